@@ -1,0 +1,1 @@
+"""The `longrepo` command and what the front doors call."""

@@ -1,0 +1,110 @@
+"""The settings: one typed tree, in the guide's names. Each key is explained in `training_config.yaml`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the settings: immutable, unknown keys refused, defaults checked like given values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ModelSettings(Section):
+    name: str = "bigcode/starcoder2-3b"
+    revision: str | None = None
+    max_position_embeddings: Annotated[int, Field(ge=64)] = 2048
+    quantization: Literal["nf4", "none"] = "nf4"
+    double_quantization: bool = True
+
+
+class LoraSettings(Section):
+    r: Positive = 32
+    alpha: Annotated[float, Field(gt=0)] = 64
+    dropout: Fraction = 0.05
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "c_fc",
+        "c_proj",
+    )
+
+
+class DataSettings(Section):
+    structure_tokens: bool = True
+    overlap: Annotated[int, Field(ge=0)] = 512
+    max_file_bytes: Positive = 1_000_000
+    max_commits: Annotated[int, Field(ge=0)] = 2000
+    commit_share: Fraction = 0.25
+    question_share: Fraction = 0.12
+    fim_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    random_order_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    replay_share: Fraction = 0.2
+    validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    held_out_per_length: Positive = 16
+    context_weight: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class TrainingSettings(Section):
+    base_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    warmup_ratio: Fraction = 0.15
+    final_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    batch_size_reference: Positive = 1
+    gradient_accumulation_steps: Positive = 16
+    use_gradient_checkpointing: bool = True
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    time_budget_hours: Annotated[float, Field(gt=0)] | None = None
+    early_stopping_patience: Annotated[int, Field(ge=0)] = 3
+    early_stopping_min_delta: Annotated[float, Field(ge=0)] = 0.001
+    save_every_steps: Annotated[int, Field(ge=0)] = 50
+    keep_last: Positive = 2
+    max_tokens_per_epoch: Positive | None = None
+    max_validation_sequences: Positive | None = None
+
+
+class LongContextSettings(Section):
+    phase1_max_length: Annotated[int, Field(ge=64)] = 1024
+    phase1_epochs: Annotated[int, Field(ge=0)] = 5
+    phase1_lr_multiplier: Annotated[float, Field(gt=0)] = 1.0
+    phase2_min_length: Annotated[int, Field(ge=1)] = 1536
+    phase2_max_length: Annotated[int, Field(ge=64)] = 2048
+    phase2_epochs: Annotated[int, Field(ge=0)] = 8
+    phase2_lr_multiplier: Annotated[float, Field(gt=0)] = 0.5
+    phase3_min_length: Annotated[int, Field(ge=1)] = 3072
+    phase3_max_length: Annotated[int, Field(ge=64)] = 4096
+    phase3_epochs: Annotated[int, Field(ge=0)] = 8
+    phase3_lr_multiplier: Annotated[float, Field(gt=0)] = 0.1
+    phase3_enabled: bool | Literal["auto"] = False
+    strict_difficulty: bool = False
+
+    @property
+    def phase1_min_length(self) -> int:
+        """Half the cap, as in the guide (512 of 1024): what the builder fills phase 1 towards."""
+        return self.phase1_max_length // 2
+
+
+class MemorySettings(Section):
+    budget_gb: Annotated[float, Field(gt=0)] | None = None
+
+
+class Settings(Section):
+    """Everything a run can be told. Built by `longrepo.config.load.load_settings`, read everywhere, changed nowhere."""
+
+    model: ModelSettings = ModelSettings()
+    lora: LoraSettings = LoraSettings()
+    data: DataSettings = DataSettings()
+    training: TrainingSettings = TrainingSettings()
+    long_context: LongContextSettings = LongContextSettings()
+    memory: MemorySettings = MemorySettings()

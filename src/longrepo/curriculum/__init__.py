@@ -1,0 +1,1 @@
+"""Which sequences, in which phase and order, at which learning rate."""

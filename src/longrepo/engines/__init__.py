@@ -1,0 +1,1 @@
+"""Frameworks behind one small protocol: see `longrepo.engines.base`."""

@@ -1,0 +1,111 @@
+"""The engine protocol: all that the loop needs of a framework.
+
+An engine knows no phases, files of sequences, or metrics; the loop knows no framework. Every source of randomness
+inside an engine is derived from the `key` it is given, so that an engine has no random state to save.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded sequences. A padded position has `loss_weights` 0 and lies at or after its row's `lengths`.
+
+    input_ids: int64 `[rows, tokens]`; loss_weights: float32 `[rows, tokens]`, the weight of each token as a
+    *target* (column 0 is ignored: nothing predicts it); lengths: int64 `[rows]`, in tokens.
+    """
+
+    input_ids: npt.NDArray[np.int64]
+    loss_weights: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int64]
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights that count (column 0 does not)."""
+        return float(self.loss_weights[:, 1:].sum(dtype=np.float64))
+
+    @staticmethod
+    def of(sequences: Sequence[tuple[Sequence[int], Sequence[float]]], pad_id: int) -> Batch:
+        """Pad (tokens, loss weights) pairs on the right to the longest of them."""
+        lengths = np.array([len(tokens) for tokens, _ in sequences], dtype=np.int64)
+        ids = np.full((len(sequences), int(lengths.max())), pad_id, dtype=np.int64)
+        weights = np.zeros(ids.shape, dtype=np.float32)
+        for row, (tokens, row_weights) in enumerate(sequences):
+            ids[row, : len(tokens)] = tokens
+            weights[row, : len(tokens)] = row_weights
+        weights[:, 0] = 0
+        return Batch(ids, weights, lengths)
+
+
+class Engine(Protocol):
+    """A 4-bit base with a LoRA adapter, and one optimizer over the adapter (and the structure-token rows)."""
+
+    name: str
+    device: str
+    pad_id: int
+    choices: list[tuple[str, str]]  # (what was chosen, why), for the terminal and the run's records
+
+    def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
+        """Add the gradient of `sum(weight * nll) / normaliser` to what is held; return `sum(weight * nll)` (nats).
+
+        `key` (0 ≤ key < 2**63) seeds the dropout masks: the same key and batch give the same gradient.
+        """
+        ...
+
+    def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
+        """Clip by global norm, take one AdamW step, drop the gradients; return the norm before clipping."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """Forget what was accumulated since the last update."""
+        ...
+
+    def score(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """The negative log-likelihood of every token given those before it, nats, `[rows, tokens]`.
+
+        Column 0 and padding are 0. No dropout, no gradient.
+        """
+        ...
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+        """Greedy continuation of a prompt, without the prompt, up to and without the end token."""
+        ...
+
+    def base_only(self) -> AbstractContextManager[None]:
+        """While entered, the adapter and the trained rows are off: the model is the base."""
+        ...
+
+    def save_adapter(self, folder: Path) -> None:
+        """Write `adapter_config.json` and `adapter_model.safetensors` in PEFT's format into an existing folder."""
+        ...
+
+    def load_adapter(self, folder: Path) -> None:
+        """Set the adapter's weights from such a folder. Raises InputError where shapes or modules differ."""
+        ...
+
+    def save_optimizer(self, file: Path) -> None:
+        """Write the optimizer's whole state (moments, step counts) as safetensors."""
+        ...
+
+    def load_optimizer(self, file: Path) -> None:
+        """Set the optimizer's state from such a file; bit-identical to what was saved."""
+        ...
+
+    def peak_memory(self) -> int:
+        """Bytes at the highest since the last reset: the device allocator's, or the process's on a CPU."""
+        ...
+
+    def reset_peak_memory(self) -> None: ...
+
+    def facts(self) -> dict[str, Any]:
+        """Versions, dtypes and parameter counts (total, trainable) for the run's records."""
+        ...

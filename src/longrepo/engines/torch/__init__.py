@@ -1,0 +1,1 @@
+"""The torch engine: transformers, PEFT, bitsandbytes on CPU, CUDA and MPS."""

@@ -1,0 +1,1 @@
+"""Base against tuned on what neither has seen."""

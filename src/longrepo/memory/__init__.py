@@ -1,0 +1,1 @@
+"""What a step may use and what it used."""

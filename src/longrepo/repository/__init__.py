@@ -1,0 +1,1 @@
+"""Reading a git repository: files at a revision, history, import graph. Never runs what the repository says."""

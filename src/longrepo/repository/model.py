@@ -1,0 +1,47 @@
+"""What a repository is, to everything above: plain values, no git in sight."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class TextFile:
+    """A tracked text file at a revision. `path` is as git stores it, undecodable bytes replaced by U+FFFD."""
+
+    path: str
+    text: str
+    blob: str  # git object id, 40 or 64 hex digits
+    language: str  # "Python", "Rust", …, or "Other"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The text files of one revision in path order, and what was left out, counted by reason."""
+
+    commit: str
+    files: tuple[TextFile, ...]
+    left_out: Counter[str] = field(default_factory=Counter)  # reason -> files
+    left_out_bytes: Counter[str] = field(default_factory=Counter)  # reason -> bytes
+
+
+@dataclass(frozen=True)
+class Change:
+    """One file in one commit: its text before and after (None where it did not exist) under the path after."""
+
+    path: str
+    before: str | None
+    after: str | None
+    old_path: str | None = None  # set for a rename
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A non-merge commit with the text changes it made, in path order."""
+
+    id: str
+    parent: str | None
+    message: str
+    author_name: str
+    changes: tuple[Change, ...]

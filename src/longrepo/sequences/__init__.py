@@ -1,0 +1,1 @@
+"""From a repository to labelled token sequences on disk."""

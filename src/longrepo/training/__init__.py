@@ -1,0 +1,1 @@
+"""The one loop: steps, metrics, checkpoints. Knows no framework."""
