@@ -53,7 +53,7 @@ PACKAGES = (
             r"/library/(alloc|core|proc_macro|std|test|panic_\w+)/"),
     Package("deb-src", "guava-libraries", "", "Apache-2.0", ("java", "markdown"), r"(/guava/|\.md$)"),
     Package("deb-src", "netty", "", "Apache-2.0", ("java", "config", "shell", "markdown"), r"."),
-    Package("deb-src", "nodejs", "", "MIT", ("javascript", "markdown"), r"^[^/]+/(lib|doc/api|doc/contributing)/"),
+    Package("deb-src", "nodejs", "18.20.4+dfsg-1~deb12u2", "MIT", ("javascript", "markdown"), r"^[^/]+/(lib|doc/api|doc/contributing)/"),
     Package("deb-src", "lua5.4", "", "MIT", ("c",), r"."),
     Package("deb-src", "musl", "", "MIT", ("c", "shell"), r"^[^/]+/(src|include|ldso|tools)/"),
     Package("deb-src", "sqlite3", "", "blessing (public domain)", ("c", "markdown"), r"^[^/]+/(src|ext)/"),

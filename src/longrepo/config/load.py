@@ -26,9 +26,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} given twice", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -52,9 +50,7 @@ def load_settings(file: Path | None = None, overrides: Iterable[str] = ()) -> Se
     settings = _validate(tree, origin, str(file) if file else "settings", problems)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise InputError(
-            f"{count} in the settings:\n  " + "\n  ".join(problems) if len(problems) > 1 else problems[0]
-        )
+        raise InputError(f"{count} in the settings:\n  " + "\n  ".join(problems) if len(problems) > 1 else problems[0])
     return settings
 
 
@@ -72,9 +68,7 @@ def _validate(tree: dict[str, Any], origin: dict[str, str], file: str, problems:
                 problems.append(_explain(one, key, expected, origin, file))
             keys[key] = None
         valid = {
-            section: {k: v for k, v in body.items() if (section, k) not in keys}
-            if isinstance(body, dict)
-            else body
+            section: {k: v for k, v in body.items() if (section, k) not in keys} if isinstance(body, dict) else body
             for section, body in tree.items()
             if (section,) not in keys
         }
@@ -100,9 +94,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{file}: no such settings file; give one with --config") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{file}: can't be read as a settings file ({error}); give a YAML text file"
-        ) from None
+        raise InputError(f"{file}: can't be read as a settings file ({error}); give a YAML text file") from None
     try:
         tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -112,9 +104,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise InputError(
-            f"{file}: expected sections such as `model:` and `training:`, found {type(tree).__name__}"
-        )
+        raise InputError(f"{file}: expected sections such as `model:` and `training:`, found {type(tree).__name__}")
     return tree
 
 
@@ -144,9 +134,7 @@ def _leaves(tree: dict[str, Any]) -> Iterator[str]:
             yield from (f"{section}.{key}" for key in keys)
 
 
-def _explain(
-    error: Any, location: tuple[str, ...], expected: list[str], origin: dict[str, str], file: str
-) -> str:
+def _explain(error: Any, location: tuple[str, ...], expected: list[str], origin: dict[str, str], file: str) -> str:
     key = ".".join(location)
     where = origin.get(key, file)
     if error["type"] == "extra_forbidden":
