@@ -64,7 +64,7 @@ class TrainingSettings(Section):
     use_gradient_checkpointing: bool = True
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
-    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     time_budget_hours: Annotated[float, Field(gt=0)] | None = None
     early_stopping_patience: Annotated[int, Field(ge=0)] = 3
     early_stopping_min_delta: Annotated[float, Field(ge=0)] = 0.001

@@ -1,0 +1,23 @@
+"""Where a model's name points to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from longrepo import embedded
+from longrepo.errors import InputError
+
+
+def model_location(name: str) -> str:
+    """A folder or a hub id for transformers: `embedded` is the model in this package, a path with a `config.json`
+    is itself, `owner/name` is the hub's. Raises InputError for anything else."""
+    if name == "embedded":
+        return str(embedded.path())
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return str(folder)
+    if folder.is_dir():
+        raise InputError(f"model {name}: the folder holds no config.json; give a Hugging Face model folder")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise InputError(f"model {name}: no such folder; give `embedded`, a folder, or a hub id such as owner/name")
+    return name

@@ -1,0 +1,63 @@
+"""The adapter in PEFT's own format: what any tool that knows PEFT loads, trained structure-token rows included."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from longrepo.engines.torch.rows import PatchedEmbedding, TokenRows
+from longrepo.errors import InputError
+
+Tensor = torch.Tensor
+
+
+def write_adapter(folder: Path, model: PeftModel, rows: TokenRows | None, base_name: str) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors` into an existing folder."""
+    tensors = {name: t.detach().cpu().contiguous() for name, t in _tensors(model, rows).items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = model.peft_config["default"].to_dict()
+    config |= {
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+        "trainable_token_indices": rows.ids.tolist() if rows else None,
+    }
+    text = json.dumps(config, indent=2, sort_keys=True, default=_jsonable)
+    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+@torch.no_grad()
+def read_adapter(folder: Path, model: PeftModel, rows: TokenRows | None) -> None:
+    """Copy a folder's adapter into the model. Raises InputError where it was made for another model or other LoRA."""
+    file = folder / "adapter_model.safetensors"
+    try:
+        saved = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: can't be read as an adapter ({error}); give a folder in PEFT's format") from None
+    ours = _tensors(model, rows)
+    wrong = sorted(ours.keys() ^ saved.keys()) or [n for n in sorted(ours) if ours[n].shape != saved[n].shape]
+    if wrong:
+        raise InputError(
+            f"{file}: made for another base model, other LoRA settings or other structure tokens "
+            f"(first difference: {wrong[0]}); use the settings.yaml of the run it comes from"
+        )
+    for name, tensor in ours.items():
+        tensor.copy_(saved[name])
+
+
+def _tensors(model: PeftModel, rows: TokenRows | None) -> dict[str, Tensor]:
+    """PEFT's names for what is trained. The tensors are the model's own, not copies."""
+    named = dict(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if rows is not None:
+        embedding = next(name for name, module in model.named_modules() if isinstance(module, PatchedEmbedding))
+        named[f"{embedding}.token_adapter.trainable_tokens_delta"] = rows.weight.data
+    return named
+
+
+def _jsonable(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)

@@ -1,0 +1,65 @@
+"""Which device and which precision, each with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from longrepo.errors import InputError
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the model lives and what it computes in. `dtype` is that of the base's unquantised weights."""
+
+    device: torch.device
+    dtype: torch.dtype
+    choices: tuple[tuple[str, str], ...]
+
+    @property
+    def autocast(self) -> bool:
+        """Mixed precision: matrix products in `dtype`, LoRA weights, losses and norms in float32."""
+        return self.dtype != torch.float32
+
+
+def place(device: str, precision: str) -> Placement:
+    """Resolve `auto|mps|cuda|cpu` and `auto|bfloat16|float32`. Raises InputError where the machine lacks it."""
+    chosen, why_device = _device(device)
+    dtype, why_dtype = _dtype(chosen, precision)
+    return Placement(
+        torch.device(chosen),
+        dtype,
+        ((f"device: {chosen}", why_device), (f"precision: {str(dtype).removeprefix('torch.')}", why_dtype)),
+    )
+
+
+def _device(wanted: str) -> tuple[str, str]:
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if wanted == "auto":
+        chosen = next(name for name, there in available.items() if there)
+        return chosen, "no CUDA or Metal device found" if chosen == "cpu" else "the fastest device found"
+    if not available[wanted]:
+        usable = ", ".join(name for name, there in available.items() if there)
+        raise InputError(f"--device {wanted}: this machine or this torch build has none; usable here: {usable}")
+    return wanted, "as asked"
+
+
+def _dtype(device: str, wanted: str) -> tuple[torch.dtype, str]:
+    if wanted != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wanted], "as set in training.precision"
+    if device == "cpu":
+        return torch.float32, "on a CPU float32 is exact to resume; training.precision=bfloat16 halves the memory"
+    if device == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float32, "this GPU has no bfloat16"
+    if device == "mps" and not _mps_has_bfloat16():
+        return torch.float32, "bfloat16 on Metal needs macOS 14 or later"
+    return torch.bfloat16, "the device has it: half the activations' memory, float32 range"
+
+
+def _mps_has_bfloat16() -> bool:
+    try:
+        torch.ones(1, dtype=torch.bfloat16, device="mps")
+    except (TypeError, RuntimeError):
+        return False
+    return True
