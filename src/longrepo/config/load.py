@@ -105,7 +105,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise InputError(f"{file}: expected sections such as `model:` and `training:`, found {type(tree).__name__}")
-    return tree
+    return {section: {} if body is None else body for section, body in tree.items()}  # `lora:` alone sets nothing
 
 
 def _apply_override(tree: dict[str, Any], override: str, origin: dict[str, str], problems: list[str]) -> None:
@@ -119,8 +119,6 @@ def _apply_override(tree: dict[str, Any], override: str, origin: dict[str, str],
     except yaml.YAMLError:
         value = text
     section = tree.setdefault(parts[0], {})
-    if section is None:
-        section = tree[parts[0]] = {}
     if not isinstance(section, dict):
         return  # the validation names this section's wrong type
     section[parts[1]] = value

@@ -20,5 +20,5 @@ NEAREST: dict[str, tuple[str, ...]] = {
     FILE_END: (END,),
     COMMIT_START: ("<pr_base>", "<commit_before>", "<file_sep>"),
     COMMIT_END: (END,),
-    **{snippet: ("<pr_diff_hunk>", "<file_sep>") for snippet in SNIPPETS},
+    **dict.fromkeys(SNIPPETS, ("<pr_diff_hunk>", "<file_sep>")),
 }

@@ -169,7 +169,8 @@ def _attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
     missing = [name for name in lora.target_modules if name not in modules]
     if missing:
         raise InputError(
-            f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; it has {', '.join(sorted(modules))}"
+            f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; "
+            f"it has {', '.join(sorted(modules))}"
         )
     if settings.training.use_gradient_checkpointing:
         base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

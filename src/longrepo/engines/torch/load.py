@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from longrepo.config.model_source import model_location
 from longrepo.config.schema import ModelSettings
 from longrepo.engines.torch.device import Placement
 from longrepo.errors import InputError
-from longrepo.config.model_source import model_location
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer

@@ -1,0 +1,33 @@
+# make demo   sets everything up, then: repository -> sequences -> tuned adapter -> figures (REPO=path for another one)
+# make test   sets everything up, then: style, types, tests
+
+PYTHON ?= python3
+REPO ?= .
+VENV := .venv
+DONE := $(VENV)/.installed
+
+.PHONY: setup demo test check clean
+
+setup: $(DONE)
+
+$(DONE): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11; run make PYTHON=/path/to/python3.11 …" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(DONE)
+
+demo: setup
+	$(VENV)/bin/python run_pipeline_dynamic.py --repo "$(REPO)" --config examples/demo.yaml \
+	  $(if $(filter .,$(REPO)),--output runs/demo)
+
+check: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+test: check
+	$(VENV)/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) build *.egg-info src/*.egg-info

@@ -1,0 +1,147 @@
+"""Measure a model folder on held-out text, and hold it to its gate.
+
+    python gate.py WORK MODEL [--quick]      writes WORK/gate.json; exit status 1 where the gate is missed
+
+The gate: (1) the second copy of a block of random identifiers, 1,000 tokens after the first, has at
+most 0.25 times its loss; (2) files of the same directory before a held-out file lower its loss more
+than files of another directory of that language do: the 95 % interval of the difference is above 0.
+Held-out files and their held-out neighbours were in no training sequence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM
+
+from packing import Corpus
+from probes import copy_probe, losses
+from tokenizer import FILE_SEP, REPO_NAME
+
+RATIO = 0.25
+TARGET, CONTEXT = 512, 1024  # tokens
+
+
+def interval(*columns: np.ndarray, statistic=np.mean, groups: list | None = None, draws: int = 2000) -> list[float]:
+    """95 % percentile bootstrap over rows, or over whole groups of rows."""
+    generator = np.random.default_rng(0)
+    names = np.arange(len(columns[0])) if groups is None else np.unique(groups, return_inverse=True)[1]
+    members = [np.flatnonzero(names == name) for name in np.unique(names)]
+    values = []
+    for _ in range(draws):
+        rows = np.concatenate([members[n] for n in generator.integers(len(members), size=len(members))])
+        values.append(statistic(*(column[rows] for column in columns)))
+    return [round(float(value), 4) for value in np.percentile(values, [2.5, 97.5])]
+
+
+def by_language(model: torch.nn.Module, held: Corpus, most: int) -> dict[str, dict]:
+    """Loss by language on the first 1,024 tokens of held-out files of at least 128."""
+    out = {}
+    for language, (numbers, _) in sorted(held.languages.items()):
+        numbers = [n for n in numbers if held.rows[n]["length"] >= 128]
+        random.Random(0).shuffle(numbers)
+        sums, counts, characters = [], [], 0
+        for number in numbers[:most]:
+            row = held.rows[number]
+            tokens = held.document(number)[:1024]
+            sequence = [REPO_NAME, *held.tokenizer.encode(row["repository"]).ids, FILE_SEP, *tokens]
+            of_file = losses(model, [sequence])[0][-len(tokens):]
+            sums.append(of_file.sum())
+            counts.append(len(of_file))
+            characters += len(held.tokenizer.decode(tokens))
+        ratio = lambda a, b: a.sum() / b.sum()  # noqa: E731
+        a, b = np.array(sums), np.array(counts)
+        out[language] = {"nats_per_token": round(float(ratio(a, b)), 3), "files": len(a), "tokens": int(b.sum()),
+                         "interval": interval(a, b, statistic=ratio), "bits_per_character":
+                         round(float(a.sum() / characters / np.log(2)), 3)}
+    return out
+
+
+def copying(model: torch.nn.Module, held: Corpus, count: int) -> dict[str, dict]:
+    """The copy probe at several gaps; the gate's, 1,000, on `count` blocks, the others on a quarter."""
+    out = {}
+    for gap in (100, 500, 1000, 1800, 3000):
+        first, second = copy_probe(model, held, count if gap == 1000 else count // 4, gap)
+        ratio = lambda a, b: b.mean() / a.mean()  # noqa: E731
+        out[str(gap)] = {"first": round(float(first.mean()), 3), "second": round(float(second.mean()), 3),
+                         "ratio": round(float(ratio(first, second)), 4), "blocks": len(first),
+                         "interval": interval(first, second, statistic=ratio)}
+    return out
+
+
+def filled(held: Corpus, numbers: list[int]) -> list[int]:
+    """Files end to end, each after `<file_sep>`, cut at CONTEXT tokens."""
+    out: list[int] = []
+    for number in numbers:
+        out += [FILE_SEP, *held.document(number)[:600]]
+        if len(out) >= CONTEXT:
+            break
+    return out[:CONTEXT]
+
+
+def in_context(model: torch.nn.Module, held: Corpus, most: int) -> dict:
+    """Loss of the same TARGET tokens after nothing, after another directory's files, after neighbours."""
+    draw, targets = random.Random(0), []
+    for number, row in enumerate(held.rows):
+        near = [n for n in held.neighbours(number) if n != number]
+        if row["length"] >= TARGET and sum(min(600, held.rows[n]["length"]) for n in near) >= CONTEXT:
+            targets.append((number, near))
+    draw.shuffle(targets)
+    kept, groups, conditions = [], [], {"none": [], "random": [], "related": []}
+    for number, near in targets:
+        row = held.rows[number]
+        same = held.languages[row["language"]][0]
+        other = [n for n in same if held.folder(held.rows[n]) != held.folder(row)]
+        random_files = draw.sample(other, min(12, len(other)))
+        draw.shuffle(near)
+        contexts = {"none": [], "random": filled(held, random_files), "related": filled(held, near)}
+        if len(contexts["random"]) < CONTEXT or len(kept) >= most:
+            continue
+        kept.append(number)
+        groups.append(row["group"])
+        name = held.tokenizer.encode(row["repository"]).ids
+        for condition, context in contexts.items():
+            conditions[condition].append([REPO_NAME, *name, *context, FILE_SEP, *held.document(number)[:TARGET]])
+    scores = {condition: np.array([losses(model, [sequence])[0][-TARGET:].mean() for sequence in sequences])
+              for condition, sequences in conditions.items()}
+    gain = scores["random"] - scores["related"]
+    return {"files": len(kept), "groups": len(set(groups)), "target_tokens": TARGET, "context_tokens": CONTEXT,
+            "loss": {condition: round(float(values.mean()), 4) for condition, values in scores.items()},
+            "related_below_random": round(float(gain.mean()), 4), "interval": interval(gain, groups=groups),
+            "related_below_none": round(float((scores["none"] - scores["related"]).mean()), 4),
+            "interval_none": interval(scores["none"] - scores["related"], groups=groups),
+            "files_helped": round(float((gain > 0).mean()), 3)}
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--quick", action="store_true", help="an eighth of the sample")
+    options = parser.parse_args()
+    torch.set_num_threads(2)
+    share = 8 if options.quick else 1
+    model = AutoModelForCausalLM.from_pretrained(options.model, local_files_only=True, dtype=torch.float32).eval()
+    held = Corpus(options.work, "held-out")
+    figures = {"copying": copying(model, held, 240 // share), "context": in_context(model, held, 240 // share),
+               "languages": by_language(model, held, 64 // share)}
+    passed = {"copying": figures["copying"]["1000"]["ratio"] <= RATIO, "context": figures["context"]["interval"][0] > 0}
+    figures |= {"passed": passed, "quick": options.quick}
+    beside = options.work / "gate.json.new"
+    beside.write_text(json.dumps(figures, indent=1) + "\n")
+    if not options.quick:
+        os.replace(beside, options.work / "gate.json")
+    print(json.dumps(figures, indent=1))
+    return 0 if all(passed.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

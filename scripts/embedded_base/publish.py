@@ -1,0 +1,77 @@
+"""Write the model folder that ships: weights in half precision, tokenizer, configuration, card.
+
+    python publish.py WORK PACKAGE [--half float16|bfloat16]
+
+Files are written beside and renamed, so a reader never finds half a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Starcoder2ForCausalLM
+
+from model import ROPE_THETA, configuration
+
+LIMIT = 12_000_000  # bytes the folder may have
+
+
+def put(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(text)
+    os.replace(beside, path)
+
+
+def weights(work: Path) -> dict[str, torch.Tensor]:
+    """The latest checkpoint's float32 weights; the random initialisation where there is none."""
+    latest = work / "training" / "weights.safetensors"
+    if latest.exists():
+        return load_file(latest)
+    torch.manual_seed(0)
+    state = Starcoder2ForCausalLM(configuration()).state_dict()
+    return {name: value for name, value in state.items() if name != "lm_head.weight"}
+
+
+def publish(work: Path, package: Path, half: torch.dtype) -> None:
+    """Write every file of the model folder."""
+    package.mkdir(parents=True, exist_ok=True)
+    stored = {name: value.to(half).contiguous() for name, value in weights(work).items()}
+    save_file(stored, package / "model.safetensors.new", metadata={"format": "pt"})
+    (package / "model.safetensors.new").chmod(0o644)
+    os.replace(package / "model.safetensors.new", package / "model.safetensors")
+    config = configuration()
+    config.dtype = half
+    settings = json.loads(config.to_json_string(use_diff=False)) | {"rope_theta": ROPE_THETA}
+    keep = json.loads(config.to_json_string()).keys() | {"rope_theta", "architectures", "dtype", "use_bias", "hidden_act"}
+    kept = {name: settings[name] for name in sorted(keep)}
+    put(package / "config.json", json.dumps(kept, indent=2) + "\n")
+    generation = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "_from_model_config": True}
+    put(package / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (package / name).exists() or (package / name).read_bytes() != (work / "tokenizer" / name).read_bytes():
+            shutil.copy(work / "tokenizer" / name, package / name)
+    size = sum(path.stat().st_size for path in package.iterdir() if path.is_file())
+    if size > LIMIT:
+        raise SystemExit(f"{package}: {size} bytes, more than {LIMIT}")
+    print(f"{package}: {size / 1e6:.2f} MB")
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("package", type=Path)
+    parser.add_argument("--half", choices=["float16", "bfloat16"], default="float16")
+    options = parser.parse_args()
+    publish(options.work, options.package, getattr(torch, options.half))
+
+
+if __name__ == "__main__":
+    main()

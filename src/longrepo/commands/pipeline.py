@@ -1,0 +1,185 @@
+"""`longrepo pipeline`: from a repository to a tuned adapter and its figures, in one go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from longrepo.commands.evaluate import run_evaluation
+from longrepo.commands.train import Arguments, Device, run_training
+from longrepo.config.files import write_text
+from longrepo.config.load import dump_yaml, load_settings, settings_hash
+from longrepo.config.schema import Settings
+from longrepo.errors import InputError
+from longrepo.pipeline.choices import Choice, Chooser, choose_amounts, choose_lengths, latest
+from longrepo.pipeline.stages import Stage
+
+if TYPE_CHECKING:
+    from longrepo.reports.pipeline import PipelineReporter
+    from longrepo.repository.repository import Repository
+    from longrepo.sequences.header import Header
+    from longrepo.sequences.tokenizer import RepoTokenizer
+
+
+def pipeline(
+    repo: Annotated[Path, typer.Option(help="The git repository to learn.")],
+    model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `embedded`; over model.name.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Where results go. Default: ./runs/REPOSITORY.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="A settings file; what it sets is not derived. Default: the guide's values.")
+    ] = None,
+    revision: Annotated[str, typer.Option(help="The commit, branch or tag to learn.")] = "HEAD",
+    sequence_length: Annotated[int | None, typer.Option(help="Over model.max_position_embeddings (2048).")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Over data.overlap (512).")] = None,
+    long_context_mode: Annotated[
+        bool, typer.Option(help="Related files, commits and questions; off: plain overlapping windows.")
+    ] = True,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
+) -> None:
+    """Prepare, train and evaluate; stages that are done and unchanged are skipped, a stopped one goes on."""
+    named = {"model.name": model, "model.max_position_embeddings": sequence_length, "data.overlap": overlap}
+    overrides = [*(set_ or ()), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    settings = load_settings(config, overrides)
+    from longrepo.reports.pipeline import PipelineReporter
+    from longrepo.repository.repository import Repository
+
+    with Repository.open(repo) as repository:
+        walk = _Walk(repository, revision, settings, device.value, verbose, PipelineReporter())
+        status = walk.run(output or Path("runs") / repository.name, long_context_mode)
+    if status:
+        raise typer.Exit(status)
+
+
+class _Walk:
+    """The stages one after another; each is told what the one before it left."""
+
+    def __init__(
+        self, repository: Repository, revision: str, settings: Settings, device: str, verbose: bool,
+        reporter: PipelineReporter,
+    ) -> None:  # fmt: skip
+        self.repository, self.commit = repository, repository.resolve(revision)
+        self.chooser, self.device, self.verbose, self.reporter = Chooser(settings), device, verbose, reporter
+
+    def run(self, output: Path, long_context: bool) -> int:
+        """Walk; return the exit status (130 when Ctrl-C stopped the training, saved and ready to go on)."""
+        reporter = self.reporter
+        reporter.stage(1, 4, "look", f"{self.repository.name} at {self.commit[:10]}")
+        for note in self.repository.notes:
+            reporter.note(note)
+        self._look()
+        reporter.choices(latest(self.chooser.choices))
+        sequences, header = self._prepare(output, long_context)
+        run, status = self._train(output, sequences, header)
+        if status:
+            return status
+        self._evaluate(output, run, sequences, header)
+        reporter.use(run / "adapter", self.chooser.settings.model.name, run)
+        return 0
+
+    def _look(self) -> None:
+        from longrepo.engines.torch.device import place
+        from longrepo.memory.budget import find_budget
+        from longrepo.memory.shape import read_shape
+
+        settings = self.chooser.settings
+        shape = read_shape(settings.model.name, settings.model.revision)
+        placement = place(self.device, settings.training.precision)
+        budget = find_budget(placement.device.type, settings.memory.budget_gb)
+        for what, why in placement.choices:
+            self.chooser.choices.append(Choice(*what.split(": "), why))
+        choose_lengths(self.chooser, shape, budget, placement.device.type, placement.dtype.itemsize)
+
+    def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
+        from longrepo.commands.prepare import write_prepared
+        from longrepo.sequences.store import read_sequences
+        from longrepo.sequences.tokenizer import load_tokenizer
+
+        settings = self.chooser.settings
+        tokenizer: RepoTokenizer = load_tokenizer(
+            settings.model.name, settings.model.revision, settings.data.structure_tokens
+        )
+        phases = 3 if settings.long_context.phase3_enabled is not False else 2
+        stage = Stage(
+            output,
+            "sequences",
+            {
+                "commit": self.commit,
+                "tokenizer": tokenizer.sha256,
+                "phases": phases,
+                "long_context": long_context,
+                "settings": [settings_hash(part) for part in (settings.data, settings.long_context)],
+                "length": settings.model.max_position_embeddings,
+                "seed": settings.training.seed,
+            },
+        )
+        self.reporter.stage(2, 4, "prepare", "done before, unchanged: skipped" if stage.done else "")
+        if not stage.done:
+            write_prepared(
+                self.repository, self.commit, settings, tokenizer, phases, stage.folder, long_context, self.verbose
+            )
+            stage.finish()
+        sequences = stage.folder / "sequences"
+        return sequences, read_sequences(sequences).header
+
+    def _train(self, output: Path, sequences: Path, header: Header) -> tuple[Path, int]:
+        trained = {int(phase): cell["sequences"] for phase, cell in header.counts.get("train", {}).items()}
+        before = len(self.chooser.choices)
+        choose_amounts(self.chooser, trained)
+        settings = self.chooser.settings
+        if not _phases_left(settings):
+            raise InputError(
+                f"{self.repository.name}: {sum(trained.values())} training sequences are too few for any phase; "
+                "lower long_context.phase1_max_length or give a larger repository"
+            )
+        inputs = {"sequences": header.content_sha256, "settings": settings.model_dump(mode="json")}
+        stage = Stage(output, "training", inputs)
+        self.reporter.stage(3, 4, "train", "done before, unchanged: skipped" if stage.done else str(stage.folder))
+        if stage.done:
+            return stage.folder, 0
+        self.reporter.choices(latest(self.chooser.choices[before:]))
+        file = output / f"{stage.folder.name}.yaml"
+        write_text(file, dump_yaml(settings))
+        status = run_training(
+            Arguments(
+                config=file,
+                sequences=sequences,
+                output=stage.folder,
+                epochs=None,
+                checkpoint=None,
+                resume="auto" if stage.folder.exists() else None,
+                overrides=(),
+                device=self.device,
+                verbose=self.verbose,
+            )
+        )
+        if not status:
+            stage.finish()
+        return stage.folder, status
+
+    def _evaluate(self, output: Path, run: Path, sequences: Path, header: Header) -> None:
+        from longrepo.evaluation.result import read_result
+        from longrepo.reports.evaluation import print_comparison
+
+        stage = Stage(output, "evaluation", {"run": run.name, "sequences": header.content_sha256})
+        self.reporter.stage(4, 4, "evaluate", "done before, unchanged: skipped" if stage.done else "")
+        result = stage.folder / "evaluation.json"
+        if stage.done:
+            comparisons = read_result(result)
+        else:
+            comparisons = run_evaluation(run, sequences, "test", self.device, result)
+            stage.finish()
+        print_comparison(comparisons, self.reporter.console)
+        for note in header.repository.notes:
+            self.reporter.note(note)
+
+
+def _phases_left(settings: Settings) -> bool:
+    phases = settings.long_context
+    third = phases.phase3_epochs if phases.phase3_enabled is not False else 0
+    return phases.phase1_epochs + phases.phase2_epochs + third > 0

@@ -1,0 +1,66 @@
+"""`longrepo tokenize` and `tokenizers/git_tokenizer_rich.py`: a repository as overlapping windows."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def tokenize(
+    repo: Annotated[Path, typer.Option("--repo", help="Folder of the git repository.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="File (.json, .jsonl, .parquet) or folder (Arrow) for the sequences.")
+    ],
+    model: Annotated[
+        str | None, typer.Option("--model", help="Hub name, model folder or `embedded`. [default: model.name]")
+    ] = None,
+    sequence_length: Annotated[
+        int | None,
+        typer.Option("--sequence-length", min=64, help="Longest window in tokens. [default: max_position_embeddings]"),
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option("--overlap", min=0, help="Tokens repeated, unscored. [default: data.overlap]")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the model on the hub.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say each step, and list what was left out.")] = False,
+) -> None:
+    """Turn a repository into overlapping windows of tokens for every phase up to a length."""
+    from longrepo.config.load import load_settings
+    from longrepo.errors import InputError
+    from longrepo.repository.repository import Repository
+
+    started = time.monotonic()
+    settings = load_settings(config, overrides or ())
+    length = sequence_length or settings.model.max_position_embeddings
+    repeated = settings.data.overlap if overlap is None else overlap
+    if repeated >= length:
+        raise InputError(f"--overlap {repeated}: must be below --sequence-length ({length})")
+    with Repository.open(repo) as repository:
+        from rich.console import Console
+
+        from longrepo.reports.preparation import show_details, show_preparation
+        from longrepo.sequences.output import check_writable
+        from longrepo.sequences.store import write_sequences
+        from longrepo.sequences.tokenizer import load_tokenizer
+        from longrepo.sequences.windows import windows
+
+        console = Console()
+        check_writable(output.parent)
+        tokenizer = load_tokenizer(
+            model or settings.model.name,
+            revision or (settings.model.revision if model is None else None),
+            settings.data.structure_tokens,
+        )
+        say = (lambda step: console.print(f"… {step}", style="dim", highlight=False)) if verbose else (lambda _: None)
+        prepared = windows(repository, settings, tokenizer, length, repeated, say)
+    header = write_sequences(output, prepared.sequences, prepared.header)
+    show_preparation(console, header, prepared.summary, str(output), time.monotonic() - started)
+    if verbose:
+        show_details(console, prepared.summary)

@@ -1,0 +1,163 @@
+"""`longrepo train`: from the arguments to a finished run. What can be wrong is found before torch is imported."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from longrepo.config.load import load_settings
+from longrepo.config.schema import Settings
+from longrepo.errors import InputError
+
+OUTPUT = Path("model_long_context")  # the guide's
+
+
+class Device(StrEnum):
+    auto = "auto"
+    mps = "mps"
+    cuda = "cuda"
+    cpu = "cpu"
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The command's arguments, read once and passed on."""
+
+    config: Path | None
+    sequences: Path | None
+    output: Path | None
+    epochs: int | None
+    checkpoint: Path | None
+    resume: str | None
+    overrides: tuple[str, ...]
+    device: str
+    verbose: bool
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Option(help="The settings file; defaults hold for what it leaves out.")
+    ] = None,
+    sequences: Annotated[
+        Path | None,
+        typer.Option(help="What prepare or tokenize wrote. Default: ./sequences or ./sequences_LENGTH.json."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help=f"The run's folder. Default: ./{OUTPUT}.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Train so many more epochs, not the whole schedule.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Begin a new run with this checkpoint's weights and epoch, e.g. RUN/best.")
+    ] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="auto|DIR", help="Go on with the run in --output, or in DIR, exactly.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `embedded`; over model.name.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
+) -> None:
+    """Train a LoRA adapter on a file of sequences, phase by phase; Ctrl-C saves, --resume auto goes on."""
+    overrides = (*(set_ or ()), *((f"model.name={model}",) if model else ()))
+    status = run_training(
+        Arguments(config, sequences, output, epochs, checkpoint, resume, overrides, device.value, verbose)
+    )
+    if status:
+        raise typer.Exit(status)
+
+
+def run_training(arguments: Arguments) -> int:
+    """Train as told; return the exit status (0, or 130 when stopped by Ctrl-C). Raises InputError and RunError."""
+    from longrepo.reports.training import TerminalReporter
+    from longrepo.sequences.header import check_tokenizer
+    from longrepo.sequences.store import read_sequences
+    from longrepo.training.plan import Start, settle
+    from longrepo.training.resume import begun_from, find_run, resumed
+    from longrepo.training.run_folder import open_run
+
+    if arguments.resume is not None and arguments.checkpoint is not None:
+        raise InputError("--resume goes on with a run and --checkpoint begins a new one: give one of them")
+    output = arguments.output or OUTPUT
+    found = None
+    if arguments.resume is not None:
+        found = find_run(arguments.resume, output if arguments.resume == "auto" else arguments.output)
+        output = found.run
+    settings = _settings(arguments, output)
+    path = _sequences(arguments, settings, found.snapshot.identity.sequences if found and found.snapshot else None)
+    file = read_sequences(path)
+    if found is not None:
+        start = resumed(found, settings, file.content_sha256, arguments.epochs)
+    elif arguments.checkpoint is not None:
+        start = begun_from(arguments.checkpoint, settings, arguments.epochs)
+    else:
+        start = Start("new", settings, epochs=arguments.epochs)
+    plan = settle(start, file, str(path.resolve()), file.header.tokenizer.sha256)
+    with open_run(output, resuming=found is not None) as run:
+        from longrepo.sequences.tokenizer import load_tokenizer
+        from longrepo.training.loop import train as run_loop
+
+        reporter = TerminalReporter(verbose=arguments.verbose)
+        held = plan.settings
+        tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
+        check_tokenizer(file.header, tokenizer)
+        from longrepo.engines.torch.engine import TorchEngine
+
+        engine = TorchEngine.create(held, tokenizer, arguments.device)
+        for choice, reason in engine.choices:
+            reporter.note(f"{choice}: {reason}")
+        try:
+            outcome = run_loop(
+                engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder))
+            )
+        finally:
+            reporter.close()
+    if outcome.exit_status:
+        print(f"stopped and saved; go on with:\n  {resume_command(arguments, output, path)}", file=sys.stderr)
+    elif outcome.adapter and not outcome.already_finished:
+        print(f"adapter: {outcome.adapter}")
+    return outcome.exit_status
+
+
+def resume_command(arguments: Arguments, output: Path, sequences: Path) -> str:
+    """The command line that goes on with this run."""
+    words = [sys.executable, *([sys.argv[0]] if sys.argv[0].endswith(".py") else ["-m", "longrepo", "train"])]
+    words += ["--config", str(arguments.config)] if arguments.config else []
+    words += ["--sequences", str(sequences), "--output", str(output), "--resume", "auto"]
+    words += [word for override in arguments.overrides for word in ("--set", override)]
+    words += ["--device", arguments.device] if arguments.device != "auto" else []
+    return shlex.join(words)
+
+
+def _settings(arguments: Arguments, run: Path) -> Settings:
+    """From --config; a resumed run without one goes on with its own settings."""
+    file = arguments.config
+    if file is None and arguments.resume is not None and (run / "settings.yaml").is_file():
+        file = run / "settings.yaml"
+    return load_settings(file, arguments.overrides)
+
+
+def _sequences(arguments: Arguments, settings: Settings, of_run: str | None) -> Path:
+    if arguments.sequences is not None:
+        return arguments.sequences
+    if of_run is not None:
+        return Path(of_run)
+    length = settings.model.max_position_embeddings
+    usual = [
+        Path("sequences"),
+        *(Path(f"sequences_{length}{suffix}") for suffix in (".json", ".jsonl", ".parquet", "")),
+    ]
+    for path in usual:
+        if path.exists():
+            return path
+    raise InputError(
+        f"no sequences: give --sequences FILE, or build ./sequences_{length}.json with "
+        f"python tokenizers/git_tokenizer_rich.py --repo REPO --sequence-length {length}"
+    )

@@ -1,0 +1,135 @@
+"""Which sequences an epoch trains on, and in which order: a pure function of seed, phase, epoch and data.
+
+No sampler state exists, so a run resumes from a position alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from longrepo.config.schema import Settings
+from longrepo.curriculum.phases import Phase
+from longrepo.curriculum.source import Catalogue
+from longrepo.sequences.sequence import DIFFICULTIES
+
+FIRST_JITTER = 0.3  # how much of the first epoch's order is chance; the last epoch's is all chance
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """Sequence indices in the order of training, the share that is replay, and what was left out and why."""
+
+    indices: tuple[int, ...]
+    replayed: int
+    tokens: int
+    by_difficulty: dict[str, int]
+    left_out: dict[str, int]
+
+
+def epoch_order(catalogue: Catalogue, phase: Phase, epoch: int, settings: Settings) -> EpochOrder:
+    """The order of the phase's `epoch`-th epoch (from 1).
+
+    *Order*: each sequence has a rank 0..1 by difficulty (class, then score) within the phase and a random number 0..1
+    of (seed, phase, epoch). Sorted by (1 - j) × rank + j × random, where j grows evenly from 0.3 in the phase's first
+    epoch to 1 in its last: first from easy to hard with some jitter, at the end a plain shuffle.
+
+    *Cap*: with `training.max_tokens_per_epoch` each epoch takes the next stretch of one fixed permutation, so that
+    over the epochs all sequences are used; those in the phase's difficulty bands stand first in it.
+
+    *Replay*: in phases 2 and 3 the share `data.replay_share` of the epoch's tokens comes from shorter sequences, again
+    by stretches of a fixed permutation, spread evenly by chance.
+    """
+    own, left_out = _own(catalogue, phase, settings)
+    shorter = catalogue.indices("train", at_most=phase.above) if settings.data.replay_share > 0 else []
+    share = settings.data.replay_share if shorter else 0.0
+    cap = settings.training.max_tokens_per_epoch
+    seed = settings.training.seed
+    chosen = own
+    if cap is not None:
+        pool = _permuted(own, seed, phase.number, 1)
+        pool.sort(key=lambda index: catalogue.difficulty[index] not in phase.bands)
+        chosen = stretch(pool, catalogue.lengths, cap * (1 - share), epoch - 1)
+        left_out["token cap"] = len(own) - len(chosen)
+    replay: list[int] = []
+    if share and chosen:
+        wanted = _tokens(catalogue, chosen) * share / (1 - share)
+        replay = stretch(_permuted(shorter, seed, phase.number, 2), catalogue.lengths, wanted, epoch - 1)
+    left_out["length"] -= len(replay)
+    indices = _arranged(catalogue, chosen, replay, phase, epoch, seed)
+    counts = Counter(catalogue.difficulty[index] for index in indices)
+    return EpochOrder(
+        indices=tuple(indices),
+        replayed=len(replay),
+        tokens=_tokens(catalogue, indices),
+        by_difficulty={name: counts[name] for name in DIFFICULTIES},
+        left_out=left_out,
+    )
+
+
+def updates_in(order: EpochOrder, settings: Settings) -> int:
+    """Optimizer updates of an epoch; the last may stand on a shorter accumulation window."""
+    batches = math.ceil(len(order.indices) / settings.training.batch_size_reference)
+    return math.ceil(batches / settings.training.gradient_accumulation_steps)
+
+
+def _own(catalogue: Catalogue, phase: Phase, settings: Settings) -> tuple[list[int], dict[str, int]]:
+    in_split = catalogue.indices("train")
+    fits = [index for index in in_split if phase.takes(int(catalogue.lengths[index]))]
+    own = fits
+    if settings.long_context.strict_difficulty:
+        own = [index for index in fits if catalogue.difficulty[index] in phase.bands]
+    return own, {"length": len(in_split) - len(fits), "difficulty": len(fits) - len(own), "token cap": 0}
+
+
+def stretch(pool: Sequence[int], lengths: npt.NDArray[np.int64], budget: float, turn: int) -> list[int]:
+    """The `turn`-th helping (from 0) of the pool: each begins where the one before it stopped, goes round at the end,
+    holds at least one sequence, none twice, and otherwise at most `budget` tokens."""
+    start, taken = 0, list[int]()
+    for _ in range(turn + 1 if pool else 0):
+        taken, total = [], 0
+        for step in range(len(pool)):
+            index = pool[(start + step) % len(pool)]
+            if taken and total + lengths[index] > budget:
+                break
+            taken.append(index)
+            total += int(lengths[index])
+        start = (start + len(taken)) % len(pool)
+    return taken
+
+
+def _arranged(
+    catalogue: Catalogue, chosen: list[int], replay: list[int], phase: Phase, epoch: int, seed: int
+) -> list[int]:
+    progress = (epoch - 1) / (phase.epochs - 1) if phase.epochs > 1 else 0.0
+    jitter = FIRST_JITTER + (1 - FIRST_JITTER) * min(1.0, progress)
+    chance = _random(len(chosen), seed, phase.number, 3, epoch)
+    ranked = sorted(
+        chosen, key=lambda index: (DIFFICULTIES.index(catalogue.difficulty[index]), catalogue.score[index], index)
+    )
+    keys = {
+        index: (1 - jitter) * rank / max(1, len(ranked) - 1) + jitter * chance[rank]
+        for rank, index in enumerate(ranked)
+    }
+    own = sorted(chosen, key=lambda index: (keys[index], index))
+    places = [((place + 0.5) / len(own), 0, index) for place, index in enumerate(own)]
+    spread = _random(len(replay), seed, phase.number, 4, epoch)
+    places += [(float(place), 1, index) for place, index in zip(spread, replay, strict=True)]
+    return [index for _, _, index in sorted(places)]
+
+
+def _permuted(pool: list[int], seed: int, *path: int) -> list[int]:
+    return [pool[place] for place in np.argsort(_random(len(pool), seed, *path), kind="stable")]
+
+
+def _random(count: int, seed: int, *path: int) -> npt.NDArray[np.float64]:
+    return np.random.Generator(np.random.PCG64([seed, *path])).random(count)
+
+
+def _tokens(catalogue: Catalogue, indices: Sequence[int]) -> int:
+    return int(catalogue.lengths[list(indices)].sum()) if indices else 0

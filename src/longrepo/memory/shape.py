@@ -1,0 +1,59 @@
+"""A model's shape, counted on the model itself without any weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from longrepo.config.model_source import model_location
+from longrepo.errors import InputError
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Counts in parameters and features; `layer_widths` is the sum of in and out features of one layer's linears."""
+
+    layers: int
+    hidden: int
+    heads: int
+    vocabulary: int
+    linear: int  # parameters of the layers' linear modules: what 4-bit quantisation packs
+    other: int  # all other parameters, a tied head counted once
+    layer_widths: int
+    lora: dict[str, int]  # module name -> in + out features, summed over all layers; times r: its LoRA parameters
+    max_positions: int
+
+    def lora_parameters(self, r: int, target_modules: tuple[str, ...]) -> int:
+        return r * sum(self.lora.get(name, 0) for name in target_modules)
+
+
+def read_shape(name: str, revision: str | None = None) -> ModelShape:
+    """Build the architecture on torch's `meta` device and count. Raises InputError where there is no configuration."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config: Any = AutoConfig.from_pretrained(model_location(name), revision=revision)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise InputError(f"model {name}: no readable configuration ({reason}); give a folder or a hub name") from None
+    head = model.get_output_embeddings()
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    lora: dict[str, int] = {}
+    for path, module in linears.items():
+        key = path.rpartition(".")[2]
+        lora[key] = lora.get(key, 0) + module.in_features + module.out_features
+    linear = sum(m.weight.numel() for m in linears.values())
+    return ModelShape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        vocabulary=config.vocab_size,
+        linear=linear,
+        other=sum(p.numel() for p in model.parameters()) - linear,
+        layer_widths=sum(lora.values()) // config.num_hidden_layers,
+        lora=lora,
+        max_positions=config.max_position_embeddings,
+    )

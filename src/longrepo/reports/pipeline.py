@@ -1,0 +1,41 @@
+"""The pipeline in the terminal: what stage runs, what was chosen and why, and how to use what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from longrepo.pipeline.choices import Choice
+
+
+class PipelineReporter:
+    """Writes to standard output; the training's own lines go to standard error."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def stage(self, number: int, of: int, name: str, note: str = "") -> None:
+        self.console.print(f"\n[bold]{number}/{of} {name}[/bold]" + (f"  {escape(note)}" if note else ""))
+
+    def note(self, text: str) -> None:
+        self.console.print(f"· {escape(text)}")
+
+    def choices(self, choices: Sequence[Choice]) -> None:
+        """What was derived, each with its reason."""
+        table = Table.grid(padding=(0, 2))
+        for choice in choices:
+            table.add_row(f"  {choice.key}", f"{choice.value}", f"[dim]{escape(choice.reason)}[/dim]")
+        self.console.print(table)
+
+    def use(self, adapter: Path, base: str, run: Path) -> None:
+        """Where the adapter is and what to do with it."""
+        self.console.print(
+            f"\n[bold]adapter:[/bold] {escape(str(adapter))}\n"
+            f"  in PEFT's format; how to load it, in six lines: {escape(str(adapter / 'README.md'))}\n"
+            f"  base model: {escape(base)}\n"
+            f"  curves: tensorboard --logdir {escape(str(run))}"
+        )

@@ -1,0 +1,192 @@
+"""A git repository, opened for reading: revisions, a commit's files, history. Nothing in it is run or written."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longrepo.errors import InputError
+from longrepo.repository.git import ObjectReader, git_program, run_inside
+from longrepo.repository.history import History
+from longrepo.repository.model import Commit, Snapshot
+from longrepo.repository.snapshot import read_snapshot, tracked
+
+if TYPE_CHECKING:
+    from git import Repo
+
+_FULL_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_MAX_FILE_BYTES = 1_000_000
+
+
+class Repository:
+    """Open with `Repository.open`; close it, or use it in a `with`, so that no git process stays behind.
+
+    `path` is the folder given, absolute. `name` is that folder's name (`x` for a bare `x.git`). `notes` are plain
+    sentences on what is unusual here and what it means for the result.
+    """
+
+    def __init__(self, path: Path, repo: Repo, reader: ObjectReader) -> None:
+        self.path = path
+        self.name = _name(path)
+        self._repo = repo
+        self._reader = reader
+        self._common = Path(repo.common_dir)
+        self._shallow = _shallow_edge(self._common)
+        self._partial = _is_partial(self._common, repo)
+        self.notes: tuple[str, ...] = tuple(self._unusual())
+
+    @classmethod
+    def open(cls, path: Path) -> Repository:
+        """Open the repository at a folder. Raises InputError where there is none, or none that can be read."""
+        git_program()
+        # Imported here: it looks for the git program at import and fails in its own words without one.
+        from git import Repo
+        from git.exc import InvalidGitRepositoryError, NoSuchPathError
+
+        path = Path(path).expanduser()
+        try:
+            path = path.resolve()
+            if not path.exists():
+                raise InputError(f"{path}: no such folder; give the folder of a git repository")
+            if not path.is_dir():
+                raise InputError(f"{path}: is a file; give the folder of a git repository")
+            repo = Repo(str(path), expand_vars=False)
+        except (InvalidGitRepositoryError, NoSuchPathError):
+            raise InputError(f"{path}: not a git repository{_enclosing(path)}") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: can't be read as a git repository ({error})") from None
+        reader = ObjectReader(Path(repo.common_dir), _hash_name(repo))
+        try:
+            opened = cls(path, repo, reader)
+        except BaseException:
+            reader.close()
+            repo.close()
+            raise
+        return opened
+
+    def __enter__(self) -> Repository:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the git processes. May be called twice."""
+        self._reader.close()
+        self._repo.close()
+
+    def resolve(self, revision: str = "HEAD") -> str:
+        """The full commit id of a branch, tag, id or anything `git rev-parse` knows. Raises InputError otherwise."""
+        # The option keeps a revision such as --help from being read as one.
+        found, said = run_inside(self.path, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        if found is None:
+            raise InputError(self._unresolved(revision, said))
+        return found
+
+    def first_parents(self, commit: str, limit: int) -> list[str]:
+        """Up to `limit` commits from this one back along first parents, newest first, itself included."""
+        return (
+            self._reader.output("rev-list", "--first-parent", f"-n{limit}", self._full(commit), "--").decode().split()
+        )
+
+    def snapshot(self, commit: str, max_file_bytes: int = _MAX_FILE_BYTES) -> Snapshot:
+        """The tracked text files of a commit, and what was left out by reason."""
+        return read_snapshot(self._reader, self._full(commit), max_file_bytes)
+
+    def commits(
+        self,
+        tip: str,
+        exclude: str | None = None,
+        limit: int | None = None,
+        left_out: Counter[str] | None = None,
+        max_file_bytes: int = _MAX_FILE_BYTES,
+    ) -> Iterator[Commit]:
+        """Up to `limit` commits that `tip` reaches and `exclude` doesn't, newest first, each with its text changes.
+
+        Noise doesn't count towards the limit; it is counted by reason in `left_out` as far as the walk has come.
+        """
+        if limit is not None and limit <= 0:
+            return
+        counts = Counter[str]() if left_out is None else left_out
+        history = History(self._reader, self._shallow, max_file_bytes, counts)
+        excluded = self._full(exclude) if exclude else None
+        for number, commit in enumerate(history.commits(self._full(tip), excluded), start=1):
+            yield commit
+            if number == limit:
+                return
+
+    def _full(self, commit: str) -> str:
+        if _FULL_ID.fullmatch(commit):
+            for _, kind, _ in self._reader.sizes([commit]):
+                if kind == "commit":
+                    return commit
+        return self.resolve(commit)
+
+    def _unresolved(self, revision: str, said: str) -> str:
+        if "dubious ownership" in said:
+            return (
+                f"{self.path}: belongs to another user, so git refuses to read it; if you trust it, run "
+                f"git config --global --add safe.directory '{self.path}'"
+            )
+        branches = sorted(str(head.name) for head in self._repo.heads)
+        if revision == "HEAD":
+            if not branches:
+                return f"{self.path}: has no commits yet; commit something first"
+            return f"{self.path}: HEAD has no commits; name one of its branches: {', '.join(branches[:5])}"
+        known = f"; branches here: {', '.join(branches[:5])}" if branches else ""
+        return f"{self.path}: no commit {revision!r}; give a branch, a tag or a commit id{known}"
+
+    def _unusual(self) -> Iterator[str]:
+        repo = self._repo
+        head = self.resolve()
+        if run_inside(self.path, "rev-parse", "--is-bare-repository")[0] == "true":
+            yield "Bare repository: there is no working tree, so files are read from its commits, as always."
+        elif Path(repo.git_dir).resolve() != self._common.resolve():
+            yield "Linked worktree: HEAD is this worktree's own, its history is shared with the main one."
+        if repo.head.is_detached:
+            yield f"Detached HEAD at {head[:10]}: what is read is that commit, not the tip of a branch."
+        if self._shallow:
+            count = int(self._reader.output("rev-list", "--count", head, "--"))
+            commits = "1 commit" if count == 1 else f"{count} commits"
+            yield (
+                f"Shallow clone with {commits} of history: change sequences can only come from these; "
+                "git fetch --unshallow brings the rest."
+            )
+        if self._partial:
+            entries = [entry for entry in tracked(self._reader, head) if entry.mode != "160000"]
+            absent = sum(entry.size is None for entry in entries)
+            yield (
+                "Partial clone: texts that aren't on this machine are left out and counted, never fetched "
+                f"(at HEAD: {absent} of {len(entries)} files)."
+            )
+
+
+def _name(path: Path) -> str:
+    name = path.parent.name if path.name == ".git" else path.name
+    return name.removesuffix(".git") or "repository"
+
+
+def _shallow_edge(common: Path) -> frozenset[str]:
+    file = common / "shallow"
+    return frozenset(file.read_text("ascii").split()) if file.exists() else frozenset()
+
+
+def _is_partial(common: Path, repo: Repo) -> bool:
+    if any((common / "objects" / "pack").glob("*.promisor")):
+        return True
+    config = repo.config_reader("repository")
+    return any(config.has_option(section, "promisor") for section in config.sections())
+
+
+def _hash_name(repo: Repo) -> str:
+    return str(repo.config_reader("repository").get_value("extensions", "objectformat", "sha1"))
+
+
+def _enclosing(path: Path) -> str:
+    for folder in path.parents:
+        if (folder / ".git").exists():
+            return f"; it lies inside the repository {folder}: give that"
+    return "; give the folder that holds .git, or run git init and commit there"

@@ -1,0 +1,123 @@
+"""Questions behind the snippets that answer them, filled to a phase's lengths."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from longrepo.sequences import chance
+from longrepo.sequences.compose import FilePiece, Sizes, question_ids, write_question
+from longrepo.sequences.draft import Draft
+from longrepo.sequences.lengths import Band
+from longrepo.sequences.questions import Question
+from longrepo.sequences.text import TokenizedText
+from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.sequences.tokens import SNIPPETS
+
+_SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase: each then has a few hundred tokens
+_LEAST_SNIPPET = 32  # tokens
+
+
+class QuestionWriter:
+    """Shows what a question needs among related snippets, never next to the question itself."""
+
+    def __init__(
+        self,
+        tokenizer: RepoTokenizer,
+        texts: Mapping[str, TokenizedText],
+        related: Callable[[str], Sequence[str]],
+        context: float,
+        seed: int,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._texts = texts
+        self._related = related
+        self._context = context
+        self._seed = seed
+        self._sizes = Sizes(tokenizer)
+        self._snippet_size = max(self._sizes.marks(name) for name in SNIPPETS)
+        self.dropped: Counter[str] = Counter()
+
+    def write(self, question: Question, band: Band) -> Draft | None:
+        """The draft; None, and counted by reason, where it can't be asked."""
+        key = (self._seed, band.phase, question.kind, question.text)
+        asked, longest = question_ids(
+            self._tokenizer, question.text, question.answer.replace("{snippet}", SNIPPETS[-1])
+        )
+        mark = len(self._tokenizer.encode(SNIPPETS[-1]))
+        room = band.cap - 1 - len(asked) - len(longest) - mark
+        wanted = _SNIPPETS_WANTED.get(band.phase, 8)
+        needed = [self._piece(path, at, room // max(wanted, len(question.needs) + 1)) for path, at in question.needs]
+        pieces = [piece for piece in needed if piece is not None]
+        if len(pieces) < len(question.needs) or len(pieces) >= len(SNIPPETS):
+            return self._drop("what it is about is not among the training files")
+        room -= sum(self._sizes.snippet(0, piece) for piece in pieces)
+        others = self._others(question, room, room // max(1, wanted - len(pieces)), len(SNIPPETS) - len(pieces))
+        if not others:
+            return self._drop("no other snippet to stand between answer and question")
+        last = others.pop(0)  # the nearest relation: a good decoy next to the question
+        if self._gives_away(last, question):
+            return self._drop("the adjacent snippet answers it")
+        shown = [*pieces, *others]
+        shown.sort(key=lambda piece: chance.number(*key, piece.of.path, piece.start))
+        shown.append(last)
+        answer = question.answer.replace("{snippet}", SNIPPETS[shown.index(pieces[0])])
+        draft = Draft(self._tokenizer)
+        write_question(draft, shown, asked, self._answer_ids(answer), self._context)
+        draft.end()
+        if len(draft) <= band.floor:
+            return self._drop("too little text to fill this length")
+        return draft
+
+    def _answer_ids(self, answer: str) -> list[int]:
+        """The answer with a snippet's name as its token, if the tokenizer has it."""
+        text, mark, number = answer.rpartition("<|SNIPPET_")
+        name = mark + number
+        if name not in self._tokenizer.structure_ids:
+            return self._tokenizer.encode(f" {answer}")
+        return [*self._tokenizer.encode(f" {text}".rstrip(" ")), self._tokenizer.structure_ids[name]]
+
+    def _piece(self, path: str, at: int, size: int) -> FilePiece | None:
+        """The piece of a file that holds a character, in at most `size` tokens with its mark and path."""
+        of = self._texts.get(path)
+        if of is None or not len(of):
+            return None
+        room = size - self._snippet_size - len(of.path_ids)
+        if room < _LEAST_SNIPPET:
+            return None
+        if len(of) <= room:
+            return FilePiece.whole(of, target=False)
+        token = of.token_at(at)
+        before = of.cuts[: bisect_right(of.cuts, token)]
+        start = next((cut for cut in before if token - cut < room // 2), of.start_in(token, room // 2) if token else 0)
+        return FilePiece(of, start, of.cut_in(start, min(len(of), start + room), token - start + 1)[0], (), False)
+
+    def _others(self, question: Question, room: int, size: int, most: int) -> list[FilePiece]:
+        """Related pieces that fill `room` tokens, nearest first."""
+        asked_about = {path for path, _ in question.needs}
+        found: list[FilePiece] = []
+        for path in self._related(question.needs[0][0]):
+            if len(found) == most or room < _LEAST_SNIPPET:
+                break
+            if path in asked_about or path not in self._texts:
+                continue
+            of = self._texts[path]
+            start = of.cuts[chance.number(self._seed, question.text, path) % len(of.cuts)] if of.cuts else 0
+            start = start if len(of) - start >= size // 2 else 0
+            frame = self._snippet_size + len(of.path_ids)
+            last_one = len(found) == most - 1
+            limit = min(len(of), start + (room if last_one else min(room, max(size, _LEAST_SNIPPET))) - frame)
+            if limit - start < _LEAST_SNIPPET:
+                continue
+            end = limit if limit == len(of) else of.cut_in(start, limit, (limit - start) // 2)[0]
+            found.append(FilePiece(of, start, end, (), False))
+            room -= self._sizes.snippet(0, found[-1])
+        return found
+
+    def _gives_away(self, piece: FilePiece, question: Question) -> bool:
+        text = piece.of.slice_text(piece.start, piece.end)
+        return question.answer.partition(", in {snippet}")[0] in text
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] += 1

@@ -1,0 +1,27 @@
+"""An epoch's order cut into micro-batches, and the key that seeds each one's dropout."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from longrepo.config.schema import TrainingSettings
+from longrepo.curriculum.source import SequenceSource
+from longrepo.engines.base import Batch
+
+
+def windows(indices: Sequence[int], training: TrainingSettings) -> list[list[tuple[int, ...]]]:
+    """Accumulation windows of micro-batches of sequence indices: one window an update. The last may be shorter."""
+    size, steps = training.batch_size_reference, training.gradient_accumulation_steps
+    batches = [tuple(indices[at : at + size]) for at in range(0, len(indices), size)]
+    return [batches[at : at + steps] for at in range(0, len(batches), steps)]
+
+
+def batch_of(source: SequenceSource, indices: Sequence[int], pad_id: int) -> Batch:
+    return Batch.of([(source.tokens(index).tolist(), source.weights(index).tolist()) for index in indices], pad_id)
+
+
+def micro_key(seed: int, epoch: int, update: int, micro: int) -> int:
+    """A number below 2**63 from the run's seed and the place of a micro-batch: resuming needs no random state."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{update}/{micro}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,140 @@
+"""Checkpoints: whole or not there. Written beside, synced, renamed to a new name; the pointers move last.
+
+`state.json` is readable, weights and moments are safetensors, `manifest.json` holds each file's SHA-256. No pickles.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from longrepo.engines.base import Engine
+from longrepo.errors import InputError, RunError
+from longrepo.training import disk
+from longrepo.training.state import Snapshot
+
+ADAPTER, OPTIMIZER, STATE, MANIFEST = "adapter", "optimizer.safetensors", "state.json", "manifest.json"
+STEP = re.compile(r"step-\d{8}(-\d+)?$")
+
+
+class Checkpoints:
+    """The checkpoints of one run: `RUN/checkpoints/NAME`, with the pointers `RUN/last` and `RUN/best`."""
+
+    def __init__(self, run: Path, keep_last: int) -> None:
+        self.run = run
+        self.folder = run / "checkpoints"
+        self.keep_last = keep_last
+
+    def fresh_name(self, wanted: str) -> str:
+        """The name, or with -2, -3, … where it is taken: a checkpoint is never overwritten."""
+        name, count = wanted, 1
+        while (self.folder / name).exists():
+            count += 1
+            name = f"{wanted}-{count}"
+        return name
+
+    def save(self, name: str, engine: Engine, snapshot: Snapshot) -> Path:
+        """Write a checkpoint under a fresh name, then move the pointers and remove old step checkpoints.
+
+        Raises RunError where the disk is full or can't be written; former checkpoints are then untouched.
+        """
+        final = self.folder / name
+        try:
+            with disk.folder_beside(final) as beside:
+                (beside / ADAPTER).mkdir()
+                engine.save_adapter(beside / ADAPTER)
+                engine.save_optimizer(beside / OPTIMIZER)
+                (beside / STATE).write_text(json.dumps(snapshot.as_json(), indent=1) + "\n", encoding="utf-8")
+                (beside / MANIFEST).write_text(json.dumps(_manifest(beside), indent=1) + "\n", encoding="utf-8")
+                disk.move_into_place(beside, final)
+            disk.swap_pointer(self.run / "last", final)
+            self.point_best(snapshot)
+        except (OSError, SafetensorError) as error:
+            raise RunError(_cannot_save(error, final, self.newest_whole())) from None
+        self._prune(snapshot)
+        return final
+
+    def point_best(self, snapshot: Snapshot) -> None:
+        """Let `best` point to what the snapshot calls the best, if that is there."""
+        if snapshot.state.best and (target := self.folder / snapshot.state.best.checkpoint).is_dir():
+            disk.swap_pointer(self.run / "best", target)
+
+    def newest_first(self) -> list[Path]:
+        """All checkpoints, the one written last first."""
+        found = [path for path in self.folder.glob("*/" + MANIFEST) if not path.parent.name.startswith(disk.WRITING)]
+        return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+
+    def newest_whole(self, besides: Iterable[Path] = ()) -> Path | None:
+        """The newest checkpoint that verifies."""
+        skip = {path.resolve() for path in besides}
+        return next((path for path in self.newest_first() if path.resolve() not in skip and not damage(path)), None)
+
+    def _prune(self, snapshot: Snapshot) -> None:
+        """Remove step checkpoints beyond `keep_last`, but never what a pointer or the state's best names."""
+        kept = {pointer.resolve() for pointer in (self.run / "last", self.run / "best")}
+        if snapshot.state.best:
+            kept.add((self.folder / snapshot.state.best.checkpoint).resolve())
+        steps = [path for path in self.newest_first() if STEP.match(path.name)]
+        for path in steps[self.keep_last :]:
+            if path.resolve() not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words, or None where every file is as it was written."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{MANIFEST} can't be read"
+    for name, sha256 in files.items():
+        try:
+            if disk.sha256_of(folder / name) != sha256:
+                return f"{name} is damaged (its checksum differs)"
+        except FileNotFoundError:
+            return f"{name} is missing"
+        except OSError as error:
+            return f"{name} can't be read ({error.strerror})"
+    missing = [name for name in (STATE, OPTIMIZER) if name not in files]
+    return f"{missing[0]} is not in {MANIFEST}" if missing else None
+
+
+def read_snapshot(folder: Path) -> Snapshot:
+    """A whole checkpoint's state. Raises InputError in one line, naming the damaged file and what to use instead."""
+    if wrong := damage(folder):
+        raise InputError(f"checkpoint {folder}: {wrong}; {_instead(folder)}")
+    try:
+        return Snapshot.from_json(json.loads((folder / STATE).read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"checkpoint {folder}: {STATE} isn't of this version of longrepo ({error}); {_instead(folder)}"
+        ) from None
+
+
+def _instead(folder: Path) -> str:
+    folder = folder.resolve()
+    other = Checkpoints(folder.parent.parent, 1).newest_whole(besides=[folder])
+    return (
+        f"use {other}, the newest whole one" if other else "no other checkpoint of this run is whole: begin a new run"
+    )
+
+
+def _manifest(folder: Path) -> dict[str, dict[str, str]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {"files": {path.relative_to(folder).as_posix(): disk.sha256_of(path) for path in files}}
+
+
+def _cannot_save(error: Exception, final: Path, last: Path | None) -> str:
+    full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error).lower()
+    what = "the disk is full" if full else str(getattr(error, "strerror", None) or error)
+    do = "free some space" if full else "make the folder writable"
+    kept = f"{last} is whole" if last else "nothing was saved before"
+    return f"checkpoint {final.name} couldn't be saved: {what}; {kept}; {do} and go on with --resume auto"

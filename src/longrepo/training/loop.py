@@ -1,0 +1,225 @@
+"""The one loop: set up, train epoch by epoch, save, clean up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from longrepo.curriculum.gate import phase2_converged, should_stop
+from longrepo.curriculum.learning_rate import learning_rate
+from longrepo.curriculum.order import EpochOrder
+from longrepo.engines.base import Engine
+from longrepo.errors import InputError, RunError
+from longrepo.training.batches import batch_of, micro_key, windows
+from longrepo.training.checkpoint import damage
+from longrepo.training.interrupt import EXIT_STATUS, Interrupt
+from longrepo.training.plan import PhasePlan, Plan
+from longrepo.training.reporter import EpochRecord, PhaseRecord, Reporter, UpdateRecord, Validation
+from longrepo.training.run_folder import RunFolder
+from longrepo.training.session import Session, begin, final_adapter
+from longrepo.training.state import BestSoFar, EpochSoFar, TrainingState, perplexity
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: 0 when it has done all it was asked (`adapter` is its best), 130 when it was stopped."""
+
+    exit_status: int
+    state: TrainingState
+    adapter: Path | None
+    already_finished: bool = False
+
+
+def train(
+    engine: Engine,
+    plan: Plan,
+    run: RunFolder,
+    reporter: Reporter,
+    save_tokenizer: Callable[[Path], None] | None = None,
+) -> Outcome:
+    """Train what is planned, from where the plan starts, into the run's folder.
+
+    Raises RunError for a full disk, a lost folder, or a loss or gradient that isn't finite.
+    """
+    if plan.state.finished and run.adapter.exists():
+        reporter.note(f"this run is finished: {run.adapter}")
+        return Outcome(0, plan.state, run.adapter, already_finished=True)
+    try:
+        with Interrupt(reporter.note) as interrupt:
+            session = begin(engine, plan, run, reporter, interrupt)
+            try:
+                while not session.state.finished and not interrupt.requested:
+                    if open_phase(session) and run_updates(session):
+                        close_epoch(session)
+                session.save_if_changed()
+            finally:
+                session.metrics.close()
+            if not session.state.finished:
+                return Outcome(EXIT_STATUS, session.state, None)
+            return Outcome(0, session.state, _checked_adapter(session, save_tokenizer))
+    except OSError as error:
+        raise RunError(f"{error.filename or run.path}: {error.strerror or error}; go on with --resume auto") from None
+
+
+def open_phase(session: Session) -> bool:
+    """At a phase's start: judge whether it may run, validate, and tell. False where it doesn't go on from here."""
+    state, plan = session.state, session.plan
+    losses = state.losses_of(state.phase)
+    if losses.start is not None:
+        return True
+    if state.phase == 3 and plan.settings.long_context.phase3_enabled == "auto":
+        before = state.losses_of(2)
+        verdict = phase2_converged(before.start, before.epochs, plan.settings.training.early_stopping_min_delta)
+        state.phase3_verdict = verdict.because
+        session.reporter.note(verdict.because)
+        if not verdict.go:
+            state.enter(None)
+            return False
+    validation = session.validate()
+    if validation is None:
+        return False
+    losses.start = validation.loss
+    work = session.phase_plan()
+    first = session.schedule.epochs_before(state.phase)
+    record = PhaseRecord(
+        phase=state.phase,
+        first_epoch=first + 1,
+        last_epoch=first + work.phase.epochs,
+        longer_than=work.phase.above,
+        max_length=work.phase.max_length,
+        learning_rate=plan.settings.training.base_learning_rate * work.phase.lr_multiplier,
+        lr_multiplier=work.phase.lr_multiplier,
+        sequences=len(work.orders[0].indices),
+        replayed=work.orders[0].replayed,
+        updates=sum(work.updates),
+        validation=validation,
+    )
+    session.metrics.write(record)
+    session.reporter.phase(record)
+    return True
+
+
+def run_updates(session: Session) -> bool:
+    """The epoch's updates from its position on. False where Ctrl-C ended it; the update in progress is finished."""
+    state, training = session.state, session.plan.settings.training
+    work = session.phase_plan()
+    order = work.orders[state.epoch_in_phase - 1]
+    batches = windows(order.indices, training)
+    session.engine.reset_peak_memory()
+    while state.position < len(batches):
+        if session.interrupt.requested:
+            return False
+        record = one_update(session, work, batches[state.position], len(batches))
+        session.metrics.write(record)
+        session.reporter.update(record)
+        state.so_far.peak_memory = max(state.so_far.peak_memory, session.engine.peak_memory())
+        every = training.save_every_steps
+        if every and state.update % every == 0 and state.position < len(batches):
+            session.save()
+    return not session.interrupt.requested
+
+
+def one_update(session: Session, work: PhasePlan, window: list[tuple[int, ...]], updates: int) -> UpdateRecord:
+    """Accumulate a window's micro-batches, normalised by the weight of the whole window, and step once."""
+    engine, state, training = session.engine, session.state, session.plan.settings.training
+    began = time.perf_counter()
+    batches = [batch_of(session.plan.source, indices, engine.pad_id) for indices in window]
+    weight = math.fsum(batch.weight for batch in batches)
+    if weight == 0:
+        raise InputError(f"sequences {window} of the sequence file have no loss weight at all: build them anew")
+    loss = 0.0
+    for micro, batch in enumerate(batches):
+        key = micro_key(training.seed, session.epoch, state.update, micro)
+        loss += engine.accumulate(batch, weight, key)
+    if not math.isfinite(loss):
+        engine.drop_gradients()
+        raise session.failed(f"the loss is {loss}")
+    rate = learning_rate(
+        training, work.phase, work.updates_before(state.epoch_in_phase) + state.position, sum(work.updates)
+    )
+    norm = engine.apply_update(rate, training.max_grad_norm)
+    if not math.isfinite(norm):
+        raise session.failed(f"the gradient's norm is {norm}")
+    tokens = sum(int(batch.lengths.sum()) for batch in batches)
+    seconds = time.perf_counter() - began
+    state.update += 1
+    state.position += 1
+    state.so_far.add(loss, weight, tokens, seconds, norm)
+    return UpdateRecord(
+        phase=state.phase,
+        epoch=session.epoch,
+        update=state.update,
+        position=state.position,
+        updates=updates,
+        loss=loss / weight,
+        learning_rate=rate,
+        gradient_norm=norm,
+        tokens=tokens,
+        seconds=seconds,
+    )
+
+
+def close_epoch(session: Session) -> None:
+    """Validate, record, judge the best and whether the phase goes on, and save at the new place."""
+    state, training = session.state, session.plan.settings.training
+    validation = session.validate()
+    if validation is None:
+        return
+    work, epoch, so_far = session.phase_plan(), session.epoch, state.so_far
+    best = state.best is None or validation.loss < state.best.loss
+    if best:
+        state.best = BestSoFar(validation.loss, epoch, "")
+    losses = state.losses_of(state.phase)
+    losses.epochs.append(validation.loss)
+    record = _epoch_record(session, work, so_far, validation, best)
+    session.metrics.write(record)
+    session.reporter.epoch(record)
+    stop = should_stop(losses.epochs, training.early_stopping_patience, training.early_stopping_min_delta)
+    if stop and state.epoch_in_phase < work.phase.epochs:
+        session.reporter.note(
+            f"phase {state.phase} stops early after epoch {epoch}: no gain of {training.early_stopping_min_delta:g} "
+            f"in {training.early_stopping_patience} epochs"
+        )
+    ended = state.advance(session.schedule, stop)
+    session.save(work.phase if ended else None, best)
+
+
+def _epoch_record(
+    session: Session, work: PhasePlan, so_far: EpochSoFar, validation: Validation, best: bool
+) -> EpochRecord:
+    state, phase = session.state, work.phase
+    order: EpochOrder = work.orders[state.epoch_in_phase - 1]
+    last_update = work.updates_before(state.epoch_in_phase + 1) - 1
+    return EpochRecord(
+        phase=phase.number,
+        epoch=session.epoch,
+        update=state.update,
+        longer_than=phase.above,
+        max_length=phase.max_length,
+        learning_rate=learning_rate(session.plan.settings.training, phase, last_update, sum(work.updates)),
+        lr_multiplier=phase.lr_multiplier,
+        train_loss=so_far.loss / so_far.weight,
+        validation=validation,
+        perplexity=perplexity(validation.loss),
+        gradient_norm_min=so_far.norm_min or 0.0,
+        gradient_norm_mean=so_far.norm_sum / so_far.updates,
+        gradient_norm_max=so_far.norm_max or 0.0,
+        sequences=len(order.indices),
+        replayed=order.replayed,
+        by_difficulty=order.by_difficulty,
+        left_out=order.left_out,
+        tokens=so_far.tokens,
+        tokens_per_second=so_far.tokens / max(so_far.seconds, 1e-9),
+        peak_memory=so_far.peak_memory,
+        best=best,
+    )
+
+
+def _checked_adapter(session: Session, save_tokenizer: Callable[[Path], None] | None) -> Path | None:
+    best = session.state.best
+    if best and (wrong := damage(session.checkpoints.folder / best.checkpoint)):
+        raise RunError(f"the best checkpoint {best.checkpoint}: {wrong}; take the adapter of {session.run.path}/last")
+    return final_adapter(session, save_tokenizer)

@@ -1,0 +1,159 @@
+"""What a run is going to train on, settled and checked before any model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from longrepo.config.load import settings_hash
+from longrepo.config.schema import Settings
+from longrepo.curriculum.order import EpochOrder, epoch_order, updates_in
+from longrepo.curriculum.phases import Phase, Schedule, phases_from
+from longrepo.curriculum.source import Catalogue, SequenceSource, catalogue_of
+from longrepo.errors import InputError
+from longrepo.training.state import RunIdentity, TrainingState
+from longrepo.training.validation import ValidationSet, hold_out, validation_set
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins: `new`; `resume`, exactly where a checkpoint stands; or `checkpoint`, a new run with a
+    checkpoint's weights and place and a fresh optimizer. `settings` are those that hold after the comparison."""
+
+    kind: Literal["new", "resume", "checkpoint"]
+    settings: Settings
+    state: TrainingState | None = None
+    checkpoint: Path | None = None
+    notes: tuple[str, ...] = ()
+    epochs: int | None = None  # of --epochs
+    identity: RunIdentity | None = None  # of the run that goes on
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """A phase with the order of each of its epochs and how many updates each takes."""
+
+    phase: Phase
+    orders: tuple[EpochOrder, ...]
+    updates: tuple[int, ...]
+
+    def updates_before(self, epoch_in_phase: int) -> int:
+        return sum(self.updates[: epoch_in_phase - 1])
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is settled before an engine is built."""
+
+    start: Start
+    settings: Settings
+    source: SequenceSource
+    catalogue: Catalogue
+    schedule: Schedule
+    validation: ValidationSet
+    state: TrainingState
+    sequences: str
+    tokenizer_sha256: str | None
+    notes: tuple[str, ...]
+
+    def phase_plan(self, schedule: Schedule, number: int) -> PhasePlan:
+        phase = schedule.phase(number)
+        orders = tuple(epoch_order(self.catalogue, phase, n, self.settings) for n in range(1, phase.epochs + 1))
+        return PhasePlan(phase, orders, tuple(updates_in(order, self.settings) for order in orders))
+
+    def identity(self, engine: str, versions: Mapping[str, str]) -> RunIdentity:
+        settings = self.settings
+        return RunIdentity(
+            settings=settings.model_dump(mode="json"),
+            settings_hashes={name: settings_hash(getattr(settings, name)) for name in type(settings).model_fields},
+            sequences=self.sequences,
+            data_sha256=self.source.content_sha256,
+            tokenizer_sha256=self.tokenizer_sha256,
+            engine=engine,
+            versions=dict(versions),
+        )
+
+
+def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha256: str | None = None) -> Plan:
+    """Assign sequences to phases, fix the validation set and the place to begin.
+
+    Raises InputError where an epoch that is going to run has no sequences, or nothing is left to train.
+    """
+    settings = start.settings
+    schedule = Schedule(phases_from(settings))
+    notes = list(start.notes)
+    state = start.state or TrainingState(schedule={})
+    if start.kind == "resume" and state.schedule_from == "time budget":
+        schedule = schedule.with_epochs({int(number): epochs for number, epochs in state.schedule.items()})
+    if not _stays_ended(state, schedule, settings):
+        state.place_in(schedule)
+    state.schedule = epochs_of(schedule)
+    if start.epochs is not None:
+        state.epochs_left = start.epochs
+    if start.kind != "resume" and state.ended:
+        raise InputError(
+            f"{start.checkpoint} stands at the end of the schedule ({schedule.epochs} epochs): enable another phase "
+            "(long_context.phase3_enabled=true) or give a phase more epochs"
+        )
+    catalogue, held_out = hold_out(catalogue_of(source), schedule)
+    notes += [held_out] if held_out else []
+    too_long = len(catalogue.indices("train", above=schedule.phases[-1].max_length))
+    if too_long:
+        notes.append(
+            f"{too_long} sequences are longer than the last phase's {schedule.phases[-1].max_length} tokens: left out"
+        )
+    ahead = epochs_ahead(state, schedule)
+    if start.epochs is not None and sum(ahead.values()) < start.epochs:
+        notes.append(f"--epochs {start.epochs}: the schedule has {sum(ahead.values())} left, and those are trained")
+    for number in ahead:
+        _check_has_data(schedule, schedule.phase(number), catalogue, settings)
+    return Plan(
+        start, settings, source, catalogue, schedule, validation_set(catalogue, schedule, settings), state,
+        sequences, tokenizer_sha256, tuple(notes),
+    )  # fmt: skip
+
+
+def _stays_ended(state: TrainingState, schedule: Schedule, settings: Settings) -> bool:
+    """Whether a run that reached its end has nothing new to do: the same epochs, and no phase 3 against the gate."""
+    forced = state.phase3_verdict is not None and settings.long_context.phase3_enabled is True
+    return state.ended and state.schedule == epochs_of(schedule) and not forced
+
+
+def epochs_of(schedule: Schedule) -> dict[str, int]:
+    return {str(phase.number): phase.epochs for phase in schedule.phases}
+
+
+def epochs_ahead(state: TrainingState, schedule: Schedule) -> dict[int, int]:
+    """Epochs of each phase that are going to run, within `--epochs`; the one in progress counts."""
+    if state.ended:
+        return {}
+    left = state.epochs_left if state.epochs_left is not None else schedule.epochs
+    ahead: dict[int, int] = {}
+    for phase in schedule.phases:
+        if phase.number >= state.phase:
+            done = state.epoch_in_phase - 1 if phase.number == state.phase else 0
+            epochs = min(left, phase.epochs - done)
+            if epochs > 0:
+                ahead[phase.number] = epochs
+                left -= epochs
+    return ahead
+
+
+def _check_has_data(schedule: Schedule, phase: Phase, catalogue: Catalogue, settings: Settings) -> None:
+    order = epoch_order(catalogue, phase, 1, settings)
+    if len(order.indices) > order.replayed:
+        return
+    first = schedule.epochs_before(phase.number) + 1
+    what = f"phase {phase.number} (epochs {first}-{first + phase.epochs - 1}) has no training sequence"
+    if order.left_out["difficulty"]:
+        raise InputError(
+            f"{what} of difficulty {' or '.join(phase.bands)}, and long_context.strict_difficulty leaves out the "
+            f"{order.left_out['difficulty']} others: set it to false"
+        )
+    off = "long_context.phase3_enabled=false" if phase.number == 3 else f"long_context.phase{phase.number}_epochs=0"
+    raise InputError(
+        f"{what} of {phase.above + 1}-{phase.max_length} tokens: build sequences with --sequence-length "
+        f"{phase.max_length}, or set {off}"
+    )

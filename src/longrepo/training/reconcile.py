@@ -1,0 +1,94 @@
+"""Where settings differ from a checkpoint's: which value holds, and why, key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from longrepo.config.schema import Settings
+
+_BASE = "its adapter was trained on that base"
+_SHAPE = "its adapter is of that kind"
+_PLACE = "the place within an epoch counts in it"
+_ADAPTER = {
+    "model.name": _BASE,
+    "model.revision": _BASE,
+    "model.quantization": _BASE,
+    "model.double_quantization": _BASE,
+    "data.structure_tokens": "the adapter holds their rows or doesn't",
+    "lora.r": _SHAPE,
+    "lora.alpha": _SHAPE,
+    "lora.target_modules": _SHAPE,
+}
+# The checkpoint's value holds for these when a run goes on.
+_RUN = _ADAPTER | {
+    "lora.dropout": "the run's dropout stays what it was",
+    "training.seed": "the order of sequences and the dropout follow from it",
+    "training.precision": "the run's arithmetic stays what it was",
+    "training.batch_size_reference": _PLACE,
+    "training.gradient_accumulation_steps": _PLACE,
+    "training.max_tokens_per_epoch": _PLACE,
+    "data.replay_share": _PLACE,
+    "long_context.strict_difficulty": _PLACE,
+    "long_context.phase1_max_length": _PLACE,
+    "long_context.phase2_min_length": _PLACE,
+    "long_context.phase2_max_length": _PLACE,
+    "long_context.phase3_min_length": _PLACE,
+    "long_context.phase3_max_length": _PLACE,
+    "training.max_validation_sequences": "losses compare only on one validation set",
+}
+_CHOSEN = "the run's time budget chose its epochs at the start"
+_BY_BUDGET = {
+    "training.time_budget_hours": _CHOSEN,
+    "long_context.phase1_epochs": _CHOSEN,
+    "long_context.phase2_epochs": _CHOSEN,
+    "long_context.phase3_epochs": _CHOSEN,
+}
+# The new value holds, and the weights are the same as without the change.
+_HARMLESS = (
+    "training.save_every_steps",
+    "training.keep_last",
+    "training.use_gradient_checkpointing",
+    "memory.budget_gb",
+)
+_BUILDING = ("data.", "model.max_position_embeddings")  # read when sequences are built, not here
+
+
+def reconcile_run(old: Mapping[str, Any], new: Settings, chosen_by_budget: bool) -> tuple[Settings, list[str]]:
+    """The settings a resumed run goes on with, and a line for each difference that matters."""
+    kept = _RUN | (_BY_BUDGET if chosen_by_budget else {})
+    settings, notes = _keep(old, new, kept)
+    changed = []
+    for key, was, now in differences(old, settings):
+        if key in _HARMLESS:
+            notes.append(f"{key}: {now} holds, was {was}; the result stays the same")
+        elif not key.startswith(_BUILDING):
+            notes.append(f"{key}: {now} holds, was {was}; it may be changed in mid-run")
+            changed.append(key)
+    if changed:
+        notes.append("from here on this run differs from one that was never interrupted")
+    return settings, notes
+
+
+def reconcile_weights(old: Mapping[str, Any], new: Settings) -> tuple[Settings, list[str]]:
+    """The settings of a new run that begins with a checkpoint's weights."""
+    return _keep(old, new, _ADAPTER)
+
+
+def differences(old: Mapping[str, Any], new: Settings) -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) wherever they differ; a key unknown to the old one counts as unchanged."""
+    for section, values in new.model_dump(mode="json").items():
+        for key, value in values.items():
+            was = old.get(section, {}).get(key, value)
+            if was != value:
+                yield f"{section}.{key}", was, value
+
+
+def _keep(old: Mapping[str, Any], new: Settings, kept: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    tree, notes = new.model_dump(mode="json"), []
+    for dotted, was, now in differences(old, new):
+        if dotted in kept:
+            section, _, key = dotted.partition(".")
+            tree[section][key] = was
+            notes.append(f"{dotted}: the checkpoint's {was} holds, not {now}: {kept[dotted]}")
+    return Settings.model_validate(tree), notes

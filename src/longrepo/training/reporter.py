@@ -1,0 +1,90 @@
+"""What the loop tells, as values; how it looks is `longrepo.reports`' business."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean nll (nats) over target tokens of the fixed validation set: all, and by the phase whose length it is."""
+
+    loss: float
+    by_length: dict[str, float]  # "≤1024", "≤2048", … -> nats
+    tokens: int  # target tokens
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """A phase begins: its epochs (global, from 1), lengths and learning rate, and the validation loss before it."""
+
+    phase: int
+    first_epoch: int
+    last_epoch: int
+    longer_than: int
+    max_length: int
+    learning_rate: float
+    lr_multiplier: float
+    sequences: int  # in its first epoch
+    replayed: int
+    updates: int  # in the whole phase
+    validation: Validation
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    phase: int
+    epoch: int
+    update: int  # from 1, over the whole run
+    position: int  # of updates in the epoch done
+    updates: int  # in the epoch
+    loss: float  # weighted mean nll of the window, nats
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    phase: int
+    epoch: int
+    update: int
+    longer_than: int
+    max_length: int
+    learning_rate: float  # of its last update
+    lr_multiplier: float
+    train_loss: float
+    validation: Validation
+    perplexity: float  # exp(validation loss)
+    gradient_norm_min: float
+    gradient_norm_mean: float
+    gradient_norm_max: float
+    sequences: int  # included, replayed ones with them
+    replayed: int
+    by_difficulty: dict[str, int]
+    left_out: dict[str, int]  # by reason
+    tokens: int
+    tokens_per_second: float
+    peak_memory: int  # bytes
+    best: bool
+
+
+class Reporter(Protocol):
+    """Told of everything a person may want to see while a run goes on."""
+
+    def note(self, text: str) -> None:
+        """A decision and its reason, or something to know."""
+        ...
+
+    def phase(self, record: PhaseRecord) -> None: ...
+
+    def update(self, record: UpdateRecord) -> None: ...
+
+    def validating(self, done: int, of: int) -> None: ...
+
+    def epoch(self, record: EpochRecord) -> None: ...
+
+    def saved(self, folder: Path, best: bool) -> None: ...

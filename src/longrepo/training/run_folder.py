@@ -1,0 +1,112 @@
+"""A run's folder: settings, metrics, TensorBoard events, checkpoints, `best`, `last`, and the final `adapter/`."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from longrepo.config.load import dump_yaml
+from longrepo.config.schema import Settings
+from longrepo.errors import InputError
+from longrepo.training import disk
+from longrepo.training.checkpoint import ADAPTER
+
+LOCK = ".lock"
+SETTINGS = "settings.yaml"
+
+
+class RunFolder:
+    """An opened run folder, held by this process alone until it is closed."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The final adapter: there only when the run has finished."""
+        return self.path / ADAPTER
+
+    def write_settings(self, settings: Settings) -> None:
+        """Write `settings.yaml`, which `--config` reads back."""
+        disk.write_text(self.path / SETTINGS, dump_yaml(settings))
+
+    def write_adapter(self, best: Path, base: str, save_tokenizer: Callable[[Path], None] | None) -> Path:
+        """Put the best checkpoint's adapter, the tokenizer and a README into `adapter/`, whole or not at all."""
+        with disk.folder_beside(self.adapter) as beside:
+            shutil.copytree(best / ADAPTER, beside, dirs_exist_ok=True)
+            if save_tokenizer:
+                save_tokenizer(beside)
+            (beside / "README.md").write_text(_README.format(base=base, checkpoint=best.name), encoding="utf-8")
+            if self.adapter.exists():  # of an earlier end of this run, before it was told to go on
+                former = self.path / (disk.WRITING + "former-adapter")
+                shutil.rmtree(former, ignore_errors=True)
+                os.rename(self.adapter, former)
+            disk.move_into_place(beside, self.adapter)
+        disk.remove_unfinished(self.path)
+        return self.adapter
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+
+def open_run(path: Path, resuming: bool) -> RunFolder:
+    """Create or open a run's folder and lock it; use it with `with`. What a dead process left unfinished is removed.
+
+    Raises InputError where it can't be written, another process trains in it, or a new run would mix with an old one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(f"--output {path}: can't be written ({error.strerror}); give a folder you may write") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise InputError(f"--output {path}: another process is training there; wait for it or give another") from None
+    if not resuming and any(entry.name != LOCK for entry in path.iterdir()):
+        os.close(lock)
+        raise InputError(
+            f"--output {path} is not empty: continue that run with --resume auto, or give another --output"
+        )
+    try:
+        disk.remove_unfinished(path)
+        (path / "checkpoints").mkdir(exist_ok=True)
+        disk.remove_unfinished(path / "checkpoints")
+    except OSError as error:
+        os.close(lock)
+        raise InputError(f"--output {path}: can't be written ({error.strerror}); give a folder you may write") from None
+    return RunFolder(path, lock)
+
+
+_README = """# LoRA adapter
+
+Trained with longrepo on `{base}` (weights of checkpoint `{checkpoint}`, the lowest validation loss of its run).
+In PEFT's format. The tokenizer in this folder has the structure tokens, for which the embedding needs room; their
+trained rows travel in the adapter (`trainable_token_indices`), so resize before loading it:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH/adapter")
+model = AutoModelForCausalLM.from_pretrained("{base}")
+if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    model.resize_token_embeddings(len(tokenizer))
+model = PeftModel.from_pretrained(model, "PATH/adapter")
+```
+"""

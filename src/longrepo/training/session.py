@@ -1,0 +1,154 @@
+"""A run in progress: what the loop's steps share, and the saving of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from longrepo.curriculum.phases import Phase, Schedule
+from longrepo.engines.base import Engine
+from longrepo.errors import RunError
+from longrepo.training.checkpoint import ADAPTER, OPTIMIZER, Checkpoints
+from longrepo.training.interrupt import Interrupt
+from longrepo.training.metrics import Metrics
+from longrepo.training.plan import PhasePlan, Plan, epochs_of
+from longrepo.training.reporter import Reporter, Validation
+from longrepo.training.run_folder import RunFolder
+from longrepo.training.state import RunIdentity, Snapshot, TrainingState
+from longrepo.training.time_budget import fitted_schedule
+from longrepo.training.validation import validate
+
+
+@dataclass
+class Session:
+    """One process's share of a run."""
+
+    engine: Engine
+    plan: Plan
+    schedule: Schedule
+    state: TrainingState
+    run: RunFolder
+    checkpoints: Checkpoints
+    metrics: Metrics
+    reporter: Reporter
+    interrupt: Interrupt
+    identity: RunIdentity
+    saved: tuple[Any, ...] | None = None  # what the newest checkpoint holds, so that it isn't written twice
+    _phase: PhasePlan | None = field(default=None, repr=False)
+
+    @property
+    def epoch(self) -> int:
+        """The global epoch in progress, from 1."""
+        return self.schedule.epochs_before(self.state.phase) + self.state.epoch_in_phase
+
+    def phase_plan(self) -> PhasePlan:
+        """The plan of the phase in progress, made once."""
+        if self._phase is None or self._phase.phase.number != self.state.phase:
+            self._phase = self.plan.phase_plan(self.schedule, self.state.phase)
+        return self._phase
+
+    def validate(self) -> Validation | None:
+        """The fixed validation set's loss; None where Ctrl-C came."""
+        try:
+            return validate(
+                self.engine,
+                self.plan.source,
+                self.plan.validation,
+                self.reporter.validating,
+                lambda: self.interrupt.requested,
+            )
+        except RunError as error:
+            raise self.failed(str(error)) from None
+
+    def save(self, phase_ended: Phase | None = None, best: bool = False) -> None:
+        """Write a checkpoint of where the state stands now, and move the pointers."""
+        wanted = f"phase-{phase_ended.number}" if phase_ended else f"step-{self.state.update:08d}"
+        name = self.checkpoints.fresh_name(wanted)
+        if best and self.state.best:
+            self.state.best.checkpoint = name
+        self.metrics.sync()
+        self.state.records = self.metrics.records
+        folder = self.checkpoints.save(name, self.engine, Snapshot(self.identity, self.state))
+        self.saved = self._mark()
+        self.reporter.saved(folder, best)
+
+    def save_if_changed(self) -> None:
+        if self.saved != self._mark():
+            self.save()
+
+    def failed(self, what: str) -> RunError:
+        """The error that ends a run whose numbers aren't finite."""
+        last = self.checkpoints.newest_whole()
+        kept = f"{last} is whole" if last else "nothing was saved yet"
+        return RunError(
+            f"update {self.state.update + 1} (phase {self.state.phase}, epoch {self.epoch}): {what}; {kept}; resume it "
+            "with a lower training.base_learning_rate or training.max_grad_norm"
+        )
+
+    def _mark(self) -> tuple[Any, ...]:
+        state = self.state
+        return (state.update, state.phase, state.epoch_in_phase, state.position, state.ended, self.metrics.records)
+
+
+def begin(engine: Engine, plan: Plan, run: RunFolder, reporter: Reporter, interrupt: Interrupt) -> Session:
+    """Set up: weights and optimizer from the start's checkpoint, the schedule, the run's records."""
+    start, state = plan.start, plan.state
+    for note in plan.notes:
+        reporter.note(note)
+    if start.checkpoint is not None:
+        engine.load_adapter(start.checkpoint / ADAPTER)
+    if start.kind == "resume" and start.checkpoint is not None:
+        engine.load_optimizer(start.checkpoint / OPTIMIZER)
+    if start.identity is not None:
+        _compare_engines(start.identity, engine, state, reporter)
+    schedule = plan.schedule
+    budget = plan.settings.training.time_budget_hours
+    if budget is not None and not (start.kind == "resume" and state.schedule_from == "time budget"):
+        schedule, sentence = fitted_schedule(engine, plan, budget)
+        state.schedule, state.schedule_from = epochs_of(schedule), "time budget"
+        reporter.note(sentence)
+    run.write_settings(plan.settings)
+    identity = plan.identity(engine.name, engine.facts().get("versions", {}))
+    session = Session(
+        engine=engine,
+        plan=plan,
+        schedule=schedule,
+        state=state,
+        run=run,
+        checkpoints=Checkpoints(run.path, plan.settings.training.keep_last),
+        metrics=Metrics(run.path, state.records, state.update),
+        reporter=reporter,
+        interrupt=interrupt,
+        identity=identity,
+    )
+    if start.kind == "resume" and start.checkpoint is not None:
+        session.checkpoints.point_best(Snapshot(identity, state))
+        session.saved = session._mark()
+    else:
+        session.save()  # so that a kill before the first update resumes too, with the schedule that was chosen
+    return session
+
+
+def _compare_engines(former: RunIdentity, engine: Engine, state: TrainingState, reporter: Reporter) -> None:
+    """Say what a resume on another engine or other versions means."""
+    if former.engine != engine.name:
+        state.best = None
+        reporter.note(
+            f"the run was on the {former.engine} engine, this is {engine.name}: its 4-bit base differs, so the best "
+            "counts anew from here and the run differs from one that was never interrupted"
+        )
+    elif former.versions != (versions := engine.facts().get("versions", {})):
+        changed = sorted(
+            name for name in {*former.versions, *versions} if former.versions.get(name) != versions.get(name)
+        )
+        reporter.note(f"other versions of {', '.join(changed)} than before: the same bits aren't promised")
+
+
+def final_adapter(session: Session, save_tokenizer: Any) -> Path | None:
+    """Write `adapter/` from the best checkpoint; None where no epoch was validated."""
+    best = session.state.best
+    if best is None:
+        return None
+    folder = session.checkpoints.folder / best.checkpoint
+    return session.run.write_adapter(folder, session.plan.settings.model.name, save_tokenizer)

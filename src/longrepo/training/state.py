@@ -1,0 +1,170 @@
+"""Where a run stands: all that a resume needs besides weights and the optimizer's state, as one readable JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from longrepo.curriculum.phases import Phase, Schedule
+
+FORMAT = 1
+
+
+@dataclass
+class PhaseLosses:
+    """Validation losses of a phase in nats: at its start (None before it was measured) and after each epoch."""
+
+    start: float | None = None
+    epochs: list[float] = field(default_factory=list)
+
+
+@dataclass
+class BestSoFar:
+    """The lowest validation loss, and the checkpoint that holds its weights."""
+
+    loss: float
+    epoch: int
+    checkpoint: str
+
+
+@dataclass
+class EpochSoFar:
+    """Sums over the updates of the epoch in progress, so that its record is complete after a resume."""
+
+    loss: float = 0.0  # sum of weight * nll, nats
+    weight: float = 0.0
+    tokens: int = 0
+    seconds: float = 0.0
+    updates: int = 0
+    norm_sum: float = 0.0
+    norm_min: float | None = None
+    norm_max: float | None = None
+    peak_memory: int = 0  # bytes
+
+    def add(self, loss: float, weight: float, tokens: int, seconds: float, norm: float) -> None:
+        """Count one update."""
+        self.loss += loss
+        self.weight += weight
+        self.tokens += tokens
+        self.seconds += seconds
+        self.updates += 1
+        self.norm_sum += norm
+        self.norm_min = norm if self.norm_min is None else min(self.norm_min, norm)
+        self.norm_max = norm if self.norm_max is None else max(self.norm_max, norm)
+
+
+@dataclass
+class TrainingState:
+    """`phase`, `epoch_in_phase` (from 1) and `position` (updates done in that epoch) say what comes next;
+    `done_phase` and `done_epoch` say which epoch was finished last (0: none)."""
+
+    schedule: dict[str, int]  # epochs of each phase, as chosen at the start
+    schedule_from: Literal["settings", "time budget"] = "settings"
+    phase: int = 1
+    epoch_in_phase: int = 1
+    position: int = 0
+    update: int = 0
+    epochs_left: int | None = None  # of --epochs N; None: all of the schedule
+    ended: bool = False  # the schedule has nothing after what was done
+    done_phase: int = 0
+    done_epoch: int = 0
+    stopped_early: bool = False
+    phases_ended: list[int] = field(default_factory=list)
+    losses: dict[str, PhaseLosses] = field(default_factory=dict)
+    best: BestSoFar | None = None
+    so_far: EpochSoFar = field(default_factory=EpochSoFar)
+    records: int = 0  # lines of metrics.jsonl written up to here
+    phase3_verdict: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has done all it was asked."""
+        return self.ended or self.epochs_left == 0
+
+    def losses_of(self, phase: int) -> PhaseLosses:
+        return self.losses.setdefault(str(phase), PhaseLosses())
+
+    def advance(self, schedule: Schedule, stop_phase: bool) -> bool:
+        """Count the epoch in progress as done and move on; return whether its phase has ended."""
+        phase = schedule.phase(self.phase)
+        self.done_phase, self.done_epoch, self.stopped_early = self.phase, self.epoch_in_phase, stop_phase
+        self.position, self.so_far = 0, EpochSoFar()
+        if self.epochs_left is not None:
+            self.epochs_left -= 1
+        if not stop_phase and self.epoch_in_phase < phase.epochs:
+            self.epoch_in_phase += 1
+            return False
+        self.phases_ended.append(self.phase)
+        self.enter(schedule.following(self.phase))
+        return True
+
+    def enter(self, phase: Phase | None, epoch: int = 1) -> None:
+        """Stand at the start of an epoch of a phase, or at the end (None)."""
+        self.position, self.so_far, self.ended = 0, EpochSoFar(), phase is None
+        if phase is not None:
+            self.phase, self.epoch_in_phase = phase.number, epoch
+
+    def place_in(self, schedule: Schedule) -> None:
+        """Find the same place in a schedule that may have other epochs: go on in the phase that was in progress,
+        or in the one finished last if it has epochs left now, or in the one after it."""
+        in_progress = self.position > 0 and schedule.has(self.phase)
+        if in_progress and self.epoch_in_phase <= schedule.phase(self.phase).epochs:
+            return
+        done = schedule.phase(self.done_phase) if schedule.has(self.done_phase) else None
+        if done is not None and not self.stopped_early and self.done_epoch < done.epochs:
+            self.phases_ended = [number for number in self.phases_ended if number != done.number]
+            self.enter(done, self.done_epoch + 1)
+        else:
+            self.enter(schedule.following(self.done_phase))
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def from_json(tree: Mapping[str, Any]) -> TrainingState:
+        """Raises KeyError or TypeError for what isn't such a state."""
+        values = dict(tree)
+        values["losses"] = {number: PhaseLosses(**losses) for number, losses in values["losses"].items()}
+        values["best"] = BestSoFar(**values["best"]) if values["best"] else None
+        values["so_far"] = EpochSoFar(**values["so_far"])
+        return TrainingState(**values)
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is of: compared key by key when it is resumed."""
+
+    settings: dict[str, Any]  # resolved, as in settings.yaml
+    settings_hashes: dict[str, str]
+    sequences: str  # the path as given
+    data_sha256: str
+    tokenizer_sha256: str | None
+    engine: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One checkpoint's `state.json`."""
+
+    identity: RunIdentity
+    state: TrainingState
+
+    def as_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self.identity), "state": self.state.as_json()}
+
+    @staticmethod
+    def from_json(tree: Mapping[str, Any]) -> Snapshot:
+        """Raises KeyError, TypeError or ValueError for what isn't a snapshot of this format."""
+        values = dict(tree)
+        if values.pop("format") != FORMAT:
+            raise ValueError(f"expected format {FORMAT}")
+        state = TrainingState.from_json(values.pop("state"))
+        return Snapshot(RunIdentity(**values), state)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss), or infinity where that is beyond a float."""
+    return math.exp(loss) if loss < 700 else math.inf

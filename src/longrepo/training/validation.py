@@ -1,0 +1,108 @@
+"""The one fixed validation set: it spans all lengths, so that `best` doesn't follow from which phase came last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from longrepo.config.schema import Settings
+from longrepo.curriculum.phases import Schedule
+from longrepo.curriculum.source import Catalogue, SequenceSource
+from longrepo.engines.base import Engine
+from longrepo.errors import InputError, RunError
+from longrepo.sequences.sequence import TARGET_WEIGHT
+from longrepo.training.batches import batch_of
+from longrepo.training.reporter import Validation
+
+HELD_OUT = 0.05  # of the training sequences of each length, where the file has no validation split
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """Sequence indices by length group (`≤1024`, …), the same at every validation of a run."""
+
+    groups: dict[str, tuple[int, ...]]
+
+    @property
+    def size(self) -> int:
+        return sum(len(indices) for indices in self.groups.values())
+
+
+def hold_out(catalogue: Catalogue, schedule: Schedule) -> tuple[Catalogue, str | None]:
+    """The catalogue with a validation split: its own, or every 20th training sequence of each length (at least one
+    where there are two), and a sentence that says so. Deterministic: evenly spaced in file order."""
+    if "validation" in catalogue.split:
+        return catalogue, None
+    split, held = list(catalogue.split), 0
+    for phase in schedule.phases:
+        here = catalogue.indices("train", phase.above, phase.max_length)
+        if len(here) >= 2:
+            for index in _spaced(here, max(1, round(HELD_OUT * len(here)))):
+                split[index] = "validation"
+                held += 1
+    if held == 0:
+        raise InputError("the sequences have no validation split and too few to hold any out: build more sequences")
+    note = (
+        f"the sequences have no validation split: {held} of {len(split)} ({HELD_OUT:.0%} of each length) are held out"
+    )
+    return replace(catalogue, split=tuple(split)), note
+
+
+def validation_set(catalogue: Catalogue, schedule: Schedule, settings: Settings) -> ValidationSet:
+    """Every validation sequence that fits a phase, or `training.max_validation_sequences` of them: an equal number
+    of each length, evenly spaced in file order. Raises InputError where none fits."""
+    groups = {
+        f"≤{phase.max_length}": catalogue.indices("validation", phase.above, phase.max_length)
+        for phase in schedule.phases
+    }
+    groups = {name: indices for name, indices in groups.items() if indices}
+    if not groups:
+        raise InputError(
+            f"no validation sequence has at most {schedule.phases[-1].max_length} tokens; build sequences with a "
+            "--sequence-length of the phases"
+        )
+    limit = settings.training.max_validation_sequences
+    if limit is not None:
+        each = max(1, limit // len(groups))
+        groups = {name: _spaced(indices, min(each, len(indices))) for name, indices in groups.items()}
+    return ValidationSet({name: tuple(indices) for name, indices in groups.items()})
+
+
+def validate(
+    engine: Engine,
+    source: SequenceSource,
+    chosen: ValidationSet,
+    progress: Callable[[int, int], None],
+    stop: Callable[[], bool],
+) -> Validation | None:
+    """Score the set one sequence at a time (the widest batch that always fits). None where `stop` became true.
+
+    Raises RunError where a loss isn't finite, InputError where the set has no target.
+    """
+    sums: dict[str, tuple[float, int]] = {}
+    done = 0
+    for name, indices in chosen.groups.items():
+        total, count = 0.0, 0
+        for index in indices:
+            if stop():
+                return None
+            batch = batch_of(source, [index], engine.pad_id)
+            target = batch.loss_weights >= TARGET_WEIGHT
+            total += float(engine.score(batch)[target].sum(dtype=np.float64))
+            count += int(target.sum())
+            done += 1
+            progress(done, chosen.size)
+        sums[name] = (total, count)
+    tokens = sum(count for _, count in sums.values())
+    if tokens == 0:
+        raise InputError("no token of the validation sequences counts (all loss weights are below 1): rebuild them")
+    loss = sum(total for total, _ in sums.values()) / tokens
+    if not np.isfinite(loss):
+        raise RunError(f"the validation loss is {loss}: the weights have diverged")
+    return Validation(loss, {name: total / count for name, (total, count) in sums.items() if count}, tokens)
+
+
+def _spaced(indices: Sequence[int], count: int) -> list[int]:
+    return [indices[(place * len(indices)) // count] for place in range(count)]

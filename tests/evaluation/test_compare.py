@@ -1,0 +1,107 @@
+"""Base against tuned: the same tokens under both, and an interval that knows what is independent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from longrepo.engines.base import Batch
+from longrepo.evaluation.bootstrap import mean_interval
+from longrepo.evaluation.compare import Comparison, compare
+from longrepo.evaluation.result import read_result, write_result
+from longrepo.reports.evaluation import verdict
+
+
+class TwoLosses:
+    """An engine whose base scores 2 nats on every token and whose tuned model scores 1.5."""
+
+    pad_id = 0
+    loss = 1.5
+
+    def score(self, batch: Batch) -> np.ndarray:
+        return np.full(batch.input_ids.shape, self.loss, dtype=np.float32)
+
+    @contextmanager
+    def base_only(self) -> Iterator[None]:
+        self.loss = 2.0
+        yield
+        self.loss = 1.5
+
+
+class Rows:
+    def __init__(self, rows: list[tuple[int, float, str, str]]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> list[Any]:
+        place = {"split": 2, "commits": 3, "files": 3}[name]
+        return [[row[place]] if place == 3 else row[place] for row in self.rows]
+
+    def tokens(self, index: int) -> list[int]:
+        return [1] * self.rows[index][0]
+
+    def weights(self, index: int) -> list[float]:
+        length, weight = self.rows[index][:2]
+        return [0.1] * (length - 4) + [weight] * 4
+
+
+def test_only_target_tokens_of_the_split_count_each_in_its_length() -> None:
+    rows = Rows(
+        [(10, 1.0, "test", "a"), (16, 1.0, "test", "b"), (17, 1.0, "test", "b"), (9, 1.0, "train", "c"),
+         (40, 1.0, "test", "d"), (12, 0.1, "test", "e")]
+    )  # fmt: skip
+    ticks: list[int] = []
+    short, long = compare(TwoLosses(), rows, [16, 32], tick=lambda: ticks.append(1))
+    assert (short.cap, short.sequences, short.targets, short.groups, short.longest) == (16, 2, 8, 2, 16)
+    assert (short.base, short.tuned, short.difference) == (2.0, 1.5, -0.5)
+    assert (long.cap, long.sequences, long.targets) == (32, 1, 4)
+    assert len(ticks) == 4  # the one of 40 tokens is beyond every range
+
+
+def test_pieces_of_one_commit_are_not_counted_as_independent() -> None:
+    rng = np.random.default_rng(0)
+    of_commit = np.repeat(rng.normal(-0.1, 1.0, 10), 20)
+    values = (of_commit + rng.normal(0, 0.1, 200)).tolist()
+    ones = [1.0] * 200
+    low, high = mean_interval(values, ones, [str(i // 20) for i in range(200)])
+    naive_low, naive_high = mean_interval(values, ones, [str(i) for i in range(200)])
+    assert high - low > 2 * (naive_high - naive_low)
+    assert low < np.mean(values) < high
+
+
+def test_the_interval_is_deterministic_and_weighs_by_tokens() -> None:
+    sums, counts, groups = [10.0, 1.0, 4.0], [10.0, 2.0, 2.0], ["a", "b", "c"]
+    assert mean_interval(sums, counts, groups) == mean_interval(sums, counts, groups)
+    low, high = mean_interval(sums, counts, groups)
+    assert 0.5 <= low <= 15 / 14 <= high <= 2.0
+    assert mean_interval([3.0], [2.0], ["only"]) == (1.5, 1.5)
+
+
+def row(cap: int, difference: float, low: float, high: float) -> Comparison:
+    return Comparison(cap, cap, 8, 100, 8, 2.0, 2.0 + difference, difference, low, high)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([row(1024, -0.2, -0.3, -0.1), row(2048, -0.1, -0.2, -0.05)], "below base at every length ("),
+        ([row(1024, -0.2, -0.3, -0.1), row(2048, -0.1, -0.2, 0.1)], "beyond chance at 1"),
+        ([row(1024, -0.2, -0.3, -0.1), row(2048, 0.1, -0.2, 0.3)], "NOT below base up to 2,048"),
+        ([], "no held-out sequence"),
+    ],
+)
+def test_the_verdict_says_what_the_figures_say(rows: list[Comparison], expected: str) -> None:
+    assert expected in verdict(rows)
+
+
+def test_figures_read_back(tmp_path: Path) -> None:
+    rows = [row(1024, -0.2, -0.3, -0.1)]
+    write_result(tmp_path / "new" / "evaluation.json", rows, {"split": "test"})
+    assert read_result(tmp_path / "new" / "evaluation.json") == rows

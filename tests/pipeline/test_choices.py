@@ -1,0 +1,80 @@
+"""What the pipeline decides, and that it never overrules a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from longrepo.config.load import load_settings
+from longrepo.memory.budget import GIB, Budget
+from longrepo.memory.shape import ModelShape
+from longrepo.pipeline.choices import Chooser, choose_amounts, choose_lengths, latest
+from longrepo.pipeline.stages import Stage
+
+SHAPE = ModelShape(
+    30, 3072, 24, 49152, 2_878_341_120, 152_030_208, 49664,
+    {"q_proj": 184320, "k_proj": 99840, "v_proj": 99840, "o_proj": 184320, "c_fc": 460800, "c_proj": 460800}, 16384,
+)  # fmt: skip
+
+
+def budget(gib: float) -> Budget:
+    return Budget(int(gib * GIB), "what macOS recommends for the GPU", limit=False)
+
+
+def test_an_8_gb_mac_gets_two_phases_and_a_bigger_one_three() -> None:
+    small, large = Chooser(load_settings(None)), Chooser(load_settings(None))
+    choose_lengths(small, SHAPE, budget(5.33), "mps", 2)
+    choose_lengths(large, SHAPE, budget(10.7), "mps", 2)
+    assert small.settings.long_context.phase3_enabled is False
+    assert "GiB" in small.choices[-1].reason
+    assert large.settings.long_context.phase3_enabled is True
+
+
+def test_a_budget_too_small_for_phase_2_leaves_phase_1() -> None:
+    chooser = Chooser(load_settings(None))
+    choose_lengths(chooser, SHAPE, budget(3.4), "mps", 2)
+    assert chooser.settings.long_context.phase2_epochs == 0
+
+
+def test_what_a_person_set_stands_and_is_shown() -> None:
+    chooser = Chooser(
+        load_settings(None, ["long_context.phase3_enabled=true", "training.gradient_accumulation_steps=3"])
+    )
+    choose_lengths(chooser, SHAPE, budget(1), "mps", 2)
+    choose_amounts(chooser, {1: 100, 2: 100, 3: 100})
+    assert chooser.settings.long_context.phase3_enabled is True
+    assert chooser.settings.training.gradient_accumulation_steps == 3
+    reasons = {choice.key: choice.reason for choice in latest(chooser.choices)}
+    assert reasons["long_context.phase3_enabled"] == reasons["training.gradient_accumulation_steps"] == "as you set it"
+
+
+def test_small_data_gets_smaller_windows_and_phases_without_data_are_left_out() -> None:
+    chooser = Chooser(load_settings(None))
+    choose_lengths(chooser, SHAPE, budget(20), "cuda", 2)
+    choose_amounts(chooser, {1: 40, 2: 20, 3: 3})
+    assert chooser.settings.training.gradient_accumulation_steps == 2  # 20 sequences / 8 updates
+    assert chooser.settings.long_context.phase3_enabled is False
+    assert (chooser.settings.long_context.phase1_epochs, chooser.settings.long_context.phase2_epochs) == (5, 8)
+
+
+def test_large_data_gets_fewer_epochs() -> None:
+    chooser = Chooser(load_settings(None))
+    choose_amounts(chooser, {1: 5000, 2: 900})
+    assert chooser.settings.training.gradient_accumulation_steps == 16
+    assert (chooser.settings.long_context.phase1_epochs, chooser.settings.long_context.phase2_epochs) == (2, 2)
+
+
+def test_nothing_at_all_leaves_every_phase_out() -> None:
+    chooser = Chooser(load_settings(None))
+    choose_amounts(chooser, {})
+    assert chooser.settings.long_context.phase1_epochs == chooser.settings.long_context.phase2_epochs == 0
+
+
+def test_a_stage_is_done_for_its_inputs_alone(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "sequences", {"commit": "a"})
+    assert not stage.done
+    stage.finish(rows=3)
+    assert Stage(tmp_path, "sequences", {"commit": "a"}).done
+    other = Stage(tmp_path, "sequences", {"commit": "b"})
+    assert not other.done and other.folder != stage.folder
+    (stage.folder / "stage.json").write_text('{"cut": ')
+    assert not stage.done

@@ -1,0 +1,124 @@
+"""A repository can name programs to run in its configuration and attributes: reading it runs none of them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from git_helper import commit_ids, environment, git, make_repo
+
+from longrepo.repository.repository import Repository
+
+TRAPS = (
+    "core.fsmonitor",
+    "core.sshCommand",
+    "core.pager",
+    "core.editor",
+    "core.askPass",
+    "core.gitProxy",
+    "core.alternateRefsCommand",
+    "credential.helper",
+    "diff.external",
+    "diff.evil.textconv",
+    "diff.evil.command",
+    "filter.evil.clean",
+    "filter.evil.smudge",
+    "filter.evil.process",
+    "gpg.program",
+    "uploadpack.packObjectsHook",
+    "remote.origin.uploadpack",
+)
+HOOKS = ("post-index-change", "reference-transaction", "post-checkout", "pre-auto-gc", "fsmonitor-watchman")
+
+
+@pytest.fixture
+def trapped(tmp_path: Path) -> Path:
+    """A repository in which everything that can run a program is set to leave a file in `ran/`."""
+    (tmp_path / "ran").mkdir()
+    attributes = {".gitattributes": "* diff=evil filter=evil merge=evil text eol=crlf\n"}
+    text = "".join(f"line {n}\n" for n in range(30))
+    commits = [{"a.py": text, **attributes}, {"a.py": None, "b.py": text + "more\n"}, {"b.py": text + "end\n"}]
+    folder = make_repo(tmp_path / "repo", commits)
+    for name in TRAPS:
+        git(folder, "config", name, script(tmp_path, name))
+    for name in HOOKS:
+        script(tmp_path, f"hook-{name}", folder / ".git" / "hooks" / name)
+    git(folder, "config", "core.hooksPath", str(folder / ".git" / "hooks"))
+    git(folder, "config", "log.showSignature", "true")
+    git(folder, "config", "diff.renames", "false")
+    git(folder, "config", "alias.cat-file", "!" + script(tmp_path, "alias"))
+    (folder / "b.py").write_text("changed\n")
+    return folder
+
+
+def script(tmp_path: Path, name: str, at: Path | None = None) -> str:
+    """A program that leaves a trace when it runs."""
+    at = at or tmp_path / f"trap-{name}"
+    at.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran/{name}'\nexit 1\n")
+    at.chmod(0o755)
+    return str(at)
+
+
+def plain_git(folder: Path, *commands: Iterable[str]) -> None:
+    for command in commands:
+        subprocess.run(["git", *command], cwd=folder, env=environment(), capture_output=True)
+
+
+def ran(folder: Path) -> set[str]:
+    return {path.name for path in (folder.parent / "ran").iterdir()}
+
+
+def read_everything(folder: Path) -> tuple[list[str], list[str]]:
+    with Repository.open(folder) as repository:
+        head = repository.resolve()
+        repository.resolve("HEAD@{0}")
+        repository.first_parents(head, 5)
+        files = [file.path for file in repository.snapshot(head).files]
+        return files, [commit.message for commit in repository.commits("HEAD")]
+
+
+def test_nothing_a_repository_names_is_run(trapped: Path) -> None:
+    index = (trapped / ".git" / "index").read_bytes()
+    files, messages = read_everything(trapped)
+    assert files == [".gitattributes", "b.py"] and messages == ["Change 2", "Change 1", "Change 0"]
+    assert ran(trapped) == set()
+    assert (trapped / ".git" / "index").read_bytes() == index
+
+
+def test_the_traps_would_have_been_sprung_by_plain_git(trapped: Path) -> None:
+    plain_git(
+        trapped, ["status"], ["diff"], ["add", "."], ["log", "-p", "--textconv"], ["-c", "diff.external=", "diff"]
+    )
+    assert {"core.fsmonitor", "diff.evil.command", "filter.evil.process", "diff.evil.textconv"} <= ran(trapped)
+
+
+def test_a_missing_object_asks_no_remote(trapped: Path) -> None:
+    blob = git(trapped, "rev-parse", "HEAD:b.py")
+    (trapped / ".git" / "objects" / blob[:2] / blob[2:]).unlink(missing_ok=True)
+    if subprocess.run(["git", "cat-file", "-e", blob], cwd=trapped, env=environment()).returncode == 0:
+        pytest.fail("the object should be missing")
+    for url in ("ssh://nobody@localhost/x", f"ext::{trapped.parent}/trap-core.sshCommand"):
+        git(trapped, "config", "remote.origin.url", url)
+        git(trapped, "config", "remote.origin.promisor", "true")
+        git(trapped, "config", "protocol.ext.allow", "always")
+        files, messages = read_everything(trapped)
+        assert files == [".gitattributes"] and messages == ["Change 1", "Change 0"]
+        with Repository.open(trapped) as repository, pytest.raises(Exception, match="no commit"):
+            repository.resolve("1" * 40)
+        assert ran(trapped) == set()
+        plain_git(trapped, ["cat-file", "-p", blob])
+        assert ran(trapped) == {"core.sshCommand"}
+        (trapped.parent / "ran" / "core.sshCommand").unlink()
+
+
+def test_a_link_that_leads_outside_is_not_followed(tmp_path: Path) -> None:
+    from git_helper import Link
+
+    (tmp_path / "secret.py").write_text("secret = 1\n")
+    folder = make_repo(tmp_path / "repo", [{"a.py": "x\n", "out.py": Link("../secret.py"), "up": Link("..")}])
+    with Repository.open(folder) as repository:
+        snapshot = repository.snapshot("HEAD")
+    assert [file.path for file in snapshot.files] == ["a.py"] and snapshot.left_out == {"symlink": 2}
+    assert len(commit_ids(folder)) == 1
