@@ -1,8 +1,8 @@
 """Write the model folder that ships: weights in half precision, tokenizer, configuration, card.
 
-    python publish.py WORK PACKAGE [--half float16|bfloat16]
+    python publish.py WORK PACKAGE
 
-Files are written beside and renamed, so a reader never finds half a file.
+Without WORK/gate.json (see gate.py) there is no card yet; run it again after the gate. Files are written beside and renamed, so a reader never finds half a file.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 from pathlib import Path
 
+import numpy
+import tokenizers
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import Starcoder2ForCausalLM
 
+from card import card, notices
 from model import ROPE_THETA, configuration
 
 LIMIT = 12_000_000  # bytes the folder may have
@@ -39,9 +44,31 @@ def weights(work: Path) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if name != "lm_head.weight"}
 
 
-def publish(work: Path, package: Path, half: torch.dtype) -> None:
-    """Write every file of the model folder."""
+def parameters(work: Path) -> int:
+    """Trained numbers; the tied head counts once."""
+    return sum(value.numel() for value in weights(work).values())
+
+
+def versions() -> str:
+    """Versions of what trained the model."""
+    return (f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+            f"tokenizers {tokenizers.__version__}, numpy {numpy.__version__}")
+
+
+def rounding(state: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Relative error of the weights in each half precision (infinite where one overflows)."""
+    norm = sum(value.double().square().sum() for value in state.values()).sqrt()
+    return {str(half).removeprefix("torch."): float(sum(
+        (value.to(half).double() - value.double()).square().sum() for value in state.values()).sqrt() / norm)
+        for half in (torch.float16, torch.bfloat16)}
+
+
+def publish(work: Path, package: Path) -> None:
+    """Write every file of the model folder; the half precision is the one that loses less."""
     package.mkdir(parents=True, exist_ok=True)
+    errors = rounding(weights(work))
+    name = min(errors, key=errors.get)
+    half = getattr(torch, name)
     stored = {name: value.to(half).contiguous() for name, value in weights(work).items()}
     save_file(stored, package / "model.safetensors.new", metadata={"format": "pt"})
     (package / "model.safetensors.new").chmod(0o644)
@@ -57,6 +84,10 @@ def publish(work: Path, package: Path, half: torch.dtype) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (package / name).exists() or (package / name).read_bytes() != (work / "tokenizer" / name).read_bytes():
             shutil.copy(work / "tokenizer" / name, package / name)
+    if (work / "gate.json").exists():
+        words = ", ".join(f"{each} {error:.1e}" for each, error in errors.items())
+        put(package / "README.md", card(work, name, f"relative rounding error: {words}"))
+        put(package / "LICENSE-sources.md", notices(work))
     size = sum(path.stat().st_size for path in package.iterdir() if path.is_file())
     if size > LIMIT:
         raise SystemExit(f"{package}: {size} bytes, more than {LIMIT}")
@@ -68,9 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("package", type=Path)
-    parser.add_argument("--half", choices=["float16", "bfloat16"], default="float16")
     options = parser.parse_args()
-    publish(options.work, options.package, getattr(torch, options.half))
+    publish(options.work, options.package)
 
 
 if __name__ == "__main__":

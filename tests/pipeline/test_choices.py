@@ -35,6 +35,16 @@ def test_a_budget_too_small_for_phase_2_leaves_phase_1() -> None:
     assert chooser.settings.long_context.phase2_epochs == 0
 
 
+def test_a_length_that_was_asked_for_bounds_the_phases() -> None:
+    chooser = Chooser(load_settings(None, ["model.max_position_embeddings=2048"]))
+    choose_lengths(chooser, SHAPE, budget(80), "cuda", 2)
+    assert chooser.settings.long_context.phase3_enabled is False
+    assert chooser.settings.long_context.phase2_epochs == 8
+    shorter = Chooser(load_settings(None, ["model.max_position_embeddings=1024"]))
+    choose_lengths(shorter, SHAPE, budget(80), "cuda", 2)
+    assert shorter.settings.long_context.phase2_epochs == 0
+
+
 def test_what_a_person_set_stands_and_is_shown() -> None:
     chooser = Chooser(
         load_settings(None, ["long_context.phase3_enabled=true", "training.gradient_accumulation_steps=3"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,35 +97,49 @@ class _Walk:
         choose_lengths(self.chooser, shape, budget, placement.device.type, placement.dtype.itemsize)
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
-        from longrepo.commands.prepare import write_prepared
+        from longrepo.reports.preparation import show_preparation
+        from longrepo.sequences.output import SEQUENCES, write_prepared
+        from longrepo.sequences.prepare import prepare
         from longrepo.sequences.store import read_sequences
         from longrepo.sequences.tokenizer import load_tokenizer
+        from longrepo.sequences.windows import windows
 
         settings = self.chooser.settings
         tokenizer: RepoTokenizer = load_tokenizer(
             settings.model.name, settings.model.revision, settings.data.structure_tokens
         )
-        phases = 3 if settings.long_context.phase3_enabled is not False else 2
+        with_third = settings.long_context.phase3_enabled is not False
         stage = Stage(
             output,
             "sequences",
             {
                 "commit": self.commit,
                 "tokenizer": tokenizer.sha256,
-                "phases": phases,
+                "with_third": with_third,
+                "length": settings.model.max_position_embeddings,
                 "long_context": long_context,
                 "settings": [settings_hash(part) for part in (settings.data, settings.long_context)],
-                "length": settings.model.max_position_embeddings,
                 "seed": settings.training.seed,
             },
         )
         self.reporter.stage(2, 4, "prepare", "done before, unchanged: skipped" if stage.done else "")
+        sequences = stage.folder / SEQUENCES
         if not stage.done:
-            write_prepared(
-                self.repository, self.commit, settings, tokenizer, phases, stage.folder, long_context, self.verbose
-            )
+            began = time.monotonic()
+            say = self.reporter.note if self.verbose else _silent
+            length = settings.model.max_position_embeddings
+            if long_context:
+                count = 3 if with_third else 2
+                prepared = prepare(self.repository, settings, tokenizer, self.commit, count, length, say)
+            else:
+                caps = settings.long_context
+                length = max(length, caps.phase3_max_length if with_third else caps.phase2_max_length)
+                prepared = windows(
+                    self.repository, settings, tokenizer, self.commit, length, settings.data.overlap, say
+                )
+            header = write_prepared(stage.folder, prepared)
+            show_preparation(self.reporter.console, header, prepared.summary, str(sequences), time.monotonic() - began)
             stage.finish()
-        sequences = stage.folder / "sequences"
         return sequences, read_sequences(sequences).header
 
     def _train(self, output: Path, sequences: Path, header: Header) -> tuple[Path, int]:
@@ -177,6 +192,10 @@ class _Walk:
         print_comparison(comparisons, self.reporter.console)
         for note in header.repository.notes:
             self.reporter.note(note)
+
+
+def _silent(_: str) -> None:
+    return None
 
 
 def _phases_left(settings: Settings) -> bool:

@@ -72,4 +72,3 @@ def catalogue_of(source: SequenceSource) -> Catalogue:
         score=np.array(source.column("difficulty_score"), dtype=np.float64),
         split=tuple(source.column("split")),
     )
-

@@ -37,11 +37,15 @@ class Chooser:
             for key in getattr(settings, section).model_fields_set
         }
 
+    def given(self, key: str) -> bool:
+        """Whether a person set `section.key`, in a file or on the command line."""
+        return key in self._given
+
     def choose(self, key: str, value: Any, reason: str) -> None:
         """Set `section.key` unless a person did; record it either way, so that the reason for not doing it is seen."""
         section, name = key.split(".")
         part = getattr(self.settings, section)
-        if key in self._given:
+        if self.given(key):
             self.choices.append(Choice(key, getattr(part, name), "as you set it"))
             return
         part = part.model_copy(update={name: value})
@@ -57,9 +61,15 @@ def choose_lengths(chooser: Chooser, shape: ModelShape, budget: Budget, device: 
         for number, cap in ((2, caps.phase2_max_length), (3, caps.phase3_max_length))
     }
     room = f"{budget.bytes / GIB:.1f} GiB ({budget.reason})"
-    if needs[2] > budget.bytes:
+    asked = chooser.given("model.max_position_embeddings")
+    length = chooser.settings.model.max_position_embeddings
+    if asked and caps.phase2_max_length > length:
+        chooser.choose("long_context.phase2_epochs", 0, f"you asked for {length:,} tokens")
+    elif needs[2] > budget.bytes:
         chooser.choose("long_context.phase2_epochs", 0, f"a step would need {needs[2] / GIB:.1f} GiB of {room}")
-    if caps.phase3_max_length > shape.max_positions:
+    if asked and caps.phase3_max_length > length:
+        enabled, reason = False, f"you asked for {length:,} tokens"
+    elif caps.phase3_max_length > shape.max_positions:
         enabled, reason = False, f"the base was trained to {shape.max_positions:,} positions"
     elif needs[3] > budget.bytes:
         enabled, reason = False, f"a step would need {needs[3] / GIB:.1f} GiB of {room}"

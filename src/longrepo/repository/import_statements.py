@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from tree_sitter import Node
 
-from longrepo.repository.grammar import Parsed, parse
 from longrepo.repository.model import TextFile
+from longrepo.repository.tree import Parsed, parse
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _unaliased(parsed: Parsed, node: Node) -> str:
 
 
 def _rust(parsed: Parsed) -> Iterator[Import]:
-    for node in parsed.find(("use_declaration", "mod_item", "extern_crate_declaration")):
+    for node in parsed.find(("use_declaration", "mod_item")):
         if node.type == "mod_item":
             name = node.child_by_field_name("name")
             if name is not None and node.child_by_field_name("body") is None:

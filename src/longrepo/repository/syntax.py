@@ -21,11 +21,10 @@ from longrepo.repository.grammar import (
     IDENTIFIERS,
     OWNER_NODES,
     OWNERS,
-    Parsed,
-    parse,
 )
 from longrepo.repository.import_statements import Import, imports
 from longrepo.repository.model import TextFile
+from longrepo.repository.tree import Parsed, parse
 
 __all__ = ["Call", "Definition", "Import", "calls", "cuts", "definitions", "identifiers", "imports", "nesting"]
 

@@ -1,0 +1,45 @@
+"""Learning rates, early stopping, and the verdict that opens phase 3."""
+
+from __future__ import annotations
+
+import pytest
+
+from longrepo.config.schema import Settings
+from longrepo.curriculum.gate import phase2_converged, should_stop
+from longrepo.curriculum.learning_rate import learning_rate
+from longrepo.curriculum.phases import phases_from
+
+
+def test_warm_up_then_cosine_to_the_final_ratio_in_every_phase() -> None:
+    settings = Settings.model_validate({"training": {"warmup_ratio": 0.2, "final_learning_rate_ratio": 0.1}})
+    for phase in phases_from(settings):
+        peak = settings.training.base_learning_rate * phase.lr_multiplier
+        rates = [learning_rate(settings.training, phase, update, 50) / peak for update in range(50)]
+        assert rates[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
+        assert all(one > two for one, two in zip(rates[9:], rates[10:], strict=False))
+        assert rates[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("updates, ratio", [(1, 0.15), (1, 0.0), (2, 0.99)])
+def test_tiny_phases_have_a_rate_too(updates: int, ratio: float) -> None:
+    settings = Settings.model_validate({"training": {"warmup_ratio": ratio}})
+    phase = phases_from(settings)[0]
+    for update in range(updates):
+        assert 0 < learning_rate(settings.training, phase, update, updates) <= settings.training.base_learning_rate
+
+
+def test_phase_3_follows_only_a_phase_2_that_converged() -> None:
+    assert phase2_converged(2.0, [1.8, 1.7, 1.71], 0.001).go
+    flat = phase2_converged(2.0, [2.1, 1.9999], 0.001)
+    assert not flat.go and "2.0000 only to 1.9999" in flat.because
+    overfitted = phase2_converged(2.0, [1.5, 1.6], 0.001)
+    assert not overfitted.go and "6.7% above its best" in overfitted.because
+    assert not phase2_converged(None, [], 0.001).go
+    assert not phase2_converged(2.0, [2.0], 0.0).go, "no fall at all is no convergence"
+
+
+def test_early_stopping_waits_for_patience_and_counts_only_real_gains() -> None:
+    assert not should_stop([2.0, 1.9, 1.9, 1.9], 3, 0.001)
+    assert should_stop([2.0, 1.9, 1.9, 1.8995, 1.9], 3, 0.001)
+    assert not should_stop([2.0, 1.9, 1.9, 1.89, 1.9, 1.9], 3, 0.001)
+    assert not should_stop([1.0, 2.0, 3.0, 4.0], 0, 0.001), "0 never stops"
