@@ -89,7 +89,7 @@ def test_nothing_a_repository_names_is_run(trapped: Path) -> None:
 
 def test_the_traps_would_have_been_sprung_by_plain_git(trapped: Path) -> None:
     commands = [["status"], ["diff"], ["config", "--remove-section", "filter.evil"], ["diff", "HEAD~1", "HEAD"]]
-    for name in ("diff.external", "diff.evil.command"):  # git asks one program for a difference: the next in line
+    for name in ("diff.evil.command", "diff.external"):  # git asks one program for a difference: the next in line
         commands += [["config", "--unset", name], ["diff", "HEAD~1", "HEAD"]]
     plain_git(trapped, *commands)
     sprung = {"core.fsmonitor", "filter.evil.process", "diff.external", "diff.evil.command", "diff.evil.textconv"}
