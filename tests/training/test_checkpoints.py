@@ -153,7 +153,9 @@ def test_best_is_a_pointer_to_the_lowest_loss_not_a_copy(tmp_path: Path) -> None
 
 
 def test_a_checkpoint_holds_no_pickle_and_an_honest_manifest(whole: Path) -> None:
-    files = {file.relative_to((whole / "last").resolve()).as_posix() for file in (whole / "last").resolve().rglob("*.*")}
+    files = {
+        file.relative_to((whole / "last").resolve()).as_posix() for file in (whole / "last").resolve().rglob("*.*")
+    }
     assert files == {
         "adapter/adapter_config.json", "adapter/adapter_model.safetensors", "optimizer.safetensors", "state.json",
         "manifest.json",

@@ -40,7 +40,8 @@ class MemoryPlan:
         off = "phase3_enabled=false" if number == 3 else f"phase{number}_epochs=0"
         raise InputError(
             f"memory.budget_gb: phase {number} needs about {self.phases[number].total / GIB:.2f} GiB, the budget is "
-            f"{self.budget.bytes / GIB:.2f} GiB ({self.budget.reason}): raise it, lower lora.r, or set long_context.{off}"
+            f"{self.budget.bytes / GIB:.2f} GiB ({self.budget.reason}): raise it, lower lora.r, or set "
+            f"long_context.{off}"
         )
 
     def as_json(self) -> str:

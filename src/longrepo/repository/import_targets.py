@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import PurePosixPath
@@ -85,18 +86,14 @@ class Targets:
     def _python_roots(self, path: str, package: str) -> list[str]:
         """Folders that may be on Python's path: the file's own and those above it, the nearest first, each with its
         `src` and `lib`, then any other folder that holds a package or module of this name."""
-        above = [str(folder) if str(folder) != "." else "" for folder in PurePosixPath(path).parents]
-        roots = [posixpath.join(folder, inner) for folder in above for inner in ("", "src", "lib")]
-        packages = [
-            posixpath.dirname(posixpath.dirname(p))
-            for p in self._by_name["__init__.py"]
-            if posixpath.basename(posixpath.dirname(p)) == package
-        ]
-        modules = [posixpath.dirname(p) for p in self._by_name[f"{package}.py"]]
-        inside = f"{posixpath.dirname(path)}/__init__.py" in self._paths
-        if inside:  # a module of a package doesn't see its neighbours without a dot
-            roots = [root for root in roots if f"{root}/__init__.py".lstrip("/") not in self._paths]
-        return [root.rstrip("/") for root in (*roots, *sorted(packages), *sorted(modules))]
+        above = ["" if str(folder) == "." else str(folder) for folder in PurePosixPath(path).parents]
+        roots = [posixpath.join(folder, inner).rstrip("/") for folder in above for inner in ("", "src", "lib")]
+        if package not in sys.stdlib_module_names:
+            packages = [posixpath.dirname(one) for one in self._by_name["__init__.py"]]
+            roots += sorted(posixpath.dirname(one) for one in packages if posixpath.basename(one) == package)
+            roots += sorted(posixpath.dirname(one) for one in self._by_name[f"{package}.py"])
+        # A module of a package sees its neighbours with a dot alone.
+        return [root for root in roots if posixpath.join(root, "__init__.py") not in self._paths]
 
     def _rust(self, path: str, one: Import) -> Iterator[str]:
         folder, name = posixpath.split(path)

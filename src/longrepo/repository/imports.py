@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import PurePosixPath
 from longrepo.repository.import_targets import Targets
 from longrepo.repository.model import TextFile
 
-_TEST_AFFIXES = ("test_", "tests_", "_test", "_tests", ".test", ".spec", "_spec", "-test", "test", "tests", "spec")
+_TEST_AFFIX = re.compile(r"^tests?_(?=.)|(?<=.)[._-](tests?|spec)$|(?<=[a-z0-9])(Tests?|Spec|IT)$")
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,9 @@ def _circles(uses: dict[str, list[str]]) -> Iterator[list[str]]:
 
 
 def _stem(path: str) -> str:
-    """A name that a file shares with its tests: `test_sizes.py`, `sizes.spec.ts` and `sizes.py` are all sizes."""
-    stem = PurePosixPath(path).name.lower()
-    stem = stem.rpartition(".")[0] or stem
-    for affix in _TEST_AFFIXES:
-        if len(stem) > len(affix) + 1:
-            stem = stem.removeprefix(affix) if affix.endswith("_") else stem.removesuffix(affix)
-    return stem
+    """A name that a file shares with its tests: `test_sizes.py`, `SizesTest.java`, `sizes.spec.ts` and `sizes.py` are all sizes."""
+    name = PurePosixPath(path).name
+    return _TEST_AFFIX.sub("", name.rpartition(".")[0] or name).lower()
 
 
 def _apart(folders: tuple[str, ...], other: str) -> int:

@@ -113,6 +113,8 @@ def language_of(path: str, text: str = "") -> str:
     name = PurePosixPath(path).name.lower()
     if language := _BY_NAME.get(name):
         return language
+    if name.startswith(("dockerfile.", "makefile.")):
+        return _BY_NAME[name.partition(".")[0]]
     stem, dot, suffix = name.rpartition(".")
     if dot and stem:
         if suffix == "h" and _CPP_ONLY.search(text):
@@ -120,8 +122,6 @@ def language_of(path: str, text: str = "") -> str:
         return _BY_SUFFIX.get(suffix, OTHER)
     if stem == "" and dot:  # a dot file such as .gitignore
         return OTHER
-    if name.startswith(("dockerfile.", "makefile.")):
-        return _BY_NAME[name.partition(".")[0]]
     return _shebang(text)
 
 

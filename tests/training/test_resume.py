@@ -1,0 +1,190 @@
+"""Going on with a run, beginning from a checkpoint, and what holds where settings differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fake_engine import FakeEngine
+from small_runs import Told, records, run, sequences, weights_of
+
+from longrepo.errors import InputError, RunError
+
+
+class Stop(BaseException):
+    pass
+
+
+class StopAt(Told):
+    """Dies without saving at an update."""
+
+    def __init__(self, update: int) -> None:
+        super().__init__()
+        self.stop_at = update
+
+    def update(self, record: object) -> None:
+        super().update(record)  # type: ignore[arg-type]
+        if len(self.updates) == self.stop_at:
+            raise Stop
+
+
+def stopped(path: Path, *overrides: str, at: int = 9) -> Path:
+    with pytest.raises(Stop):
+        run(path, *overrides, told=StopAt(at))
+    return path
+
+
+def test_the_guides_phase_3_from_best(tmp_path: Path) -> None:
+    run(tmp_path / "long", epochs=4)
+    told = Told()
+    engine = FakeEngine(seed=5)
+    run(
+        tmp_path / "extended", "long_context.phase3_enabled=true", checkpoint=tmp_path / "long" / "best", epochs=2,
+        told=told, engine=engine,
+    )  # fmt: skip
+    assert [(record.phase, record.epoch) for record in told.epochs] == [(3, 5), (3, 6)]
+    assert told.phases[0].validation.loss < 2.1, "with the weights of the first run"
+    assert engine.steps == len(told.updates), "a fresh optimizer"
+
+
+def test_phase_3_follows_best_even_where_best_came_before_the_end_of_phase_2(tmp_path: Path) -> None:
+    first = Told()
+    run(tmp_path / "long", "long_context.phase2_lr_multiplier=200", "training.early_stopping_patience=0", told=first)
+    assert min(first.epochs, key=lambda record: record.validation.loss).epoch == 2, "phase 2 only did harm"
+    told = Told()
+    run(tmp_path / "more", "long_context.phase3_enabled=true", checkpoint=tmp_path / "long", epochs=8, told=told)
+    assert [(record.phase, record.epoch) for record in told.epochs] == [(3, 5), (3, 6)]
+    assert any("complete phase 2 without a better one" in note for note in told.notes)
+    assert any("--epochs 8: the schedule has 2 left" in note for note in told.notes)
+    there = Told()
+    run(tmp_path / "there", checkpoint=(tmp_path / "long" / "best").resolve(), told=there)
+    assert [record.epoch for record in there.epochs] == [3, 4], "a checkpoint named itself keeps its own place"
+
+
+def test_epochs_stops_in_mid_phase_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    told = Told()
+    assert run(tmp_path / "run", epochs=3, told=told).exit_status == 0
+    assert [record.epoch for record in told.epochs] == [1, 2, 3] and (tmp_path / "run" / "adapter").is_dir()
+    assert run(tmp_path / "run", resume="auto").already_finished
+    run(tmp_path / "run", resume="auto", epochs=1)
+    assert weights_of(tmp_path / "run") == weights_of(tmp_path / "whole")
+
+
+def test_a_checkpoint_with_nothing_after_it_says_what_to_enable(tmp_path: Path) -> None:
+    run(tmp_path / "long")
+    with pytest.raises(InputError, match="phase3_enabled=true"):
+        run(tmp_path / "more", checkpoint=tmp_path / "long" / "best")
+
+
+def test_a_finished_run_says_so_and_phase_3_can_be_added_to_it(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    told = Told()
+    assert run(tmp_path / "run", resume="auto", told=told).already_finished and "finished" in told.notes[-1]
+    more = Told()
+    run(tmp_path / "run", "long_context.phase3_enabled=true", resume="auto", told=more)
+    assert [record.epoch for record in more.epochs] == [5, 6]
+    assert any("phase3_enabled: True holds, was False" in note for note in more.notes)
+
+
+def test_resume_from_a_checkpoint_folder_and_into_the_wrong_output(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    path = stopped(tmp_path / "run")
+    with pytest.raises(InputError, match="is not the run of --resume"):
+        run(tmp_path / "other", resume=str(path / "last"))
+    run(path, resume=str(path / "checkpoints" / "phase-1"))
+    assert weights_of(path) == weights_of(tmp_path / "whole")
+    assert records(path) == records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("key, value", [("training.seed", 7), ("training.gradient_accumulation_steps", 1),
+                                        ("lora.r", 8), ("data.replay_share", 0.5)])  # fmt: skip
+def test_what_would_break_exactness_keeps_the_checkpoints_value_and_says_why(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    run(tmp_path / "whole")
+    path, told = stopped(tmp_path / "run"), Told()
+    run(path, f"{key}={value}", resume="auto", told=told)
+    assert any(note.startswith(f"{key}: the checkpoint's ") for note in told.notes)
+    assert weights_of(path) == weights_of(tmp_path / "whole")
+
+
+def test_new_learning_rates_hold_and_the_run_is_said_to_differ(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    path, told = stopped(tmp_path / "run"), Told()
+    run(path, "training.base_learning_rate=0.01", "training.keep_last=1", resume="auto", told=told)
+    assert any("base_learning_rate: 0.01 holds, was 0.05" in note for note in told.notes)
+    assert any("keep_last: 1 holds, was 2; the result stays the same" in note for note in told.notes)
+    assert any("differs from one that was never interrupted" in note for note in told.notes)
+    assert weights_of(path) != weights_of(tmp_path / "whole")
+
+
+def test_more_epochs_for_the_phase_in_progress(tmp_path: Path) -> None:
+    path, told = stopped(tmp_path / "run"), Told()
+    run(path, "long_context.phase1_epochs=3", resume="auto", told=told)
+    assert [record.epoch for record in told.epochs] == [2, 3, 4, 5]
+
+
+def test_other_sequences_are_refused(tmp_path: Path) -> None:
+    path = stopped(tmp_path / "run")
+    with pytest.raises(InputError, match=r"not those this run was trained on .*--checkpoint .*best"):
+        run(path, resume="auto", source=sequences(seed=2))
+
+
+def test_nothing_to_resume_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="doesn't exist; begin that run without --resume"):
+        run(tmp_path / "none", resume="auto")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="isn't a run's folder"):
+        run(tmp_path / "empty", resume="auto")
+    with pytest.raises(InputError, match="no such folder"):
+        run(tmp_path / "new", checkpoint=tmp_path / "none")
+    with pytest.raises(InputError, match="neither a checkpoint nor a run"):
+        run(tmp_path / "new", checkpoint=tmp_path / "empty")
+
+
+def test_a_damaged_best_counts_anew_on_resume(tmp_path: Path) -> None:
+    path = stopped(tmp_path / "run")
+    best = (path / "best").resolve()
+    (best / "optimizer.safetensors").unlink()
+    told = Told()
+    run(path, resume="auto", told=told)
+    assert any("the best counts anew" in note for note in told.notes)
+    best = (path / "best").resolve()
+    (best / "adapter" / "adapter_model.safetensors").write_bytes(b"")
+    (path / "adapter" / "README.md").unlink()
+    assert run(path, resume="auto").already_finished
+
+
+def test_another_engine_says_that_the_best_counts_anew(tmp_path: Path) -> None:
+    path, told = stopped(tmp_path / "run"), Told()
+    other = FakeEngine()
+    other.name = "other"
+    run(path, resume="auto", engine=other, told=told)
+    assert any("the fake engine, this is other" in note for note in told.notes)
+
+
+def test_a_run_folder_is_not_mixed_locked_or_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from longrepo.training.run_folder import open_run
+
+    path = stopped(tmp_path / "run")
+    with pytest.raises(InputError, match="not empty: .*--resume auto"):
+        run(path)
+    with open_run(path, resuming=True), pytest.raises(InputError, match="another process is training there"):
+        run(path, resume="auto")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="can't be written"):
+        run(tmp_path / "file" / "run")
+
+
+def test_a_folder_that_becomes_unwritable_is_one_line(tmp_path: Path) -> None:
+    class Vanishing(Told):
+        def phase(self, record: object) -> None:
+            import shutil
+
+            shutil.rmtree(tmp_path / "run" / "checkpoints")
+            (tmp_path / "run" / "checkpoints").write_text("")
+
+    with pytest.raises(RunError) as caught:
+        run(tmp_path / "run", told=Vanishing())
+    assert "\n" not in str(caught.value)
