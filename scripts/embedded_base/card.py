@@ -80,13 +80,14 @@ repository's name and the path. Intervals: 95 %, bootstrap over files.
 
 Seed {seed}; {tokens_m:.2f} M tokens in {steps} steps of 4,096, {minutes:.0f} minutes of training at {speed:.0f} tokens/s on two cores
 of a shared Xeon with AMX (bf16 model, float32 master weights; two processes). Muon on the matrices (0.02), AdamW on the rest (0.003); 100 steps of warm-up, constant, linear
-to 0 over the last 35 %. Sequences of 512 tokens, from 35 % of the time on 1,024, from 60 % on 2,048. Versions: {versions}.
+to 0 over the last 35 %. Sequences of 512 tokens, from 45 % of the time on 1,024, from 62 % on 2,048. Versions: {versions}.
 
 - Packs in StarCoder2's repository form, neighbours of one directory together; fill-in-the-middle on a quarter of the
   files; identifiers renamed at random, consistently across the pack, in {renamed:.0%} of the packs; about {changes:.0%} synthetic changes in the pull-request
   form (an identifier renamed, a block added: no real history).
-- A block of random identifiers repeated in half of the sequences for the first 40 % of the time, then in a quarter; the gap grows from 32 tokens at most to anywhere.{notes}
-
+- A block of random identifiers repeated in half of the sequences, in a quarter once the reach is 512 tokens. The reach (longest
+  distance between copies) starts at 16 tokens and grows by a half whenever the copies' loss falls below 2 nats; it ended at {reach}.
+{notes}
 The schedule follows the clock, so another machine repeats the method, not the bits. Commands: `scripts/embedded_base/README.md`.
 
 ## Sources
@@ -118,17 +119,19 @@ def sources_table(work: Path) -> str:
         "were seen more than once and many never."
 
 
-def card(work: Path, half: str, rounding: str, notes: str = "") -> str:
+def card(work: Path, half: str, rounding: str) -> str:
     """README.md of the model folder."""
     gate = json.loads((work / "gate.json").read_text())
     state = json.loads((work / "training" / "state.json").read_text())
     rows = json.loads((work / "index.json").read_text())
+    notes = work / "training" / "notes.md"  # what this run did otherwise than the script says
     from packing import CHANGE_SHARE, RENAME_SHARE  # its constants are what was done
     from publish import parameters, versions
 
     context, asked = gate["context"], {True: "met", False: "missed"}
     return CARD.format(
-        parameters=parameters(work) / 1e6, native=2048, half=half, rounding=rounding, notes=notes,
+        parameters=parameters(work) / 1e6, native=2048, half=half, rounding=rounding,
+        notes=notes.read_text() if notes.exists() else "", reach=int(state["reach"]),
         density=sum(row["characters"] for row in rows) / sum(row["length"] for row in rows),
         tokens_m=state["tokens"] / 1e6, steps=state["step"], minutes=state["seconds"] / 60, seed=state["seed"],
         speed=state["tokens"] / state["seconds"], versions=versions(), renamed=RENAME_SHARE, changes=CHANGE_SHARE,

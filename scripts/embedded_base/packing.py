@@ -1,9 +1,8 @@
 """Training sequences: repository packs, fill-in-the-middle, changes, and the repetition curriculum.
 
-Every sequence follows from (seed, step, number), so a resumed run needs no sampler state. Packs are
-`<repo_name>R<file_sep>path\\ncode<file_sep>…<|endoftext|>` with neighbours of one directory; the last
-file is cut off at the sequence's end, and its tail is not used elsewhere (about half of a
-pack's last file is lost to this sequence, not to later draws).
+Every sequence follows from its own random state, so a resumed run needs no sampler state. Packs are
+`<repo_name>R<file_sep>path\\ncode<file_sep>…<|endoftext|>` with neighbours of one directory; the file at a
+sequence's end is cut there. Documents are drawn with replacement.
 """
 
 from __future__ import annotations
@@ -99,32 +98,41 @@ def pack(corpus: Corpus, draw: random.Random, length: int) -> list[int]:
     return out[:length]
 
 
-def repeated(corpus: Corpus, draw: random.Random, length: int, reach: int) -> list[int]:
-    """A pack with a block of random identifiers that returns one to three times, each 0 to `reach` tokens later."""
-    block = corpus.identifiers.block(draw, draw.randint(16, min(128, length // 6)))
-    copies = 1 if reach > length // 4 else draw.randint(1, 3)
-    room = length - len(block) * (copies + 1)
-    base = pack(corpus, draw, room)
-    gaps = [draw.randint(0, min(reach, room // copies)) for _ in range(copies)]
-    at = draw.randint(0, room - sum(gaps))
-    out = base[:at] + block
-    for gap in gaps:
+def repeated(corpus: Corpus, draw: random.Random, length: int, reach: int) -> tuple[list[int], list[bool]]:
+    """A pack in which a block of random identifiers returns again and again, 0 to `reach` tokens later.
+
+    While the reach is short the copies fill the sequence; later one or two fit. Also returns which tokens can
+    be copied (every copy after the first, but for its first token).
+    """
+    block = corpus.identifiers.block(draw, draw.randint(8, 48 if reach < length // 4 else min(128, length // 6)))
+    base = pack(corpus, draw, length)
+    first = draw.randint(0, max(0, length - 2 * len(block) - reach))
+    out, copied, at = base[:first] + block, [False] * (first + len(block)), first
+    while True:
+        gap = draw.randint(0, reach)
+        if len(out) + gap + len(block) > length:
+            break
         out += base[at:at + gap] + block
+        copied += [False] * (gap + 1) + [True] * (len(block) - 1)
         at += gap
-    return out + base[at:]
+        if len(out) > length // 2 and draw.random() < 0.3:
+            break
+    rest = length - len(out)
+    return out + base[at:at + rest], copied + [False] * rest
 
 
-def sequence(corpus: Corpus, seed: int, step: int, number: int, length: int, progress: float) -> list[int]:
-    """One training sequence of `length` tokens; `progress` of the run sets the repetition's share and reach."""
-    draw = random.Random(f"{seed}/{step}/{number}")
-    share = 0.5 if progress < 0.4 else 0.25
-    reach = int(32 * (length / 32) ** min(1.0, progress / 0.35))
-    kind = draw.random()
+def sequence(corpus: Corpus, draw: random.Random, length: int, reach: int) -> tuple[list[int], list[bool]]:
+    """One training sequence of `length` tokens and which of them stand in a repeated block.
+
+    Half of the sequences repeat a block while `reach` is below 512 tokens, a quarter afterwards.
+    """
+    kind, share = draw.random(), 0.5 if reach < 512 else 0.25
     if kind < share:
-        return repeated(corpus, draw, length, reach)
+        return repeated(corpus, draw, length, min(reach, length))
+    plain = [False] * length
     if kind < share + CHANGE_SHARE:
         number = corpus.draw(draw)
         made = change(corpus.tokenizer, corpus.identifiers, draw, corpus.rows[number], corpus.document(number), length)
         if made:
-            return (made + pack(corpus, draw, length))[:length]
-    return pack(corpus, draw, length)
+            return (made + pack(corpus, draw, length))[:length], plain
+    return pack(corpus, draw, length), plain

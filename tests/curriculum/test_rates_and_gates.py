@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from longrepo.config.schema import Settings
@@ -16,7 +18,7 @@ def test_warm_up_then_cosine_to_the_final_ratio_in_every_phase() -> None:
         peak = settings.training.base_learning_rate * phase.lr_multiplier
         rates = [learning_rate(settings.training, phase, update, 50) / peak for update in range(50)]
         assert rates[:10] == pytest.approx([(n + 1) / 10 for n in range(10)])
-        assert all(one > two for one, two in zip(rates[9:], rates[10:], strict=False))
+        assert all(one > two for one, two in pairwise(rates[9:]))
         assert rates[-1] == pytest.approx(0.1)
 
 

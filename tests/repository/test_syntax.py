@@ -153,8 +153,8 @@ def test_odd_input_never_raises_and_cuts_stand_at_line_starts(language: str) -> 
         assert all(text[at : at + len(name)] == name for name, at in syntax.identifiers(text, language))
 
 
-@pytest.mark.parametrize("text", ["x = f(1)\n" * 120_000, "(" * 200_000, "{a:[" * 60_000, "x=1;" * 250_000])
-def test_a_megabyte_is_read_in_a_moment(text: str) -> None:
+@pytest.mark.parametrize("text", ["x = f(1)\n" * 120_000, "(" * 200_000, "{a:[" * 60_000])
+def test_a_long_or_endlessly_nested_file_is_read_in_a_moment(text: str) -> None:
     began = time.thread_time()
     for language in ("Python", "TypeScript"):
         one = file(text, language)
@@ -165,7 +165,7 @@ def test_a_megabyte_is_read_in_a_moment(text: str) -> None:
             list(syntax.identifiers(text, language)),
         )
     assert time.thread_time() - began < 6
-    assert len(text) < MAX_CHARACTERS or syntax.definitions(file(text, "Python")) == ()
+    assert len(text) < MAX_CHARACTERS or syntax.definitions(one) == ()
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_finished_run_says_so_and_phase_3_can_be_added_to_it(tmp_path: Path) -
 
 def test_resume_from_a_checkpoint_folder_and_into_the_wrong_output(tmp_path: Path) -> None:
     run(tmp_path / "whole")
-    path = stopped(tmp_path / "run")
+    path = stopped(tmp_path / "run", at=14)
     with pytest.raises(InputError, match="is not the run of --resume"):
         run(tmp_path / "other", resume=str(path / "last"))
     run(path, resume=str(path / "checkpoints" / "phase-1"))
@@ -143,6 +143,14 @@ def test_nothing_to_resume_is_said_in_one_line(tmp_path: Path) -> None:
         run(tmp_path / "new", checkpoint=tmp_path / "empty")
 
 
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("")
+    told = Told()
+    assert run(tmp_path / "run", resume="auto", told=told).exit_status == 0
+    assert "begins anew" in told.notes[0]
+
+
 def test_a_damaged_best_counts_anew_on_resume(tmp_path: Path) -> None:
     path = stopped(tmp_path / "run")
     best = (path / "best").resolve()
@@ -150,10 +158,6 @@ def test_a_damaged_best_counts_anew_on_resume(tmp_path: Path) -> None:
     told = Told()
     run(path, resume="auto", told=told)
     assert any("the best counts anew" in note for note in told.notes)
-    best = (path / "best").resolve()
-    (best / "adapter" / "adapter_model.safetensors").write_bytes(b"")
-    (path / "adapter" / "README.md").unlink()
-    assert run(path, resume="auto").already_finished
 
 
 def test_another_engine_says_that_the_best_counts_anew(tmp_path: Path) -> None:
@@ -168,7 +172,7 @@ def test_a_run_folder_is_not_mixed_locked_or_unwritable(tmp_path: Path, monkeypa
     from longrepo.training.run_folder import open_run
 
     path = stopped(tmp_path / "run")
-    with pytest.raises(InputError, match="not empty: .*--resume auto"):
+    with pytest.raises(InputError, match=r"not empty: .*--resume auto"):
         run(path)
     with open_run(path, resuming=True), pytest.raises(InputError, match="another process is training there"):
         run(path, resume="auto")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -171,6 +173,7 @@ class _Walk:
                 overrides=(),
                 device=self.device,
                 verbose=self.verbose,
+                go_on=shlex.join(sys.orig_argv),  # its stages know what is done
             )
         )
         if not status:

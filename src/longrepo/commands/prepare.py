@@ -54,7 +54,7 @@ def prepare(
         )
         say = (lambda step: console.print(f"… {step}", style="dim", highlight=False)) if verbose else (lambda _: None)
         length = max_sequence_length or settings.model.max_position_embeddings
-        prepared = build(repository, settings, tokenizer, phases, length, say)
+        prepared = build(repository, settings, tokenizer, "HEAD", phases, length, say)
     header = write_prepared(output_dir, prepared)
     show_preparation(console, header, prepared.summary, str(output_dir / SEQUENCES), time.monotonic() - started)
     if verbose:

@@ -59,7 +59,7 @@ def tokenize(
             settings.data.structure_tokens,
         )
         say = (lambda step: console.print(f"… {step}", style="dim", highlight=False)) if verbose else (lambda _: None)
-        prepared = windows(repository, settings, tokenizer, length, repeated, say)
+        prepared = windows(repository, settings, tokenizer, "HEAD", length, repeated, say)
     header = write_sequences(output, prepared.sequences, prepared.header)
     show_preparation(console, header, prepared.summary, str(output), time.monotonic() - started)
     if verbose:

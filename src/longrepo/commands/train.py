@@ -38,6 +38,7 @@ class Arguments:
     overrides: tuple[str, ...]
     device: str
     verbose: bool
+    go_on: str | None = None  # the command that goes on with this run, where it isn't this one
 
 
 def train(
@@ -120,7 +121,8 @@ def run_training(arguments: Arguments) -> int:
         finally:
             reporter.close()
     if outcome.exit_status:
-        print(f"stopped and saved; go on with:\n  {resume_command(arguments, output, path)}", file=sys.stderr)
+        go_on = arguments.go_on or resume_command(arguments, output, path)
+        print(f"stopped and saved; go on with:\n  {go_on}", file=sys.stderr)
     elif outcome.adapter and not outcome.already_finished:
         print(f"adapter: {outcome.adapter}")
     return outcome.exit_status

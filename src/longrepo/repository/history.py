@@ -17,6 +17,8 @@ from longrepo.repository.model import Change, Commit
 from longrepo.repository.noise import BULK_FILES, commit_noise, only_formatting, path_noise, text_noise
 
 _CACHED_CHARACTERS = 16_000_000  # a file's text after one commit is its text before the next: read it once
+_COMMITS_AT_ONCE = 64
+_BYTES_AT_ONCE = 8_000_000
 _REGULAR = ("100644", "100755", "100664")
 
 
@@ -87,15 +89,23 @@ class History:
         self._max_file_bytes = max_file_bytes
         self._left_out = left_out
         self._texts: OrderedDict[str, tuple[str | None, str]] = OrderedDict()
+        self._unread: dict[str, str] = {}  # blob -> why it isn't read
         self._characters = 0
 
     def commits(self, tip: str, exclude: str | None) -> Iterator[Commit]:
         """Non-merge commits that `tip` reaches and `exclude` doesn't (full ids), newest first, children first."""
         for group in self._candidates(tip, exclude):
             headers = {header.id: header for header in self._headers(group)}
-            for commit, changes in self._changes(list(headers)):
-                if made := self._commit(headers[commit], changes):
-                    yield made
+            batch: list[tuple[_Header, list[RawChange]]] = []
+            for commit, raw in self._changes(list(headers)):
+                if len(raw) > BULK_FILES:
+                    self._left_out["bulk"] += 1
+                else:
+                    batch.append((headers[commit], [change for change in raw if self._wanted(change)]))
+                if len(batch) == _COMMITS_AT_ONCE:
+                    yield from self._read(batch)
+                    batch = []
+            yield from self._read(batch)
 
     def _candidates(self, tip: str, exclude: str | None) -> Iterator[list[str]]:
         """Ids in groups that begin small, so that a caller who wants a few commits doesn't wait for many."""
@@ -160,12 +170,25 @@ class History:
                 rest.popleft()
                 yield commit, changes
 
-    def _commit(self, header: _Header, raw: list[RawChange]) -> Commit | None:
-        if len(raw) > BULK_FILES:
-            self._left_out["bulk"] += 1
-            return None
-        kept = [change for change in raw if self._wanted(change)]
-        self._load({one for change in kept for one in (change.old_id, change.new_id) if one.strip("0")})
+    def _read(self, batch: list[tuple[_Header, list[RawChange]]]) -> Iterator[Commit]:
+        """The commits with their texts. Many at once, because on a busy machine each question to git waits its turn;
+        not so many that their texts fill the memory."""
+        blobs = {one for _, kept in batch for one in _blobs(kept)}
+        sizes: dict[str, int] = {}
+        for blob, kind, sizes[blob] in self._reader.sizes(sorted(blobs - self._texts.keys() - self._unread.keys())):
+            if kind == MISSING or sizes[blob] > self._max_file_bytes:
+                self._unread[blob] = MISSING if kind == MISSING else "oversized"
+        part: list[tuple[_Header, list[RawChange]]] = []
+        weight = 0
+        for number, (header, kept) in enumerate(batch, start=1):
+            part.append((header, kept))
+            weight += sum(sizes.get(one, 0) for one in _blobs(kept) if one not in self._unread)
+            if weight > _BYTES_AT_ONCE or number == len(batch):
+                self._load({one for _, changes in part for one in _blobs(changes)})
+                yield from filter(None, (self._commit(*each) for each in part))
+                part, weight = [], 0
+
+    def _commit(self, header: _Header, kept: list[RawChange]) -> Commit | None:
         changes = sorted(filter(None, map(self._change, kept)), key=lambda change: change.path)
         if not changes:
             self._left_out["no text change"] += 1
@@ -187,7 +210,9 @@ class History:
     def _change(self, raw: RawChange) -> Change | None:
         texts: list[str | None] = []
         for one in (raw.old_id, raw.new_id):
-            text, reason = self._texts[one] if one.strip("0") else (None, "")
+            text, reason = (None, self._unread.get(one, ""))
+            if one.strip("0") and not reason:
+                text, reason = self._texts[one]
             if reason:
                 self._left_out[f"change: {reason}"] += 1
                 return None
@@ -196,16 +221,11 @@ class History:
         return Change(decode_path(raw.path), texts[0], texts[1], old_path)
 
     def _load(self, blobs: set[str]) -> None:
-        """Make the texts of these blobs (or why they are left out) known, and forget the least recently used."""
+        """Make the texts of these blobs known, and forget the least recently used of the others."""
         for blob in blobs & self._texts.keys():
             self._texts.move_to_end(blob)
-        small: list[str] = []
-        for blob, kind, size in self._reader.sizes(sorted(blobs - self._texts.keys())):
-            if kind == MISSING or size > self._max_file_bytes:
-                self._texts[blob] = None, MISSING if kind == MISSING else "oversized"
-            else:
-                small.append(blob)
-        for blob, _, content in self._reader.read(small):
+        wanted = sorted(blobs - self._texts.keys() - self._unread.keys())
+        for blob, _, content in self._reader.read(wanted):
             text = decode_text(content)
             reason = "binary" if text is None else text_noise(text) or ""
             if reason == "empty":  # an emptied file is a change like any other
@@ -215,6 +235,11 @@ class History:
         while self._characters > _CACHED_CHARACTERS and len(self._texts) > len(blobs):
             text, _ = self._texts.popitem(last=False)[1]
             self._characters -= len(text or "")
+
+
+def _blobs(changes: list[RawChange]) -> Iterator[str]:
+    """The object ids that changes name; an id of zeros means that there is no file."""
+    return (one for change in changes for one in (change.old_id, change.new_id) if one.strip("0"))
 
 
 def _decode(raw: bytes, encoding: str) -> str:

@@ -115,7 +115,7 @@ def _circles(uses: dict[str, list[str]]) -> Iterator[list[str]]:
 
 
 def _stem(path: str) -> str:
-    """A name that a file shares with its tests: `test_sizes.py`, `SizesTest.java`, `sizes.spec.ts` and `sizes.py` are all sizes."""
+    """A name that a file shares with its tests: `test_sizes.py`, `SizesTest.java`, `sizes.spec.ts`, `sizes.py`."""
     name = PurePosixPath(path).name
     return _TEST_AFFIX.sub("", name.rpartition(".")[0] or name).lower()
 

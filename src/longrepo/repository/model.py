@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class TextFile:
-    """A tracked text file at a revision. `path` is as git stores it, undecodable bytes replaced by U+FFFD."""
+    """A tracked text file at a revision. `path` is as git stores it, each undecodable byte as U+FFFD and its hex."""
 
     path: str
     text: str

@@ -66,7 +66,7 @@ _GENERATED_MARK = re.compile(
 )
 _COMMENT = re.compile(r"^\s*(//|/\*|\*|#|--|;|<!--|%|\"\"\"|'''|\{-|\(\*)")
 _BOT = re.compile(
-    r"\[bot\]|^(dependabot|renovate|greenkeeper|pre-commit-ci|github-actions?|snyk|semantic-release|mergify|bors|"
+    r"\[bot\]|^(dependabot|renovate|greenkeeper|pre-commit-ci|github[- ]actions?|snyk|semantic-release|mergify|bors|"
     r"allcontributors|pyup|weblate|transifex|imgbot|codecov|copybara|crowdin)\b|"
     r"(^|[\s_-])(bot|robot|autoroll(er)?)$",
     re.IGNORECASE,

@@ -29,6 +29,7 @@ class Link:
     message: str
     before: str
     after: str
+    files: int  # that the commit changed in all
 
 
 @dataclass
@@ -77,7 +78,9 @@ def links(commits: Iterable[Commit], without: frozenset[str], limit: int) -> tup
                 left_out[reason or "change beyond what data.commit_share needs"] += 1
                 continue
             assert change.before is not None and change.after is not None
-            found.append(Link(commit.id, path, clean_message(commit.message), change.before, change.after))
+            found.append(
+                Link(commit.id, path, clean_message(commit.message), change.before, change.after, len(commit.changes))
+            )
             size += abs(len(change.after) - len(change.before)) + 400  # about what the hunks take
     return found, left_out
 
@@ -120,9 +123,9 @@ class ChainPacker:
         full = band.cap - self._reserve
         current, room = ChainPack(), full
         for chain in chains:
-            todo = [(step, before) for step, before in zip(chain.steps, chain.before, strict=True)]
+            todo = list(zip(chain.steps, chain.before, strict=True))
             while todo:
-                step, before = todo[0]
+                before = todo[0][1]
                 steps, rest = self._take([one for one, _ in todo], int(room * _STEPS_SHARE), room, full)
                 if not steps:
                     packs.append(current)
@@ -142,8 +145,8 @@ class ChainPacker:
         return packs
 
     def _take(self, steps: list[Step], wanted: int, room: int, full: int) -> tuple[list[Step], list[Step]]:
-        """The first steps that fit into `wanted` tokens, at least one (cut where `room` is too small for it), unless
-        so little room is left that a new sequence is better; and the rest."""
+        """The first steps that fit into `wanted` tokens; in a fresh sequence at least one, cut where it is longer,
+        so that the file as it was has its place too. And the rest."""
         taken: list[Step] = []
         rest = list(steps)
         while rest and self._sizes.step(rest[0]) <= wanted:
@@ -151,15 +154,13 @@ class ChainPacker:
             wanted -= self._sizes.step(taken[-1])
         if taken or not rest:
             return taken, rest
-        first = rest[0]
-        if self._sizes.step(first) <= room:
-            return [first], rest[1:]
-        frame = self._sizes.step(first) - (first.stop - first.start)
-        if frame + _LEAST_STATE > room and room < full:
+        if room < full:
             return [], rest
-        if first.start and first.repeated + _LEAST_STATE > room:
+        first = rest[0]
+        frame = self._sizes.step(first) - (first.stop - first.start)
+        if frame + _LEAST_STATE > wanted:  # a message that leaves no room is not repeated
             frame, first = frame - first.repeated, replace(first, message=0)
-        end, _ = first.of.cut_in(first.start, first.start + max(1, room - frame), max(1, (room - frame) // 2))
+        end, _ = first.of.cut_in(first.start, first.start + max(1, wanted - frame), max(1, (wanted - frame) // 2))
         return [replace(first, end=end)], [replace(first, start=end), *rest[1:]]
 
     def _state(self, path: str, before: str, row: int, room: int) -> FilePiece | None:

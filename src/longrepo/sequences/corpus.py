@@ -24,6 +24,8 @@ from longrepo.sequences.text import TokenizedText, tokenize_files
 from longrepo.sequences.tokenizer import RepoTokenizer
 
 Say = Callable[[str], None]
+_DATA = ("JSON", "CSV", "XML")
+_LARGE_DATA = 20_000  # characters
 _RELATED = 40  # files looked at around a target or a question
 
 
@@ -74,16 +76,16 @@ class Corpus:
 
 
 def read_corpus(
-    repository: Repository, settings: Settings, tokenizer: RepoTokenizer, bands: Sequence[Band], say: Say
+    repository: Repository, settings: Settings, tokenizer: RepoTokenizer, commit: str, bands: Sequence[Band], say: Say
 ) -> Corpus:
     """Read, split and tokenize a repository. Raises InputError where it holds no text to train on."""
-    data, seed = settings.data, settings.training.seed
+    data = settings.data
     say("choosing the splits")
-    splits = split_by_ancestry(repository, data)
+    splits = split_by_ancestry(repository, data, commit)
     facts = RepositoryFacts(
         repository.name, splits.head, splits.train, splits.validation, notes=[*repository.notes, *splits.notes]
     )
-    snapshot = repository.snapshot(splits.train, data.max_file_bytes)
+    snapshot = _without_data(repository.snapshot(splits.train, data.max_file_bytes))
     if not any(file.text.strip() for file in snapshot.files):
         raise InputError(f"{repository.name}: no text files at {splits.train[:10]}, so there is nothing to prepare")
     say(f"reading history up to {splits.train[:10]}")
@@ -118,6 +120,17 @@ def read_corpus(
         commits_left_out=commits_left_out,
         changes_left_out=changes,
     )
+
+
+def _without_data(snapshot: Snapshot) -> Snapshot:
+    """Large files of values rather than code would be most of what is trained on: left out, and counted."""
+    large = [file for file in snapshot.files if file.language in _DATA and len(file.text) > _LARGE_DATA]
+    left_out, sizes = Counter(snapshot.left_out), Counter(snapshot.left_out_bytes)
+    for file in large:
+        left_out["large data file"] += 1
+        sizes["large data file"] += len(file.text.encode(errors="replace"))
+    files = tuple(file for file in snapshot.files if file not in large)
+    return Snapshot(snapshot.commit, files, left_out, sizes)
 
 
 def _history_characters(settings: Settings, snapshot: Snapshot) -> int:
@@ -204,7 +217,7 @@ def _file_targets(
     for split, paths in facts.held_out_files.items():
         wanted = settings.data.held_out_per_length - sum(target.split == split for target in targets)
         candidates = [held_out.file_candidate(split, path, texts[path], known) for path in paths]
-        more += held_out.choose(tokenizer, candidates, wanted, _target_size(bands), settings.training.seed)
+        more += held_out.choose(tokenizer, candidates, max(0, wanted), _target_size(bands), settings.training.seed)
     return more
 
 

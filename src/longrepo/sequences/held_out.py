@@ -82,6 +82,8 @@ def choose(
     tokenizer: RepoTokenizer, candidates: Sequence[Candidate], wanted: int, size: int, seed: int
 ) -> list[Target]:
     """Up to `wanted` targets of at most `size` tokens: one of each candidate in turn, code before prose."""
+    if wanted == 0:
+        return []
     order = sorted(
         candidates,
         key=lambda one: (language_of(one.path) in PROSE, chance.number(seed, one.commit, one.path)),

@@ -31,24 +31,25 @@ class Prepared:
     summary: dict[str, Any] = field(default_factory=dict)
 
 
-def _silent(_: str) -> None:
-    return None
+def silent(_: str) -> None:
+    """Say nothing."""
 
 
 def prepare(
     repository: Repository,
     settings: Settings,
     tokenizer: RepoTokenizer,
+    commit: str = "HEAD",
     phases: int = 3,
     max_length: int = 2048,
-    say: Say = _silent,
+    say: Say = silent,
 ) -> Prepared:
-    """Build the sequences of phases 1..`phases`. `say` is told each step.
+    """Build the sequences of phases 1..`phases` from a commit and its history. `say` is told each step.
 
     Raises InputError where the repository holds nothing to train on.
     """
     chosen, notes = bands(settings.long_context, phases, max_length)
-    corpus = read_corpus(repository, settings, tokenizer, chosen, say)
+    corpus = read_corpus(repository, settings, tokenizer, commit, chosen, say)
     corpus.facts.notes.extend(notes)
     asked, questions_dropped = questions(corpus.files, corpus.graph, corpus.links, settings.training.seed)
     sequences: list[LongContextSequence] = []

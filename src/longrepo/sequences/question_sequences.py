@@ -51,14 +51,17 @@ class QuestionWriter:
         needed = [self._piece(path, at, room // max(wanted, len(question.needs) + 1)) for path, at in question.needs]
         pieces = [piece for piece in needed if piece is not None]
         if len(pieces) < len(question.needs) or len(pieces) >= len(SNIPPETS):
-            return self._drop("what it is about is not among the training files")
+            self.dropped["what it is about is not among the training files"] += 1
+            return None
         room -= sum(self._sizes.snippet(0, piece) for piece in pieces)
         others = self._others(question, room, room // max(1, wanted - len(pieces)), len(SNIPPETS) - len(pieces))
         if not others:
-            return self._drop("no other snippet to stand between answer and question")
+            self.dropped["no other snippet to stand between answer and question"] += 1
+            return None
         last = others.pop(0)  # the nearest relation: a good decoy next to the question
         if self._gives_away(last, question):
-            return self._drop("the adjacent snippet answers it")
+            self.dropped["the adjacent snippet answers it"] += 1
+            return None
         shown = [*pieces, *others]
         shown.sort(key=lambda piece: chance.number(*key, piece.of.path, piece.start))
         shown.append(last)
@@ -67,7 +70,8 @@ class QuestionWriter:
         write_question(draft, shown, asked, self._answer_ids(answer), self._context)
         draft.end()
         if len(draft) <= band.floor:
-            return self._drop("too little text to fill this length")
+            self.dropped["too little text to fill this length"] += 1
+            return None
         return draft
 
     def _answer_ids(self, answer: str) -> list[int]:
@@ -118,6 +122,3 @@ class QuestionWriter:
     def _gives_away(self, piece: FilePiece, question: Question) -> bool:
         text = piece.of.slice_text(piece.start, piece.end)
         return question.answer.partition(", in {snippet}")[0] in text
-
-    def _drop(self, reason: str) -> None:
-        self.dropped[reason] += 1

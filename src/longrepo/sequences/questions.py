@@ -122,11 +122,13 @@ def _importers(graph: ImportGraph, texts: Mapping[str, str], dropped: Counter[st
 def _changes(links: Iterable[Link], texts: Mapping[str, str]) -> Iterator[Question]:
     """What a commit changed: its message is asked about, its files that still exist are the answer."""
     by_commit: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    files: dict[str, int] = {}
     for link in links:
+        files[link.commit] = link.files
         if link.path in texts:
             by_commit[link.commit][link.path] = link.message
     for commit, changed in by_commit.items():
-        if len(changed) > _FEW:
+        if len(changed) > _FEW or len(changed) < files[commit]:  # part of the truth is no answer
             continue
         subject = json.dumps(next(iter(changed.values())).split("\n")[0][:120], ensure_ascii=False)
         needs = tuple((path, 0) for path in changed)

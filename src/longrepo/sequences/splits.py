@@ -30,9 +30,9 @@ class Splits:
         return repository.commits(tip, exclude=exclude, limit=limit) if tip != exclude else iter(())
 
 
-def split_by_ancestry(repository: Repository, data: DataSettings) -> Splits:
-    """Choose T and V so that about `validation_share` and `test_share` of the commits come after them."""
-    head = repository.resolve("HEAD")
+def split_by_ancestry(repository: Repository, data: DataSettings, commit: str = "HEAD") -> Splits:
+    """Choose T and V so that about `validation_share` and `test_share` of the commits up to `commit` come after."""
+    head = repository.resolve(commit)
     if data.max_commits == 0:
         return Splits(head, head, head, notes=["data.max_commits is 0: no commits are read, files alone are held out"])
     total = _count(repository, head, None, data.max_commits)

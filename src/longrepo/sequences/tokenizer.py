@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from longrepo.errors import InputError
 from longrepo.sequences.tokens import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, NEAREST, STRUCTURE_TOKENS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 Offsets = npt.NDArray[np.int32]
 
@@ -29,40 +32,58 @@ class Fim:
 
 
 class RepoTokenizer:
-    """A fast (Rust-backed) transformers tokenizer with the structure tokens as special tokens.
+    """A byte-level tokenizer (the `tokenizers` library's) with the structure tokens as special tokens.
 
-    `source` is that transformers tokenizer, with the added tokens (to save beside a model). Raises InputError where
-    it has no Rust backend or no end token.
+    `end` and `pad` are tokens; `source` gives the transformers tokenizer it is of, if that should be needed.
     """
 
-    def __init__(self, source: Any, name: str | None = None, structure_tokens: bool = True) -> None:
-        from tokenizers import Tokenizer, processors
+    def __init__(
+        self,
+        backend: Tokenizer,
+        name: str,
+        end: str | None = None,
+        pad: str | None = None,
+        structure_tokens: bool = True,
+        source: Callable[[], Any] | None = None,
+    ) -> None:
+        """Raises InputError where it has no end token."""
+        from tokenizers import AddedToken, Tokenizer, processors
 
-        self.name: str = name or str(getattr(source, "name_or_path", "") or type(source).__name__)
-        if not hasattr(source, "backend_tokenizer"):
-            raise InputError(f"{self.name}: its tokenizer has no tokenizer.json (a fast one); use a model that has")
-        if structure_tokens:
-            source.add_special_tokens(
-                {"additional_special_tokens": list(STRUCTURE_TOKENS)}, replace_extra_special_tokens=False
-            )
-        self.source = source
+        self.name = name
+        self._source = source
         # A copy of its own: `encode_special_tokens` makes "<|FILE_START|>" inside a source file plain text, and
         # offsets must cover the spaces that ByteLevel's default post-processor trims off.
-        self._text = Tokenizer.from_str(source.backend_tokenizer.to_str())
+        self._text = Tokenizer.from_str(backend.to_str())
+        if structure_tokens:
+            self._text.add_special_tokens([AddedToken(token, special=True) for token in STRUCTURE_TOKENS])
         self._text.no_truncation()
         self._text.no_padding()
         self._text.encode_special_tokens = True
         self._text.post_processor = processors.ByteLevel(trim_offsets=False)
         self._vocabulary: dict[str, int] = self._text.get_vocab(with_added_tokens=True)
-        end = source.eos_token_id if source.eos_token_id is not None else self._vocabulary.get(END)
-        if end is None:
-            raise InputError(f"{self.name}: its tokenizer has no end token; use a model that has one")
-        self.end_id: int = int(end)
-        pad = source.pad_token_id
-        self.pad_id: int = self.end_id if pad is None else int(pad)
+        found = self._vocabulary.get(end or END)
+        if found is None:
+            raise InputError(f"{name}: its tokenizer has no end token; use a model that has one")
+        self.end_id: int = found
+        self.pad_id: int = self._vocabulary.get(pad or "", found)
         self.structure_ids: dict[str, int] = {
             token: self._vocabulary[token] for token in STRUCTURE_TOKENS if token in self._vocabulary
         }
+
+    @cached_property
+    def source(self) -> Any:
+        """The transformers tokenizer with the structure tokens added (to save beside a model). Imports transformers,
+        which takes seconds. Raises ValueError where it gives them other ids than the sequences hold."""
+        if self._source is None:
+            raise ValueError(f"{self.name}: made without a transformers tokenizer")
+        source = self._source()
+        if self.structure_ids:
+            added: dict[str, Any] = {"additional_special_tokens": list(STRUCTURE_TOKENS)}
+            source.add_special_tokens(added, replace_extra_special_tokens=False)
+        for token, id in self.structure_ids.items():
+            if source.convert_tokens_to_ids(token) != id:
+                raise ValueError(f"{self.name}: transformers gives {token} another id than tokenizer.json ({id})")
+        return source
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -123,31 +144,78 @@ class RepoTokenizer:
 def load_tokenizer(name: str, revision: str | None = None, structure_tokens: bool = True) -> RepoTokenizer:
     """The tokenizer of "embedded", of a local model folder, or of a model on the Hugging Face hub.
 
-    Raises InputError where it can't be had: no such folder or model, offline and not yet downloaded, not a tokenizer.
+    It is read from `tokenizer.json` itself, without importing transformers. Raises InputError where it can't be had:
+    no such folder or model, offline and not yet downloaded, not a tokenizer.
     """
-    place = name
-    if name == "embedded":
-        from longrepo import embedded
+    from tokenizers import Tokenizer
 
-        place = str(embedded.path())
-    local = Path(place).expanduser()
-    looks_local = place.startswith((".", "~", "/")) or local.exists()
-    if looks_local and not (local / "tokenizer.json").is_file():
-        missing = "holds no tokenizer.json" if local.is_dir() else "no such folder"
-        raise InputError(f"--model {name}: {missing}; give a model folder, a hub name, or `embedded`")
-    from transformers import AutoTokenizer
-
+    file, config = _local(name) or _from_hub(name, revision)
     try:
-        source = AutoTokenizer.from_pretrained(str(local) if looks_local else place, revision=revision)
-    except Exception as error:  # the hub raises a dozen kinds; each means the same to the user
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"--model {name}: its tokenizer can't be had ({first[:160]}); connect once to download it, "
-            "give a local model folder, or use `--model embedded`"
-        ) from None
-    return RepoTokenizer(source, name, structure_tokens)
+        backend = Tokenizer.from_file(str(file))
+        tree = json.loads(config.read_text("utf-8")) if config else {}
+    except Exception as error:  # the Rust library raises Exception itself
+        raise InputError(f"--model {name}: {file} can't be read as a tokenizer ({_first_line(error)})") from None
+
+    def source() -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(file.parent))
+
+    end, pad = _token(tree.get("eos_token")), _token(tree.get("pad_token"))
+    return RepoTokenizer(backend, name, end, pad, structure_tokens, source)
 
 
 def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
-    """The tokenizer itself if it is one of ours, else a plain transformers tokenizer wrapped (tokens are added)."""
-    return tokenizer if isinstance(tokenizer, RepoTokenizer) else RepoTokenizer(tokenizer)
+    """The tokenizer itself if it is one of ours, else a plain transformers tokenizer wrapped (tokens are added to it).
+
+    Raises InputError where it isn't a fast one.
+    """
+    if isinstance(tokenizer, RepoTokenizer):
+        return tokenizer
+    name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise InputError(f"{name}: its tokenizer has no tokenizer.json (a fast one); use a model that has")
+    wrapped = RepoTokenizer(
+        tokenizer.backend_tokenizer, name, tokenizer.eos_token, tokenizer.pad_token, True, lambda: tokenizer
+    )
+    _ = wrapped.source  # adds the tokens to it now, so that both know the same ids
+    return wrapped
+
+
+def _local(name: str) -> tuple[Path, Path | None] | None:
+    """`tokenizer.json` and the configuration beside it, where `name` means a folder on this machine."""
+    folder = Path(name).expanduser()
+    if name == "embedded":
+        from longrepo import embedded
+
+        folder = embedded.path()
+    elif not (name.startswith((".", "~", "/")) or folder.exists()):
+        return None
+    if not (folder / "tokenizer.json").is_file():
+        missing = "holds no tokenizer.json" if folder.is_dir() else "no such folder"
+        raise InputError(f"--model {name}: {missing}; give a model folder, a hub name, or `embedded`")
+    config = folder / "tokenizer_config.json"
+    return folder / "tokenizer.json", config if config.is_file() else None
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file, config = (
+            Path(hf_hub_download(name, one, revision=revision)) for one in ("tokenizer.json", "tokenizer_config.json")
+        )
+    except Exception as error:  # the hub raises a dozen kinds; each means the same to the user
+        raise InputError(
+            f"--model {name}: its tokenizer can't be had ({_first_line(error)}); connect once to download it, "
+            "give a local model folder, or use `--model embedded`"
+        ) from None
+    return file, config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _token(given: Any) -> str | None:
+    return given.get("content") if isinstance(given, dict) else given

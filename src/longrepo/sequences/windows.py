@@ -17,8 +17,7 @@ from longrepo.sequences.compose import Sizes
 from longrepo.sequences.corpus import Corpus, Say, read_corpus
 from longrepo.sequences.draft import Draft
 from longrepo.sequences.lengths import Band, bands_up_to
-from longrepo.sequences.packing import walk
-from longrepo.sequences.prepare import Prepared, assemble
+from longrepo.sequences.prepare import Prepared, assemble, silent
 from longrepo.sequences.sequence import TARGET_WEIGHT, LongContextSequence
 from longrepo.sequences.text import TokenizedText
 from longrepo.sequences.tokenizer import RepoTokenizer
@@ -37,7 +36,13 @@ class _Placed:
 
 
 def windows(
-    repository: Repository, settings: Settings, tokenizer: RepoTokenizer, length: int, overlap: int, say: Say
+    repository: Repository,
+    settings: Settings,
+    tokenizer: RepoTokenizer,
+    commit: str,
+    length: int,
+    overlap: int,
+    say: Say = silent,
 ) -> Prepared:
     """Windows for every phase up to `length` tokens, and the same held-out sequences as `prepare`.
 
@@ -47,7 +52,7 @@ def windows(
     without_changes = settings.model_copy(
         update={"data": settings.data.model_copy(update={"commit_share": 0.0, "question_share": 0.0})}
     )
-    corpus = read_corpus(repository, without_changes, tokenizer, chosen, say)
+    corpus = read_corpus(repository, without_changes, tokenizer, commit, chosen, say)
     sequences: list[LongContextSequence] = []
     accounts: dict[int, PhaseAccount] = {}
     for band in chosen:
@@ -62,8 +67,7 @@ def windows(
 
 def _phase(corpus: Corpus, band: Band, overlap: int) -> tuple[list[LongContextSequence], PhaseAccount]:
     texts = {path: text for path, text in corpus.texts.items() if len(text)}
-    near = walk(sorted(texts, key=lambda path: corpus.rank[path]), corpus.neighbours, corpus.settings.training.seed)
-    stream, starts, length = _place([texts[path] for path in sorted(near, key=lambda path: corpus.rank[path])], corpus)
+    stream, starts, length = _place([texts[path] for path in sorted(texts, key=corpus.rank.__getitem__)], corpus)
     account = PhaseAccount(tokenized=sum(map(len, texts.values())))
     built: list[LongContextSequence] = []
     for start, end, fresh in _spans(length, starts, band, overlap):

@@ -10,6 +10,7 @@ from longrepo.errors import InputError
 from longrepo.training.checkpoint import MANIFEST, Checkpoints, damage, read_snapshot
 from longrepo.training.plan import Start
 from longrepo.training.reconcile import reconcile_run, reconcile_weights
+from longrepo.training.run_folder import LOCK, SETTINGS
 from longrepo.training.state import Snapshot, TrainingState
 
 
@@ -112,7 +113,7 @@ def _newest(run: Path) -> Found:
     if whole is None:
         if candidates or (run / "last").is_symlink():
             raise InputError(f"--resume: no checkpoint of {run} is whole; begin a new run in another --output")
-        if not (run / "settings.yaml").exists() and not (run / "checkpoints").is_dir():
+        if not any((run / sign).exists() for sign in (LOCK, SETTINGS, "checkpoints")):
             raise InputError(f"--resume: {run} isn't a run's folder; begin one there without --resume")
         return Found(run, None, None, ("this run stopped before its first checkpoint: it begins anew",))
     note = f"{last.name}: {damage(last)}; falling back to {whole.name}, the newest whole checkpoint"
