@@ -1,7 +1,7 @@
 """Fetch the packages of `catalogue.py`, filter their files, split off held-out groups.
 
     python sources.py fetch WORK                 fetch, filter, write WORK/documents.jsonl and WORK/sources.json
-    python sources.py check-repository WORK DIR  is anything like the git repository DIR among the sources?
+    python sources.py check-repository WORK DIR…  is anything like these git repositories among the sources?
 
 Packages come through pip, npm and apt by name; nothing is cloned. Unpacking happens in memory.
 """
@@ -21,11 +21,10 @@ from pathlib import Path, PurePosixPath
 from typing import Iterator
 
 from catalogue import LANGUAGES, PACKAGES, SKIPPED_PATHS, Package
-from overlap import excluded_names, excluded_segment, line_hashes, repository_overlap
+from overlap import excluded_names, excluded_segment, line_hashes, repository_overlap, without_licence
 
 HELD_OUT_SHARE = 0.03  # of each language's bytes, whole directory groups
 GROUP = 12  # files of one directory that stay together on one side of the split
-LICENCE_WORDS = re.compile(r"copyright|licen[sc]e", re.I)
 
 
 def digest(text: str) -> int:
@@ -108,14 +107,6 @@ def cleaned(raw: bytes) -> str | None:
     return without_licence(text) if digest(text) % 8 else text
 
 
-def without_licence(text: str) -> str:
-    """Without a leading comment block that is about copyright (the notices stand in LICENSE-sources.md)."""
-    block = re.match(r"\s*(/\*.*?\*/|(?:(?://|#)[^\n]*\n)+)\s*", text, re.S)
-    if block and LICENCE_WORDS.search(block.group(1)) and not text.startswith("#!"):
-        return text[block.end():]
-    return text
-
-
 def documents(package: Package, cache: Path) -> Iterator[dict]:
     """Filtered documents of one package: repository, path, language, text."""
     keep = re.compile(package.keep)
@@ -185,7 +176,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["fetch", "check-repository"])
     parser.add_argument("work", type=Path)
-    parser.add_argument("repository", type=Path, nargs="?")
+    parser.add_argument("repository", type=Path, nargs="*")
     options = parser.parse_args()
     if options.action == "fetch":
         fetch_all(options.work)

@@ -9,6 +9,7 @@ from fake_engine import FakeEngine
 from small_runs import Told, records, run, sequences, weights_of
 
 from longrepo.errors import InputError, RunError
+from longrepo.training.run_folder import open_run
 
 
 class Stop(BaseException):
@@ -168,14 +169,15 @@ def test_another_engine_says_that_the_best_counts_anew(tmp_path: Path) -> None:
     assert any("the fake engine, this is other" in note for note in told.notes)
 
 
-def test_a_run_folder_is_not_mixed_locked_or_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from longrepo.training.run_folder import open_run
-
+def test_a_run_folder_is_not_mixed_locked_or_unwritable(tmp_path: Path) -> None:
     path = stopped(tmp_path / "run")
     with pytest.raises(InputError, match=r"not empty: .*--resume auto"):
         run(path)
     with open_run(path, resuming=True), pytest.raises(InputError, match="another process is training there"):
         run(path, resume="auto")
+    with open_run(tmp_path / "typo", resuming=False):
+        pass
+    assert run(tmp_path / "typo").exit_status == 0, "a run that never began is in nobody's way"
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="can't be written"):
         run(tmp_path / "file" / "run")

@@ -95,7 +95,8 @@ class _Walk:
         placement = place(self.device, settings.training.precision)
         budget = find_budget(placement.device.type, settings.memory.budget_gb)
         for what, why in placement.choices:
-            self.chooser.choices.append(Choice(*what.split(": "), why))
+            key, value = what.split(": ")
+            self.chooser.choices.append(Choice(key, value, why))
         choose_lengths(self.chooser, shape, budget, placement.device.type, placement.dtype.itemsize)
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:

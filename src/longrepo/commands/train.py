@@ -7,13 +7,18 @@ import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longrepo.config.files import write_text
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
+
+if TYPE_CHECKING:
+    from longrepo.memory.plan import MemoryPlan
+    from longrepo.training.plan import Plan
 
 OUTPUT = Path("model_long_context")  # the guide's
 
@@ -80,6 +85,7 @@ def run_training(arguments: Arguments) -> int:
     from longrepo.reports.training import TerminalReporter
     from longrepo.sequences.header import check_tokenizer
     from longrepo.sequences.store import read_sequences
+    from longrepo.sequences.tokenizer import load_tokenizer
     from longrepo.training.plan import Start, settle
     from longrepo.training.resume import begun_from, find_run, resumed
     from longrepo.training.run_folder import open_run
@@ -101,16 +107,19 @@ def run_training(arguments: Arguments) -> int:
     else:
         start = Start("new", settings, epochs=arguments.epochs)
     plan = settle(start, file, str(path.resolve()), file.header.tokenizer.sha256)
+    held = plan.settings
+    tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
+    check_tokenizer(file.header, tokenizer)
+    memory = _memory(plan, arguments.device)
+    memory.check()
+    reporter = TerminalReporter(verbose=arguments.verbose)
     with open_run(output, resuming=found is not None) as run:
-        from longrepo.sequences.tokenizer import load_tokenizer
+        from longrepo.engines.torch.engine import TorchEngine
         from longrepo.training.loop import train as run_loop
 
-        reporter = TerminalReporter(verbose=arguments.verbose)
-        held = plan.settings
-        tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
-        check_tokenizer(file.header, tokenizer)
-        from longrepo.engines.torch.engine import TorchEngine
-
+        write_text(run.path / "memory_plan.json", memory.as_json())
+        for line in memory.lines():
+            reporter.note(line)
         engine = TorchEngine.create(held, tokenizer, arguments.device)
         for choice, reason in engine.choices:
             reporter.note(f"{choice}: {reason}")
@@ -126,6 +135,17 @@ def run_training(arguments: Arguments) -> int:
     elif outcome.adapter and not outcome.already_finished:
         print(f"adapter: {outcome.adapter}")
     return outcome.exit_status
+
+
+def _memory(plan: Plan, device: str) -> MemoryPlan:
+    """The longest step of each phase that is going to run, on the device that will be used."""
+    from longrepo.engines.torch.device import place
+    from longrepo.memory.plan import plan_memory
+    from longrepo.training.plan import epochs_ahead
+
+    placement = place(device, plan.settings.training.precision)
+    lengths = {number: plan.schedule.phase(number).max_length for number in epochs_ahead(plan.state, plan.schedule)}
+    return plan_memory(plan.settings, lengths, placement.device.type, placement.dtype.itemsize)
 
 
 def resume_command(arguments: Arguments, output: Path, sequences: Path) -> str:

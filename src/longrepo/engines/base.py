@@ -34,14 +34,14 @@ class Batch:
         return float(self.loss_weights[:, 1:].sum(dtype=np.float64))
 
     @staticmethod
-    def of(sequences: Sequence[tuple[Sequence[int], Sequence[float]]], pad_id: int) -> Batch:
-        """Pad (tokens, loss weights) pairs on the right to the longest of them."""
-        lengths = np.array([len(tokens) for tokens, _ in sequences], dtype=np.int64)
+    def of(sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], pad_id: int) -> Batch:
+        """Pad (tokens, loss weights) pairs, each `[tokens]`, on the right to the longest of them."""
+        lengths = np.array([np.size(tokens) for tokens, _ in sequences], dtype=np.int64)
         ids = np.full((len(sequences), int(lengths.max())), pad_id, dtype=np.int64)
         weights = np.zeros(ids.shape, dtype=np.float32)
         for row, (tokens, row_weights) in enumerate(sequences):
-            ids[row, : len(tokens)] = tokens
-            weights[row, : len(tokens)] = row_weights
+            ids[row, : lengths[row]] = tokens
+            weights[row, : lengths[row]] = row_weights
         weights[:, 0] = 0
         return Batch(ids, weights, lengths)
 

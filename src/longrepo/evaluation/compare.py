@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from longrepo.curriculum.source import SequenceSource
 from longrepo.engines.base import Batch, Engine
 from longrepo.evaluation.bootstrap import mean_interval
 from longrepo.sequences.sequence import TARGET_WEIGHT
-
-
-class HeldOut(Protocol):
-    """What is needed of a file of sequences."""
-
-    def __len__(self) -> int: ...
-    def column(self, name: str) -> list[Any]: ...
-    def tokens(self, index: int) -> list[int]: ...
-    def weights(self, index: int) -> list[float]: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class Comparison:
 
 
 def compare(
-    engine: Engine, source: HeldOut, caps: Sequence[int], split: str = "test", tick: Callable[[], None] = lambda: None
+    engine: Engine, source: SequenceSource, caps: Sequence[int], split: str = "test", tick: Callable[[], None] = lambda: None
 ) -> list[Comparison]:
     """One Comparison for each cap (touching ranges) that has sequences of the split; `tick` after each sequence."""
     commits, files = source.column("commits"), source.column("files")
@@ -84,7 +76,7 @@ class _Row:
     group: str
 
 
-def _score(engine: Engine, source: HeldOut, index: int, group: str) -> _Row:
+def _score(engine: Engine, source: SequenceSource, index: int, group: str) -> _Row:
     batch = Batch.of([(source.tokens(index), source.weights(index))], engine.pad_id)
     targets = batch.loss_weights >= TARGET_WEIGHT
     tuned = float(engine.score(batch)[targets].sum(dtype=np.float64))

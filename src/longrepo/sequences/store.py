@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -231,8 +231,3 @@ def _remove(path: Path) -> None:
     remove: Callable[[Path], None] = shutil.rmtree if path.is_dir() else Path.unlink
     with suppress(OSError):
         remove(path)
-
-
-def iterate(file: SequenceFile) -> Iterator[dict[str, Any]]:
-    """Every row in order."""
-    return (file.row(index) for index in range(len(file)))

@@ -18,7 +18,7 @@ def windows(indices: Sequence[int], training: TrainingSettings) -> list[list[tup
 
 
 def batch_of(source: SequenceSource, indices: Sequence[int], pad_id: int) -> Batch:
-    return Batch.of([(source.tokens(index).tolist(), source.weights(index).tolist()) for index in indices], pad_id)
+    return Batch.of([(source.tokens(index), source.weights(index)) for index in indices], pad_id)
 
 
 def micro_key(seed: int, epoch: int, update: int, micro: int) -> int:

@@ -78,7 +78,7 @@ def open_run(path: Path, resuming: bool) -> RunFolder:
     except OSError:
         os.close(lock)
         raise InputError(f"--output {path}: another process is training there; wait for it or give another") from None
-    if not resuming and any(entry.name != LOCK for entry in path.iterdir()):
+    if not resuming and _holds_something(path):
         os.close(lock)
         raise InputError(
             f"--output {path} is not empty: continue that run with --resume auto, or give another --output"
@@ -91,6 +91,11 @@ def open_run(path: Path, resuming: bool) -> RunFolder:
         os.close(lock)
         raise InputError(f"--output {path}: can't be written ({error.strerror}); give a folder you may write") from None
     return RunFolder(path, lock)
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether more is there than what a run leaves that ended before it began, say for a mistyped model."""
+    return any(entry.name not in (LOCK, "checkpoints") for entry in path.iterdir()) or any(path.glob("checkpoints/*"))
 
 
 _README = """# LoRA adapter

@@ -51,6 +51,7 @@ class TorchEngine:
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> TorchEngine:
         """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
         placement = place(device, settings.training.precision)
+        base: Any
         base, notes = load_base(settings.model, tokenizer, placement)
         _check_plain_head(base, settings.model.name)
         ids = list(tokenizer.initial_from)
@@ -179,7 +180,7 @@ def _attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
         base,
         peft.LoraConfig(
             r=lora.r,
-            lora_alpha=lora.alpha,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, used as a factor
             lora_dropout=lora.dropout,
             target_modules=list(lora.target_modules),
             task_type="CAUSAL_LM",

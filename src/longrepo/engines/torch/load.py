@@ -49,6 +49,7 @@ def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, placement: Plac
             "a local Hugging Face folder, or --model embedded"
         ) from None
     model.requires_grad_(False)
+    module: Any
     for module in model.modules():
         # bitsandbytes repacks 4-bit weights for inference the first time it sees eval mode on a CPU with AVX512-BF16:
         # lossy, and without a backward pass from then on. Validation would silently end the training.

@@ -8,6 +8,8 @@ it is PEFT's format, and PEFT loads it (`longrepo.engines.torch.adapter_files`).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -68,8 +70,8 @@ class PatchedHead(nn.Module):
         return logits.index_copy_(-1, self.rows.ids, columns.to(logits.dtype))
 
 
-def patch(model: nn.Module, ids: list[int], tied: bool) -> TokenRows:
-    """Put trained rows for `ids` into a causal language model (before PEFT wraps it); return them."""
+def patch(model: Any, ids: list[int], tied: bool) -> TokenRows:
+    """Put trained rows for `ids` into a causal language model of transformers (before PEFT wraps it); return them."""
     embedding = model.get_input_embeddings()
     rows = TokenRows(sorted(ids), embedding)
     model.set_input_embeddings(PatchedEmbedding(embedding, rows))
