@@ -7,10 +7,12 @@ from pathlib import Path
 
 from longrepo.errors import InputError, RunError
 
+WRITING = ".writing-"  # what such a prefix names was never finished
+
 
 def write_text(file: Path, text: str) -> None:
     """Write beside, sync, rename. Raises InputError where the folder can't be written, RunError on a full disk."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.writing")
+    beside = file.with_name(WRITING + file.name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as stream:

@@ -40,7 +40,11 @@ class Comparison:
 
 
 def compare(
-    engine: Engine, source: SequenceSource, caps: Sequence[int], split: str = "test", tick: Callable[[], None] = lambda: None
+    engine: Engine,
+    source: SequenceSource,
+    caps: Sequence[int],
+    split: str = "test",
+    tick: Callable[[], None] = lambda: None,
 ) -> list[Comparison]:
     """One Comparison for each cap (touching ranges) that has sequences of the split; `tick` after each sequence."""
     commits, files = source.column("commits"), source.column("files")

@@ -63,7 +63,7 @@ def clean_message(message: str) -> str:
 
 def links(commits: Iterable[Commit], without: frozenset[str], limit: int) -> tuple[list[Link], Counter[str]]:
     """The changes of existing files in these commits (newest first), up to about `limit` characters of changed files,
-    each under the path its file has now; and what was left out by reason. Files of `without` are left out whole."""
+    each under the path its file has now; and what was left out by reason as far as history was read. Files of `without` are left out whole."""
     found: list[Link] = []
     left_out: Counter[str] = Counter()
     now: dict[str, str] = {}
@@ -73,15 +73,16 @@ def links(commits: Iterable[Commit], without: frozenset[str], limit: int) -> tup
             path = now.get(change.path, change.path)
             if change.old_path:
                 now[change.old_path] = path
-            reason = _reason(change, path, without)
-            if reason or size > limit:
-                left_out[reason or "change beyond what data.commit_share needs"] += 1
+            if reason := _reason(change, path, without):
+                left_out[reason] += 1
                 continue
             assert change.before is not None and change.after is not None
             found.append(
                 Link(commit.id, path, clean_message(commit.message), change.before, change.after, len(commit.changes))
             )
             size += abs(len(change.after) - len(change.before)) + 400  # about what the hunks take
+        if size > limit:  # older history is not even read
+            break
     return found, left_out
 
 

@@ -52,7 +52,7 @@ class Target:
 
 def stripped_lines(texts: Iterable[str]) -> set[str]:
     """Every line that isn't blank, stripped."""
-    return {line.strip() for text in texts for line in text.split("\n")} - {""}
+    return {line.strip() for text in set(texts) for line in text.split("\n")} - {""}
 
 
 def commit_candidates(split: str, commits: Iterable[Commit], known: set[str]) -> Iterator[Candidate]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from pathlib import Path
 
-from longrepo.errors import InputError, RunError
+from longrepo.config.files import write_text
+from longrepo.errors import InputError
 from longrepo.sequences.header import Header
 from longrepo.sequences.prepare import Prepared
 from longrepo.sequences.store import write_sequences
@@ -33,11 +33,5 @@ def write_prepared(folder: Path, prepared: Prepared) -> Header:
     """
     header = write_sequences(folder / SEQUENCES, prepared.sequences, prepared.header)
     summary = {**prepared.summary, "sequences_sha256": header.content_sha256}
-    beside = folder / f".{SUMMARY}.{os.getpid()}.part"
-    try:
-        beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        beside.replace(folder / SUMMARY)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise RunError(f"{folder / SUMMARY}: can't be written ({error.strerror or error}); free some space") from None
+    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return header

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from longrepo.config.files import WRITING
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
 from longrepo.training import disk
@@ -67,7 +68,7 @@ class Checkpoints:
 
     def newest_first(self) -> list[Path]:
         """All checkpoints, the one written last first."""
-        found = [path for path in self.folder.glob("*/" + MANIFEST) if not path.parent.name.startswith(disk.WRITING)]
+        found = [path for path in self.folder.glob("*/" + MANIFEST) if not path.parent.name.startswith(WRITING)]
         return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
     def newest_whole(self, besides: Iterable[Path] = ()) -> Path | None:

@@ -9,18 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-WRITING = ".writing-"  # what such a prefix names was never finished and is removed at the next start
-
-
-def write_text(file: Path, text: str) -> None:
-    """Replace a file's text atomically, synced."""
-    beside = file.with_name(WRITING + file.name)
-    with beside.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(beside, file)
-    sync_folder(file.parent)
+from longrepo.config.files import WRITING
 
 
 def sync_tree(folder: Path) -> None:

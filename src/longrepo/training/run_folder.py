@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from longrepo.config.files import WRITING, write_text
 from longrepo.config.load import dump_yaml
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
@@ -37,7 +38,7 @@ class RunFolder:
 
     def write_settings(self, settings: Settings) -> None:
         """Write `settings.yaml`, which `--config` reads back."""
-        disk.write_text(self.path / SETTINGS, dump_yaml(settings))
+        write_text(self.path / SETTINGS, dump_yaml(settings))
 
     def write_adapter(self, best: Path, base: str, save_tokenizer: Callable[[Path], None] | None) -> Path:
         """Put the best checkpoint's adapter, the tokenizer and a README into `adapter/`, whole or not at all."""
@@ -47,7 +48,7 @@ class RunFolder:
                 save_tokenizer(beside)
             (beside / "README.md").write_text(_README.format(base=base, checkpoint=best.name), encoding="utf-8")
             if self.adapter.exists():  # of an earlier end of this run, before it was told to go on
-                former = self.path / (disk.WRITING + "former-adapter")
+                former = self.path / (WRITING + "former-adapter")
                 shutil.rmtree(former, ignore_errors=True)
                 os.rename(self.adapter, former)
             disk.move_into_place(beside, self.adapter)
