@@ -131,8 +131,8 @@ def main() -> int:
     share = 8 if options.quick else 1
     model = AutoModelForCausalLM.from_pretrained(options.model, local_files_only=True, dtype=torch.float32).eval()
     held = Corpus(options.work, "held-out")
-    figures = {"copying": copying(model, held, 240 // share), "context": in_context(model, held, 240 // share),
-               "languages": by_language(model, held, 64 // share)}
+    figures = {"copying": copying(model, held, 160 // share), "context": in_context(model, held, 160 // share),
+               "languages": by_language(model, held, 40 // share)}
     passed = {"copying": figures["copying"]["1000"]["ratio"] <= RATIO, "context": figures["context"]["interval"][0] > 0}
     figures |= {"passed": passed, "quick": options.quick}
     beside = options.work / "gate.json.new"
