@@ -121,7 +121,7 @@ def test_a_cut_or_missing_file_is_damage(tmp_path: Path, whole: Path) -> None:
 def test_a_full_disk_leaves_former_checkpoints_and_no_half(tmp_path: Path, whole: Path) -> None:
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
-        at_call(patch, 33, OSError(errno.ENOSPC, "No space left on device"))
+        at_call(patch, 32, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(RunError, match=r"the disk is full; .*step-\d+ is whole; free some space") as caught:
             run(path, *SHORT, source=small())
     assert "\n" not in str(caught.value)

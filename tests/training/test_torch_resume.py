@@ -39,7 +39,8 @@ def test_a_resumed_torch_run_ends_with_the_same_bits(tmp_path: Path, quantizatio
         return TorchEngine.create(settings(tmp_path / "model", *of[1:]), TinyTokenizer(), "cpu")  # type: ignore[arg-type]
 
     whole = Told()
-    run(tmp_path / "whole", *of, engine=engine(), told=whole)
+    outcome = run(tmp_path / "whole", *of, engine=engine(), told=whole)
+    assert outcome.exit_status == 0, whole.notes
     assert whole.epochs[-1].validation.loss < whole.phases[0].validation.loss
     with pytest.raises(Stop):
         run(tmp_path / "run", *of, engine=engine(), told=StopAt())

@@ -63,7 +63,8 @@ def clean_message(message: str) -> str:
 
 def links(commits: Iterable[Commit], without: frozenset[str], limit: int) -> tuple[list[Link], Counter[str]]:
     """The changes of existing files in these commits (newest first), up to about `limit` characters of changed files,
-    each under the path its file has now; and what was left out by reason as far as history was read. Files of `without` are left out whole."""
+    each under the path its file has now; and what was left out by reason, as far as history was read. Files of
+    `without` are left out whole."""
     found: list[Link] = []
     left_out: Counter[str] = Counter()
     now: dict[str, str] = {}

@@ -36,6 +36,7 @@ class Session:
     identity: RunIdentity
     saved: tuple[Any, ...] | None = None  # what the newest checkpoint holds, so that it isn't written twice
     _phase: PhasePlan | None = field(default=None, repr=False)
+    _validated: tuple[int, Validation] | None = None  # a phase begins with the weights the one before it ended with
 
     @property
     def epoch(self) -> int:
@@ -49,9 +50,11 @@ class Session:
         return self._phase
 
     def validate(self) -> Validation | None:
-        """The fixed validation set's loss; None where Ctrl-C came."""
+        """The fixed validation set's loss, computed once for the same weights; None where Ctrl-C came."""
+        if self._validated and self._validated[0] == self.state.update:
+            return self._validated[1]
         try:
-            return validate(
+            validation = validate(
                 self.engine,
                 self.plan.source,
                 self.plan.validation,
@@ -60,6 +63,8 @@ class Session:
             )
         except RunError as error:
             raise self.failed(str(error)) from None
+        self._validated = (self.state.update, validation) if validation else None
+        return validation
 
     def save(self, phase_ended: Phase | None = None, best: bool = False) -> None:
         """Write a checkpoint of where the state stands now, and move the pointers."""
