@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def main() -> int:
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     bench = Bench(arguments.work.resolve(), arguments.seed, arguments.overrides)
+    bench.copy_code()
     bench.make_data()
     bench.train_undisturbed()
     while bench.kills < arguments.kills:
@@ -74,6 +76,16 @@ class Bench:
     @property
     def killed_run(self) -> Path:
         return self.work / f"killed-{len(self.done['rounds']) + 1}"
+
+    def copy_code(self) -> None:
+        """Run a copy of the code and its model: an edit between two lives would look like a broken resume."""
+        self.code = self.work / "code"
+        if not self.code.exists():
+            beside = self.work / "code.writing"
+            shutil.rmtree(beside, ignore_errors=True)
+            for folder in ("src", "training", "tokenizers"):
+                shutil.copytree(ROOT / folder, beside / folder, ignore=shutil.ignore_patterns("__pycache__"))
+            beside.rename(self.code)
 
     def make_data(self) -> None:
         self.sequences = self.work / "sequences.jsonl"
@@ -158,11 +170,17 @@ class Bench:
 
     def _longrepo(self, door: str, *words: str) -> subprocess.Popen[bytes]:
         # One thread: the same bits are promised for the same number of threads.
-        environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        environment = os.environ | {
+            "PYTHONPATH": str(self.code / "src"),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         with (self.work / "log.txt").open("a") as log:
             log.write(f"\n== {door} {' '.join(words)}\n")
             log.flush()
-            return subprocess.Popen([sys.executable, str(ROOT / door), *words], stdout=log, stderr=log, env=environment)
+            return subprocess.Popen(
+                [sys.executable, str(self.code / door), *words], stdout=log, stderr=log, env=environment
+            )
 
     def _write(self) -> None:
         beside = self.record.with_suffix(".writing")

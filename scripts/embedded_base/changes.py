@@ -9,10 +9,9 @@ from __future__ import annotations
 import difflib
 import random
 
-from tokenizers import Tokenizer
-
 from identifiers import KEYWORDS, WORD, Identifiers
 from tokenizer import END, PR, PR_BASE, PR_BASE_CODE, PR_DIFF, PR_DIFF_HUNK, PR_FILE, REPO_NAME
+from tokenizers import Tokenizer
 
 
 def hunks(before: list[str], after: list[str]) -> list[str]:
@@ -48,7 +47,10 @@ def change(tokenizer: Tokenizer, identifiers: Identifiers, draw: random.Random, 
         before = before[:at] + before[at + size:]
         words = sorted(set(WORD.findall("\n".join(after[at:at + size]))) - KEYWORDS)
         title = "Add " + (draw.choice(words) if words else "lines") + " to " + path.rsplit("/", 1)[-1]
-    encode = lambda piece: tokenizer.encode(piece).ids  # noqa: E731
+
+    def encode(piece: str) -> list[int]:
+        return tokenizer.encode(piece).ids
+
     out = [PR, *encode(f"Title: {title}\n"), REPO_NAME, *encode(row["repository"] + "\n"), PR_BASE,
            PR_FILE, *encode(path + "\n"), PR_BASE_CODE, *encode("\n".join(before) + "\n"), PR_DIFF,
            PR_FILE, *encode(path + "\n")]

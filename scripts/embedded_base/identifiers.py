@@ -9,11 +9,11 @@ from tokenizers import Tokenizer
 
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{3,}")
 KEYWORDS = frozenset(
-    "async await break case catch chan class const continue crate default defer delete double elif else enum except "
-    "export extends false finally float func function global goto implements import instanceof interface import "
-    "lambda long match module None nonlocal null package pass private protected public range raise return select "
-    "self Self short signed sizeof static string struct super switch this throw throws trait True False true type "
-    "typedef typeof union unsafe unsigned void volatile where while with yield from int8 uint usize bool".split()
+    """async await break case catch chan class const continue crate default defer delete double elif else enum except
+    export extends false finally float from func function global goto implements import instanceof int8 interface
+    lambda long match module None nonlocal null package pass private protected public raise range return select self
+    Self short signed sizeof static string struct super switch this throw throws trait true True False type typedef
+    typeof uint union unsafe unsigned usize bool void volatile where while with yield""".split()  # noqa: SIM905
 )
 SEPARATORS = (" ", ", ", "\n", "\n    ", "()\n", " = None\n", ": ", "; ", ",\n  ", ".", "(self)\n", '", "')
 

@@ -12,8 +12,8 @@ import hashlib
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Iterator
 
 from catalogue import LANGUAGES
 
@@ -74,7 +74,8 @@ def repository_overlap(corpus: Path, repositories: list[Path]) -> int:
         checked, before = 0, found
         for name, text in tracked(repository):
             checked += 1
-            hashes = {value for value in line_hashes(without_licence(text)) if len({packages[n] for n in owners.get(value, ())}) < 2}
+            hashes = {value for value in line_hashes(without_licence(text))
+                      if len({packages[n] for n in owners.get(value, ())}) < 2}
             votes = collections.Counter(owner for value in hashes for owner in owners.get(value, ()))
             if len(hashes) >= LINES and votes and votes.most_common(1)[0][1] >= SHARE * len(hashes):
                 owner, shared = votes.most_common(1)[0]

@@ -14,11 +14,10 @@ import random
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from tokenizers import Tokenizer
-
 from changes import change
 from identifiers import Identifiers
 from tokenizer import END, FILE_SEP, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, REPO_NAME
+from tokenizers import Tokenizer
 
 WEIGHTS = {"python": 0.30, "go": 0.12, "rust": 0.09, "java": 0.11, "kotlin": 0.02, "javascript": 0.13,
            "typescript": 0.09, "c": 0.09, "markdown": 0.04, "shell": 0.005, "config": 0.005}
@@ -87,7 +86,8 @@ def pack(corpus: Corpus, draw: random.Random, length: int) -> list[int]:
         if renaming:
             mark = "\n§§\n"
             text = mark.join(map(corpus.tokenizer.decode, files))
-            files = [e.ids for e in corpus.tokenizer.encode_batch(corpus.identifiers.rename(draw, text, 30).split(mark))]
+            renamed = corpus.identifiers.rename(draw, text, 30).split(mark)
+            files = [encoding.ids for encoding in corpus.tokenizer.encode_batch(renamed)]
         for tokens in files:
             if draw.random() < FIM_SHARE and 24 <= len(tokens) <= length:
                 tokens = middle_out(draw, tokens)

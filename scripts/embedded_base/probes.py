@@ -6,10 +6,9 @@ import random
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
-
 from packing import Corpus, pack
 from tokenizer import FILE_SEP, REPO_NAME
+from torch.nn.functional import cross_entropy
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
     python publish.py WORK PACKAGE
 
-Without WORK/gate.json (see gate.py) there is no card yet; run it again after the gate. Files are written beside and renamed, so a reader never finds half a file.
+Without WORK/gate.json (see gate.py) there is no card yet; run it again after the gate. Files
+are written beside and renamed, so a reader never finds half a file.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import numpy
 import tokenizers
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
-from transformers import Starcoder2ForCausalLM
-
 from card import card, notices
 from model import ROPE_THETA, configuration
+from safetensors.torch import load_file, save_file
+from transformers import Starcoder2ForCausalLM
 
 LIMIT = 12_000_000  # bytes the folder may have
 
@@ -76,14 +76,14 @@ def publish(work: Path, package: Path) -> None:
     config = configuration()
     config.dtype = half
     settings = json.loads(config.to_json_string(use_diff=False)) | {"rope_theta": ROPE_THETA}
-    keep = json.loads(config.to_json_string()).keys() | {"rope_theta", "architectures", "dtype", "use_bias", "hidden_act"}
-    kept = {name: settings[name] for name in sorted(keep)}
+    always = {"rope_theta", "architectures", "dtype", "use_bias", "hidden_act"}
+    kept = {key: settings[key] for key in sorted(json.loads(config.to_json_string()).keys() | always)}
     put(package / "config.json", json.dumps(kept, indent=2) + "\n")
     generation = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "_from_model_config": True}
     put(package / "generation_config.json", json.dumps(generation, indent=2) + "\n")
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if not (package / name).exists() or (package / name).read_bytes() != (work / "tokenizer" / name).read_bytes():
-            shutil.copy(work / "tokenizer" / name, package / name)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        if not (package / file).exists() or (package / file).read_bytes() != (work / "tokenizer" / file).read_bytes():
+            shutil.copy(work / "tokenizer" / file, package / file)
     if (work / "gate.json").exists():
         words = ", ".join(f"{each} {error:.1e}" for each, error in errors.items())
         put(package / "README.md", card(work, name, f"relative rounding error: {words}"))

@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
+from sources import digest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-
-from sources import digest
 
 VOCABULARY = 4096
 RESERVED = [
@@ -78,7 +76,8 @@ def encode(work: Path) -> None:
     rows, parts, start = read(work), [], 0
     for at in range(0, len(rows), 512):
         block = rows[at:at + 512]
-        for row, encoding in zip(block, tokenizer.encode_batch([r["path"] + "\n" + r["text"] for r in block])):
+        encodings = tokenizer.encode_batch([row["path"] + "\n" + row["text"] for row in block])
+        for row, encoding in zip(block, encodings, strict=True):
             parts.append(np.array(encoding.ids, dtype=np.uint16))
             row["start"], row["length"] = start, len(encoding.ids)
             start += len(encoding.ids)
@@ -95,7 +94,6 @@ def main() -> None:
     parser.add_argument("action", choices=["train", "encode"])
     parser.add_argument("work", type=Path)
     options = parser.parse_args()
-    random.seed(0)
     {"train": train, "encode": encode}[options.action](options.work)
 
 

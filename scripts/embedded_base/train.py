@@ -25,14 +25,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from safetensors.torch import save_file
-from torch.nn.functional import cross_entropy, linear
-from transformers import Starcoder2ForCausalLM
-
 from attention import register
 from model import configuration
 from packing import Corpus, sequence
 from probes import quick
+from safetensors.torch import save_file
+from torch.nn.functional import cross_entropy, linear
+from transformers import Starcoder2ForCausalLM
 
 TOKENS = 4096  # a step
 COPIED_WELL = 2.0  # nats a token at which the reach grows
@@ -99,9 +98,9 @@ class Trainer:
         parts = [torch.empty_like(flat) for _ in range(self.world)]
         dist.all_gather(parts, flat)
         out: dict[str, torch.Tensor] = {}
-        for shard, part in zip(self.shards, parts):
+        for shard, part in zip(self.shards, parts, strict=False):
             pieces = part.split([p.numel() for p in shard.values()])
-            out |= {name: piece.view(p.shape) for (name, p), piece in zip(shard.items(), pieces)}
+            out |= {name: piece.view(p.shape) for (name, p), piece in zip(shard.items(), pieces, strict=False)}
         return out
 
     def save(self) -> None:
@@ -129,7 +128,7 @@ class Trainer:
         dist.all_reduce(flat)
         flat /= self.world
         pieces = flat[:-3].split([p.numel() for p in self.model.parameters()])
-        for (name, parameter), piece in zip(self.model.named_parameters(), pieces):
+        for (name, parameter), piece in zip(self.model.named_parameters(), pieces, strict=False):
             self.masters[name].grad = piece.view(parameter.shape)
             parameter.grad = None
         torch.nn.utils.clip_grad_norm_(self.adamw.param_groups[0]["params"], 1.0)
@@ -174,7 +173,7 @@ def run(rank: int, options: argparse.Namespace) -> None:
         name = f"{state['seed']}/{state['step']}/"
         made = [sequence(corpus, random.Random(name + str(number)), length, int(state["reach"]))
                 for number in range(rank, TOKENS // length, options.processes)]
-        ids, copied = (torch.tensor(column) for column in zip(*made))
+        ids, copied = (torch.tensor(column) for column in zip(*made, strict=False))
         running.append(trainer.update(ids, copied, rate(progress, state["step"])))
         spent = torch.tensor(time.monotonic() - begun, dtype=torch.float64)
         dist.broadcast(spent, 0)  # every process must see the same clock
