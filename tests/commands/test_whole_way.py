@@ -124,7 +124,7 @@ def test_plain_peft_gives_the_engine_s_logits_structure_rows_included(piped: tup
     subprocess.run(list(map(str, arguments)), check=True, cwd=tmp_path)
     plain = torch.load(out)
 
-    settings = load_settings(run_folder / "settings.yaml", ["model.quantization=none"])
+    settings = load_settings(run_folder / "settings.yaml", ["model.quantization=none", "training.precision=float32"])
     engine = TorchEngine.create(settings, load_tokenizer("embedded"), "cpu")
     fresh = engine.rows.weight.detach().clone()
     engine.load_adapter(run_folder / "adapter")

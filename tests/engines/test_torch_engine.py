@@ -110,7 +110,7 @@ def test_micro_batches_accumulate_to_one_big_batch(folder: Path) -> None:
         torch.testing.assert_close(parameter.grad, big[name], rtol=1e-4, atol=1e-6)
 
 
-def test_score_is_the_loss_of_each_token_and_zero_on_padding(folder: Path, tmp_path: Path) -> None:
+def test_score_is_the_loss_of_each_weighted_token_and_zero_elsewhere(folder: Path, tmp_path: Path) -> None:
     engine = engine_of(folder, "model.quantization=none")
     make_lora_count(engine)
     engine.save_adapter(tmp_path)
@@ -118,6 +118,7 @@ def test_score_is_the_loss_of_each_token_and_zero_on_padding(folder: Path, tmp_p
     scores = engine.score(batch)
     assert scores.shape == batch.input_ids.shape
     assert not scores[:, 0].any() and not scores[0, 30:].any()
+    assert ((scores > 0) == (batch.loss_weights > 0)).all()
     with torch.no_grad():
         plain = plain_weighted_loss(plain_peft(folder, tmp_path).eval(), batch).item()
     assert (scores * batch.loss_weights).sum() / batch.weight == pytest.approx(plain, rel=1e-5)

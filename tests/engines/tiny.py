@@ -42,4 +42,5 @@ def model_folder(folder: Path, **changes: Any) -> Path:
 
 
 def settings(folder: Path, *overrides: str) -> Settings:
-    return load_settings(None, [f"model.name={folder}", "lora.r=4", "lora.dropout=0", *overrides])
+    exact = ("lora.r=4", "lora.dropout=0", "training.precision=float32")
+    return load_settings(None, [f"model.name={folder}", *exact, *overrides])

@@ -70,9 +70,9 @@ class Engine(Protocol):
         ...
 
     def score(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """The negative log-likelihood of every token given those before it, nats, `[rows, tokens]`.
+        """The negative log-likelihood of each token given those before it, nats, `[rows, tokens]`.
 
-        Column 0 and padding are 0. No dropout, no gradient.
+        Only where the loss weight isn't 0: the head is computed there alone. Elsewhere 0. No dropout, no gradient.
         """
         ...
 

@@ -32,8 +32,8 @@ class Comparison:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves no doubt about the sign."""
-        return self.high < 0 or self.low > 0
+        """Whether the interval leaves no doubt about the sign. One group alone has no interval."""
+        return self.groups > 1 and (self.high < 0 or self.low > 0)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

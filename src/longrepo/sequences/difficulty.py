@@ -24,7 +24,7 @@ from longrepo.sequences.draft import Draft, Part
 from longrepo.sequences.sequence import DIFFICULTIES, LongContextSequence
 
 PARTS = {"unseen": 0.35, "distance": 0.25, "references": 0.20, "nesting": 0.20}
-# For a sequence built outside a corpus, which has no quantiles: the middle of what four repositories gave.
+# For a sequence built outside a corpus, which has no quantiles: set by hand, near what repositories give.
 FIXED_THRESHOLDS = (0.25, 0.35, 0.45)
 _NAME = re.compile(r"[A-Za-z_]\w+")
 _FAR = 8192  # tokens

@@ -49,7 +49,9 @@ def _dtype(device: str, wanted: str) -> tuple[torch.dtype, str]:
     if wanted != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wanted], "as set in training.precision"
     if device == "cpu":
-        return torch.float32, "on a CPU float32 is exact to resume; training.precision=bfloat16 halves the memory"
+        if torch.cpu.get_capabilities().get("amx_bf16", False):
+            return torch.bfloat16, "this CPU has matrix units for it (AMX)"
+        return torch.float32, "this CPU has no matrix units for bfloat16"
     if device == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float32, "this GPU has no bfloat16"
     if device == "mps" and not _mps_has_bfloat16():

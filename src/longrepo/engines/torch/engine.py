@@ -91,12 +91,13 @@ class TorchEngine:
     def score(self, batch: Batch) -> npt.NDArray[np.float32]:
         self.model.eval()
         ids = self._tensor(batch.input_ids)
+        wanted = batch.loss_weights != 0
+        wanted[:, 0] = False
+        before = self._tensor(wanted[:, 1:])
         with self._autocast():
-            hidden = self._hidden(ids)[:, :-1]
-            nll = token_nll(self._head, hidden.flatten(0, 1), ids[:, 1:].flatten())
+            nll = token_nll(self._head, self._hidden(ids)[:, :-1][before], ids[:, 1:][before])
         scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
-        scores[:, 1:] = nll.view(len(ids), -1).float().cpu().numpy()
-        scores[np.arange(ids.shape[1]) >= batch.lengths[:, None]] = 0
+        scores[wanted] = nll.float().cpu().numpy()
         return scores
 
     @torch.no_grad()
