@@ -60,7 +60,8 @@ def blocked_causal(module, query, key, value, attention_mask=None, scaling=1.0, 
     grouped = (query * scaling).view(batch, shared, group, tokens, width).transpose(2, 3)
     output = BlockedCausal.apply(
         grouped.reshape(batch * shared, tokens, group, width).contiguous(),
-        key.reshape(batch * shared, tokens, width), value.reshape(batch * shared, tokens, width),
+        key.reshape(batch * shared, tokens, width),
+        value.reshape(batch * shared, tokens, width),
     )
     return output.view(batch, shared, tokens, group, width).transpose(1, 2).reshape(batch, tokens, heads, width), None
 

@@ -25,8 +25,9 @@ def hunks(before: list[str], after: list[str]) -> list[str]:
     return out
 
 
-def change(tokenizer: Tokenizer, identifiers: Identifiers, draw: random.Random, row: dict, tokens: list[int],
-           length: int) -> list[int] | None:
+def change(
+    tokenizer: Tokenizer, identifiers: Identifiers, draw: random.Random, row: dict, tokens: list[int], length: int
+) -> list[int] | None:
     """A change of the file's beginning in at most `length` tokens, or None where none fits."""
     text = tokenizer.decode(tokens[: length // 2])
     path, _, code = text.partition("\n")
@@ -44,16 +45,27 @@ def change(tokenizer: Tokenizer, identifiers: Identifiers, draw: random.Random, 
     else:
         at, size = draw.randint(4, len(before) - 6), draw.randint(1, 6)
         after = before
-        before = before[:at] + before[at + size:]
-        words = sorted(set(WORD.findall("\n".join(after[at:at + size]))) - KEYWORDS)
+        before = before[:at] + before[at + size :]
+        words = sorted(set(WORD.findall("\n".join(after[at : at + size]))) - KEYWORDS)
         title = "Add " + (draw.choice(words) if words else "lines") + " to " + path.rsplit("/", 1)[-1]
 
     def encode(piece: str) -> list[int]:
         return tokenizer.encode(piece).ids
 
-    out = [PR, *encode(f"Title: {title}\n"), REPO_NAME, *encode(row["repository"] + "\n"), PR_BASE,
-           PR_FILE, *encode(path + "\n"), PR_BASE_CODE, *encode("\n".join(before) + "\n"), PR_DIFF,
-           PR_FILE, *encode(path + "\n")]
+    out = [
+        PR,
+        *encode(f"Title: {title}\n"),
+        REPO_NAME,
+        *encode(row["repository"] + "\n"),
+        PR_BASE,
+        PR_FILE,
+        *encode(path + "\n"),
+        PR_BASE_CODE,
+        *encode("\n".join(before) + "\n"),
+        PR_DIFF,
+        PR_FILE,
+        *encode(path + "\n"),
+    ]
     for hunk in hunks(before, after):
         out += [PR_DIFF_HUNK, *encode(hunk + "\n")]
     return [*out, END] if len(out) < length else None

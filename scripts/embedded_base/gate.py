@@ -58,14 +58,18 @@ def by_language(model: torch.nn.Module, held: Corpus, most: int) -> dict[str, di
             row = held.rows[number]
             tokens = held.document(number)[:1024]
             sequence = [REPO_NAME, *held.tokenizer.encode(row["repository"]).ids, FILE_SEP, *tokens]
-            of_file = losses(model, [sequence])[0][-len(tokens):]
+            of_file = losses(model, [sequence])[0][-len(tokens) :]
             sums.append(of_file.sum())
             counts.append(len(of_file))
             characters += len(held.tokenizer.decode(tokens))
         nats, tokens = np.array(sums), np.array(counts)
-        out[language] = {"nats_per_token": round(float(nats.sum() / tokens.sum()), 3), "files": len(nats),
-                         "tokens": int(tokens.sum()), "interval": interval(nats, tokens, statistic=ratio_of_sums),
-                         "bits_per_character": round(float(nats.sum() / characters / np.log(2)), 3)}
+        out[language] = {
+            "nats_per_token": round(float(nats.sum() / tokens.sum()), 3),
+            "files": len(nats),
+            "tokens": int(tokens.sum()),
+            "interval": interval(nats, tokens, statistic=ratio_of_sums),
+            "bits_per_character": round(float(nats.sum() / characters / np.log(2)), 3),
+        }
     return out
 
 
@@ -74,9 +78,13 @@ def copying(model: torch.nn.Module, held: Corpus, count: int) -> dict[str, dict]
     out = {}
     for gap in (100, 500, 1000, 1800, 3000):
         first, second = copy_probe(model, held, count if gap == 1000 else count // 4, gap)
-        out[str(gap)] = {"first": round(float(first.mean()), 3), "second": round(float(second.mean()), 3),
-                         "ratio": round(float(ratio_of_sums(second, first)), 4), "blocks": len(first),
-                         "interval": interval(second, first, statistic=ratio_of_sums)}
+        out[str(gap)] = {
+            "first": round(float(first.mean()), 3),
+            "second": round(float(second.mean()), 3),
+            "ratio": round(float(ratio_of_sums(second, first)), 4),
+            "blocks": len(first),
+            "interval": interval(second, first, statistic=ratio_of_sums),
+        }
     return out
 
 
@@ -113,15 +121,23 @@ def in_context(model: torch.nn.Module, held: Corpus, most: int) -> dict:
         name = held.tokenizer.encode(row["repository"]).ids
         for condition, context in contexts.items():
             conditions[condition].append([REPO_NAME, *name, *context, FILE_SEP, *held.document(number)[:TARGET]])
-    scores = {condition: np.array([losses(model, [sequence])[0][-TARGET:].mean() for sequence in sequences])
-              for condition, sequences in conditions.items()}
+    scores = {
+        condition: np.array([losses(model, [sequence])[0][-TARGET:].mean() for sequence in sequences])
+        for condition, sequences in conditions.items()
+    }
     gain = scores["random"] - scores["related"]
-    return {"files": len(kept), "groups": len(set(groups)), "target_tokens": TARGET, "context_tokens": CONTEXT,
-            "loss": {condition: round(float(values.mean()), 4) for condition, values in scores.items()},
-            "related_below_random": round(float(gain.mean()), 4), "interval": interval(gain, groups=groups),
-            "related_below_none": round(float((scores["none"] - scores["related"]).mean()), 4),
-            "interval_none": interval(scores["none"] - scores["related"], groups=groups),
-            "files_helped": round(float((gain > 0).mean()), 3)}
+    return {
+        "files": len(kept),
+        "groups": len(set(groups)),
+        "target_tokens": TARGET,
+        "context_tokens": CONTEXT,
+        "loss": {condition: round(float(values.mean()), 4) for condition, values in scores.items()},
+        "related_below_random": round(float(gain.mean()), 4),
+        "interval": interval(gain, groups=groups),
+        "related_below_none": round(float((scores["none"] - scores["related"]).mean()), 4),
+        "interval_none": interval(scores["none"] - scores["related"], groups=groups),
+        "files_helped": round(float((gain > 0).mean()), 3),
+    }
 
 
 MEASURES = {"context": (in_context, 160), "copying": (copying, 160), "languages": (by_language, 40)}
@@ -143,8 +159,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a fortieth of the sample: does everything run?")
     options = parser.parse_args()
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        tasks = {name: pool.submit(measure, name, options.work, options.model, 40 if options.quick else 1)
-                 for name in MEASURES}
+        tasks = {
+            name: pool.submit(measure, name, options.work, options.model, 40 if options.quick else 1)
+            for name in MEASURES
+        }
         figures = {name: task.result() for name, task in tasks.items()}
     passed = {"copying": figures["copying"]["1000"]["ratio"] <= RATIO, "context": figures["context"]["interval"][0] > 0}
     figures |= {"passed": passed, "quick": options.quick}

@@ -30,7 +30,8 @@ class Identifiers:
         """One identifier."""
         parts = [
             "".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 5)))
-            if draw.random() < 0.25 else draw.choice(self.pieces).lower()
+            if draw.random() < 0.25
+            else draw.choice(self.pieces).lower()
             for _ in range(draw.choice((1, 2, 2, 3)))
         ]
         style = draw.random()

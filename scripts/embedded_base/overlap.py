@@ -36,7 +36,8 @@ def line_hashes(text: str) -> set[int]:
     """64-bit hashes of the text's lines that are long enough to mean something."""
     return {
         int.from_bytes(hashlib.blake2b(line.encode(), digest_size=8).digest(), "big")
-        for line in map(str.strip, text.split("\n")) if len(line) >= 25
+        for line in map(str.strip, text.split("\n"))
+        if len(line) >= 25
     }
 
 
@@ -44,7 +45,7 @@ def without_licence(text: str) -> str:
     """Without a leading comment block that is about copyright (the notices stand in LICENSE-sources.md)."""
     block = re.match(r"\s*(/\*.*?\*/|(?:(?://|#)[^\n]*\n)+)\s*", text, re.S)
     if block and LICENCE_WORDS.search(block.group(1)) and not text.startswith("#!"):
-        return text[block.end():]
+        return text[block.end() :]
     return text
 
 
@@ -74,8 +75,11 @@ def repository_overlap(corpus: Path, repositories: list[Path]) -> int:
         checked, before = 0, found
         for name, text in tracked(repository):
             checked += 1
-            hashes = {value for value in line_hashes(without_licence(text))
-                      if len({packages[n] for n in owners.get(value, ())}) < 2}
+            hashes = {
+                value
+                for value in line_hashes(without_licence(text))
+                if len({packages[n] for n in owners.get(value, ())}) < 2
+            }
             votes = collections.Counter(owner for value in hashes for owner in owners.get(value, ()))
             if len(hashes) >= LINES and votes and votes.most_common(1)[0][1] >= SHARE * len(hashes):
                 owner, shared = votes.most_common(1)[0]

@@ -19,8 +19,19 @@ from identifiers import Identifiers
 from tokenizer import END, FILE_SEP, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, REPO_NAME
 from tokenizers import Tokenizer
 
-WEIGHTS = {"python": 0.30, "go": 0.12, "rust": 0.09, "java": 0.11, "kotlin": 0.02, "javascript": 0.13,
-           "typescript": 0.09, "c": 0.09, "markdown": 0.04, "shell": 0.005, "config": 0.005}
+WEIGHTS = {
+    "python": 0.30,
+    "go": 0.12,
+    "rust": 0.09,
+    "java": 0.11,
+    "kotlin": 0.02,
+    "javascript": 0.13,
+    "typescript": 0.09,
+    "c": 0.09,
+    "markdown": 0.04,
+    "shell": 0.005,
+    "config": 0.005,
+}
 FIM_SHARE, RENAME_SHARE, CHANGE_SHARE = 0.25, 0.15, 0.06
 
 
@@ -51,7 +62,7 @@ class Corpus:
     def document(self, number: int) -> list[int]:
         """Tokens of `path\\ntext`."""
         row = self.rows[number]
-        return self.tokens[row["start"]:row["start"] + row["length"]].tolist()
+        return self.tokens[row["start"] : row["start"] + row["length"]].tolist()
 
     def draw(self, draw: random.Random, language: str | None = None) -> int:
         """A document, by language weight, then by length (capped at 8,000 tokens)."""
@@ -77,7 +88,7 @@ def pack(corpus: Corpus, draw: random.Random, length: int) -> list[int]:
         anchor = corpus.draw(draw)
         near = corpus.neighbours(anchor)
         at = near.index(anchor)
-        chosen = near[max(0, at - draw.randint(0, 3)):at + 6]
+        chosen = near[max(0, at - draw.randint(0, 3)) : at + 6]
         draw.shuffle(chosen)
         out += [REPO_NAME, *corpus.tokenizer.encode(corpus.rows[anchor]["repository"]).ids]
         short = draw.random() < 0.6  # excerpts, so that several files meet in one pack
@@ -112,13 +123,13 @@ def repeated(corpus: Corpus, draw: random.Random, length: int, reach: int) -> tu
         gap = draw.randint(0, reach)
         if len(out) + gap + len(block) > length:
             break
-        out += base[at:at + gap] + block
+        out += base[at : at + gap] + block
         copied += [False] * (gap + 1) + [True] * (len(block) - 1)
         at += gap
         if len(out) > length // 2 and draw.random() < 0.3:
             break
     rest = length - len(out)
-    return out + base[at:at + rest], copied + [False] * rest
+    return out + base[at : at + rest], copied + [False] * rest
 
 
 def sequence(corpus: Corpus, draw: random.Random, length: int, reach: int) -> tuple[list[int], list[bool]]:

@@ -51,16 +51,21 @@ def parameters(work: Path) -> int:
 
 def versions() -> str:
     """Versions of what trained the model."""
-    return (f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-            f"tokenizers {tokenizers.__version__}, numpy {numpy.__version__}")
+    return (
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"tokenizers {tokenizers.__version__}, numpy {numpy.__version__}"
+    )
 
 
 def rounding(state: dict[str, torch.Tensor]) -> dict[str, float]:
     """Relative error of the weights in each half precision (infinite where one overflows)."""
     norm = sum(value.double().square().sum() for value in state.values()).sqrt()
-    return {str(half).removeprefix("torch."): float(sum(
-        (value.to(half).double() - value.double()).square().sum() for value in state.values()).sqrt() / norm)
-        for half in (torch.float16, torch.bfloat16)}
+    return {
+        str(half).removeprefix("torch."): float(
+            sum((value.to(half).double() - value.double()).square().sum() for value in state.values()).sqrt() / norm
+        )
+        for half in (torch.float16, torch.bfloat16)
+    }
 
 
 def publish(work: Path, package: Path) -> None:

@@ -62,8 +62,14 @@ def source_options(cache: Path) -> list[str]:
             if listed.exists():
                 text = re.sub(r"^(Types: )?deb(?=[ \n])", r"\1deb-src", listed.read_text(), flags=re.M)
                 (root / "parts" / ("src-" + listed.name)).write_text(text)
-    options = ["-o", "Dir::Etc::sourcelist=/dev/null", "-o", f"Dir::Etc::sourceparts={root / 'parts'}",
-               "-o", f"Dir::State::lists={root / 'lists'}"]
+    options = [
+        "-o",
+        "Dir::Etc::sourcelist=/dev/null",
+        "-o",
+        f"Dir::Etc::sourceparts={root / 'parts'}",
+        "-o",
+        f"Dir::State::lists={root / 'lists'}",
+    ]
     if not (root / "ready").exists():
         subprocess.run(["apt-get", *options, "update"], check=True, stdout=subprocess.DEVNULL)
         (root / "ready").touch()
@@ -131,7 +137,7 @@ def assign_splits(rows: list[dict]) -> None:
     for (repository, folder, language), files in folders.items():
         for start in range(0, len(files), GROUP):
             name = f"{repository}/{folder}/{language}/{start // GROUP}"
-            groups[language].append((digest(name), name, files[start:start + GROUP]))
+            groups[language].append((digest(name), name, files[start : start + GROUP]))
     for listed in groups.values():
         left = HELD_OUT_SHARE * sum(len(row["text"]) for _, _, files in listed for row in files)
         for _, name, files in sorted(listed, key=lambda group: group[:2]):
@@ -157,8 +163,15 @@ def fetch_all(work: Path) -> None:
             rows.append(row)
             kept += len(row["text"])
         archives = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in fetch(package, cache)}
-        record.append({"manager": package.manager, "name": package.name, "licence": package.licence,
-                       "archives": archives, "characters": kept})
+        record.append(
+            {
+                "manager": package.manager,
+                "name": package.name,
+                "licence": package.licence,
+                "archives": archives,
+                "characters": kept,
+            }
+        )
         print(f"{package.name}: {kept / 1e6:.2f} M characters", flush=True)
     assign_splits(rows)
     with open(work / "documents.jsonl", "w") as out:

@@ -22,13 +22,44 @@ from transformers import PreTrainedTokenizerFast
 
 VOCABULARY = 4096
 RESERVED = [
-    "<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>", "<repo_name>", "<file_sep>",
-    "<issue_start>", "<issue_comment>", "<issue_closed>", "<jupyter_start>", "<jupyter_text>", "<jupyter_code>",
-    "<jupyter_output>", "<jupyter_script>", "<empty_output>", "<code_to_intermediate>", "<intermediate_to_code>",
-    "<pr>", "<pr_status>", "<pr_is_merged>", "<pr_base>", "<pr_file>", "<pr_base_code>", "<pr_diff>",
-    "<pr_diff_hunk>", "<pr_comment>", "<pr_event_id>", "<pr_review>", "<pr_review_state>", "<pr_review_comment>",
-    "<pr_in_reply_to_review_id>", "<pr_in_reply_to_comment_id>", "<pr_diff_hunk_comment_line>",
-    "<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>",
+    "<|endoftext|>",
+    "<fim_prefix>",
+    "<fim_middle>",
+    "<fim_suffix>",
+    "<fim_pad>",
+    "<repo_name>",
+    "<file_sep>",
+    "<issue_start>",
+    "<issue_comment>",
+    "<issue_closed>",
+    "<jupyter_start>",
+    "<jupyter_text>",
+    "<jupyter_code>",
+    "<jupyter_output>",
+    "<jupyter_script>",
+    "<empty_output>",
+    "<code_to_intermediate>",
+    "<intermediate_to_code>",
+    "<pr>",
+    "<pr_status>",
+    "<pr_is_merged>",
+    "<pr_base>",
+    "<pr_file>",
+    "<pr_base_code>",
+    "<pr_diff>",
+    "<pr_diff_hunk>",
+    "<pr_comment>",
+    "<pr_event_id>",
+    "<pr_review>",
+    "<pr_review_state>",
+    "<pr_review_comment>",
+    "<pr_in_reply_to_review_id>",
+    "<pr_in_reply_to_comment_id>",
+    "<pr_diff_hunk_comment_line>",
+    "<NAME>",
+    "<EMAIL>",
+    "<KEY>",
+    "<PASSWORD>",
 ]
 SAMPLE = 2_500_000  # characters a language that the merges are learned from
 END, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, REPO_NAME, FILE_SEP = 0, 1, 2, 3, 5, 6
@@ -58,14 +89,23 @@ def train(work: Path) -> None:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=RESERVED, max_token_length=16,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False,
+        vocab_size=VOCABULARY,
+        special_tokens=RESERVED,
+        max_token_length=16,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(sample(read(work)), trainer)
     end = RESERVED[END]
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end, unk_token=end,
-        additional_special_tokens=RESERVED[1:], model_max_length=2048, clean_up_tokenization_spaces=False,
+        tokenizer_object=tokenizer,
+        bos_token=end,
+        eos_token=end,
+        pad_token=end,
+        unk_token=end,
+        additional_special_tokens=RESERVED[1:],
+        model_max_length=2048,
+        clean_up_tokenization_spaces=False,
     ).save_pretrained(work / "tokenizer")
 
 
@@ -75,7 +115,7 @@ def encode(work: Path) -> None:
     tokenizer.encode_special_tokens = True  # a reserved token spelled out in a file is plain text
     rows, parts, start = read(work), [], 0
     for at in range(0, len(rows), 512):
-        block = rows[at:at + 512]
+        block = rows[at : at + 512]
         encodings = tokenizer.encode_batch([row["path"] + "\n" + row["text"] for row in block])
         for row, encoding in zip(block, encodings, strict=True):
             parts.append(np.array(encoding.ids, dtype=np.uint16))

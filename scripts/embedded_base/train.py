@@ -151,8 +151,14 @@ class Trainer:
 
     def log(self, entry: dict) -> None:
         """Append to the log and print."""
-        line = json.dumps({"step": self.state["step"], "tokens": self.state["tokens"],
-                           "minutes": round(self.state["seconds"] / 60, 2)} | entry)
+        line = json.dumps(
+            {
+                "step": self.state["step"],
+                "tokens": self.state["tokens"],
+                "minutes": round(self.state["seconds"] / 60, 2),
+            }
+            | entry
+        )
         print(line, flush=True)
         with open(self.folder / "log.jsonl", "a") as opened:
             opened.write(line + "\n")
@@ -171,8 +177,10 @@ def run(rank: int, options: argparse.Namespace) -> None:
         begun = time.monotonic()
         length = length_at(progress)
         name = f"{state['seed']}/{state['step']}/"
-        made = [sequence(corpus, random.Random(name + str(number)), length, int(state["reach"]))
-                for number in range(rank, TOKENS // length, options.processes)]
+        made = [
+            sequence(corpus, random.Random(name + str(number)), length, int(state["reach"]))
+            for number in range(rank, TOKENS // length, options.processes)
+        ]
         ids, copied = (torch.tensor(column) for column in zip(*made, strict=False))
         running.append(trainer.update(ids, copied, rate(progress, state["step"])))
         spent = torch.tensor(time.monotonic() - begun, dtype=torch.float64)
@@ -181,9 +189,16 @@ def run(rank: int, options: argparse.Namespace) -> None:
         state["tokens"] += TOKENS
         state["seconds"] += spent.item()
         if state["step"] % 25 == 0 and rank == 0:
-            trainer.log({"loss": round(sum(running) / len(running), 4), "length": length,
-                         "tokens_s": round(TOKENS / spent.item()), "rate": round(rate(progress, state["step"]), 3),
-                         "reach": int(state["reach"]), "copy_loss": round(state["copy_loss"], 3)})
+            trainer.log(
+                {
+                    "loss": round(sum(running) / len(running), 4),
+                    "length": length,
+                    "tokens_s": round(TOKENS / spent.item()),
+                    "rate": round(rate(progress, state["step"]), 3),
+                    "reach": int(state["reach"]),
+                    "copy_loss": round(state["copy_loss"], 3),
+                }
+            )
             running.clear()
         if state["seconds"] - looked > LOOK_EVERY:
             looked = state["seconds"]

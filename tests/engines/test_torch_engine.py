@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from longrepo.engines.base import Batch
 from longrepo.engines.torch import loss as loss_module
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.errors import InputError
+from longrepo.errors import InputError, RunError
 
 LENGTHS = (2, 17, 64, 100)  # 16 is the sliding window, so most lie past it
 
@@ -270,6 +270,23 @@ def test_what_cannot_be_had_is_said_in_one_line(folder: Path, tmp_path: Path, mo
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="can't be loaded"):
         engine_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said", ["MPS backend out of memory (MPS allocated: 5 GB)", "DefaultCPUAllocator: can't allocate memory: 9 bytes"]
+)
+def test_running_out_of_memory_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    engine = engine_of(folder)
+
+    def full(_: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(engine, "_hidden", full)
+    with pytest.raises(RunError, match="out of memory in a step of 40 tokens"):
+        engine.accumulate(batch_of(40), 1.0, key=0)
+    said = "something else"
+    with pytest.raises(RuntimeError, match="something else"):
+        engine.accumulate(batch_of(40), 1.0, key=0)
 
 
 def test_an_adapter_of_another_shape_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def prepare(
     model: Annotated[
         str | None, typer.Option("--model", help="Hub name, model folder or `embedded`. [default: model.name]")
     ] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the model on the hub.")] = None,
+    revision: Annotated[str, typer.Option("--revision", help="The commit, branch or tag to read.")] = "HEAD",
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
@@ -38,6 +38,7 @@ def prepare(
     started = time.monotonic()
     settings = load_settings(config, overrides or ())
     with Repository.open(repo) as repository:
+        commit = repository.resolve(revision)
         from rich.console import Console
 
         from longrepo.reports.preparation import show_details, show_preparation
@@ -49,12 +50,12 @@ def prepare(
         check_writable(output_dir)
         tokenizer = load_tokenizer(
             model or settings.model.name,
-            revision or (settings.model.revision if model is None else None),
+            settings.model.revision if model is None else None,
             settings.data.structure_tokens,
         )
         say = (lambda step: console.print(f"… {step}", style="dim", highlight=False)) if verbose else (lambda _: None)
         length = max_sequence_length or settings.model.max_position_embeddings
-        prepared = build(repository, settings, tokenizer, "HEAD", phases, length, say)
+        prepared = build(repository, settings, tokenizer, commit, phases, length, say)
     header = write_prepared(output_dir, prepared)
     show_preparation(console, header, prepared.summary, str(output_dir / SEQUENCES), time.monotonic() - started)
     if verbose:

@@ -28,7 +28,7 @@ def tokenize(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
-    revision: Annotated[str | None, typer.Option("--revision", help="Revision of the model on the hub.")] = None,
+    revision: Annotated[str, typer.Option("--revision", help="The commit, branch or tag to read.")] = "HEAD",
     verbose: Annotated[bool, typer.Option("--verbose", help="Say each step, and list what was left out.")] = False,
 ) -> None:
     """Turn a repository into overlapping windows of tokens for every phase up to a length."""
@@ -43,6 +43,7 @@ def tokenize(
     if repeated >= length:
         raise InputError(f"--overlap {repeated}: must be below --sequence-length ({length})")
     with Repository.open(repo) as repository:
+        commit = repository.resolve(revision)
         from rich.console import Console
 
         from longrepo.reports.preparation import show_details, show_preparation
@@ -55,11 +56,11 @@ def tokenize(
         check_writable(output.parent)
         tokenizer = load_tokenizer(
             model or settings.model.name,
-            revision or (settings.model.revision if model is None else None),
+            settings.model.revision if model is None else None,
             settings.data.structure_tokens,
         )
         say = (lambda step: console.print(f"… {step}", style="dim", highlight=False)) if verbose else (lambda _: None)
-        prepared = windows(repository, settings, tokenizer, "HEAD", length, repeated, say)
+        prepared = windows(repository, settings, tokenizer, commit, length, repeated, say)
     header = write_sequences(output, prepared.sequences, prepared.header)
     show_preparation(console, header, prepared.summary, str(output), time.monotonic() - started)
     if verbose:

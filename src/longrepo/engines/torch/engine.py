@@ -23,7 +23,7 @@ from longrepo.engines.torch.loss import backward_weighted, token_nll
 from longrepo.engines.torch.optimizer_files import read_optimizer, write_optimizer
 from longrepo.engines.torch.peak import PeakMemory
 from longrepo.engines.torch.rows import TokenRows, patch
-from longrepo.errors import InputError
+from longrepo.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
@@ -69,7 +69,7 @@ class TorchEngine:
         torch.manual_seed(key)  # every device's generator; a checkpointed layer restores it for its recompute
         self.model.train()
         ids, weights = self._tensor(batch.input_ids), self._tensor(batch.loss_weights)
-        with self._autocast():
+        with self._autocast(), _one_line_when_memory_ends(self.device, ids.numel()):
             hidden = self._hidden(ids)[:, :-1]
             return backward_weighted(
                 self._head, hidden.flatten(0, 1), ids[:, 1:].flatten(), weights[:, 1:].flatten(), normaliser
@@ -163,6 +163,20 @@ class TorchEngine:
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._placement.device)
+
+
+@contextmanager
+def _one_line_when_memory_ends(device: str, tokens: int) -> Iterator[None]:
+    """CUDA has an exception of its own for it; Metal's and the CPU's allocator say it in a RuntimeError's text."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
+            raise
+        raise RunError(
+            f"{device}: out of memory in a step of {tokens} tokens; the checkpoints are whole: end other programs, or "
+            "leave out the longest phase, or lower lora.r, and go on with --resume auto"
+        ) from None
 
 
 def _attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
