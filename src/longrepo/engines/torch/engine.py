@@ -189,7 +189,7 @@ def _attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
             f"it has {', '.join(sorted(modules))}"
         )
     if settings.training.use_gradient_checkpointing:
-        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        base.activation_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(settings.training.seed)  # LoRA's A matrices start random
     return peft.get_peft_model(
         base,
