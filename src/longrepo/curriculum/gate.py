@@ -40,13 +40,13 @@ def phase2_converged(start: float | None, epochs: Sequence[float], min_delta: fl
 
 
 def should_stop(losses: Sequence[float], patience: int, min_delta: float) -> bool:
-    """Early stopping within a phase: whether the last `patience` epochs all failed to lie `min_delta` nats below the
-    best epoch before them. Patience 0 never stops."""
+    """Early stopping within a phase: whether the last `patience` epochs all failed to lie the share `min_delta`
+    below the best epoch before them. Patience 0 never stops."""
     if patience == 0:
         return False
     best, waited = float("inf"), 0
     for loss in losses:
-        if loss < best - min_delta:
+        if loss < best * (1 - min_delta):
             best, waited = loss, 0
         else:
             waited += 1

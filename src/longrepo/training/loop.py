@@ -180,7 +180,7 @@ def close_epoch(session: Session) -> None:
     stop = should_stop(losses.epochs, training.early_stopping_patience, training.early_stopping_min_delta)
     if stop and state.epoch_in_phase < work.phase.epochs:
         session.reporter.note(
-            f"phase {state.phase} stops early after epoch {epoch}: no gain of {training.early_stopping_min_delta:g} "
+            f"phase {state.phase} stops early after epoch {epoch}: no gain of {training.early_stopping_min_delta:.2%} "
             f"in {training.early_stopping_patience} epochs"
         )
     ended = state.advance(session.schedule, stop)
