@@ -96,7 +96,7 @@ def test_early_stopping_ends_a_phase_and_the_next_keeps_its_epoch_numbers(tmp_pa
     told = Told()
     run(
         tmp_path / "run", "long_context.phase1_epochs=6", "training.early_stopping_patience=2",
-        "training.early_stopping_min_delta=5", told=told,
+        "training.early_stopping_min_delta=0.9", told=told,
     )  # fmt: skip
     assert [record.epoch for record in told.epochs] == [1, 2, 3, 7, 8]
     assert any("phase 1 stops early after epoch 3" in note for note in told.notes)

@@ -67,7 +67,7 @@ class TrainingSettings(Section):
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     time_budget_hours: Annotated[float, Field(gt=0)] | None = None
     early_stopping_patience: Annotated[int, Field(ge=0)] = 3
-    early_stopping_min_delta: Annotated[float, Field(ge=0)] = 0.001
+    early_stopping_min_delta: Fraction = 0.001
     save_every_steps: Annotated[int, Field(ge=0)] = 50
     keep_last: Positive = 2
     max_tokens_per_epoch: Positive | None = None
