@@ -12,6 +12,7 @@ state and the same metrics.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -64,6 +65,11 @@ class Bench:
     def __init__(self, work: Path, seed: int, overrides: list[str]) -> None:
         self.work, self.seed, self.overrides = work, seed, overrides
         work.mkdir(parents=True, exist_ok=True)
+        self._lock = (work / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            sys.exit(f"{work}: another benchmark is at work there; wait for it or give another --work")
         self.record = work / "kills.json"
         self.done: dict[str, Any] = {"kills": [], "rounds": []}
         if self.record.exists():
