@@ -53,7 +53,7 @@ def test_what_a_person_set_stands_and_is_shown() -> None:
     choose_amounts(chooser, {1: 100, 2: 100, 3: 100})
     assert chooser.settings.long_context.phase3_enabled is True
     assert chooser.settings.training.gradient_accumulation_steps == 3
-    reasons = {choice.key: choice.reason for choice in latest(chooser.choices)}
+    reasons = {key: reason for key, _, reason in latest(chooser.choices)}
     assert reasons["long_context.phase3_enabled"] == reasons["training.gradient_accumulation_steps"] == "as you set it"
 
 

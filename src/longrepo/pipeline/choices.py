@@ -113,6 +113,7 @@ def _choose_epochs(chooser: Chooser, number: int, sequences: int, window: int) -
     chooser.choose(f"long_context.{key}", epochs, reason if epochs < guide else f"the guide's value; {reason}")
 
 
-def latest(choices: Iterable[Choice]) -> list[Choice]:
-    """The last word on each key, in the order the keys first came up."""
-    return list({choice.key: choice for choice in choices}.values())
+def latest(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
+    """(key, value, reason) of the last word on each key, in the order the keys first came up."""
+    last = {choice.key: choice for choice in choices}
+    return [(choice.key, str(choice.value), choice.reason) for choice in last.values()]

@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longrepo.pipeline.choices import Choice
-
 
 class PipelineReporter:
     """Writes to standard output; the training's own lines go to standard error."""
@@ -24,11 +22,11 @@ class PipelineReporter:
     def note(self, text: str) -> None:
         self.console.print(f"· {escape(text)}")
 
-    def choices(self, choices: Sequence[Choice]) -> None:
-        """What was derived, each with its reason."""
+    def choices(self, choices: Sequence[tuple[str, str, str]]) -> None:
+        """What was chosen: (key, value, reason) each."""
         table = Table.grid(padding=(0, 2))
-        for choice in choices:
-            table.add_row(f"  {choice.key}", f"{choice.value}", f"[dim]{escape(choice.reason)}[/dim]")
+        for key, value, reason in choices:
+            table.add_row(f"  {key}", escape(value), f"[dim]{escape(reason)}[/dim]")
         self.console.print(table)
 
     def use(self, adapter: Path, base: str, run: Path) -> None:
