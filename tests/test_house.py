@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "longrepo"
 FLOORS = (
     {"commands"},
     {"pipeline"},
-    {"training", "evaluation", "reports", "export"},
+    {"training", "evaluation", "reports"},
     {"engines", "curriculum", "memory"},
     {"sequences"},
     {"repository"},

@@ -1,1 +1,0 @@
-"""Adapters that other tools load."""
