@@ -1,6 +1,6 @@
 """The memory plan's estimate for StarCoder2-3B (r=32, batch 1, bfloat16), by device and length. Loads no weights.
 
-    python benchmarks/memory_estimates.py [--set lora.r=16]
+python benchmarks/memory_estimates.py [--set lora.r=16]
 """
 
 from __future__ import annotations
