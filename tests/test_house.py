@@ -17,6 +17,7 @@ FLOORS = (
     {"training", "evaluation", "reports"},
     {"engines", "curriculum", "memory"},
     {"sequences"},
+    {"redaction"},
     {"repository"},
     {"config", "embedded", "errors"},
 )

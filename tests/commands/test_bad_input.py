@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": str(cwd)}
+    environment = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": str(cwd), "LONGREPO_CACHE": "off"}
     command = [sys.executable, str(ROOT / words[0]), *map(str, words[1:])]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 

@@ -142,7 +142,7 @@ def test_the_guide_s_commands_from_prepare_to_phase_3_from_best(repo: Path, tmp_
               "--phases", "3", "--verbose", *embedded, *SETTINGS, cwd=tmp_path)  # fmt: skip
     assert "raised from 512 to 1024" in out.stdout
     summary = json.loads((tmp_path / "prep" / "preparation_summary.json").read_text())
-    assert summary["files"]["count"] == 21
+    assert summary["repositories"][0]["files"]["count"] == 21
     run("tokenizers/git_tokenizer_rich.py", "--repo", repo, "--output", "sequences_512.json", "--sequence-length",
         "512", "--overlap", "64", *embedded, *SETTINGS, cwd=tmp_path)  # fmt: skip
     two_phases = [*SETTINGS, "--set", "long_context.phase3_enabled=false"]

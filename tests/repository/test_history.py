@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from git_helper import Link, Made, Submodule, commit_ids, git, make_repo
 
+from longrepo.errors import RunError
 from longrepo.repository.repository import Repository
 
 
@@ -131,3 +133,64 @@ def test_commits_without_their_trees_are_counted_and_the_rest_is_read(tmp_path: 
     git(tmp_path, "clone", "-q", "--filter=tree:0", f"file://{source}", "partial")
     found, left_out = walk(tmp_path / "partial")
     assert found == [] and left_out == {"missing": 4}
+
+
+def test_an_octopus_merge_is_a_merge_and_its_branches_are_read(tmp_path: Path) -> None:
+    sides = [Made({f"{name}.py": "1\n"}, f"Side {name}", branch=name, start="main") for name in "abc"]
+    folder = make_repo(tmp_path / "repo", [Made({"m.py": "1\n"}, "Start"), *sides])
+    git(folder, "merge", "-q", "-m", "Octopus", "a", "b", "c")
+    assert len(git(folder, "rev-list", "--parents", "-1", "HEAD").split()) == 4
+    found, left_out = walk(folder)
+    assert {message for message, _ in found} == {"Start", "Side a", "Side b", "Side c"} and left_out == {"merge": 1}
+
+
+def test_an_emptied_file_is_a_change_and_an_empty_commit_is_none(tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo", [{"a.py": "x\r\n", "A.py": "y\n"}, {"a.py": ""}, {}], checkout=False)
+    with Repository.open(folder) as repository:
+        emptied, first = repository.commits("HEAD")
+    assert [(one.path, one.before, one.after) for one in emptied.changes] == [("a.py", "x\r\n", "")]
+    assert [(one.path, one.after) for one in first.changes] == [("A.py", "y\n"), ("a.py", "x\r\n")]
+
+
+def test_grafts_and_replaced_objects_are_ignored(tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo", [{"a.py": f"x = {n}\n"} for n in range(4)])
+    plain = walk(folder)
+    ids = commit_ids(folder)
+    (folder / ".git" / "info").mkdir(exist_ok=True)
+    (folder / ".git" / "info" / "grafts").write_text(f"{ids[3]} {ids[0]}\n")
+    git(folder, "replace", ids[0], ids[1])
+    git(folder, "replace", git(folder, "rev-parse", f"{ids[1]}:a.py"), git(folder, "rev-parse", f"{ids[0]}:a.py"))
+    assert len(commit_ids(folder)) < 4, "git itself follows them"
+    assert walk(folder) == plain and len(plain[0]) == 4
+
+
+def test_a_repository_may_change_while_it_is_read(tmp_path: Path) -> None:
+    commits = [{f"{n % 7}.py": f"x = {n}\n" * 40} for n in range(3000)]
+    folder = make_repo(tmp_path / "repo", commits)
+    copy = tmp_path / "copy"
+    git(tmp_path, "clone", "-q", "--bare", str(folder), str(copy))
+    with Repository.open(copy) as repository:
+        expected = list(repository.commits("HEAD"))
+        files = repository.snapshot("HEAD")
+    with Repository.open(folder) as repository:
+        head = repository.resolve()
+        walk, log, tracked = repository.commits(head), repository.log(head), repository.tracked(head)
+        found, records, entries = [next(walk)], [next(log)], [next(tracked)]
+        (folder / "0.py").write_text("new\n")
+        git(folder, "commit", "-q", "-a", "-m", "New")
+        git(folder, "repack", "-q", "-a", "-d", "-f", "--depth=3")
+        found += [next(walk) for _ in range(500)]
+        git(folder, "gc", "-q", "--prune=now")
+        assert [*found, *walk] == expected and repository.snapshot(head) == files
+        assert [one.id for one in [*records, *log]] == [one.id for one in expected] and len([*entries, *tracked]) == 7
+        assert next(iter(repository.commits("HEAD"))).message == "New"
+
+
+def test_a_history_with_a_lost_commit_is_an_error_and_not_a_short_history(tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo", [{"a.py": f"x = {n}\n"} for n in range(4)])
+    lost = commit_ids(folder)[1]
+    (folder / ".git" / "objects" / lost[:2] / lost[2:]).unlink()
+    with Repository.open(folder) as repository:
+        for read in (repository.commits, repository.log, repository.people):
+            with pytest.raises(RunError, match=rf"^git (rev-list|log) failed: .*{lost}.*git fsck"):
+                list(read("HEAD"))  # type: ignore[operator]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from longrepo.repository.model import Change
@@ -67,3 +69,21 @@ def test_formatting_is_white_space_in_every_file() -> None:
     spaced = Change("a", "x=1\n", "x = 1\n")
     assert only_formatting([spaced]) and not only_formatting([spaced, Change("b", "x\n", "y\n")])
     assert not only_formatting([Change("a", None, " \n")])
+
+
+def test_white_space_is_told_from_more_wherever_it_stands() -> None:
+    rng = random.Random(1)
+    for _ in range(3000):
+        text = "".join(rng.choices("ab \n", k=rng.choice([0, 1, 63, 64, 65, 300]))) * rng.choice([1, 3, 60])
+        other = list(text)
+        for _ in range(rng.choice([0, 1, 2])):
+            other.insert(rng.randrange(len(other) + 1), rng.choice(" \nab"))
+        after = "".join(other[: rng.randrange(len(other) + 1)] if rng.random() < 0.2 else other)
+        expected = "".join(text.split()) == "".join(after.split())
+        assert only_formatting([Change("a", text, after)]) == expected
+
+
+def test_minified_text_is_long_lines_on_average() -> None:
+    assert text_noise("x=1;" * 1000 + "\n") == "generated"
+    assert text_noise("x = 1\n" * 500 + "y" * 4000) is None, "the lines may all stand at the beginning"
+    assert text_noise("y" * 4000 + "\nx = 1" * 500) is None, "or at the end"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 from git_helper import Link, Made, Submodule, git, make_repo
@@ -121,3 +122,25 @@ def test_a_partial_clone_counts_what_is_missing_and_fetches_nothing(tmp_path: Pa
         assert "Partial clone" in repository.notes[0] and "2 of 2" in repository.notes[0]
     assert snapshot.files == () and snapshot.left_out == {"missing": 2}
     assert sorted(packs.iterdir()) == before
+
+
+def test_paths_that_differ_in_case_and_links_in_a_circle_are_told_apart(tmp_path: Path) -> None:
+    files = {"a.py": "1\n", "A.py": "2\n", "d/x.py": "3\n", "D/x.py": "4\n"}
+    links = {"loop": Link("pool"), "pool": Link("loop"), "self": Link("."), "out": Link("/etc"), "d/up": Link("..")}
+    with Repository.open(make_repo(tmp_path / "repo", [{**files, **links}], checkout=False)) as repository:
+        snapshot = repository.snapshot("HEAD")
+        modes = {entry.path: entry.mode for entry in repository.tracked("HEAD")}
+    assert {file.path: file.text for file in snapshot.files} == files and snapshot.left_out == {"symlink": 5}
+    assert {path for path, mode in modes.items() if mode == "120000"} == set(links) and len(modes) == 9
+
+
+def test_many_tiny_files_are_listed_as_git_prints_them(tmp_path: Path) -> None:
+    files = {f"{n % 100}/{n}.py": f"{n % 10}\n" for n in range(30_000)}
+    with Repository.open(make_repo(tmp_path / "repo", [files], checkout=False)) as repository:
+        tracemalloc.start()
+        count = sum(1 for _ in repository.tracked("HEAD"))
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert list(repository.log("HEAD")) == []
+        assert len(repository.snapshot("HEAD").files) == count == len(files)
+    assert peak < 1_500_000

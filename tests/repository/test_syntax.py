@@ -1,171 +1,275 @@
-"""Definitions, calls, identifiers and safe cuts, in characters, for every language and on any input."""
+"""Which language a file is in, and what each grammar takes for a definition."""
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from longrepo.repository import syntax
 from longrepo.repository.grammar import GRAMMARS
 from longrepo.repository.languages import language_of
-from longrepo.repository.model import TextFile
-from longrepo.repository.tree import MAX_CHARACTERS
+from longrepo.repository.outline import outline
 
-PYTHON = '''"""Größe – a text whose bytes and characters differ."""
-import os
+DATA = {"HTML", "CSS", "Markdown", "YAML", "TOML", "JSON"}  # nothing in them is called by name from elsewhere
+SAMPLES = {
+    "Python": (
+        "class A:\n    @p\n    def f(self): return g()\nasync def h(): pass\ntype X = int\nk = lambda: 1\n",
+        "A class, f method, h function",
+    ),
+    "Rust": (
+        "macro_rules! m { () => {} }\nmod a { fn g() {} }\nunion U { a: u8 }\ntype T = u8;\n"
+        "enum E { A }\nconst F: fn() = || ();\ntrait K { fn s(&self); }\n"
+        "impl K for E { fn s(&self) { t() } }\n",
+        "m macro, g function, U struct, T type, E enum, K trait, s method",
+    ),
+    "Go": (
+        "package m\ntype (\n\tA struct{}\n\tB interface{ F() }\n)\ntype C = A\n"
+        "func (a *A) F() { G() }\nfunc G[T any]() {}\n",
+        "A type, B type, C type, F method, G function",
+    ),
+    "JavaScript": (
+        "export class A { m() {} static s() {} p = () => 1 }\nasync function* g() {}\n"
+        "var f = function () { h() };\nconst o = { k() {}, j: function () {}, l: () => 1 };\n"
+        "module.exports.z = function () {};\nA.prototype.y = function () {};\n",
+        "A class, m method, s method, p method, g function, f function, k method, z function, y function",
+    ),
+    "TypeScript": (
+        "export interface I { a: b }\ntype T = I | J;\nenum E { A }\n"
+        "namespace N { export function k() {} }\nabstract class A {\n  constructor() {}\n"
+        "  f(): void { g(); }\n  p = () => 1;\n  abstract q(): void;\n}\n"
+        "export default function h() {}\ndeclare function d(): void;\n",
+        "I interface, T type, E enum, N module, k function, A class, constructor method, f method, "
+        "p method, q method, h function, d function",
+    ),
+    "Java": (
+        "package a;\ninterface I { int f(); }\nenum E { A }\nrecord R(int x) {}\n@interface N {}\n"
+        "class A {\n  A() {}\n  int f() { return g(); }\n  class B {}\n}\n",
+        "I interface, f method, E enum, R class, N interface, A class, A method, f method, B class",
+    ),
+    "Kotlin": (
+        "interface I\nobject O\nenum class E { A }\ndata class D(val x: Int)\nclass C {\n"
+        "  constructor()\n  companion object { fun k() {} }\n  fun f() = g()\n}\nfun h() {}\n"
+        "typealias N = Int\n",
+        "I class, O class, E class, D class, C class, k method, f method, h function, N type",
+    ),
+    "C": (
+        "#define M(x) (x)\ntypedef struct { int a; } T;\nenum E { A };\nunion U { int a; };\n"
+        "int f(void);\nint g(int a) { return f(); }\nstatic int *h(void) { return 0; }\n",
+        "M macro, T type, E enum, U struct, g function, h function",
+    ),
+    "C++": (
+        "namespace n {\ntemplate <class T> class A {\n public:\n  A();\n  ~A() {}\n"
+        "  int f() { return g(); }\n};\nenum class E { A };\nusing X = int;\nconcept\n}\n"
+        "int n::A::m() {}\nstruct S {};\n",
+        "A class, ~A method, f method, E enum, m function, S struct",
+    ),
+    "C#": (
+        "namespace N {\n  interface I { int P { get; } }\n  struct S { }\n  record R(int X);\n"
+        "  enum E { A }\n  class A : I {\n    public A() {}\n    [X] public int F(int a) => G(a);\n"
+        "    public int P { get; set; }\n    delegate void D();\n    void H() { int L() => 1; }\n  }\n"
+        "}\n",
+        "I interface, S struct, R class, E enum, A class, A method, F method, H method, L function",
+    ),
+    "Ruby": (
+        "module M\n  class A < B\n    def f(x)\n      g(x)\n    end\n    def self.k; end\n  end\nend\ndef h; end\n",
+        "M module, A class, f method, k method, h function",
+    ),
+    "PHP": (
+        "<?php\nnamespace N;\ninterface I {}\ntrait T {}\nenum E {}\nclass A {\n"
+        "  function f() { g(); }\n}\nfunction h() {}\n",
+        "I interface, T trait, E enum, A class, f method, h function",
+    ),
+    "Swift": (
+        "protocol P { func a() }\nstruct S { var x: Int }\nenum E { case a }\nclass C: P {\n"
+        "  init() {}\n  func a() { b() }\n  deinit {}\n}\nextension C { func z() {} }\nfunc t() {}\n"
+        "typealias N = Int\nactor Q {}\n",
+        "P interface, S struct, E enum, C class, init method, a method, C class, z method, t function, N type, Q class",
+    ),
+    "Scala": (
+        "package p\ntrait T { def a: Int }\nclass C(x: Int) extends T {\n  def a = f(x)\n}\n"
+        "object O { val y = 1 }\nenum E { case A }\ncase class K(x: Int)\ntype Z = Int\n"
+        "def top(x: Int): Int = x\n",
+        "T trait, a method, C class, a method, O class, E enum, K class, Z type, top function",
+    ),
+    "Shell": (
+        "f() { g; }\nfunction h { i; }\n",
+        "f function, h function",
+    ),
+    "SQL": (
+        "CREATE TABLE users (\n  id INT PRIMARY KEY\n);\nCREATE VIEW live AS SELECT * FROM users;\n"
+        "CREATE FUNCTION total(a INT) RETURNS INT AS $$ SELECT 1 $$ LANGUAGE sql;\n",
+        "users table, live view, total function",
+    ),
+    "Lua": (
+        "local function f(a)\n  return g(a)\nend\nfunction M.h() end\nfunction M:k() end\nlocal x = function() end\n",
+        "f function, M.h function, M:k function, x function",
+    ),
+    "Haskell": (
+        "module A where\n\ndata T = B | C\nnewtype N = N Int\nclass Eq a => K a where\n"
+        "  k :: a -> Int\ninstance K T where\n  k _ = 1\ntype S = String\nf :: Int -> Int\nf 0 = 1\n"
+        "f x = g x\n",
+        "T type, N type, K class, k function, S type, f function",
+    ),
+    "Elixir": (
+        'defmodule A.B do\n  @doc "x"\n  def f(a), do: g(a)\n  defp h do\n    1\n  end\n'
+        "  defmacro m(x) do\n    x\n  end\n  def w(a) when a > 1, do: a\nend\n",
+        "A.B module, f function, h function, m macro, w function",
+    ),
+    "Dart": (
+        "class A extends B {\n  int x = 1;\n  A(this.x);\n  int f(int a) => a;\n  void g() {\n"
+        "    f(1);\n  }\n  int get h => 1;\n}\nmixin M {}\nenum E { a, b }\n"
+        "extension X on A { void k() {} }\nvoid main() {\n  run();\n}\ntypedef F = int Function(int);\n",
+        "A class, A method, f method, g method, h method, M class, E enum, k method, main function, F type",
+    ),
+    "R": (
+        'f <- function(a, b = 2) {\n  g(a)\n}\nh = function(x) x\nsetClass("A", representation())\n',
+        "f function, h function",
+    ),
+    "Julia": (
+        "module A\nstruct S\n  x::Int\nend\nabstract type T end\nfunction f(a)\n  g(a)\nend\n"
+        "h(x) = x + 1\nmacro m(e)\n  e\nend\nend\n",
+        "A module, S struct, T type, f function, h function, m macro",
+    ),
+    "OCaml": (
+        "module M = struct\n  let f x = g x\nend\ntype t = A | B\nlet rec h a b = f a\nlet v = 3\n"
+        "class c = object method m = 1 end\nmodule type S = sig val x : int end\n"
+        'external e : int -> int = "e"\n',
+        "M module, f function, t type, h function, c class, m method, S interface, e function",
+    ),
+    "Zig": (
+        'const std = @import("std");\npub fn f(a: u32) u32 {\n    return g(a);\n}\nconst S = struct {\n'
+        '    x: u32,\n    fn m(self: S) void {}\n};\nconst E = enum { a, b };\ntest "t" {}\n',
+        "f function, S struct, m method, E enum",
+    ),
+    "Erlang": (
+        "-module(a).\n-export([f/1]).\n-record(r, {x}).\nf(0) -> 1;\nf(X) -> g(X).\nh() -> ok.\n"
+        "-define(M(X), X).\n-type t() :: atom().\n",
+        "r struct, f function, h function, M macro, t type",
+    ),
+    "Protocol Buffers": (
+        'syntax = "proto3";\npackage a;\nmessage M {\n  string x = 1;\n  enum E { A = 0; }\n}\n'
+        "service S {\n  rpc F(M) returns (M);\n}\n",
+        "M message, E enum, S service, F method",
+    ),
+    "CMake": (
+        "function(f a)\n  message(x)\nendfunction()\nmacro(m)\nendmacro()\n",
+        "f function, m macro",
+    ),
+    "Terraform": (
+        'variable "a" {\n  type = string\n}\nresource "aws_x" "b" {\n  k = var.a\n}\nmodule "c" {\n}\n',
+        "a block, aws_x.b block, c block",
+    ),
+    "Perl": (
+        "package A;\nsub f {\n  g(1);\n}\nsub h { }\n1;\n",
+        "f function, h function",
+    ),
+    "Objective-C": (
+        '#import "a.h"\n@interface A : B\n- (int)f:(int)x;\n@end\n@implementation A\n'
+        "- (int)f:(int)x {\n  return g(x);\n}\n+ (void)k {}\n@end\n@protocol P\n@end\n"
+        "int main(void) { return [a f:1]; }\n",
+        "A class, f method, A class, f method, k method, P interface, main function",
+    ),
+    "Clojure": (
+        "(ns a.b)\n(defn f [x] (g x))\n(defmacro m [])\n(def v 1)\n(defprotocol P (k [x]))\n(defrecord R [a])\n",
+        "f function, m macro, P interface, R class",
+    ),
+    "F#": (
+        "module A\nlet f x = g x\ntype T = { X: int }\ntype C() =\n  member this.M() = 1\n",
+        "f function, T type, C class, M method",
+    ),
+    "PowerShell": (
+        "function Get-A {\n  param($x)\n  Write-B $x\n}\nclass K {\n  [int] M() { return 1 }\n}\nenum E { A }\n",
+        "Get-A function, K class, M method, E enum",
+    ),
+    "Nix": (
+        "{ pkgs }:\nlet\n  f = x: x + 1;\n  v = 2;\nin { a = f v; }\n",
+        "f function",
+    ),
+    "Makefile": (
+        "A = b\nall: x y\n\techo hi\n\n%.o: %.c\n\tcc $<\ndefine m\nx\nendef\n",
+        "all target, %.o target, m macro",
+    ),
+    "Fortran": (
+        "module m\ncontains\nsubroutine s(x)\n  integer :: x\n  call t(x)\nend subroutine\n"
+        "integer function f(x)\n  f = x\nend function\nend module\nprogram p\nend program\n",
+        "m module, s method, f method, p module",
+    ),
+    "Solidity": (
+        "contract A is B {\n  struct S { uint x; }\n  event E(uint a);\n  modifier m() { _; }\n"
+        "  constructor() {}\n  function f(uint a) public returns (uint) { return g(a); }\n}\n"
+        "interface I {}\nlibrary L {}\n",
+        "A class, S struct, m method, f method, I interface, L class",
+    ),
+    "Verilog": (
+        "module m(input a, output b);\n  assign b = a;\n  function f; input x; f = x; endfunction\n"
+        "  task t; endtask\nendmodule\n",
+        "m module, f function, t function",
+    ),
+    "GraphQL": (
+        "type A {\n  b: C\n}\nenum E { X }\ninput I { a: Int }\ninterface J { a: Int }\n",
+        "A type, E enum, I type, J interface",
+    ),
+    "Nim": (
+        "proc f(x: int): int =\n  g(x)\ntype\n  A = object\n    x: int\n",
+        "f function, A type",
+    ),
+    "GDScript": (
+        "class_name A\nfunc f(x):\n\tg(x)\nclass B:\n\tfunc k():\n\t\tpass\n",
+        "f function, B class, k method",
+    ),
+    "Elm": (
+        "module A exposing (..)\ntype T = B | C\ntype alias R = { x : Int }\nf : Int -> Int\nf x = g x\n",
+        "T type, R type, f function",
+    ),
+    "Pascal": (
+        "unit A;\ninterface\ntype T = class\n  procedure P;\nend;\nimplementation\nprocedure T.P;\n"
+        "begin\nend;\nfunction F(x: Integer): Integer;\nbegin\nend;\nend.\n",
+        "T type, T.P function, F function",
+    ),
+    "Emacs Lisp": (
+        "(defun f (x) (g x))\n(defvar v 1)\n(defmacro m (x) x)\n",
+        "f function, m macro",
+    ),
+    "Common Lisp": (
+        "(defun f (x) (g x))\n(defclass c () ())\n",
+        "f function",
+    ),
+    "Vim script": (
+        "function! F(x)\n  call G(a:x)\nendfunction\n",
+        "F function",
+    ),
+    "Thrift": (
+        "struct A {\n  1: string b\n}\nservice S {\n  void f(1: A a)\n}\nenum E { X = 1 }\n",
+        "A struct, S service, f function, E enum",
+    ),
+    "D": (
+        "class A {\n  int f() { return g(); }\n}\nstruct S {}\nvoid h() {}\n",
+        "A class, f method, S struct, h function",
+    ),
+    "GLSL": (
+        "void f(int a) { g(a); }\nstruct S { int x; };\n",
+        "f function, S struct",
+    ),
+    "Fish": (
+        "function f\n  g\nend\n",
+        "f function",
+    ),
+    "Tcl": (
+        "proc f {x} {\n  g $x\n}\n",
+        "f function",
+    ),
+}
 
-LIMIT = 3  # ü
 
-# What a size is.
-@frozen
-class Size(Base):
-    """Doc."""
-
-    unit = "ß"
-
-    # Rounds up.
-    def round(self, to: int = 1) -> int:
-        return ceil(self.value / to) * os.path.getsize("é")
+@pytest.mark.parametrize("language", SAMPLES)
+def test_each_language_has_its_definitions(language: str) -> None:
+    text, expected = SAMPLES[language]
+    found = outline(text, language).definitions
+    assert ", ".join(f"{one.name} {one.kind}" for one in found) == expected
+    assert all(text[one.start : one.body].strip() for one in found)
+    assert all(one.signature in " ".join(text.split()) for one in found)
 
 
-async def later(
-    what,
-) -> None:
-    def inner(): pass
-    inner()
-'''
-
-
-def file(text: str, language: str) -> TextFile:
-    return TextFile("x", text, "0" * 40, language)
-
-
-def test_definitions_count_characters_and_keep_decorators() -> None:
-    found = syntax.definitions(file(PYTHON, "Python"))
-    assert [(d.name, d.kind, d.line) for d in found] == [
-        ("Size", "class", 8),
-        ("round", "method", 14),
-        ("later", "function", 18),
-        ("inner", "function", 21),
-    ]
-    assert PYTHON[found[0].start :].startswith("@frozen\nclass Size") and PYTHON[: found[0].end].endswith('("é")')
-    assert found[1].signature == "def round(self, to: int = 1) -> int:"
-    assert found[2].signature == "async def later( what, ) -> None:"
-
-
-def test_calls_name_what_is_called_and_where() -> None:
-    found = syntax.calls(file(PYTHON, "Python"))
-    assert [(c.name, c.line, c.inside) for c in found] == [
-        ("ceil", 15, "round"),
-        ("getsize", 15, "round"),
-        ("inner", 22, "later"),
-    ]
-
-
-def test_identifiers_stand_where_they_say() -> None:
-    found = list(syntax.identifiers(PYTHON, "Python"))
-    assert all(PYTHON[at : at + len(name)] == name for name, at in found)
-    names = [name for name, _ in found]
-    assert "LIMIT" in names and "getsize" in names and "Größe" not in names and names.count("inner") == 2
-    assert list(syntax.identifiers("ab (ç1)", "Other")) == [("ab", 0), ("ç1", 4)]
-
-
-def test_cuts_leave_nodes_whole_and_keep_what_introduces_them() -> None:
-    pieces = [PYTHON[at:].split("\n")[0] for at in syntax.cuts(PYTHON, "Python")]
-    assert pieces == [
-        "import os",
-        "LIMIT = 3  # ü",
-        "# What a size is.",
-        '    unit = "ß"',
-        "    # Rounds up.",
-        "async def later(",
-    ]
-
-
-def test_only_a_long_function_is_cut_between_its_statements() -> None:
-    short = "def f():\n" + "    x = 1\n" * 10
-    assert syntax.cuts(short, "Python") == ()
-    assert len(syntax.cuts("def f():\n" + "    x = 1\n" * 300, "Python")) == 299
-
-
-@pytest.mark.parametrize(
-    ("language", "text", "expected"),
-    [
-        ("Rust", "impl A { fn f(&self) {} }\npub struct S;\nfn z() {}\n", ["f method", "S struct", "z function"]),
-        ("Go", "package m\ntype A struct{}\nfunc (a A) F() {}\nfunc G() {}\n", ["A type", "F method", "G function"]),
-        ("JavaScript", "const f = (a) => <p>{a}</p>;\nclass A { m() {} }\n", ["f function", "A class", "m method"]),
-        ("TypeScript", "export const f = (a: X) => 1;\ninterface I { a: b }\n", ["f function", "I interface"]),
-        ("Java", "@X class A { A() {} int f() { return 1; } }\n", ["A class", "A method", "f method"]),
-        ("Kotlin", "class A {\n  fun f() = 1\n}\nfun g() {}\n", ["A class", "f method", "g function"]),
-        ("C", "static int *f(int a) { return a; }\nstruct S { int x; };\nstruct S *s;\n", ["f function", "S struct"]),
-        ("C++", "class A { int k() { return 1; } };\nint n::A::m() {}\n", ["A class", "k method", "m function"]),
-        ("C#", "class A { int F() { return 1; } }\n", ["A class", "F method"]),
-        ("Ruby", "class A\n  def f\n  end\nend\ndef g\nend\n", ["A class", "f method", "g function"]),
-        ("PHP", "<?php\nclass A { function f() {} }\nfunction g() {}\n", ["A class", "f method", "g function"]),
-        ("Swift", "struct A {\n func f() {}\n}\nfunc g() {}\n", ["A class", "f method", "g function"]),
-        ("Scala", "object O { def f = 1 }\ntrait T\n", ["O class", "f method", "T trait"]),
-        ("Shell", "f() { g; }\nfunction h { i; }\n", ["f function", "h function"]),
-        ("Other", "def f(): pass\n", []),
-    ],
-)
-def test_each_language_has_its_definitions(language: str, text: str, expected: list[str]) -> None:
-    assert [f"{d.name} {d.kind}" for d in syntax.definitions(file(text, language))] == expected
-
-
-def test_gos_single_type_includes_its_keyword() -> None:
-    (one,) = syntax.definitions(file("package m\n\ntype A struct{}\n", "Go"))
-    assert one.signature == "type A struct{}"
-
-
-def test_nesting_grows_with_depth() -> None:
-    flat, deep = "def f():\n    x\n", "def f():\n    if a:\n        for b in c:\n            x\n"
-    assert syntax.nesting(flat, "Python") == 1 and syntax.nesting(deep, "Python") == 3
-    assert syntax.nesting("a\n  b\n    c\n", "Other") == 2 and syntax.nesting("", "Other") == 0
-
-
-def test_text_without_a_grammar_is_cut_at_blank_lines_else_at_lines() -> None:
-    assert syntax.cuts("a\nb\n\n  \nc\nd\n", "Other") == (8,)
-    assert syntax.cuts("a\nb\nc", "Other") == (2, 4) and syntax.cuts("", "Other") == ()
-
-
-ODD = [
-    "",
-    "\n",
-    "\ufeff",
-    "\x01\x02",
-    "\udcff é\n",
-    "((((" * 5000,
-    "{\n" * 3000,
-    "a<b<c<" * 500,
-    "'\"`" * 900,
-    "\r\n\r\n",
-]
-
-
-@pytest.mark.parametrize("language", [*GRAMMARS, "Other"])
-def test_odd_input_never_raises_and_cuts_stand_at_line_starts(language: str) -> None:
-    for text in ODD:
-        one = file(text, language)
-        syntax.definitions(one), syntax.calls(one), syntax.imports(one), syntax.nesting(text, language)
-        cuts = syntax.cuts(text, language)
-        assert list(cuts) == sorted(set(cuts)) and all(text[at - 1] == "\n" for at in cuts)
-        assert all(text[at : at + len(name)] == name for name, at in syntax.identifiers(text, language))
-
-
-@pytest.mark.parametrize("text", ["x = f(1)\n" * 120_000, "(" * 200_000, "{a:[" * 60_000])
-def test_a_long_or_endlessly_nested_file_is_read_in_a_moment(text: str) -> None:
-    began = time.thread_time()
-    for language in ("Python", "TypeScript"):
-        one = file(text, language)
-        (
-            syntax.definitions(one),
-            syntax.calls(one),
-            syntax.cuts(text, language),
-            list(syntax.identifiers(text, language)),
-        )
-    assert time.thread_time() - began < 6
-    assert len(text) < MAX_CHARACTERS or syntax.definitions(one) == ()
+def test_every_grammar_has_a_sample() -> None:
+    assert set(GRAMMARS) == set(SAMPLES) | DATA
 
 
 @pytest.mark.parametrize(

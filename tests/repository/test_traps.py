@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from git_helper import commit_ids, environment, git, make_repo
+from git_helper import Submodule, commit_ids, environment, git, make_repo
 
 from longrepo.repository.repository import Repository
 
@@ -37,10 +37,18 @@ HOOKS = ("post-index-change", "reference-transaction", "post-checkout", "pre-aut
 def trapped(tmp_path: Path) -> Path:
     """A repository in which everything that can run a program is set to leave a file in `ran/`."""
     (tmp_path / "ran").mkdir()
-    attributes = {".gitattributes": "* diff=evil filter=evil merge=evil text eol=crlf\n"}
+    start = {
+        ".gitattributes": "* diff=evil filter=evil merge=evil text eol=crlf\n",
+        ".gitmodules": f'[submodule "sub"]\n\tpath = sub\n\turl = ext::{tmp_path}/trap-submodule\n',
+        "sub": Submodule(),
+    }
     text = "".join(f"line {n}\n" for n in range(30))
-    commits = [{"a.py": text, **attributes}, {"a.py": None, "b.py": text + "more\n"}, {"b.py": text + "end\n"}]
+    commits = [{"a.py": text, **start}, {"a.py": None, "b.py": text + "more\n"}, {"b.py": text + "end\n"}]
     folder = make_repo(tmp_path / "repo", commits)
+    included = tmp_path / "included"
+    included.write_text(f"[alias]\n\tseen = !{script(tmp_path, 'included')}\n")
+    git(folder, "config", "include.path", str(included))
+    git(folder, "config", f"includeIf.gitdir:{tmp_path}/.path", str(included))
     for name in TRAPS:
         git(folder, "config", name, script(tmp_path, name))
     for name in HOOKS:
@@ -48,7 +56,13 @@ def trapped(tmp_path: Path) -> Path:
     git(folder, "config", "core.hooksPath", str(folder / ".git" / "hooks"))
     git(folder, "config", "log.showSignature", "true")
     git(folder, "config", "diff.renames", "false")
-    git(folder, "config", "alias.cat-file", "!" + script(tmp_path, "alias"))
+    for name in ("cat-file", "look"):  # git never lets an alias replace a command of its own
+        git(folder, "config", f"alias.{name}", "!" + script(tmp_path, "alias"))
+    submodule = script(tmp_path, "submodule")
+    git(folder, "config", "submodule.sub.url", f"ext::{submodule}")
+    git(folder, "config", "submodule.sub.update", f"!{submodule}")
+    git(folder, "config", "submodule.recurse", "true")
+    git(folder, "config", "protocol.ext.allow", "always")
     (folder / "b.py").write_text("changed\n")
     return folder
 
@@ -76,13 +90,17 @@ def read_everything(folder: Path) -> tuple[list[str], list[str]]:
         repository.resolve("HEAD@{0}")
         repository.first_parents(head, 5)
         files = [file.path for file in repository.snapshot(head).files]
+        records = list(repository.log(head))
+        blobs = [entry.blob for entry in repository.tracked(head)]
+        list(repository.texts([*blobs, *(one.before for record in records for one in record.changes if one.before)]))
+        assert repository.people(head) == (("Ada Example", "ada@example.com"),)
         return files, [commit.message for commit in repository.commits("HEAD")]
 
 
 def test_nothing_a_repository_names_is_run(trapped: Path) -> None:
     index = (trapped / ".git" / "index").read_bytes()
     files, messages = read_everything(trapped)
-    assert files == [".gitattributes", "b.py"] and messages == ["Change 2", "Change 1", "Change 0"]
+    assert files == [".gitattributes", ".gitmodules", "b.py"] and messages == ["Change 2", "Change 1", "Change 0"]
     assert ran(trapped) == set()
     assert (trapped / ".git" / "index").read_bytes() == index
 
@@ -91,8 +109,11 @@ def test_the_traps_would_have_been_sprung_by_plain_git(trapped: Path) -> None:
     commands = [["status"], ["diff"], ["config", "--remove-section", "filter.evil"], ["diff", "HEAD~1", "HEAD"]]
     for name in ("diff.evil.command", "diff.external"):  # git asks one program for a difference: the next in line
         commands += [["config", "--unset", name], ["diff", "HEAD~1", "HEAD"]]
+    commands += [["look"], ["seen"], ["fetch", "ssh://nobody@localhost/x"], ["update-ref", "refs/heads/new", "HEAD"]]
+    commands += [["-c", "protocol.ext.allow=always", "submodule", "update", "--init"]]
     plain_git(trapped, *commands)
     sprung = {"core.fsmonitor", "filter.evil.process", "diff.external", "diff.evil.command", "diff.evil.textconv"}
+    sprung |= {"alias", "included", "submodule", "core.sshCommand", "hook-reference-transaction"}
     assert sprung - ran(trapped) == set()
 
 
@@ -106,7 +127,7 @@ def test_a_missing_object_asks_no_remote(trapped: Path) -> None:
         git(trapped, "config", "remote.origin.promisor", "true")
         git(trapped, "config", "protocol.ext.allow", "always")
         files, messages = read_everything(trapped)
-        assert files == [".gitattributes"] and messages == ["Change 1", "Change 0"]
+        assert files == [".gitattributes", ".gitmodules"] and messages == ["Change 1", "Change 0"]
         with Repository.open(trapped) as repository, pytest.raises(Exception, match="no commit"):
             repository.resolve("1" * 40)
         assert ran(trapped) == set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
+from longrepo.sequences.analysed import unpack
+from longrepo.sequences.analysis import Analyser, FileJob
+from longrepo.sequences.text import TokenizedText, path_tokens
 from longrepo.sequences.tokenizer import RepoTokenizer
 
 SPECIAL = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<file_sep>", "<pr_base>"]
@@ -36,6 +40,18 @@ def backend() -> Tokenizer:
 @pytest.fixture(scope="session")
 def tokenizer(backend: Tokenizer) -> RepoTokenizer:
     return RepoTokenizer(backend, "tiny")
+
+
+@pytest.fixture(scope="session")
+def read(tokenizer: RepoTokenizer) -> Callable[[str, str], TokenizedText]:
+    """Path and text → the file as sequences are cut from."""
+    analyser = Analyser(tokenizer, None, 0.1)
+
+    def analysed(path: str, text: str) -> TokenizedText:
+        (result,) = analyser.analyse([FileJob(path, text)])
+        return unpack(result, path, path_tokens(tokenizer, path)).text
+
+    return analysed
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,7 @@ def test_only_the_answer_of_a_question_is_scored_fully(tokenizer: RepoTokenizer)
     assert text.startswith("<|SNIPPET_0|> package/amber.py\n") and "<|SNIPPET_1|> package/birch.py\n" in text
     assert text.endswith("\nQUESTION: Where is amber_step_1?\nANSWER: package/amber.py<|endoftext|>")
     assert text_with_weight(tokenizer, sequence, 1.0) == " package/amber.py<|endoftext|>"
-    assert set(map(float, sequence.loss_weights)) == {0.0, 0.1, 1.0}
+    assert {round(weight, 6) for weight in sequence.loss_weights} == {0.0, 0.1, 1.0}
 
 
 def test_a_question_is_truncated_in_its_snippets(tokenizer: RepoTokenizer) -> None:

@@ -45,7 +45,7 @@ def test_prepare_writes_sequences_and_a_summary(folder: Path) -> None:
     assert "phase 1 (≤1024)" in done.stdout and "100.0% of" in done.stdout and "held out as well" in done.stdout
     file = read_sequences(folder / "out" / "sequences")
     summary = json.loads((folder / "out" / "preparation_summary.json").read_text())
-    assert len(file) == file.header.rows > 0 and summary["files"]["count"] == len(NAMES)
+    assert len(file) == file.header.rows > 0 and summary["repositories"][0]["files"]["count"] == len(NAMES)
     assert file.column("split").count("test") <= 4
 
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 from small_packages import module
 
-from longrepo.repository.model import TextFile
 from longrepo.sequences.difficulty import FIXED_THRESHOLDS, PARTS, Names, label, parts_of, quantile_thresholds, score_of
-from longrepo.sequences.draft import Draft, Part
+from longrepo.sequences.draft import Part
 from longrepo.sequences.sequence import DIFFICULTIES
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.sequences.text import TokenizedText
 
 
 def test_the_score_is_between_0_and_1_and_grows_with_each_part() -> None:
@@ -25,32 +27,60 @@ def test_labels_follow_the_thresholds() -> None:
     assert quantile_thresholds([0.9]) == FIXED_THRESHOLDS
 
 
-def parts(tokenizer: RepoTokenizer, filler: int = 0, target: str = "total = make_total(3)\n") -> dict[str, float]:
-    definition = "def make_total(count):\n    return count\n"
-    files = [TextFile("a.py", definition, "", "Python"), TextFile("b.py", target, "", "Python")]
-    draft, at = Draft(tokenizer), len(definition)
-    draft.parts = [
-        Part("a.py", "Python", definition, 0, at, False),
-        Part("b.py", "Python", target, at + filler, at + filler + len(target), True),
-    ]
-    return parts_of(draft, Names(defined_in=Names.of(files).defined_in))
+Read = Callable[[str, str], TokenizedText]
 
 
-def test_a_definition_further_away_is_harder(tokenizer: RepoTokenizer) -> None:
-    near, far = parts(tokenizer), parts(tokenizer, filler=2000)
+def parts(read: Read, filler: int = 0, target: str = "total = make_total(3)\n") -> dict[str, float]:
+    one = read("a.py", "def make_total(count):\n    return count\n")
+    other = read("b.py", target)
+    at = len(one) + filler
+    return parts_of([Part(one, 0, len(one), 0, False), Part(other, 0, len(other), at, True)], Names())
+
+
+def test_a_definition_further_away_is_harder(read: Read) -> None:
+    near, far = parts(read), parts(read, filler=2000)
     assert 0 < near["distance"] < far["distance"] < 1
+    assert parts(read, filler=9000)["distance"] == 1
     assert near["references"] == pytest.approx(1 / 3, abs=1e-4)
+    assert parts(read, target="total = 3\n")["references"] == 0
 
 
-def test_unseen_names_and_nesting_are_harder(tokenizer: RepoTokenizer) -> None:
-    plain = parts(tokenizer)
-    assert parts(tokenizer, target="novel = strange(unheard)\n")["unseen"] > plain["unseen"]
+def test_distance_is_measured_in_tokens(read: Read) -> None:
+    target = read("b.py", "make_total(3)\n")
+    one = read("a.py", "def make_total(count):\n    return count\n")
+    at = [place for place, name in zip(one.name_tokens, one.names, strict=True) if name in one.defines]
+    found = parts_of([Part(one, 0, len(one), 0, False), Part(target, 0, len(target), 500, True)], Names())
+    assert found["distance"] == pytest.approx(math.log2(1 + 500 - at[0]) / math.log2(1 + 8192), abs=1e-4)
+
+
+def test_unseen_names_and_nesting_are_harder(read: Read) -> None:
+    assert parts(read)["unseen"] == 0.5  # `total` stands nowhere, `make_total` stands above
+    assert parts(read, target="novel = strange(unheard)\n")["unseen"] == 1
+    assert parts(read, target="make_total(make_total)\n")["unseen"] == 0
     nested = "def outer():\n    for x in y:\n        if x:\n            while x:\n                make_total(x)\n"
-    assert parts(tokenizer, target=nested)["nesting"] > plain["nesting"]
+    assert parts(read, target=nested)["nesting"] > parts(read)["nesting"] == 0
 
 
-def test_what_the_whole_repository_uses_is_not_unseen() -> None:
-    files = [TextFile(f"{n}.py", module(f"name{n}", None, 1), "", "Python") for n in range(5)]
-    names = Names.of(files)
-    assert {"def", "return", "scale", "annotations"} <= names.common
-    assert "name1_step_0" not in names.common and names.defined_in["name1_step_0"] == ("1.py",)
+def test_context_alone_has_no_difficulty(read: Read) -> None:
+    of = read("a.py", module("amber", None, 3))
+    assert parts_of([Part(of, 0, len(of), 0, False)], Names()) == dict.fromkeys(PARTS, 0.0)
+
+
+def test_what_the_whole_repository_uses_is_not_unseen(read: Read) -> None:
+    names = Names.of([read(f"{n}.py", module(f"name{n}", None, 1)) for n in range(5)])
+    of = read("c.py", "def return_scale(annotations): return\n")
+    known = dict(zip(["def", "return_scale", "annotations", "return"], of.names.tolist(), strict=True))
+    assert {known["def"], known["annotations"], known["return"]} <= set(names.common.tolist())
+    assert known["return_scale"] not in names.common
+    target = [Part(of, 0, len(of), 0, True)]
+    assert parts_of(target, Names())["unseen"] == 1 and parts_of(target, names)["unseen"] == 0.25
+
+
+def test_a_name_that_many_files_define_says_nothing(read: Read) -> None:
+    def distance(files: int) -> float:
+        texts = [read(f"{n}.py", f"def run(): return {n}\n") for n in range(files)]
+        use = read("use.py", "x = run()\n")
+        both = [Part(texts[0], 0, len(texts[0]), 0, False), Part(use, 0, len(use), 400, True)]
+        return parts_of(both, Names.of(texts))["distance"]
+
+    assert distance(3) > 0 == distance(4)

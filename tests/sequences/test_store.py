@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +14,7 @@ from tokenizers import Tokenizer
 from longrepo.errors import InputError, RunError
 from longrepo.sequences import store
 from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
+from longrepo.sequences.rows import Row, row_of
 from longrepo.sequences.sequence import LongContextSequence
 from longrepo.sequences.store import read_sequences, write_sequences
 from longrepo.sequences.tokenizer import RepoTokenizer
@@ -29,6 +35,7 @@ def sequences(count: int = 300) -> list[LongContextSequence]:
             "commits_included": ["c" * 40] if number % 2 else [],
             "language": "Python",
             "split": "train" if number % 3 else "validation",
+            "repository": "repo",
         }
         weights = [0.0, *[0.1, 1.0] * 6][:length]
         made.append(LongContextSequence([number * 3 + at for at in range(length)], weights, about))
@@ -37,7 +44,7 @@ def sequences(count: int = 300) -> list[LongContextSequence]:
 
 @pytest.fixture
 def header(tokenizer: RepoTokenizer) -> Header:
-    return Header(TokenizerFacts.of(tokenizer), RepositoryFacts("repo", "h" * 40, notes=["a note"]), settings="abc")
+    return Header(TokenizerFacts.of(tokenizer), [RepositoryFacts("repo", "h" * 40, notes=["a note"])], settings="abc")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -46,7 +53,7 @@ def test_what_is_written_is_read_back(name: str, header: Header, tmp_path: Path)
     written = write_sequences(tmp_path / name, given, header)
     file = read_sequences(tmp_path / name)
     assert file.header == written and file.header.rows == len(file) == len(given)
-    assert file.header.tokenizer == header.tokenizer and file.header.repository == header.repository
+    assert file.header.tokenizer == header.tokenizer and file.header.repositories == header.repositories
     for index in (0, 299, 256, 17):
         assert file.tokens(index).tolist() == given[index].tokens and file.tokens(index).dtype == np.int32
         assert file.weights(index).tolist() == np.array(given[index].loss_weights, np.float32).tolist()
@@ -64,12 +71,77 @@ def test_what_is_written_is_read_back(name: str, header: Header, tmp_path: Path)
 def test_every_format_has_the_same_content_hash_and_the_same_bytes_each_time(header: Header, tmp_path: Path) -> None:
     hashes = {write_sequences(tmp_path / name, sequences(), header).content_sha256 for name in NAMES}
     assert len(hashes) == 1
-    for name in NAMES[1:3]:
-        write_sequences(tmp_path / f"again-{name}", sequences(), header)
-        assert (tmp_path / name).read_bytes() == (tmp_path / f"again-{name}").read_bytes()
+    for name in NAMES:
+        write_sequences(tmp_path / f"again-{name}", map(row_of, sequences()), header)
+        first, again = (tmp_path / one for one in (name, f"again-{name}"))
+        files = sorted(path.name for path in first.iterdir()) if first.is_dir() else [""]
+        for file in files:
+            assert (first / file).read_bytes() == (again / file).read_bytes(), file
     changed = sequences()
     changed[7].loss_weights[1] = 0.2
     assert write_sequences(tmp_path / "other.json", changed, header).content_sha256 not in hashes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_are_written_as_they_come(name: str, header: Header, tmp_path: Path) -> None:
+    """Few rows live at a time, however many there are; what their maker adds to the header is in the file."""
+    alive: weakref.WeakSet[Row] = weakref.WeakSet()
+    most = 0
+
+    def rows() -> Iterator[Row]:
+        nonlocal most
+        for number in range(2000):
+            row = row_of(LongContextSequence([number], [0.0], sequences(1)[0].metadata))
+            alive.add(row)
+            most = max(most, len(alive))
+            yield row
+        header.redactions["key"] = 3
+
+    write_sequences(tmp_path / name, rows(), header)
+    assert most < 600
+    file = read_sequences(tmp_path / name)
+    assert len(file) == 2000 and file.tokens(1999).tolist() == [1999] and file.header.redactions == {"key": 3}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rows_are_a_file_too(name: str, header: Header, tmp_path: Path) -> None:
+    write_sequences(tmp_path / name, [], header)
+    file = read_sequences(tmp_path / name)
+    assert len(file) == 0 and file.lengths().tolist() == [] and file.column("split") == []
+
+
+def test_weights_in_json_are_the_numbers_people_write(header: Header, tmp_path: Path) -> None:
+    given = LongContextSequence([1, 2, 3], [0.0, 0.1, 1 / 3], sequences(1)[0].metadata)
+    write_sequences(tmp_path / "a.jsonl", [given], header)
+    weights = json.loads((tmp_path / "a.jsonl").read_text().splitlines()[1])["loss_weights"]
+    assert weights == [0.0, 0.1, 0.33333334]
+    assert read_sequences(tmp_path / "a.jsonl").weights(0).tolist() == np.array(given.loss_weights, np.float32).tolist()
+
+
+def test_the_folder_opens_with_plain_datasets(header: Header, tmp_path: Path) -> None:
+    from datasets import List, Value, load_from_disk
+
+    given = sequences()
+    write_sequences(tmp_path / "sequences", given, header)
+    opened = load_from_disk(str(tmp_path / "sequences"))
+    assert len(opened) == 300 and opened[299]["input_ids"] == given[299].tokens
+    assert opened[5]["repository"] == "repo" and json.loads(opened[5]["difficulty_parts"])["unseen"] == 0.5
+    assert opened.features["input_ids"] == List(Value("int32"))
+    assert opened.features["loss_weights"] == List(Value("float32"))
+    assert len(opened.filter(lambda row: row["split"] == "train")) == 200  # leaves its cache in the folder
+    assert len(read_sequences(tmp_path / "sequences")) == 300
+
+
+def test_neither_writing_nor_reading_imports_datasets(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom longrepo.sequences.header import *\n"
+        "from longrepo.sequences.store import read_sequences, write_sequences\n"
+        "header = Header(TokenizerFacts('tiny', '0', 9), [RepositoryFacts('repo', 'h')])\n"
+        "write_sequences(Path('out'), [], header)\nread_sequences(Path('out'))\n"
+        "print(sorted({'datasets', 'pandas', 'torch', 'transformers'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 def data_file(path: Path) -> Path:
@@ -123,11 +195,23 @@ def test_what_are_no_sequences_is_refused(header: Header, tmp_path: Path) -> Non
         write_sequences(tmp_path / "folder", sequences(2), header)
 
 
-def test_another_format_version_is_named(header: Header, tmp_path: Path) -> None:
-    header.format_version = 99
-    write_sequences(tmp_path / "a.json", sequences(2), header)
-    with pytest.raises(InputError, match="format 99, this version reads 1"):
-        read_sequences(tmp_path / "a.json")
+def test_format_1_is_refused_with_what_to_do(header: Header, tmp_path: Path) -> None:
+    for name in ("a.json", "sequences"):
+        write_sequences(tmp_path / name, sequences(2), header)
+        file = tmp_path / name if name == "a.json" else tmp_path / name / "header.json"
+        text = file.read_text().replace('"format_version": 2', '"format_version": 1')
+        file.write_text(text.replace('"repositories"', '"repository"'))
+        with pytest.raises(InputError, match="of format 1, this version reads 2; make the sequences again"):
+            read_sequences(tmp_path / name)
+
+
+def test_several_repositories_share_a_header(header: Header) -> None:
+    header.repositories[0].licence = "MIT"
+    header.repositories.append(RepositoryFacts("other", "i" * 40, notes=["one more"], licence="MIT OR Unlicense"))
+    assert header.name == "repo, other" and header.notes == ["repo: a note", "other: one more"]
+    assert header.licence == "MIT AND (MIT OR Unlicense)"
+    header.repositories[1].licence = ""
+    assert header.licence == "", "of data that is in part under no known licence, none can be said"
 
 
 def test_another_tokenizer_is_refused_with_both_names(

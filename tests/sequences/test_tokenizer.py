@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from itertools import pairwise
+import pickle
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
+from small_packages import module
+from tokenizers import Tokenizer, normalizers
 
 from longrepo.errors import InputError
-from longrepo.sequences.text import TokenizedText
 from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.sequences.tokens import STRUCTURE_TOKENS
+from longrepo.sequences.tokens import PLACEHOLDERS, STRUCTURE_TOKENS
 
 
 def test_names_of_special_tokens_in_a_source_file_stay_text(tokenizer: RepoTokenizer) -> None:
@@ -18,7 +18,7 @@ def test_names_of_special_tokens_in_a_source_file_stay_text(tokenizer: RepoToken
     special = {*tokenizer.structure_ids.values(), tokenizer.end_id, tokenizer.id("<fim_prefix>")}
     assert not special & set(ids)
     assert tokenizer.decode(ids) == text
-    assert tokenizer.encode_many([text])[0][0] == ids
+    assert tokenizer.encode_many([text])[0][0].tolist() == ids
 
 
 def test_structure_tokens_are_new_and_start_from_known_ones(tokenizer: RepoTokenizer, backend: Tokenizer) -> None:
@@ -39,14 +39,38 @@ def test_the_hash_changes_with_the_vocabulary_and_not_with_the_name(
     assert RepoTokenizer(backend, "tiny", structure_tokens=False).sha256 != tokenizer.sha256
 
 
-def test_pieces_of_a_text_put_together_are_its_tokens(tokenizer: RepoTokenizer) -> None:
-    text = "def é_one(a):\n    return '日本'\n\n\nclass B:\n    def two(self):\n        return 2\n"
-    ids, starts = tokenizer.encode_many([text])[0]
-    of = TokenizedText("a.py", text, "Python", ids, starts)
-    bounds = [0, *of.lines, len(of)]
-    assert "".join(of.slice_text(a, b) for a, b in pairwise(bounds)) == text
-    assert [id for a, b in pairwise(bounds) for id in ids[a:b]] == ids
-    assert set(of.cuts) <= set(of.lines)
+def test_every_token_begins_where_the_library_says(tokenizer: RepoTokenizer, backend: Tokenizer) -> None:
+    texts = ["", "é", "x = '日本'\n\tif ü:\r\n", "\U0001f600 <KEY>\u0301\n", module("amber", None, 2)]
+    for text, (ids, starts) in zip(texts, tokenizer.encode_many(texts, block=2), strict=True):
+        expected = backend.encode(text, add_special_tokens=False)
+        assert ids.tolist() == expected.ids == tokenizer.encode(text)
+        assert starts.tolist() == [start for start, _ in expected.offsets]
+
+
+def test_a_normaliser_that_alters_the_text_is_answered_by_the_library(backend: Tokenizer) -> None:
+    lower = Tokenizer.from_str(backend.to_str())
+    lower.normalizer = normalizers.NFD()
+    ((ids, starts),) = RepoTokenizer(lower, "decomposes").encode_many(["é = ñandú\n"])
+    assert starts.tolist() == [start for start, _ in lower.encode("é = ñandú\n", add_special_tokens=False).offsets]
+    assert len(ids) == len(starts)
+
+
+def test_what_stands_for_redacted_text_is_a_token_and_the_rest_is_text() -> None:
+    starcoder = load_tokenizer("embedded")
+    for name in PLACEHOLDERS:
+        ids = starcoder.encode(f"a = {name}\n")
+        assert starcoder.id(name) in ids and starcoder.decode(ids) == f"a = {name}\n"
+        assert starcoder.encode(name) == [starcoder.id(name)]
+    assert len(starcoder.encode("<|endoftext|><file_sep>")) > 4
+
+
+def test_it_goes_to_another_process_as_the_same(tokenizer: RepoTokenizer) -> None:
+    for one in (tokenizer, load_tokenizer("embedded")):
+        other = pickle.loads(pickle.dumps(one))
+        assert (other.sha256, other.name, other.end_id, other.pad_id) == (one.sha256, one.name, one.end_id, one.pad_id)
+        assert other.structure_ids == one.structure_ids
+        text = "password = '<PASSWORD>'  # <|FILE_START|>\n"
+        assert other.encode(text) == one.encode(text)
 
 
 def test_a_folder_is_read_and_gives_what_transformers_reads_from_it(backend: Tokenizer, tmp_path: Path) -> None:

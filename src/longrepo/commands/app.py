@@ -10,14 +10,16 @@ from typing import Any
 import typer
 
 from longrepo import __version__
+from longrepo.commands.check import check_leaks
 from longrepo.commands.evaluate import evaluate
+from longrepo.commands.inspect import inspect
 from longrepo.commands.pipeline import pipeline
 from longrepo.commands.prepare import prepare
 from longrepo.commands.tokenize import tokenize
 from longrepo.commands.train import train
 from longrepo.errors import InputError, RunError
 
-COMMANDS = (prepare, tokenize, train, evaluate, pipeline)
+COMMANDS = (prepare, inspect, check_leaks, tokenize, train, evaluate, pipeline)
 
 
 def _new_app(**options: Any) -> typer.Typer:

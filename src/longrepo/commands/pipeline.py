@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from longrepo.commands.evaluate import run_evaluation
+from longrepo.commands.origins import opened, tools
 from longrepo.commands.train import Arguments, Device, run_training
 from longrepo.config.files import write_text
 from longrepo.config.load import dump_yaml, load_settings, settings_hash
@@ -21,13 +23,16 @@ from longrepo.pipeline.stages import Stage
 
 if TYPE_CHECKING:
     from longrepo.reports.pipeline import PipelineReporter
-    from longrepo.repository.repository import Repository
+    from longrepo.sequences.assembly import Origin
     from longrepo.sequences.header import Header
     from longrepo.sequences.tokenizer import RepoTokenizer
 
 
 def pipeline(
-    repo: Annotated[Path, typer.Option(help="The git repository to learn.")],
+    repo: Annotated[list[Path], typer.Option(help="The git repository to learn; may be repeated.")],
+    weight: Annotated[
+        list[float] | None, typer.Option(help="How often a repository's text is seen; one for each --repo. Default: 1.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `embedded`; over model.name.")] = None,
     output: Annotated[Path | None, typer.Option(help="Where results go. Default: ./runs/REPOSITORY.")] = None,
     config: Annotated[
@@ -50,11 +55,10 @@ def pipeline(
     overrides = [*(set_ or ()), *(f"{key}={value}" for key, value in named.items() if value is not None)]
     settings = load_settings(config, overrides)
     from longrepo.reports.pipeline import PipelineReporter
-    from longrepo.repository.repository import Repository
 
-    with Repository.open(repo) as repository:
-        walk = _Walk(repository, revision, settings, device.value, verbose, PipelineReporter())
-        status = walk.run(output or Path("runs") / repository.name, long_context_mode)
+    with opened(repo, weight, revision) as origins:
+        walk = _Walk(origins, settings, device.value, verbose, PipelineReporter())
+        status = walk.run(output or Path("runs") / walk.name, long_context_mode)
     if status:
         raise typer.Exit(status)
 
@@ -63,17 +67,18 @@ class _Walk:
     """The stages one after another; each is told what the one before it left."""
 
     def __init__(
-        self, repository: Repository, revision: str, settings: Settings, device: str, verbose: bool,
-        reporter: PipelineReporter,
-    ) -> None:  # fmt: skip
-        self.repository, self.commit = repository, repository.resolve(revision)
+        self, origins: Sequence[Origin], settings: Settings, device: str, verbose: bool, reporter: PipelineReporter
+    ) -> None:
+        self.origins = origins
+        self.name = "+".join(origin.repository.name for origin in origins)
         self.chooser, self.device, self.verbose, self.reporter = Chooser(settings), device, verbose, reporter
 
     def run(self, output: Path, long_context: bool) -> int:
         """Walk; return the exit status (130 when Ctrl-C stopped the training, saved and ready to go on)."""
         reporter = self.reporter
-        reporter.stage(1, 4, "look", f"{self.repository.name} at {self.commit[:10]}")
-        for note in self.repository.notes:
+        places = [f"{origin.repository.name} at {origin.commit[:10]}" for origin in self.origins]
+        reporter.stage(1, 4, "look", ", ".join(places))
+        for note in dict.fromkeys(note for origin in self.origins for note in origin.repository.notes):
             reporter.note(note)
         self._look()
         reporter.choices(latest(self.chooser.choices))
@@ -116,7 +121,7 @@ class _Walk:
             output,
             "sequences",
             {
-                "commit": self.commit,
+                "origins": [[one.repository.name, one.commit, one.weight] for one in self.origins],
                 "tokenizer": tokenizer.sha256,
                 "with_third": with_third,
                 "length": settings.model.max_position_embeddings,
@@ -129,17 +134,14 @@ class _Walk:
         sequences = stage.folder / SEQUENCES
         if not stage.done:
             began = time.monotonic()
-            say = self.reporter.note if self.verbose else _silent
             length = settings.model.max_position_embeddings
-            if long_context:
-                count = 3 if with_third else 2
-                prepared = prepare(self.repository, settings, tokenizer, self.commit, count, length, say)
-            else:
-                caps = settings.long_context
-                length = max(length, caps.phase3_max_length if with_third else caps.phase2_max_length)
-                prepared = windows(
-                    self.repository, settings, tokenizer, self.commit, length, settings.data.overlap, say
-                )
+            with tools(settings, None, self.verbose) as ready:
+                if long_context:
+                    prepared = prepare(self.origins, settings, ready, 3 if with_third else 2, length)
+                else:
+                    caps = settings.long_context
+                    length = max(length, caps.phase3_max_length if with_third else caps.phase2_max_length)
+                    prepared = windows(self.origins, settings, ready, length, settings.data.overlap)
             header = write_prepared(stage.folder, prepared)
             show_preparation(self.reporter.console, header, prepared.summary, str(sequences), time.monotonic() - began)
             stage.finish()
@@ -152,7 +154,7 @@ class _Walk:
         settings = self.chooser.settings
         if not _phases_left(settings):
             raise InputError(
-                f"{self.repository.name}: {sum(trained.values())} training sequences are too few for any phase; "
+                f"{self.name}: {sum(trained.values())} training sequences are too few for any phase; "
                 "lower long_context.phase1_max_length or give a larger repository"
             )
         inputs = {"sequences": header.content_sha256, "settings": settings.model_dump(mode="json")}
@@ -194,12 +196,8 @@ class _Walk:
             comparisons = run_evaluation(run, sequences, "test", self.device, result)
             stage.finish()
         print_comparison(comparisons, self.reporter.console)
-        for note in header.repository.notes:
+        for note in header.notes:
             self.reporter.note(note)
-
-
-def _silent(_: str) -> None:
-    return None
 
 
 def _phases_left(settings: Settings) -> bool:

@@ -1,4 +1,4 @@
-"""`longrepo prepare` and `prepare_long_context.py`: from a repository to sequences and a summary."""
+"""`longrepo prepare` and `prepare_long_context.py`: from repositories to sequences and a summary."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import typer
 
 
 def prepare(
-    repo: Annotated[Path, typer.Option("--repo", help="Folder of the git repository.")],
+    repo: Annotated[list[Path], typer.Option("--repo", help="Folder of a git repository; may be repeated.")],
     output_dir: Annotated[Path, typer.Option("--output-dir", help="Folder for the sequences and the summary.")],
+    weight: Annotated[
+        list[float] | None,
+        typer.Option("--weight", help="How often a repository's text is seen in a phase; one for each --repo. [1]"),
+    ] = None,
     max_sequence_length: Annotated[
         int | None,
         typer.Option(
@@ -31,31 +35,24 @@ def prepare(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
 ) -> None:
-    """Analyze a repository and prepare its training sequences."""
+    """Analyze repositories and prepare their training sequences."""
+    from longrepo.commands.origins import opened, tools
     from longrepo.config.load import load_settings
-    from longrepo.repository.repository import Repository
 
     started = time.monotonic()
     settings = load_settings(config, overrides or ())
-    with Repository.open(repo) as repository:
-        commit = repository.resolve(revision)
+    with opened(repo, weight, revision) as origins:
         from rich.console import Console
 
         from longrepo.reports.preparation import show_details, show_preparation
         from longrepo.sequences.output import SEQUENCES, check_writable, write_prepared
         from longrepo.sequences.prepare import prepare as build
-        from longrepo.sequences.tokenizer import load_tokenizer
 
         console = Console()
         check_writable(output_dir)
-        tokenizer = load_tokenizer(
-            model or settings.model.name,
-            settings.model.revision if model is None else None,
-            settings.data.structure_tokens,
-        )
-        say = (lambda step: console.print(f"… {step}", style="dim", highlight=False)) if verbose else (lambda _: None)
         length = max_sequence_length or settings.model.max_position_embeddings
-        prepared = build(repository, settings, tokenizer, commit, phases, length, say)
+        with tools(settings, model, verbose) as ready:
+            prepared = build(origins, settings, ready, phases, length)
     header = write_prepared(output_dir, prepared)
     show_preparation(console, header, prepared.summary, str(output_dir / SEQUENCES), time.monotonic() - started)
     if verbose:

@@ -32,9 +32,9 @@ def tokenize(
     verbose: Annotated[bool, typer.Option("--verbose", help="Say each step, and list what was left out.")] = False,
 ) -> None:
     """Turn a repository into overlapping windows of tokens for every phase up to a length."""
+    from longrepo.commands.origins import opened, tools
     from longrepo.config.load import load_settings
     from longrepo.errors import InputError
-    from longrepo.repository.repository import Repository
 
     started = time.monotonic()
     settings = load_settings(config, overrides or ())
@@ -42,26 +42,19 @@ def tokenize(
     repeated = settings.data.overlap if overlap is None else overlap
     if repeated >= length:
         raise InputError(f"--overlap {repeated}: must be below --sequence-length ({length})")
-    with Repository.open(repo) as repository:
-        commit = repository.resolve(revision)
+    with opened([repo], None, revision) as origins:
         from rich.console import Console
 
         from longrepo.reports.preparation import show_details, show_preparation
         from longrepo.sequences.output import check_writable
         from longrepo.sequences.store import write_sequences
-        from longrepo.sequences.tokenizer import load_tokenizer
         from longrepo.sequences.windows import windows
 
         console = Console()
         check_writable(output.parent)
-        tokenizer = load_tokenizer(
-            model or settings.model.name,
-            settings.model.revision if model is None else None,
-            settings.data.structure_tokens,
-        )
-        say = (lambda step: console.print(f"… {step}", style="dim", highlight=False)) if verbose else (lambda _: None)
-        prepared = windows(repository, settings, tokenizer, commit, length, repeated, say)
-    header = write_sequences(output, prepared.sequences, prepared.header)
+        with tools(settings, model, verbose) as ready:
+            prepared = windows(origins, settings, ready, length, repeated)
+    header = write_sequences(output, prepared.rows(), prepared.header)
     show_preparation(console, header, prepared.summary, str(output), time.monotonic() - started)
     if verbose:
         show_details(console, prepared.summary)

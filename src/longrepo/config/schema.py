@@ -42,11 +42,16 @@ class DataSettings(Section):
     structure_tokens: bool = True
     overlap: Annotated[int, Field(ge=0)] = 512
     max_file_bytes: Positive = 1_000_000
+    redact: bool = True
     max_commits: Annotated[int, Field(ge=0)] = 2000
+    max_changes_per_file: Positive = 40
     commit_share: Fraction = 0.25
     question_share: Fraction = 0.12
     fim_share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    context_share: Annotated[float, Field(ge=0, le=0.5)] = 0.12
     random_order_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    hard_negative_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    model_difficulty: bool = False
     replay_share: Fraction = 0.2
     validation_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1

@@ -1,4 +1,4 @@
-"""A bar for a piece of work of known size, where somebody is watching a terminal."""
+"""Bars for work of known size, on standard error, where somebody is watching a terminal."""
 
 from __future__ import annotations
 
@@ -11,9 +11,30 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show `what` on standard error; call what is yielded once for each piece done."""
-    console = Console(stderr=True)
-    columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda: bar.advance(task)
+    """Show `what`; call what is yielded once for each piece done."""
+    with Terminal().count(what, total) as done:
+        yield lambda: done(1)
+
+
+class Terminal:
+    """Shows steps and counted work with the time that is left: the `Watch` of a command. Where nobody is watching,
+    steps become lines if `verbose` asks for them."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        self._console = Console(stderr=True)
+        self._verbose = verbose
+
+    def step(self, what: str) -> None:
+        """A line, with `--verbose`."""
+        if self._verbose:
+            self._console.print(f"… {what}", style="dim", highlight=False)
+
+    @contextmanager
+    def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar while the work lasts."""
+        self.step(what)
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        disable = not self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=disable) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)

@@ -14,13 +14,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import islice
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 from typing import IO
 
 from longrepo.errors import InputError, RunError
+from longrepo.repository.git_batch import ASKED_AHEAD, Batch, in_groups
 
 # Settings of the command line win over a repository's. An empty value switches a program off.
 _OVERRIDES = {
@@ -34,8 +34,7 @@ _OVERRIDES = {
     "log.showSignature": "false",
     "safe.bareRepository": "all",
 }
-_REQUESTS_AT_ONCE = 100  # 65 bytes each: always fits an empty pipe, so writing before reading can't lock up
-MISSING = "missing"
+_LONGEST_FIELD = 1_000_000  # bytes: a message or a path of more is nobody's work
 
 
 def safe_environment() -> dict[str, str]:
@@ -95,8 +94,9 @@ class ObjectReader:
     def __init__(self, common_dir: Path, hash_name: str = "sha1") -> None:
         self._program = git_program()
         self._folder = tempfile.TemporaryDirectory(prefix="longrepo-git-")
-        self._batches: dict[str, subprocess.Popen[bytes]] = {}
-        self._streams: set[subprocess.Popen[bytes]] = set()
+        self._checker: Batch | None = None
+        self._closing = ExitStack()
+        self._running: set[subprocess.Popen[bytes]] = set()
         own = Path(self._folder.name)
         for name in ("refs", "objects"):
             (own / name).mkdir()
@@ -122,103 +122,120 @@ class ObjectReader:
 
     def close(self) -> None:
         """End the processes and remove the throw-away folder. May be called twice."""
-        for process in (*self._batches.values(), *self._streams):
+        self._checker = None
+        self._closing.close()
+        for process in tuple(self._running):
             _end(process)
-        self._batches.clear()
-        self._streams.clear()
+        self._running.clear()
         self._folder.cleanup()
 
     def output(self, *arguments: str) -> bytes:
-        """Everything a git command prints. Raises RunError with git's last line where it fails."""
+        """Everything a git command prints. Raises RunError with git's last lines where it fails."""
         done = subprocess.run(
             self._command(arguments), env=self._environment, stdin=subprocess.DEVNULL, capture_output=True
         )
         if done.returncode:
-            raise RunError(f"git {arguments[0]} failed: {_last_line(done.stderr)}")
+            raise _failed(arguments[0], done.stderr)
         return done.stdout
 
-    @contextmanager
-    def stream(self, *arguments: str, stdin: Iterable[str] = ()) -> Iterator[IO[bytes]]:
-        """What a git command prints, as it prints it, while a thread feeds it lines. Leaving early ends the process.
+    def fields(
+        self,
+        *arguments: str,
+        end: bytes = b"\0",
+        stdin: Iterable[str] = (),
+        strict: bool = True,
+        most_bytes: int | None = None,
+    ) -> Iterator[bytes]:
+        """What a git command prints, as it prints it, cut at `end`; a field's bytes past a megabyte are dropped.
 
-        A failing command just ends the stream: a commit whose trees are missing is the reader's to notice.
+        Raises RunError where the command fails; with `strict=False` that just ends the fields. `most_bytes` bounds
+        git's own memory where the system can: it fails when it wants more.
         """
-        process = subprocess.Popen(
-            self._command(arguments),
-            env=self._environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        assert process.stdin and process.stdout
-        feeder = Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
-        self._streams.add(process)
-        feeder.start()
-        try:
-            yield process.stdout
-        finally:
-            process.kill()
-            feeder.join()
-            _end(process)
-            self._streams.discard(process)
+        with (
+            tempfile.TemporaryFile() as said,
+            self._process(arguments, stdin=subprocess.PIPE, stderr=said) as process,
+        ):
+            assert process.stdin and process.stdout
+            if most_bytes:
+                _bound(process.pid, most_bytes)
+            feeder = Thread(target=_feed, args=(process.stdin, tuple(stdin)), daemon=True)
+            feeder.start()
+            try:
+                yield from _split(process.stdout, end)
+            except BaseException:  # also where the caller stops early
+                process.kill()
+                raise
+            finally:
+                feeder.join()
+            if process.wait() and strict:
+                said.seek(0)
+                raise _failed(arguments[0], said.read())
 
     def sizes(self, ids: Iterable[str]) -> Iterator[tuple[str, str, int]]:
         """(id, type, bytes) of each object without reading it, in order; type is MISSING where it isn't here."""
-        for group in _groups(ids):
-            replies = self._request("--batch-check", group)
-            for one in group:
-                kind, size = self._header(replies)
-                yield one, kind, size
+        for group in in_groups(ids, ASKED_AHEAD):
+            if self._checker is None:
+                self._checker = self._closing.enter_context(self.batch("--batch-check"))
+            self._checker.ask(group)
+            yield from [(one, *self._checker.header()) for one in group]
 
-    def read(self, ids: Iterable[str]) -> Iterator[tuple[str, str, bytes]]:
-        """(id, type, content) of each object, in order; type is MISSING where it isn't here."""
-        for group in _groups(ids):
-            replies = self._request("--batch", group)
-            for one in group:
-                kind, size = self._header(replies)
-                content = b""
-                if kind != MISSING:
-                    content = replies.read(size)
-                    if len(content) != size or replies.read(1) != b"\n":
-                        raise RunError(
-                            "git cat-file ended in the middle of an object; check the repository with git fsck"
-                        )
-                yield one, kind, content
+    @contextmanager
+    def batch(self, mode: str = "--batch") -> Iterator[Batch]:
+        """A `git cat-file` of one's own, ended on leaving."""
+        with self._process(["cat-file", mode], stdin=subprocess.PIPE) as process:
+            if mode == "--batch":
+                _widen(process.stdout)
+            yield Batch(process)
 
-    def _request(self, mode: str, ids: Sequence[str]) -> IO[bytes]:
-        process = self._batches.get(mode)
-        if process is None:
-            process = self._batches[mode] = subprocess.Popen(
-                self._command(["cat-file", mode]),
-                env=self._environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        assert process.stdin and process.stdout
+    @contextmanager
+    def _process(
+        self, arguments: Sequence[str], stdin: int | IO[bytes], stderr: int | IO[bytes] = subprocess.DEVNULL
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(
+            self._command(arguments),
+            env=self._environment,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            bufsize=1 << 16,
+        )
+        self._running.add(process)
         try:
-            process.stdin.write("".join(f"{one}\n" for one in ids).encode())
-            process.stdin.flush()
-        except BrokenPipeError:
-            raise RunError("git cat-file ended early; check the repository with git fsck") from None
-        return process.stdout
-
-    def _header(self, replies: IO[bytes]) -> tuple[str, int]:
-        words = replies.readline().split()
-        if len(words) == 3:
-            return words[1].decode(), int(words[2])
-        if len(words) == 2 and words[1] == b"missing":
-            return MISSING, 0
-        raise RunError("git cat-file ended early; check the repository with git fsck")
+            yield process
+        finally:
+            _end(process)
+            self._running.discard(process)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
         return [self._program, "--no-pager", *arguments]
 
 
-def _groups(ids: Iterable[str]) -> Iterator[list[str]]:
-    rest = iter(ids)
-    while group := list(islice(rest, _REQUESTS_AT_ONCE)):
-        yield group
+def _widen(pipe: IO[bytes] | None) -> None:
+    """Let git work a megabyte ahead where the system allows it (Linux does, up to a limit for each user)."""
+    assert pipe
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+
+
+def _bound(process: int, most_bytes: int) -> None:
+    with suppress(ImportError, AttributeError, OSError, ValueError):
+        import resource
+
+        resource.prlimit(process, resource.RLIMIT_DATA, (most_bytes, most_bytes))
+
+
+def _split(stream: IO[bytes], end: bytes) -> Iterator[bytes]:
+    rest = b""
+    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]  # a pipe's reader has it: what is there, now
+        *whole, last = block.split(end)
+        if whole:
+            whole[0] = (rest + whole[0])[:_LONGEST_FIELD]
+            yield from whole
+            rest = last
+        elif len(rest) < _LONGEST_FIELD:
+            rest += last
 
 
 def _feed(pipe: IO[bytes], lines: Iterable[str]) -> None:
@@ -236,5 +253,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _last_line(text: bytes) -> str:
-    return (text.decode(errors="replace").strip().splitlines() or ["no message"])[-1].removeprefix("fatal: ")
+def _failed(command: str, said: bytes) -> RunError:
+    lines = said.decode(errors="replace").strip().splitlines()[-2:] or ["no message"]
+    reason = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in lines)
+    return RunError(f"git {command} failed: {reason}; check the repository with git fsck")

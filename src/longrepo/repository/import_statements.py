@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from tree_sitter import Node
 
@@ -11,10 +12,10 @@ from longrepo.repository.model import TextFile
 from longrepo.repository.tree import Parsed, parse
 
 
-@dataclass(frozen=True)
-class Import:
-    """`module` as written, its parts joined by the language's own sign; `names` taken from it, as far as it names
-    any; `level` counts a relative import's dots (Python); `line` begins at 1."""
+class Import(NamedTuple):
+    """`module` as written, its parts joined by the language's own sign; `names` taken from it (Python), given to it
+    (Go), declared and read from (Rust's `mod`), or `require` where that is the word (JavaScript); `level` counts a
+    relative import's dots (Python); `line` begins at 1."""
 
     module: str
     names: tuple[str, ...]
@@ -24,40 +25,79 @@ class Import:
 
 def imports(file: TextFile) -> tuple[Import, ...]:
     """The import statements of a Python, Rust, Go, JavaScript, TypeScript, Java, Kotlin, Scala, C or C++ file."""
-    reader = _READERS.get(file.language)
-    parsed = parse(file.text, file.language) if reader else None
-    return tuple(reader(parsed)) if reader and parsed else ()
+    parsed = parse(file.text, file.language) if file.language in _READERS else None
+    return imports_in(parsed) if parsed else ()
+
+
+def imports_in(parsed: Parsed) -> tuple[Import, ...]:
+    """The import statements of a text in order."""
+    reader = _READERS.get(parsed.language)
+    if reader is None:
+        return ()
+    types, read = reader
+    return tuple(one for index, node in parsed.find(types) for one in read(parsed, index, node))
 
 
 def _line(node: Node) -> int:
     return node.start_point[0] + 1
 
 
-def _python(parsed: Parsed) -> Iterator[Import]:
-    for node in parsed.find(("import_statement", "import_from_statement")):
-        names = [_unaliased(parsed, name) for name in node.children_by_field_name("name")]
-        if node.type == "import_statement":
-            yield from (Import(name, (), 0, _line(node)) for name in names)
-            continue
-        source = node.child_by_field_name("module_name")
-        if source is not None:
-            module = parsed.source(source).replace(" ", "")
-            stripped = module.lstrip(".")
-            yield Import(stripped, tuple(names), len(module) - len(stripped), _line(node))
+def _python(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+    names = [_unaliased(parsed, name) for name in node.children_by_field_name("name")]
+    if parsed.types[index] == "import_statement":
+        yield from (Import(name, (), 0, _line(node)) for name in names)
+    elif source := node.child_by_field_name("module_name"):
+        module = parsed.source(source).replace(" ", "")
+        stripped = module.lstrip(".")
+        yield Import(stripped, tuple(names), len(module) - len(stripped), _line(node))
 
 
 def _unaliased(parsed: Parsed, node: Node) -> str:
     return parsed.source(node.child_by_field_name("name") or node)
 
 
-def _rust(parsed: Parsed) -> Iterator[Import]:
-    for node in parsed.find(("use_declaration", "mod_item")):
-        if node.type == "mod_item":
-            name = node.child_by_field_name("name")
-            if name is not None and node.child_by_field_name("body") is None:
-                yield Import("mod", (parsed.source(name),), 0, _line(node))
-        elif argument := node.child_by_field_name("argument"):
-            yield from (Import(path, (), 0, _line(node)) for path in _use_paths(parsed, argument, "", 50))
+def _rust(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+    if parsed.types[index] == "mod_item":
+        name = node.child_by_field_name("name")
+        if name is not None and node.child_by_field_name("body") is None:
+            path = "::".join((*_inline_modules(parsed, index), parsed.source(name)))
+            yield Import("mod", (path, *_path_attribute(parsed, node)), 0, _line(node))
+    elif argument := node.child_by_field_name("argument"):
+        inline = _inline_modules(parsed, index)
+        for path in _use_paths(parsed, argument, "", 50):
+            yield Import(_from_file(path, inline), (), 0, _line(node))
+
+
+def _inline_modules(parsed: Parsed, index: int) -> list[str]:
+    """The names of the modules around a node that have their body in this file, the outermost first."""
+    names = list[str]()
+    while (index := parsed.above[index]) >= 0:
+        if parsed.types[index] == "mod_item" and (name := parsed.nodes[index].child_by_field_name("name")):
+            names.append(parsed.source(name))
+    return names[::-1]
+
+
+def _from_file(path: str, inline: list[str]) -> str:
+    """A path in a module within a file, as the file's own module would write it."""
+    parts = path.split("::")
+    if not inline or parts[0] not in ("self", "super"):
+        return path
+    inner = list(inline)
+    while inner and parts and parts[0] == "super":
+        inner.pop()
+        del parts[0]
+    parts = parts[1:] if parts and parts[0] == "self" else parts
+    return "::".join(parts if parts and parts[0] == "super" else ("self", *inner, *parts))
+
+
+def _path_attribute(parsed: Parsed, node: Node) -> Iterator[str]:
+    """The file that `#[path = "…"]` before a `mod` names."""
+    before = node.prev_named_sibling
+    while before is not None and before.type == "attribute_item":
+        words = parsed.source(before).split('"')
+        if words[0].replace(" ", "") == "#[path=" and len(words) == 3:
+            yield words[1]
+        before = before.prev_named_sibling
 
 
 def _use_paths(parsed: Parsed, node: Node, prefix: str, depth: int) -> Iterator[str]:
@@ -75,58 +115,81 @@ def _use_paths(parsed: Parsed, node: Node, prefix: str, depth: int) -> Iterator[
         if path := node.child_by_field_name("path"):
             yield from _use_paths(parsed, path, prefix, depth - 1)
     elif node.type == "use_wildcard":
-        path = node.named_child(0)
+        path = node.named_child(0) if node.named_child_count else None
         yield prefix + (parsed.source(path) if path else "")
     elif "comment" not in node.type:
         yield (prefix + parsed.source(node)).removesuffix("::self")
 
 
-def _go(parsed: Parsed) -> Iterator[Import]:
-    for node in parsed.find(("import_spec",)):
-        if path := node.child_by_field_name("path"):
-            yield Import(parsed.source(path).strip('"`'), (), 0, _line(node))
+def _go(parsed: Parsed, _: int, node: Node) -> Iterator[Import]:
+    if path := node.child_by_field_name("path"):
+        name = node.child_by_field_name("name")
+        yield Import(parsed.source(path).strip('"`'), (parsed.source(name),) if name else (), 0, _line(node))
 
 
-def _javascript(parsed: Parsed) -> Iterator[Import]:
-    for node in parsed.find(("import_statement", "export_statement", "call_expression")):
+def _javascript(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+    required = False
+    if parsed.types[index] != "call_expression":
         source = node.child_by_field_name("source")
-        if node.type == "call_expression":
-            function, arguments = node.child_by_field_name("function"), node.child_by_field_name("arguments")
-            if function is None or arguments is None or parsed.source(function) not in ("require", "import"):
-                continue
-            source = arguments.named_child(0)
-        if source is not None and source.type == "string":
-            yield Import(parsed.source(source).strip("\"'"), (), 0, _line(node))
+        clause = node.named_child(0) if source is None and node.named_child_count else None
+        if clause is not None and clause.type == "import_require_clause":
+            source, required = clause.child_by_field_name("source"), True
+    else:
+        function = node.child(0)
+        if function is None or function.end_byte - function.start_byte > 7:  # bytes: the longer of the two words
+            return
+        arguments = node.child_by_field_name("arguments")
+        if arguments is None or parsed.source(function) not in ("require", "import"):
+            return
+        source = arguments.named_child(0) if arguments.named_child_count else None
+        required = parsed.source(function) == "require"
+    if source is not None and source.type == "string":
+        yield Import(parsed.source(source).strip("\"'"), ("require",) if required else (), 0, _line(node))
 
 
-def _java(parsed: Parsed) -> Iterator[Import]:
-    for node in parsed.find(("package_declaration", "package_header", "package_clause")):
+def _java(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+    if parsed.types[index].startswith("package"):
         name = parsed.source(node).partition(" ")[2].strip(" ;\n")
         yield Import("package", (name,), 0, _line(node))
-    for node in parsed.find(("import_declaration", "import_header")):
-        words = parsed.source(node).replace(";", " ").split()
-        if len(words) > 1:
-            name = words[2] if words[1] == "static" and len(words) > 2 else words[1]
-            yield Import(name, (), 0, _line(node))
+        return
+    words = parsed.source(node).replace(";", " ").split()
+    if len(words) > 1:
+        name = words[2] if words[1] == "static" and len(words) > 2 else words[1]
+        yield Import(name, (), 0, _line(node))
 
 
-def _c(parsed: Parsed) -> Iterator[Import]:
-    for node in parsed.find(("preproc_include",)):
-        path = node.child_by_field_name("path")
-        if path is not None and path.type == "string_literal":  # <…> is the system's
-            yield Import(parsed.source(path).strip('"'), (), 0, _line(node))
+def _scala(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+    if parsed.types[index] in _PACKAGES:
+        yield from _java(parsed, index, node)
+        return
+    words = " ".join(parsed.source(node).split()).removeprefix("import ")
+    for one in re.split(r",(?![^{]*\})", words):
+        outer, _, inner = one.strip().partition("{")
+        for name in inner.rstrip("} ").split(","):
+            yield Import(re.split(r"=>| as ", outer + name.strip())[0].strip(), (), 0, _line(node))
 
 
-_READERS: dict[str, Callable[[Parsed], Iterator[Import]]] = {
-    "Python": _python,
-    "Rust": _rust,
-    "Go": _go,
-    "JavaScript": _javascript,
-    "TypeScript": _javascript,
-    "Java": _java,
-    "Kotlin": _java,
-    "Scala": _java,
-    "C": _c,
-    "C++": _c,
-    "Objective-C": _c,
+def _c(parsed: Parsed, _: int, node: Node) -> Iterator[Import]:
+    path = node.child_by_field_name("path")
+    if path is not None and path.type in ("string_literal", "system_lib_string"):
+        yield Import(parsed.source(path).strip('"'), (), 0, _line(node))
+
+
+_Reader = Callable[[Parsed, int, Node], Iterator[Import]]
+_JAVASCRIPT = (frozenset({"import_statement", "export_statement", "call_expression"}), _javascript)
+_PACKAGES = frozenset({"package_declaration", "package_header", "package_clause"})
+_JAVA = (_PACKAGES | {"import_declaration", "import_header"}, _java)
+_C = (frozenset({"preproc_include"}), _c)
+_READERS: dict[str, tuple[frozenset[str], _Reader]] = {
+    "Python": (frozenset({"import_statement", "import_from_statement"}), _python),
+    "Rust": (frozenset({"use_declaration", "mod_item"}), _rust),
+    "Go": (frozenset({"import_spec"}), _go),
+    "JavaScript": _JAVASCRIPT,
+    "TypeScript": _JAVASCRIPT,
+    "Java": _JAVA,
+    "Kotlin": _JAVA,
+    "Scala": (_JAVA[0], _scala),
+    "C": _C,
+    "C++": _C,
+    "Objective-C": _C,
 }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import heapq
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from functools import cached_property
 
+from longrepo.repository.import_nearness import Nearness
+from longrepo.repository.import_statements import Import
+from longrepo.repository.import_statements import imports as statements_of
 from longrepo.repository.import_targets import Targets
 from longrepo.repository.model import TextFile
-
-_TEST_AFFIX = re.compile(r"^tests?_(?=.)|(?<=.)[._-](tests?|spec)$|(?<=[a-z0-9])(Tests?|Spec|IT)$")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class ImportGraph:
 
     def _opened(self, circle: list[str]) -> list[str]:
         """Files that import each other in a circle, or one alone, in an order that begins with the fewest waits."""
+        if len(circle) == 1:
+            return circle
         within = set(circle)
         waits = {path: (within & set(self.imports.get(path, ()))) - {path} for path in circle}
         queue = [(len(waiting), path) for path, waiting in waits.items()]
@@ -54,33 +57,43 @@ class ImportGraph:
     def related(self, path: str, limit: int) -> list[str]:
         """Up to `limit` other paths, nearest first: by steps along imports (what it imports before what imports it),
         then its tests or files of the same stem, then by folders in common. Always the same answer."""
-        near = self._by_steps(path, limit)
-        rest = [other for other in self.imports if other != path and other not in near]
-        stem, folders = _stem(path), PurePosixPath(path).parent.parts
-        rest.sort(key=lambda other: (_stem(other) != stem, _apart(folders, other), other))
-        return [*near, *rest][: max(limit, 0)]
+        found = dict.fromkeys(itertools.islice(self._by_steps(path), max(limit, 0)))
+        by_folders = self._nearness.from_path(path)
+        while len(found) < limit and (other := next(by_folders, None)) is not None:
+            if other != path:
+                found[other] = None
+        return list(found)
 
-    def _by_steps(self, path: str, limit: int) -> dict[str, None]:
-        found: dict[str, None] = {}
-        layer = [path]
-        while layer and len(found) < limit:
-            following: dict[str, None] = {}
-            for one in layer:
-                following |= dict.fromkeys((*self.imports.get(one, ()), *self.imported_by.get(one, ())))
-            layer = [one for one in following if one != path and one not in found]
-            found |= dict.fromkeys(layer)
-        return found
+    @cached_property
+    def _nearness(self) -> Nearness:
+        return Nearness(self.imports)
+
+    def _by_steps(self, path: str) -> Iterator[str]:
+        """The paths that imports lead to, in either direction, one step after the other."""
+        seen = {path: None}
+        queue = deque((path,))
+        while queue:
+            one = queue.popleft()
+            for other in (*self.imports.get(one, ()), *self.imported_by.get(one, ())):
+                if other not in seen:
+                    seen[other] = None
+                    queue.append(other)
+                    yield other
 
 
-def import_graph(files: Sequence[TextFile]) -> ImportGraph:
-    """The import graph of a snapshot's files. Imports of anything outside these files leave no trace."""
-    targets = Targets(files)
-    imports = {file.path: targets.of(file) for file in sorted(files, key=lambda file: file.path)}
+def import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence[Import]] | None = None) -> ImportGraph:
+    """The import graph of a snapshot's files. Imports of anything outside these files leave no trace.
+
+    `imports`: path -> the statements of that file, where they have been read before; then no file is parsed.
+    """
+    statements = {file.path: statements_of(file) for file in files} if imports is None else imports
+    targets = Targets(files, statements)
+    found = {file.path: targets.of(file) for file in sorted(files, key=lambda file: file.path)}
     imported_by: defaultdict[str, list[str]] = defaultdict(list)
-    for path, found in imports.items():
-        for one in found:
+    for path, ones in found.items():
+        for one in ones:
             imported_by[one].append(path)
-    return ImportGraph(imports, {path: tuple(imported_by[path]) for path in imports})
+    return ImportGraph(found, {path: tuple(imported_by[path]) for path in found})
 
 
 def _circles(uses: dict[str, list[str]]) -> Iterator[list[str]]:
@@ -104,28 +117,12 @@ def _circles(uses: dict[str, list[str]]) -> Iterator[list[str]]:
                     above = path[-1][0]
                     lowest[above] = min(lowest[above], lowest[node])
                 if lowest[node] == number[node]:
-                    circle = stack[stack.index(node) :]
-                    del stack[-len(circle) :]
+                    circle = [stack.pop()]
+                    while circle[-1] != node:
+                        circle.append(stack.pop())
                     on_stack.difference_update(circle)
                     yield circle
             elif following not in number:
                 path.append((following, iter(uses[following])))
             elif following in on_stack:
                 lowest[node] = min(lowest[node], number[following])
-
-
-def _stem(path: str) -> str:
-    """A name that a file shares with its tests: `test_sizes.py`, `SizesTest.java`, `sizes.spec.ts`, `sizes.py`."""
-    name = PurePosixPath(path).name
-    return _TEST_AFFIX.sub("", name.rpartition(".")[0] or name).lower()
-
-
-def _apart(folders: tuple[str, ...], other: str) -> int:
-    """How many folders one goes up and down from the one to the other."""
-    theirs = PurePosixPath(other).parent.parts
-    common = 0
-    for one, two in zip(folders, theirs, strict=False):
-        if one != two:
-            break
-        common += 1
-    return len(folders) + len(theirs) - 2 * common

@@ -45,3 +45,27 @@ class Commit:
     message: str
     author_name: str
     changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """One file in one commit as object ids (None where it did not exist) under the path after."""
+
+    path: str
+    before: str | None
+    after: str | None
+    old_path: str | None = None  # set for a rename
+
+
+@dataclass(frozen=True)
+class CommitRecord:
+    """A commit without its texts: no merge and no noise. `changes` are regular files in path order, without vendored,
+    lock and generated files; `files` is how many files the commit changed, those included."""
+
+    id: str
+    parent: str | None
+    message: str
+    author_name: str
+    author_email: str
+    changes: tuple[FileChange, ...]
+    files: int

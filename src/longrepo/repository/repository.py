@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longrepo.errors import InputError
+from longrepo.repository.blobs import read_texts
 from longrepo.repository.git import ObjectReader, git_program, run_inside
 from longrepo.repository.history import History
-from longrepo.repository.model import Commit, Snapshot
-from longrepo.repository.snapshot import read_snapshot, tracked
+from longrepo.repository.history_people import read_people
+from longrepo.repository.history_texts import TextHistory
+from longrepo.repository.model import Commit, CommitRecord, Snapshot
+from longrepo.repository.records import RecordStore
+from longrepo.repository.snapshot import Entry, read_snapshot, tracked
 
 if TYPE_CHECKING:
     from git import Repo
@@ -111,12 +116,41 @@ class Repository:
         if limit is not None and limit <= 0:
             return
         counts = Counter[str]() if left_out is None else left_out
-        history = History(self._reader, self._shallow, max_file_bytes, counts)
+        history = TextHistory(self._reader, max_file_bytes, counts)
+        yield from islice(history.commits(self.log(tip, exclude, counts)), limit)
+
+    def log(
+        self,
+        tip: str,
+        exclude: str | None = None,
+        left_out: Counter[str] | None = None,
+        known: RecordStore | None = None,
+    ) -> Iterator[CommitRecord]:
+        """The commits that `tip` reaches and `exclude` doesn't, newest first, as object ids: no text is read.
+
+        What is left out is counted by reason in `left_out`. Commits that `known` has an entry for are not compared
+        again, and the others are put there.
+        """
+        counts = Counter[str]() if left_out is None else left_out
         excluded = self._full(exclude) if exclude else None
-        for number, commit in enumerate(history.commits(self._full(tip), excluded), start=1):
-            yield commit
-            if number == limit:
-                return
+        return History(self._reader, self._shallow, counts).log(self._full(tip), excluded, known)
+
+    def texts(
+        self, blobs: Iterable[str], max_file_bytes: int = _MAX_FILE_BYTES
+    ) -> Iterator[tuple[str, str | None, str]]:
+        """(blob id, text, "") of each distinct blob in the order asked, or (id, None, why it is left out).
+
+        Reasons: missing, oversized, binary, empty, generated.
+        """
+        return read_texts(self._reader, blobs, max_file_bytes)
+
+    def tracked(self, commit: str) -> Iterator[Entry]:
+        """Every tracked path of a commit in git's order, as git prints it."""
+        return tracked(self._reader, self._full(commit))
+
+    def people(self, tip: str) -> tuple[tuple[str, str], ...]:
+        """The sorted distinct (name, e-mail address) of authors and committers of everything `tip` reaches."""
+        return read_people(self._reader, self._full(tip))
 
     def _full(self, commit: str) -> str:
         if _FULL_ID.fullmatch(commit):

@@ -6,16 +6,18 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from longrepo.repository.decode import decode_path, decode_text
-from longrepo.repository.git import MISSING, ObjectReader
+from longrepo.repository.blobs import read_texts
+from longrepo.repository.decode import decode_path
+from longrepo.repository.git import ObjectReader
+from longrepo.repository.git_batch import MISSING
 from longrepo.repository.languages import language_of
 from longrepo.repository.model import Snapshot, TextFile
-from longrepo.repository.noise import path_noise, text_noise
+from longrepo.repository.noise import path_noise
 
 _MODES = {"120000": "symlink", "160000": "submodule"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A tracked path; `size` is in bytes, None where the object isn't in this repository (or is a submodule's)."""
 
@@ -27,12 +29,10 @@ class Entry:
 
 def tracked(reader: ObjectReader, commit: str) -> Iterator[Entry]:
     """Every tracked path of a commit, in git's order. Raises RunError where its trees are missing or damaged."""
-    listing = reader.output("ls-tree", "-r", "-z", "-l", "--full-tree", commit)
-    for line in listing.split(b"\0"):
-        if line:
-            facts, _, path = line.partition(b"\t")
-            mode, _, blob, size = facts.decode("ascii").split()
-            yield Entry(decode_path(path), mode, blob, int(size) if size.isdigit() else None)
+    for line in reader.fields("ls-tree", "-r", "-z", "-l", "--full-tree", commit):
+        facts, _, path = line.partition(b"\t")
+        mode, _, blob, size = facts.decode("ascii").split()
+        yield Entry(decode_path(path), mode, blob, int(size) if size.isdigit() else None)
 
 
 def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Snapshot:
@@ -44,12 +44,15 @@ def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Sna
     left_out, left_out_bytes = Counter[str](), Counter[str]()
     wanted: list[Entry] = []
     for entry in tracked(reader, commit):
-        if reason := _unread_reason(entry, max_file_bytes):
+        if reason := unread_reason(entry, max_file_bytes):
             left_out[reason] += 1
             left_out_bytes[reason] += entry.size or 0
         else:
             wanted.append(entry)
-    texts = _texts(reader, dict.fromkeys(entry.blob for entry in wanted))
+    texts = {
+        blob: (text, reason)
+        for blob, text, reason in read_texts(reader, (entry.blob for entry in wanted), max_file_bytes)
+    }
     files: list[TextFile] = []
     for entry in wanted:
         text, reason = texts[entry.blob]
@@ -61,7 +64,8 @@ def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Sna
     return Snapshot(commit, tuple(sorted(files, key=lambda file: file.path)), left_out, left_out_bytes)
 
 
-def _unread_reason(entry: Entry, max_file_bytes: int) -> str | None:
+def unread_reason(entry: Entry, max_file_bytes: int) -> str | None:
+    """Why a file is left out by its path and size alone; None for one to be read."""
     if entry.mode in _MODES:
         return _MODES[entry.mode]
     if reason := path_noise(entry.path):
@@ -71,16 +75,3 @@ def _unread_reason(entry: Entry, max_file_bytes: int) -> str | None:
     if entry.size == 0:
         return "empty"
     return "oversized" if entry.size > max_file_bytes else None
-
-
-def _texts(reader: ObjectReader, blobs: dict[str, None]) -> dict[str, tuple[str | None, str]]:
-    """blob id -> (its text, ""), or (None, why it is left out)."""
-    texts: dict[str, tuple[str | None, str]] = {}
-    for blob, kind, content in reader.read(blobs):
-        if kind == MISSING:
-            texts[blob] = None, MISSING
-            continue
-        text = decode_text(content)
-        reason = "binary" if text is None else text_noise(text)
-        texts[blob] = (None, reason) if reason else (text, "")
-    return texts

@@ -6,23 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from longrepo.config.schema import DataSettings
-from longrepo.repository.languages import language_of
-from longrepo.repository.model import TextFile
 from longrepo.sequences import chance, fim
-from longrepo.sequences.compose import (
-    FilePiece,
-    Sizes,
-    Step,
-    make_step,
-    question_ids,
-    step_text,
-    write_file,
-    write_question,
-    write_step,
-)
+from longrepo.sequences.analysed import Analysed, unpack
+from longrepo.sequences.analysis import Analyser, FileJob, Job, StepJob, inline_text
+from longrepo.sequences.compose import FilePiece, Sizes, Step, question_ids, write_file, write_question, write_step
 from longrepo.sequences.difficulty import Names, judge
-from longrepo.sequences.draft import Draft
+from longrepo.sequences.draft import Built, Draft, unique
 from longrepo.sequences.sequence import Kind, LongContextSequence, NotBuilt
 from longrepo.sequences.text import TokenizedText, path_tokens
 from longrepo.sequences.tokenizer import as_repo_tokenizer
@@ -45,7 +37,7 @@ class LongContextSequenceBuilder:
     text gives NotBuilt, or with `truncate=True` a sequence cut between syntax nodes, its end token kept. With
     `pad_to_max=True` the tokens are padded to `max_length`; padding has weight 0 by its position, so that an end token
     that is also the padding token is still learnt. Difficulty is labelled by fixed thresholds: a single sequence has no
-    quantiles (`longrepo.sequences.difficulty.FIXED_THRESHOLDS`).
+    quantiles (`longrepo.sequences.difficulty.FIXED_THRESHOLDS`). Texts are taken as they are: nothing is redacted.
     """
 
     def __init__(
@@ -56,6 +48,7 @@ class LongContextSequenceBuilder:
         self.data = data or DataSettings()
         self.seed = seed
         self._sizes = Sizes(self.tokenizer)
+        self._analyser = Analyser(self.tokenizer, None, self.data.context_weight)
 
     def build_hierarchical_sequence(
         self,
@@ -90,7 +83,8 @@ class LongContextSequenceBuilder:
             last = piece is kept[-1]
             write_file(draft, piece, self.data.context_weight, str(key) if last and wants_fim else None)
         cut = sum(piece.end for piece in pieces) - sum(piece.end for piece in kept)
-        return self._finish(draft, "hierarchical", files, metadata_base, pad_to_max, tokens_cut=cut)
+        texts = [piece.of for piece in pieces]
+        return self._finish(draft, "hierarchical", texts, metadata_base, pad_to_max, tokens_cut=cut)
 
     def build_commit_evolution_sequence(
         self,
@@ -106,15 +100,18 @@ class LongContextSequenceBuilder:
         message. Message and added rows are scored fully, the rest at `data.context_weight`."""
         context = self.data.context_weight
         texts = [before or "", *[version.text for version in versions]]
-        steps: list[Step] = []
-        for old, version in zip(texts, versions, strict=False):
-            if text := step_text(version.commit, version.message, old, version.text):
-                (of,) = self._tokenize([(path, text)])
-                of.has_syntax = False
-                steps.append(make_step(version.commit, version.message, of, context))
+        jobs = [
+            StepJob(path, version.commit, version.message, old, version.text)
+            for old, version in zip(texts, versions, strict=False)
+        ]
+        steps = [
+            Step(job.commit, done.text, done.facts["message"], "", done.facts["row"])
+            for job, done in zip(jobs, self._analyse(jobs), strict=True)
+            if len(done.text)
+        ]
         if not steps:
             return NotBuilt("no version changes the file")
-        (state,) = self._tokenize([(path, before or "")])
+        state, after = self._tokenize([(path, before or ""), (path, versions[-1].text)])
         size = len(state) and self._sizes.frame(state) + len(state)
         total = size + sum(map(self._sizes.step, steps))
         if total > self.max_length - 1 and not truncate:
@@ -136,8 +133,8 @@ class LongContextSequenceBuilder:
         for step in kept:
             write_step(draft, step, context)
         cut = sum(len(step.of) for step in steps) - sum(step.stop for step in kept)
-        known = [(path, before or ""), (path, versions[-1].text)]
         commits = [step.commit for step in kept]
+        known = [state, after]
         return self._finish(draft, "commit_evolution", known, metadata_base, pad_to_max, commits, tokens_cut=cut)
 
     def build_qa_sequence(
@@ -154,7 +151,8 @@ class LongContextSequenceBuilder:
         shortens the longest snippets from their end."""
         if len(snippets) > len(SNIPPETS):
             return NotBuilt(f"{len(snippets)} snippets, there are {len(SNIPPETS)} snippet tokens")
-        asked, answered = question_ids(self.tokenizer, question, answer)
+        asked = question_ids(self.tokenizer, question)
+        answered = self._answer(question, answer)
         pieces = [FilePiece.whole(text, target=False) for text in self._tokenize(snippets)]
 
         def total() -> int:
@@ -173,14 +171,23 @@ class LongContextSequenceBuilder:
             pieces[index] = _shorten(longest, max(longest.end - over, longest.end // 2))
         draft = Draft(self.tokenizer)
         write_question(draft, pieces, asked, answered, self.data.context_weight)
-        return self._finish(draft, "qa", snippets, metadata_base, pad_to_max, tokens_cut=full - total())
+        texts = [piece.of for piece in pieces]
+        return self._finish(draft, "qa", texts, metadata_base, pad_to_max, tokens_cut=full - total())
+
+    def _analyse(self, jobs: Sequence[Job]) -> list[Analysed]:
+        results = self._analyser.analyse(jobs)
+        return [
+            unpack(result, job.path, path_tokens(self.tokenizer, job.path))
+            for job, result in zip(jobs, results, strict=True)
+        ]
 
     def _tokenize(self, files: Sequence[tuple[str, str]]) -> list[TokenizedText]:
-        encoded = self.tokenizer.encode_many(text for _, text in files)
-        return [
-            TokenizedText(path, text, language_of(path, text), ids, starts, path_tokens(self.tokenizer, path))
-            for (path, text), (ids, starts) in zip(files, encoded, strict=True)
-        ]
+        return [done.text for done in self._analyse([FileJob(path, text) for path, text in files])]
+
+    def _answer(self, question: str, answer: str) -> TokenizedText:
+        """An answer; its names are those of what is asked and answered, and no file holds it."""
+        ids = np.array(self.tokenizer.encode(f" {answer}"), np.int32)
+        return inline_text(f"{question} {answer}", ids)
 
     def _too_long(self, tokens: int) -> NotBuilt:
         return NotBuilt(f"too long: {tokens + 1} tokens with the end token, at most {self.max_length}", tokens)
@@ -189,16 +196,29 @@ class LongContextSequenceBuilder:
         self,
         draft: Draft,
         kind: Kind,
-        files: Sequence[tuple[str, str]],
+        texts: Sequence[TokenizedText],
         base: Mapping[str, Any] | None,
         pad: bool,
         commits: Sequence[str] = (),
         **more: Any,
     ) -> LongContextSequence:
         draft.end()
-        names = Names.of(TextFile(path, text, "", language_of(path, text)) for path, text in files)
         # In a handful of files nothing is common knowledge; what they define is known all the same.
-        sequence = judge(draft, draft.finish(kind, commits=commits, **more), Names(defined_in=names.defined_in))
+        built = judge(Built(draft, kind, "train", "", unique(commits)), Names(ambiguous=Names.of(texts).ambiguous))
+        ids, weights = draft.arrays()
+        metadata: dict[str, Any] = {
+            "kind": kind,
+            "files_included": built.files,
+            "commits_included": list(built.commits),
+            "language": built.language,
+            "split": "train",
+            "roles": dict(draft.roles),
+            "curriculum_difficulty": built.difficulty,
+            "difficulty_score": built.score,
+            "difficulty_parts": built.parts,
+            **more,
+        }
+        sequence = LongContextSequence(ids.tolist(), weights.astype(float).tolist(), metadata)
         if pad and len(sequence) < self.max_length:
             missing = self.max_length - len(sequence)
             sequence.tokens.extend([self.tokenizer.pad_id] * missing)

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from longrepo.sequences import fim
-from longrepo.sequences.draft import Draft, Part, mark_size
-from longrepo.sequences.hunks import hunk_rows
+from longrepo.sequences.draft import Draft, mark_size
 from longrepo.sequences.sequence import TARGET_WEIGHT
-from longrepo.sequences.text import TokenizedText
+from longrepo.sequences.text import Numbers, TokenizedText, path_tokens
 from longrepo.sequences.tokenizer import RepoTokenizer
 from longrepo.sequences.tokens import COMMIT_END, COMMIT_START, FILE_END, FILE_START, SNIPPETS
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FilePiece:
-    """Tokens `start`..`end` of a file; `head` are token ranges from above it, repeated as context before it."""
+    """Tokens `start`..`end` of a file; `head` are token ranges before it, shown as context: what a later piece needs
+    of what stands above it, or the signatures alone of a file that doesn't fit (then `start` is `end`)."""
 
     of: TokenizedText
     start: int
@@ -37,24 +37,24 @@ class FilePiece:
         return FilePiece(of, 0, len(of), (), target)
 
     @property
-    def head_tokens(self) -> int:
-        """Tokens of the repeated head."""
-        return sum(end - start for start, end in self.head)
+    def size(self) -> int:
+        """Tokens of its text, the head included."""
+        return self.end - self.start + sum(end - start for start, end in self.head)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
-    """What one commit did to one file: `of.text` is " id8 message\\n" and the hunks, `weights` one a token.
+    """What one commit did to one file: `of.text` is " id8 message\\n" and the hunks, `of.weights` one a token.
 
     A step too long for a sequence is written in parts, `start`..`end`; `message` tokens are repeated before a later
-    part, as context.
+    part, as context. `blob` is the file as it was before, `row` where in it the first hunk begins.
     """
 
     commit: str
     of: TokenizedText
-    weights: tuple[float, ...]
     message: int
-    first_row: int  # of the file as it was before, where its first hunk begins
+    blob: str
+    row: int
     start: int = 0
     end: int = -1
 
@@ -77,11 +77,15 @@ class Sizes:
 
     def file(self, piece: FilePiece) -> int:
         """A file's piece with its marks, path and head."""
-        return self.frame(piece.of) + piece.head_tokens + piece.end - piece.start
+        return self.frame(piece.of) + piece.size
 
     def frame(self, of: TokenizedText) -> int:
         """Marks and path of a file."""
         return self.marks(FILE_START, FILE_END) + len(of.path_ids)
+
+    def path_frame(self, path: str) -> int:
+        """Marks and path of a file by its path."""
+        return self.marks(FILE_START, FILE_END) + len(path_tokens(self.tokenizer, path))
 
     def step(self, step: Step) -> int:
         """A commit's step with its marks and the repeated message."""
@@ -111,43 +115,22 @@ def write_file(draft: Draft, piece: FilePiece, context: float, fim_key: str | No
     return middle is not None
 
 
-def step_text(commit: str, message: str, before: str, after: str) -> str:
-    """The text of a step; empty where the commit did not change the text."""
-    rows = hunk_rows(before, after)
-    return f" {commit[:8]} {message.strip()}\n" + "\n".join(rows) + "\n" if rows else ""
-
-
-def make_step(commit: str, message: str, of: TokenizedText, context: float) -> Step:
-    """A tokenized step with its weights: message and added rows 1.0, the rest `context`."""
-    hash_end = len(f" {commit[:8]} ")
-    rows_at = len(f" {commit[:8]} {message.strip()}\n")
-    bounds, weights = [0, hash_end], [context, TARGET_WEIGHT]
-    at, first_row = rows_at, 0
-    for row in of.text[rows_at:].split("\n"):
-        if not first_row and row.startswith("@@"):
-            first_row = int(row[4:].split(",")[0])
-        bounds.append(at)
-        weights.append(TARGET_WEIGHT if row.startswith("+") else context)
-        at += len(row) + 1
-    per_token = np.array(weights)[np.searchsorted(bounds, of.starts, side="right") - 1]
-    return Step(commit, of, tuple(per_token.tolist()), of.token_at(rows_at), max(0, first_row - 1))
-
-
 def write_step(draft: Draft, step: Step, context: float) -> None:
     """Append a commit's step."""
+    assert step.of.weights is not None
     draft.mark(COMMIT_START, context)
     draft.text(step.of, 0, step.repeated, context, False)
-    draft.text(step.of, step.start, step.stop, step.weights[step.start : step.stop], True)
+    draft.text(step.of, step.start, step.stop, step.of.weights[step.start : step.stop], True)
     draft.mark(COMMIT_END, TARGET_WEIGHT)
 
 
-def question_ids(tokenizer: RepoTokenizer, question: str, answer: str) -> tuple[list[int], list[int]]:
-    """The tokens of the question with its labels, and of the answer."""
-    return tokenizer.encode(f"\nQUESTION: {question}\nANSWER:"), tokenizer.encode(f" {answer}")
+def question_ids(tokenizer: RepoTokenizer, question: str) -> Numbers:
+    """The tokens of a question with its labels."""
+    return np.array(tokenizer.encode(f"\nQUESTION: {question}\nANSWER:"), np.int32)
 
 
 def write_question(
-    draft: Draft, snippets: Sequence[FilePiece], question: list[int], answer: list[int], context: float
+    draft: Draft, snippets: Sequence[FilePiece], question: Numbers, answer: TokenizedText, context: float
 ) -> None:
     """Append snippets, numbered from 0, then the question and its answer; only the answer has full weight."""
     for number, piece in enumerate(snippets):
@@ -155,9 +138,4 @@ def write_question(
         draft.plain(piece.of.path_ids, context)
         draft.text(piece.of, piece.start, piece.end, context, False)
     draft.plain(question, context)
-    at = len(draft)
-    draft.tokens.extend(answer)
-    draft.weights.extend([TARGET_WEIGHT] * len(answer))
-    draft.roles["target"] += len(answer)
-    # Its difficulty is that of what is asked and answered; no file holds that, so it has no path.
-    draft.parts.append(Part("", "Other", draft.tokenizer.decode([*question, *answer]), at, len(draft), True))
+    draft.text(answer, 0, len(answer), TARGET_WEIGHT, True)

@@ -12,86 +12,109 @@ score = 0.35 unseen + 0.25 distance + 0.20 references + 0.20 nesting, each part 
 
 from __future__ import annotations
 
-import math
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from longrepo.repository.model import TextFile
-from longrepo.repository.syntax import definitions, nesting
-from longrepo.sequences.draft import Draft, Part
-from longrepo.sequences.sequence import DIFFICULTIES, LongContextSequence
+import numpy as np
+from numpy.typing import NDArray
+
+from longrepo.sequences.draft import Built, Part
+from longrepo.sequences.sequence import DIFFICULTIES
+from longrepo.sequences.text import TokenizedText
 
 PARTS = {"unseen": 0.35, "distance": 0.25, "references": 0.20, "nesting": 0.20}
 # For a sequence built outside a corpus, which has no quantiles: set by hand, near what repositories give.
 FIXED_THRESHOLDS = (0.25, 0.35, 0.45)
-_NAME = re.compile(r"[A-Za-z_]\w+")
 _FAR = 8192  # tokens
 _COMMON_SHARE, _COMMON_FILES = 0.05, 3
 _AMBIGUOUS = 3  # a name defined in more files than this says nothing about where it comes from
 
+Names32 = NDArray[np.uint32]
+
+
+def _no_names() -> Names32:
+    return np.zeros(0, np.uint32)
+
 
 @dataclass(frozen=True)
 class Names:
-    """What the training snapshot knows of names: the common ones, and which files define a name."""
+    """What the training snapshot knows of names, as ascending hashes: the common ones, and those that so many files
+    define that a definition says nothing."""
 
-    common: frozenset[str] = frozenset()
-    defined_in: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    common: Names32 = field(default_factory=_no_names)
+    ambiguous: Names32 = field(default_factory=_no_names)
 
     @staticmethod
-    def of(files: Iterable[TextFile]) -> Names:
+    def of(texts: Sequence[TokenizedText]) -> Names:
         """Read from the files of a snapshot."""
-        held_by: Counter[str] = Counter()
-        defined: defaultdict[str, list[str]] = defaultdict(list)
-        count = 0
-        for file in files:
-            count += 1
-            held_by.update(set(_NAME.findall(file.text)))
-            for name in dict.fromkeys(one.name for one in definitions(file)):
-                defined[name].append(file.path)
-        enough = max(_COMMON_FILES, _COMMON_SHARE * count)
-        return Names(
-            frozenset(name for name, files_with in held_by.items() if files_with >= enough),
-            {name: tuple(paths) for name, paths in defined.items() if len(paths) <= _AMBIGUOUS},
-        )
+        held, by = _counted([np.unique(text.names) for text in texts])
+        defined, places = _counted([text.defines for text in texts])
+        enough = max(_COMMON_FILES, _COMMON_SHARE * len(texts))
+        return Names(held[by >= enough], defined[places > _AMBIGUOUS])
 
 
-def parts_of(draft: Draft, names: Names) -> dict[str, float]:
-    """The four parts for the target text of a draft, each in 0..1."""
-    first: dict[str, int] = {}  # name -> the token at which it first stands
-    defined: dict[str, tuple[int, str]] = {}  # name -> (token, path) of its definition in this sequence
-    new = total = 0
-    distances: list[float] = []
-    referenced: set[str] = set()
+def _counted(each: Sequence[Names32]) -> tuple[Names32, NDArray[np.int64]]:
+    return np.unique(np.concatenate([_no_names(), *each]), return_counts=True)
+
+
+def parts_of(parts: Sequence[Part], names: Names) -> dict[str, float]:
+    """The four parts for the target text among the parts of a sequence, each in 0..1."""
+    found: list[Names32] = []
+    places: list[NDArray[np.int64]] = []
+    defining: list[NDArray[np.bool_]] = []
+    facts: list[tuple[int, bool, str]] = []  # names, target, path: of each part
     deepest = 0
-    for part in draft.parts:
-        per_character = (part.end - part.start) / max(1, len(part.text))
-        for match in _NAME.finditer(part.text):
-            name, at = match.group(), part.start + int(match.start() * per_character)
-            if part.target:
-                total += 1
-                new += name not in first and name not in names.common
-                if name in defined:
-                    where, path = defined[name]
-                    distances.append(min(1.0, math.log2(1 + at - where) / math.log2(1 + _FAR)))
-                    if path != part.path:
-                        referenced.add(path)
-            first.setdefault(name, at)
-            if name not in defined and part.path in names.defined_in.get(name, ()):
-                defined[name] = (at, part.path)
-        if part.target:
-            deepest = max(deepest, _nesting(part))
-    return {
-        "unseen": round(new / total, 4) if total else 0.0,
-        "distance": round(sum(distances) / len(distances), 4) if distances else 0.0,
-        "references": round(len(referenced) / (len(referenced) + 2), 4),
-        "nesting": round(deepest / (deepest + 6), 4),
-    }
+    for part in parts:
+        of = part.of
+        first, last = of.name_tokens.searchsorted([part.start, part.end])
+        found.append(of.names[first:last])
+        places.append(of.name_tokens[first:last].astype(np.int64) + (part.at - part.start))
+        defining.append(_definitions(of, names)[first:last])
+        facts.append((int(last - first), part.target, of.path))
+        if part.target and len(of.depth):
+            deepest = max(deepest, int(of.depth[part.start : part.end].max()))
+    name = np.concatenate([_no_names(), *found])
+    count = [size for size, _, _ in facts]
+    target = np.repeat([is_target for _, is_target, _ in facts], count)
+    total = int(target.sum())
+    result = {"unseen": 0.0, "distance": 0.0, "references": 0.0, "nesting": round(deepest / (deepest + 6), 4)}
+    if not total:
+        return result
+    _, earliest = np.unique(name, return_index=True)
+    fresh = earliest[target[earliest]]
+    result["unseen"] = round(float(len(fresh) - np.count_nonzero(_among(name[fresh], names.common))) / total, 4)
+    defined_at = np.flatnonzero(np.concatenate([np.zeros(0, bool), *defining]))
+    if len(defined_at):
+        where = np.concatenate(places)
+        paths: dict[str, int] = {}
+        file = np.repeat([paths.setdefault(path, len(paths)) for _, _, path in facts], count)
+        known, first_of = np.unique(name[defined_at], return_index=True)
+        uses = np.flatnonzero(target)
+        slot = np.minimum(known.searchsorted(name[uses]), len(known) - 1)
+        definition = defined_at[first_of[slot]]
+        used = (known[slot] == name[uses]) & (definition < uses)
+        uses, definition = uses[used], definition[used]
+        if len(uses):
+            away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition]) / np.log2(1.0 + _FAR))
+            others = len(np.unique(file[definition][file[definition] != file[uses]]))
+            result["distance"] = round(float(away.mean()), 4)
+            result["references"] = round(others / (others + 2), 4)
+    return result
 
 
-def _nesting(part: Part) -> int:
-    return nesting(part.text, part.language)
+def _definitions(of: TokenizedText, names: Names) -> NDArray[np.bool_]:
+    """Which names of a text the text itself defines."""
+    known = of.noted.get("definitions")
+    if known is None:
+        known = of.noted["definitions"] = _among(of.names, of.defines) & ~_among(of.names, names.ambiguous)
+    return known
+
+
+def _among(some: Names32, ascending: Names32) -> NDArray[np.bool_]:
+    if not len(ascending):
+        return np.zeros(len(some), bool)
+    slot = np.minimum(ascending.searchsorted(some), len(ascending) - 1)
+    return np.asarray(ascending[slot] == some)
 
 
 def score_of(parts: Mapping[str, float]) -> float:
@@ -104,16 +127,12 @@ def label(score: float, thresholds: tuple[float, float, float] = FIXED_THRESHOLD
     return DIFFICULTIES[sum(score >= threshold for threshold in thresholds)]
 
 
-def judge(draft: Draft, sequence: LongContextSequence, names: Names) -> LongContextSequence:
-    """Write score, parts and the difficulty by fixed thresholds into a sequence's metadata; return it."""
-    parts = parts_of(draft, names)
-    score = score_of(parts)
-    sequence.metadata |= {
-        "curriculum_difficulty": label(score),
-        "difficulty_score": score,
-        "difficulty_parts": parts,
-    }
-    return sequence
+def judge(built: Built, names: Names) -> Built:
+    """Write score, parts and the difficulty by fixed thresholds into a sequence; return it."""
+    built.parts = parts_of(built.draft.parts, names)
+    built.score = score_of(built.parts)
+    built.difficulty = label(built.score)
+    return built
 
 
 def quantile_thresholds(scores: Iterable[float]) -> tuple[float, float, float]:

@@ -7,27 +7,33 @@ of several, the path stands before `<fim_prefix>` (StarCoder 2, section 5.2: rep
 
 from __future__ import annotations
 
+import numpy as np
+
 from longrepo.sequences.chance import number, share
 from longrepo.sequences.draft import Draft
+from longrepo.sequences.sequence import TARGET_WEIGHT
 from longrepo.sequences.text import TokenizedText
 
 EXTRA_TOKENS = 3
 _SPM_SHARE = 0.5  # half and half, as in the training of the StarCoder models
+_REACH = 8  # cuts that a middle reaches over at most
 
 
 def middle_of(text: TokenizedText, start: int, end: int, key: str) -> tuple[int, int] | None:
     """The token range of the piece start..end that is to be filled in: between two syntax cuts (else line starts),
     at most half of the piece. None where the piece has no two places to cut."""
-    for boundaries in (text.cuts, text.lines):
-        inside = [at for at in boundaries if start < at < end]
-        spans = [
-            (first, last)
-            for index, first in enumerate(inside)
-            for last in [*inside[index + 1 : index + 9], end]
-            if 0 < last - first <= (end - start) // 2
-        ]
-        if spans:
-            return spans[number(key, "middle") % len(spans)]
+    for places in (text.cuts, text.lines):
+        inside = places[places.searchsorted(start, "right") : places.searchsorted(end)].tolist()
+        if not inside:
+            continue
+        first = number(key, "first") % len(inside)
+        for turn in range(len(inside)):
+            at = (first + turn) % len(inside)
+            ends = [
+                last for last in [*inside[at + 1 : at + 1 + _REACH], end] if last - inside[at] <= (end - start) // 2
+            ]
+            if ends:
+                return inside[at], ends[number(key, "last") % len(ends)]
     return None
 
 
@@ -38,16 +44,17 @@ def write(
     fim = draft.tokenizer.fim
     if fim is None:
         raise ValueError("the tokenizer has no fill-in-the-middle tokens")
+    opening, closing, filling = (np.array([id], np.int32) for id in (fim.prefix, fim.suffix, fim.middle))
     prefix, suffix = (piece[0], middle[0]), (middle[1], piece[1])
-    draft.plain([fim.prefix], context)
+    draft.plain(opening, context)
     if share(key, "order") < _SPM_SHARE:
-        draft.plain([fim.suffix], context)
-        draft.text(text, *suffix, 1.0, True)
-        draft.plain([fim.middle], context)
-        draft.text(text, *prefix, 1.0, True)
+        draft.plain(closing, context)
+        draft.text(text, *suffix, TARGET_WEIGHT, True)
+        draft.plain(filling, context)
+        draft.text(text, *prefix, TARGET_WEIGHT, True)
     else:
-        draft.text(text, *prefix, 1.0, True)
-        draft.plain([fim.suffix], context)
-        draft.text(text, *suffix, 1.0, True)
-        draft.plain([fim.middle], context)
-    draft.text(text, *middle, 1.0, True)
+        draft.text(text, *prefix, TARGET_WEIGHT, True)
+        draft.plain(closing, context)
+        draft.text(text, *suffix, TARGET_WEIGHT, True)
+        draft.plain(filling, context)
+    draft.text(text, *middle, TARGET_WEIGHT, True)

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from longrepo.errors import InputError
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -35,7 +35,10 @@ class TokenizerFacts:
 
 @dataclass
 class RepositoryFacts:
-    """Which repository: HEAD and where validation and test begin (full commit ids), and what was noted on the way."""
+    """Which repository: HEAD and where validation and test begin (full commit ids), and what was noted on the way.
+
+    `licence` is an SPDX expression, or empty where none was recognised; `weight` its share beside other repositories.
+    """
 
     name: str
     head: str
@@ -43,6 +46,8 @@ class RepositoryFacts:
     test_from: str | None = None  # validation is what this commit reaches beyond that; test comes after it
     held_out_files: dict[str, list[str]] = field(default_factory=dict)  # split -> paths
     notes: list[str] = field(default_factory=list)
+    licence: str = ""
+    weight: float = 1.0
 
 
 @dataclass
@@ -52,10 +57,11 @@ class Header:
     `counts`: split → phase → {sequences, tokens, target_tokens, kinds, difficulties, languages}.
     `accounts`: phase → {tokenized, used, dropped: {reason: tokens}, context, structure}, in tokens.
     `thresholds`: phase → the difficulty scores at 25, 50, 75 % of its training sequences.
+    `redactions`: kind of secret or personal detail → how many were replaced.
     """
 
     tokenizer: TokenizerFacts
-    repository: RepositoryFacts
+    repositories: list[RepositoryFacts]
     settings: str = ""  # hash of the settings that decide the content
     made_by: str = "prepare"
     seed: int = 0
@@ -63,9 +69,29 @@ class Header:
     counts: dict[str, Any] = field(default_factory=dict)
     accounts: dict[str, Any] = field(default_factory=dict)
     thresholds: dict[str, list[float]] = field(default_factory=dict)
+    redactions: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     content_sha256: str = ""
     format_version: int = FORMAT_VERSION
+
+    @property
+    def name(self) -> str:
+        """The repositories' names, for display."""
+        return ", ".join(one.name for one in self.repositories)
+
+    @property
+    def licence(self) -> str:
+        """The repositories' licences as one SPDX expression; empty where one of them has none that was recognised."""
+        found = list(dict.fromkeys(one.licence for one in self.repositories))
+        if "" in found or len(found) < 2:
+            return "" if "" in found else "".join(found)
+        return " AND ".join(f"({one})" if " OR " in one else one for one in found)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was noted of every repository, with its name where there are several."""
+        several = len(self.repositories) > 1
+        return [f"{one.name}: {note}" if several else note for one in self.repositories for note in one.notes]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON holds it (keys of `initial_from` become text)."""
@@ -81,14 +107,15 @@ class Header:
         if tree["format_version"] != FORMAT_VERSION:
             raise InputError(
                 f"{where}: sequences of format {tree['format_version']}, this version reads {FORMAT_VERSION}; "
-                "make the file again with prepare_long_context.py"
+                "make the sequences again with prepare_long_context.py"
             )
         known = {one.name for one in fields(Header)}
         try:
             tokenizer = dict(tree["tokenizer"])
             tokenizer["initial_from"] = {int(new): int(old) for new, old in tokenizer["initial_from"].items()}
-            rest = {key: value for key, value in tree.items() if key in known - {"tokenizer", "repository"}}
-            return Header(TokenizerFacts(**tokenizer), RepositoryFacts(**tree["repository"]), **rest)
+            rest = {key: value for key, value in tree.items() if key in known - {"tokenizer", "repositories"}}
+            repositories = [RepositoryFacts(**one) for one in tree["repositories"]]
+            return Header(TokenizerFacts(**tokenizer), repositories, **rest)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{where}: its header is damaged ({error!r}); make the file again") from None
 
@@ -101,3 +128,18 @@ def check_tokenizer(header: Header, tokenizer: RepoTokenizer) -> None:
             f"the sequences were made with the tokenizer of {made.name} (sha256 {made.sha256[:12]}), the model has "
             f"that of {tokenizer.name} ({tokenizer.sha256[:12]}); prepare them again with --model {tokenizer.name}"
         )
+
+
+def tokenizer_of(header: Header, model: str | None = None) -> RepoTokenizer:
+    """The tokenizer that the sequences were made with: of `model`, or of the model that the header names.
+
+    Raises InputError where it can't be had, or is another one.
+    """
+    made = header.tokenizer
+    tokenizer = load_tokenizer(model or made.name, structure_tokens=bool(made.structure_tokens))
+    if tokenizer.sha256 != made.sha256:
+        raise InputError(
+            f"--model {tokenizer.name}: its tokenizer (sha256 {tokenizer.sha256[:12]}) is not the one that the "
+            f"sequences were made with ({made.name}, {made.sha256[:12]}); give the model they were made with"
+        )
+    return tokenizer

@@ -1,7 +1,7 @@
-"""Held-out sequences: the same targets at every length, preceded by as much context as the length holds.
+"""Held-out targets: lines that training never saw, added by a held-out commit or standing in a held-out file.
 
-What is scored are lines that training never saw: added by a held-out commit (or standing in a held-out file) and found,
-stripped, neither in the training snapshot nor in any change trained on. Everything else, marks included, has weight 0.
+A line counts as seen when, without its white space, it stands in any text that training shows (`longrepo.sequences.
+lines`), as target or as context. Everything else, marks included, has weight 0 in a held-out sequence.
 """
 
 from __future__ import annotations
@@ -9,33 +9,37 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from longrepo.repository.languages import language_of
-from longrepo.repository.model import Commit
+from longrepo.repository.model import CommitRecord
 from longrepo.sequences import chance
 from longrepo.sequences.compose import FilePiece, Sizes, write_file
-from longrepo.sequences.draft import Draft
-from longrepo.sequences.hunks import added_rows
+from longrepo.sequences.draft import Built, Draft
 from longrepo.sequences.lengths import Band
-from longrepo.sequences.sequence import LongContextSequence, NotBuilt
-from longrepo.sequences.text import PROSE, TokenizedText, path_tokens
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.sequences.near_duplicates import Shingles
+from longrepo.sequences.reading import AddedRequest, FileRequest, LeftOut, Reader, Request
+from longrepo.sequences.sequence import NotBuilt
+from longrepo.sequences.shown import Shown
+from longrepo.sequences.text import PROSE, TokenizedText
 from longrepo.sequences.tokens import FILE_END, FILE_START
 
 TARGET_TOKENS = 400
 LEAST_SCORED = 12  # tokens: less says nothing about a model
 ENOUGH = 8  # usable targets a split should have before files are held out as well
 _LEAST_CONTEXT = 32  # tokens of a file that are worth its frame
+_ALIKE = 0.5  # of a target's scored lines in another target: the same change once more
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text with rows that may be scored (0-based, ascending), from a held-out commit or (None) a held-out file."""
+    """A text of which lines may be scored: all that no text of training holds, or (`before`) those a commit added."""
 
     split: str
     path: str
-    text: str
-    rows: tuple[int, ...]
-    commit: str | None
+    blob: str
+    before: str | None = None
+    commit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,80 +51,106 @@ class Target:
     start: int
     end: int
     scored: tuple[tuple[int, int], ...]
+    lines: frozenset[int]  # hashes of the scored lines
+    shingles: Shingles  # of the scored text
     commit: str | None
 
 
-def stripped_lines(texts: Iterable[str]) -> set[str]:
-    """Every line that isn't blank, stripped."""
-    return {line.strip() for text in set(texts) for line in text.split("\n")} - {""}
+def commit_candidates(split: str, records: Iterable[CommitRecord]) -> list[Candidate]:
+    """One candidate for each file a held-out commit changed or added."""
+    return [
+        Candidate(split, change.path, change.after, change.before, record.id)
+        for record in records
+        for change in record.changes
+        if change.after is not None and change.after != change.before
+    ]
 
 
-def commit_candidates(split: str, commits: Iterable[Commit], known: set[str]) -> Iterator[Candidate]:
-    """One candidate for each file a held-out commit changed in a way that training never saw."""
-    for commit in commits:
-        for change in commit.changes:
-            if change.after is None:
-                continue
-            lines = change.after.split("\n")
-            runs = added_rows(change.before or "", change.after)
-            rows = tuple(row for first, last in runs for row in range(first, last) if _new(lines[row], known))
-            if rows:
-                yield Candidate(split, change.path, change.after, rows, commit.id)
+class TargetChooser:
+    """Chooses targets among candidates, one of each in turn, code before prose."""
+
+    def __init__(self, reader: Reader, shown: Shown, size: int, seed: int) -> None:
+        """`size`: tokens a target spans at most."""
+        self._reader = reader
+        self._shown = shown
+        self._size = size
+        self._seed = seed
+        self._chosen: list[Target] = []
+
+    def choose(
+        self, candidates: Mapping[str, Sequence[Candidate]], wanted: Mapping[str, int]
+    ) -> dict[str, list[Target]]:
+        """Up to `wanted` targets of each split, none nearly the same as another or as a text that training shows."""
+        offered = {split: self._offered(of_split, wanted[split]) for split, of_split in candidates.items()}
+        every = [target for targets in offered.values() for target in targets]
+        copied = {id(every[number]) for number in self._shown.copied([target.shingles for target in every])}
+        found: dict[str, list[Target]] = {}
+        for split, targets in offered.items():
+            found[split] = []
+            for target in targets:
+                if len(found[split]) == wanted[split]:
+                    break
+                if id(target) not in copied and not any(_alike(target, other) for other in self._chosen):
+                    found[split].append(target)
+                    self._chosen.append(target)
+        return found
+
+    def _offered(self, candidates: Sequence[Candidate], wanted: int) -> list[Target]:
+        order = sorted(
+            candidates,
+            key=lambda one: (language_of(one.path) in PROSE, chance.number(self._seed, one.commit, one.path)),
+        )
+        rounds: list[list[Target]] = []
+        for start in range(0, len(order), max(1, wanted)):  # reading them all would be waste in a long history
+            if sum(map(len, rounds)) >= 2 * wanted:
+                break
+            for one, of, added in self._texts(order[start : start + wanted]):
+                for number, target in enumerate(self._blocks(one, of, added)):
+                    while len(rounds) <= number:
+                        rounds.append([])
+                    rounds[number].append(target)
+        return [target for targets in rounds for target in targets]
+
+    def _texts(self, some: Sequence[Candidate]) -> Iterator[tuple[Candidate, TokenizedText, list[tuple[int, int]]]]:
+        requests: list[Request] = [
+            AddedRequest(one.path, one.before, one.blob) if one.commit else FileRequest(one.path, one.blob)
+            for one in some
+        ]
+        for one, answer in zip(some, self._reader.read(requests, lambda _: None), strict=True):
+            if not isinstance(answer, LeftOut):
+                yield one, answer.text, answer.facts.get("added", [(0, len(answer.text.rows))])
+
+    def _blocks(self, one: Candidate, of: TokenizedText, added: list[tuple[int, int]]) -> Iterator[Target]:
+        """The lines to be scored in blocks that span at most `size` tokens each."""
+        rows = np.zeros(len(of.row_hashes), bool)
+        for first, last in added:
+            rows[first:last] = True
+        fresh = rows & self._shown.fresh(of.row_hashes)
+        scored: list[tuple[int, int, int]] = []
+        for row in np.flatnonzero(fresh).tolist():
+            first, last = of.row_token(row), of.row_token(row + 1)
+            if last - first > self._size:
+                continue  # a single line longer than a target
+            if scored and last - scored[0][0] > self._size:
+                yield from self._target(one, of, scored)
+                scored = []
+            scored.append((first, last, int(of.row_hashes[row])))
+        yield from self._target(one, of, scored)
+
+    def _target(self, one: Candidate, of: TokenizedText, scored: list[tuple[int, int, int]]) -> Iterator[Target]:
+        if sum(last - first for first, last, _ in scored) < LEAST_SCORED:
+            return
+        spans = tuple((first, last) for first, last, _ in scored)
+        start, end = spans[0][0], spans[-1][1]
+        counts = np.zeros(end - start, bool)
+        for first, last in spans:
+            counts[first - start : last - start] = True
+        shingles = self._shown.shingler.of(of.ids[start:end], counts)
+        yield Target(one.split, of, start, end, spans, frozenset(line for _, _, line in scored), shingles, one.commit)
 
 
-def file_candidate(split: str, path: str, text: str, known: set[str]) -> Candidate:
-    """A held-out file with the lines that no training file holds."""
-    rows = tuple(row for row, line in enumerate(text.split("\n")) if _new(line, known))
-    return Candidate(split, path, text, rows, None)
-
-
-def _new(line: str, known: set[str]) -> bool:
-    return bool(line.strip()) and line.strip() not in known
-
-
-def choose(
-    tokenizer: RepoTokenizer, candidates: Sequence[Candidate], wanted: int, size: int, seed: int
-) -> list[Target]:
-    """Up to `wanted` targets of at most `size` tokens: one of each candidate in turn, code before prose."""
-    if wanted == 0:
-        return []
-    order = sorted(
-        candidates,
-        key=lambda one: (language_of(one.path) in PROSE, chance.number(seed, one.commit, one.path)),
-    )
-    rounds: list[list[Target]] = []
-    for start in range(0, len(order), 4 * wanted):  # tokenizing them all would be waste in a long history
-        some = order[start : start + 4 * wanted]
-        encoded = tokenizer.encode_many(one.text for one in some)
-        for one, (ids, starts) in zip(some, encoded, strict=True):
-            paths = path_tokens(tokenizer, one.path)
-            of = TokenizedText(one.path, one.text, language_of(one.path, one.text), ids, starts, paths)
-            for number, target in enumerate(_blocks(one, of, size)):
-                while len(rounds) <= number:
-                    rounds.append([])
-                rounds[number].append(target)
-        if sum(map(len, rounds)) >= wanted:
-            break
-    return [target for targets in rounds for target in targets][:wanted]
-
-
-def _blocks(one: Candidate, of: TokenizedText, size: int) -> Iterator[Target]:
-    """The scored rows in blocks that span at most `size` tokens each."""
-    scored: list[tuple[int, int]] = []
-    for row in one.rows:
-        first, last = of.row_token(row), of.row_token(row + 1)
-        if last - first > size:
-            continue  # a single line longer than a target
-        if scored and last - scored[0][0] > size:
-            yield from _target(one, of, scored)
-            scored = []
-        scored.append((first, last))
-    yield from _target(one, of, scored)
-
-
-def _target(one: Candidate, of: TokenizedText, scored: list[tuple[int, int]]) -> Iterator[Target]:
-    if sum(last - first for first, last in scored) >= LEAST_SCORED:
-        yield Target(one.split, of, scored[0][0], scored[-1][1], tuple(scored), one.commit)
+def _alike(target: Target, other: Target) -> bool:
+    return len(target.lines & other.lines) >= _ALIKE * min(len(target.lines), len(other.lines))
 
 
 class HeldOutBuilder:
@@ -128,20 +158,19 @@ class HeldOutBuilder:
 
     def __init__(
         self,
-        tokenizer: RepoTokenizer,
+        repository: str,
+        sizes: Sizes,
         texts: Mapping[str, TokenizedText],
         related: Callable[[str], Sequence[str]],
         rank: Mapping[str, int],
-        judge: Callable[[Draft, LongContextSequence], LongContextSequence],
     ) -> None:
-        self._tokenizer = tokenizer
+        self._repository = repository
         self._texts = texts
         self._related = related
         self._rank = rank
-        self._judge = judge
-        self._sizes = Sizes(tokenizer)
+        self._sizes = sizes
 
-    def build(self, target: Target, band: Band) -> LongContextSequence | NotBuilt:
+    def build(self, target: Target, band: Band) -> Built | NotBuilt:
         """The target at the end of a sequence that fills the band's cap as far as the repository's text goes."""
         room = band.cap - 1 - self._sizes.frame(target.of) - (target.end - target.start)
         if room < 0:
@@ -150,30 +179,26 @@ class HeldOutBuilder:
         before, left = self._context(target.of.path, room - own)
         # What related files could not fill is given to the file's own beginning.
         start = target.of.start_in(target.start, own + left) if left else target.start - own
-        draft = Draft(self._tokenizer)
+        draft = Draft(self._sizes.tokenizer)
         for piece in reversed(before):  # the nearest relation stands nearest to the target
             write_file(draft, piece, 0.0)
         draft.mark(FILE_START, 0.0)
         draft.plain(target.of.path_ids, 0.0)
         draft.text(target.of, start, target.start, 0.0, False)
-        weights = [0.0] * (target.end - target.start)
+        weights = np.zeros(target.end - target.start, np.float32)
         for first, last in target.scored:
-            weights[first - target.start : last - target.start] = [1.0] * (last - first)
+            weights[first - target.start : last - target.start] = 1.0
         draft.text(target.of, target.start, target.end, weights, True)
         draft.mark(FILE_END, 0.0)
         draft.end(0.0)
         if len(draft) <= band.floor:
             return NotBuilt("too little text in the training snapshot to fill this length", len(draft))
-        commits = [target.commit] if target.commit else []
-        return self._judge(draft, draft.finish("hierarchical", target.split, commits))
+        return Built(draft, "hierarchical", target.split, self._repository, (target.commit,) if target.commit else ())
 
     def _context(self, path: str, room: int) -> tuple[list[FilePiece], int]:
         """Pieces of other files, nearest relation first, and the tokens they leave free."""
         pieces: list[FilePiece] = []
-        near = dict.fromkeys(one for one in self._related(path) if one in self._texts)
-        folder = path.rpartition("/")[0]
-        others = sorted(self._texts, key=lambda one: (one.rpartition("/")[0] != folder, self._rank.get(one, 0), one))
-        for one in [*near, *(other for other in others if other not in near)]:
+        for one in self._others(path):
             of = self._texts[one]
             free = room - self._sizes.frame(of)
             if free < _LEAST_CONTEXT:
@@ -186,3 +211,10 @@ class HeldOutBuilder:
             pieces.append(FilePiece(of, 0, end, (), False))
             room -= self._sizes.file(pieces[-1])
         return pieces, room
+
+    def _others(self, path: str) -> Iterator[str]:
+        near = dict.fromkeys(one for one in self._related(path) if one in self._texts)
+        yield from near
+        folder = path.rpartition("/")[0]
+        rest = (one for one in self._texts if one not in near)
+        yield from sorted(rest, key=lambda one: (one.rpartition("/")[0] != folder, self._rank.get(one, 0), one))

@@ -1,55 +1,191 @@
-"""What a commit changed in a file, as the rows of a unified diff."""
+"""What a commit changed in a file, as the rows of a unified diff.
+
+Lines that stand once in each version are matched first, in their longest common order (patience diff, Bram Cohen); only
+what lies between them is compared line by line.
+"""
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import Match, SequenceMatcher
 
 CONTEXT_ROWS = 3
-_MATCHED_CELLS = 4_000_000  # SequenceMatcher is quadratic: beyond this the changed middle is one replacement
+_BLOCK = 4096  # characters compared at once
+_MATCHED_CELLS = 250_000  # SequenceMatcher is quadratic: beyond this what lies between anchors is one replacement
+
+Block = tuple[int, int, int]  # rows old[a : a + size] equal new[b : b + size]
+
+
+@dataclass(frozen=True)
+class Hunk:
+    """Rows beginning with " ", "-" or "+", without line breaks; `old` and `new` are the first row (0-based) in each
+    version."""
+
+    old: int
+    new: int
+    rows: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Its "@@" row."""
+        before = sum(not row.startswith("+") for row in self.rows)
+        after = sum(not row.startswith("-") for row in self.rows)
+        return f"@@ -{self.old + 1},{before} +{self.new + 1},{after} @@"
+
+
+def hunks(before: str, after: str) -> list[Hunk]:
+    """What changed, with three rows around it; none where nothing did."""
+    if before == after:
+        return []
+    # Only what lies between the first and the last difference is looked at, and enough around it to show.
+    first = _line_before(before, _shared_start(before, after))
+    shared = _shared_end(before, after, first)
+    skipped = before.count("\n", 0, first)
+    old, new = before[first : len(before) - shared].split("\n"), after[first : len(after) - shared].split("\n")
+    matcher = _Matched([*_joined(_matches(old, new)), Match(len(old), len(new), 0)])
+    found: list[Hunk] = []
+    for group in matcher.get_grouped_opcodes(CONTEXT_ROWS):
+        rows: list[str] = []
+        for tag, i1, i2, j1, j2 in group:
+            if tag == "equal":
+                rows.extend(" " + row for row in old[i1:i2])
+                continue
+            rows.extend("-" + row for row in old[i1:i2])
+            rows.extend("+" + row for row in new[j1:j2])
+        found.append(Hunk(skipped + group[0][1], skipped + group[0][3], tuple(rows)))
+    return found
 
 
 def hunk_rows(before: str, after: str) -> list[str]:
-    """Rows beginning with "@@", " ", "-" or "+", without line breaks; empty where nothing changed."""
-    old, new = before.split("\n"), after.split("\n")
+    """The hunks as the rows of a unified diff, without line breaks; empty where nothing changed."""
+    return [row for hunk in hunks(before, after) for row in (hunk.title, *hunk.rows)]
+
+
+def _shared_start(one: str, other: str) -> int:
+    """How many characters two texts begin with in common."""
+    at, shorter = 0, min(len(one), len(other))
+    while at < shorter and one[at : at + _BLOCK] == other[at : at + _BLOCK]:
+        at += _BLOCK
+    at = min(at, shorter)
+    while at < shorter and one[at] == other[at]:
+        at += 1
+    return at
+
+
+def _line_before(text: str, at: int) -> int:
+    """Where the line begins that stands CONTEXT_ROWS above the one that holds a character."""
+    for _ in range(CONTEXT_ROWS + 1):
+        at = text.rfind("\n", 0, at)
+        if at < 0:
+            return 0
+    return at + 1
+
+
+def _shared_end(one: str, other: str, first: int) -> int:
+    """How many characters two texts end with in common beyond `first`, less CONTEXT_ROWS whole lines."""
+    longest = min(len(one), len(other)) - first
+    size = 0
+    while (
+        size + _BLOCK <= longest
+        and one[len(one) - size - _BLOCK : len(one) - size] == (other[len(other) - size - _BLOCK : len(other) - size])
+    ):
+        size += _BLOCK
+    while size < longest and one[len(one) - size - 1] == other[len(other) - size - 1]:
+        size += 1
+    at = len(one) - size
+    for _ in range(CONTEXT_ROWS + 1):
+        at = one.find("\n", at) + 1
+        if not at:
+            return 0
+    return len(one) - at + 1
+
+
+class _Matched(SequenceMatcher[str]):
+    """Knows its matching blocks already; what it makes of them is difflib's."""
+
+    def __init__(self, blocks: list[Match]) -> None:
+        super().__init__()
+        self._blocks = blocks
+
+    def get_matching_blocks(self) -> list[Match]:
+        return self._blocks
+
+
+def _matches(old: Sequence[str], new: Sequence[str]) -> Iterator[Block]:
+    """Equal runs, ascending in both."""
+    shorter = min(len(old), len(new))
     head = 0
-    while head < min(len(old), len(new)) and old[head] == new[head]:
+    while head < shorter and old[head] == new[head]:
         head += 1
     tail = 0
-    while tail < min(len(old), len(new)) - head and old[-1 - tail] == new[-1 - tail]:
+    while tail < shorter - head and old[-1 - tail] == new[-1 - tail]:
         tail += 1
-    # Only the middle is compared, with enough of what is equal around it to show as context.
-    first, last = max(0, head - CONTEXT_ROWS), max(0, tail - CONTEXT_ROWS)
-    left, right = old[first : len(old) - last], new[first : len(new) - last]
-    if len(left) * len(right) > _MATCHED_CELLS:
-        groups = [[("replace", 0, len(left), 0, len(right))]]
-    else:
-        groups = list(SequenceMatcher(None, left, right, autojunk=False).get_grouped_opcodes(CONTEXT_ROWS))
-    rows: list[str] = []
-    for group in groups:
-        old_from, old_to, new_from, new_to = group[0][1], group[-1][2], group[0][3], group[-1][4]
-        rows.append(f"@@ -{first + old_from + 1},{old_to - old_from} +{first + new_from + 1},{new_to - new_from} @@")
-        for tag, i1, i2, j1, j2 in group:
-            if tag == "equal":
-                rows.extend(" " + row for row in left[i1:i2])
-                continue
-            rows.extend("-" + row for row in left[i1:i2])
-            rows.extend("+" + row for row in right[j1:j2])
-    return rows if before != after else []
+    yield 0, 0, head
+    left, right = old[head : len(old) - tail], new[head : len(new) - tail]
+    at, against = 0, 0
+    for one, other in [*_anchors(left, right), (len(left), len(right))]:
+        for a, b, size in _between(left[at:one], right[against:other]):
+            yield head + at + a, head + against + b, size
+        if one < len(left):
+            yield head + one, head + other, 1
+        at, against = one + 1, other + 1
+    yield len(old) - tail, len(new) - tail, tail
+
+
+def _anchors(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int]]:
+    """The longest ascending sequence of rows that stand once in each side."""
+    once = {row for row, count in Counter(left).items() if count == 1 and row.strip()}
+    places = {row: at for at, row in enumerate(right)}
+    counts = Counter(right)
+    pairs = [(at, places[row]) for at, row in enumerate(left) if row in once and counts.get(row) == 1]
+    ends: list[int] = []  # the smallest last place of an ascending sequence of each length
+    tails: list[int] = []  # the pair it belongs to
+    before: list[int] = []
+    for number, (_, place) in enumerate(pairs):
+        length = bisect_left(ends, place)
+        before.append(tails[length - 1] if length else -1)
+        ends[length : length + 1] = [place]
+        tails[length : length + 1] = [number]
+    found: list[tuple[int, int]] = []
+    number = tails[-1] if tails else -1
+    while number >= 0:
+        found.append(pairs[number])
+        number = before[number]
+    return found[::-1]
+
+
+def _between(left: Sequence[str], right: Sequence[str]) -> Iterator[Block]:
+    if left and right and len(left) * len(right) <= _MATCHED_CELLS:
+        yield from ((a, b, size) for a, b, size in SequenceMatcher(None, left, right, False).get_matching_blocks())
+
+
+def _joined(blocks: Iterator[Block]) -> Iterator[Match]:
+    """The same runs, neighbours as one, none empty."""
+    a = b = size = 0
+    for one, other, length in blocks:
+        if length and (one, other) == (a + size, b + size):
+            size += length
+        elif length:
+            if size:
+                yield Match(a, b, size)
+            a, b, size = one, other, length
+    if size:
+        yield Match(a, b, size)
 
 
 def added_rows(before: str, after: str) -> list[tuple[int, int]]:
     """Runs of rows of `after` (0-based, end excluded) that `before` doesn't have there."""
     runs: list[tuple[int, int]] = []
-    row = 0
-    for line in hunk_rows(before, after):
-        if line.startswith("@@"):
-            row = int(line.split("+")[1].split(",")[0]) - 1
-        elif line.startswith("+"):
-            if runs and runs[-1][1] == row:
-                runs[-1] = (runs[-1][0], row + 1)
-            else:
-                runs.append((row, row + 1))
-            row += 1
-        elif line.startswith(" "):
-            row += 1
+    for hunk in hunks(before, after):
+        row = hunk.new
+        for line in hunk.rows:
+            if line.startswith("+"):
+                if runs and runs[-1][1] == row:
+                    runs[-1] = (runs[-1][0], row + 1)
+                else:
+                    runs.append((row, row + 1))
+            row += not line.startswith("-")
     return runs

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from longrepo.config.files import write_text
 from longrepo.errors import InputError
+from longrepo.sequences.assembly import Prepared
 from longrepo.sequences.header import Header
-from longrepo.sequences.prepare import Prepared
 from longrepo.sequences.store import write_sequences
 
 SEQUENCES = "sequences"
 SUMMARY = "preparation_summary.json"
+REDACTIONS = "redactions.tsv"
 
 
 def check_writable(folder: Path) -> None:
@@ -27,11 +28,14 @@ def check_writable(folder: Path) -> None:
 
 
 def write_prepared(folder: Path, prepared: Prepared) -> Header:
-    """Write `sequences/` and `preparation_summary.json` into a folder; returns the header as written.
+    """Write `sequences/`, `preparation_summary.json` and `redactions.tsv` (where something was hidden and of what kind,
+    never what) into a folder; returns the header as written.
 
     Raises InputError or RunError as `write_sequences` does.
     """
-    header = write_sequences(folder / SEQUENCES, prepared.sequences, prepared.header)
+    header = write_sequences(folder / SEQUENCES, prepared.rows(), prepared.header)
     summary = {**prepared.summary, "sequences_sha256": header.content_sha256}
     write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    lines = [f"{where}\t{line}\t{kind}" for where, line, kind in prepared.redacted]
+    write_text(folder / REDACTIONS, "\n".join(["where\tline\tkind", *lines]) + "\n")
     return header

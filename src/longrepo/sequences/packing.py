@@ -2,7 +2,8 @@
 
 Files come in an order in which neighbours belong together. A sequence is filled with them until the next doesn't fit;
 that one is cut at the last syntax cut that fits and goes on in the next sequence, after its imports and enclosing
-lines as context. Every token of every file is scored in exactly one sequence of each phase.
+lines as context. Every token of every file is scored in exactly one sequence of each phase. A share of each sequence is
+kept free for what its files depend on: signatures of what they import, related files, now and then an unrelated one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from longrepo.sequences.text import TokenizedText
 
 _LEAST_PIECE = 48  # tokens: a shorter beginning of a file isn't worth its frame
 NO_ROOM = "the marks and the path alone are longer than the phase's cap"
+TOO_SHORT = "too little text to fill this length"
 _HEAD_SHARE = 12  # a repeated head takes at most a twelfth of a sequence
 
 Related = Callable[[str], Sequence[str]]
@@ -57,7 +59,7 @@ def walk(paths: Sequence[str], related: Related, *seed: object) -> list[str]:
 
 
 def pack(texts: Sequence[TokenizedText], band: Band, sizes: Sizes, reserve: int) -> Packs:
-    """Fill sequences of `band` from texts in this order. `reserve` tokens of each stay free (end token, FIM)."""
+    """Fill sequences of `band` from texts in this order. `reserve` tokens of each stay free."""
     result = Packs()
     current: list[FilePiece] = []
     room = full = band.cap - reserve
@@ -92,62 +94,145 @@ def _next_piece(
     if sizes.file(whole) <= room:
         return whole, ""
     left = room - (sizes.file(whole) - (len(text) - at))
-    short = max(0, band.low - (full - room) - (room - left))  # what this piece must have for `low` to be reached
     fresh = room == full
-    if not fresh and short <= 0 and left < _LEAST_PIECE:
+    used = full - room
+    if not fresh and left < _LEAST_PIECE:
         return None, ""
     if left <= 0:
-        return None, NO_ROOM if fresh else ""
-    end, how = text.cut_in(at, at + left, max(1, short, 0 if fresh else min(left, _LEAST_PIECE)))
-    if not fresh and short <= 0 and how == "token":
-        return None, ""  # long enough without it: begin the next sequence with this file, uncut
+        return None, NO_ROOM
+    # A syntax cut is taken where it leaves the sequence three quarters full; else a line, and a fresh sequence's own.
+    end, how = text.cut_in(at, at + left, max(1, 3 * full // 4 - used, 0 if fresh else _LEAST_PIECE))
+    if not fresh and how == "token":
+        return None, ""
     return FilePiece(text, at, end, head), how
 
 
-def grow(
-    packs: Packs, band: Band, sizes: Sizes, reserve: int, texts: Mapping[str, TokenizedText], near: Related
-) -> None:
-    """Bring sequences that are shorter than the band's low up to it, with related files in front as context; drop
-    (and count) one that stays within the phase below for want of text."""
-    kept: list[list[FilePiece]] = []
-    for current in packs.packs:
-        size = sum(map(sizes.file, current)) + reserve
-        if size < band.low:
-            held = {piece.of.path for piece in current}
-            for path in [*near(current[-1].of.path), *texts]:
-                if size >= band.low:
+@dataclass
+class _Filling:
+    """What is added to a sequence, and the tokens that are left for more."""
+
+    room: int
+    held: set[str]
+    sizes: Sizes
+    added: list[FilePiece] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        return self.room < _LEAST_PIECE
+
+    def add(self, piece: FilePiece | None) -> None:
+        if piece is not None:
+            self.held.add(piece.of.path)
+            self.added.append(piece)
+            self.room -= self.sizes.file(piece)
+
+
+class Completer:
+    """Adds what a sequence's files depend on, in front of them, until its phase's cap is nearly reached."""
+
+    def __init__(
+        self,
+        band: Band,
+        sizes: Sizes,
+        texts: Mapping[str, TokenizedText],
+        imports: Mapping[str, Sequence[str]],
+        related: Related,
+        negatives: float,
+        *seed: object,
+    ) -> None:
+        self._band = band
+        self._sizes = sizes
+        self._texts = texts
+        self._imports = imports
+        self._related = related
+        self._negatives = negatives
+        self._seed = seed
+
+    def complete(self, current: list[FilePiece], reserve: int) -> list[FilePiece]:
+        """Context pieces and the sequence's own, at most the cap less `reserve` tokens."""
+        size = reserve + sum(map(self._sizes.file, current))
+        last = current[-1]
+        filling = _Filling(self._band.cap - size, {piece.of.path for piece in current}, self._sizes)
+        if chance.share(*self._seed, "negative", last.of.path, last.start) < self._negatives:
+            strangers = (self._context(path, filling.room // 2) for path in self._strangers(last.of.path, filling.held))
+            filling.add(next(filter(None, strangers), None))
+        for path in self._dependencies(current):
+            if filling.full:
+                break
+            if path not in filling.held:
+                filling.add(self._signatures(path, filling.room))
+        return [*self._fill(last.of.path, filling), *current]
+
+    def before(self, path: str, held: set[str], size: int) -> list[FilePiece]:
+        """Context pieces in front of `size` tokens that are about a file, none of them of `held`."""
+        return self._fill(path, _Filling(self._band.cap - size, set(held), self._sizes))
+
+    def _fill(self, path: str, filling: _Filling) -> list[FilePiece]:
+        """Related files until there is little room left; where there are too few, any."""
+        for near in self._related(path):
+            if filling.full:
+                break
+            if near not in filling.held:
+                filling.add(self._context(near, filling.room))
+        if filling.room > self._band.cap // 10:
+            for other in self._texts:
+                if filling.room <= self._band.cap // 20:
                     break
-                if path in held or path not in texts:
-                    continue
-                room = band.cap - size - sizes.frame(texts[path])
-                if room < _LEAST_PIECE:
-                    continue
-                added = context_piece(texts[path], room)
-                if added.end:
-                    held.add(path)
-                    current.insert(0, added)
-                    size += sizes.file(added)
-        if size - reserve + 1 <= band.floor:
-            packs.dropped["too little text to fill this length"] += sum(
-                piece.end - piece.start for piece in current if piece.target
-            )
-        else:
-            kept.append(current)
-    packs.packs = kept
+                if other not in filling.held:
+                    filling.add(self._context(other, filling.room))
+        return filling.added[::-1]
+
+    def _dependencies(self, current: Sequence[FilePiece]) -> list[str]:
+        """What the files import, the last file's first."""
+        return list(dict.fromkeys(path for piece in reversed(current) for path in self._imports.get(piece.of.path, ())))
+
+    def _strangers(self, path: str, held: set[str]) -> list[str]:
+        """Files near one in name or folder that neither import it nor are imported: furthest first."""
+        near = {*self._imports.get(path, ()), *held}
+        return [
+            one for one in reversed(self._related(path)) if one not in near and path not in self._imports.get(one, ())
+        ]
+
+    def _signatures(self, path: str, room: int) -> FilePiece | None:
+        """What a file defines: the whole file where it fits, else its signatures, as many as fit."""
+        text = self._texts.get(path)
+        if text is None or not len(text):
+            return None
+        left = room - self._sizes.frame(text)
+        if len(text) <= left // 2:
+            return FilePiece.whole(text, target=False)
+        ranges: list[tuple[int, int]] = []
+        for start, end in text.skeleton:
+            if end - start <= left:
+                ranges.append((start, end))
+                left -= end - start
+        return FilePiece(text, 0, 0, tuple(ranges), False) if ranges else None
+
+    def _context(self, path: str, room: int) -> FilePiece | None:
+        text = self._texts.get(path)
+        left = room - self._sizes.frame(text) if text is not None else 0
+        if text is None or not len(text) or left < _LEAST_PIECE // 2:
+            return None
+        return context_piece(text, left)
 
 
 def context_piece(text: TokenizedText, room: int) -> FilePiece:
-    """A file as context in at most `room` tokens: whole, or its beginning up to a syntax cut."""
+    """A file as context in at most `room` tokens: whole, or its beginning up to a syntax cut (a line, where that would
+    leave half of the room empty)."""
     if len(text) <= room:
         return FilePiece.whole(text, target=False)
-    return FilePiece(text, 0, text.cut_in(0, room)[0], (), False)
+    return FilePiece(text, 0, text.cut_in(0, room, room // 2)[0], (), False)
 
 
 def arrange(current: list[FilePiece], rank: Mapping[str, int], random_share: float, *key: object) -> list[FilePiece]:
     """Definitions first and the target last; for `random_share` of the sequences in path or random order."""
     chosen = chance.share(*key, "order")
+    context = [piece for piece in current if not piece.target]
+    targets = [piece for piece in current if piece.target]
     if chosen < random_share / 2:
         return sorted(current, key=lambda piece: (piece.of.path, piece.start))
     if chosen < random_share:
         return sorted(current, key=lambda piece: (chance.number(*key, piece.of.path), piece.start))
-    return sorted(current, key=lambda piece: (rank.get(piece.of.path, len(rank)), piece.of.path, piece.start))
+    for pieces in (context, targets):
+        pieces.sort(key=lambda piece: (rank.get(piece.of.path, len(rank)), piece.of.path, piece.start))
+    return [*context, *targets]

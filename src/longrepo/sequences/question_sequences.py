@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from longrepo.sequences import chance
+from longrepo.sequences.analysis import inline_text
 from longrepo.sequences.compose import FilePiece, Sizes, question_ids, write_question
 from longrepo.sequences.draft import Draft
 from longrepo.sequences.lengths import Band
 from longrepo.sequences.questions import Question
 from longrepo.sequences.text import TokenizedText
-from longrepo.sequences.tokenizer import RepoTokenizer
 from longrepo.sequences.tokens import SNIPPETS
 
 _SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase: each then has a few hundred tokens
@@ -24,29 +25,27 @@ class QuestionWriter:
 
     def __init__(
         self,
-        tokenizer: RepoTokenizer,
+        sizes: Sizes,
         texts: Mapping[str, TokenizedText],
         related: Callable[[str], Sequence[str]],
         context: float,
         seed: int,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._tokenizer = sizes.tokenizer
         self._texts = texts
         self._related = related
         self._context = context
         self._seed = seed
-        self._sizes = Sizes(tokenizer)
+        self._sizes = sizes
         self._snippet_size = max(self._sizes.marks(name) for name in SNIPPETS)
         self.dropped: Counter[str] = Counter()
 
     def write(self, question: Question, band: Band) -> Draft | None:
         """The draft; None, and counted by reason, where it can't be asked."""
         key = (self._seed, band.phase, question.kind, question.text)
-        asked, longest = question_ids(
-            self._tokenizer, question.text, question.answer.replace("{snippet}", SNIPPETS[-1])
-        )
-        mark = len(self._tokenizer.encode(SNIPPETS[-1]))
-        room = band.cap - 1 - len(asked) - len(longest) - mark
+        asked = question_ids(self._tokenizer, question.text)
+        longest = self._answer(question, SNIPPETS[-1])
+        room = band.cap - 1 - len(asked) - len(longest)
         wanted = _SNIPPETS_WANTED.get(band.phase, 8)
         needed = [self._piece(path, at, room // max(wanted, len(question.needs) + 1)) for path, at in question.needs]
         pieces = [piece for piece in needed if piece is not None]
@@ -65,22 +64,25 @@ class QuestionWriter:
         shown = [*pieces, *others]
         shown.sort(key=lambda piece: chance.number(*key, piece.of.path, piece.start))
         shown.append(last)
-        answer = question.answer.replace("{snippet}", SNIPPETS[shown.index(pieces[0])])
+        answer = self._answer(question, SNIPPETS[shown.index(pieces[0])])
         draft = Draft(self._tokenizer)
-        write_question(draft, shown, asked, self._answer_ids(answer), self._context)
+        write_question(draft, shown, asked, answer, self._context)
         draft.end()
         if len(draft) <= band.floor:
             self.dropped["too little text to fill this length"] += 1
             return None
         return draft
 
-    def _answer_ids(self, answer: str) -> list[int]:
-        """The answer with a snippet's name as its token, if the tokenizer has it."""
-        text, mark, number = answer.rpartition("<|SNIPPET_")
-        name = mark + number
-        if name not in self._tokenizer.structure_ids:
-            return self._tokenizer.encode(f" {answer}")
-        return [*self._tokenizer.encode(f" {text}".rstrip(" ")), self._tokenizer.structure_ids[name]]
+    def _answer(self, question: Question, snippet: str) -> TokenizedText:
+        """The answer with a snippet's name as its token, if the tokenizer has it; no file holds it, so it has no path.
+        Its names are those of what is asked and answered."""
+        before, mark, after = question.answer.partition("{snippet}")
+        ids = np.array(self._tokenizer.encode(f" {before}".rstrip(" ") if mark else f" {before}"), np.int32)
+        if mark:
+            ids = np.concatenate([ids, self._tokenizer.mark_ids(snippet)])
+        if after:
+            ids = np.concatenate([ids, np.array(self._tokenizer.encode(after), np.int32)])
+        return inline_text(f"{question.text} {question.answer}", ids)
 
     def _piece(self, path: str, at: int, size: int) -> FilePiece | None:
         """The piece of a file that holds a character, in at most `size` tokens with its mark and path."""
@@ -93,7 +95,7 @@ class QuestionWriter:
         if len(of) <= room:
             return FilePiece.whole(of, target=False)
         token = of.token_at(at)
-        before = of.cuts[: bisect_right(of.cuts, token)]
+        before: list[int] = of.cuts[: of.cuts.searchsorted(token, "right")].tolist()
         start = next((cut for cut in before if token - cut < room // 2), of.start_in(token, room // 2) if token else 0)
         return FilePiece(of, start, of.cut_in(start, min(len(of), start + room), token - start + 1)[0], (), False)
 
@@ -107,7 +109,7 @@ class QuestionWriter:
             if path in asked_about or path not in self._texts:
                 continue
             of = self._texts[path]
-            start = of.cuts[chance.number(self._seed, question.text, path) % len(of.cuts)] if of.cuts else 0
+            start = int(of.cuts[chance.number(self._seed, question.text, path) % len(of.cuts)]) if len(of.cuts) else 0
             start = start if len(of) - start >= size // 2 else 0
             frame = self._snippet_size + len(of.path_ids)
             last_one = len(found) == most - 1

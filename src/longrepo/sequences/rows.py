@@ -1,13 +1,16 @@
-"""A sequence as a row of a file, and the hash over rows that tells a whole file from a damaged one."""
+"""A sequence as a row of a file, rows as Arrow batches, and the hash that tells a whole file from a damaged one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from longrepo.sequences.sequence import LongContextSequence
 
@@ -25,28 +28,48 @@ COLUMNS = (
     "commits",
     "language",
     "split",
+    "repository",
 )
 
 
-def row_of(sequence: LongContextSequence) -> dict[str, Any]:
-    """The row of a built sequence. `difficulty_parts` is JSON text."""
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A sequence ready to be written: `input_ids` and `loss_weights` are `[tokens]`, `files` ends with the target,
+    `repository` is the name it has in the header."""
+
+    input_ids: NDArray[np.int32]
+    loss_weights: NDArray[np.float32]
+    kind: str
+    difficulty: str
+    difficulty_score: float
+    difficulty_parts: Mapping[str, float]
+    files: Sequence[str]
+    commits: Sequence[str]
+    language: str
+    split: str
+    repository: str
+
+
+def row_of(sequence: LongContextSequence) -> Row:
+    """The row of a sequence built by hand."""
     about = sequence.metadata
-    return {
-        "input_ids": sequence.tokens,
-        "loss_weights": sequence.loss_weights,
-        "kind": about["kind"],
-        "difficulty": about["curriculum_difficulty"],
-        "difficulty_score": about["difficulty_score"],
-        "difficulty_parts": json.dumps(about["difficulty_parts"], sort_keys=True),
-        "files": about["files_included"],
-        "commits": about["commits_included"],
-        "language": about["language"],
-        "split": about["split"],
-    }
+    return Row(
+        np.asarray(sequence.tokens, np.int32),
+        np.asarray(sequence.loss_weights, np.float32),
+        about["kind"],
+        about["curriculum_difficulty"],
+        about["difficulty_score"],
+        about["difficulty_parts"],
+        about["files_included"],
+        about["commits_included"],
+        about["language"],
+        about["split"],
+        about.get("repository", ""),
+    )
 
 
 def schema() -> pa.Schema:
-    """The columns' Arrow types."""
+    """The columns' Arrow types. `difficulty_parts` is JSON text."""
     import pyarrow as pa
 
     text = pa.string()
@@ -62,26 +85,56 @@ def schema() -> pa.Schema:
             "commits": pa.list_(text),
             "language": text,
             "split": text,
+            "repository": text,
         }
     )
 
 
+def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
+    """Rows as one Arrow batch, its numbers copied as whole arrays."""
+    import pyarrow as pa
+
+    types = schema()
+    columns: list[pa.Array] = []
+    for name, dtype in (("input_ids", np.int32), ("loss_weights", np.float32)):
+        parts: list[NDArray[Any]] = [getattr(row, name) for row in rows]
+        ends = np.cumsum([0, *map(len, parts)], dtype=np.int32)
+        values = np.concatenate([*parts, np.zeros(0, dtype)]).astype(dtype, copy=False)
+        columns.append(pa.ListArray.from_arrays(ends, values, type=types.field(name).type))
+    for name in COLUMNS[2:]:
+        plain = [_plain(name, getattr(row, name)) for row in rows]
+        columns.append(pa.array(plain, types.field(name).type))
+    return pa.RecordBatch.from_arrays(columns, schema=types)
+
+
+def _plain(name: str, value: Any) -> Any:
+    return json.dumps(dict(value), sort_keys=True) if name == "difficulty_parts" else value
+
+
+def numbers(batch: pa.RecordBatch, name: str) -> Iterator[NDArray[Any]]:
+    """A list column's values row by row, without a copy."""
+    column = batch.column(name)
+    values, ends = column.values.to_numpy(), column.offsets.to_numpy()
+    for start, end in pairwise(ends):
+        yield values[start:end]
+
+
 class RowHash:
-    """SHA-256 over rows in their order, the same whatever format they are stored in."""
+    """SHA-256 over rows in their order, the same whatever format they are stored in and however they are grouped."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self.rows = 0
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take in one row (lists or arrays in the first two columns)."""
-        ids = np.asarray(row["input_ids"], dtype="<i4").tobytes()
-        weights = np.asarray(row["loss_weights"], dtype="<f4").tobytes()
-        rest = json.dumps([row[name] for name in COLUMNS[2:]], ensure_ascii=True).encode()
-        self._hash.update(f"{len(ids)},{len(weights)},{len(rest)};".encode())
-        for part in (ids, weights, rest):
-            self._hash.update(part)
-        self.rows += 1
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take in the rows of a batch."""
+        others = batch.select(COLUMNS[2:]).to_pylist()
+        for ids, weights, rest in zip(numbers(batch, "input_ids"), numbers(batch, "loss_weights"), others, strict=True):
+            text = json.dumps(list(rest.values())).encode()
+            self._hash.update(f"{ids.nbytes},{weights.nbytes},{len(text)};".encode())
+            for part in (ids.astype("<i4").tobytes(), weights.astype("<f4").tobytes(), text):
+                self._hash.update(part)
+        self.rows += batch.num_rows
 
     def hexdigest(self) -> str:
         """Of the rows so far."""

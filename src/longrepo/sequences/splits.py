@@ -6,11 +6,14 @@ beyond V. T and V lie on the first-parent line. Never by date: an author's date 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from longrepo.config.schema import DataSettings
-from longrepo.repository.model import Commit
+from longrepo.repository.model import CommitRecord
+from longrepo.repository.records import RecordStore
 from longrepo.repository.repository import Repository
 from longrepo.sequences import chance
 
@@ -24,35 +27,48 @@ class Splits:
     validation: str
     notes: list[str] = field(default_factory=list)
 
-    def held_out(self, repository: Repository, split: str, limit: int) -> Iterator[Commit]:
-        """The commits of "validation" or "test", newest first."""
+    def held_out(self, repository: Repository, split: str, limit: int, known: RecordStore) -> Iterator[CommitRecord]:
+        """The commits of "validation" or "test" that change text, newest first."""
         tip, exclude = (self.validation, self.train) if split == "validation" else (self.head, self.validation)
-        return repository.commits(tip, exclude=exclude, limit=limit) if tip != exclude else iter(())
+        return usable(repository, tip, exclude, limit, known) if tip != exclude else iter(())
 
 
-def split_by_ancestry(repository: Repository, data: DataSettings, commit: str = "HEAD") -> Splits:
+def usable(
+    repository: Repository,
+    tip: str,
+    exclude: str | None,
+    limit: int,
+    known: RecordStore,
+    left_out: Counter[str] | None = None,
+) -> Iterator[CommitRecord]:
+    """Up to `limit` commits that change a file one could learn from, newest first; others counted in `left_out`."""
+    records = repository.log(tip, exclude=exclude, left_out=left_out, known=known)
+    return islice((record for record in records if record.changes), limit)
+
+
+def split_by_ancestry(repository: Repository, data: DataSettings, commit: str, known: RecordStore) -> Splits:
     """Choose T and V so that about `validation_share` and `test_share` of the commits up to `commit` come after."""
     head = repository.resolve(commit)
     if data.max_commits == 0:
         return Splits(head, head, head, notes=["data.max_commits is 0: no commits are read, files alone are held out"])
-    total = _count(repository, head, None, data.max_commits)
+
+    def count(exclude: str | None, limit: int) -> int:
+        return sum(1 for _ in usable(repository, head, exclude, limit, known))
+
+    total = count(None, data.max_commits)
     for_test, for_validation = round(total * data.test_share), round(total * data.validation_share)
     if not for_test or not for_validation:
         return Splits(head, head, head, notes=[f"{total} usable commits are too few to hold any out"])
     line = repository.first_parents(head, 10 * data.max_commits)
 
     def beyond(index: int) -> int:
-        return _count(repository, head, line[index], for_test + for_validation + 1)
+        return count(line[index], for_test + for_validation + 1)
 
     at_test = _first(1, len(line) - 1, lambda index: beyond(index) >= for_test)
     at_train = at_test and _first(at_test + 1, len(line) - 1, lambda index: beyond(index) >= for_test + for_validation)
     if not at_train or not at_test:
         return Splits(head, head, head, notes=["the first-parent line is too short to hold commits out"])
     return Splits(head, line[at_train], line[at_test])
-
-
-def _count(repository: Repository, tip: str, exclude: str | None, limit: int) -> int:
-    return sum(1 for _ in repository.commits(tip, exclude=exclude, limit=limit))
 
 
 def _first(low: int, high: int, holds: Callable[[int], bool]) -> int | None:

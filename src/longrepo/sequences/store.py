@@ -1,55 +1,59 @@
 """Sequences on disk: an Arrow folder (default), `.json`, `.jsonl` or `.parquet`, by suffix; whole or not there.
 
-Written beside the target and renamed once synced, so that a full disk or a kill leaves the old file. Read back, every
-row is counted and hashed against the header before any of it is used.
+Written beside the target, a batch of rows at a time, and renamed once synced: memory doesn't grow with the rows, and a
+full disk or a kill leaves the old file. Read back, every row is counted and hashed against the header before any of it
+is used.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from longrepo.errors import InputError, RunError
+from longrepo.sequences import formats
+from longrepo.sequences.formats import HEADER_FILE
 from longrepo.sequences.header import Header
-from longrepo.sequences.rows import COLUMNS, RowHash, row_of, schema
+from longrepo.sequences.rows import COLUMNS, Row, RowHash, batch_of, row_of
 from longrepo.sequences.sequence import LongContextSequence
-from longrepo.sequences.tables import GroupedTable, open_arrow, open_parquet
+from longrepo.sequences.tables import GroupedTable
 
-HEADER_FILE = "header.json"
-_HEADER_KEY = b"longrepo"
-_BLOCK = 256  # rows a parquet row group, and a step of the check
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
-def write_sequences(path: Path, sequences: Iterable[LongContextSequence], header: Header) -> Header:
-    """Write sequences under `path`; returns the header with `rows` and `content_sha256` filled in.
+def write_sequences(path: Path, rows: Iterable[Row | LongContextSequence], header: Header) -> Header:
+    """Write rows under `path` as they come; returns the header with `rows` and `content_sha256` filled in.
 
-    Raises InputError where the place can't be written to, RunError where writing fails part of the way (disk full);
-    what stood at `path` before is then still there.
+    The header is written last: what the making of the rows adds to it is in the file. Raises InputError where the place
+    can't be written to, RunError where writing fails part of the way (disk full); what stood at `path` before is then
+    still there.
     """
     path = Path(path)
-    rows = [row_of(sequence) for sequence in sequences]
-    total = RowHash()
-    for row in rows:
-        total.add(row)
-    header = replace(header, rows=total.rows, content_sha256=total.hexdigest())
-    write = {".json": _write_json, ".jsonl": _write_jsonl, ".parquet": _write_parquet}.get(path.suffix, _write_arrow)
-    if path.is_dir() and (write is not _write_arrow or not _replaceable(path)):
+    writers = {".json": formats.write_json, ".jsonl": formats.write_jsonl, ".parquet": formats.write_parquet}
+    write = writers.get(path.suffix, formats.write_arrow)
+    if path.is_dir() and (path.suffix in writers or not _replaceable(path)):
         raise InputError(f"{path}: is a folder that holds other things; give another name for the sequences")
-    if path.is_file() and write is _write_arrow:
+    if path.is_file() and path.suffix not in writers:
         raise InputError(f"{path}: is a file; give a folder, or a name ending in .json, .jsonl or .parquet")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    total = RowHash()
+
+    def finish() -> Header:
+        return replace(header, rows=total.rows, content_sha256=total.hexdigest())
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(beside, rows, header)
+        write(beside, _batches(iter(rows), total), finish)
         _sync(beside)
     except OSError as error:
         _remove(beside)
@@ -61,7 +65,14 @@ def write_sequences(path: Path, sequences: Iterable[LongContextSequence], header
         _remove(beside)
         raise
     _move(beside, path)
-    return header
+    return finish()
+
+
+def _batches(rows: Iterator[Row | LongContextSequence], total: RowHash) -> Iterator[pa.RecordBatch]:
+    while block := list(islice(rows, formats.BLOCK)):
+        batch = batch_of([one if isinstance(one, Row) else row_of(one) for one in block])
+        total.add(batch)
+        yield batch
 
 
 def read_sequences(path: Path) -> SequenceFile:
@@ -73,20 +84,20 @@ def read_sequences(path: Path) -> SequenceFile:
         raise InputError(
             f"{path}: holds no sequences ({HEADER_FILE} is missing); make them with prepare_long_context.py"
         )
-    read = {".json": _read_json, ".jsonl": _read_jsonl, ".parquet": _read_parquet}.get(path.suffix, _read_arrow)
-    if path.is_dir():
-        read = _read_arrow
-    elif read is _read_arrow:
+    readers = {".json": formats.read_json, ".jsonl": formats.read_jsonl, ".parquet": formats.read_parquet}
+    if not path.is_dir() and path.suffix not in readers:
         raise InputError(f"{path}: not a file of sequences; expected a folder, .json, .jsonl or .parquet")
+    read = formats.read_arrow if path.is_dir() else readers[path.suffix]
     import pyarrow as pa
 
+    found = RowHash()
     try:
         tree, table = read(path)
         header = Header.from_dict(tree, str(path))
-        found = RowHash()
-        for row in table.rows():
-            found.add(row)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        for batch in table.batches():
+            batch.validate(full=True)
+            found.add(batch)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
         first = (str(error).splitlines() or [""])[0][:120]
         raise InputError(f"{path}: damaged or cut short ({first}); make the sequences again") from None
     if found.rows != header.rows:
@@ -133,72 +144,6 @@ class SequenceFile:
     def row(self, index: int) -> dict[str, Any]:
         """All columns of one row."""
         return self._table.row(index)
-
-
-def _write_arrow(folder: Path, rows: list[dict[str, Any]], header: Header) -> None:
-    from datasets import Dataset, disable_progress_bars, enable_progress_bars
-
-    table = _table(rows)
-    disable_progress_bars()  # presentation is not the library's business
-    try:
-        Dataset(table).save_to_disk(str(folder))
-    finally:
-        enable_progress_bars()
-    # Its fingerprint is drawn anew for each process; the rest of these files is the same for the same rows.
-    state = folder / "state.json"
-    tree = json.loads(state.read_text("utf-8")) | {"_fingerprint": header.content_sha256[:16]}
-    state.write_text(json.dumps(tree, indent=2, sort_keys=True), encoding="utf-8")
-    text = json.dumps(header.as_dict(), indent=1, ensure_ascii=False)
-    (folder / HEADER_FILE).write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
-
-
-def _write_json(file: Path, rows: list[dict[str, Any]], header: Header) -> None:
-    with file.open("w", encoding="utf-8", newline="\n") as out:
-        out.write('{"header": ' + json.dumps(header.as_dict()) + ',\n"sequences": [\n')
-        for number, row in enumerate(rows):
-            out.write(("" if number == 0 else ",\n") + json.dumps(row))
-        out.write("\n]}\n")
-
-
-def _write_jsonl(file: Path, rows: list[dict[str, Any]], header: Header) -> None:
-    with file.open("w", encoding="utf-8", newline="\n") as out:
-        out.write(json.dumps({"header": header.as_dict()}) + "\n")
-        out.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def _write_parquet(file: Path, rows: list[dict[str, Any]], header: Header) -> None:
-    import pyarrow.parquet as pq
-
-    table = _table(rows).replace_schema_metadata({_HEADER_KEY: json.dumps(header.as_dict()).encode()})
-    pq.write_table(table, file, row_group_size=_BLOCK, compression="zstd")
-
-
-def _table(rows: list[dict[str, Any]]) -> Any:
-    import pyarrow as pa
-
-    batches = [pa.RecordBatch.from_pylist(rows[at : at + _BLOCK], schema()) for at in range(0, len(rows), _BLOCK)]
-    return pa.Table.from_batches(batches, schema())
-
-
-def _read_arrow(folder: Path) -> tuple[Any, GroupedTable]:
-    tree = json.loads((folder / HEADER_FILE).read_text("utf-8"))
-    return tree, open_arrow(folder)
-
-
-def _read_json(file: Path) -> tuple[Any, GroupedTable]:
-    tree = json.loads(file.read_text("utf-8"))
-    return tree["header"], GroupedTable.of(_table(tree["sequences"]))
-
-
-def _read_jsonl(file: Path) -> tuple[Any, GroupedTable]:
-    with file.open(encoding="utf-8") as lines:
-        head = json.loads(lines.readline())
-        return head["header"], GroupedTable.of(_table([json.loads(line) for line in lines]))
-
-
-def _read_parquet(file: Path) -> tuple[Any, GroupedTable]:
-    metadata, table = open_parquet(file)
-    return json.loads(metadata[_HEADER_KEY]), table
 
 
 def _replaceable(folder: Path) -> bool:

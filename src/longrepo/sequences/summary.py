@@ -7,71 +7,81 @@ from collections.abc import Sequence
 from typing import Any
 
 from longrepo.sequences.corpus import Corpus
+from longrepo.sequences.draft import Built
 from longrepo.sequences.header import Header
 from longrepo.sequences.lengths import Band, phase_of
-from longrepo.sequences.sequence import TARGET_WEIGHT, LongContextSequence
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 _LISTED = 10  # of the largest files and of the most imported ones
 
 
-def counts(sequences: Sequence[LongContextSequence], chosen: Sequence[Band]) -> dict[str, Any]:
-    """split → phase → sequences, tokens, target_tokens (weight 1), kinds, difficulties and languages (sequences)."""
+def counts(sequences: Sequence[Built], chosen: list[Band]) -> dict[str, Any]:
+    """split → phase → sequences, tokens, target_tokens (weight 1), kinds, difficulties and languages (sequences), and
+    within_range: sequences that reach the phase's `low`."""
     tree: dict[str, dict[str, Any]] = {}
-    listed = list(chosen)
+    lows = {band.phase: band.low for band in chosen}
     for one in sequences:
-        about = one.metadata
-        phases = tree.setdefault(about["split"], {})
+        phases = tree.setdefault(one.split, {})
+        phase = phase_of(len(one), chosen)
         cell = phases.setdefault(
-            str(phase_of(len(one), listed)),
-            {"sequences": 0, "tokens": 0, "target_tokens": 0, "kinds": {}, "difficulties": {}, "languages": {}},
+            str(phase),
+            {"sequences": 0, "tokens": 0, "target_tokens": 0, "within_range": 0}
+            | {"kinds": {}, "difficulties": {}, "languages": {}},
         )
         cell["sequences"] += 1
         cell["tokens"] += len(one)
-        cell["target_tokens"] += one.loss_weights.count(TARGET_WEIGHT)
-        for name, value in (
-            ("kinds", about["kind"]),
-            ("difficulties", about["curriculum_difficulty"]),
-            ("languages", about["language"]),
-        ):
+        cell["target_tokens"] += one.draft.target_tokens()
+        cell["within_range"] += len(one) >= lows[phase]
+        for name, value in (("kinds", one.kind), ("difficulties", one.difficulty), ("languages", one.language)):
             cell[name][value] = cell[name].get(value, 0) + 1
     return tree
 
 
-def summarise(corpus: Corpus, header: Header) -> dict[str, Any]:
+def summarise(corpora: Sequence[Corpus], header: Header) -> dict[str, Any]:
     """The summary, in JSON's types. Stable: keys are added only with a new `summary_version`, never renamed."""
-    files = corpus.snapshot.files
-    languages: Counter[str] = Counter(file.language for file in files)
-    tokens: Counter[str] = Counter()
-    for file in corpus.files:
-        tokens[file.language] += len(corpus.texts[file.path])
-    sizes = sorted(files, key=lambda file: (-len(file.text), file.path))
-    imported = sorted(corpus.graph.imported_by.items(), key=lambda item: (-len(item[1]), item[0]))
-    facts = header.repository
     return {
         "summary_version": SUMMARY_VERSION,
-        "repository": {
-            "name": facts.name,
-            "head": facts.head,
-            "training_up_to": facts.validation_from,
-            "validation_up_to": facts.test_from,
-            "held_out_files": facts.held_out_files,
-        },
+        "repositories": [_of_repository(corpus) for corpus in corpora],
         "tokenizer": {"name": header.tokenizer.name, "sha256": header.tokenizer.sha256},
         "settings": header.settings,
         "phases": header.bands,
+        "sequences": header.counts,
+        "accounts": header.accounts,
+        "redactions": header.redactions,
+        "difficulty_thresholds": header.thresholds,
+    }
+
+
+def _of_repository(corpus: Corpus) -> dict[str, Any]:
+    facts, texts = corpus.facts, list(corpus.texts.values())
+    files: Counter[str] = Counter(text.language for text in texts)
+    tokens: Counter[str] = Counter()
+    for text in texts:
+        tokens[text.language] += len(text)
+    sizes = sorted(texts, key=lambda text: (-len(text.text), text.path))
+    imported = sorted(corpus.graph.imported_by.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {
+        "name": facts.name,
+        "head": facts.head,
+        "training_up_to": facts.validation_from,
+        "validation_up_to": facts.test_from,
+        "held_out_files": facts.held_out_files,
+        "licence": facts.licence,
+        "weight": facts.weight,
+        "notes": facts.notes,
         "files": {
-            "count": len(files),
-            "characters": sum(len(file.text) for file in files),
-            "training_files": len(corpus.files),
+            "count": len(texts) + sum(map(len, corpus.held.values())),
+            "characters": sum(len(text.text) for text in texts),
+            "training_files": len(texts),
             "training_tokens": sum(tokens.values()),
+            "duplicate_tokens": corpus.duplicate_tokens,
             "languages": {
                 language: {"files": count, "training_tokens": tokens[language]}
-                for language, count in sorted(languages.items(), key=lambda item: (-item[1], item[0]))
+                for language, count in sorted(files.items(), key=lambda item: (-item[1], item[0]))
             },
-            "largest": [{"path": file.path, "characters": len(file.text)} for file in sizes[:_LISTED]],
-            "left_out": dict(sorted(corpus.snapshot.left_out.items())),
-            "left_out_bytes": dict(sorted(corpus.snapshot.left_out_bytes.items())),
+            "largest": [{"path": text.path, "characters": len(text.text)} for text in sizes[:_LISTED]],
+            "left_out": dict(sorted(corpus.left_out.items())),
+            "left_out_bytes": dict(sorted(corpus.left_out_bytes.items())),
         },
         "dependencies": {
             "edges": sum(map(len, corpus.graph.imports.values())),
@@ -79,13 +89,9 @@ def summarise(corpus: Corpus, header: Header) -> dict[str, Any]:
         },
         "history": {
             "changes": len(corpus.links),
-            "changed_files": len(corpus.chains),
+            "changed_files": len({link.path for link in corpus.links}),
             "changes_left_out": dict(sorted(corpus.changes_left_out.items())),
             "commits_left_out": dict(sorted(corpus.commits_left_out.items())),
         },
-        "sequences": header.counts,
-        "accounts": header.accounts,
-        "held_out_not_built": dict(sorted(corpus.dropped.items())),
-        "difficulty_thresholds": header.thresholds,
-        "notes": facts.notes,
+        "held_out_not_built": dict(sorted(corpus.targets_dropped.items())),
     }

@@ -1,18 +1,18 @@
-"""A text and its tokens, cut without losing one: a piece is a slice of the whole text's tokens."""
+"""A text, its tokens, and where things stand in it, as arrays: a piece of a sequence is a slice of them."""
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from longrepo.repository.model import TextFile
-from longrepo.repository.syntax import cuts
-from longrepo.sequences.tokenizer import Offsets, RepoTokenizer
+from longrepo.repository.outline import Outline
+from longrepo.sequences.tokenizer import RepoTokenizer
 
 MAX_PATH_TOKENS = 40  # a longer path keeps its end: the file's own name
 _IMPORT = re.compile(
@@ -22,29 +22,48 @@ _SOMETHING = re.compile(r"\S")
 PROSE = {"Other", "Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML"}
 _IMPORT_LINES = 200  # imports stand at the top; further down the pattern mostly meets prose
 
+Numbers = NDArray[np.int32]
+_NONE: Numbers = np.zeros(0, np.int32)
 
-@dataclass
+
+@dataclass(eq=False)
 class TokenizedText:
-    """A text with its token ids and the character each token begins at, both `[tokens]`."""
+    """A text with what `longrepo.sequences.analysis` found in it. Arrays are int32 unless said.
+
+    `ids` and `starts` (the character each token begins at) are `[tokens]`, `depth` (uint8: how many bodies a token
+    stands in) too; `rows` is the token each line begins at and `row_hashes` (uint64) what it says, `[lines]`; `cuts`
+    are tokens at which a piece may begin without cutting a syntax node; `names` (uint32 hashes) and `name_tokens` are
+    its words of two letters or more, `[names]`; `weights` (float32, `[tokens]`) only in a change's text.
+    """
 
     path: str
-    text: str
     language: str
-    ids: list[int]
-    starts: Offsets
-    path_ids: list[int] = field(default_factory=list)  # " path\n", as it stands after a file's start token
-    has_syntax: bool = True  # False for a diff: it is cut at its lines
+    text: str
+    ids: Numbers
+    starts: Numbers
+    rows: Numbers = field(default_factory=lambda: np.zeros(1, np.int32))
+    row_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, np.uint64))
+    cuts: Numbers = field(default_factory=_NONE.copy)
+    names: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    name_tokens: Numbers = field(default_factory=_NONE.copy)
+    depth: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    weights: NDArray[np.float32] | None = None
+    defines: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))  # names, ascending
+    path_ids: Numbers = field(default_factory=_NONE.copy)  # " path\n", as it stands after a file's start token
+    outline_json: str = ""
+    noted: dict[str, NDArray[np.bool_]] = field(default_factory=dict)  # what others work out once per text
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @cached_property
+    def outline(self) -> Outline:
+        """Its definitions, calls and imports."""
+        return Outline.from_json(self.outline_json) if self.outline_json else Outline((), (), (), (), ())
+
     def token_at(self, character: int) -> int:
         """The last token boundary at or before a character: a token may span "\\n" and the indentation after it."""
-        at = int(np.searchsorted(self.starts, character, side="left"))
-        if at == 0 or character >= len(self.text) or (at < len(self.ids) and int(self.starts[at]) == character):
-            return at
-        # Inside a token; where a character takes several tokens they share a start, and the first of them is meant.
-        return int(np.searchsorted(self.starts, self.starts[at - 1], side="left"))
+        return int(boundaries(self.starts, len(self.text), [character])[0])
 
     def slice_text(self, start: int, end: int) -> str:
         """The text of tokens start..end."""
@@ -54,30 +73,23 @@ class TokenizedText:
         return self.text[int(self.starts[start]) : last]
 
     @cached_property
-    def cuts(self) -> list[int]:
-        """Token boundaries at which a piece may begin without cutting a syntax node, ascending, the ends left out."""
-        return self._boundaries(cuts(self.text, self.language)) if self.has_syntax else []
-
-    @cached_property
-    def lines(self) -> list[int]:
+    def lines(self) -> Numbers:
         """Token boundaries at which a line begins, ascending, the ends left out."""
-        return self._boundaries(match.end() for match in re.finditer("\n", self.text))
-
-    def _boundaries(self, characters: Iterable[int]) -> list[int]:
-        return sorted({self.token_at(at) for at in characters} - {0, len(self.ids)})
+        found = np.unique(self.rows)
+        return found[(found > 0) & (found < len(self.ids))]
 
     def row_token(self, row: int) -> int:
         """The token boundary at which a row (0-based) begins; the end for one beyond the last."""
-        return self.token_at(self._row_starts[row]) if row < len(self._row_starts) else len(self.ids)
+        return int(self.rows[row]) if row < len(self.rows) else len(self.ids)
 
     def cut_in(self, start: int, limit: int, at_least: int = 0) -> tuple[int, str]:
         """Where to end a piece that begins at token `start` and may reach to `limit`, and how: the last syntax cut
         that leaves at least `at_least` tokens, else the last line start that does, else the limit itself."""
         low = start + max(1, at_least)
-        for how, boundaries in (("syntax", self.cuts), ("line", self.lines)):
-            index = bisect_right(boundaries, limit) - 1
-            if index >= 0 and boundaries[index] >= low:
-                return boundaries[index], how
+        for how, places in (("syntax", self.cuts), ("line", self.lines)):
+            index = int(places.searchsorted(limit, "right")) - 1
+            if index >= 0 and places[index] >= low:
+                return int(places[index]), how
         return limit, "token"
 
     def start_in(self, end: int, room: int) -> int:
@@ -85,9 +97,24 @@ class TokenizedText:
         first = max(0, end - room)
         if first == 0:
             return 0
-        index = bisect_left(self.lines, first)
-        found = self.lines[index] if index < len(self.lines) else end
+        index = int(self.lines.searchsorted(first))
+        found = int(self.lines[index]) if index < len(self.lines) else end
         return found if found < end else first
+
+    @cached_property
+    def skeleton(self) -> list[tuple[int, int]]:
+        """The token ranges of the lines that say what the file defines: its signatures, without bodies."""
+        spans: list[tuple[int, int]] = []
+        starts = self._row_starts
+        for one in self.outline.definitions:
+            first = bisect_right(starts, one.start) - 1
+            last = bisect_right(starts, max(one.start, one.body - 1)) - 1
+            while last > first and not self._rows[last].strip():
+                last -= 1
+            span = (self.row_token(first), self.row_token(last + 1))
+            if span[0] >= (spans[-1][1] if spans else 0) and span[1] > span[0]:
+                spans.append(span)
+        return spans
 
     def head(self, start: int, budget: int) -> list[tuple[int, int]]:
         """What a piece from token `start` on needs of what stands above it: import lines and the lines it is
@@ -132,24 +159,21 @@ class TokenizedText:
         return found[::-1]
 
 
+def boundaries(starts: Numbers, length: int, characters: Iterable[int]) -> Numbers:
+    """For each character of a text of `length` the last token boundary at or before it; the number of tokens for one
+    at or beyond the end. Where a character takes several tokens they share a start, and the first of them is meant."""
+    at = np.fromiter(characters, np.int64)
+    found = starts.searchsorted(at)
+    inside = (found > 0) & (at < length)
+    inside[inside] &= np.append(starts, np.int32(-1))[found[inside]] != at[inside]
+    found[inside] = starts.searchsorted(starts[found[inside] - 1])
+    return found.astype(np.int32)
+
+
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" \t"))
 
 
-def tokenize_files(tokenizer: RepoTokenizer, files: Iterable[TextFile]) -> dict[str, TokenizedText]:
-    """Path → tokenized text; each blob is tokenized once, however many paths hold it."""
-    listed = list(files)
-    blobs = {file.blob: file.text for file in listed}
-    encoded = dict(zip(blobs, tokenizer.encode_many(blobs.values()), strict=True))
-    return {
-        file.path: TokenizedText(
-            file.path, file.text, file.language, *encoded[file.blob], path_ids=path_tokens(tokenizer, file.path)
-        )
-        for file in listed
-    }
-
-
-def path_tokens(tokenizer: RepoTokenizer, path: str) -> list[int]:
+def path_tokens(tokenizer: RepoTokenizer, path: str) -> Numbers:
     """The tokens of " path\\n", a very long path without its beginning."""
-    ids = tokenizer.encode(f" {path}\n")
-    return ids[-MAX_PATH_TOKENS:]
+    return np.array(tokenizer.encode(f" {path}\n")[-MAX_PATH_TOKENS:], np.int32)

@@ -12,6 +12,9 @@ COMMIT_START, COMMIT_END = "<|COMMIT_START|>", "<|COMMIT_END|>"
 SNIPPETS = tuple(f"<|SNIPPET_{n}|>" for n in range(16))
 STRUCTURE_TOKENS = (FILE_START, FILE_END, COMMIT_START, COMMIT_END, *SNIPPETS)
 
+# What redacted text becomes; StarCoder2's tokenizer has a token for each, for others they are text.
+PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
+
 FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX = "<fim_prefix>", "<fim_middle>", "<fim_suffix>"
 
 # The first of these that the base tokenizer has; a tokenizer with none of them falls back to its end token.

@@ -8,19 +8,17 @@ token is scored once a phase. The end token is scored where the text really ends
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from longrepo.config.schema import Settings
-from longrepo.repository.repository import Repository
-from longrepo.sequences.compose import Sizes
-from longrepo.sequences.corpus import Corpus, Say, read_corpus
-from longrepo.sequences.draft import Draft
+from longrepo.sequences.assembly import Origin, Part, Prepared, Tools, assemble
+from longrepo.sequences.corpus import Corpus
+from longrepo.sequences.draft import Built, Draft
 from longrepo.sequences.lengths import Band, bands_up_to
-from longrepo.sequences.prepare import Prepared, assemble, silent
-from longrepo.sequences.sequence import TARGET_WEIGHT, LongContextSequence
+from longrepo.sequences.packing import TOO_SHORT
+from longrepo.sequences.sequence import TARGET_WEIGHT
 from longrepo.sequences.text import TokenizedText
-from longrepo.sequences.tokenizer import RepoTokenizer
 from longrepo.sequences.tokens import FILE_END, FILE_START
 from longrepo.sequences.training_set import PhaseAccount
 
@@ -35,56 +33,50 @@ class _Placed:
     end_at: int
 
 
-def windows(
-    repository: Repository,
-    settings: Settings,
-    tokenizer: RepoTokenizer,
-    commit: str,
-    length: int,
-    overlap: int,
-    say: Say = silent,
-) -> Prepared:
+def windows(origins: Sequence[Origin], settings: Settings, tools: Tools, length: int, overlap: int) -> Prepared:
     """Windows for every phase up to `length` tokens, and the same held-out sequences as `prepare`.
 
-    Raises InputError where the repository holds nothing to train on.
+    Raises InputError where a repository holds nothing to train on.
     """
     chosen = bands_up_to(settings.long_context, length)
     without_changes = settings.model_copy(
         update={"data": settings.data.model_copy(update={"commit_share": 0.0, "question_share": 0.0})}
     )
-    corpus = read_corpus(repository, without_changes, tokenizer, commit, chosen, say)
-    sequences: list[LongContextSequence] = []
-    accounts: dict[int, PhaseAccount] = {}
-    for band in chosen:
-        say(f"cutting windows of {band.cap} tokens")
-        used = min(overlap, band.cap // 2)
-        if used < overlap:
-            corpus.facts.notes.append(f"phase {band.phase}: overlap lowered from {overlap} to {used}, half its length")
-        built, accounts[band.phase] = _phase(corpus, band, used)
-        sequences += built
-    return assemble(corpus, sequences, accounts, chosen, f"tokenize, overlap {overlap}", say)
+    lowered = {band.phase: min(overlap, band.cap // 2) for band in chosen}
+    notes = [
+        f"phase {phase}: overlap lowered from {overlap} to {used}, half its length"
+        for phase, used in lowered.items()
+        if used < overlap
+    ]
+
+    def build(part: Part, _: float) -> None:
+        for band in chosen:
+            tools.watch.step(f"cutting windows of {band.cap} tokens")
+            built, part.accounts[band.phase] = _phase(part.corpus, band, lowered[band.phase])
+            part.training += built
+
+    return assemble(origins, without_changes, tools, chosen, notes, f"tokenize, overlap {overlap}", build)
 
 
-def _phase(corpus: Corpus, band: Band, overlap: int) -> tuple[list[LongContextSequence], PhaseAccount]:
+def _phase(corpus: Corpus, band: Band, overlap: int) -> tuple[list[Built], PhaseAccount]:
     texts = {path: text for path, text in corpus.texts.items() if len(text)}
     stream, starts, length = _place([texts[path] for path in sorted(texts, key=corpus.rank.__getitem__)], corpus)
     account = PhaseAccount(tokenized=sum(map(len, texts.values())))
-    built: list[LongContextSequence] = []
+    built: list[Built] = []
     for start, end, fresh in _spans(length, starts, band, overlap):
         draft = _window(corpus, stream, start, end, fresh, end == length)
-        sequence = draft.finish("window")
-        used = sequence.metadata["roles"].get("target", 0)
-        if len(sequence) <= band.floor:
-            account.dropped["too little text to fill this length"] += used
+        used = draft.roles["target"]
+        if len(draft) <= band.floor:
+            account.dropped[TOO_SHORT] += used
             continue
         account.used += used
-        built.append(corpus.judge(draft, sequence))
+        built.append(corpus.judge(Built(draft, "window", "train", corpus.facts.name)))
     return built, account
 
 
 def _place(texts: list[TokenizedText], corpus: Corpus) -> tuple[list[_Placed], list[int], int]:
     """Where each file stands in the stream, where lines begin in it, and its length."""
-    sizes, at = Sizes(corpus.tokenizer), 0
+    sizes, at = corpus.sizes, 0
     placed: list[_Placed] = []
     starts: list[int] = []
     for of in texts:
@@ -92,7 +84,7 @@ def _place(texts: list[TokenizedText], corpus: Corpus) -> tuple[list[_Placed], l
         end_at = text_at + len(of)
         placed.append(_Placed(of, at, text_at, end_at))
         starts.append(at)
-        starts.extend(text_at + line for line in of.lines)
+        starts.extend((of.lines + text_at).tolist())
         at = end_at + sizes.marks(FILE_END)
     return placed, starts, at
 

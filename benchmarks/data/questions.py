@@ -1,0 +1,100 @@
+"""Are the answers right? Questions on whole repositories at HEAD, each checked by another route than it was made.
+
+    python benchmarks/data/questions.py REPO [REPO …] [--sample 300] [--seed 1] [--show 10]
+
+Prints how many of each kind were confirmed, a column for each repository. Exit status 1 if any wasn't.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from longrepo.repository.imports import import_graph
+from longrepo.repository.outline import outline
+from longrepo.repository.repository import Repository
+from longrepo.sequences import chance
+from longrepo.sequences.question_check import Checker
+from longrepo.sequences.questions import ChangeFact, Question, Source, left_out, questions
+
+SNIPPET = "<|SNIPPET_0|>"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("repositories", nargs="+", type=Path)
+    parser.add_argument("--sample", type=int, default=300, help="questions a repository and kind; 0: all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--show", type=int, default=10, help="refuted ones to print")
+    given = parser.parse_args()
+    confirmed: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    notes: list[str] = []
+    for folder in given.repositories:
+        with Repository.open(folder) as repository:
+            name = Path(folder.parent.name if folder.name == "repo" else folder.name).name
+            made, commit, note = make(repository, given.seed, given.sample or None)
+        began = time.perf_counter()
+        refuted = check(folder, commit, made, asked[name], confirmed[name])
+        notes.append(f"{name}: {note}; checked in {time.perf_counter() - began:.1f} s")
+        for one, why in sorted(refuted, key=lambda pair: chance.number(given.seed, pair[0].text))[: given.show]:
+            print(f"refuted ({name}, {one.kind}): {one.text} {one.answer}: {why}", file=sys.stderr)
+    table = Table(title="questions confirmed, of those asked")
+    table.add_column("kind")
+    for name in asked:
+        table.add_column(name, justify="right")
+    for kind in sorted({kind for one in asked.values() for kind in one}):
+        table.add_row(kind, *[f"{confirmed[name][kind]}/{asked[name][kind]}" for name in asked])
+    table.add_row("all", *[f"{confirmed[name].total()}/{asked[name].total()}" for name in asked], style="bold")
+    console = Console()
+    console.print(table)
+    for note in notes:
+        console.print(note, highlight=False)
+    return int(any(confirmed[name] != asked[name] for name in asked))
+
+
+def make(repository: Repository, seed: int, limit: int | None) -> tuple[list[Question], str, str]:
+    """Questions on a repository at HEAD, its commit, and what that took."""
+    commit = repository.resolve()
+    files = repository.snapshot(commit).files
+    sources = [Source(file.path, file.text, file.language, outline(file.text, file.language)) for file in files]
+    graph = import_graph(files)
+    changes = [
+        ChangeFact(one.id, change.path, one.message, one.files)
+        for one in repository.log(commit)
+        for change in one.changes
+    ]
+    outside = left_out(repository.path, commit, [file.path for file in files])
+    began = time.perf_counter()
+    made, _ = questions(sources, graph, changes, seed, limit, outside)
+    definitions = sum(len(one.outline.definitions) for one in sources)
+    calls = sum(len(one.outline.calls) for one in sources)
+    seconds = time.perf_counter() - began
+    note = f"{len(files)} files, {definitions} definitions, {calls} calls; {len(made)} made in {seconds:.2f} s"
+    return made, commit, note
+
+
+def check(
+    folder: Path, commit: str, made: list[Question], asked: Counter[str], confirmed: Counter[str]
+) -> list[tuple[Question, str]]:
+    """The refuted ones with the reason; counts by kind."""
+    refuted = []
+    with Checker(folder, commit) as checker:
+        checker.look_up([one.text for one in made])
+        for one in made:
+            asked[one.kind] += 1
+            verdict = checker.check(one.text, one.answer.replace("{snippet}", SNIPPET))
+            confirmed[one.kind] += verdict.confirmed
+            if not verdict.confirmed:
+                refuted.append((one, verdict.why))
+    return refuted
+
+
+if __name__ == "__main__":
+    sys.exit(main())

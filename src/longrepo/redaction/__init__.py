@@ -1,0 +1,1 @@
+"""Keys, passwords and people out of texts, before anything is made of them."""

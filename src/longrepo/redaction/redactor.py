@@ -1,0 +1,82 @@
+"""Texts and commit messages without their keys, passwords, e-mail addresses and the names of git's authors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from longrepo.redaction import addresses, assignments, credentials, private_keys, tokens
+from longrepo.redaction.people import People
+from longrepo.redaction.scan import Scan
+from longrepo.redaction.spans import Span, applied, lines_of, merged, outside
+
+_TRAILER = re.compile(r"^[ \t]*(?:[a-z]+(?:-[a-z]+)*-by|cc|change-id)[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
+_CHANGE_ID = re.compile(r"\s*change-id", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was replaced, and the line it began in, from 1, in the text before."""
+
+    kind: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Redacted:
+    """A text as it may be emitted. `candidates` are the hashes of everything in it that could be a person's name,
+    `names` those of them that were replaced; both sorted."""
+
+    text: str
+    findings: tuple[Finding, ...]
+    candidates: tuple[int, ...]
+    names: tuple[int, ...]
+
+
+class Redactor:
+    """Replaces secrets in any text, and the names of `people`: (name, e-mail) of git's authors and committers.
+
+    A result for a text depends on the people only through `names`: while `names_now(candidates)` equals them, a
+    stored result is what `text` would give.
+    """
+
+    def __init__(self, people: Iterable[tuple[str, str]]) -> None:
+        self._people = People(people)
+
+    def text(self, text: str, language: str = "Other") -> Redacted:
+        """A file's text with placeholders, line for line."""
+        scan = Scan(text)
+        secrets = merged(_secrets(scan, language))
+        if "@" in text:
+            secrets = merged(chain(secrets, outside(addresses.find(text), secrets)))
+        candidates, found = self._people.find(scan, language)
+        names = tuple(sorted(self._people.known.intersection(candidates)))
+        spans = sorted(chain(secrets, outside(found, secrets))) if found else secrets
+        if not spans:
+            return Redacted(text, (), candidates, names)
+        findings = tuple(Finding(span.kind, line) for span, line in zip(spans, lines_of(text, spans), strict=True))
+        return Redacted(applied(text, spans), findings, candidates, names)
+
+    def message(self, text: str) -> Redacted:
+        """A commit's message with placeholders, without the trailers that only name people or a review."""
+        trailers = list(_TRAILER.finditer(text))
+        prose = self.text(_TRAILER.sub("", text), "Text")
+        named = (Finding("name", text.count("\n", 0, m.start()) + 1) for m in trailers if not _CHANGE_ID.match(m[0]))
+        findings = tuple(sorted((*prose.findings, *named), key=lambda finding: finding.line))
+        kept = re.sub(r"\n{3,}", "\n\n", prose.text).strip()
+        return Redacted(kept, findings, prose.candidates, prose.names)
+
+    def names_now(self, candidates: Sequence[int]) -> tuple[int, ...]:
+        """Those of a stored result's candidates that `text` would replace today."""
+        return tuple(sorted(self._people.known.intersection(candidates)))
+
+
+def _secrets(scan: Scan, language: str) -> Iterable[Span]:
+    return chain(
+        private_keys.find(scan),
+        tokens.find(scan),
+        credentials.find(scan),
+        assignments.find(scan, language),
+    )

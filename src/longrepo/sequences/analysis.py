@@ -1,0 +1,258 @@
+"""From a text to its tokens and landmarks, and to bytes and back: done once for each blob, by any process, and kept.
+
+What is emitted is redacted here, before anything else sees it. A job is plain text in, one `bytes` out; nothing in the
+result depends on the path, so that a file that was moved is not read again.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from longrepo.redaction.redactor import Redacted, Redactor
+from longrepo.repository.languages import language_of
+from longrepo.repository.outline import OUTLINE_VERSION, Outline, outline
+from longrepo.sequences.analysed import join, narrow
+from longrepo.sequences.hunks import Hunk, added_rows, hunks
+from longrepo.sequences.lines import line_hash
+from longrepo.sequences.sequence import TARGET_WEIGHT
+from longrepo.sequences.text import Numbers, TokenizedText, boundaries
+from longrepo.sequences.tokenizer import RepoTokenizer
+
+ANALYSIS_VERSION = f"2.{OUTLINE_VERSION}"
+_NAME = re.compile(r"[A-Za-z_]\w+")
+_BLOCK_MARKS = ("PRIVATE KEY", "Private-Lines:")
+_LEAD = 6  # lines above a part that are read with it
+
+
+@dataclass(frozen=True)
+class FileJob:
+    """A file as it is. `path` only tells the language."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class AddedJob:
+    """A file as a commit left it, with the lines it added."""
+
+    path: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class StepJob:
+    """What a commit made of a file."""
+
+    path: str
+    commit: str
+    message: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class WindowJob:
+    """The `characters` of a file around a row, whole lines."""
+
+    path: str
+    text: str
+    row: int
+    characters: int
+
+
+Job = FileJob | AddedJob | StepJob | WindowJob
+
+
+class Analyser:
+    """Does jobs. `redactor` None leaves texts as they are."""
+
+    def __init__(self, tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
+        self._tokenizer = tokenizer
+        self._redactor = redactor
+        self._context = context_weight
+        self._hashes = _Hashes()
+
+    def analyse(self, jobs: Sequence[Job]) -> list[bytes]:
+        """One result a job, in their order."""
+        read = [self._read(job) for job in jobs]
+        encoded = self._tokenizer.encode_many(text for text, _, _ in read)
+        return [self._pack(job, *one, *tokens) for job, one, tokens in zip(jobs, read, encoded, strict=True)]
+
+    def _read(self, job: Job) -> tuple[str, Redacted, dict[str, Any]]:
+        if isinstance(job, FileJob):
+            redacted = self._redact(job.text, language_of(job.path, job.text))
+            return redacted.text, redacted, {}
+        if isinstance(job, AddedJob):
+            redacted = self._redact(job.after, language_of(job.path, job.after))
+            return redacted.text, redacted, {"added": added_rows(job.before, job.after)}
+        if isinstance(job, StepJob):
+            return self._step(job)
+        return self._window(job)
+
+    def _redact(self, text: str, language: str) -> Redacted:
+        return self._redactor.text(text, language) if self._redactor else Redacted(text, (), (), ())
+
+    def _lines(self, lines: Sequence[str], first: int, own: Sequence[str], language: str) -> Redacted:
+        """The lines `own`, which stand from row `first` of a text on, redacted together with a few that stand above
+        them: a value may stand below its name."""
+        lead = lines[max(0, first - _LEAD) : first]
+        redacted = self._redact("\n".join([*lead, *own]), language)
+        kept = redacted.text.split("\n")[len(lead) :]
+        return Redacted("\n".join(kept), redacted.findings, redacted.candidates, redacted.names)
+
+    def _step(self, job: StepJob) -> tuple[str, Redacted, dict[str, Any]]:
+        language = language_of(job.path, job.after)
+        message = self._redactor.message(job.message) if self._redactor else Redacted(job.message.strip(), (), (), ())
+        parts, before, after = [message], job.before, job.after
+        if whole := _holds_a_block(before) or _holds_a_block(after):
+            parts += [self._redact(before, language), self._redact(after, language)]
+            before, after = (part.text for part in parts[1:])
+        found = hunks(before, after)
+        if formatting := _only_formatting(found):
+            found = []
+        lines = after.split("\n") if found else []
+        rows: list[str] = []
+        for hunk in found:
+            own = [row[1:] for row in hunk.rows]
+            if not whole:
+                parts.append(self._lines(lines, hunk.new, own, language))
+                own = parts[-1].text.split("\n")
+            rows += [hunk.title, *(row[0] + text for row, text in zip(hunk.rows, own, strict=True))]
+        head = f" {job.commit[:8]} {message.text.strip()}\n"
+        text = head + "\n".join(rows) + "\n" if rows else ""
+        return text, _together(text, parts), {"head": len(head), "formatting": formatting}
+
+    def _window(self, job: WindowJob) -> tuple[str, Redacted, dict[str, Any]]:
+        language = language_of(job.path, job.text)
+        whole = self._redact(job.text, language) if _holds_a_block(job.text) else None
+        lines = (whole.text if whole else job.text).split("\n")
+        first, last = _rows_around(lines, job.row, job.characters)
+        redacted = whole or self._lines(lines, first, lines[first:last], language)
+        text = "\n".join(lines[first:last]) if whole else redacted.text
+        text += "\n" if last < len(lines) else ""
+        return text, redacted, {"row": job.row - first}
+
+    def _pack(
+        self, job: Job, text: str, redacted: Redacted, facts: dict[str, Any], ids: Numbers, starts: Numbers
+    ) -> bytes:
+        language = language_of(job.path, job.after if isinstance(job, StepJob) else text)
+        is_step = isinstance(job, StepJob)
+        found = Outline((), (), (), (), ()) if is_step else outline(text, language)
+        lines = text.split("\n")
+        line_starts = np.cumsum([0, *(len(line) + 1 for line in lines[:-1])])
+        rows = boundaries(starts, len(text), line_starts)
+        if is_step:
+            facts = {**facts, **self._hunk_facts(lines, facts["head"], starts, text)}
+            weights = facts.pop("weights")
+        named = [(match.group(), match.start()) for match in _NAME.finditer(text)]
+        names = np.fromiter(map(self._hashes.__getitem__, (name for name, _ in named)), np.uint32, len(named))
+        name_tokens = starts.searchsorted([at for _, at in named], "right") - 1 if named else np.zeros(0)
+        cuts = np.unique(boundaries(starts, len(text), found.cuts))
+        arrays: dict[str, NDArray[Any]] = {
+            "text": np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8),
+            "outline": np.frombuffer(found.to_json().encode("utf-8", "surrogatepass"), np.uint8),
+            "ids": narrow(ids),
+            "sizes": narrow(np.diff(starts, append=np.int32(len(text)))),
+            "rows": narrow(np.diff(rows, prepend=np.int32(0))),
+            "row_hashes": np.array([line_hash(line) for line in _said(lines, is_step)], np.uint64),
+            "cuts": cuts[(cuts > 0) & (cuts < len(ids))].astype(np.int32),
+            "names": names,
+            "name_tokens": narrow(np.diff(name_tokens, prepend=0)),
+            "defines": np.unique(np.array([self._hashes[one.name] for one in found.definitions], np.uint32)),
+            "depth": _depth(found.bodies, starts, len(text)),
+            "candidates": np.array(redacted.candidates, np.uint64),
+            "redacted_names": np.array(redacted.names, np.uint64),
+        }
+        if is_step:
+            arrays["weights"] = weights
+        about = {**facts, "language": language, "findings": [[one.kind, one.line] for one in redacted.findings]}
+        return join(arrays, about)
+
+    def _hunk_facts(self, lines: list[str], head: int, starts: Numbers, text: str) -> dict[str, Any]:
+        """Which tokens count: the message and the added rows; the id, what was removed and what is around less."""
+        bounds, weights = [0, len(" 12345678 ")], [self._context, TARGET_WEIGHT]
+        at, first_row = 0, 0
+        for line in lines:
+            if at >= head:
+                if not first_row and line.startswith("@@"):
+                    first_row = int(line[4:].split(",")[0])
+                bounds.append(at)
+                weights.append(TARGET_WEIGHT if line.startswith("+") else self._context)
+            at += len(line) + 1
+        per_token = np.array(weights, np.float32)[np.searchsorted(bounds, starts, side="right") - 1]
+        message = int(boundaries(starts, len(text), [head])[0])
+        return {"weights": per_token, "message": message, "row": max(0, first_row - 1)}
+
+
+def _holds_a_block(text: str) -> bool:
+    """Whether a secret of many lines may stand in a text, so that it must be redacted whole."""
+    return any(mark in text for mark in _BLOCK_MARKS)
+
+
+def _only_formatting(found: Sequence[Hunk]) -> bool:
+    """Whether nothing but white space differs."""
+    sides = [
+        "".join("".join(row[1:].split()) for hunk in found for row in hunk.rows if row[0] == sign) for sign in "-+"
+    ]
+    return bool(found) and sides[0] == sides[1]
+
+
+def _together(text: str, parts: Sequence[Redacted]) -> Redacted:
+    """A text made of redacted parts."""
+    return Redacted(
+        text,
+        tuple(finding for part in parts for finding in part.findings),
+        tuple(sorted({one for part in parts for one in part.candidates})),
+        tuple(sorted({one for part in parts for one in part.names})),
+    )
+
+
+class _Hashes(dict[str, int]):
+    def __missing__(self, name: str) -> int:
+        found = self[name] = xxhash.xxh32_intdigest(name.encode("utf-8", "surrogatepass"))
+        return found
+
+
+def inline_text(text: str, ids: Numbers) -> TokenizedText:
+    """Tokens that no file holds, with the names of a text, all at their first token."""
+    hashes = _Hashes()
+    names = np.array([hashes[name] for name in _NAME.findall(text)], np.uint32)
+    nowhere = np.zeros(len(ids), np.int32)
+    return TokenizedText("", "Other", text, ids, nowhere, names=names, name_tokens=np.zeros(len(names), np.int32))
+
+
+def _said(lines: list[str], is_step: bool) -> list[str]:
+    """What the lines of a text say: those of a change with and without their sign."""
+    return [*lines, *(line[1:] for line in lines)] if is_step else lines
+
+
+def _depth(bodies: Sequence[tuple[int, int]], starts: Numbers, length: int) -> NDArray[np.uint8]:
+    steps = np.zeros(len(starts) + 1, np.int32)
+    if bodies:
+        spans = np.array(bodies)
+        np.add.at(steps, boundaries(starts, length, spans[:, 0]), 1)
+        np.add.at(steps, boundaries(starts, length, spans[:, 1]), -1)
+    return np.clip(np.cumsum(steps[:-1]), 0, 255).astype(np.uint8)
+
+
+def _rows_around(lines: Sequence[str], row: int, characters: int) -> tuple[int, int]:
+    """Rows first..last around a row in about `characters`, a third of them below it; begun, where one is near, at a
+    line that isn't indented and stands after a blank one."""
+    sizes = np.cumsum([0, *(len(line) + 1 for line in lines)])
+    row = min(row, len(lines) - 1)
+    last = max(row + 1, int(np.searchsorted(sizes, sizes[row] + characters // 3, "right")) - 1)
+    first = bisect_left(sizes, max(0, sizes[min(last, len(lines))] - characters))
+    for at in range(first, min(row, first + (row - first) // 3) + 1):
+        if at and lines[at][:1].strip() and not lines[at - 1].strip():
+            return at, min(last, len(lines))
+    return min(first, row), min(last, len(lines))

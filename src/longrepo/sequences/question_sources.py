@@ -1,0 +1,191 @@
+"""What questions are made from: outlined files, changes, and words of the files that are left out of training."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from longrepo.repository.imports import ImportGraph
+
+if TYPE_CHECKING:
+    from longrepo.repository.outline import Call, Definition, Outline
+
+SCRIPTS = ("JavaScript", "TypeScript")
+ASKED_LANGUAGES = frozenset(  # those that the checker reads
+    (*SCRIPTS, "Python", "Rust", "Go", "Java", "Kotlin", "C", "C++", "C#", "PHP", "Swift", "Scala")
+)
+NO_CODE = frozenset(
+    ("Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML", "CSS")
+)
+_LEAST_NAME = 4  # letters: shorter names say too little about what is meant
+_WORD = re.compile(r"\w{4,}")
+_PLAIN_NAME = re.compile(r"[A-Za-z_]\w+", re.ASCII)
+_READ_AT_MOST = 32_000_000  # bytes of a left-out file
+
+
+@dataclass(frozen=True)
+class Source:
+    """A training file, secrets replaced, with its outline."""
+
+    path: str
+    text: str
+    language: str
+    outline: Outline
+
+
+@dataclass(frozen=True)
+class ChangeFact:
+    """One file's change in a training commit (full id); `files`: how many the commit changed, left-out ones too."""
+
+    commit: str
+    path: str
+    message: str
+    files: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The files of the commit that aren't among the sources: their paths, and every word of four letters in them."""
+
+    paths: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A definition in a source: `index` counts its outline's definitions."""
+
+    source: Source
+    index: int
+
+    @property
+    def definition(self) -> Definition:
+        """The definition itself."""
+        return self.source.outline.definitions[self.index]
+
+
+def left_out(repository: Path, commit: str, known: Iterable[str]) -> LeftOut:
+    """Read the files of a commit whose paths aren't `known` (binary ones and those above 32 MB by path alone)."""
+    from longrepo.repository.snapshot import tracked
+    from longrepo.sequences.question_tree import object_reader
+
+    used = frozenset(known)
+    words: set[str] = set()
+    with object_reader(repository, commit) as reader:
+        rest = [one for one in tracked(reader, commit) if one.path not in used]
+        blobs = {one.blob for one in rest if one.size is not None and one.size <= _READ_AT_MOST}
+        with reader.batch() as batch:
+            for blob in sorted(blobs):
+                batch.ask([blob])
+                content = batch.content(batch.header()[1])
+                if b"\0" not in content[:8000]:  # as git tells binary files
+                    words.update(_WORD.findall(content.decode("utf-8", "replace")))
+    return LeftOut(frozenset(one.path for one in rest), frozenset(words))
+
+
+class Book:
+    """The sources, indexed: `unique` holds names defined once in the whole repository, `holders` the sources in which
+    such a name or a file's stem stands as a word, `commits` the changes of each commit."""
+
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        graph: ImportGraph,
+        changes: Iterable[ChangeFact],
+        outside: LeftOut,
+        dropped: Counter[str],
+    ) -> None:
+        self.sources = {source.path: source for source in sorted(sources, key=lambda one: one.path)}
+        self.graph = graph
+        self.outside = outside
+        self.unique = self._defined_once(dropped)
+        self.commits: defaultdict[str, list[ChangeFact]] = defaultdict(list)
+        for change in changes:
+            self.commits[change.commit].append(change)
+        wanted = self.unique.keys() | self.stems.keys()
+        self.holders: defaultdict[str, list[Source]] = defaultdict(list)
+        for source in self.sources.values():
+            for word in wanted.intersection(_WORD.findall(source.text)):
+                self.holders[word].append(source)
+        self._owners: dict[str, list[int | None]] = {}
+
+    @cached_property
+    def stems(self) -> dict[str, list[str]]:
+        """A file name without its suffix -> the paths of the whole commit that have it."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for path in (*self.sources, *sorted(self.outside.paths)):
+            found[PurePosixPath(path).name.partition(".")[0]].append(path)
+        return dict(found)
+
+    @cached_property
+    def calls(self) -> dict[str, list[tuple[Source, Call]]]:
+        """The calls of each name that is defined once."""
+        found: defaultdict[str, list[tuple[Source, Call]]] = defaultdict(list)
+        for source in self.sources.values():
+            for call in source.outline.calls:
+                if call.name in self.unique:
+                    found[call.name].append((source, call))
+        return dict(found)
+
+    @cached_property
+    def folders(self) -> frozenset[str]:
+        """The names of all folders."""
+        paths = (*self.sources, *self.outside.paths)
+        return frozenset(part for path in paths for part in PurePosixPath(path).parts[:-1])
+
+    def owner(self, place: Place) -> Definition | None:
+        """The innermost definition around one, None at the top level."""
+        path = place.source.path
+        if path not in self._owners:
+            self._owners[path] = _owners(place.source.outline.definitions)
+        above = self._owners[path][place.index]
+        return None if above is None else place.source.outline.definitions[above]
+
+    def _defined_once(self, dropped: Counter[str]) -> dict[str, Place]:
+        places: defaultdict[str, list[Place]] = defaultdict(list)
+        for source in self.sources.values():
+            for index, one in enumerate(source.outline.definitions):
+                places[one.name].append(Place(source, index))
+        found: dict[str, Place] = {}
+        for name, all_of_it in places.items():
+            meant = _without_constructors(all_of_it)
+            if len(meant) != 1:
+                dropped["name defined more than once"] += 1
+            elif len(name) < _LEAST_NAME or name.startswith("__") or not _PLAIN_NAME.fullmatch(name):
+                dropped["name too short or reserved"] += 1
+            elif name in self.outside.words:
+                dropped["name stands in a file that is left out"] += 1
+            elif meant[0].source.language not in ASKED_LANGUAGES or meant[0].definition.kind == "module":
+                dropped["definition of a sort that isn't asked about"] += 1
+            else:
+                found[name] = meant[0]
+        return found
+
+
+def _without_constructors(places: list[Place]) -> list[Place]:
+    """A constructor has its class's name, and C's `typedef struct x {…} x` gives one name to two nodes."""
+    outermost: list[Place] = []
+    for place in places:
+        one, last = place.definition, outermost[-1] if outermost else None
+        inside = last is not None and last.source is place.source and one.end <= last.definition.end
+        language = place.source.language
+        repeated = (language in ("Java", "C#", "C++") and one.kind == "method") or language in ("C", "C++")
+        if not (inside and repeated):
+            outermost.append(place)
+    return outermost
+
+
+def _owners(definitions: tuple[Definition, ...]) -> list[int | None]:
+    owners: list[int | None] = []
+    stack: list[int] = []
+    for index, one in enumerate(definitions):
+        while stack and definitions[stack[-1]].end <= one.start:
+            stack.pop()
+        owners.append(stack[-1] if stack else None)
+        stack.append(index)
+    return owners

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from longrepo.commands.app import main
+from longrepo.config.schema import DataSettings
+from longrepo.sequences.builder import LongContextSequenceBuilder, Version
+from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
+from longrepo.sequences.rows import Row, row_of
+from longrepo.sequences.sequence import LongContextSequence
+from longrepo.sequences.store import write_sequences
+from longrepo.sequences.tokenizer import load_tokenizer
+
+Look = Callable[..., tuple[int, str, str]]
+CODE = "import os\n\n\ndef total(amounts):\n    return sum(amounts)\n"
+HELD_OUT = ("first = 1\n", "second = 2\n", "third = 3")  # the second line is scored
+
+
+def made_rows() -> list[Row]:
+    """Files, a commit, a question, a fill-in-the-middle, and a held-out row."""
+    tokenizer = load_tokenizer("embedded")
+    plain = LongContextSequenceBuilder(tokenizer, data=DataSettings(fim_share=0))
+    fim = LongContextSequenceBuilder(tokenizer, data=DataSettings(fim_share=1))
+    changed = Version("a" * 40, "Sum less", CODE.replace("sum(amounts)", "sum(amounts[1:])"))
+    built = [
+        plain.build_hierarchical_sequence([("shop/a.py", CODE), ("shop/b.py", "x = '\x1b[31m'\n")]),
+        plain.build_commit_evolution_sequence("shop/a.py", [changed], CODE),
+        plain.build_qa_sequence([("shop/a.py", CODE)], "Where is total?", "shop/a.py"),
+        fim.build_hierarchical_sequence([("shop/a.py", CODE * 3)]),
+    ]
+    rows = [row_of(one) for one in built if isinstance(one, LongContextSequence)]
+    assert len(rows) == 4
+    weights = [
+        np.full(len(tokenizer.encode(one)), weight, np.float32) for one, weight in zip(HELD_OUT, (0, 1, 0), strict=True)
+    ]
+    ids = np.array([id for one in HELD_OUT for id in tokenizer.encode(one)], np.int32)
+    about = ("hierarchical", "hard", 0.6, {"unseen": 0.6}, ["shop/c.py"], ["b" * 40], "Rust", "test", "shop")
+    return [*rows, Row(ids, np.concatenate(weights), *about)]
+
+
+@pytest.fixture(scope="module")
+def sequences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("inspect") / "out"
+    bands = [{"phase": 1, "floor": 0, "low": 20, "cap": 64}, {"phase": 2, "floor": 64, "low": 70, "cap": 512}]
+    facts = TokenizerFacts.of(load_tokenizer("embedded"))
+    write_sequences(folder, made_rows(), Header(facts, [RepositoryFacts("shop", "h" * 40)], bands=bands))
+    return folder
+
+
+@pytest.fixture
+def look(sequences: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Look:
+    """Runs the command; gives exit status, standard output and standard error."""
+
+    def run(*options: str, path: Path = sequences, **environment: str) -> tuple[int, str, str]:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["longrepo", "inspect", str(path), *options])
+        status = 0
+        try:
+            main()
+        except SystemExit as end:
+            status = int(end.code or 0)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def cells(out: str, name: str) -> list[str]:
+    return next(line.split() for line in out.splitlines() if line.strip().startswith(name))
+
+
+def test_the_summary_counts_by_phase_and_kind(look: Look) -> None:
+    status, out, err = look()
+    assert (status, err) == (0, "")
+    assert "shop at hhhhhhhhhh" in out and "sequences: 5, " in out
+    assert "phase 1 (≤64)  phase 2 (≤512)" in out
+    assert cells(out, "train") == ["train", "2", "2", "4"]
+    assert cells(out, "commit_evolution")[1:] == ["0", "1", "1"]
+    assert cells(out, "test") == ["test", "1", "0", "1"]
+    assert cells(out, "files in a sequence")[4:] == ["1", "1", "2"]
+
+
+def test_shares_are_of_what_was_chosen(look: Look) -> None:
+    _, out, _ = look("--split", "test")
+    lengths = [len(load_tokenizer("embedded").encode(one)) for one in HELD_OUT]
+    assert f"sequences: 1 (split test), {sum(lengths)} tokens of embedded" in out
+    assert cells(out, "tokens by loss weight")[4:7] == ["target", "(1)", f"{lengths[1] / sum(lengths):.1%}"]
+    assert cells(out, "language")[1:3] == ["Rust", "100.0%"]
+    assert cells(out, "unseen")[1:4] == ["0.60", "0.60", "0.60"]
+    assert "context" not in out and "Python" not in out
+
+
+def test_filters_combine(look: Look) -> None:
+    assert "sequences: 2 (kind hierarchical, split train)" in look("--kind", "hierarchical", "--split", "train")[1]
+    assert "sequences: 1 (difficulty hard, split test)" in look("--difficulty", "hard", "--split", "test")[1]
+    assert "0 of 1 (row 4): hierarchical, test, phase 1" in look("--phase", "1", "--split", "test", "--index", "0")[1]
+
+
+def test_a_sequence_is_shown_with_its_weights_in_the_margin(look: Look) -> None:
+    status, out, _ = look("--index", "1")
+    assert status == 0 and "\x1b" not in out
+    head, _, body = out.partition("\n\n")
+    assert "1 of 5: commit_evolution, train, phase 2" in head and "commits     aaaaaaaaaa" in head
+    assert re.search(r"difficulty  \w+, 0\.\d\d \(distance 0\.\d\d, ", head)
+    lines = body.splitlines()
+    assert lines[0] == "▒ <|FILE_START|> shop/a.py"
+    assert "▌ <|FILE_END|>" not in lines and "▒ <|FILE_END|>" in lines
+    assert "▌ <|COMMIT_START|> aaaaaaaa Sum less" in lines
+    assert "▒ -    return sum(amounts)" in lines and "█ +    return sum(amounts[1:])" in lines
+    assert lines[-1] == "█ <|COMMIT_END|><|endoftext|>"
+
+
+def test_every_kind_of_mark_is_shown_where_it_stands(look: Look) -> None:
+    question = look("--kind", "qa", "--index", "0")[1]
+    assert "▒ <|SNIPPET_0|> shop/a.py\n" in question and "▌ ANSWER: shop/a.py<|endoftext|>" in question
+    middle = look("--index", "3")[1]
+    assert "<fim_prefix>" in middle and "<fim_suffix>" in middle and "<fim_middle>" in middle
+
+
+def test_a_held_out_row_marks_its_scored_lines(look: Look) -> None:
+    body = look("--split", "test", "--index", "0")[1].partition("\n\n")[2]
+    assert body.splitlines() == ["  first = 1", "█ second = 2", "  third = 3"]
+
+
+def test_a_terminal_gets_styles_and_wrapped_lines(look: Look) -> None:
+    out = look("--index", "0", FORCE_COLOR="1", COLUMNS="30", TERM="xterm")[1]
+    assert "\x1b[7;36m<|FILE_START|>\x1b[0m\x1b[1;36m shop/a.py\x1b[0m" in out.replace("\x1b[36;7m", "\x1b[7;36m")
+    assert "\x1b[1mdef total(amounts):\x1b[0m" in out
+    plain = re.sub(r"\x1b\[[\d;]*m", "", out)
+    assert max(map(len, plain.splitlines())) <= 30
+    assert "x = '␛[31m'" in plain, "what the repository says is shown, not obeyed"
+
+
+def test_bad_choices_say_what_there_is(look: Look, tmp_path: Path) -> None:
+    for options, said in (
+        (("--kind", "file"), "--kind file: no such sequences"),
+        (("--split", "test", "--kind", "qa"), "--split test: no such sequences"),
+        (("--phase", "3"), "(among those asked for: 1, 2)"),
+        (("--index", "5"), "--index 5: there are 5 such sequences; give 0 to 4"),
+        (("--index", "0", "--model", str(tmp_path)), "holds no tokenizer.json"),
+    ):
+        status, _, err = look(*options)
+        assert status == 2 and said in err and len(err.splitlines()) == 1
+    assert look(path=tmp_path / "none")[0] == 2
+
+
+def test_a_model_with_another_tokenizer_is_named(look: Look, tmp_path: Path) -> None:
+    from longrepo import embedded
+
+    text = (embedded.path() / "tokenizer.json").read_text("utf-8").replace("<fim_pad>", "<fim_paddle>")
+    (tmp_path / "tokenizer.json").write_text(text, "utf-8")
+    status, _, err = look("--index", "0", "--model", str(tmp_path))
+    assert status == 2 and "is not the one that the sequences were made with (embedded, " in err
+
+
+@pytest.mark.parametrize("command", ["inspect", "check-leaks"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    code = (
+        f"import sys\nfrom longrepo.commands.app import main\nsys.argv = ['longrepo', {command!r}, '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    print('status', end.code)\n"
+        "print('heavy', sorted({'torch', 'transformers', 'datasets', 'pyarrow', 'tokenizers'} & set(sys.modules)))\n"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "SEQUENCES" in out and "--model" in out and "status 0\nheavy []" in out

@@ -1,0 +1,14 @@
+"""No test touches the cache of whoever runs it; processes that a test starts inherit that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LONGREPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -1,0 +1,84 @@
+"""A repository prepared as a whole, and its rows as they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from longrepo.config.schema import Settings
+from longrepo.repository.repository import Repository
+from longrepo.sequences.assembly import Origin, Prepared, Tools
+from longrepo.sequences.cache import Cache
+from longrepo.sequences.prepare import prepare
+from longrepo.sequences.rows import Row
+from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.sequences.windows import windows
+
+
+@dataclass
+class Case:
+    """A prepared repository."""
+
+    folder: Path
+    prepared: Prepared
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return list(self.prepared.rows())
+
+    def of(self, split: str, phase: int | None = None, kind: str | None = None) -> list[Row]:
+        """The rows of a split, of a phase and a kind where one is named."""
+        bands = {band["phase"]: band for band in self.prepared.header.bands}
+        low, high = (bands[phase]["floor"], bands[phase]["cap"]) if phase else (0, 10**9)
+        return [
+            row
+            for row in self.rows
+            if row.split == split and low < len(row.input_ids) <= high and kind in (None, row.kind)
+        ]
+
+    @property
+    def summary(self) -> dict[str, object]:
+        """What the summary says of the first repository."""
+        found: dict[str, object] = self.prepared.summary["repositories"][0]
+        return found
+
+
+def prepared(
+    folder: Path | Sequence[Path],
+    tokenizer: RepoTokenizer,
+    settings: Settings,
+    *,
+    phases: int = 3,
+    length: int = 2048,
+    overlap: int | None = None,
+    commit: str = "HEAD",
+    weights: Sequence[float] | None = None,
+    cache: Cache | None = None,
+    workers: int = 1,
+) -> Case:
+    """What `prepare` makes of one or more repositories, or with an `overlap` what `windows` does."""
+    folders = [folder] if isinstance(folder, Path) else list(folder)
+    tools = Tools(tokenizer, cache or Cache(), workers)
+    with ExitStack() as stack:
+        origins = [
+            Origin(stack.enter_context(Repository.open(one)), commit, weight)
+            for one, weight in zip(folders, weights or [1.0] * len(folders), strict=True)
+        ]
+        if overlap is None:
+            made = prepare(origins, settings, tools, phases, length)
+        else:
+            made = windows(origins, settings, tools, length, overlap)
+    return Case(folders[0], made)
+
+
+def shown(tokenizer: RepoTokenizer, row: Row) -> str:
+    """A row's text, marks spelled out."""
+    return tokenizer.decode(row.input_ids.tolist())
+
+
+def weighed(tokenizer: RepoTokenizer, row: Row, weight: float = 1.0) -> str:
+    """The text of the tokens of one weight."""
+    return tokenizer.decode(row.input_ids[abs(row.loss_weights - weight) < 1e-6].tolist())
