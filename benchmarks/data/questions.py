@@ -2,7 +2,8 @@
 
     python benchmarks/data/questions.py REPO [REPO …] [--sample 300] [--seed 1] [--show 10]
 
-Prints how many of each kind were confirmed, a column for each repository. Exit status 1 if any wasn't.
+Prints how many of each kind were confirmed, a column for each repository, and, to see that the check bites, how many of
+them were refuted once each got the next one's answer. Exit status 1 if any answer wasn't confirmed.
 """
 
 from __future__ import annotations
@@ -35,13 +36,14 @@ def main() -> int:
     given = parser.parse_args()
     confirmed: defaultdict[str, Counter[str]] = defaultdict(Counter)
     asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    swapped: defaultdict[str, Counter[str]] = defaultdict(Counter)
     notes: list[str] = []
     for folder in given.repositories:
         with Repository.open(folder) as repository:
             name = Path(folder.parent.name if folder.name == "repo" else folder.name).name
             made, commit, note = make(repository, given.seed, given.sample or None)
         began = time.perf_counter()
-        refuted = check(folder, commit, made, asked[name], confirmed[name])
+        refuted = check(folder, commit, made, asked[name], confirmed[name], swapped[name])
         notes.append(f"{name}: {note}; checked in {time.perf_counter() - began:.1f} s")
         for one, why in sorted(refuted, key=lambda pair: chance.number(given.seed, pair[0].text))[: given.show]:
             print(f"refuted ({name}, {one.kind}): {one.text} {one.answer}: {why}", file=sys.stderr)
@@ -52,6 +54,8 @@ def main() -> int:
     for kind in sorted({kind for one in asked.values() for kind in one}):
         table.add_row(kind, *[f"{confirmed[name][kind]}/{asked[name][kind]}" for name in asked])
     table.add_row("all", *[f"{confirmed[name].total()}/{asked[name].total()}" for name in asked], style="bold")
+    wrong = [f"{swapped[name]['refuted']}/{swapped[name].total()}" for name in asked]
+    table.add_row("another's answer, refuted", *wrong, style="dim")
     console = Console()
     console.print(table)
     for note in notes:
@@ -81,18 +85,30 @@ def make(repository: Repository, seed: int, limit: int | None) -> tuple[list[Que
 
 
 def check(
-    folder: Path, commit: str, made: list[Question], asked: Counter[str], confirmed: Counter[str]
+    folder: Path,
+    commit: str,
+    made: list[Question],
+    asked: Counter[str],
+    confirmed: Counter[str],
+    swapped: Counter[str],
 ) -> list[tuple[Question, str]]:
     """The refuted ones with the reason; counts by kind."""
     refuted = []
+    by_kind: defaultdict[str, list[Question]] = defaultdict(list)
+    for one in made:
+        by_kind[one.kind].append(one)
     with Checker(folder, commit) as checker:
         checker.look_up([one.text for one in made])
-        for one in made:
-            asked[one.kind] += 1
-            verdict = checker.check(one.text, one.answer.replace("{snippet}", SNIPPET))
-            confirmed[one.kind] += verdict.confirmed
-            if not verdict.confirmed:
-                refuted.append((one, verdict.why))
+        for kind, ones in by_kind.items():
+            for one, other in zip(ones, [*ones[1:], ones[0]], strict=True):
+                verdict = checker.check(one.text, one.answer.replace("{snippet}", SNIPPET))
+                asked[kind] += 1
+                confirmed[kind] += verdict.confirmed
+                if not verdict.confirmed:
+                    refuted.append((one, verdict.why))
+                if other.answer != one.answer:
+                    wrong = checker.check(one.text, other.answer.replace("{snippet}", SNIPPET))
+                    swapped["confirmed" if wrong.confirmed else "refuted"] += 1
     return refuted
 
 

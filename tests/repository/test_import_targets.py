@@ -141,7 +141,7 @@ def test_go_imports_mean_the_files_that_define_what_is_used() -> None:
         {
             "go.mod": "module example.com/tool\n\ngo 1.22\n",
             "main.go": 'package main\nimport (\n\t"fmt"\n\tu "example.com/tool/internal/util"\n)\n'
-            'func main() { u.Run(u.Name); fmt.Println("u.Other") // u.Hidden\n}\n',
+            'func main() { u.Run(u.Name); fmt.Println("u.Other"); menu.Other() // u.Other\n}\n',
             "plain.go": 'package main\nimport "example.com/tool/internal/util"\nvar x = named.Other{}\n',
             "blank.go": 'package main\nimport _ "example.com/tool/internal/util"\n',
             "dot.go": 'package main\nimport . "example.com/tool/internal/util"\nvar y = Name\n',
@@ -171,8 +171,7 @@ def test_javascript_and_typescript_relative_paths() -> None:
             "src/c.d.ts": "export type C = 1;\n",
             "shared/b.ts": "import top = require('..');\n",
             "index.js": "import two from './two'\n",
-            "two.js": "",
-            "two.ts": "",
+            **dict.fromkeys(("two.js", "two.ts"), ""),
         }
     )
     assert found == {
@@ -218,9 +217,7 @@ def test_javascript_packages_of_the_repository_by_name() -> None:
             "packages/a/src/typed.ts": "import b from 'b';\n",
             "packages/b/package.json": f'{{"name": "b", "exports": {exports}}}',
             "packages/b/main.js": "import a from '@x/a';\nimport 'left-pad';\n",
-            "packages/b/main.cjs": "",
-            "packages/b/types.d.ts": "",
-            "packages/b/lib/deep.js": "",
+            **dict.fromkeys((f"packages/b/{one}" for one in ("main.cjs", "types.d.ts", "lib/deep.js")), ""),
             "demo/package.json": '{"name": "demo", "dependencies": {"b": "file:../packages/b", "@x/a": "1.0"}}',
             "demo/index.js": "import 'b';\nimport '@x/a';\n",
         }
@@ -275,8 +272,7 @@ def test_c_and_cpp_includes() -> None:
             "include/tool/api.h": '#include "inner.h"\n',
             "include/tool/inner.h": "",
             "deps/only.h": "",
-            "a/two.h": "",
-            "b/two.h": "",
+            **dict.fromkeys(("a/two.h", "b/two.h"), ""),
             "a/deep/z.c": '#include "two.h"\n',
             "x/y.cpp": '#include "only.h"\n#include "two.h"\n#include <tool/api.h>\n',
         }

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from itertools import takewhile
 from pathlib import PurePosixPath
 
 import pytest
 
-from longrepo.repository.import_statements import imports
+from longrepo.repository.import_statements import Import, imports
 from longrepo.repository.imports import ImportGraph, import_graph
 from longrepo.repository.languages import language_of
 from longrepo.repository.model import TextFile
@@ -99,3 +100,26 @@ def test_statements_read_before_are_not_read_again(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("longrepo.repository.imports.statements_of", None)
     assert import_graph(files, read).imports["b.py"] == ("c.py", "d.py")
     assert import_graph(files, {"a.py": read["a.py"]}).imports["b.py"] == ()
+
+
+HOSTILE = {
+    "comments": "/* " * 60_000,
+    "strings": '"\\' * 90_000,
+    "groups": "var (\n" * 30_000,
+    "blank": "\n" * 180_000,
+    "words": "aaa\n" * 45_000,
+    "functions": "fun <" * 36_000,
+    "nested": '{"a":' * 36_000,
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_texts_that_make_searching_slow_take_no_time(text: str) -> None:
+    """Where a search tries again from each of the places it may begin, these take minutes."""
+    names = ["go.mod", "p/a.go", "a.kt", "a.scala", "Cargo.toml", "src/lib.rs", "package.json", "tsconfig.json"]
+    files = dict.fromkeys(names, text) | {"go.mod": f"module m\n{text}", "b.go": "", "b.kt": "", "b.ts": ""}
+    made = [TextFile(path, one, "0" * 40, language_of(path, one)) for path, one in files.items()]
+    read = {"b.go": [Import("m/p", (), 0, 1)], "b.kt": [Import("a.b", (), 0, 1)], "b.ts": [Import("x", (), 0, 1)]}
+    start = time.process_time()
+    import_graph(made, read | {"src/lib.rs": [Import("crate::a", (), 0, 1)]})
+    assert time.process_time() - start < 5

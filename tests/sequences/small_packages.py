@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from git_helper import Made
+
+_SYLLABLES = [f"{one}{two}" for one in "bdfgklmnprstvz" for two in ("a", "e", "i", "o", "u", "ar", "el", "on")]
+
+
+def words(name: str, number: int) -> list[str]:
+    """Eight words that no other function of any module has."""
+    drawn = hashlib.sha256(f"{name} {number}".encode()).digest()
+    return ["".join(_SYLLABLES[drawn[3 * at + k] % len(_SYLLABLES)] for k in range(3)) for at in range(8)]
 
 
 def module(name: str, uses: str | None, functions: int) -> str:
@@ -12,14 +22,16 @@ def module(name: str, uses: str | None, functions: int) -> str:
         lines += [f"from package.{uses} import {uses}_step_0", ""]
     for number in range(functions):
         body = f"{uses}_step_0({name}_{number}_input)" if uses else f"{name}_{number}_input + {number}"
+        one, two, three, four, five, six, seven, eight = words(name, number)
         lines += [
             "",
-            f"def {name}_step_{number}({name}_{number}_input: int, scale: int = {number}) -> int:",
-            f'    """Step {number} of {name}, with {name}_{number} as its subject."""',
+            f"def {name}_step_{number}({name}_{number}_input: int, {one}: int = {number}) -> int:",
+            f'    """Step {number} of {name}, a {two} of {three} with its {four}."""',
             f"    {name}_{number}_result = {body}",
-            f"    if {name}_{number}_result > scale:",
-            f"        return {name}_{number}_result * {number + 2}",
-            f"    return {name}_{number}_result - scale",
+            f"    {five} = {name}_{number}_result - {one} * {six}",
+            f"    if {five} > {one}:",
+            f"        return {seven}({five}, {eight}={number + 2})",
+            f"    return {name}_{number}_result - {one}",
             "",
         ]
     return "\n".join(lines)

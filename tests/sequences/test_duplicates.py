@@ -84,10 +84,10 @@ def test_what_is_a_copy_is_learnt_once_and_counted(case: Case, tokenizer: RepoTo
         rows = case.of("train", phase, "hierarchical")
         code = "".join(weighed(tokenizer, row) for row in rows)
         assert code.count("def amber_step_2(") == 1
-    assert not {"src/amber.py", "zoo/amber.txt", "zoo/near.py"} & {path for row in case.rows for path in row.files}
+        assert not {"src/amber.py", "zoo/amber.txt", "zoo/near.py"} & {path for row in rows for path in row.files}
     files = case.summary["files"]
     assert files["left_out"][DUPLICATE] == 3 and files["left_out_bytes"][DUPLICATE] > 3000
-    assert files["duplicate_tokens"] > 3000
+    assert files["duplicate_tokens"] > 2000
 
 
 def test_no_copy_of_a_held_out_file_is_trained_on(case: Case, tokenizer: RepoTokenizer) -> None:

@@ -33,16 +33,18 @@ _SEPARATOR = re.compile(
     r"|,|</key>\s*<string>|>(?:<!\[CDATA\[|\s*<value>)?|\(|(?=[ \t])"
     r")[ \t]*"
 )
-_CALL = r"(?:[\w.:]{1,40}[(!]{1,2}\s{0,20})?"
+_CALL = r"(?:[\w.:]{1,40}(?<!encode)(?<!decode)[(!]{1,2}\s{0,20})?"
 _QUOTED = re.compile(
     rf"(?:(?:\\?\n)?[ \t]*|\(\s*|[|>][-+]?\n[ \t]*){_CALL}[rbfuRBFUL@$]{{0,2}}(?P<quote>\\{{0,3}}(?:\"\"\"|'''|[\"'`]))"
     r"(?P<value>(?:(?!(?P=quote))(?:\\[^\n]|[^\\\n])){4,4000}?)(?P=quote)"
 )
 _BARE = re.compile(r"(?:[|>][-+]?\n[ \t]*)?(?:\$\{\w+:[-=])?(?P<value>[^\s\"'`,;<>()\[\]{}\\|]{6,4000})")
+_NEXT_FIELD = re.compile(r"&\w+=")  # of an address's query
+_PUNCTUATION = re.compile(r"[^\w\s]")
 _NOT_SECRET = re.compile(r"hash|digest|sha\d|md5|checksum|integrity|fingerprint|public|pub_?key")
 _ABOUT_ONE = re.compile(
     r"(?:^|[_.-]?)(?:url|uri|path|file|type|field|header|label|hint|prompt|message|text|title|expir\w*|ttl|endpoint|selector"
-    r"|class|column|param|names?|ids?|len|length|limit|index|kind|format|count|regex|pattern|policy|manager|service)s?\Z"
+    r"|class|column|param|names?|ids?|len|length|limit|index|kind|format|count|regex|pattern|policy|manager|mgr\w*|service)s?\Z"
 )
 _SIGNS = frozenset({"=", ":", ":=", "?=", "is", "was", "to", "now", "be"})
 _LANGUAGES_OF_BARE_VALUES = frozenset(
@@ -87,6 +89,9 @@ def _value_of(text: str, name: re.Match[str], before: str, bare_values: bool) ->
     sign, close = separator["separator"].strip(), separator["close"]
     if sign == "," and not any(quote in close for quote in "\"'`"):
         return
+    verb = name["password"] == "pass" and not re.search(r"\w\Z", before) and not _PUNCTUATION.search(sign)
+    if verb or (sign == "(" and "." in name["rest"]):
+        return  # pass `x` to it; password.encode("latin1")
     kind, placeholder = ("password", PASSWORD) if name["password"] else ("key", KEY)
     quoted = _QUOTED.match(text, separator.end())
     if quoted and not (sign == "," and "\n" in text[separator.end() : quoted.start("value")]):
@@ -105,7 +110,8 @@ def _value_of(text: str, name: re.Match[str], before: str, bare_values: bool) ->
         )
     ):
         return
-    value, start = bare["value"].rstrip("." if bare_values else ".:"), bare.start("value")
+    value = _NEXT_FIELD.split(bare["value"], 1)[0].rstrip("." if bare_values else ".:")
+    start = bare.start("value")
     shown = (
         sign in _SIGNS
         or "value" in sign.lower()
@@ -114,6 +120,8 @@ def _value_of(text: str, name: re.Match[str], before: str, bare_values: bool) ->
         or _COMMAND.search(before) is not None
     )
     in_string = text[name.end()] == "=" and not text[name.end() + 1].isspace() and any(q in before for q in "\"'`")
+    if value.rstrip("!?").isalpha() and value[-1:] in ("!", "?"):
+        return
     if bare_values and shown:
         accepted = _is_secret(value, name)
     else:

@@ -25,7 +25,8 @@ _PAIR = re.compile(
     re.IGNORECASE,
 )
 _LOGIN_FILE = re.compile(
-    r"\b(?:login|user|username|machine)[ \t]+\S+\s+(?:account[ \t]+\S+\s+)?password[ \t]+(\"[^\"\n]+\"|\S+)"
+    r"\b(?:login|user|username|machine)[ \t]+(?!and |or |with )\S+\s+"
+    r"(?:account[ \t]+\S+\s+)?password[ \t]+(\"[^\"\n]+\"|\S+)"
 )
 _PGPASS = re.compile(r"^[\w.*-]+:(?:5432|5433|6432|3306|\*):[^:\s]+:[^:\s]+:([^\s:]{3,100})$", re.MULTILINE)
 _VALUE = r"(\"[^\"\n$]{4,100}\"|'[^'\n]{4,100}'|[^\s\"'$<>|;&`]{4,100})"

@@ -31,9 +31,9 @@ _SENTENCE_WORDS = (
 )
 _SENTENCE = frozenset(_SENTENCE_WORDS.split())
 _MARKS = re.compile(
-    r"example|placeholder|your[_-]|changeme|change[_-]me|redacted|xxxx|\*\*\*|\.\.\.|…|0123456|1234567890|abcdefgh"
+    r"example|password|placeholder|your[_-]|changeme|change[_-]me|redacted|xxxx|\*\*\*|\.\.\.|…|0123456|1234567890|abcdefgh"
     r"|\$\{|\$\(|\{\{|\}\}|%\(|\{\w*\}|<[\w $/-]*>|(?<!\w)%[sdrv](?!\w)"
-    r"|#\{|\\[wdsbWDSB]|\(\?|\[\^|<%|^\$[A-Za-z_]+$|^%\w+%$"
+    r"|#\{|\\[wdsbWDSB]|\(\?|\[\^|<%|^\$[A-Za-z_]+$|^%\w+%$|^%[a-z_]{4}|%\.\*s|^!\w+$|/\d{8}/"
     r"|ENC\[|^@\w+@$|\[[\w-]+[*^$|~]?=",
     re.IGNORECASE,
 )
@@ -130,7 +130,10 @@ def is_uuid(value: str) -> bool:
 def _is_plain(value: str) -> bool:
     if _CONSTANT.fullmatch(value):
         return True
-    return _PLAIN.fullmatch(value) is not None and not (len(value) >= 24 and is_random(value) and "://" not in value)
+    if _PLAIN.fullmatch(value) is None:
+        return False
+    is_path = "://" in value or (value.count("/") > 2 and value.islower())
+    return is_path or len(value) < 24 or not is_random(value)
 
 
 @lru_cache(maxsize=20_000)

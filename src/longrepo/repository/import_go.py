@@ -13,9 +13,8 @@ from longrepo.repository.import_statements import Import
 from longrepo.repository.model import TextFile
 
 _MODULE = re.compile(r"^[ \t]*module[ \t]+\"?([^\s\"]+)", re.MULTILINE)
-_NO_CODE = re.compile(
-    r"""//[^\n]*+|/\*(?:.*?\*/|.*+)|`[^`]*+`|"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"|'[^'\\\n]*+(?:\\.[^'\\\n]*+)*+'""",
-    re.DOTALL,
+_NO_CODE = re.compile(  # each goes on to the end where its own is missing, or broken code takes time squared
+    r"""//[^\n]*+|/\*(?:.*?\*/|.*+)|`[^`]*+`?|"(?:[^"\\\n]++|\\[^\n])*+"?|'(?:[^'\\\n]++|\\[^\n])*+'?""", re.DOTALL
 )
 _WORD = re.compile(r"\w+")
 _INSIDE = re.compile(r"[\w.]")

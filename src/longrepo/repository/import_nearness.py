@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import re
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
@@ -23,7 +22,7 @@ class Nearness:
         self._same_stem = {stem: _FolderTree(ones) for stem, ones in same_stem.items()}
 
     def from_path(self, path: str) -> Iterator[str]:
-        """All paths, nearest first, those of the same stem before the others and once more among them."""
+        """All paths, nearest first, those of the same stem before the others; many come more than once."""
         if tree := self._same_stem.get(_stem(path)):
             yield from tree.from_path(path)
         yield from self._all.from_path(path)
@@ -39,16 +38,12 @@ class _FolderTree:
                 self._levels = max(self._levels, up + 1)
 
     def from_path(self, path: str) -> Iterator[str]:
-        """The paths by how many folders one goes up and down to them, then in path order."""
+        """The paths by how many folders one goes up and down to them, then in path order; a path comes again where
+        one goes further up and back."""
         folders = _folders(path)
         for steps in range(len(folders) + self._levels):
-            runs: list[Iterator[str]] = []
-            for up, folder in enumerate(folders[: steps + 1]):
-                level = self._below.get((folder, steps - up), [])
-                # What lies in the folder one came up from has been nearer; its paths stand together.
-                start, end = (bisect_left(level, folders[up - 1] + after) for after in "/0") if up else (0, 0)
-                runs += [map(level.__getitem__, range(start)), map(level.__getitem__, range(end, len(level)))]
-            yield from heapq.merge(*runs)
+            levels = (self._below.get((folder, steps - up), ()) for up, folder in enumerate(folders[: steps + 1]))
+            yield from heapq.merge(*levels)
 
 
 def _folders(path: str) -> list[str]:

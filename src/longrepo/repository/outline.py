@@ -20,7 +20,7 @@ from longrepo.repository.tree import parse
 
 __all__ = ["OUTLINE_VERSION", "Call", "Definition", "Import", "Outline", "outline"]
 
-OUTLINE_VERSION = 1  # of the results: what is stored under another is out of date
+OUTLINE_VERSION = 2  # of the results: what is stored under another is out of date
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,11 @@ class Repository:
             self._reader.output("rev-list", "--first-parent", f"-n{limit}", self._full(commit), "--").decode().split()
         )
 
+    def beyond(self, tip: str, exclude: str) -> list[str]:
+        """The ids of all commits, merges included, that `tip` reaches and `exclude` doesn't, newest first."""
+        limits = (self._full(tip), f"^{self._full(exclude)}")
+        return self._reader.output("rev-list", "--topo-order", *limits, "--").decode().split()
+
     def snapshot(self, commit: str, max_file_bytes: int = _MAX_FILE_BYTES) -> Snapshot:
         """The tracked text files of a commit, and what was left out by reason."""
         return read_snapshot(self._reader, self._full(commit), max_file_bytes)

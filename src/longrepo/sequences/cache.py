@@ -89,7 +89,8 @@ def _open(folder: Path | None) -> sqlite3.Connection:
 
 
 def _connect(file: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(file)
+    # Used by one thread at a time, but not always the same one.
+    connection = sqlite3.connect(file, check_same_thread=False)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = OFF")
     connection.execute(

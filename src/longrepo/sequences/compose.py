@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -77,19 +78,19 @@ class Sizes:
 
     def file(self, piece: FilePiece) -> int:
         """A file's piece with its marks, path and head."""
-        return self.frame(piece.of) + piece.size
+        return self._file + len(piece.of.path_ids) + piece.size
 
     def frame(self, of: TokenizedText) -> int:
         """Marks and path of a file."""
-        return self.marks(FILE_START, FILE_END) + len(of.path_ids)
+        return self._file + len(of.path_ids)
 
     def path_frame(self, path: str) -> int:
         """Marks and path of a file by its path."""
-        return self.marks(FILE_START, FILE_END) + len(path_tokens(self.tokenizer, path))
+        return self._file + len(path_tokens(self.tokenizer, path))
 
     def step(self, step: Step) -> int:
         """A commit's step with its marks and the repeated message."""
-        return self.marks(COMMIT_START, COMMIT_END) + step.repeated + step.stop - step.start
+        return self._step + step.repeated + step.stop - step.start
 
     def snippet(self, number: int, piece: FilePiece) -> int:
         """A snippet with its mark and path."""
@@ -98,6 +99,14 @@ class Sizes:
     def marks(self, *names: str) -> int:
         """Structure tokens (or their names as text)."""
         return sum(mark_size(self.tokenizer, name) for name in names)
+
+    @cached_property
+    def _file(self) -> int:
+        return self.marks(FILE_START, FILE_END)
+
+    @cached_property
+    def _step(self) -> int:
+        return self.marks(COMMIT_START, COMMIT_END)
 
 
 def write_file(draft: Draft, piece: FilePiece, context: float, fim_key: str | None = None) -> bool:

@@ -13,7 +13,7 @@ score = 0.35 unseen + 0.25 distance + 0.20 references + 0.20 nesting, each part 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,17 @@ def _no_names() -> Names32:
     return np.zeros(0, np.uint32)
 
 
-@dataclass(frozen=True)
 class Names:
-    """What the training snapshot knows of names, as ascending hashes: the common ones, and those that so many files
-    define that a definition says nothing."""
+    """What the training snapshot knows of names: those that are common, and those that so many files define that a
+    definition says nothing."""
 
-    common: Names32 = field(default_factory=_no_names)
-    ambiguous: Names32 = field(default_factory=_no_names)
+    def __init__(self, common: Names32 | None = None, ambiguous: Names32 | None = None) -> None:
+        """Ascending hashes of names."""
+        self.common = _no_names() if common is None else common
+        self.ambiguous = _no_names() if ambiguous is None else ambiguous
+        self._numbers: dict[int, int] = {}  # name -> its number here
+        self._noted: dict[int, tuple[TokenizedText, _Noted]] = {}
+        self._scratch: NDArray[np.int64] = np.full(0, -1, np.int64)
 
     @staticmethod
     def of(texts: Sequence[TokenizedText]) -> Names:
@@ -52,6 +56,32 @@ class Names:
         enough = max(_COMMON_FILES, _COMMON_SHARE * len(texts))
         return Names(held[by >= enough], defined[places > _AMBIGUOUS])
 
+    def noted(self, of: TokenizedText) -> _Noted:
+        """What counts of a text's names, worked out once."""
+        known = self._noted.get(id(of))
+        if known is None:
+            numbers = self._numbers
+            distinct, place = np.unique(of.names, return_inverse=True)
+            number = np.array([numbers.setdefault(name, len(numbers)) for name in distinct.tolist()], np.int64)[place]
+            defines = _among(of.names, of.defines) & ~_among(of.names, self.ambiguous)
+            known = self._noted[id(of)] = of, _Noted(number, _among(of.names, self.common), defines)
+        return known[1]
+
+    def scratch(self) -> NDArray[np.int64]:
+        """A place for each name so far, holding -1; to be left so."""
+        if len(self._scratch) < len(self._numbers):
+            self._scratch = np.full(2 * len(self._numbers), -1, np.int64)
+        return self._scratch
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """Of each name in a text: its number, whether it is common, whether the text defines it."""
+
+    number: NDArray[np.int64]
+    common: NDArray[np.bool_]
+    defines: NDArray[np.bool_]
+
 
 def _counted(each: Sequence[Names32]) -> tuple[Names32, NDArray[np.int64]]:
     return np.unique(np.concatenate([_no_names(), *each]), return_counts=True)
@@ -59,55 +89,49 @@ def _counted(each: Sequence[Names32]) -> tuple[Names32, NDArray[np.int64]]:
 
 def parts_of(parts: Sequence[Part], names: Names) -> dict[str, float]:
     """The four parts for the target text among the parts of a sequence, each in 0..1."""
-    found: list[Names32] = []
-    places: list[NDArray[np.int64]] = []
-    defining: list[NDArray[np.bool_]] = []
-    facts: list[tuple[int, bool, str]] = []  # names, target, path: of each part
+    number: list[NDArray[np.int64]] = []
+    common: list[NDArray[np.bool_]] = []
+    defines: list[NDArray[np.bool_]] = []
+    place: list[NDArray[np.int64]] = []
+    facts: list[tuple[int, bool, int]] = []  # names, target, file: of each part
+    files: dict[str, int] = {}
     deepest = 0
     for part in parts:
-        of = part.of
-        first, last = of.name_tokens.searchsorted([part.start, part.end])
-        found.append(of.names[first:last])
-        places.append(of.name_tokens[first:last].astype(np.int64) + (part.at - part.start))
-        defining.append(_definitions(of, names)[first:last])
-        facts.append((int(last - first), part.target, of.path))
+        of, noted = part.of, names.noted(part.of)
+        first, last = of.name_tokens.searchsorted((part.start, part.end)).tolist()
+        number.append(noted.number[first:last])
+        common.append(noted.common[first:last])
+        defines.append(noted.defines[first:last])
+        place.append(of.name_tokens[first:last] + np.int64(part.at - part.start))
+        facts.append((last - first, part.target, files.setdefault(of.path, len(files))))
         if part.target and len(of.depth):
             deepest = max(deepest, int(of.depth[part.start : part.end].max()))
-    name = np.concatenate([_no_names(), *found])
-    count = [size for size, _, _ in facts]
-    target = np.repeat([is_target for _, is_target, _ in facts], count)
-    total = int(target.sum())
     result = {"unseen": 0.0, "distance": 0.0, "references": 0.0, "nesting": round(deepest / (deepest + 6), 4)}
-    if not total:
+    count = [size for size, _, _ in facts]
+    uses = np.flatnonzero(np.repeat([target for _, target, _ in facts], count))
+    if not len(uses):
         return result
-    _, earliest = np.unique(name, return_index=True)
-    fresh = earliest[target[earliest]]
-    result["unseen"] = round(float(len(fresh) - np.count_nonzero(_among(name[fresh], names.common))) / total, 4)
-    defined_at = np.flatnonzero(np.concatenate([np.zeros(0, bool), *defining]))
-    if len(defined_at):
-        where = np.concatenate(places)
-        paths: dict[str, int] = {}
-        file = np.repeat([paths.setdefault(path, len(paths)) for _, _, path in facts], count)
-        known, first_of = np.unique(name[defined_at], return_index=True)
-        uses = np.flatnonzero(target)
-        slot = np.minimum(known.searchsorted(name[uses]), len(known) - 1)
-        definition = defined_at[first_of[slot]]
-        used = (known[slot] == name[uses]) & (definition < uses)
-        uses, definition = uses[used], definition[used]
-        if len(uses):
-            away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition]) / np.log2(1.0 + _FAR))
-            others = len(np.unique(file[definition][file[definition] != file[uses]]))
-            result["distance"] = round(float(away.mean()), 4)
-            result["references"] = round(others / (others + 2), 4)
+    name = np.concatenate(number)
+    at = np.arange(len(name))
+    seen = names.scratch()
+    seen[name[::-1]] = at[::-1]  # the first place of each name
+    fresh = uses[(seen[name[uses]] == uses) & ~np.concatenate(common)[uses]]
+    result["unseen"] = round(len(fresh) / len(uses), 4)
+    seen[name] = -1
+    defined = np.flatnonzero(np.concatenate(defines))[::-1]
+    seen[name[defined]] = defined  # the first definition of each name
+    definition = seen[name[uses]]
+    seen[name[defined]] = -1
+    used = (definition >= 0) & (definition < uses)
+    uses, definition = uses[used], definition[used]
+    if len(uses):
+        where = np.concatenate(place)
+        file = np.repeat([number for _, _, number in facts], count)
+        away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition]) / np.log2(1.0 + _FAR))
+        others = len(set(file[definition][file[definition] != file[uses]].tolist()))
+        result["distance"] = round(float(away.mean()), 4)
+        result["references"] = round(others / (others + 2), 4)
     return result
-
-
-def _definitions(of: TokenizedText, names: Names) -> NDArray[np.bool_]:
-    """Which names of a text the text itself defines."""
-    known = of.noted.get("definitions")
-    if known is None:
-        known = of.noted["definitions"] = _among(of.names, of.defines) & ~_among(of.names, names.ambiguous)
-    return known
 
 
 def _among(some: Names32, ascending: Names32) -> NDArray[np.bool_]:

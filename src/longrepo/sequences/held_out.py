@@ -102,7 +102,7 @@ class TargetChooser:
         )
         rounds: list[list[Target]] = []
         for start in range(0, len(order), max(1, wanted)):  # reading them all would be waste in a long history
-            if sum(map(len, rounds)) >= 2 * wanted:
+            if 4 * sum(map(len, rounds)) >= 5 * wanted:  # a few will turn out to be copies
                 break
             for one, of, added in self._texts(order[start : start + wanted]):
                 for number, target in enumerate(self._blocks(one, of, added)):

@@ -203,10 +203,10 @@ class Completer:
             return FilePiece.whole(text, target=False)
         ranges: list[tuple[int, int]] = []
         for start, end in text.skeleton:
-            if end - start <= left:
+            if end - start < left:
                 ranges.append((start, end))
-                left -= end - start
-        return FilePiece(text, 0, 0, tuple(ranges), False) if ranges else None
+                left -= end - start + 1
+        return FilePiece(text, 0, 0, tuple(text.apart(ranges, len(text))), False) if ranges else None
 
     def _context(self, path: str, room: int) -> FilePiece | None:
         text = self._texts.get(path)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from longrepo.config.schema import Settings
 from longrepo.sequences import chance
 from longrepo.sequences.assembly import Origin, Part, Prepared, Tools, assemble
 from longrepo.sequences.corpus import Corpus
+from longrepo.sequences.draft import Built
 from longrepo.sequences.lengths import Band, bands
 from longrepo.sequences.questions import ChangeFact, Question, Source, left_out, questions
 from longrepo.sequences.training_set import PhaseAccount, PhaseBuilder
@@ -28,23 +30,33 @@ def prepare(
 
     def build(part: Part, weight: float) -> None:
         corpus = part.corpus
-        asked, dropped = _ask(corpus, chosen)
-        for band in chosen:
-            account = part.accounts[band.phase] = PhaseAccount()
-            for turn, share in enumerate(_turns(weight)):
+        planned = [(band, turn, share) for band in chosen for turn, share in enumerate(_turns(weight))]
+        with ThreadPoolExecutor(1) as beside:  # other processes analyse while sequences are put together here
+            builders: list[tuple[PhaseBuilder, Future[None]]] = []
+            for band, turn, _ in planned:
                 builder = PhaseBuilder(corpus, band, turn, tools.watch)
-                built = builder.build(asked)
-                kept = [one for number, one in enumerate(built) if share >= 1 or _kept(corpus, band, number, share)]
-                lost = sum(one.draft.roles["target"] for one in built) - sum(one.draft.roles["target"] for one in kept)
-                builder.account.used -= lost
-                if lost:
-                    builder.account.dropped[BELOW_ONE] += lost
-                account += builder.account
-                part.training += kept
-                part.states += builder.states
-            account.questions_dropped += dropped
+                builder.pack()
+                builders.append((builder, beside.submit(builder.read_states)))
+            asked, dropped = _ask(corpus, chosen)
+            for (band, _, share), (builder, states) in zip(planned, builders, strict=True):
+                _use(part, band, builder, builder.build(asked, states), share)
+        for band in chosen:
+            part.accounts[band.phase].questions_dropped += dropped
 
     return assemble(origins, settings, tools, chosen, notes, "prepare", build)
+
+
+def _use(part: Part, band: Band, builder: PhaseBuilder, built: Sequence[Built], share: float) -> None:
+    """Take a share of what was built, chosen by hash, into the repository's part, and count the rest."""
+    kept = [one for number, one in enumerate(built) if share >= 1 or _kept(part.corpus, band, number, share)]
+    used = sum(one.draft.roles["target"] for one in kept)
+    if used < builder.account.used:
+        builder.account.dropped[BELOW_ONE] += builder.account.used - used
+        builder.account.used = used
+    account = part.accounts.setdefault(band.phase, PhaseAccount())
+    account += builder.account
+    part.training += kept
+    part.states += builder.states
 
 
 def _ask(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Question], Counter[str]]:

@@ -11,13 +11,12 @@ from pathlib import PurePosixPath
 from longrepo.repository.outline import Call, Definition
 from longrepo.sequences.question_kind import Kind, Question
 from longrepo.sequences.question_names import FUNCTIONS, base_of, only
-from longrepo.sequences.question_sources import NO_CODE, Book, Place, Source
+from longrepo.sequences.question_sources import NO_CODE, Book, Place, Source, is_test
 from longrepo.sequences.question_words import (
     EVERYWHERE,
     called_at,
     given_away,
     imports_it,
-    is_test,
     name_at,
     stands,
 )

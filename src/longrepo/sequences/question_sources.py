@@ -25,6 +25,10 @@ NO_CODE = frozenset(
 _LEAST_NAME = 4  # letters: shorter names say too little about what is meant
 _WORD = re.compile(r"\w{4,}")
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w+", re.ASCII)
+_TEST = re.compile(
+    r"(^|/)(tests?|__tests__|specs?|testing|testdata|fixtures)/|(^|/)test_[^/]*$|[._-](test|tests|spec)\.\w+$"
+    r"|(Test|Tests|IT)\.\w+$|(^|/)conftest\.py$"
+)
 _READ_AT_MOST = 32_000_000  # bytes of a left-out file
 
 
@@ -67,6 +71,11 @@ class Place:
     def definition(self) -> Definition:
         """The definition itself."""
         return self.source.outline.definitions[self.index]
+
+
+def is_test(path: str) -> bool:
+    """Whether a file is a test, or lies among tests, by its path."""
+    return _TEST.search(path) is not None
 
 
 def left_out(repository: Path, commit: str, known: Iterable[str]) -> LeftOut:
@@ -158,6 +167,8 @@ class Book:
                 dropped["name defined more than once"] += 1
             elif len(name) < _LEAST_NAME or name.startswith("__") or not _PLAIN_NAME.fullmatch(name):
                 dropped["name too short or reserved"] += 1
+            elif is_test(meant[0].source.path) and name.lower().startswith("test"):
+                dropped["a test's own name"] += 1
             elif name in self.outside.words:
                 dropped["name stands in a file that is left out"] += 1
             elif meant[0].source.language not in ASKED_LANGUAGES or meant[0].definition.kind == "module":

@@ -32,15 +32,6 @@ _FIELD = re.compile(r"[ \t]*(?:\w+\.)?")
 _ANNOTATED = re.compile(r"[ \t]*:[ \t]*[\w\"'\[]")
 _CALLED = re.compile(r"\s*(?:<[\w\s,<>]*>|::<[^()]*>|!)?\s*\(")
 _IMPORTING = re.compile(r"\b(?:import|from|require|include|use|using|load|export|mod)\b")
-_TEST = re.compile(
-    r"(^|/)(tests?|__tests__|specs?|testing|testdata|fixtures)/|(^|/)test_[^/]*$|[._-](test|tests|spec)\.\w+$"
-    r"|(Test|Tests|IT)\.\w+$|(^|/)conftest\.py$"
-)
-
-
-def is_test(path: str) -> bool:
-    """Whether a file is a test, or lies among tests, by its path."""
-    return _TEST.search(path) is not None
 
 
 def plain(text: str) -> str:

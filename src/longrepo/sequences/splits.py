@@ -52,17 +52,15 @@ def split_by_ancestry(repository: Repository, data: DataSettings, commit: str, k
     if data.max_commits == 0:
         return Splits(head, head, head, notes=["data.max_commits is 0: no commits are read, files alone are held out"])
 
-    def count(exclude: str | None, limit: int) -> int:
-        return sum(1 for _ in usable(repository, head, exclude, limit, known))
-
-    total = count(None, data.max_commits)
+    counted = {record.id for record in usable(repository, head, None, data.max_commits, known)}
+    total = len(counted)
     for_test, for_validation = round(total * data.test_share), round(total * data.validation_share)
     if not for_test or not for_validation:
         return Splits(head, head, head, notes=[f"{total} usable commits are too few to hold any out"])
     line = repository.first_parents(head, 10 * data.max_commits)
 
     def beyond(index: int) -> int:
-        return count(line[index], for_test + for_validation + 1)
+        return len(counted.intersection(repository.beyond(head, line[index])))
 
     at_test = _first(1, len(line) - 1, lambda index: beyond(index) >= for_test)
     at_train = at_test and _first(at_test + 1, len(line) - 1, lambda index: beyond(index) >= for_test + for_validation)

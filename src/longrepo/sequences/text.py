@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -51,7 +51,6 @@ class TokenizedText:
     defines: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))  # names, ascending
     path_ids: Numbers = field(default_factory=_NONE.copy)  # " path\n", as it stands after a file's start token
     outline_json: str = ""
-    noted: dict[str, NDArray[np.bool_]] = field(default_factory=dict)  # what others work out once per text
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,7 +66,7 @@ class TokenizedText:
 
     def slice_text(self, start: int, end: int) -> str:
         """The text of tokens start..end."""
-        if start >= end:
+        if start >= min(end, len(self.ids)):
             return ""
         last = int(self.starts[end]) if end < len(self.ids) else len(self.text)
         return self.text[int(self.starts[start]) : last]
@@ -108,9 +107,8 @@ class TokenizedText:
         starts = self._row_starts
         for one in self.outline.definitions:
             first = bisect_right(starts, one.start) - 1
-            last = bisect_right(starts, max(one.start, one.body - 1)) - 1
-            while last > first and not self._rows[last].strip():
-                last -= 1
+            said = len(self.text[one.start : one.body].rstrip())
+            last = bisect_right(starts, one.start + max(0, said - 1)) - 1
             span = (self.row_token(first), self.row_token(last + 1))
             if span[0] >= (spans[-1][1] if spans else 0) and span[1] > span[0]:
                 spans.append(span)
@@ -121,17 +119,37 @@ class TokenizedText:
         indented under, as token ranges, at most `budget` tokens in all."""
         if start <= 0 or start >= len(self.ids):
             return []
-        rows = self._row_of(int(self.starts[start]))
-        top = 0 if self.language in PROSE else min(rows, _IMPORT_LINES)
-        wanted = [row for row in range(top) if _IMPORT.match(self._rows[row])]
+        row = self._row_of(int(self.starts[start]))
         ranges: list[tuple[int, int]] = []
-        for row in [*self._enclosing(rows), *wanted]:
-            span = (self.row_token(row), self.row_token(row + 1))
-            size = span[1] - span[0]
-            if 0 < size <= budget and span[1] <= start and span not in ranges:
+        for one in [*self._enclosing(row), *(above for above in self._import_rows if above < row)]:
+            span = (self.row_token(one), self.row_token(one + 1))
+            size = span[1] - span[0] + 1
+            if 1 < size <= budget and span[1] <= start and span not in ranges:
                 ranges.append(span)
                 budget -= size
-        return sorted(ranges)
+        return self.apart(sorted(ranges), start)
+
+    def apart(self, ranges: Sequence[tuple[int, int]], following: int) -> list[tuple[int, int]]:
+        """Ascending token ranges of whole lines, with the line break between two of them where neither holds it, as
+        where one token is several line breaks; `following` is the token that comes after them."""
+        found: list[tuple[int, int]] = []
+        for start, end in [*ranges, (following, following)]:
+            if found and found[-1][1] < start and not self.slice_text(*found[-1]).endswith("\n"):
+                missing = not self.slice_text(start, start + 1).startswith("\n")
+                start -= missing and self.slice_text(start - 1, start).endswith("\n")
+            if start < end:
+                found.append((start, end))
+        return found
+
+    @cached_property
+    def _import_rows(self) -> list[int]:
+        top = [] if self.language in PROSE else self._rows[:_IMPORT_LINES]
+        return [row for row, line in enumerate(top) if _IMPORT.match(line)]
+
+    @cached_property
+    def _indents(self) -> Numbers:
+        """Of each row, in characters; a blank one is indented beyond any other."""
+        return np.array([len(row) - len(row.lstrip(" \t")) if row.strip() else 1 << 30 for row in self._rows], np.int32)
 
     @cached_property
     def _rows(self) -> list[str]:
@@ -147,15 +165,13 @@ class TokenizedText:
         return bisect_right(self._row_starts, found.start() if found else character) - 1
 
     def _enclosing(self, row: int) -> list[int]:
-        indent = _indent(self._rows[row])
+        """The rows that a row is indented under, from the outermost on."""
         found: list[int] = []
-        for above in range(row - 1, -1, -1):
-            line = self._rows[above]
-            if indent == 0:
-                break
-            if line.strip() and _indent(line) < indent:
-                indent = _indent(line)
-                found.append(above)
+        indent = int(self._indents[row])
+        while indent and len(less := np.flatnonzero(self._indents[:row] < indent)):
+            row = int(less[-1])
+            indent = int(self._indents[row])
+            found.append(row)
         return found[::-1]
 
 
@@ -168,10 +184,6 @@ def boundaries(starts: Numbers, length: int, characters: Iterable[int]) -> Numbe
     inside[inside] &= np.append(starts, np.int32(-1))[found[inside]] != at[inside]
     found[inside] = starts.searchsorted(starts[found[inside] - 1])
     return found.astype(np.int32)
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip(" \t"))
 
 
 def path_tokens(tokenizer: RepoTokenizer, path: str) -> Numbers:

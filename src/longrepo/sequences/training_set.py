@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from longrepo.sequences import chance, fim
 from longrepo.sequences.chains import ChainPack, ChainPacker, chains_of, read_states
-from longrepo.sequences.compose import write_file, write_step
+from longrepo.sequences.compose import FilePiece, write_file, write_step
 from longrepo.sequences.corpus import Corpus
 from longrepo.sequences.draft import Built, Draft, unique
 from longrepo.sequences.lengths import Band
@@ -44,7 +45,9 @@ class PhaseAccount:
 
 
 class PhaseBuilder:
-    """Builds one phase from a corpus. `turn` counts how often the corpus was packed before: other neighbours meet."""
+    """Builds one phase from a corpus, in three steps that may overlap with another phase's: `pack`, `read_states` (it
+    alone reads the repository) and `build`. `turn` counts how often the corpus was packed before: other neighbours
+    meet."""
 
     def __init__(self, corpus: Corpus, band: Band, turn: int, watch: Watch) -> None:
         self._corpus = corpus
@@ -52,15 +55,49 @@ class PhaseBuilder:
         self._watch = watch
         self._data = corpus.settings.data
         self._seed = (corpus.settings.training.seed, band.phase, *([turn] if turn else []))
+        self._reserve = 1 + (fim.EXTRA_TOKENS if self._fim_share else 0)
+        self._texts = {path: text for path, text in corpus.texts.items() if len(text)}
+        self._packs: list[list[FilePiece]] = []
+        self._chains: list[ChainPack] = []
         self.account = PhaseAccount()
         self.states: list[TokenizedText] = []  # files as they were, shown before changes
 
-    def build(self, asked: Sequence[Question]) -> list[Built]:
-        """All training sequences of the phase."""
+    @property
+    def _fim_share(self) -> float:
+        return self._data.fim_share if self._corpus.tokenizer.fim else 0.0
+
+    def pack(self) -> None:
+        """Decide which files and which changes go together."""
+        corpus, band, data = self._corpus, self._band, self._data
+        order = walk(list(self._texts), corpus.neighbours, *self._seed)
+        free = self._reserve + int(data.context_share * band.cap)
+        packed = pack([self._texts[path] for path in order], band, corpus.sizes, free)
+        self._packs = packed.packs
+        self.account.tokenized += sum(map(len, self._texts.values()))
+        self.account.dropped += packed.dropped
+        self.account.cuts += packed.cuts
+        chains = chains_of(corpus.links)
+        self.account.tokenized += sum(len(step.of) for steps in chains.values() for step in steps)
+        found = ChainPacker(corpus.sizes, self._frame).pack(chains, band)
+        most = math.ceil(self._share(data.commit_share))
+        for beyond in found[most:]:
+            self.account.dropped["changes beyond data.commit_share"] += _size(beyond)
+        self._chains = found[:most]
+
+    def _share(self, share: float) -> float:
+        """How many sequences of a kind go with those of files."""
+        return len(self._packs) / (1 - self._data.commit_share - self._data.question_share) * share
+
+    def read_states(self) -> None:
+        """Read the files as they were before the changes."""
+        read_states(self._chains, self._corpus.reader, lambda _: None)
+
+    def build(self, asked: Sequence[Question], states: Future[None]) -> list[Built]:
+        """All training sequences of the phase; `states` is done when `read_states` is."""
         from_files = self._hierarchical()
-        total = len(from_files) / (1 - self._data.commit_share - self._data.question_share)
-        from_changes = self._evolution(math.ceil(total * self._data.commit_share))
-        from_questions = self._questions(round(total * self._data.question_share), asked)
+        from_questions = self._questions(round(self._share(self._data.question_share)), asked)
+        states.result()
+        from_changes = self._evolution()
         sequences = [*from_files, *from_changes, *from_questions]
         self.account.used = sum(sequence.draft.roles["target"] for sequence in sequences)
         return sequences
@@ -70,27 +107,18 @@ class PhaseBuilder:
         return self._corpus.judge(built)
 
     def _hierarchical(self) -> list[Built]:
-        corpus, band, data = self._corpus, self._band, self._data
-        fim_share = data.fim_share if corpus.tokenizer.fim else 0.0
-        reserve = 1 + (fim.EXTRA_TOKENS if fim_share else 0)
-        texts = {path: text for path, text in corpus.texts.items() if len(text)}
-        order = walk(list(texts), corpus.neighbours, *self._seed)
-        free = reserve + int(data.context_share * band.cap)
-        packed = pack([texts[path] for path in order], band, corpus.sizes, free)
+        corpus, band, data, texts = self._corpus, self._band, self._data, self._texts
         completer = Completer(
             band, corpus.sizes, texts, corpus.graph.imports, corpus.related, data.hard_negative_share, *self._seed
         )
-        self.account.tokenized += sum(map(len, texts.values()))
-        self.account.dropped += packed.dropped
-        self.account.cuts += packed.cuts
         sequences: list[Built] = []
-        with self._watch.count(f"phase {band.phase}: files", len(packed.packs)) as done:
-            for number, own in enumerate(packed.packs):
+        with self._watch.count(f"phase {band.phase}: files", len(self._packs)) as done:
+            for number, own in enumerate(self._packs):
                 key = (*self._seed, number, own[-1].of.path, own[-1].start)
-                pieces = arrange(completer.complete(own, reserve), corpus.rank, data.random_order_share, *key)
+                pieces = arrange(completer.complete(own, self._reserve), corpus.rank, data.random_order_share, *key)
                 draft = Draft(corpus.tokenizer)
                 for piece in pieces:
-                    as_fim = piece is pieces[-1] and piece.target and chance.share(*key, "fim") < fim_share
+                    as_fim = piece is pieces[-1] and piece.target and chance.share(*key, "fim") < self._fim_share
                     fim_key = str(chance.number(*key)) if as_fim else None
                     self.account.fim += write_file(draft, piece, data.context_weight, fim_key)
                 draft.end()
@@ -101,21 +129,12 @@ class PhaseBuilder:
                 done(1)
         return sequences
 
-    def _evolution(self, most: int) -> list[Built]:
-        corpus, band = self._corpus, self._band
-        chains = chains_of(corpus.links)
-        self.account.tokenized += sum(len(step.of) for steps in chains.values() for step in steps)
-        packs = ChainPacker(corpus.sizes, self._frame).pack(chains, band)
-        for packed in packs[most:]:
-            self.account.dropped["changes beyond data.commit_share"] += _size(packed)
-        used = packs[:most]
+    def _evolution(self) -> list[Built]:
         sequences: list[Built] = []
-        with self._watch.count(f"phase {band.phase}: changes", 2 * len(used)) as done:
-            read_states(used, corpus.reader, lambda _: None)
-            done(len(used))
-            for packed in used:
+        with self._watch.count(f"phase {self._band.phase}: changes", len(self._chains)) as done:
+            for packed in self._chains:
                 built = self._chain(packed)
-                if len(built) > band.floor:
+                if len(built) > self._band.floor:
                     sequences.append(built)
                 else:
                     self.account.dropped[TOO_SHORT] += _size(packed)

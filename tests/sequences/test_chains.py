@@ -1,0 +1,170 @@
+"""Changes as a model learns them: the file as it was, then its hunks in order; what is not learnt from is counted."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from git_helper import Made, commit_ids, git, make_repo
+from small_packages import NAMES, history, module
+from test_hunks import applied
+from whole import Case, prepared, shown, weighed
+
+from longrepo.config.load import load_settings
+from longrepo.sequences.rows import Row
+from longrepo.sequences.tokenizer import RepoTokenizer
+
+SECTION = re.compile(
+    r"<\|FILE_START\|> (?P<path>.*?)\n(?P<code>.*?)<\|FILE_END\|>|<\|COMMIT_START\|>(?P<step>.*?)<\|COMMIT_END\|>", re.S
+)
+MUCH = ["data.commit_share=0.6", "data.question_share=0", "data.held_out_per_length=4"]
+LATE = ["data.test_share=0.01", "data.validation_share=0.01"]  # no commits are held out
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory, tokenizer: RepoTokenizer) -> Case:
+    return prepared(
+        make_repo(tmp_path_factory.mktemp("chains") / "r", history(40)), tokenizer, load_settings(None, MUCH)
+    )
+
+
+def chains(tokenizer: RepoTokenizer, row: Row) -> list[tuple[str, str, list[tuple[str, str, list[str]]]]]:
+    """(path, file as it was, its steps as (id, message, hunks)) of a row; files without steps are left out."""
+    found: list[tuple[str, str, list[tuple[str, str, list[str]]]]] = []
+    for match in SECTION.finditer(shown(tokenizer, row)):
+        if match["path"] is not None:
+            found.append((match["path"], match["code"], []))
+        else:
+            head, *hunks = match["step"].split("\n")
+            commit, _, message = head.removeprefix(" ").partition(" ")
+            found[-1][2].append((commit, message, hunks[:-1]))
+    return [one for one in found if one[2]]
+
+
+def test_the_file_as_it_was_stands_before_its_hunks_and_they_apply_to_it(case: Case, tokenizer: RepoTokenizer) -> None:
+    whole = 0
+    for row in case.of("train", kind="commit_evolution"):
+        for path, state, steps in chains(tokenizer, row):
+            first = next(commit for commit in row.commits if commit.startswith(steps[0][0]))
+            before = git(case.folder, "show", f"{first}^:{path}") + "\n"
+            assert state.strip("\n") in before
+            lines = before.split("\n")
+            assert all(line[1:] in lines for line in steps[0][2] if line.startswith("-"))
+            whole += applies(before, steps)
+    assert whole > 20
+
+
+def applies(before: str, steps: list[tuple[str, str, list[str]]]) -> bool:
+    """Whether all steps apply, one after the other; False where one was cut and goes on in another sequence."""
+    for _, _, rows in steps:
+        try:
+            before = applied(before, rows)
+        except (AssertionError, IndexError, ValueError):
+            return False
+    return True
+
+
+def test_a_chain_gives_the_file_that_git_has_after_it(case: Case, tokenizer: RepoTokenizer) -> None:
+    right = total = 0
+    for row in case.of("train", 3, "commit_evolution"):
+        for path, _, steps in chains(tokenizer, row):
+            full = [next(one for one in row.commits if one.startswith(commit)) for commit, _, _ in steps]
+            text = git(case.folder, "show", f"{full[0]}^:{path}") + "\n"
+            for (_, _, rows), commit in zip(steps, full, strict=True):
+                total += 1
+                if applies(text, [("", "", rows)]):
+                    text = applied(text, rows)
+                    right += text == git(case.folder, "show", f"{commit}:{path}") + "\n"
+                else:
+                    text = git(case.folder, "show", f"{commit}:{path}") + "\n"
+    assert total > 10 and right >= 0.7 * total
+
+
+def test_the_changes_of_a_file_stand_in_the_order_they_were_made(case: Case, tokenizer: RepoTokenizer) -> None:
+    place = {commit[:8]: number for number, commit in enumerate(commit_ids(case.folder))}
+    longest = 0
+    for row in case.of("train", kind="commit_evolution"):
+        for _, _, steps in chains(tokenizer, row):
+            order = [place[commit] for commit, _, _ in steps]
+            assert order == sorted(set(order))
+            longest = max(longest, len(order))
+        assert {commit[:8] for _, _, steps in chains(tokenizer, row) for commit, _, _ in steps} == {
+            commit[:8] for commit in row.commits
+        }
+    assert longest >= 3
+
+
+def test_each_change_is_learnt_once_a_phase_or_counted(case: Case, tokenizer: RepoTokenizer) -> None:
+    for phase in (1, 2, 3):
+        scored = "".join(weighed(tokenizer, row) for row in case.of("train", phase, "commit_evolution"))
+        added = re.findall(r"^\+def (\w+)\(", scored, re.M)
+        assert len(added) == len(set(added)) > 10
+        account = case.prepared.header.accounts[str(phase)]
+        assert account["tokenized"] == account["used"] + sum(account["dropped"].values())
+
+
+def test_messages_and_added_rows_are_scored_and_the_rest_is_context(case: Case, tokenizer: RepoTokenizer) -> None:
+    for row in case.of("train", 2, "commit_evolution"):
+        scored, light = weighed(tokenizer, row), weighed(tokenizer, row, 0.1)
+        assert "Add steps to" in scored and "\n+" in scored
+        assert "@@ -" in light and "@@ -" not in scored and "<|COMMIT_START|>" not in scored
+        assert not re.search(r"^ {4}[a-z]+_\d+_result = ", scored, re.M), "context rows are context"
+
+
+def test_an_old_name_is_told_under_the_name_the_file_has_now(tokenizer: RepoTokenizer, tmp_path: Path) -> None:
+    sizes = {size: module("amber", None, size) for size in (8, 9, 12)}
+    commits = [
+        Made({f"src/{name}.py": module(name, None, 8) for name in NAMES}),
+        Made({"src/amber.py": sizes[9]}, "Nine"),
+        Made({"src/amber.py": None, "library/amber.py": sizes[9]}, "Move amber"),
+        Made({"library/amber.py": sizes[12]}, "Grow amber"),
+    ]
+    settings = load_settings(None, [*MUCH, *LATE])
+    found = prepared(make_repo(tmp_path / "moved", commits), tokenizer, settings)
+    told = {path: steps for row in found.of("train", 1) for path, _, steps in chains(tokenizer, row)}
+    assert list(told) == ["library/amber.py"]
+    assert [message for _, message, _ in told["library/amber.py"]] == ["Nine", "Grow amber"]
+    assert found.summary["history"]["changes_left_out"]["file moved, not changed"] == 1
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory, tokenizer: RepoTokenizer) -> Case:
+    """A history in which one commit of each kind is noise."""
+    files = {f"src/{name}.py": module(name, None, 8) for name in NAMES}
+    amber = [module("amber", None, size) for size in range(8, 15)]
+    commits = [
+        Made(files, "Begin"),
+        Made({"src/amber.py": amber[1]}, "Ninth"),
+        Made({"src/birch.py": module("birch", None, 8).replace("    ", "\t")}, "Tabs only"),
+        Made({"src/amber.py": amber[2]}, 'Revert "Ninth"'),
+        Made({"src/cedar.py": module("cedar", None, 9)}, "Bump it", author="dependabot[bot] <bot@example.com>"),
+        Made({"src/amber.py": amber[3]}, "Side", branch="side", start="main"),
+        Made({"src/amber.py": amber[3]}, "Merge side", merge="side"),
+        Made({f"many/{n}.py": f"x_{n} = {n}\n" for n in range(40)}, "Import all of it"),
+        Made({"src/drift.py": None}, "Drop drift"),
+        *(Made({"src/amber.py": text}, f"Grow to {at}") for at, text in enumerate(amber[4:])),
+        Made({"vendor/lib.py": "x = 1\n"}, "Vendor a library"),
+    ]
+    settings = load_settings(None, [*MUCH, *LATE, "data.max_changes_per_file=2"])
+    return prepared(make_repo(tmp_path_factory.mktemp("noisy") / "r", commits), tokenizer, settings, phases=1)
+
+
+def test_noise_is_counted_and_not_learnt_from(noisy: Case, tokenizer: RepoTokenizer) -> None:
+    history = noisy.summary["history"]
+    expected = {"bot": 1, "bulk": 1, "change: vendored": 1, "merge": 1, "no text change": 1, "revert": 1}
+    assert history["commits_left_out"] == expected
+    left_out = history["changes_left_out"]
+    assert left_out["change: formatting"] == 1 and left_out["file deleted"] == 1
+    assert left_out["file added: it stands in the snapshot"] + left_out["change of a held-out file"] == 10
+    told = "".join(shown(tokenizer, row) for row in noisy.of("train", kind="commit_evolution"))
+    for message in ("Revert", "Bump", "Merge side", "Tabs only", "Import all", "Drop drift", "Vendor"):
+        assert f" {message}" not in told
+
+
+def test_a_file_s_changes_beyond_the_cap_are_counted(noisy: Case, tokenizer: RepoTokenizer) -> None:
+    history = noisy.summary["history"]
+    assert history["changes_left_out"]["beyond data.max_changes_per_file"] == 3
+    assert history["changes"] == 2 and history["changed_files"] == 1
+    told = "".join(shown(tokenizer, row) for row in noisy.of("train", kind="commit_evolution"))
+    assert "Grow to 2" in told and "Grow to 1" in told and "Grow to 0" not in told

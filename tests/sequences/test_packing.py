@@ -1,0 +1,242 @@
+"""Files into sequences: nothing lost, cut between syntax nodes, what they depend on in front of them as context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+from git_helper import make_repo
+from small_packages import module
+from whole import Case, prepared, shown
+
+from longrepo.config.load import load_settings
+from longrepo.sequences.compose import FilePiece, Sizes
+from longrepo.sequences.lengths import Band
+from longrepo.sequences.packing import NO_ROOM, Completer, arrange, pack, walk
+from longrepo.sequences.text import TokenizedText
+from longrepo.sequences.tokenizer import RepoTokenizer
+
+Read = Callable[[str, str], TokenizedText]
+WORDS = [
+    f"{one}{other}" for one in ("ash", "bay", "elm", "fir", "oak", "yew") for other in ("ford", "gate", "wick", "mere")
+]
+
+
+def wide() -> dict[str, str]:
+    """48 modules in 4 folders; each imports the one before it in its folder. What it takes to fill every phase."""
+    files = {}
+    for number, word in enumerate([*WORDS, *(f"{word}side" for word in WORDS)]):
+        folder, before = f"package/part{number % 4}", number - 4
+        names = [*WORDS, *(f"{word}side" for word in WORDS)]
+        text = module(word, names[before] if before >= 0 else None, 3 + number % 9)
+        files[f"{folder}/{word}.py"] = text.replace("from package.", f"from package.part{number % 4}.")
+    return files
+
+
+@pytest.fixture(scope="module")
+def texts(read: Read) -> dict[str, TokenizedText]:
+    return {path: read(path, text) for path, text in sorted(wide().items())}
+
+
+@pytest.mark.parametrize("cap", [64, 150, 512, 1024, 5000])
+def test_every_token_stands_in_one_piece_in_order(
+    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, cap: int
+) -> None:
+    sizes = Sizes(tokenizer)
+    result = pack(list(texts.values()), Band(1, 0, cap // 2, cap), sizes, 4)
+    pieces = [piece for packed in result.packs for piece in packed]
+    for path, text in texts.items():
+        own = [(piece.start, piece.end) for piece in pieces if piece.of.path == path]
+        assert [start for start, _ in own] == [0, *(end for _, end in own[:-1])] and own[-1][1] == len(text)
+    assert all(packed for packed in result.packs) and not result.dropped
+    assert max(sum(map(sizes.file, packed)) for packed in result.packs) <= cap - 4
+    assert sum(result.cuts.values()) == len(pieces) - len(texts)
+
+
+def test_cuts_are_made_between_syntax_nodes(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer) -> None:
+    result = pack(list(texts.values()), Band(1, 0, 512, 1024), Sizes(tokenizer), 4)
+    assert result.cuts["syntax"] >= 0.9 * sum(result.cuts.values()) > 10
+    ends = [piece for packed in result.packs for piece in packed if piece.end < len(piece.of)]
+    between = [
+        piece for piece in ends if piece.of.slice_text(piece.end, len(piece.of)).lstrip("\n")[:4] in ("def ", "from")
+    ]
+    assert len(between) >= result.cuts["syntax"]
+
+
+def test_a_later_piece_repeats_imports_and_what_encloses_it(read: Read, tokenizer: RepoTokenizer) -> None:
+    body = "".join(f"    def step_{n}(self) -> int:\n        return {n} + {n} * self.start\n\n" for n in range(40))
+    of = read("a.py", f"import os\nfrom pathlib import Path\n\n\nclass Walker:\n    start = 3\n\n{body}")
+    result = pack([of], Band(1, 0, 300, 600), Sizes(tokenizer), 4)
+    (first,), *later = result.packs
+    assert not first.head and len(later) > 1
+    for (piece,) in later:
+        shown = "".join(of.slice_text(start, end) for start, end in [*piece.head, (piece.start, piece.end)])
+        assert [line for line in shown.split("\n") if line.strip()][:3] == [
+            "import os",
+            "from pathlib import Path",
+            "class Walker:",
+        ]
+        assert "class Walker:\n" in shown and shown.index("def step_") < shown.index("return")
+        assert sum(end - start for start, end in piece.head) <= 600 // 12
+
+
+def test_a_path_that_leaves_no_room_is_counted(read: Read, tokenizer: RepoTokenizer) -> None:
+    of = read("a/very/long/path/that/takes/more/tokens/than/there/are.py", "x = 1\n" * 20)
+    assert pack([of], Band(1, 0, 10, 20), Sizes(tokenizer), 4).dropped == {NO_ROOM: len(of)}
+
+
+def test_one_line_longer_than_a_sequence_is_cut_between_tokens(read: Read, tokenizer: RepoTokenizer) -> None:
+    of = read("a.txt", "word and " * 2000)
+    result = pack([of], Band(1, 0, 128, 256), Sizes(tokenizer), 4)
+    assert set(result.cuts) == {"token"}
+    assert sum(piece.end - piece.start for packed in result.packs for piece in packed) == len(of)
+
+
+def test_a_walk_goes_on_to_what_is_near(texts: dict[str, TokenizedText]) -> None:
+    paths = list(texts)
+    near = {path: [other for other in paths[max(0, at - 1) : at + 2] if other != path] for at, path in enumerate(paths)}
+    order = walk(paths, near.__getitem__, 7)
+    assert sorted(order) == paths and order == walk(paths[::-1], near.__getitem__, 7)
+    assert order != walk(paths, near.__getitem__, 8)
+    folders = [path.rpartition("/")[0] for path in order]
+    assert sum(one != other for one, other in pairwise(folders)) <= 6
+
+
+def piece_of(of: TokenizedText) -> FilePiece:
+    return FilePiece.whole(of)
+
+
+def completer(
+    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, cap: int, negatives: float = 0.0, related: str = ""
+) -> Completer:
+    imports = {path: [other] for other, path in zip(texts, [*texts][1:], strict=False)}
+    near = [path for path in texts if related and related in path]
+    return Completer(Band(1, 0, cap // 2, cap), Sizes(tokenizer), texts, imports, lambda _: near, negatives, 1)
+
+
+def test_what_is_imported_stands_in_front_as_signatures_where_it_does_not_fit(
+    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer
+) -> None:
+    paths = list(texts)
+    own, imported = texts[paths[5]], texts[paths[4]]
+    room = len(imported) // 2 + 60
+    pieces = completer(texts, tokenizer, len(own) + room + 40).complete([piece_of(own)], 4)
+    signatures = next(piece for piece in pieces if piece.of is imported)
+    assert pieces[-1].of is own and not signatures.target and signatures.start == signatures.end
+    said = "".join(imported.slice_text(start, end) for start, end in signatures.head)
+    assert said.count("def ") >= 2 and "return" not in said
+    whole = completer(texts, tokenizer, len(own) + 3 * len(imported) + 40).complete([piece_of(own)], 4)
+    assert FilePiece.whole(imported, target=False) in whole
+
+
+@pytest.mark.parametrize("negatives", [0.0, 1.0])
+def test_a_stranger_joins_only_where_hard_negatives_are_wanted(
+    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, negatives: float
+) -> None:
+    own = next(iter(texts.values()))
+    found = completer(texts, tokenizer, len(own) + 700, negatives, "part3")
+    added = [piece.of.path for piece in found.complete([piece_of(own)], 4)][:-1]
+    near = [path for path in texts if "part3" in path]
+    assert (near[-1] in added) == bool(negatives)
+    assert near[0] in added
+
+
+@pytest.mark.parametrize("cap", [600, 1024, 4096])
+def test_completed_sequences_never_pass_the_cap(
+    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, cap: int
+) -> None:
+    sizes, found = Sizes(tokenizer), completer(texts, tokenizer, cap, 0.5, "part1")
+    for own in pack(list(texts.values()), Band(1, 0, cap // 2, cap), sizes, cap // 8).packs:
+        pieces = found.complete(own, 4)
+        assert 0.8 * cap < sum(map(sizes.file, pieces)) <= cap - 4
+        assert len({piece.of.path for piece in pieces}) == len(pieces)
+        assert [piece for piece in pieces if piece.target] == own
+
+
+def test_definitions_come_first_and_the_target_last(texts: dict[str, TokenizedText]) -> None:
+    paths = list(texts)
+    rank = {path: 100 - at for at, path in enumerate(paths)}
+    some = [FilePiece.whole(texts[path], target=at != 2) for at, path in enumerate(paths[:6])]
+    order = [piece.of.path for piece in arrange(list(some), rank, 0.0, "key")]
+    assert order == [paths[2], paths[5], paths[4], paths[3], paths[1], paths[0]]
+    others = {tuple(piece.of.path for piece in arrange(list(some), rank, 1.0, n)) for n in range(20)}
+    assert tuple(paths[:6]) in others and len(others) > 5
+    assert all(sorted(one) == paths[:6] for one in others)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory, tokenizer: RepoTokenizer) -> Case:
+    settings = load_settings(None, ["data.random_order_share=0", "data.hard_negative_share=1"])
+    return prepared(make_repo(tmp_path_factory.mktemp("wide") / "wide", [wide()]), tokenizer, settings)
+
+
+def test_phases_are_filled_and_within_their_ranges(case: Case) -> None:
+    for band in case.prepared.header.bands:
+        lengths = [len(row.input_ids) for row in case.of("train", band["phase"])]
+        assert len(lengths) > 5 and max(lengths) <= band["cap"]
+        assert sum(lengths) >= 0.9 * band["cap"] * len(lengths)
+        within = sum(length >= band["low"] for length in lengths)
+        assert within >= 0.85 * len(lengths)
+        counts = case.prepared.header.counts["train"][str(band["phase"])]
+        assert counts["within_range"] == within and counts["tokens"] == sum(lengths)
+
+
+def test_context_has_context_weight_and_targets_have_full_weight(case: Case) -> None:
+    with_context = 0
+    for built, row in zip(case.prepared.sequences, case.rows, strict=True):
+        if row.split != "train" or row.kind != "hierarchical":
+            continue
+        assert {round(weight, 4) for weight in row.loss_weights.tolist()} <= {0.0, 0.1, 1.0}
+        assert not row.loss_weights[0] and row.loss_weights[-1] == 1
+        for part in built.draft.parts:
+            span = slice(max(1, part.at), part.at + part.end - part.start)
+            assert row.input_ids[part.at : span.stop].tolist() == part.of.ids[part.start : part.end].tolist()
+            assert row.loss_weights[span] == pytest.approx(1.0 if part.target else 0.1)
+        own = {part.of.path for part in built.draft.parts if part.target}
+        with_context += any(part.of.path not in own for part in built.draft.parts)
+    assert with_context > 0.8 * len(case.of("train", kind="hierarchical"))
+
+
+def test_lines_of_context_never_run_together(case: Case, tokenizer: RepoTokenizer) -> None:
+    lines = {line for text in wide().values() for line in text.split("\n")}
+    for row in case.of("train", kind="hierarchical"):
+        for section in shown(tokenizer, row).split("<|FILE_START|> ")[1:]:
+            path, _, code = section.partition("\n")
+            code = code.partition("<|FILE_END|>")[0]
+            assert path in wide()
+            if "<fim_" not in code:
+                assert {line.rstrip() for line in code.split("\n")[:-1]} <= lines, path
+
+
+def test_definitions_stand_before_what_uses_them(case: Case) -> None:
+    names = [path.rpartition("/")[2] for path in wide()]
+    place = {path: names.index(path.rpartition("/")[2]) // 4 for path in wide()}  # in its folder's line of imports
+    pairs = ordered = 0
+    for built in case.prepared.sequences:
+        if built.kind == "hierarchical" and built.split == "train":
+            targets = list(dict.fromkeys(part.of.path for part in built.draft.parts if part.target))
+            for one, other in pairwise(targets):
+                if one.rpartition("/")[0] == other.rpartition("/")[0]:
+                    pairs += 1
+                    ordered += place[one] < place[other]
+    assert pairs > 20 and ordered == pairs
+
+
+def test_fill_in_the_middle_gives_the_piece_back(case: Case, tokenizer: RepoTokenizer) -> None:
+    files, found = wide(), 0
+    for row in case.of("train", kind="hierarchical"):
+        text = shown(tokenizer, row)
+        if "<fim_prefix>" not in text:
+            continue
+        found += 1
+        path, _, code = text.rpartition("<|FILE_START|> ")[2].partition("\n")
+        head, _, rest = code.removesuffix("<|FILE_END|><|endoftext|>").partition("<fim_prefix>")
+        prefix, _, rest = rest.partition("<fim_suffix>")
+        suffix, _, middle = rest.partition("<fim_middle>")
+        whole = prefix + middle + suffix if prefix else middle + suffix
+        assert middle and whole in files[path]
+        assert all(line in files[path].split("\n") for line in head.split("\n"))
+        assert (row.loss_weights[row.input_ids == tokenizer.id("<fim_middle>")] < 0.2).all()
+    accounts = case.prepared.header.accounts.values()
+    assert found == sum(account["fim"] for account in accounts) > 10

@@ -1,0 +1,211 @@
+"""The check confirms what is right and nothing else, by git and the languages' own syntax."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from git_helper import commit_ids, make_repo
+from question_repository import COMMITS, answers, ask
+
+from longrepo.errors import InputError
+from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
+from longrepo.sequences.question_check import Checker, check
+from longrepo.sequences.question_rows import read_question
+from longrepo.sequences.rows import Row
+from longrepo.sequences.store import read_sequences, write_sequences
+from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+
+HERE = ", in <|SNIPPET_0|>"
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_repo(tmp_path_factory.mktemp("checked") / "repo", COMMITS)
+
+
+@pytest.fixture(scope="module")
+def head(repository: Path) -> str:
+    return commit_ids(repository)[-1]
+
+
+def test_all_that_the_generator_asks_is_confirmed(repository: Path, head: str) -> None:
+    made, _ = ask(repository)
+    with Checker(repository, head) as checker:
+        verdicts = [checker.check(one.text, one.answer.replace(", in {snippet}", HERE)) for one in made]
+    assert [(one.text, verdict.why) for one, verdict in zip(made, verdicts, strict=True) if not verdict.confirmed] == []
+    assert [one.kind for one in made] == [verdict.kind for verdict in verdicts]
+
+
+WRONG = {
+    "In which file is the function widen_outline defined?": "package/drawing.py",
+    "What is the signature of openSocket?": "func openSocket(address string, retries int)",
+    "What is the signature of widen_outline?": "def widen_outline(amount, factor=3)",
+    "What is the default of the parameter unit of measured_length?": '"cm"',
+    "What is the default of the parameter scale of measured_length?": '"mm"',
+    "Which type has the method measured_length?": "Circle",
+    "Which type has the method AcceptLoop?": "Server",
+    "Which class does Circle extend?": "Shape",
+    "Which class extends Outline, and in which file?": "Circle in package/drawing.py",
+    "Which function calls widen_outline, and in which file?": "draw_something in package/drawing.py",
+    "Which test file calls the function draw_everything?": "tests/test_drawing.py",
+    "Which files import package/shapes.py?": "package/drawing.py, tests/test_rendering.py",
+    "Which files of the repository does package/drawing.py import?": "package/__init__.py",
+    "In which file is the function nowhere_at_all defined?": "package/shapes.py",
+    "How many files are there?": "four",
+}
+
+
+@pytest.mark.parametrize("question", WRONG)
+def test_a_wrong_answer_is_refuted(question: str, repository: Path, head: str) -> None:
+    verdict = check(question, WRONG[question] + HERE, repository, head)
+    assert not verdict.confirmed
+    assert verdict.why
+
+
+@pytest.mark.parametrize(
+    ("commit", "answer"),
+    [("the last", "package/shapes.py"), ("the last", "go/server.go, package/drawing.py"), ("unknown", "go/server.go")],
+)
+def test_a_wrong_answer_on_a_commit_is_refuted(commit: str, answer: str, repository: Path, head: str) -> None:
+    id = head[:8] if commit == "the last" else "00000000"
+    question = f'Which files did commit {id} "Say which version this is" change?'
+    assert not check(question, answer, repository, head).confirmed
+    right = check(question.replace(id, head[:8]), "package/drawing.py", repository, head)
+    assert right.confirmed
+    assert not check(question.replace("Say", "Ask"), "package/drawing.py", repository, head).confirmed
+
+
+AMBIGUOUS = {
+    "another function": {"more.py": "def widen_outline(x): ...\n"},
+    "another, under a condition": {"more.py": "if True:\n    def widen_outline(x): ...\n"},
+    "a file without a suffix": {"bin/tool": "#!/usr/bin/env python3\ndef widen_outline(x): ...\n"},
+    "a stub": {"package/shapes.pyi": "def widen_outline(amount, factor=...): ...\n"},
+    "a name for it": {"more.py": "import package.shapes as widen_outline\n"},
+    "another language": {"more.rs": "pub fn widen_outline(x: u8) {}\n"},
+    "C, type on its own line": {"more.c": "static int\nwiden_outline(int x)\n{\n  return x;\n}\n"},
+    "Java": {"A.java": "class A {\n  int widen_outline(int x) {\n    return x;\n  }\n}\n"},
+    "an object's key": {"more.js": "const a = {\n  widen_outline: (x) => x,\n};\n"},
+    "prose": {"guide.md": "    def widen_outline(x):\n"},
+}
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_what_is_true_of_two_places_is_refuted(case: str, tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo", [*COMMITS, AMBIGUOUS[case]])
+    first, last = commit_ids(folder)[-2:]
+    question, answer = "In which file is the function widen_outline defined?", "package/shapes.py" + HERE
+    assert check(question, answer, folder, first).confirmed
+    verdict = check(question, answer, folder, last)
+    assert not verdict.confirmed
+    assert next(iter(AMBIGUOUS[case])) in verdict.why
+
+
+NO_DEFINITION = {
+    "a call": {"more.py": "from package.shapes import widen_outline\n\nprint(widen_outline(2))\n"},
+    "a call in Go": {"more.go": "package a\n\nfunc b() {\n\tif x := widen_outline(2); x {\n\t}\n}\n"},
+    "a call in Java": {"A.java": "class A {\n  int f() {\n    return widen_outline(2);\n  }\n}\n"},
+    "a prototype": {"more.h": "int widen_outline(int x);\n"},
+    "prose": {"guide.md": "Call `widen_outline(2)` to widen.\n"},
+}
+
+
+@pytest.mark.parametrize("case", NO_DEFINITION)
+def test_a_mention_is_no_second_definition(case: str, tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo", [*COMMITS, NO_DEFINITION[case]])
+    question, answer = "In which file is the function widen_outline defined?", "package/shapes.py" + HERE
+    assert check(question, answer, folder, commit_ids(folder)[-1]).confirmed
+
+
+def test_the_snippet_pointed_to_has_to_hold_what_was_asked(repository: Path, head: str) -> None:
+    question, answer = "In which file is the function widen_outline defined?", "package/shapes.py, in <|SNIPPET_1|>"
+    right = {0: ("a.py", "x = 1"), 1: ("shapes.py", "def widen_outline(amount): ...")}
+    assert check(question, answer, repository, head, right).confirmed
+    for wrong in ({1: right[0]}, {1: ("shapes.py", "x = 1")}, {0: right[1]}, {1: ("a.py", right[1][1])}):
+        assert not check(question, answer, repository, head, wrong).confirmed
+    assert not check(question, "package/shapes.py", repository, head, right).confirmed
+
+
+def test_a_commit_that_is_not_there_is_said(repository: Path) -> None:
+    with pytest.raises(InputError, match=r"doesn't hold the commit 1111111111; give the repository prepared"):
+        Checker(repository, "1" * 40)
+
+
+def test_nothing_that_the_repository_says_is_run(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    folder = make_repo(tmp_path / "repo", [*COMMITS, {".gitattributes": "*.py diff=trap filter=trap textconv\n"}])
+    for key in ("diff.trap.textconv", "diff.trap.command", "filter.trap.smudge", "core.fsmonitor", "diff.external"):
+        subprocess.run(["git", "config", key, f"touch {ran};"], cwd=folder, check=True)
+    made, _ = ask(folder)
+    with Checker(folder, commit_ids(folder)[-1]) as checker:
+        assert all(checker.check(one.text, one.answer.replace("{snippet}", "<|SNIPPET_0|>")).confirmed for one in made)
+    assert not ran.exists()
+
+
+def sequences(folder: Path, out: Path, tokenizer: RepoTokenizer, wrong: bool = False) -> Path:
+    """A file of sequences that ask all questions of a repository, one of them with a wrong answer if so asked."""
+    made, _ = ask(folder)
+    rows = []
+    for number, (question, answer) in enumerate(answers(made).items()):
+        path = next(one.needs[0][0] for one in made if one.text == question)
+        text = (folder / path).read_text()
+        said, mark, _ = answer.partition("{snippet}")
+        said = "nowhere.py, in " if wrong and not number else said
+        ids = [
+            *tokenizer.mark_ids("<|SNIPPET_0|>"), *tokenizer.encode(" other.py\nQUESTION: is it?\nANSWER: no\n"),
+            *tokenizer.mark_ids("<|SNIPPET_1|>"), *tokenizer.encode(f" {path}\n{text}\nQUESTION: {question}\nANSWER:"),
+            *tokenizer.encode(f" {said.rstrip()}"), *(tokenizer.mark_ids("<|SNIPPET_1|>") if mark else ()),
+            tokenizer.end_id,
+        ]  # fmt: skip
+        weights = np.ones(len(ids), np.float32)
+        ids = np.array(ids, np.int32)
+        rows.append(Row(ids, weights, "qa", "easy", 0.0, {}, [path], [], "Python", "train", "repo"))
+    facts = RepositoryFacts("repo", commit_ids(folder)[-1])
+    write_sequences(out, rows, Header(TokenizerFacts.of(tokenizer), [facts]))
+    return out
+
+
+@pytest.fixture(scope="module")
+def embedded() -> RepoTokenizer:
+    return load_tokenizer("embedded")
+
+
+def test_a_row_is_read_as_the_model_sees_it(repository: Path, tmp_path: Path, embedded: RepoTokenizer) -> None:
+    made, _ = ask(repository)
+    file = read_sequences(sequences(repository, tmp_path / "rows", embedded))
+    asked = [read_question(file, row, embedded) for row in range(len(file))]
+    assert {one.question: one.answer for one in asked} == {
+        one.text: one.answer.replace("{snippet}", "<|SNIPPET_1|>") for one in made
+    }
+    where = next(one for one in asked if "where" not in one.question and "widen_outline defined" in one.question)
+    assert where.snippets[0] == ("other.py", "QUESTION: is it?\nANSWER: no\n")
+    assert where.snippets[1] == ("package/shapes.py", (repository / "package/shapes.py").read_text())
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    code = "import typer; from longrepo.commands.app import run_alone\n"
+    code += "from longrepo.commands.check_questions import check_questions\nrun_alone(check_questions)"
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_command_confirms_and_refutes(repository: Path, tmp_path: Path, embedded: RepoTokenizer) -> None:
+    right = run(sequences(repository, tmp_path / "right", embedded), "--repo", repository)
+    assert right.returncode == 0, right.stderr
+    assert right.stdout.splitlines()[-1].split() == ["all", *[str(len(ask(repository)[0]))] * 2, "0"]
+    wrong = run(sequences(repository, tmp_path / "wrong", embedded, wrong=True), "--repo", repository)
+    assert wrong.returncode == 1
+    assert "1 of " in wrong.stderr
+    assert "row 0: " in wrong.stdout
+    assert "refuted: " in wrong.stdout
+
+
+def test_the_command_says_what_it_lacks(repository: Path, tmp_path: Path, embedded: RepoTokenizer) -> None:
+    file = sequences(repository, tmp_path / "rows", embedded)
+    other = make_repo(tmp_path / "other", [{"a.py": "x = 1\n"}])
+    out = run(file, "--repo", other)
+    assert out.returncode == 2
+    assert "no --repo holds the commit" in out.stderr
+    assert "Traceback" not in out.stderr
