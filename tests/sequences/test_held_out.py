@@ -14,11 +14,11 @@ from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.sequences.held_out import seen_lines
 from longrepo.sequences.leaks import check_leaks
 from longrepo.sequences.lines import LEAST_CHARACTERS
 from longrepo.sequences.output import write_prepared
 from longrepo.sequences.rows import Row
+from longrepo.sequences.shown import Shown
 from longrepo.sequences.store import SequenceFile, read_sequences, write_sequences
 from longrepo.sequences.text import TokenizedText
 from longrepo.sequences.tokenizer import RepoTokenizer
@@ -137,14 +137,27 @@ def test_a_target_is_never_longer_than_it_may_be(case: Case, tokenizer: RepoToke
     for split in ("validation", "test"):
         for row in case.of(split):
             (places,) = np.nonzero(row.loss_weights)
-            assert 12 <= len(places) and places[-1] - places[0] < 400
+            assert len(places) >= 12 and places[-1] - places[0] < 400
 
 
-def test_seen_lines_are_those_of_changes_too(read: Callable[[str, str], TokenizedText]) -> None:
-    one, other = read("a.py", "alpha = 1\n    beta = 2\n"), read("b.py", "beta = 2\ngamma = 3\n}\n")
-    found = seen_lines([one, other])
-    assert len(found) == 4 and found[0] == 0 and (np.diff(found.astype(object)) > 0).all()
-    assert set(one.row_hashes.tolist()) <= set(found.tolist())
+def test_a_line_is_fresh_that_no_text_shows(
+    tokenizer: RepoTokenizer, read: Callable[[str, str], TokenizedText]
+) -> None:
+    shown_texts = Shown(tokenizer, [read("a.py", "alpha = 1\n    beta = 2\n"), read("b.py", "gamma = 3\n}\n")])
+    asked = read("c.py", "beta = 2\ndelta = 4\n}\n  gamma = 3\ngamma = 33")
+    assert shown_texts.fresh(asked.row_hashes).tolist() == [False, True, False, False, True]
+    assert Shown(tokenizer, []).fresh(asked.row_hashes).tolist() == [True, True, False, True, True]
+
+
+def test_a_copy_with_other_white_space_is_no_target(
+    tokenizer: RepoTokenizer, read: Callable[[str, str], TokenizedText]
+) -> None:
+    text = module("amber", None, 6)
+    shown_texts = Shown(tokenizer, [read("a.py", text)])
+    blocks = [
+        shown_texts.shingler.of(read("b.py", one).ids) for one in (text.replace(" = ", "="), module("birch", None, 6))
+    ]
+    assert shown_texts.copied(blocks) == {0}
 
 
 def test_a_merged_branch_is_held_out_as_a_whole(tokenizer: RepoTokenizer, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from longrepo.config.schema import Settings
 from longrepo.repository.repository import Repository
 from longrepo.sequences.assembly import Origin, Prepared, Tools
@@ -80,5 +82,7 @@ def shown(tokenizer: RepoTokenizer, row: Row) -> str:
 
 
 def weighed(tokenizer: RepoTokenizer, row: Row, weight: float = 1.0) -> str:
-    """The text of the tokens of one weight."""
-    return tokenizer.decode(row.input_ids[abs(row.loss_weights - weight) < 1e-6].tolist())
+    """The text of the tokens of one weight, each run of them on a line of its own."""
+    (places,) = np.nonzero(abs(row.loss_weights - weight) < 1e-6)
+    runs = np.split(row.input_ids[places], np.flatnonzero(np.diff(places) > 1) + 1)
+    return "\n".join(tokenizer.decode(run.tolist()) for run in runs)

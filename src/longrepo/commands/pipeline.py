@@ -142,7 +142,7 @@ class _Walk:
                     caps = settings.long_context
                     length = max(length, caps.phase3_max_length if with_third else caps.phase2_max_length)
                     prepared = windows(self.origins, settings, ready, length, settings.data.overlap)
-            header = write_prepared(stage.folder, prepared)
+                header = write_prepared(stage.folder, prepared, ready.watch)
             show_preparation(self.reporter.console, header, prepared.summary, str(sequences), time.monotonic() - began)
             stage.finish()
         return sequences, read_sequences(sequences).header

@@ -53,7 +53,7 @@ def prepare(
         length = max_sequence_length or settings.model.max_position_embeddings
         with tools(settings, model, verbose) as ready:
             prepared = build(origins, settings, ready, phases, length)
-    header = write_prepared(output_dir, prepared)
+            header = write_prepared(output_dir, prepared, ready.watch)
     show_preparation(console, header, prepared.summary, str(output_dir / SEQUENCES), time.monotonic() - started)
     if verbose:
         show_details(console, prepared.summary)

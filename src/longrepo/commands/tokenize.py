@@ -54,7 +54,8 @@ def tokenize(
         check_writable(output.parent)
         with tools(settings, model, verbose) as ready:
             prepared = windows(origins, settings, ready, length, repeated)
-    header = write_sequences(output, prepared.rows(), prepared.header)
+            with ready.watch.count("writing windows", len(prepared.sequences)) as done:
+                header = write_sequences(output, prepared.rows(done), prepared.header)
     show_preparation(console, header, prepared.summary, str(output), time.monotonic() - started)
     if verbose:
         show_details(console, prepared.summary)

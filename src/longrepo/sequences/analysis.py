@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from longrepo.redaction.redactor import Redacted, Redactor
+from longrepo.redaction.redactor import Finding, Redacted, Redactor
 from longrepo.repository.languages import language_of
 from longrepo.repository.outline import OUTLINE_VERSION, Outline, outline
 from longrepo.sequences.analysed import join, narrow
@@ -26,9 +26,10 @@ from longrepo.sequences.sequence import TARGET_WEIGHT
 from longrepo.sequences.text import Numbers, TokenizedText, boundaries
 from longrepo.sequences.tokenizer import RepoTokenizer
 
-ANALYSIS_VERSION = f"2.{OUTLINE_VERSION}"
+ANALYSIS_VERSION = f"3.{OUTLINE_VERSION}"
 _NAME = re.compile(r"[A-Za-z_]\w+")
 _BLOCK_MARKS = ("PRIVATE KEY", "Private-Lines:")
+_REACH = 36_000  # characters of a file around what a commit added: more than a sequence holds before it
 _LEAD = 6  # lines above a part that are read with it
 
 
@@ -93,8 +94,7 @@ class Analyser:
             redacted = self._redact(job.text, language_of(job.path, job.text))
             return redacted.text, redacted, {}
         if isinstance(job, AddedJob):
-            redacted = self._redact(job.after, language_of(job.path, job.after))
-            return redacted.text, redacted, {"added": added_rows(job.before, job.after)}
+            return self._added(job)
         if isinstance(job, StepJob):
             return self._step(job)
         return self._window(job)
@@ -104,11 +104,20 @@ class Analyser:
 
     def _lines(self, lines: Sequence[str], first: int, own: Sequence[str], language: str) -> Redacted:
         """The lines `own`, which stand from row `first` of a text on, redacted together with a few that stand above
-        them: a value may stand below its name."""
-        lead = lines[max(0, first - _LEAD) : first]
-        redacted = self._redact("\n".join([*lead, *own]), language)
-        kept = redacted.text.split("\n")[len(lead) :]
-        return Redacted("\n".join(kept), redacted.findings, redacted.candidates, redacted.names)
+        them: a value may stand below its name. Findings are those of its own, by the text's lines."""
+        top = max(0, first - _LEAD)
+        redacted = self._redact("\n".join([*lines[top:first], *own]), language)
+        kept = redacted.text.split("\n")[first - top :]
+        findings = tuple(Finding(one.kind, top + one.line) for one in redacted.findings if one.line > first - top)
+        return Redacted("\n".join(kept), findings, redacted.candidates, redacted.names)
+
+    def _hunk(self, hunk: Hunk, before: Sequence[str], after: Sequence[str], language: str) -> tuple[Redacted, ...]:
+        """The rows of a hunk as the text after has them and as the text before has them, redacted apart: what stands
+        below a name may be another value in each."""
+        return tuple(
+            self._lines(lines, first, [row[1:] for row in hunk.rows if row[0] in f" {sign}"], language)
+            for sign, lines, first in (("+", after, hunk.new), ("-", before, hunk.old))
+        )
 
     def _step(self, job: StepJob) -> tuple[str, Redacted, dict[str, Any]]:
         language = language_of(job.path, job.after)
@@ -120,27 +129,45 @@ class Analyser:
         found = hunks(before, after)
         if formatting := _only_formatting(found):
             found = []
-        lines = after.split("\n") if found else []
+        old, new = (text.split("\n") if found else [] for text in (before, after))
         rows: list[str] = []
         for hunk in found:
-            own = [row[1:] for row in hunk.rows]
-            if not whole:
-                parts.append(self._lines(lines, hunk.new, own, language))
-                own = parts[-1].text.split("\n")
-            rows += [hunk.title, *(row[0] + text for row, text in zip(hunk.rows, own, strict=True))]
+            rows.append(hunk.title)
+            if whole:
+                rows += hunk.rows
+                continue
+            sides = self._hunk(hunk, old, new, language)
+            parts += sides
+            texts = {sign: iter(side.text.split("\n")) for sign, side in zip("+-", sides, strict=True)}
+            for row in hunk.rows:
+                said = [next(texts[sign]) for sign in "+-" if row[0] in f" {sign}"]
+                rows.append(row[0] + next((text for text in said if text != row[1:]), row[1:]))
         head = f" {job.commit[:8]} {message.text.strip()}\n"
         text = head + "\n".join(rows) + "\n" if rows else ""
         return text, _together(text, parts), {"head": len(head), "formatting": formatting}
 
+    def _added(self, job: AddedJob) -> tuple[str, Redacted, dict[str, Any]]:
+        added = added_rows(job.before, job.after)
+        redacted, first, last = self._around(job.path, job.after, added[0][0] if added else 0, _REACH)
+        runs = [[max(one, first) - first, min(end, last) - first] for one, end in added if one < last and end > first]
+        return redacted.text, redacted, {"added": runs}
+
     def _window(self, job: WindowJob) -> tuple[str, Redacted, dict[str, Any]]:
-        language = language_of(job.path, job.text)
-        whole = self._redact(job.text, language) if _holds_a_block(job.text) else None
-        lines = (whole.text if whole else job.text).split("\n")
-        first, last = _rows_around(lines, job.row, job.characters)
-        redacted = whole or self._lines(lines, first, lines[first:last], language)
-        text = "\n".join(lines[first:last]) if whole else redacted.text
-        text += "\n" if last < len(lines) else ""
-        return text, redacted, {"row": job.row - first}
+        redacted, first, _ = self._around(job.path, job.text, job.row, job.characters)
+        return redacted.text, redacted, {"row": job.row - first}
+
+    def _around(self, path: str, text: str, row: int, characters: int) -> tuple[Redacted, int, int]:
+        """About so many characters of a text around a row, and which rows they are."""
+        language = language_of(path, text)
+        lines = text.split("\n")
+        first, last = _rows_around(lines, row, characters)
+        if _holds_a_block(text):
+            redacted = self._redact(text, language)
+            kept = "\n".join(redacted.text.split("\n")[first:last])
+        else:
+            redacted = self._lines(lines, first, lines[first:last], language)
+            kept = redacted.text
+        return replace(redacted, text=kept + ("\n" if last < len(lines) else "")), first, last
 
     def _pack(
         self, job: Job, text: str, redacted: Redacted, facts: dict[str, Any], ids: Numbers, starts: Numbers
@@ -169,7 +196,7 @@ class Analyser:
             "names": names,
             "name_tokens": narrow(np.diff(name_tokens, prepend=0)),
             "defines": np.unique(np.array([self._hashes[one.name] for one in found.definitions], np.uint32)),
-            "depth": _depth(found.bodies, starts, len(text)),
+            "depth": _indented(lines, rows, len(ids)) if is_step else _depth(found.bodies, starts, len(text)),
             "candidates": np.array(redacted.candidates, np.uint64),
             "redacted_names": np.array(redacted.names, np.uint64),
         }
@@ -192,6 +219,14 @@ class Analyser:
         per_token = np.array(weights, np.float32)[np.searchsorted(bounds, starts, side="right") - 1]
         message = int(boundaries(starts, len(text), [head])[0])
         return {"weights": per_token, "message": message, "row": max(0, first_row - 1)}
+
+
+def _indented(lines: list[str], rows: Numbers, tokens: int) -> NDArray[np.uint8]:
+    """How many steps of indentation each token's row of a change stands at: a diff has no bodies to count."""
+    texts = [line[1:].expandtabs(4) for line in lines]
+    widths = np.array([len(text) - len(text.lstrip()) if text.strip() else 0 for text in texts])
+    unit = max(2, int(min(widths[widths > 1], default=4)))
+    return np.repeat(np.clip(widths // unit, 0, 255), np.diff(rows, append=tokens)).astype(np.uint8)
 
 
 def _holds_a_block(text: str) -> bool:
@@ -249,6 +284,8 @@ def _rows_around(lines: Sequence[str], row: int, characters: int) -> tuple[int, 
     """Rows first..last around a row in about `characters`, a third of them below it; begun, where one is near, at a
     line that isn't indented and stands after a blank one."""
     sizes = np.cumsum([0, *(len(line) + 1 for line in lines)])
+    if sizes[-1] <= characters:
+        return 0, len(lines)
     row = min(row, len(lines) - 1)
     last = max(row + 1, int(np.searchsorted(sizes, sizes[row] + characters // 3, "right")) - 1)
     first = bisect_left(sizes, max(0, sizes[min(last, len(lines))] - characters))

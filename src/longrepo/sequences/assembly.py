@@ -68,9 +68,11 @@ class Prepared:
     summary: dict[str, Any] = field(default_factory=dict)
     redacted: list[tuple[str, int, str]] = field(default_factory=list)
 
-    def rows(self) -> Iterator[Row]:
-        """The sequences as they are written, one at a time."""
-        return map(row_of, self.sequences)
+    def rows(self, done: Callable[[int], None] = lambda _: None) -> Iterator[Row]:
+        """The sequences as they are written, one at a time; `done` is told of each."""
+        for built in self.sequences:
+            yield row_of(built)
+            done(1)
 
 
 def row_of(built: Built) -> Row:

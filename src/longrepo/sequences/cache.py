@@ -12,8 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 _AT_ONCE = 500  # keys in a question to SQLite
 _DAY = 86_400
+_SEAL = 8  # bytes
 _FILE = "texts.sqlite"
 MOST_BYTES = 2 << 30
 
@@ -43,7 +46,7 @@ class Cache:
         for some in _blocks(keys):
             marks = ",".join("?" * len(some))
             rows = self._rows(f"SELECT key, value, used FROM entries WHERE key IN ({marks})", some)
-            found.update((key, value) for key, value, _ in rows)
+            found.update((key, value[_SEAL:]) for key, value, _ in rows if value[:_SEAL] == _seal(value[_SEAL:]))
             if any(used < self._now - _DAY for _, _, used in rows):
                 self._rows(f"UPDATE entries SET used = ? WHERE key IN ({marks})", [self._now, *some])
         return found
@@ -53,7 +56,7 @@ class Cache:
         with suppress(sqlite3.Error):
             self._connection.executemany(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
-                [(key, len(value), self._now, value) for key, value in items.items()],
+                [(key, len(value), self._now, _seal(value) + value) for key, value in items.items()],
             )
             self._connection.commit()
 
@@ -74,6 +77,11 @@ class Cache:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error:
             return []
+
+
+def _seal(value: bytes) -> bytes:
+    """What stands before a value, to know it by: SQLite doesn't notice when its pages are altered."""
+    return xxhash.xxh3_64_digest(value)
 
 
 def _open(folder: Path | None) -> sqlite3.Connection:

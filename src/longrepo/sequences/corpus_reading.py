@@ -35,8 +35,8 @@ DUPLICATE = "nearly the same as another file"
 def read_corpus(reader: Reader, settings: Settings, commit: str, bands: Sequence[Band], watch: Watch) -> Corpus:
     """Read, split and tokenize a repository. Raises InputError where it holds no text to train on."""
     data, repository = settings.data, reader.repository
-    watch.step(f"{repository.name}: choosing the splits")
-    splits = split_by_ancestry(repository, data, commit, reader.cache)
+    with watch.count(f"{repository.name}: reading history (commits)", data.max_commits) as done:
+        splits = split_by_ancestry(repository, data, commit, reader.cache, done)
     facts = RepositoryFacts(
         repository.name, splits.head, splits.train, splits.validation, notes=[*repository.notes, *splits.notes]
     )

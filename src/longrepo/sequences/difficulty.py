@@ -7,7 +7,7 @@ score = 0.35 unseen + 0.25 distance + 0.20 references + 0.20 nesting, each part 
 - distance: from where a name is defined to its use in the target, mean over uses of log2(1 + d) / log2(1 + 8192) with
   d in tokens (1 at 8192 and beyond); 0 where nothing that is used is defined in the sequence.
 - references: files in the sequence whose names the target uses from another file, r / (r + 2).
-- nesting: the deepest nesting in the target, n / (n + 6).
+- nesting: the deepest nesting of bodies in the target (in a change, of indentation), n / (n + 6).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from longrepo.errors import InputError
 from longrepo.sequences.assembly import Prepared
 from longrepo.sequences.header import Header
 from longrepo.sequences.store import write_sequences
+from longrepo.sequences.watch import Unwatched, Watch
 
 SEQUENCES = "sequences"
 SUMMARY = "preparation_summary.json"
@@ -27,13 +28,14 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: can't be written to ({error.strerror or error}); give another folder") from None
 
 
-def write_prepared(folder: Path, prepared: Prepared) -> Header:
+def write_prepared(folder: Path, prepared: Prepared, watch: Watch | None = None) -> Header:
     """Write `sequences/`, `preparation_summary.json` and `redactions.tsv` (where something was hidden and of what kind,
     never what) into a folder; returns the header as written.
 
     Raises InputError or RunError as `write_sequences` does.
     """
-    header = write_sequences(folder / SEQUENCES, prepared.rows(), prepared.header)
+    with (watch or Unwatched()).count("writing sequences", len(prepared.sequences)) as done:
+        header = write_sequences(folder / SEQUENCES, prepared.rows(done), prepared.header)
     summary = {**prepared.summary, "sequences_sha256": header.content_sha256}
     write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
     lines = [f"{where}\t{line}\t{kind}" for where, line, kind in prepared.redacted]

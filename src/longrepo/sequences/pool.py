@@ -8,6 +8,7 @@ import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 from longrepo.errors import RunError
 from longrepo.redaction.redactor import Redactor
@@ -48,26 +49,33 @@ class AnalysisPool:
             if self._workers < 2 or (self._executor is None and self._done < _WORTH_IT):
                 yield from zip(keys, self._here.analyse(todo), strict=True)
                 continue
-            waiting.append((keys, self._started().submit(_analyse, todo)))
+            waiting.append((keys, self._submit(todo)))
             if len(waiting) > 2 * self._workers:
                 yield from _results(*waiting.popleft())
         while waiting:
             yield from _results(*waiting.popleft())
 
-    def _started(self) -> ProcessPoolExecutor:
+    def _submit(self, todo: list[Job]) -> Future[list[bytes]]:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
                 self._workers, multiprocessing.get_context("spawn"), _begin, self._arguments
             )
-        return self._executor
+        try:
+            return self._executor.submit(_analyse, todo)
+        except (OSError, BrokenProcessPool) as error:
+            raise _broken(error) from None
 
 
 def _results(keys: list[str], future: Future[list[bytes]]) -> Iterator[tuple[str, bytes]]:
     try:
         results = future.result()
-    except OSError as error:  # includes BrokenProcessPool's cause where a process could not start
-        raise RunError(f"a helper process could not run ({error})") from None
+    except (OSError, BrokenProcessPool) as error:
+        raise _broken(error) from None
     yield from zip(keys, results, strict=True)
+
+
+def _broken(error: Exception) -> RunError:
+    return RunError(f"a helper process ended before its work was done ({error}); was there too little memory?")
 
 
 def _begin(tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:

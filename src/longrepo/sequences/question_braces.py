@@ -126,7 +126,10 @@ class BraceFile:
         end = self.masked.find("\n", start)
         shown = self.masked[start : end if end >= 0 else len(self.masked)]
         if not re.search(rf"\b{name}\b", shown):  # a comment or literal
-            return bool(re.search(rf"{_EVERYWHERE}\s+{name}\b", self.text[start : start + len(shown)]))
+            said = self.text[start : start + len(shown)]
+            if self.family == "c":  # a tag is named wherever it is used
+                said = re.sub(rf"\b(?:struct|enum|union|class)\s+{name}\b(?!\s*\{{)", "", said)
+            return defines_anywhere(said, name)
         for match in re.finditer(rf"\b{name}\b", shown):
             constructor = self.masked[start + match.end() :].lstrip().startswith("(")
             if constructor and self.type_around(start + match.start()) == name:
@@ -153,7 +156,7 @@ class BraceFile:
             return self._script_defines(before, after)
         if self.family == "c" and self._typedef(at, after):
             return True
-        if not after.lstrip().startswith("("):
+        if not re.match(r"\s*(?:<[^;{}()]*>)?\s*\(", after):
             return re.search(r"\b(?:val|var|let)\s+$", before) is not None
         return self._typed_function(before, after)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from longrepo.repository.outline import Definition
 from longrepo.sequences.question_kind import Kind, Question
-from longrepo.sequences.question_sources import Book, Place
-from longrepo.sequences.question_words import EVERYWHERE, given_away, may_define, name_at, plain, stands
+from longrepo.sequences.question_sources import EVERYWHERE, Book, Place
+from longrepo.sequences.question_words import called_at, given_away, may_define, name_at, plain, stands
 
 CLASSES = ("class", "struct", "interface", "trait", "enum")
 FUNCTIONS = ("function", "method")
@@ -33,6 +33,9 @@ def only(book: Book, name: str) -> Place | str:
     if len(book.holders[name]) > EVERYWHERE:
         return "name is an everyday word here"
     own = name_at(place)
+    is_function = place.source.language in ("C", "C++") and place.definition.kind in FUNCTIONS
+    if is_function and not called_at(place.source.text, own, name):  # a macro's argument
+        return "definition can't be told from its text"
     for source in book.holders[name]:
         for at in stands(name, source.text):
             if (source is not place.source or at != own) and may_define(source, name, at, place.definition.kind):

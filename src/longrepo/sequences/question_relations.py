@@ -11,9 +11,8 @@ from pathlib import PurePosixPath
 from longrepo.repository.outline import Call, Definition
 from longrepo.sequences.question_kind import Kind, Question
 from longrepo.sequences.question_names import FUNCTIONS, base_of, only
-from longrepo.sequences.question_sources import NO_CODE, Book, Place, Source, is_test
+from longrepo.sequences.question_sources import NO_CODE, Book, Place, Source
 from longrepo.sequences.question_words import (
-    EVERYWHERE,
     called_at,
     given_away,
     imports_it,
@@ -26,10 +25,7 @@ _IMPORTING_TESTS = ("Python", "JavaScript", "TypeScript")
 
 
 def _called(book: Book) -> Iterator[str]:
-    """Functions that are called, and that few files name."""
-    for name in book.calls:
-        if book.unique[name].definition.kind in FUNCTIONS and 1 < len(book.holders[name]) <= EVERYWHERE:
-            yield name
+    return (name for name in book.calls if book.unique[name].definition.kind in FUNCTIONS)
 
 
 def _caller(book: Book, name: str) -> Question | str:
@@ -118,12 +114,12 @@ def _subclass(book: Book, name: str) -> Question | str:
 def _tested(book: Book) -> Iterator[str]:
     """What isn't a test itself and is called in one."""
     for name, calls in book.calls.items():
-        if not is_test(book.unique[name].source.path) and any(is_test(source.path) for source, _ in calls):
+        if book.unique[name].source.path not in book.tests and any(source.path in book.tests for source, _ in calls):
             yield name
 
 
 def _test(book: Book, name: str) -> Question | str:
-    tests = [source for source in book.holders[name] if is_test(source.path)]
+    tests = [source for source in book.holders[name] if source.path in book.tests]
     if len(tests) != 1:
         return "not exactly one test file names it"
     place = only(book, name)

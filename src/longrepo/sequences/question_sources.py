@@ -22,8 +22,9 @@ ASKED_LANGUAGES = frozenset(  # those that the checker reads
 NO_CODE = frozenset(
     ("Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML", "CSS")
 )
+EVERYWHERE = 40  # files: a name that stands in more is an everyday word
 _LEAST_NAME = 4  # letters: shorter names say too little about what is meant
-_WORD = re.compile(r"\w{4,}")
+_WORD = re.compile(r"[A-Za-z_]\w{3,}", re.ASCII)
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w+", re.ASCII)
 _TEST = re.compile(
     r"(^|/)(tests?|__tests__|specs?|testing|testdata|fixtures)/|(^|/)test_[^/]*$|[._-](test|tests|spec)\.\w+$"
@@ -132,12 +133,18 @@ class Book:
         return dict(found)
 
     @cached_property
+    def tests(self) -> frozenset[str]:
+        """The paths of the sources that are tests."""
+        return frozenset(filter(is_test, self.sources))
+
+    @cached_property
     def calls(self) -> dict[str, list[tuple[Source, Call]]]:
-        """The calls of each name that is defined once."""
+        """The calls of each name that is defined once and stands in several files, but not everywhere."""
+        asked = {name for name in self.unique if 1 < len(self.holders[name]) <= EVERYWHERE}
         found: defaultdict[str, list[tuple[Source, Call]]] = defaultdict(list)
         for source in self.sources.values():
             for call in source.outline.calls:
-                if call.name in self.unique:
+                if call.name in asked:
                     found[call.name].append((source, call))
         return dict(found)
 
@@ -167,7 +174,7 @@ class Book:
                 dropped["name defined more than once"] += 1
             elif len(name) < _LEAST_NAME or name.startswith("__") or not _PLAIN_NAME.fullmatch(name):
                 dropped["name too short or reserved"] += 1
-            elif is_test(meant[0].source.path) and name.lower().startswith("test"):
+            elif meant[0].source.path in self.tests and name.lower().startswith("test"):
                 dropped["a test's own name"] += 1
             elif name in self.outside.words:
                 dropped["name stands in a file that is left out"] += 1

@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 
 from longrepo.sequences.question_sources import NO_CODE, Place, Source
 
-EVERYWHERE = 40  # files: a name that stands in more is an everyday word
 _KEYWORDS = (
     "def class func fn function fun struct enum union trait interface type typedef module namespace mod macro "
     "macro_rules! record object protocol define sub"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import cache
 
 from longrepo.repository.imports import ImportGraph
 from longrepo.sequences import chance
@@ -39,9 +40,11 @@ def questions(
     dropped: Counter[str] = Counter()
     book = Book(sources, graph, changes, outside or LeftOut(), dropped)
     by_kind: list[list[Question]] = []
+    draw = cache(lambda about: chance.number(seed, about))
     for kind in KINDS:
         found: list[Question] = []
-        for about in sorted(kind.subjects(book), key=lambda one: chance.number(seed, kind.name, one)):
+        turn = chance.number(seed, kind.name)  # one draw a subject, in another order for each kind
+        for about in sorted(kind.subjects(book), key=lambda one: (draw(one) ^ turn, one)):
             if limit is not None and len(found) >= limit:
                 break
             made = kind.ask(book, about)

@@ -46,13 +46,21 @@ def usable(
     return islice((record for record in records if record.changes), limit)
 
 
-def split_by_ancestry(repository: Repository, data: DataSettings, commit: str, known: RecordStore) -> Splits:
-    """Choose T and V so that about `validation_share` and `test_share` of the commits up to `commit` come after."""
+def split_by_ancestry(
+    repository: Repository, data: DataSettings, commit: str, known: RecordStore, done: Callable[[int], None]
+) -> Splits:
+    """Choose T and V so that about `validation_share` and `test_share` of the commits up to `commit` come after.
+
+    `done` is told of each commit.
+    """
     head = repository.resolve(commit)
     if data.max_commits == 0:
         return Splits(head, head, head, notes=["data.max_commits is 0: no commits are read, files alone are held out"])
 
-    counted = {record.id for record in usable(repository, head, None, data.max_commits, known)}
+    counted: set[str] = set()
+    for record in usable(repository, head, None, data.max_commits, known):
+        counted.add(record.id)
+        done(1)
     total = len(counted)
     for_test, for_validation = round(total * data.test_share), round(total * data.validation_share)
     if not for_test or not for_validation:

@@ -1,0 +1,65 @@
+"""What preparing costs and gives: rows 2, 3, 4 and 7 of the table of benchmarks/data.
+
+    python benchmarks/data/prepare.py --repository rich=../rich.git --large ansible=../ansible.git --work /tmp/prepare
+
+Every run is `prepare_long_context.py --model embedded` in a fresh process, start-up included, with the default
+settings and an empty cache (the system's own file cache is warm). A --repository goes through all parts but memory, a
+--large one through memory and fill:
+
+throughput   tokens emitted a second, beside what the tokenizer alone encodes of the same text on all cores and on one
+second run   HEAD after HEAD~10 (first parents) with the same cache, and HEAD once more with nothing new
+memory       the largest sum over all processes, ten looks a second, with the default and with 100,000 commits
+fill         of training sequences: mean length by cap, share within the guide's ranges; tokens without an account
+identical    bytes of five runs: two clones, folders, locales, time zones, hash seeds; cold, warm and no cache; one core
+
+Throughput and second run are done --rounds times, in turn. Parts that are done are kept in DIR/prepare.json and
+skipped when it is run again; --again PART or PART/NAME measures them anew, --only does no others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prepare_parts import Bench, fill, identical, memory, second_run, throughput
+from table import prepared_rows, show
+
+PARTS: dict[str, Callable[[Bench, str, Path], dict[str, Any]]] = {
+    "memory": memory,
+    "throughput": throughput,
+    "second run": second_run,
+    "fill": fill,
+    "identical": identical,
+}
+OF_LARGE = ("memory", "fill")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repository", action="append", default=[], metavar="NAME=PATH")
+    parser.add_argument("--large", action="append", default=[], metavar="NAME=PATH", help="of 30,000 commits or more")
+    parser.add_argument("--work", type=Path, default=Path("prepare_benchmark"), metavar="DIR")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", default=[], metavar="PART[/NAME]")
+    parser.add_argument("--again", action="append", default=[], metavar="PART[/NAME]")
+    parser.add_argument("--output", type=Path, metavar="JSON", help="copy the figures there, too")
+    given = parser.parse_args()
+    bench = Bench(given.work.resolve(), given.rounds)
+    for names, parts in ((given.large, OF_LARGE), (given.repository, tuple(p for p in PARTS if p != "memory"))):
+        for each in names:
+            name, _, path = each.partition("=")
+            for part in parts:
+                if bench.wanted(part, name, given.only, given.again):
+                    bench.keep(part, name, PARTS[part](bench, name, Path(path).resolve()))
+    show(prepared_rows(bench.done), bench.done)
+    if given.output:
+        given.output.write_text(json.dumps(bench.done, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

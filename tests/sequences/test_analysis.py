@@ -1,0 +1,207 @@
+"""What a text is found to be, and that it comes back from its bytes as it was; nothing secret gets that far."""
+
+from __future__ import annotations
+
+import base64
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from small_packages import module
+
+from longrepo.redaction.redactor import Redactor
+from longrepo.sequences.analysed import Analysed, left_out, still_valid, unpack, why_left_out
+from longrepo.sequences.analysis import AddedJob, Analyser, FileJob, Job, StepJob, WindowJob
+from longrepo.sequences.lines import line_hash
+from longrepo.sequences.text import path_tokens
+from longrepo.sequences.tokenizer import RepoTokenizer
+
+TEXT = module("amber", "birch", 5)
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+ADA = ("Ada Lindqvist", "ada@lindqvist-labs.se")
+
+
+def analysed(tokenizer: RepoTokenizer, job: Job, redactor: Redactor | None = None) -> Analysed:
+    (result,) = Analyser(tokenizer, redactor, 0.1).analyse([job])
+    return unpack(result, job.path, path_tokens(tokenizer, job.path))
+
+
+def token_of_key(seed: int) -> str:
+    draw = random.Random(seed)
+    return "ghp_" + "".join(
+        draw.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789") for _ in range(36)
+    )
+
+
+def key_lines(seed: int) -> list[str]:
+    """The body of a private key, 64 characters a line."""
+    body = base64.b64encode(random.Random(seed).randbytes(900)).decode()
+    return [body[at : at + 64] for at in range(0, len(body), 64)]
+
+
+def pem(seed: int) -> str:
+    inside = "\n".join(key_lines(seed))
+    return f"-----BEGIN RSA PRIVATE KEY-----\n{inside}\n-----END RSA PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "x", "\n", "a\n\n\n  b\n", TEXT, "é = '日本'\r\n\tß\n", "x" * 70_000 + "\n", "\n" * 300, "\U0001f600" * 9],
+)
+def test_a_text_comes_back_from_its_bytes(tokenizer: RepoTokenizer, text: str) -> None:
+    of = analysed(tokenizer, FileJob("a.py", text)).text
+    ids, starts = tokenizer.encode_many([text])[0]
+    assert of.text == text and of.ids.tolist() == ids.tolist() and of.starts.tolist() == starts.tolist()
+    bounds = [0, *of.lines.tolist(), len(of)]
+    assert "".join(of.slice_text(a, b) for a, b in pairwise(bounds)) == text
+    assert [id for a, b in pairwise(bounds) for id in of.ids[a:b].tolist()] == ids.tolist()
+    assert set(of.cuts.tolist()) <= set(range(1, max(1, len(of))))
+    assert of.row_hashes.tolist() == [line_hash(line) for line in text.split("\n")]
+    assert len(of.depth) == len(of) and of.path_ids.tolist() == tokenizer.encode(" a.py\n")
+
+
+def test_names_depth_and_definitions_are_those_of_the_text(tokenizer: RepoTokenizer) -> None:
+    of = analysed(tokenizer, FileJob("a.py", TEXT)).text
+    at = TEXT.index("amber_2_result * ") if "amber_2_result * " in TEXT else TEXT.index("return amber_2_result")
+    token = of.token_at(at)
+    assert of.depth[token] == 1 and of.depth[of.token_at(TEXT.index("def amber_step_2"))] == 0
+    assert of.depth[of.token_at(TEXT.rindex("        return")) + 1] == 2
+    assert [one.name for one in of.outline.definitions] == [f"amber_step_{n}" for n in range(5)]
+    assert len(of.defines) == 5 and set(of.defines.tolist()) <= set(of.names.tolist())
+    assert (np.diff(of.name_tokens) >= 0).all() and of.name_tokens.max() < len(of)
+    for name_token, start in zip(of.name_tokens.tolist()[:40], of.starts[of.name_tokens].tolist()[:40], strict=True):
+        assert TEXT[start:].lstrip()[:1].isidentifier() or TEXT[start:].lstrip()[:1].isalnum() or name_token == 0
+
+
+def test_nothing_depends_on_the_path_but_its_language(tokenizer: RepoTokenizer) -> None:
+    one, other, text = Analyser(tokenizer, None, 0.1).analyse(
+        [FileJob("a.py", TEXT), FileJob("b/c.py", TEXT), FileJob("a.txt", TEXT)]
+    )
+    assert one == other != text
+    assert unpack(text, "a.txt", path_tokens(tokenizer, "a.txt")).text.language != "Python"
+
+
+def test_a_change_is_its_message_and_hunks_weighed_row_by_row(tokenizer: RepoTokenizer) -> None:
+    before = "def one():\n    return 1\n\n\ndef two():\n    return 2\n"
+    after = before.replace("return 1", "return 11").replace("two", "second")
+    found = analysed(tokenizer, StepJob("x.py", COMMIT, "Rename two\n\nFor clarity.\n", before, after))
+    of = found.text
+    assert of.text.startswith(" 01234567 Rename two\n\nFor clarity.\n@@ -1,7 +1,7 @@\n def one():\n-    return 1\n+")
+    assert of.weights is not None and len(of.weights) == len(of)
+    by_weight = {
+        weight: "".join(of.slice_text(at, at + 1) for at in range(len(of)) if abs(of.weights[at] - weight) < 1e-6)
+        for weight in (0.1, 1.0)
+    }
+    assert "Rename two\n\nFor clarity." in by_weight[1.0] and "+    return 11" in by_weight[1.0]
+    for context in ("01234567", "@@", "-    return 1\n", "-def two"):
+        assert context in by_weight[0.1] and context not in by_weight[1.0]
+    assert of.slice_text(0, found.facts["message"]).strip() == "01234567 Rename two\n\nFor clarity."
+    assert found.facts["row"] == 0 and not found.facts["formatting"]
+
+
+def test_where_its_first_hunk_begins_is_told(tokenizer: RepoTokenizer) -> None:
+    after = TEXT.replace("Step 4 of", "Pace 4 of")
+    found = analysed(tokenizer, StepJob("x.py", COMMIT, "Pace", TEXT, after))
+    row = TEXT.split("\n").index(next(line for line in TEXT.split("\n") if "Step 4 of" in line))
+    assert found.facts["row"] == row - 3
+
+
+@pytest.mark.parametrize("after", [TEXT.replace("    ", "\t"), TEXT.replace("\n\n", "\n"), TEXT.replace("\n", "\r\n")])
+def test_a_change_of_white_space_alone_is_empty(tokenizer: RepoTokenizer, after: str) -> None:
+    found = analysed(tokenizer, StepJob("x.py", COMMIT, "Tidy", TEXT, after))
+    assert not len(found.text) and found.facts["formatting"]
+    more = analysed(tokenizer, StepJob("x.py", COMMIT, "Tidy", TEXT, after + "x = 1\n"))
+    assert len(more.text) and not more.facts["formatting"]
+
+
+@pytest.mark.parametrize(("row", "characters"), [(0, 100), (20, 600), (33, 40), (10_000, 300), (5, 10**6)])
+def test_a_window_is_whole_lines_around_a_row(tokenizer: RepoTokenizer, row: int, characters: int) -> None:
+    found = analysed(tokenizer, WindowJob("x.py", TEXT, row, characters))
+    lines, shown = TEXT.split("\n"), found.text.text.split("\n")
+    if row < len(lines):
+        assert shown[found.facts["row"]] == lines[row]
+    assert found.text.text in TEXT and set(shown) <= {*lines, ""}
+    assert len(found.text.text) <= characters + max(map(len, lines)) + 1
+    assert (found.text.text == TEXT) == (characters > len(TEXT))
+
+
+def test_what_a_commit_added_is_told_in_rows(tokenizer: RepoTokenizer) -> None:
+    found = analysed(tokenizer, AddedJob("x.py", "a\nb\nc\n", "a\nnew\nb\nc\nnewer\n"))
+    assert found.facts["added"] == [[1, 2], [4, 5]] and found.text.text == "a\nnew\nb\nc\nnewer\n"
+
+
+def test_secrets_are_gone_before_anything_is_tokenized(tokenizer: RepoTokenizer) -> None:
+    secret = token_of_key(1)
+    text = f'"""By Ada Lindqvist, ada@lindqvist-labs.se."""\nTOKEN = "{secret}"\nx = 1\n'
+    jobs = [FileJob("a.py", text), AddedJob("a.py", "x = 1\n", text), WindowJob("a.py", text, 1, 999)]
+    jobs += [StepJob("a.py", COMMIT, f"Use {secret}\n\nSigned-off-by: Ada Lindqvist <a@b.org>", "x = 1\n", text)]
+    jobs += [StepJob("a.py", COMMIT, "Drop", text, "x = 1\n")]
+    for job in jobs:
+        found = analysed(tokenizer, job, Redactor([ADA]))
+        assert "<KEY>" in found.text.text and secret not in found.text.text
+        assert "Ada" not in found.text.text and "ada@" not in found.text.text
+        kinds = {kind for kind, _ in found.facts["findings"]}
+        assert {"github token", "name"} <= kinds or isinstance(job, StepJob)
+        plain = analysed(tokenizer, job).text.text
+        assert secret in plain and "Ada Lindqvist" in plain
+
+
+@pytest.mark.parametrize("line", [0, 5, 18])
+@pytest.mark.parametrize("where", ["alone", "below much code"])
+def test_a_private_key_that_a_commit_edits_in_part_is_hidden_whole(
+    tokenizer: RepoTokenizer, line: int, where: str
+) -> None:
+    front = "" if where == "alone" else "\n".join(f"setting_{n} = {n}" for n in range(60)) + "\n"
+    before = front + pem(1) + "after = 1\n"
+    after = before.replace(key_lines(1)[line], key_lines(2)[line])
+    assert before != after
+    for job in (
+        StepJob("a.pem", COMMIT, "New key", before, after),
+        WindowJob("a.pem", after, (front + pem(1)).count("\n") - 19 + line, 90),
+        AddedJob("a.pem", before, after),
+    ):
+        text = analysed(tokenizer, job, Redactor([])).text.text
+        for own in [*key_lines(1), *key_lines(2)]:
+            assert own[:24] not in text and own[-24:] not in text
+
+
+FRAMES = {
+    "on a line": ("x.py", 'PASSWORD = "{}"\n'),
+    "in a dictionary": ("x.py", 'config = {{\n    "password": "{}",\n    "user": "root",\n}}\n'),
+    "on the line below": ("x.py", 'DB_PASSWORD = (\n    "{}"\n)\n'),
+    "in YAML": ("x.yaml", "db:\n  user: root\n  password: {}\n"),
+    "in an address": ("x.py", 'connect("postgres://admin:{}@db.internal/x")\n'),
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_a_secret_that_replaces_another_hides_both(tokenizer: RepoTokenizer, name: str) -> None:
+    path, frame = FRAMES[name]
+    old, new = "hunter2Xy9qLw", "tr0ub4dor3Zk8"
+    filler = "".join(f"line_{n}{' = ' if path == 'x.py' else ': '}{n}\n" for n in range(12))
+    before, after = (filler + frame.format(one) + filler.replace("line", "row") for one in (old, new))
+    redactor = Redactor([])
+    assert new not in analysed(tokenizer, FileJob(path, after), redactor).text.text
+    change = analysed(tokenizer, StepJob(path, COMMIT, "Rotate", before, after), redactor).text.text
+    assert "@@" in change and old not in change and new not in change
+
+
+def test_what_is_kept_is_valid_while_the_same_people_are_known(tokenizer: RepoTokenizer) -> None:
+    text = "# Written by Grace Makerson and Ada Lindqvist\nx = 1\n"
+    of_none, of_both = (
+        Analyser(tokenizer, Redactor(people), 0.1).analyse([FileJob("a.py", text), FileJob("b.py", "y = 2\n")])
+        for people in ([("Zoe Otherly", "z@z.org")], [ADA, ("Grace Makerson", "g@g.org")])
+    )
+    assert still_valid(of_none[0], Redactor([])) and still_valid(of_none[0], Redactor([("Bo Bystanderson", "b@b.org")]))
+    assert not still_valid(of_none[0], Redactor([ADA])) and not still_valid(of_both[0], Redactor([ADA]))
+    assert still_valid(of_both[0], Redactor([("Grace Makerson", ""), ADA]))
+    assert still_valid(of_none[1], Redactor([ADA])) and still_valid(of_none[0], None)
+
+
+def test_a_text_left_out_says_why(tokenizer: RepoTokenizer) -> None:
+    assert why_left_out(left_out("binary")) == "binary"
+    for text in ("", "left out"):
+        (result,) = Analyser(tokenizer, None, 0.1).analyse([FileJob("a.py", text)])
+        assert why_left_out(result) == ""
+    assert still_valid(left_out("binary"), Redactor([ADA]))
