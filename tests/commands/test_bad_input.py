@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,64 @@ def test_sequences_of_another_tokenizer(places: Path, tmp_path: Path) -> None:
     done = run(*train, cwd=tmp_path)
     assert done.returncode == 2
     assert "s.jsonl: " in done.stderr and "cut short" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def source(name: str, functions: int) -> str:
+    """Code whose lines are all its own."""
+    return "".join(
+        f"def {name}_{n}(first_{name}_{n}, other):\n    {name}_{n}_sum = first_{name}_{n} + other * {n}\n"
+        f"    return {name}_{n}_sum - {len(name) * n}\n\n\n"
+        for n in range(functions)
+    )
+
+
+NAMES = ("gable", "hinge", "joist", "lintel", "mullion", "newel", "purlin", "rafter")
+ODD: dict[str, dict[str | bytes, str | bytes]] = {
+    "minified files": {
+        "app.min.js": "var a=1;" * 4000,
+        "packed.js": ";".join(f"function f{n}(a,b){{return a+b*{n}}}" for n in range(4000)),
+        "theme.css": "a{b:c}" * 3000,
+    },
+    "CRLF line endings": {f"{name}.py": source(name, 30).replace("\n", "\r\n").encode() for name in NAMES},
+    "invalid UTF-8": {
+        "broken.py": source("broken", 20).encode() + b"# \xff\xfe\x80 caf\xe9\n",
+        "utf16.py": source("wide", 20).encode("utf-16"),
+        "latin.txt": ("Stra\u00dfe und \u00e4hnliches\n" * 60).encode("latin-1"),
+    },
+    "undecodable paths": {b"caf\xe9/na\xffme.py": source("odd", 20), b"new\nline.py": source("line", 20)},
+    "paths that differ only in case": {
+        "Read.py": source("upper", 20),
+        "read.py": source("lower", 20),
+        "src/READ.py": source("shout", 20),
+    },
+    "one line of 200,000 characters": {
+        "line.py": "DATA = [" + ", ".join(map(str, range(30_000))) + "]\n",
+        "line.txt": "word and another word " * 9_100,
+        "among_others.py": source("among", 180) + "DATA = [" + ", ".join(map(str, range(30_000))) + "]\n",
+    },
+    "300 tiny files": {f"pkg{n % 7}/tiny_{n}.py": f"VALUE_{n} = {n * 37}\n" for n in range(300)},
+    "empty files": {"__init__.py": "", "pkg/__init__.py": "", "blank.py": " \n\n", "newline.txt": "\n"},
+}
+
+
+LEFT_OUT = {
+    "minified files": {"generated": 3},
+    "one line of 200,000 characters": {"generated": 2},
+    "empty files": {"empty": 4},
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_odd_files_are_prepared_or_counted(case: str, tmp_path: Path) -> None:
+    files = {f"{name}.py": source(name, 30) for name in NAMES} | ODD[case]
+    edited = {path: text + "last = 1\n" for path, text in files.items() if isinstance(text, str) and len(text) > 9}
+    make_repo(tmp_path / "repo", [files, edited], checkout=False)
+    words = ["--repo", "repo", "--output-dir", "out", "--model", "embedded", "--phases", "2", "--set"]
+    done = run("prepare_long_context.py", *words, "data.held_out_per_length=4", cwd=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    summary = json.loads((tmp_path / "out" / "preparation_summary.json").read_text())
+    (facts,) = summary["repositories"]
+    assert facts["files"]["count"] + sum(facts["files"]["left_out"].values()) == len(files)
+    for account in summary["accounts"].values():
+        assert account["tokenized"] == account["used"] + sum(account["dropped"].values())
+    assert facts["files"]["left_out"] == LEFT_OUT.get(case, {})

@@ -79,8 +79,7 @@ def commits() -> list[Made]:
             Made({path: text + planted(f"gone {number}", f"By {PEOPLE[1]}")}, message, author=writers[number % 3])
         )
         made.append(Made({path: text + f"done_{number} = True\n"}, f"Take it out {number}", author=writers[2]))
-    changed = key.replace(OLD_KEY[7], NEW_KEY[7])
-    assert changed != key
+    changed = key.replace(OLD_KEY[7], NEW_KEY[7]).replace('"""Keys."""', '"""Keys, turned."""')
     made.append(Made({"src/keys.py": changed}, "One line of the key", author=writers[0]))
     made += [Made({f"src/{name}.py": module(name, None, 13)}, f"More {name}", author=writers[1]) for name in NAMES[:4]]
     made += [
@@ -149,7 +148,7 @@ def test_where_they_were_is_told_and_never_what(case: Case, tmp_path: Path) -> N
     write_prepared(tmp_path, case.prepared)
     report = (tmp_path / "redactions.tsv").read_text()
     head, *lines = report.rstrip("\n").split("\n")
-    assert head == "where\tline\tkind" and lines == sorted(lines, key=lambda line: lines.index(line))
+    assert head == "where\tline\tkind" and len(lines) == len(set(lines))
     places = {(where, kind) for where, _, kind in (line.split("\t") for line in lines)}
     assert ("src/settings.py", "github token") in places and ("AUTHORS", "name") in places
     assert any(":src/" in where for where, _ in places), "in changes too"
@@ -168,7 +167,7 @@ def test_a_key_of_which_a_commit_changed_one_line_is_hidden_whole(case: Case, st
     rows = [shown(starcoder, row) for row in case.of("train", kind="commit_evolution")]
     (text, *_) = [text for text in rows if "One line of the key" in text]
     step = text[text.index("One line of the key") :].partition("<|COMMIT_END|>")[0]
-    assert "BEGIN RSA PRIVATE KEY" not in step.partition("@@")[0]
+    assert "-----BEGIN RSA PRIVATE KEY-----\n <KEY>" in step
     for line in (*OLD_KEY, *NEW_KEY):
         assert not any(line[at : at + 12] in text for at in range(0, 52, 4) for text in rows)
 

@@ -90,6 +90,7 @@ def _open(folder: Path | None) -> sqlite3.Connection:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for _ in range(2):
             with suppress(sqlite3.Error, OSError):
+                (folder / _FILE).touch(mode=0o600)  # it holds what repositories hold
                 return _connect(str(folder / _FILE))
             with suppress(OSError):  # damaged: begin anew
                 (folder / _FILE).unlink()

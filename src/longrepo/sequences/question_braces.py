@@ -156,7 +156,7 @@ class BraceFile:
             return self._script_defines(before, after)
         if self.family == "c" and self._typedef(at, after):
             return True
-        if not re.match(r"\s*(?:<[^;{}()]*>)?\s*\(", after):
+        if not re.match(r"\s*(?:<[^;{}()=]*>)?\s*\(", after):
             return re.search(r"\b(?:val|var|let)\s+$", before) is not None
         return self._typed_function(before, after)
 

@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterator
 from longrepo.repository.outline import Definition
 from longrepo.sequences.question_kind import Kind, Question
 from longrepo.sequences.question_sources import EVERYWHERE, Book, Place
-from longrepo.sequences.question_words import called_at, given_away, may_define, name_at, plain, stands
+from longrepo.sequences.question_words import (
+    begins_statement,
+    called_at,
+    given_away,
+    may_define,
+    name_at,
+    plain,
+    stands,
+)
 
 CLASSES = ("class", "struct", "interface", "trait", "enum")
 FUNCTIONS = ("function", "method")
@@ -125,7 +133,9 @@ def _signature(book: Book, name: str) -> Question | str:
     place = only(book, name)
     if isinstance(place, str):
         return place
-    signature = _whole_signature(place)
+    source, start = place.source, place.definition.start
+    alone = source.language not in ("C", "C++") or begins_statement(source.text, start)
+    signature = _whole_signature(place) if alone else ""
     found = parameters(signature, name) if signature else None
     if found is None:
         return "signature can't be told from its text"

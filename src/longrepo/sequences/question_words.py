@@ -25,6 +25,8 @@ _ASSIGNED = re.compile(r"[ \t]*(?::=|=(?![=>~]))")
 _ANNOTATES = re.compile(r"(?::|->)[ \t]*$")
 _KEY = re.compile(r"[ \t]*\??:(?!:)[ \t]*(?:async\b|function\b|\(|\w+[ \t]*=>)")
 _HAS_BODY = re.compile(r"[ \t]*(?:final[ \t]*)?(?:\{|:[^:]|\n)")
+_C_HEAD = re.compile(r"(?:[A-Za-z_][\w \t*&:<>,]*)?")
+_C_BODY = re.compile(r"\s*\([^;{}]*\)\s*(?:const\s*)?\{")
 _ENDS_TYPEDEF = re.compile(r"\s*\)?\s*[;(\[]")
 _DELEGATE = re.compile(r"\bdelegate[ \t]+\S+[ \t]+$")
 _FIELD = re.compile(r"[ \t]*(?:\w+\.)?")
@@ -72,6 +74,8 @@ def may_define(source: Source, name: str, at: int, kind: str) -> bool:
     language = source.language
     if language in _C and _TAG.search(before):
         return _HAS_BODY.match(after) is not None
+    if language in _C and _C_HEAD.fullmatch(before) and _C_BODY.match(text, end):
+        return True  # where the grammar lost its way between #if and #else
     if _DEFINES.search(before) or _declared_otherwise(language, before, after):
         return True
     if language in ("Python", *_SCRIPTS) and _RENAMES.search(before):
@@ -114,3 +118,16 @@ def may_import(source: Source, stem: str) -> bool:
     text = source.text
     lines = (text[text.rfind("\n", 0, at) + 1 : text.find("\n", at)] for at in stands(stem, text))
     return source.language not in NO_CODE and any(_IMPORTING.search(line) for line in lines)
+
+
+def begins_statement(text: str, at: int) -> bool:
+    """Whether nothing of the same statement stands before a position: not in its line, nor (C) as a macro above it."""
+    start = text.rfind("\n", 0, at) + 1
+    if text[start:at].strip():
+        return False
+    while start:
+        end, start = start - 1, text.rfind("\n", 0, start - 1) + 1
+        line = text[start:end].strip()
+        if line and not line.startswith("#"):
+            return line.endswith(("}", ";", "{", "/", ":", ">", ")", "\\")) or "//" in line
+    return True
