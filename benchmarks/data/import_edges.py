@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.repository.import_statements import imports
-from longrepo.repository.imports import import_graph
+from longrepo.repository.imports.graph import import_graph
+from longrepo.repository.imports.statements import imports
 from longrepo.repository.repository import Repository
 
 CHECKED = Path(__file__).with_suffix(".json")

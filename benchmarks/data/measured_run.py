@@ -16,7 +16,6 @@ import psutil
 
 POLL = 0.1  # seconds between two looks at the memory
 QUIET = 0.3  # cores that others may keep busy when a measurement begins
-PATIENCE = 60.0  # seconds to wait for that
 
 
 @dataclass
@@ -50,12 +49,13 @@ def run(
     cwd: Path | None = None,
     memory: bool = False,
     one_core: bool = False,
+    patience: float = 0,
 ) -> Measured:
-    """Run a command once the machine is quiet or patience is at an end; its output is added to `log`.
+    """Run a command once the machine is quiet, or after `patience` seconds; its output is added to `log`.
 
     Raises SystemExit where it fails.
     """
-    wait_until_quiet()
+    wait_until_quiet(patience)
     load, before = os.getloadavg()[0], _busy()
     with log.open("a") as out:
         out.write(f"\n== {' '.join(map(str, command))}\n")
@@ -80,9 +80,9 @@ def run(
     return measured
 
 
-def wait_until_quiet() -> None:
-    """Until others keep less than QUIET cores busy for a second, or PATIENCE is at an end."""
-    end = time.monotonic() + PATIENCE
+def wait_until_quiet(patience: float) -> None:
+    """Until less than QUIET cores were busy for a second, or so many seconds have gone."""
+    end = time.monotonic() + patience
     while time.monotonic() < end:
         before = _busy()
         time.sleep(1)

@@ -44,11 +44,12 @@ def main() -> int:
     parser.add_argument("--large", action="append", default=[], metavar="NAME=PATH", help="of 30,000 commits or more")
     parser.add_argument("--work", type=Path, default=Path("prepare_benchmark"), metavar="DIR")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--patience", type=float, default=60, metavar="S", help="wait for others before what is timed")
     parser.add_argument("--only", action="append", default=[], metavar="PART[/NAME]")
     parser.add_argument("--again", action="append", default=[], metavar="PART[/NAME]")
     parser.add_argument("--output", type=Path, metavar="JSON", help="copy the figures there, too")
     given = parser.parse_args()
-    bench = Bench(given.work.resolve(), given.rounds)
+    bench = Bench(given.work.resolve(), given.rounds, given.patience)
     for names, parts in ((given.large, OF_LARGE), (given.repository, tuple(p for p in PARTS if p != "memory"))):
         for each in names:
             name, _, path = each.partition("=")

@@ -10,7 +10,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,8 +36,8 @@ SURROUNDINGS = {
 class Bench:
     """The work folder and the figures so far: {"machine", "parts": {part: {repository: figures}}}."""
 
-    def __init__(self, work: Path, rounds: int) -> None:
-        self.work, self.rounds = work, rounds
+    def __init__(self, work: Path, rounds: int, patience: float) -> None:
+        self.work, self.rounds, self.patience = work, rounds, patience
         work.mkdir(parents=True, exist_ok=True)
         self._record = work / "prepare.json"
         self.done: dict[str, Any] = {"machine": machine(), "parts": {}}
@@ -75,23 +75,25 @@ class Bench:
         output: Path,
         cache: Path,
         extra: Sequence[str] = (),
-        surroundings: Mapping[str, str] | None = None,
+        surroundings: dict[str, str] | None = None,
         **how: Any,
     ) -> Measured:
         """One run of prepare_long_context.py; `how` goes to `measured_run.run`."""
-        command = [sys.executable, ROOT / "prepare_long_context.py", "--repo", repository, "--model", "embedded"]
+        command: list[str | Path] = [sys.executable, ROOT / "prepare_long_context.py", "--model", "embedded"]
         environment = (
             os.environ | {"PYTHONPATH": str(ROOT / "src"), "LONGREPO_CACHE": str(cache)} | (surroundings or {})
         )
         shutil.rmtree(output, ignore_errors=True)
         output.parent.mkdir(parents=True, exist_ok=True)
-        return run([*command, "--output-dir", output, *extra], environment, self.work / "log.txt", **how)
+        return run(
+            [*command, "--repo", repository, "--output-dir", output, *extra], environment, self.work / "log.txt", **how
+        )
 
     def encode(self, sequences: Path, threads: int) -> dict[str, float]:
         """What tokenizer_rate.py says, on so many cores."""
-        wait_until_quiet()
+        wait_until_quiet(self.patience)
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "RAYON_NUM_THREADS": str(threads)}
-        command = [sys.executable, Path(__file__).with_name("tokenizer_rate.py"), sequences]
+        command = [sys.executable, str(Path(__file__).with_name("tokenizer_rate.py")), str(sequences)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         return dict(json.loads(done.stdout))
 
@@ -103,7 +105,7 @@ def throughput(bench: Bench, name: str, path: Path) -> dict[str, Any]:
     runs = []
     encoded: dict[str, float] = {}
     for _ in range(bench.rounds):
-        once = bench.prepare(path, bench.output(name), bench.cache(name))
+        once = bench.prepare(path, bench.output(name), bench.cache(name), patience=bench.patience)
         for row, threads in (("tokenizer, all cores", cores), ("tokenizer, one core", 1)):
             encoded = bench.encode(bench.output(name) / "sequences", threads)
             rates[row].append(encoded["encoded"] / encoded["seconds"])
@@ -120,13 +122,15 @@ def second_run(bench: Bench, name: str, path: Path) -> dict[str, Any]:
         cache = bench.cache(name)
         for what in runs:
             revision = f"HEAD~{NEW_COMMITS}" if what == "first" else "HEAD"
-            runs[what].append(bench.prepare(path, output, cache, ["--revision", revision]).as_dict())
-    return of(path) | {"runs": runs}
+            measured = bench.prepare(path, output, cache, ["--revision", revision], patience=bench.patience)
+            runs[what].append(measured.as_dict())
+    new = int(git(path, "rev-list", "--count", f"HEAD~{NEW_COMMITS}..HEAD"))
+    return of(path) | {"new commits": new, "runs": runs}
 
 
 def memory(bench: Bench, name: str, path: Path) -> dict[str, Any]:
     """Of one run with each of SETTINGS: bytes, seconds, changes read. Leaves the first one's sequences."""
-    figures = {}
+    figures: dict[str, Any] = {}
     for what, extra in SETTINGS.items():
         first = not figures
         output = bench.output(name) if first else bench.work / "memory" / name

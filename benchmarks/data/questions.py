@@ -17,9 +17,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.repository.imports import import_graph
-from longrepo.repository.outline import outline
+from longrepo.repository.imports.graph import import_graph
 from longrepo.repository.repository import Repository
+from longrepo.repository.syntax.outline import outline
 from longrepo.sequences import chance
 from longrepo.sequences.question_check import Checker
 from longrepo.sequences.questions import ChangeFact, Question, Source, left_out, questions

@@ -2,10 +2,10 @@
 
     python benchmarks/data/reproduce.py --folder CLONES [--work /tmp/data_benchmarks] [--rounds 3]
 
-CLONES holds bare clones by name (rich.git, scrapy.git, …); what is missing is said, with the command that gets it at the
-commit that was measured, and left out. Each script's figures are kept in the work folder as JSON, and what it printed as
-text beside it: run again, only what isn't there yet is done; --again STEP does a step anew. Exit status 1 if a script
-failed or a goal was missed.
+CLONES holds bare clones by name (rich.git, scrapy.git, …); what is missing is said, with the commands that get it at
+the commit that was measured, and left out. Each script's figures are kept in the work folder as JSON, and what it
+printed as text beside it: run again, only what isn't there yet is done; --again STEP does a step anew. Exit status 1 if
+a script failed or a goal was missed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from prepare import PARTS
 from table import all_rows, show
 
 HERE = Path(__file__).parent
+EDGES = HERE / "import_edges.json"
 COMMITS = {
     "ansible": ("ansible/ansible", "c9ac477e53a99e95781f333eec3329a935c1bf95"),
     "axios": ("axios/axios", "23a25af0688d1db2c396deb09229d2271cc24f6c"),
@@ -68,7 +70,7 @@ class Reproduction:
 
     def look(self) -> None:
         """Note the HEAD of each clone; say what is missing or at another commit, and how to get it."""
-        edges = json.loads((HERE / "import_edges.json").read_text())["samples"]
+        edges = json.loads(EDGES.read_text())["samples"]
         wanted = dict(COMMITS)
         for sample in edges:
             wanted.setdefault(sample["repository"].split("/")[1], (sample["repository"], sample["commit"]))
@@ -91,7 +93,7 @@ class Reproduction:
         if output.exists() and step not in self._again and step != "prepare":
             return True
         output.unlink(missing_ok=True)
-        arguments = getattr(self, f"_{step}")()
+        arguments = self._arguments()[step]
         if arguments:
             self._run(step, [*arguments, "--output", output])
         return output.exists() or not arguments
@@ -116,40 +118,31 @@ class Reproduction:
                 print(line, end="", flush=True)
                 text.write(line)
 
-    def _there(self, names: Sequence[str]) -> dict[str, Path]:
+    def _there(self, names: Iterable[str]) -> dict[str, Path]:
         return {name: self.folder / f"{name}.git" for name in names if name in self.full_names}
 
-    def _named(self, names: Sequence[str], option: str = "--repository") -> list[str | Path]:
+    def _named(self, names: Iterable[str], option: str = "--repository") -> list[str | Path]:
         return [word for name, path in self._there(names).items() for word in (option, f"{name}={path}")]
 
-    def _history(self) -> list[str | Path]:
-        return self._named(OF_HISTORY)
-
-    def _outlines(self) -> list[str | Path]:
-        return self._named((*OF_CODE, "curl"))
-
-    def _import_edges(self) -> list[str | Path]:
-        edges = json.loads((HERE / "import_edges.json").read_text())["samples"]
-        names = dict.fromkeys(sample["repository"].split("/")[1] for sample in edges)
-        there = self._there(list(names))
-        return [
-            word for name, path in there.items() for word in ("--repository", f"{self.full_names[name]}={path}")
-        ]
-
-    def _redaction(self) -> list[str | Path]:
-        return self._named(OF_CODE)
-
-    def _questions(self) -> list[str | Path]:
-        return list(self._there(OF_QUESTIONS).values())
-
-    def _prepare(self) -> list[str | Path]:
-        given = [*self._named(OF_PREPARING), *self._named(LARGE, "--large")]
-        again = [word for part in PARTS for word in ("--again", part)] if "prepare" in self._again else []
-        return [*given, *again, "--work", self.work / "prepare", "--rounds", str(self._rounds)] if given else []
-
-    def _leaks(self) -> list[str | Path]:
-        folders = [self.work / "prepare" / "prepared" / name / "sequences" for name in (*OF_PREPARING, *LARGE)]
-        return [folder for folder in folders if folder.exists()]
+    def _arguments(self) -> dict[str, list[str | Path]]:
+        """Of each script; none where no clone is there for it."""
+        samples = json.loads(EDGES.read_text())["samples"]
+        edges = self._there(dict.fromkeys(sample["repository"].split("/")[1] for sample in samples))
+        prepare = [*self._named(OF_PREPARING), *self._named(LARGE, "--large")]
+        how: list[str | Path] = ["--work", self.work / "prepare", "--rounds", str(self._rounds)]
+        anew = [word for part in PARTS for word in ("--again", part)] if "prepare" in self._again else []
+        prepared = [self.work / "prepare" / "prepared" / name / "sequences" for name in (*OF_PREPARING, *LARGE)]
+        return {
+            "history": self._named(OF_HISTORY),
+            "outlines": self._named((*OF_CODE, "curl")),
+            "import_edges": [
+                word for name, path in edges.items() for word in ("--repository", f"{self.full_names[name]}={path}")
+            ],
+            "redaction": self._named(OF_CODE),
+            "questions": list(self._there(OF_QUESTIONS).values()),
+            "prepare": [*prepare, *how, *anew] if prepare else [],
+            "leaks": [folder for folder in prepared if folder.exists()],
+        }
 
 
 def git(path: Path, *arguments: str) -> str:

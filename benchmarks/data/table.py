@@ -72,9 +72,14 @@ def throughput_rows(on: str, one: Tree) -> Iterator[Row]:
         ratios = [mine / its for mine, its in zip(rates["preparing"], rates[other], strict=True)]
         ratio = statistics.median(ratios)
         speeds = f"{statistics.median(rates['preparing']) / 1e3:,.0f} of {statistics.median(rates[other]) / 1e3:,.0f}"
-        figure = f"{ratio:.2f} × ({min(ratios):.2f}–{max(ratios):.2f}; {speeds} k tokens/s)"
+        figure = f"{ratio:.2f} × ({min(ratios):.2f}–{max(ratios):.2f}; {speeds} k tokens/s; {noise(one['runs'])})"
         met = None if goal is None else ratio >= goal
         yield Row(2, f"preparing, beside the {other}", on, figure, "≥ 0.8 ×" if goal else "", met)
+
+
+def noise(runs: list[Tree]) -> str:
+    """What else the machine did during runs."""
+    return f"others kept {statistics.median(run['others'] for run in runs):.1f} cores busy"
 
 
 def memory_rows(on: str, one: Tree) -> Iterator[Row]:
@@ -87,12 +92,14 @@ def memory_rows(on: str, one: Tree) -> Iterator[Row]:
 
 
 def second_run_rows(on: str, one: Tree) -> Iterator[Row]:
+    runs = [run for each in one["runs"].values() for run in each]
     seconds = {what: [run["seconds"] for run in runs] for what, runs in one["runs"].items()}
+    new = f", {one['new commits']} with merged ones" if one["new commits"] > 10 else ""
     for what, goal in (("after 10 commits", 0.1), ("nothing new", None)):
         shares = [its / first for its, first in zip(seconds[what], seconds["first"], strict=True)]
         middle = statistics.median(shares)
         times = f"{statistics.median(seconds[what]):.1f} of {statistics.median(seconds['first']):.1f} s"
-        figure = f"{middle:.1%} ({min(shares):.1%}–{max(shares):.1%}; {times})"
+        figure = f"{middle:.1%} ({min(shares):.1%}–{max(shares):.1%}; {times}{new if goal else ''}; {noise(runs)})"
         met = None if goal is None else middle <= goal
         yield Row(3, f"second run, {what}", on, figure, "≤ 10 %" if goal else "", met)
 

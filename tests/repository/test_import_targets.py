@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from longrepo.repository.imports import import_graph
+from longrepo.repository.imports.graph import import_graph
 from longrepo.repository.languages import language_of
 from longrepo.repository.model import TextFile
 

@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from longrepo.repository.import_statements import Import, imports
-from longrepo.repository.imports import ImportGraph, import_graph
+from longrepo.repository.imports.graph import ImportGraph, import_graph
+from longrepo.repository.imports.statements import Import, imports
 from longrepo.repository.languages import language_of
 from longrepo.repository.model import TextFile
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from longrepo.repository.grammar import GRAMMARS
 from longrepo.repository.languages import language_of
-from longrepo.repository.outline import outline
+from longrepo.repository.syntax.grammar import GRAMMARS
+from longrepo.repository.syntax.outline import outline
 
 DATA = {"HTML", "CSS", "Markdown", "YAML", "TOML", "JSON"}  # nothing in them is called by name from elsewhere
 SAMPLES = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from git_helper import Made
 
-from longrepo.repository.imports import import_graph
-from longrepo.repository.outline import outline
+from longrepo.repository.imports.graph import import_graph
 from longrepo.repository.repository import Repository
+from longrepo.repository.syntax.outline import outline
 from longrepo.sequences.questions import ChangeFact, Question, Source, left_out, questions
 
 SHAPES = '''"""Shapes."""

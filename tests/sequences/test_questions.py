@@ -9,8 +9,8 @@ import pytest
 from git_helper import Made, commit_ids, make_repo
 from question_repository import COMMITS, DRAWING, SHAPES, answers, ask
 
-from longrepo.repository.imports import ImportGraph
-from longrepo.repository.outline import outline
+from longrepo.repository.imports.graph import ImportGraph
+from longrepo.repository.syntax.outline import outline
 from longrepo.sequences.questions import KINDS, ChangeFact, Source, questions
 
 

@@ -128,15 +128,20 @@ def test_another_path_locale_hash_seed_and_clone_give_the_same_bytes(place: Path
 
 
 SLOW = """
-import sys, time
-from longrepo.sequences import analysis, pool
+import os, time
+from longrepo.sequences import pool
 pool._WORTH_IT, pool._CHARACTERS = 0, 3_000
-plain = pool._results
-def slow(keys, future):
-    print("analysing", flush=True)
-    time.sleep(0.3)
-    yield from plain(keys, future)
-pool._results = slow
+def told(function, when):
+    def slow(*given):
+        found = function(*given)
+        found = list(found) if when == "working" else found
+        if os.environ["WHEN"] == when:
+            print("now", flush=True)
+            time.sleep(0.3)
+        return found
+    return slow
+pool._results = told(pool._results, "working")
+pool.AnalysisPool._submit = told(pool.AnalysisPool._submit, "starting")
 from longrepo.commands import origins
 origins.os.cpu_count = lambda: 2
 from longrepo.commands.app import main
@@ -145,24 +150,20 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.parametrize("when", ["starting", "working"])
 @pytest.mark.parametrize("to_group", [True, False])
-def test_ctrl_c_leaves_no_process_and_nothing_half_written(place: Path, tmp_path: Path, to_group: bool) -> None:
+def test_ctrl_c_leaves_no_process_and_nothing_half_written(
+    place: Path, tmp_path: Path, to_group: bool, when: str
+) -> None:
     script = tmp_path / "slow.py"
     script.write_text(SLOW)
     command = [sys.executable, str(script), "prepare", "--repo", str(place / "repo"), "--output-dir", "out"]
     command += ["--model", str(place / "model"), "--phases", "1"]
-    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "LONGREPO_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    env = os.environ | {"PYTHONPATH": str(ROOT / "src"), "LONGREPO_CACHE": str(tmp_path / "cache"), "WHEN": when}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, cwd=tmp_path, env=env, text=True, start_new_session=True, **pipes)
     assert process.stdout is not None
-    assert process.stdout.readline() == "analysing\n"
+    assert process.stdout.readline() == "now\n"
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     assert len(family) >= 3
     if to_group:
@@ -170,7 +171,7 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(place: Path, tmp_path
     else:
         os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in said
+    assert process.returncode == 130 and "Traceback" not in said, said
     assert not list(_alive(family, 10))
     assert not [one for one in (tmp_path / "out").rglob("*") if one.is_file()]
     cache = Cache(tmp_path / "cache")

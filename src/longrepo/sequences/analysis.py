@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from longrepo.redaction.redactor import Finding, Redacted, Redactor
 from longrepo.repository.languages import language_of
-from longrepo.repository.outline import OUTLINE_VERSION, Outline, outline
+from longrepo.repository.syntax.outline import OUTLINE_VERSION, Outline, outline
 from longrepo.sequences.analysed import join, narrow
 from longrepo.sequences.hunks import Hunk, added_rows, hunks
 from longrepo.sequences.lines import line_hash

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 from longrepo.config.schema import Settings
-from longrepo.repository.imports import ImportGraph
+from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.snapshot import Entry
 from longrepo.sequences.chains import Link
 from longrepo.sequences.compose import Sizes

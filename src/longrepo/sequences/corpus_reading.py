@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
-from longrepo.repository.imports import import_graph
+from longrepo.repository.imports.graph import import_graph
 from longrepo.repository.languages import language_of
 from longrepo.repository.model import TextFile
 from longrepo.repository.snapshot import Entry, unread_reason

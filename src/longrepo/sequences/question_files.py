@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
-from longrepo.repository.outline import Import
+from longrepo.repository.syntax.outline import Import
 from longrepo.sequences.question_kind import Kind, Question
 from longrepo.sequences.question_sources import Book, Source
 from longrepo.sequences.question_words import may_import, plain

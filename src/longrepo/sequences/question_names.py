@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from longrepo.repository.outline import Definition
+from longrepo.repository.syntax.outline import Definition
 from longrepo.sequences.question_kind import Kind, Question
 from longrepo.sequences.question_sources import EVERYWHERE, Book, Place
 from longrepo.sequences.question_words import (

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from longrepo.repository.outline import Call, Definition
+from longrepo.repository.syntax.outline import Call, Definition
 from longrepo.sequences.question_kind import Kind, Question
 from longrepo.sequences.question_names import FUNCTIONS, base_of, only
 from longrepo.sequences.question_sources import NO_CODE, Book, Place, Source

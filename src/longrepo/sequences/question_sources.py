@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from longrepo.repository.imports import ImportGraph
+from longrepo.repository.imports.graph import ImportGraph
 
 if TYPE_CHECKING:
-    from longrepo.repository.outline import Call, Definition, Outline
+    from longrepo.repository.syntax.outline import Call, Definition, Outline
 
 SCRIPTS = ("JavaScript", "TypeScript")
 ASKED_LANGUAGES = frozenset(  # those that the checker reads

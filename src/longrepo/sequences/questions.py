@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 
-from longrepo.repository.imports import ImportGraph
+from longrepo.repository.imports.graph import ImportGraph
 from longrepo.sequences import chance
 from longrepo.sequences.question_files import FILE_KINDS
 from longrepo.sequences.question_kind import Question

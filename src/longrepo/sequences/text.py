@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.repository.outline import Outline
+from longrepo.repository.syntax.outline import Outline
 from longrepo.sequences.tokenizer import RepoTokenizer
 
 MAX_PATH_TOKENS = 40  # a longer path keeps its end: the file's own name

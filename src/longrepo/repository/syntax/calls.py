@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 from tree_sitter import Node
 
-from longrepo.repository.definition_rules import definition_rules
-from longrepo.repository.definitions import Definition
-from longrepo.repository.grammar import CALLS, IDENTIFIERS
-from longrepo.repository.tree import Parsed
+from longrepo.repository.syntax.definition_rules import definition_rules
+from longrepo.repository.syntax.definitions import Definition
+from longrepo.repository.syntax.grammar import CALLS, IDENTIFIERS
+from longrepo.repository.syntax.tree import Parsed
 
 _HEAD_STEPS = 3  # from what defines to the name and parameters that look like a call
 _DEFINERS: dict[str, tuple[Mapping[str, str], Mapping[str, int]]] = {  # words, node types -> steps to the head

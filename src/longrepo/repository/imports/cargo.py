@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from longrepo.repository.import_paths import Paths, folder_of, join, normal
+from longrepo.repository.imports.paths import Paths, folder_of, join, normal
 
 _KINDS = {"bin": ("autobins", "src/bin"), "test": ("autotests", "tests")}
 _KINDS |= {"example": ("autoexamples", "examples"), "bench": ("autobenches", "benches")}

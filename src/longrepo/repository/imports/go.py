@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
-from longrepo.repository.import_paths import Paths, folder_of, join
-from longrepo.repository.import_statements import Import
+from longrepo.repository.imports.paths import Paths, folder_of, join
+from longrepo.repository.imports.statements import Import
 from longrepo.repository.model import TextFile
 
 _MODULE = re.compile(r"^[ \t]*module[ \t]+\"?([^\s\"]+)", re.MULTILINE)

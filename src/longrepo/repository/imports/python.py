@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from longrepo.repository.import_paths import Paths, folder_of, join, upward, ways_down
-from longrepo.repository.import_statements import Import
+from longrepo.repository.imports.paths import Paths, folder_of, join, upward, ways_down
+from longrepo.repository.imports.statements import Import
 from longrepo.repository.model import TextFile
 
 _MODULE = ("/__init__.py", ".py", ".pyx", "/__init__.pyi", ".pyi")  # in the interpreter's order, then stubs

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
-from longrepo.repository.import_go import GoTargets
-from longrepo.repository.import_includes import IncludeTargets
-from longrepo.repository.import_jvm import JvmTargets
-from longrepo.repository.import_paths import Paths
-from longrepo.repository.import_python import PythonTargets
-from longrepo.repository.import_rust import RustTargets
-from longrepo.repository.import_scripts import ScriptTargets
-from longrepo.repository.import_statements import Import
+from longrepo.repository.imports.go import GoTargets
+from longrepo.repository.imports.includes import IncludeTargets
+from longrepo.repository.imports.jvm import JvmTargets
+from longrepo.repository.imports.paths import Paths
+from longrepo.repository.imports.python import PythonTargets
+from longrepo.repository.imports.rust import RustTargets
+from longrepo.repository.imports.scripts import ScriptTargets
+from longrepo.repository.imports.statements import Import
 from longrepo.repository.model import TextFile
 
 _Resolver = GoTargets | IncludeTargets | JvmTargets | PythonTargets | RustTargets | ScriptTargets

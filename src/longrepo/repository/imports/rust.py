@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
-from longrepo.repository.import_cargo import Package, packages
-from longrepo.repository.import_paths import Paths, folder_of, join, upward
-from longrepo.repository.import_statements import Import
+from longrepo.repository.imports.cargo import Package, packages
+from longrepo.repository.imports.paths import Paths, folder_of, join, upward
+from longrepo.repository.imports.statements import Import
 from longrepo.repository.model import TextFile
 
 _EXTERN_CRATE = re.compile(r"^[ \t]*(?:pub(?:\([^)]*\))?\s+)?extern\s+crate\s+(\w+)", re.MULTILINE)

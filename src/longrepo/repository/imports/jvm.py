@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from functools import cache
 
-from longrepo.repository.import_paths import Paths, nearest
-from longrepo.repository.import_statements import Import
+from longrepo.repository.imports.paths import Paths, nearest
+from longrepo.repository.imports.statements import Import
 from longrepo.repository.model import TextFile
 
 _PACKAGE = re.compile(r"^[ \t]*package[ \t]+([\w.`]+)", re.MULTILINE)

@@ -6,8 +6,8 @@ import posixpath
 from collections.abc import Iterator
 from functools import cache
 
-from longrepo.repository.import_paths import Paths, folder_of, join, nearest, normal, ways_down
-from longrepo.repository.import_statements import Import
+from longrepo.repository.imports.paths import Paths, folder_of, join, nearest, normal, ways_down
+from longrepo.repository.imports.statements import Import
 from longrepo.repository.model import TextFile
 
 _INNER = ("include", "src", "inc", "lib")

@@ -11,12 +11,12 @@ import json
 from dataclasses import dataclass
 from itertools import chain
 
-from longrepo.repository.calls import Call, calls_in
-from longrepo.repository.cuts import cuts_in, line_cuts
-from longrepo.repository.definitions import Definition, definitions_in
-from longrepo.repository.grammar import BODIES
-from longrepo.repository.import_statements import Import, imports_in
-from longrepo.repository.tree import parse
+from longrepo.repository.imports.statements import Import, imports_in
+from longrepo.repository.syntax.calls import Call, calls_in
+from longrepo.repository.syntax.cuts import cuts_in, line_cuts
+from longrepo.repository.syntax.definitions import Definition, definitions_in
+from longrepo.repository.syntax.grammar import BODIES
+from longrepo.repository.syntax.tree import parse
 
 __all__ = ["OUTLINE_VERSION", "Call", "Definition", "Import", "Outline", "outline"]
 

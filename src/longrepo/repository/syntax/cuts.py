@@ -9,8 +9,8 @@ from functools import lru_cache
 
 from tree_sitter import Node
 
-from longrepo.repository.grammar import BODIES, DEFINITIONS, OWNERS
-from longrepo.repository.tree import Parsed
+from longrepo.repository.syntax.grammar import BODIES, DEFINITIONS, OWNERS
+from longrepo.repository.syntax.tree import Parsed
 
 _LARGE = 1500  # characters: a function longer than this may be cut between its statements too
 _STEPS = 4  # how far below what holds it a body is looked for

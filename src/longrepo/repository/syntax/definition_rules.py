@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 
-from longrepo.repository.grammar import DEFINITIONS
+from longrepo.repository.syntax.grammar import DEFINITIONS
 
 _ELIXIR = {"def": "function", "defp": "function", "defmacro": "macro", "defmacrop": "macro", "defguard": "macro"}
 _ELIXIR |= {"defmodule": "module", "defimpl": "module", "defprotocol": "interface"}

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-from longrepo.repository.import_paths import Paths, folder_of, join, normal, upward
+from longrepo.repository.imports.paths import Paths, folder_of, join, normal, upward
 
 _NO_JSON = re.compile(r'("(?:[^"\\]++|\\.)*+"?)|//[^\n]*+|/\*(?:.*?\*/|.*+)|,(?=\s*[}\]])', re.DOTALL)
 _YAML_ITEM = re.compile(r"^[ \t]*-[ \t]*['\"]?([^'\"\n#]+?)['\"]?[ \t]*(?:#.*)?$", re.MULTILINE)

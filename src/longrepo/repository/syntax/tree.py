@@ -13,8 +13,8 @@ import numpy as np
 from tree_sitter import Language, Node, Parser, Tree
 from tree_sitter_language_pack import SupportedLanguage, get_language
 
-from longrepo.repository.definition_rules import definition_rules
-from longrepo.repository.grammar import BODIES, CALLS, GRAMMARS, IMPORTS, LONE_WRAPPERS, OWNER_NODES, WRAPPERS
+from longrepo.repository.syntax.definition_rules import definition_rules
+from longrepo.repository.syntax.grammar import BODIES, CALLS, GRAMMARS, IMPORTS, LONE_WRAPPERS, OWNER_NODES, WRAPPERS
 
 MAX_CHARACTERS = 300_000  # beyond this a file is data more often than code, and a tree takes seconds and 100s of MB
 _DEEPEST = 1_000  # code stays under 200

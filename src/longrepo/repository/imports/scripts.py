@@ -6,9 +6,9 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from longrepo.repository.import_node import NodePackages
-from longrepo.repository.import_paths import Paths, folder_of, join, normal
-from longrepo.repository.import_statements import Import
+from longrepo.repository.imports.node import NodePackages
+from longrepo.repository.imports.paths import Paths, folder_of, join, normal
+from longrepo.repository.imports.statements import Import
 from longrepo.repository.model import TextFile
 
 _UNTYPED = (".js", ".jsx", ".mjs", ".cjs", ".json", ".ts", ".tsx", ".mts", ".cts", ".d.ts", ".vue", ".svelte")

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from tree_sitter import Node
 
-from longrepo.repository.definition_rules import Rule, definition_rules
-from longrepo.repository.grammar import (
+from longrepo.repository.syntax.definition_rules import Rule, definition_rules
+from longrepo.repository.syntax.grammar import (
     BODIES,
     FUNCTION_VALUES,
     IDENTIFIERS,
@@ -17,7 +17,7 @@ from longrepo.repository.grammar import (
     OWNERS,
     WRAPPERS,
 )
-from longrepo.repository.tree import Parsed
+from longrepo.repository.syntax.tree import Parsed
 
 _CLAUSED = frozenset({"Haskell", "Elixir", "Erlang"})  # where one function stands in several clauses
 _FOLLOWING = frozenset({"function_body", "Block"})

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from longrepo.repository.import_nearness import Nearness
-from longrepo.repository.import_statements import Import
-from longrepo.repository.import_statements import imports as statements_of
-from longrepo.repository.import_targets import Targets
+from longrepo.repository.imports.nearness import Nearness
+from longrepo.repository.imports.statements import Import
+from longrepo.repository.imports.statements import imports as statements_of
+from longrepo.repository.imports.targets import Targets
 from longrepo.repository.model import TextFile
 
 

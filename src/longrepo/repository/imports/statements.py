@@ -9,7 +9,7 @@ from typing import NamedTuple
 from tree_sitter import Node
 
 from longrepo.repository.model import TextFile
-from longrepo.repository.tree import Parsed, parse
+from longrepo.repository.syntax.tree import Parsed, parse
 
 
 class Import(NamedTuple):

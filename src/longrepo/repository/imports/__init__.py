@@ -1,0 +1,1 @@
+"""Which file of a repository imports which, by each language's own rules."""

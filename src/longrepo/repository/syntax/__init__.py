@@ -1,0 +1,1 @@
+"""What a text's syntax tree says of it."""
