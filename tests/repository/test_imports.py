@@ -97,7 +97,7 @@ def test_related_finds_without_sorting_what_sorting_would() -> None:
 def test_statements_read_before_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [TextFile(path, text, "0" * 40, "Python") for path, text in CHAIN.items()]
     read = {file.path: imports(file) for file in files}
-    monkeypatch.setattr("longrepo.repository.imports.statements_of", None)
+    monkeypatch.setattr("longrepo.repository.imports.graph.statements_of", None)
     assert import_graph(files, read).imports["b.py"] == ("c.py", "d.py")
     assert import_graph(files, {"a.py": read["a.py"]}).imports["b.py"] == ()
 

@@ -1,4 +1,4 @@
-"""What a file says it imports, in each language's own words; `imports.py` finds the files these mean."""
+"""What a file says it imports, in each language's own words; `targets.py` finds the files these mean."""
 
 from __future__ import annotations
 
