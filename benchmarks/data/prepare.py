@@ -31,8 +31,8 @@ from table import prepared_rows, show
 PARTS: dict[str, Callable[[Bench, str, Path], dict[str, Any]]] = {
     "memory": memory,
     "throughput": throughput,
-    "second run": second_run,
     "fill": fill,
+    "second run": second_run,
     "identical": identical,
 }
 OF_LARGE = ("memory", "fill")
@@ -49,14 +49,19 @@ def main() -> int:
     parser.add_argument("--again", action="append", default=[], metavar="PART[/NAME]")
     parser.add_argument("--output", type=Path, metavar="JSON", help="copy the figures there, too")
     given = parser.parse_args()
+    if unknown := [one for one in (*given.only, *given.again) if one.partition("/")[0] not in PARTS]:
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     bench = Bench(given.work.resolve(), given.rounds, given.patience)
-    for names, parts in ((given.large, OF_LARGE), (given.repository, tuple(p for p in PARTS if p != "memory"))):
-        for each in names:
-            name, _, path = each.partition("=")
-            for part in parts:
-                if bench.wanted(part, name, given.only, given.again):
-                    bench.keep(part, name, PARTS[part](bench, name, Path(path).resolve()))
-    show(prepared_rows(bench.done), bench.done)
+    large, repositories = (
+        {name: Path(path).resolve() for name, _, path in (one.partition("=") for one in ones)}
+        for ones in (given.large, given.repository)
+    )
+    for part, measure in PARTS.items():
+        wanted = (large if part in OF_LARGE else {}) | (repositories if part != "memory" else {})
+        for name, path in wanted.items():
+            if bench.wanted(part, name, given.only, given.again):
+                bench.keep(part, name, measure(bench, name, path))
+    show(prepared_rows(bench.done), bench.done["machine"])
     if given.output:
         given.output.write_text(json.dumps(bench.done, indent=1) + "\n")
     return 0

@@ -17,9 +17,9 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from prepare import PARTS
+from prepare_parts import git, machine
 from table import all_rows, show
 
 HERE = Path(__file__).parent
@@ -55,7 +55,7 @@ def main() -> int:
     run.look()
     failed = [step for step in STEPS if not run.step(step)]
     rows = all_rows(run.work)
-    show(rows, run.prepared())
+    show(rows, run.machine)
     if failed:
         print(f"failed: {', '.join(failed)}; see the .txt of each in {run.work}", file=sys.stderr)
     return int(bool(failed) or any(row.met is False for row in rows))
@@ -67,6 +67,8 @@ class Reproduction:
     def __init__(self, folder: Path, work: Path, rounds: int, again: Sequence[str]) -> None:
         self.folder, self.work, self._rounds, self._again = folder, work, rounds, again
         work.mkdir(parents=True, exist_ok=True)
+        self.machine = machine()
+        (work / "machine.json").write_text(json.dumps(self.machine, indent=1) + "\n")
 
     def look(self) -> None:
         """Note the HEAD of each clone; say what is missing or at another commit, and how to get it."""
@@ -78,8 +80,8 @@ class Reproduction:
         for name, (full_name, commit) in sorted(wanted.items()):
             clone = self.folder / f"{name}.git"
             if not clone.exists():
-                print(f"missing: {name}\n  git clone --bare https://github.com/{full_name} {clone}")
-                print(f"  git -C {clone} update-ref HEAD {commit}")
+                get = f"git clone --bare https://github.com/{full_name} {clone}"
+                print(f"missing, left out: {name}\n  {get} && git -C {clone} update-ref HEAD {commit}")
                 continue
             heads[name] = git(clone, "rev-parse", "HEAD")
             if heads[name] != commit:
@@ -97,11 +99,6 @@ class Reproduction:
         if arguments:
             self._run(step, [*arguments, "--output", output])
         return output.exists() or not arguments
-
-    def prepared(self) -> dict[str, Any]:
-        """What prepare.py measured, if it did."""
-        file = self.work / "prepare.json"
-        return dict(json.loads(file.read_text())) if file.exists() else {}
 
     def _run(self, step: str, arguments: Sequence[str | Path]) -> None:
         command = [sys.executable, HERE / f"{step}.py", *arguments]
@@ -143,10 +140,6 @@ class Reproduction:
             "prepare": [*prepare, *how, *anew] if prepare else [],
             "leaks": [folder for folder in prepared if folder.exists()],
         }
-
-
-def git(path: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=path, capture_output=True, text=True, check=True).stdout.strip()
 
 
 if __name__ == "__main__":

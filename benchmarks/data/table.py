@@ -2,8 +2,8 @@
 
     python benchmarks/data/table.py FOLDER
 
-FOLDER is reproduce.py's: history.json, prepare.json, leaks.json, questions.json, redaction.json, repositories.json.
-What isn't there has no rows.
+FOLDER is reproduce.py's: machine.json, repositories.json, history.json, prepare.json, leaks.json, questions.json,
+redaction.json. What isn't there has no rows.
 """
 
 from __future__ import annotations
@@ -157,6 +157,7 @@ def redaction_rows(found: Tree) -> Iterator[Row]:
 
 
 def at(name: str, heads: Tree) -> str:
+    name = name.removesuffix(".git")
     return f"{name} ({heads[name][:10]})" if name in heads else name
 
 
@@ -184,9 +185,11 @@ def all_rows(folder: Path) -> list[Row]:
     return sorted(rows, key=lambda row: row.number)
 
 
-def show(rows: list[Row], of: Tree) -> None:
-    """Print them, with the machine and the versions they were measured on."""
-    table = Table(title="benchmarks/data", caption=_caption(of.get("machine", {})))
+def show(rows: list[Row], machine: Tree) -> None:
+    """Print them, with the machine, the versions and the command."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    caption = f"{machine['system']}, {machine['cores']} cores; {versions}\n{machine['command']}"
+    table = Table(title="benchmarks/data", caption=caption)
     for column in ("", "what", "repository", "figure", "goal", "met"):
         table.add_column(column, overflow="fold")
     last = 0
@@ -199,19 +202,11 @@ def show(rows: list[Row], of: Tree) -> None:
     Console(width=max(Console().width, 150)).print(table)
 
 
-def _caption(machine: Tree) -> str:
-    if not machine:
-        return ""
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    return f"{machine['system']}, {machine['cores']} cores; {versions}\n{machine['command']}"
-
-
 def main() -> int:
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "machine.json").exists():
         sys.exit(__doc__)
     folder = Path(sys.argv[1])
-    prepared = folder / "prepare.json"
-    show(all_rows(folder), json.loads(prepared.read_text()) if prepared.exists() else {})
+    show(all_rows(folder), json.loads((folder / "machine.json").read_text()))
     return 0
 
 

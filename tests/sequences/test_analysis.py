@@ -14,7 +14,7 @@ from longrepo.redaction.redactor import Redactor
 from longrepo.sequences.analysed import Analysed, left_out, still_valid, unpack, why_left_out
 from longrepo.sequences.analysis import AddedJob, Analyser, FileJob, Job, StepJob, WindowJob
 from longrepo.sequences.lines import line_hash
-from longrepo.sequences.text import path_tokens
+from longrepo.sequences.text import boundaries, path_tokens
 from longrepo.sequences.tokenizer import RepoTokenizer
 
 TEXT = module("amber", "birch", 5)
@@ -185,6 +185,34 @@ def test_a_secret_that_replaces_another_hides_both(tokenizer: RepoTokenizer, nam
     assert new not in analysed(tokenizer, FileJob(path, after), redactor).text.text
     change = analysed(tokenizer, StepJob(path, COMMIT, "Rotate", before, after), redactor).text.text
     assert "@@" in change and old not in change and new not in change
+
+
+def test_a_window_that_begins_below_a_secret_s_name_hides_it(tokenizer: RepoTokenizer) -> None:
+    text = (
+        "".join(f"line_{n} = {n}\n" for n in range(40)) + 'DB_PASSWORD = (\n    "hunter2Xy9qLw"\n)\n' + "end = 1\n" * 9
+    )
+    found = analysed(tokenizer, WindowJob("x.py", text, 41, 12), Redactor([]))
+    assert found.text.text == '    "<PASSWORD>"\n' and found.facts["findings"] == [["password", 42]]
+
+
+def test_findings_of_a_change_are_told_by_the_line_of_the_version_that_held_them(tokenizer: RepoTokenizer) -> None:
+    lines = [f"line_{n} = {n}" for n in range(60)]
+    before = "\n".join([*lines[:30], f"TOKEN = '{token_of_key(5)}'", *lines[30:]])
+    after = "\n".join(["import os", "import sys", *lines[:50], f"KEY = '{token_of_key(6)}'", *lines[50:]])
+    found = analysed(tokenizer, StepJob("x.py", COMMIT, "Move it", before, after), Redactor([]))
+    assert sorted(found.facts["findings"]) == [["github token", 31], ["github token", 53]]
+
+
+def test_a_character_of_several_tokens_is_never_cut(tokenizer: RepoTokenizer) -> None:
+    text = "a = 1\n\U0001f600 = 2\n\n\U0001f600\U0001f600\nend\n"
+    of = analysed(tokenizer, FileJob("a.txt", text)).text
+    assert len(tokenizer.encode("\U0001f600")) > 1
+    starts = np.array([0, 1, 1, 1, 3], np.int32)  # the second character takes three tokens, the last of them a third
+    assert boundaries(starts, 4, [0, 1, 2, 3, 4, 9]).tolist() == [0, 1, 1, 4, 5, 5]
+    for row, line in enumerate(text.split("\n")[:-1]):
+        start, end = of.row_token(row), of.row_token(row + 1)
+        assert tokenizer.decode(of.ids[start:end].tolist()).strip("\n") == line
+        assert of.slice_text(start, end).strip("\n") == line
 
 
 def test_what_is_kept_is_valid_while_the_same_people_are_known(tokenizer: RepoTokenizer) -> None:

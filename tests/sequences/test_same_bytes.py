@@ -129,19 +129,20 @@ def test_another_path_locale_hash_seed_and_clone_give_the_same_bytes(place: Path
 
 SLOW = """
 import os, time
+def now(when):
+    if os.environ["WHEN"] == when:
+        print("now", flush=True)
+        time.sleep(0.5)
+if __name__ == "__mp_main__":
+    now("starting")
 from longrepo.sequences import pool
 pool._WORTH_IT, pool._CHARACTERS = 0, 3_000
-def told(function, when):
-    def slow(*given):
-        found = function(*given)
-        found = list(found) if when == "working" else found
-        if os.environ["WHEN"] == when:
-            print("now", flush=True)
-            time.sleep(0.3)
-        return found
-    return slow
-pool._results = told(pool._results, "working")
-pool.AnalysisPool._submit = told(pool.AnalysisPool._submit, "starting")
+results = pool._results
+def slow(*given):
+    found = list(results(*given))
+    now("working")
+    return found
+pool._results = slow
 from longrepo.commands import origins
 origins.os.cpu_count = lambda: 2
 from longrepo.commands.app import main

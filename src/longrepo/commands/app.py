@@ -11,6 +11,7 @@ import typer
 
 from longrepo import __version__
 from longrepo.commands.check import check_leaks
+from longrepo.commands.check_questions import check_questions
 from longrepo.commands.evaluate import evaluate
 from longrepo.commands.inspect import inspect
 from longrepo.commands.pipeline import pipeline
@@ -19,7 +20,7 @@ from longrepo.commands.tokenize import tokenize
 from longrepo.commands.train import train
 from longrepo.errors import InputError, RunError
 
-COMMANDS = (prepare, inspect, check_leaks, tokenize, train, evaluate, pipeline)
+COMMANDS = (prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline)
 
 
 def _new_app(**options: Any) -> typer.Typer:
@@ -66,9 +67,10 @@ def _run(program: typer.Typer) -> None:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # typer's answer to Ctrl-C
+            print("stopped", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # The reader (`| head`) has gone; without this Python complains again while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

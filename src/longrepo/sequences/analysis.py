@@ -26,7 +26,7 @@ from longrepo.sequences.sequence import TARGET_WEIGHT
 from longrepo.sequences.text import Numbers, TokenizedText, boundaries
 from longrepo.sequences.tokenizer import RepoTokenizer
 
-ANALYSIS_VERSION = f"3.{OUTLINE_VERSION}"
+ANALYSIS_VERSION = f"4.{OUTLINE_VERSION}"
 _NAME = re.compile(r"[A-Za-z_]\w+")
 _BLOCK_MARKS = ("PRIVATE KEY", "Private-Lines:")
 _REACH = 36_000  # characters of a file around what a commit added: more than a sequence holds before it

@@ -60,10 +60,14 @@ class AnalysisPool:
             self._executor = ProcessPoolExecutor(
                 self._workers, multiprocessing.get_context("spawn"), _begin, self._arguments
             )
+        # A process begins with the signals blocked that are blocked here: Ctrl-C is the main process's to answer.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._executor.submit(_analyse, todo)
         except (OSError, BrokenProcessPool) as error:
             raise _broken(error) from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _results(keys: list[str], future: Future[list[bytes]]) -> Iterator[tuple[str, bytes]]:
@@ -80,7 +84,6 @@ def _broken(error: Exception) -> RunError:
 
 def _begin(tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
     global _analyser
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _analyser = Analyser(tokenizer, redactor, context_weight)
 

@@ -27,7 +27,8 @@ _CONTROL = frozenset(
     )
 )
 _LITERAL = {
-    "script": r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`",
+    "script": r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`(?:\\.|[^`\\])*`"
+    r"|(?:(?<=[=(,:\[;!&|?{}])|(?<=return))\s*/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*\]|[^/\\\n\[])+/[a-z]*",
     "go": r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.[^'\n]*|[^'\\\n])'|`[^`]*`",
     "rust": r"\br(#*)\".*?\"\1|\"(?:\\.|[^\"\\])*\"|'(?:\\[^'\n]*|[^'\\\n])'",
     "c": r"\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])*'",
@@ -165,7 +166,7 @@ class BraceFile:
             return True
         if re.match(r"\s*\??[:=]\s*(?:async\b|function\b|\((?=[^()]*\)\s*(?::[^=]*)?=>)|\w+\s*=>)", after):
             return True
-        return not before.strip() and re.match(r"\s*(?:<[^>]*>)?\(", after) is not None and _opens(after, "script")
+        return not before.strip() and re.match(r"\s*(?:<[^;{}()=]*>)?\(", after) is not None and _opens(after, "script")
 
     def _typedef(self, at: int, after: str) -> bool:
         """Whether a `typedef` names the word at a position: the last one of it, before `;`, `[` or its parameters."""
@@ -221,12 +222,10 @@ def _opens(after: str, family: str) -> bool:
     for index, c in enumerate(after):
         depth += {"(": 1, ")": -1}.get(c, 0)
         if depth == 0 and c == ")":
-            rest = re.match(r"[^;{}()]*(?:\([^()]*\)[^;{}()]*)*", after[index + 1 :])
-            follows = after[index + 1 + (rest.end() if rest else 0) :][:1]
-            between = rest.group() if rest else ""
-            if family == "script" and re.search(r"[.,?&|]|=>", between):
-                return False
-            return follows == "{"
+            rest = after[index + 1 :]
+            if family == "script":  # a call has no type after it
+                return re.match(r"\s*[:{]", rest) is not None
+            return re.match(r"[^;{}()]*(?:\([^()]*\)[^;{}()]*)*\{", rest) is not None
     return False
 
 

@@ -11,12 +11,11 @@ from pathlib import PurePosixPath
 
 from longrepo.repository.syntax.outline import Import
 from longrepo.sequences.question_kind import Kind, Question
-from longrepo.sequences.question_sources import Book, Source
+from longrepo.sequences.question_sources import SCRIPTS, Book, Source
 from longrepo.sequences.question_words import may_import, plain
 
 _FEW = 3  # files in an answer at most
 _ASKED = ("Python", "JavaScript", "TypeScript", "Java", "C", "C++")
-_SCRIPTS = ("JavaScript", "TypeScript")
 _PACKAGES = frozenset(("__init__", "__main__", "index", "main", "lib", "mod"))  # files that stand for their folder
 _SUBJECT = 120  # characters
 
@@ -32,7 +31,7 @@ def _importers(book: Book, path: str) -> Question | str:
         return "imported by too many files to list"
     if not _can_be_told(book, path, stem) or any(one not in book.sources for one in importers):
         return "a file's name doesn't say which file is imported"
-    if not all(may_import(book.sources[one], stem) for one in importers):
+    if not all(_names(book.sources[one], stem) for one in importers):
         return "a file's name doesn't say which file is imported"
     known = {*importers, path}
     if any(source.path not in known and may_import(source, stem) for source in book.holders[stem]):
@@ -41,6 +40,14 @@ def _importers(book: Book, path: str) -> Question | str:
         return "answered by the question itself"
     needs = (*((one, 0) for one in importers), (path, 0))
     return Question("importers", f"Which files import {path}?", ", ".join(importers), needs)
+
+
+def _names(source: Source, stem: str) -> bool:
+    """Whether an import of a source names a file's stem, and (scripts) its place too, not an alias for it."""
+    if source.language in SCRIPTS:
+        modules = (one.module for one in source.outline.imports if one.module.startswith("."))
+        return any(posixpath.basename(one).partition(".")[0] == stem for one in modules)
+    return may_import(source, stem)
 
 
 def _can_be_told(book: Book, path: str, stem: str) -> bool:
@@ -80,7 +87,7 @@ def _accounted(book: Book, source: Source, one: Import, stems: set[str]) -> bool
             inside = _known(book, parts[0])
         meant = [*parts[-1:], *one.names]
         return not inside or (bool(parts) and parts[-1] in stems) or (bool(meant) and set(one.names) <= stems)
-    if source.language in _SCRIPTS:
+    if source.language in SCRIPTS:
         aliased = one.module.startswith(("@/", "~", "#")) or (bool(parts) and parts[0] in book.folders)
         return posixpath.basename(one.module).partition(".")[0] in stems if one.module[:1] == "." else not aliased
     if source.language == "Java":

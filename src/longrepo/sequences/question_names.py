@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from longrepo.repository.syntax.outline import Definition
 from longrepo.sequences.question_kind import Kind, Question
-from longrepo.sequences.question_sources import EVERYWHERE, Book, Place
+from longrepo.sequences.question_sources import EVERYWHERE, SCRIPTS, Book, Place
 from longrepo.sequences.question_words import (
     begins_statement,
     called_at,
@@ -20,12 +20,11 @@ from longrepo.sequences.question_words import (
 
 CLASSES = ("class", "struct", "interface", "trait", "enum")
 FUNCTIONS = ("function", "method")
-_SCRIPTS = ("JavaScript", "TypeScript")
 _UNTOLD = ("#", "//", "/*", '"""', "'''")  # comments and literals of several lines: not the same on one line
 _CUT = 390  # characters: a signature this long is cut short
-_OWNER_LANGUAGES = ("Python", "Java", "Kotlin", "C#", "PHP", "Scala", *_SCRIPTS)
+_OWNER_LANGUAGES = ("Python", "Java", "PHP", *SCRIPTS)
 _RECEIVER = re.compile(r"func \(\s*(?:\w+\s+)?\*?(\w+)(?:\[[^\]]*\])?\s*\)")
-_EXTENDS = re.compile(r"\bextends ([\w.]+) ?(?:<.*>)? ?(?:implements\b.*|with\b.*|$)")
+_EXTENDS = re.compile(r"\bextends ([\w.]+) ?(?:<.*>)? ?(?:implements\b.*|$)")
 _PYTHON_BASES = re.compile(r"class \w+ ?\(([\w., =]*)\) ?:?$")
 
 
@@ -41,7 +40,7 @@ def only(book: Book, name: str) -> Place | str:
     if len(book.holders[name]) > EVERYWHERE:
         return "name is an everyday word here"
     own = name_at(place)
-    is_function = place.source.language in ("C", "C++") and place.definition.kind in FUNCTIONS
+    is_function = place.source.language == "C" and place.definition.kind in FUNCTIONS
     if is_function and not called_at(place.source.text, own, name):  # a macro's argument
         return "definition can't be told from its text"
     for source in book.holders[name]:
@@ -59,7 +58,7 @@ def base_of(place: Place) -> str | None:
         bases = [one.strip() for one in match.group(1).split(",")] if match else []
         bases = [one for one in bases if one and "=" not in one]
         return bases[0] if len(bases) == 1 and bases[0] != "object" else None
-    if language in ("Java", "PHP", "Scala", *_SCRIPTS) and signature.count(" extends ") == 1:
+    if language in ("Java", "PHP", *SCRIPTS) and signature.count(" extends ") == 1:
         found = _EXTENDS.search(signature)
         return found.group(1) if found else None
     return None
@@ -134,7 +133,7 @@ def _signature(book: Book, name: str) -> Question | str:
     if isinstance(place, str):
         return place
     source, start = place.source, place.definition.start
-    alone = source.language not in ("C", "C++") or begins_statement(source.text, start)
+    alone = source.language != "C" or begins_statement(source.text, start)
     signature = _whole_signature(place) if alone else ""
     found = parameters(signature, name) if signature else None
     if found is None:
@@ -206,7 +205,7 @@ def _question(kind: str, text: str, answer: str, place: Place) -> Question:
 
 
 def _with_default(book: Book) -> Iterator[str]:
-    asked = ("Python", *_SCRIPTS)
+    asked = ("Python", *SCRIPTS)
     return (name for name in _named(*FUNCTIONS)(book) if book.unique[name].source.language in asked)
 
 

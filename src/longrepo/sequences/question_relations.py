@@ -58,8 +58,9 @@ def _around(source: Source, call: Call) -> Definition | None:
 def _sure(source: Source, caller: Definition, call: Call) -> bool:
     """Whether the caller is a function of its own name in its file, and no unnamed one stands around the call."""
     same_name = sum(one.name == caller.name for one in source.outline.definitions)
-    between = source.text[caller.body : call.at]
-    return caller.kind in FUNCTIONS and same_name == 1 and not _NESTED.search(between) and caller.name.isidentifier()
+    if caller.kind not in FUNCTIONS or same_name > 1 or not caller.name.isidentifier():
+        return False
+    return "{" not in caller.signature and not _NESTED.search(source.text[caller.body : call.at])
 
 
 def _only_there(book: Book, place: Place, caller_in: Source, caller: Definition) -> bool:

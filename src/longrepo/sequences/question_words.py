@@ -7,16 +7,15 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from longrepo.sequences.question_sources import NO_CODE, Place, Source
+from longrepo.sequences.question_sources import NO_CODE, SCRIPTS, Place, Source
 
 _KEYWORDS = (
     "def class func fn function fun struct enum union trait interface type typedef module namespace mod macro "
     "macro_rules! record object protocol define sub"
 )
 _BINDINGS = "const let var val static abstract public private protected readonly get set async"
-_SCRIPTS = ("JavaScript", "TypeScript")
 _C = ("C", "C++")
-_MEMBERS_BEGIN_LINES = (*_SCRIPTS, "Go")
+_MEMBERS_BEGIN_LINES = (*SCRIPTS, "Go")
 _DEFINES = re.compile(rf"(?:^|[^\w.])(?:{'|'.join(map(re.escape, _KEYWORDS.split()))})[ \t]*\*?[ \t]*$")
 _BINDS = re.compile(rf"\b(?:{'|'.join(_BINDINGS.split())})[ \t]+[*#]?$")
 _RENAMES = re.compile(r"\bas[ \t]+$")
@@ -29,7 +28,14 @@ _C_HEAD = re.compile(r"(?:[A-Za-z_][\w \t*&:<>,]*)?")
 _C_BODY = re.compile(r"\s*\([^;{}]*\)\s*(?:const\s*)?\{")
 _ENDS_TYPEDEF = re.compile(r"\s*\)?\s*[;(\[]")
 _DELEGATE = re.compile(r"\bdelegate[ \t]+\S+[ \t]+$")
+_VALUES = ("Kotlin", "Swift", "Scala", "Rust", "Go")
+_VALUE = re.compile(r"\b(?:val|var|let|const)[ \t]+$")
+_TYPED_MEMBER = re.compile(r"\??(?:<[^;{}()=]*>\s*\(|\s*\([^()]*\)\s*:)")
 _FIELD = re.compile(r"[ \t]*(?:\w+\.)?")
+_LOOPS = re.compile(r"\bfor[ \t][\w \t,(*]*$")
+_IN = re.compile(r"[\w \t,)]*\bin\b")
+_UNPACKS = re.compile(r"[ \t\w,.*()\[\]]*")
+_UNPACKED = re.compile(r"[ \t\w,.*()\[\]\"']*=(?!=)")
 _ANNOTATED = re.compile(r"[ \t]*:[ \t]*[\w\"'\[]")
 _CALLED = re.compile(r"\s*(?:<[\w\s,<>]*>|::<[^()]*>|!)?\s*\(")
 _IMPORTING = re.compile(r"\b(?:import|from|require|include|use|using|load|export|mod)\b")
@@ -78,9 +84,11 @@ def may_define(source: Source, name: str, at: int, kind: str) -> bool:
         return True  # where the grammar lost its way between #if and #else
     if _DEFINES.search(before) or _declared_otherwise(language, before, after):
         return True
-    if language in ("Python", *_SCRIPTS) and _RENAMES.search(before):
+    if language in ("Python", *SCRIPTS) and _RENAMES.search(before):
         return language == "Python" or before.lstrip().startswith(("import", "export", "}"))
-    if language in _SCRIPTS and (_BINDS.search(before) or _KEY.match(after)):
+    if language in SCRIPTS and (_BINDS.search(before) or _KEY.match(after)):
+        return True
+    if language in SCRIPTS and not before.strip() and _TYPED_MEMBER.match(after):
         return True
     if language in _MEMBERS_BEGIN_LINES and kind == "method" and not before.strip() and _CALLED.match(after):
         return True
@@ -92,7 +100,14 @@ def _declared_otherwise(language: str, before: str, after: str) -> bool:
         return before.lstrip().startswith("typedef") and _ENDS_TYPEDEF.match(after) is not None
     if language == "C#":
         return _DELEGATE.search(before) is not None
-    return language == "Python" and _FIELD.fullmatch(before) is not None and _ANNOTATED.match(after) is not None
+    if language in _VALUES:
+        return _VALUE.search(before) is not None
+    if language != "Python":
+        return False
+    if _FIELD.fullmatch(before) and _ANNOTATED.match(after):
+        return True
+    looped = _LOOPS.search(before) and _IN.match(after)
+    return bool(looped or (_UNPACKS.fullmatch(before) and _UNPACKED.match(after)))
 
 
 def called_at(text: str, at: int, name: str) -> bool:
