@@ -103,7 +103,9 @@ def test_help_names_the_options_and_loads_nothing_heavy(door: str) -> None:
     assert DOORS[door] in out.stdout
 
 
-@pytest.mark.parametrize("command", ["prepare", "inspect", "check-leaks", "check-questions", "tokenize", "train", "evaluate", "pipeline"])
+@pytest.mark.parametrize(
+    "command", ["prepare", "inspect", "check-leaks", "check-questions", "tokenize", "train", "evaluate", "pipeline"]
+)
 def test_answers_come_before_anything_heavy_is_imported(command: str) -> None:
     """Under a second follows from this; the time itself is measured in benchmarks/answer_times.py."""
     code = (
