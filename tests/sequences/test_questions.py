@@ -63,6 +63,8 @@ MORE_THAN_ONE = {
     },
     "assigned elsewhere": {"a.py": ONE, "b.py": "plain_helper = None\n"},
     "assigned as an attribute": {"a.py": ONE, "b.py": "def f(box):\n    box.plain_helper = 1\n"},
+    "a loop's variable": {"a.py": ONE, "b.py": "for plain_helper in (1, 2):\n    pass\n"},
+    "unpacked into": {"a.py": ONE, "b.py": "(first, plain_helper) = 1, 2\n"},
     "imported under that name": {"a.py": ONE, "b.py": "from c import other as plain_helper\n"},
     "a stub that isn't read": {"a.py": ONE, "left_out.pyi": "def plain_helper(amount): ...\n"},
     "a file without a grammar": {"a.py": ONE, "b.pyx": "cdef int x\ndef plain_helper(amount): pass\n"},

@@ -24,7 +24,7 @@ class Analysed:
 
 
 def unpack(data: bytes, path: str, path_ids: Numbers) -> Analysed:
-    """A result of `Analyser.analyse` as the text of a path."""
+    """A result of `Analyser.analyse` as the text of a path; nothing of `data` is held on to."""
     arrays, about = _split(data)
     text = arrays["text"].tobytes().decode("utf-8", "surrogatepass")
     sizes = np.cumsum(arrays["sizes"], dtype=np.int32)
@@ -35,13 +35,13 @@ def unpack(data: bytes, path: str, path_ids: Numbers) -> Analysed:
         ids=arrays["ids"].astype(np.int32),
         starts=sizes - arrays["sizes"].astype(np.int32),
         rows=np.cumsum(arrays["rows"], dtype=np.int32),
-        row_hashes=arrays["row_hashes"],
-        cuts=arrays["cuts"],
-        names=arrays["names"],
+        row_hashes=arrays["row_hashes"].copy(),
+        cuts=arrays["cuts"].copy(),
+        names=arrays["names"].copy(),
         name_tokens=np.cumsum(arrays["name_tokens"], dtype=np.int32),
-        depth=arrays["depth"],
-        weights=arrays.get("weights"),
-        defines=arrays["defines"],
+        depth=arrays["depth"].copy(),
+        weights=arrays["weights"].copy() if "weights" in arrays else None,
+        defines=arrays["defines"].copy(),
         path_ids=path_ids,
         outline_json=arrays["outline"].tobytes().decode("utf-8", "surrogatepass"),
     )

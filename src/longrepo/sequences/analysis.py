@@ -30,6 +30,7 @@ ANALYSIS_VERSION = f"4.{OUTLINE_VERSION}"
 _NAME = re.compile(r"[A-Za-z_]\w+")
 _BLOCK_MARKS = ("PRIVATE KEY", "Private-Lines:")
 _REACH = 36_000  # characters of a file around what a commit added: more than a sequence holds before it
+_MOST_NAMES = 100_000  # whose hashes are remembered
 _LEAD = 6  # lines above a part that are read with it
 
 
@@ -254,6 +255,8 @@ def _together(text: str, parts: Sequence[Redacted]) -> Redacted:
 
 class _Hashes(dict[str, int]):
     def __missing__(self, name: str) -> int:
+        if len(self) > _MOST_NAMES:
+            self.clear()
         found = self[name] = xxhash.xxh32_intdigest(name.encode("utf-8", "surrogatepass"))
         return found
 

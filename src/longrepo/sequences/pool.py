@@ -15,7 +15,7 @@ from longrepo.redaction.redactor import Redactor
 from longrepo.sequences.analysis import AddedJob, Analyser, FileJob, Job, StepJob
 from longrepo.sequences.tokenizer import RepoTokenizer
 
-_CHARACTERS = 500_000  # of text in a batch
+_CHARACTERS = 300_000  # of text in a batch
 _WORTH_IT = 3_000_000  # characters: less is done here before another process has begun
 Keyed = tuple[str, Job]
 

@@ -37,6 +37,7 @@ def prepare(
                 builder = PhaseBuilder(corpus, band, turn, tools.watch)
                 builder.pack()
                 builders.append((builder, beside.submit(builder.read_states)))
+            beside.submit(corpus.reader.pool.close)  # its processes take memory
             asked, dropped = _ask(corpus, chosen)
             for (band, _, share), (builder, states) in zip(planned, builders, strict=True):
                 _use(part, band, builder, builder.build(asked, states), share)
@@ -66,7 +67,10 @@ def _ask(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Question], Counte
     data = corpus.settings.data
     sequences = sum(map(len, corpus.texts.values())) / chosen[0].cap / (1 - data.commit_share - data.question_share)
     enough = _SPARE + int(2 * sequences * data.question_share)  # of each kind: not all can be written
-    return questions(sources, corpus.graph, changes, corpus.settings.training.seed, enough, outside)
+    found = questions(sources, corpus.graph, changes, corpus.settings.training.seed, enough, outside)
+    for text in corpus.texts.values():
+        text.forget_outline()
+    return found
 
 
 def _turns(weight: float) -> list[float]:

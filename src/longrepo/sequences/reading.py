@@ -19,7 +19,7 @@ from longrepo.sequences.pool import AnalysisPool
 from longrepo.sequences.text import Numbers, path_tokens
 from longrepo.sequences.tokenizer import RepoTokenizer
 
-_FILES_AT_ONCE = 1_000
+_AT_ONCE = 256
 _CHANGES_AT_ONCE = 64
 
 
@@ -99,7 +99,7 @@ class Reader:
     def read(self, requests: Iterable[Request], done: Callable[[int], None]) -> Iterator[Analysed | LeftOut]:
         """The answer to each request, in their order; `done` is told how many there are more."""
         rest = iter(requests)
-        while some := list(islice(rest, _FILES_AT_ONCE)):
+        while some := list(islice(rest, _AT_ONCE)):
             keys = [self._key(request) for request in some]
             known = {key: value for key, value in self.cache.get(keys).items() if still_valid(value, self.redactor)}
             missing = {key: request for key, request in zip(keys, some, strict=True) if key not in known}

@@ -60,6 +60,10 @@ class TokenizedText:
         """Its definitions, calls and imports."""
         return Outline.from_json(self.outline_json) if self.outline_json else Outline((), (), (), (), ())
 
+    def forget_outline(self) -> None:
+        """Let go of the outline's objects until they are asked for again: they take more memory than all the rest."""
+        self.__dict__.pop("outline", None)
+
     def token_at(self, character: int) -> int:
         """The last token boundary at or before a character: a token may span "\\n" and the indentation after it."""
         return int(boundaries(self.starts, len(self.text), [character])[0])
