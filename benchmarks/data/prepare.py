@@ -4,11 +4,12 @@
 
 Every run is `prepare_long_context.py --model embedded` in a fresh process, start-up included, with the default
 settings and an empty cache (the system's own file cache is warm). A --repository goes through all parts but memory, a
---large one through memory and fill:
+--large one through memory (twice) and fill:
 
 throughput   tokens emitted a second, beside what the tokenizer alone encodes of the same text on all cores and on one
 second run   HEAD after HEAD~10 (first parents) with the same cache, and HEAD once more with nothing new
-memory       the largest sum over all processes, ten looks a second, with the default and with 100,000 commits
+memory       the largest sum over all processes, ten looks a second, with the default settings
+memory, many commits   the same with data.max_commits=100000
 fill         of training sequences: mean length by cap, share within the guide's ranges; tokens without an account
 identical    bytes of five runs: two clones, folders, locales, time zones, hash seeds; cold, warm and no cache; one core
 
@@ -22,20 +23,22 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prepare_parts import Bench, fill, identical, memory, second_run, throughput
+from prepare_parts import MANY, Bench, fill, identical, memory, second_run, throughput
 from table import prepared_rows, show
 
 PARTS: dict[str, Callable[[Bench, str, Path], dict[str, Any]]] = {
     "memory": memory,
+    "memory, many commits": partial(memory, extra=MANY),
     "throughput": throughput,
     "fill": fill,
     "second run": second_run,
     "identical": identical,
 }
-OF_LARGE = ("memory", "fill")
+OF_LARGE = ("memory", "memory, many commits", "fill")
 
 
 def main() -> int:
@@ -57,7 +60,7 @@ def main() -> int:
         for ones in (given.large, given.repository)
     )
     for part, measure in PARTS.items():
-        wanted = (large if part in OF_LARGE else {}) | (repositories if part != "memory" else {})
+        wanted = (large if part in OF_LARGE else {}) | ({} if part.startswith("memory") else repositories)
         for name, path in wanted.items():
             if bench.wanted(part, name, given.only, given.again):
                 bench.keep(part, name, measure(bench, name, path))

@@ -22,7 +22,7 @@ from longrepo.sequences.store import read_sequences
 
 ROOT = Path(__file__).parents[2]
 NEW_COMMITS = 10
-SETTINGS = {"default settings": (), "data.max_commits=100000": ("--set", "data.max_commits=100000")}
+MANY = "data.max_commits=100000"
 # What must not matter. Where the locale isn't installed, Python and git fall back to C, and the rest still differs.
 SURROUNDINGS = {
     "C, cold cache": {"LC_ALL": "C", "TZ": "UTC", "PYTHONHASHSEED": "0"},
@@ -128,18 +128,16 @@ def second_run(bench: Bench, name: str, path: Path) -> dict[str, Any]:
     return of(path) | {"new commits": new, "runs": runs}
 
 
-def memory(bench: Bench, name: str, path: Path) -> dict[str, Any]:
-    """Of one run with each of SETTINGS: bytes, seconds, changes read. Leaves the first one's sequences."""
-    figures: dict[str, Any] = {}
-    for what, extra in SETTINGS.items():
-        first = not figures
-        output = bench.output(name) if first else bench.work / "memory" / name
-        measured = bench.prepare(path, output, bench.cache(name), extra, memory=True).as_dict()
-        summary = json.loads((output / "preparation_summary.json").read_text())
-        changes = summary["repositories"][0]["history"]["changes"]
-        tokens = sum(cell["tokens"] for phases in summary["sequences"].values() for cell in phases.values())
-        figures[what] = measured | {"changes": changes, "tokens": tokens}
-    return of(path) | {"runs": figures}
+def memory(bench: Bench, name: str, path: Path, extra: str = "") -> dict[str, Any]:
+    """Of one run: bytes, seconds, changes read, tokens. The one with the default settings leaves its sequences."""
+    output = bench.work / "many commits" / name if extra else bench.output(name)
+    sets = ["--set", extra] if extra else []
+    measured = bench.prepare(path, output, bench.cache(name), sets, memory=True).as_dict()
+    summary = json.loads((output / "preparation_summary.json").read_text())
+    changes = summary["repositories"][0]["history"]["changes"]
+    tokens = sum(cell["tokens"] for phases in summary["sequences"].values() for cell in phases.values())
+    figures = {"settings": extra or "default settings", "changes": changes, "tokens": tokens}
+    return of(path) | figures | {"run": measured}
 
 
 def fill(bench: Bench, name: str, path: Path) -> dict[str, Any]:
