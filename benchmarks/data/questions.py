@@ -21,8 +21,8 @@ from longrepo.repository.imports.graph import import_graph
 from longrepo.repository.repository import Repository
 from longrepo.repository.syntax.outline import outline
 from longrepo.sequences import chance
-from longrepo.sequences.question_check import Checker
-from longrepo.sequences.questions import ChangeFact, Question, Source, left_out, questions
+from longrepo.sequences.questions.check import Checker
+from longrepo.sequences.questions.generate import ChangeFact, Question, Source, left_out, questions
 
 SNIPPET = "<|SNIPPET_0|>"
 

@@ -13,8 +13,8 @@ from question_repository import COMMITS, answers, ask
 
 from longrepo.errors import InputError
 from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
-from longrepo.sequences.question_check import Checker, check
-from longrepo.sequences.question_rows import read_question
+from longrepo.sequences.questions.check import Checker, check
+from longrepo.sequences.questions.rows import read_question
 from longrepo.sequences.rows import Row
 from longrepo.sequences.store import read_sequences, write_sequences
 from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer

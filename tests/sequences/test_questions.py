@@ -11,7 +11,7 @@ from question_repository import COMMITS, DRAWING, SHAPES, answers, ask
 
 from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.syntax.outline import outline
-from longrepo.sequences.questions import KINDS, ChangeFact, Source, questions
+from longrepo.sequences.questions.generate import KINDS, ChangeFact, Source, questions
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import typer
 from longrepo.errors import InputError, RunError
 
 if TYPE_CHECKING:
-    from longrepo.sequences.question_check import Verdict
-    from longrepo.sequences.question_rows import Asked
+    from longrepo.sequences.questions.check import Verdict
+    from longrepo.sequences.questions.rows import Asked
 
 
 def check_questions(
@@ -29,7 +29,7 @@ def check_questions(
     from longrepo.reports.progress import counting
     from longrepo.repository.repository import Repository
     from longrepo.sequences.header import tokenizer_of
-    from longrepo.sequences.question_rows import check_rows, folders_of, question_rows
+    from longrepo.sequences.questions.rows import check_rows, folders_of, question_rows
     from longrepo.sequences.store import read_sequences
 
     file = read_sequences(sequences)

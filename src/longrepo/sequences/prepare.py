@@ -12,7 +12,7 @@ from longrepo.sequences.assembly import Origin, Part, Prepared, Tools, assemble
 from longrepo.sequences.corpus import Corpus
 from longrepo.sequences.draft import Built
 from longrepo.sequences.lengths import Band, bands
-from longrepo.sequences.questions import ChangeFact, Question, Source, left_out, questions
+from longrepo.sequences.questions.generate import ChangeFact, Question, Source, left_out, questions
 from longrepo.sequences.training_set import PhaseAccount, PhaseBuilder
 
 _SPARE = 20

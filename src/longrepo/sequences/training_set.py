@@ -15,8 +15,8 @@ from longrepo.sequences.corpus import Corpus
 from longrepo.sequences.draft import Built, Draft, unique
 from longrepo.sequences.lengths import Band
 from longrepo.sequences.packing import TOO_SHORT, Completer, arrange, pack, walk
-from longrepo.sequences.question_sequences import QuestionWriter
-from longrepo.sequences.questions import Question
+from longrepo.sequences.questions.generate import Question
+from longrepo.sequences.questions.written import QuestionWriter
 from longrepo.sequences.text import TokenizedText
 from longrepo.sequences.watch import Watch
 

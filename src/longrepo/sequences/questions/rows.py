@@ -11,8 +11,8 @@ from pathlib import Path
 from longrepo.errors import InputError
 from longrepo.sequences import chance
 from longrepo.sequences.header import RepositoryFacts
-from longrepo.sequences.question_check import Checker, Verdict
-from longrepo.sequences.question_tree import holds
+from longrepo.sequences.questions.check import Checker, Verdict
+from longrepo.sequences.questions.tree import holds
 from longrepo.sequences.store import SequenceFile
 from longrepo.sequences.tokenizer import RepoTokenizer
 from longrepo.sequences.tokens import SNIPPETS

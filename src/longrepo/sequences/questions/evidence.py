@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 
-from longrepo.sequences.question_braces import LANGUAGES, BraceFile, brace_file, defines_anywhere
-from longrepo.sequences.question_python import PythonFile, may_bind
-from longrepo.sequences.question_resolve import Resolver
-from longrepo.sequences.question_tree import Line, Tree, paths_of, suffix
+from longrepo.sequences.questions.braces import LANGUAGES, BraceFile, brace_file, defines_anywhere
+from longrepo.sequences.questions.python import PythonFile, may_bind
+from longrepo.sequences.questions.resolve import Resolver
+from longrepo.sequences.questions.tree import Line, Tree, paths_of, suffix
 
 _PYTHON = ("py", "pyi", "pyw")
 _TEST_FOLDERS = frozenset(("test", "tests", "__tests__", "spec", "specs", "testing", "testdata", "fixtures"))

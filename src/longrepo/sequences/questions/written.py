@@ -12,7 +12,7 @@ from longrepo.sequences.analysis import inline_text
 from longrepo.sequences.compose import FilePiece, Sizes, question_ids, write_question
 from longrepo.sequences.draft import Draft
 from longrepo.sequences.lengths import Band
-from longrepo.sequences.questions import Question
+from longrepo.sequences.questions.generate import Question
 from longrepo.sequences.text import TokenizedText
 from longrepo.sequences.tokens import SNIPPETS
 

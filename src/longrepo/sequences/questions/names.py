@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Iterator
 
 from longrepo.repository.syntax.outline import Definition
-from longrepo.sequences.question_kind import Kind, Question
-from longrepo.sequences.question_sources import EVERYWHERE, SCRIPTS, Book, Place
-from longrepo.sequences.question_words import (
+from longrepo.sequences.questions.kind import Kind, Question
+from longrepo.sequences.questions.sources import EVERYWHERE, SCRIPTS, Book, Place
+from longrepo.sequences.questions.words import (
     begins_statement,
     called_at,
     given_away,

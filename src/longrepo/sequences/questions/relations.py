@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from longrepo.repository.syntax.outline import Call, Definition
-from longrepo.sequences.question_kind import Kind, Question
-from longrepo.sequences.question_names import FUNCTIONS, base_of, only
-from longrepo.sequences.question_sources import NO_CODE, Book, Place, Source
-from longrepo.sequences.question_words import (
+from longrepo.sequences.questions.kind import Kind, Question
+from longrepo.sequences.questions.names import FUNCTIONS, base_of, only
+from longrepo.sequences.questions.sources import NO_CODE, Book, Place, Source
+from longrepo.sequences.questions.words import (
     called_at,
     given_away,
     imports_it,

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrepo.sequences.question_evidence import Evidence, name_asked
-from longrepo.sequences.question_python import default_of, same_expression, same_signature
+from longrepo.sequences.questions.evidence import Evidence, name_asked
+from longrepo.sequences.questions.python import default_of, same_expression, same_signature
 
 _SNIPPET = re.compile(r", in ?<\|SNIPPET_(\d+)\|>$")
 _PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]+>")

@@ -13,11 +13,11 @@ from functools import cache
 
 from longrepo.repository.imports.graph import ImportGraph
 from longrepo.sequences import chance
-from longrepo.sequences.question_files import FILE_KINDS
-from longrepo.sequences.question_kind import Question
-from longrepo.sequences.question_names import NAME_KINDS
-from longrepo.sequences.question_relations import RELATION_KINDS
-from longrepo.sequences.question_sources import Book, ChangeFact, LeftOut, Source, left_out
+from longrepo.sequences.questions.files import FILE_KINDS
+from longrepo.sequences.questions.kind import Question
+from longrepo.sequences.questions.names import NAME_KINDS
+from longrepo.sequences.questions.relations import RELATION_KINDS
+from longrepo.sequences.questions.sources import Book, ChangeFact, LeftOut, Source, left_out
 
 __all__ = ["ChangeFact", "LeftOut", "Question", "Source", "left_out", "questions"]
 

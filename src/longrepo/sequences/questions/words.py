@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from longrepo.sequences.question_sources import NO_CODE, SCRIPTS, Place, Source
+from longrepo.sequences.questions.sources import NO_CODE, SCRIPTS, Place, Source
 
 _KEYWORDS = (
     "def class func fn function fun struct enum union trait interface type typedef module namespace mod macro "

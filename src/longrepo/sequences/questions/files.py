@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from longrepo.repository.syntax.outline import Import
-from longrepo.sequences.question_kind import Kind, Question
-from longrepo.sequences.question_sources import SCRIPTS, Book, Source
-from longrepo.sequences.question_words import may_import, plain
+from longrepo.sequences.questions.kind import Kind, Question
+from longrepo.sequences.questions.sources import SCRIPTS, Book, Source
+from longrepo.sequences.questions.words import may_import, plain
 
 _FEW = 3  # files in an answer at most
 _ASKED = ("Python", "JavaScript", "TypeScript", "Java", "C", "C++")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from longrepo.sequences.question_sources import Book
+from longrepo.sequences.questions.sources import Book
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def is_test(path: str) -> bool:
 def left_out(repository: Path, commit: str, known: Iterable[str]) -> LeftOut:
     """Read the files of a commit whose paths aren't `known` (binary ones and those above 32 MB by path alone)."""
     from longrepo.repository.snapshot import tracked
-    from longrepo.sequences.question_tree import object_reader
+    from longrepo.sequences.questions.tree import object_reader
 
     used = frozenset(known)
     words: set[str] = set()
