@@ -3,7 +3,7 @@
 The naive split takes the training rows and calls one in ten of them test, at random, with every token of weight 1
 scored: what a split by sequence, in place of one by ancestry, would measure.
 
-python benchmarks/data/leaks.py SEQUENCES [--seed 42]
+python benchmarks/data/leaks.py SEQUENCES … [--seed 42] [--output leaks.json]
 """
 
 from __future__ import annotations
@@ -30,22 +30,37 @@ NAIVE_SHARE = 0.1
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sequences", type=Path)
+    parser.add_argument("sequences", type=Path, nargs="+")
     parser.add_argument("--model", help="where their tokenizer is")
     parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
     given = parser.parse_args()
-    prepared = read_sequences(given.sequences)
-    tokenizer = tokenizer_of(prepared.header, given.model)
-    table = Table(title=f"{given.sequences}: {len(prepared):,} rows, {prepared.lengths().sum():,} tokens")
+    figures: dict[str, dict[str, dict[str, int]]] = {}
+    for path in given.sequences:
+        clean, leaky, name = compare(path, given.model, given.seed)
+        figures[name] = {
+            what: {"scored lines": one.scored_lines, "leaks": len(one.leaks), "rows with a leak": one.rows}
+            for what, one in (("prepared", clean), ("naive", leaky))
+        }
+        if given.output:
+            given.output.write_text(json.dumps(figures, indent=1) + "\n")
+        assert leaky.leaks, "the check doesn't bite"
+        assert not clean.leaks, f"{len(clean.leaks)} leaks; see longrepo check-leaks {path}"
+
+
+def compare(path: Path, model: str | None, seed: int) -> tuple[LeakCheck, LeakCheck, str]:
+    """The check of prepared sequences and of a naive split of them, and what they are of; prints both."""
+    prepared = read_sequences(path)
+    tokenizer = tokenizer_of(prepared.header, model)
+    table = Table(title=f"{path}: {len(prepared):,} rows, {prepared.lengths().sum():,} tokens")
     for name in ("split", "rows", "scored lines", *LEAKS, "rows with a leak", "s"):
         table.add_column(name, justify="right", no_wrap=name in LEAKS)
     clean = add_check(table, "prepared", prepared, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
-        naive = write_naive(Path(folder) / "naive", prepared, given.seed)
+        naive = write_naive(Path(folder) / "naive", prepared, seed)
         leaky = add_check(table, f"naive {NAIVE_SHARE:.0%}", naive, tokenizer)
     Console().print(table)
-    assert leaky.leaks, "the check doesn't bite"
-    assert not clean.leaks, f"{len(clean.leaks)} leaks; see longrepo check-leaks {given.sequences}"
+    return clean, leaky, prepared.header.name
 
 
 def add_check(table: Table, name: str, file: SequenceFile, tokenizer: RepoTokenizer) -> LeakCheck:

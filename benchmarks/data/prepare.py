@@ -11,7 +11,7 @@ second run   HEAD after HEAD~10 (first parents) with the same cache, and HEAD on
 memory       the largest sum over all processes, ten looks a second, with the default settings
 memory, many commits   the same with data.max_commits=100000
 fill         of training sequences: mean length by cap, share within the guide's ranges; tokens without an account
-identical    bytes of five runs: two clones, folders, locales, time zones, hash seeds; cold, warm and no cache; one core
+identical    bytes of five runs: two copies, folders, locales, time zones, hash seeds; cold, warm and no cache; one core
 
 Throughput and second run are done --rounds times, in turn. Parts that are done are kept in DIR/prepare.json and
 skipped when it is run again; --again PART or PART/NAME measures them anew, --only does no others.

@@ -1,6 +1,6 @@
 """Are the answers right? Questions on whole repositories at HEAD, each checked by another route than it was made.
 
-    python benchmarks/data/questions.py REPO [REPO …] [--sample 300] [--seed 1] [--show 10]
+    python benchmarks/data/questions.py REPO [REPO …] [--sample 300] [--seed 1] [--show 10] [--output questions.json]
 
 Prints how many of each kind were confirmed, a column for each repository, and, to see that the check bites, how many of
 them were refuted once each got the next one's answer. Exit status 1 if any answer wasn't confirmed.
@@ -9,6 +9,7 @@ them were refuted once each got the next one's answer. Exit status 1 if any answ
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections import Counter, defaultdict
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=300, help="questions a repository and kind; 0: all")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--show", type=int, default=10, help="refuted ones to print")
+    parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
     given = parser.parse_args()
     confirmed: defaultdict[str, Counter[str]] = defaultdict(Counter)
     asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -60,6 +62,13 @@ def main() -> int:
     console.print(table)
     for note in notes:
         console.print(note, highlight=False)
+    if given.output:
+        figures = {
+            name: {"kinds": {kind: {"asked": asked[name][kind], "confirmed": confirmed[name][kind]} for kind in kinds}}
+            | {"another's answer": dict(swapped[name])}
+            for name, kinds in asked.items()
+        }
+        given.output.write_text(json.dumps(figures, indent=1) + "\n")
     return int(any(confirmed[name] != asked[name] for name in asked))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from longrepo.repository.model import CommitRecord, FileChange
+from longrepo.sequences import chance
 from longrepo.sequences.analysed import Analysed
 from longrepo.sequences.compose import FilePiece, Sizes, Step
 from longrepo.sequences.lengths import Band
@@ -16,7 +17,8 @@ from longrepo.sequences.reading import LeftOut, Reader, Request, StepRequest, Wi
 _STEPS_SHARE = 0.65  # of a sequence go to the changes; the file as it was gets the rest
 _LEAST_STATE = 64  # tokens: less of the file as it was is no context
 _CHARACTERS = 3  # of a file as it was are read for each token there is room for
-_AT_ONCE = 512  # changes read before looking whether there are enough
+_CHARACTER_STEP = 2048
+_AT_ONCE = 128  # changes read before looking whether there are enough
 ADDED = "file added: it stands in the snapshot"
 
 
@@ -123,11 +125,12 @@ def _step(commit: str, change: FileChange, answer: Analysed) -> Step:
 
 
 def chains_of(links: Sequence[Link]) -> dict[str, list[Step]]:
-    """Path → its changes, oldest first; the paths changed last come first."""
+    """Path → its changes, oldest first. The paths come in an order that a new commit doesn't change, so that most of
+    what was packed before is packed alike."""
     chains: dict[str, list[Step]] = {}
     for link in links:
         chains.setdefault(link.path, []).append(link.step)
-    return {path: steps[::-1] for path, steps in chains.items()}
+    return {path: chains[path][::-1] for path in sorted(chains, key=lambda path: chance.number("chain", path))}
 
 
 class ChainPacker:
@@ -183,11 +186,16 @@ def read_states(packs: Sequence[ChainPack], reader: Reader, done: Callable[[int]
     """Give every run the file as it was before its first step, as much of it as there is room for."""
     runs = [run for pack in packs for run in pack.runs if run.room >= _LEAST_STATE]
     requests: list[Request] = [
-        WindowRequest(run.path, run.steps[0].blob, run.steps[0].row, run.room * _CHARACTERS) for run in runs
+        WindowRequest(run.path, run.steps[0].blob, run.steps[0].row, _whole(run.room * _CHARACTERS)) for run in runs
     ]
     for run, answer in zip(runs, reader.read(requests, done), strict=True):
         if not isinstance(answer, LeftOut):
             run.state = _state(answer, run.room)
+
+
+def _whole(characters: int) -> int:
+    """Rounded up: then the same window serves when there is a little more or less room."""
+    return -(-characters // _CHARACTER_STEP) * _CHARACTER_STEP
 
 
 def _state(answer: Analysed, room: int) -> FilePiece | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from threading import Thread
 
 from longrepo.errors import RunError
 from longrepo.redaction.redactor import Redactor
@@ -85,7 +87,15 @@ def _broken(error: Exception) -> RunError:
 def _begin(tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
     global _analyser
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _analyser = Analyser(tokenizer, redactor, context_weight)
+
+
+def _end_with(parent: int) -> None:
+    """A main process that was killed leaves nothing behind."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _analyse(jobs: list[Job]) -> list[bytes]:

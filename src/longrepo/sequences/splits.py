@@ -17,6 +17,8 @@ from longrepo.repository.records import RecordStore
 from longrepo.repository.repository import Repository
 from longrepo.sequences import chance
 
+MOST_HELD_OUT = 200  # commits a split: more would only make what is trained on older
+
 
 @dataclass
 class Splits:
@@ -62,7 +64,9 @@ def split_by_ancestry(
         counted.add(record.id)
         done(1)
     total = len(counted)
-    for_test, for_validation = round(total * data.test_share), round(total * data.validation_share)
+    for_test, for_validation = (
+        min(MOST_HELD_OUT, round(total * share)) for share in (data.test_share, data.validation_share)
+    )
     if not for_test or not for_validation:
         return Splits(head, head, head, notes=[f"{total} usable commits are too few to hold any out"])
     line = repository.first_parents(head, 10 * data.max_commits)
