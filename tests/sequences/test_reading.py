@@ -58,7 +58,7 @@ def blob(folder: Path, path: str, commit: str = "HEAD") -> str:
 def test_answers_come_in_the_order_asked_whatever_is_known(
     repository: Repository, folder: Path, tokenizer: RepoTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_FILES_AT_ONCE", 4)
+    monkeypatch.setattr(reading, "_AT_ONCE", 4)
     monkeypatch.setattr(reading, "_CHANGES_AT_ONCE", 3)
     reader, counted = reader_of(repository, tokenizer), list[int]()
     known: list[Request] = [FileRequest(path, blob(folder, path, "HEAD~1")) for path in list(FILES)[::3]]

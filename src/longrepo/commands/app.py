@@ -67,10 +67,9 @@ def _run(program: typer.Typer) -> None:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except SystemExit as end:
-        if end.code == 130:  # typer's answer to Ctrl-C
-            print("stopped", file=sys.stderr)
-        raise
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
     except BrokenPipeError:
         # The reader (`| head`) has gone; without this Python complains again while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

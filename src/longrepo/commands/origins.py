@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -60,6 +61,9 @@ def tools(settings: Settings, model: str | None, verbose: bool) -> Iterator[Tool
         scorer = _base_model(settings, tokenizer) if settings.data.model_difficulty else None
         workers = min(_MOST_WORKERS, os.cpu_count() or 1)
         yield Tools(tokenizer, cache, workers, Terminal(verbose), scorer)
+    except KeyboardInterrupt:
+        print("stopped: nothing was written; what was read is kept for the next run", file=sys.stderr)
+        raise
     finally:
         cache.close()
 

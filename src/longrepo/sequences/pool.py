@@ -1,4 +1,4 @@
-"""Analysis on several cores: jobs go out in batches of about a megabyte, results come back in order."""
+"""Analysis on several cores: jobs go out in batches of some hundred kilobytes, results come back in order."""
 
 from __future__ import annotations
 
