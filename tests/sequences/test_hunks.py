@@ -12,7 +12,12 @@ from git_helper import environment
 from small_packages import module
 
 from longrepo.sequences import hunks
-from longrepo.sequences.hunks import added_rows, hunk_rows
+from longrepo.sequences.hunks import added_rows
+
+
+def hunk_rows(before: str, after: str) -> list[str]:
+    """The hunks as the rows of a unified diff."""
+    return [row for hunk in hunks.hunks(before, after) for row in (hunk.title, *hunk.rows)]
 
 
 def applied(before: str, rows: list[str]) -> str:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
+from longrepo.commands.arguments import SequencesArgument, TokenizerOption
 from longrepo.errors import RunError
 
 
 def check_leaks(
-    sequences: Annotated[
-        Path, typer.Argument(metavar="SEQUENCES", help="A folder of sequences, or a .json, .jsonl or .parquet file.")
-    ],
-    model: Annotated[
-        str | None, typer.Option("--model", help="Where their tokenizer is. [default: the model they name]")
-    ] = None,
+    sequences: SequencesArgument,
+    model: TokenizerOption = None,
 ) -> None:
     """Check that nothing which validation or test scores stands in training; exit status 1 where something does."""
     from rich.console import Console

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longrepo.commands.arguments import SequencesArgument, TokenizerOption
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,17 +14,13 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    sequences: Annotated[
-        Path, typer.Argument(metavar="SEQUENCES", help="A folder of sequences, or a .json, .jsonl or .parquet file.")
-    ],
+    sequences: SequencesArgument,
     kind: Annotated[str | None, typer.Option(help="Only hierarchical, commit_evolution, qa or window.")] = None,
     difficulty: Annotated[str | None, typer.Option(help="Only easy, medium, hard or very_hard.")] = None,
     phase: Annotated[int | None, typer.Option(help="Only those of this phase's lengths.")] = None,
     split: Annotated[str | None, typer.Option(help="Only train, validation or test.")] = None,
     index: Annotated[int | None, typer.Option(help="Show this sequence, counted from 0 among those chosen.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Where their tokenizer is. [default: the model they name]")
-    ] = None,
+    model: TokenizerOption = None,
 ) -> None:
     """Look at sequences: a summary with small histograms, or with --index one of them as the model sees it."""
     from rich.console import Console

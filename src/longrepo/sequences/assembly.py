@@ -115,17 +115,12 @@ def assemble(
     parts: list[Part] = []
     with ExitStack() as stack:
         for origin, name in zip(origins, names, strict=True):
-            redactor = Redactor(origin.repository.people(origin.commit)) if settings.data.redact else None
-            pool = AnalysisPool(tools.tokenizer, redactor, settings.data.context_weight, tools.workers)
-            stack.callback(pool.close)
-            reader = Reader(
-                origin.repository, tools.tokenizer, redactor, pool, tools.cache,
-                settings.data.max_file_bytes, settings.data.context_weight,
-            )  # fmt: skip
+            reader = _reader(origin, settings, tools)
+            stack.callback(reader.pool.close)
             part = Part(read_corpus(reader, settings, origin.commit, chosen, tools.watch))
             part.corpus.facts.name, part.corpus.facts.weight = name, origin.weight
             build(part, origin.weight)
-            pool.close()
+            reader.pool.close()
             parts.append(part)
         # What one repository's training shows, another's held-out lines must not be.
         shown = Shown(tools.tokenizer, (text for part in parts for text in part.shown()))
@@ -145,20 +140,7 @@ def assemble(
                 judge_by_model(one, tools.scorer)
                 done(1)
     thresholds = _relabel(sequences, listed)
-    first = parts[0].corpus.facts
-    first.notes.extend(notes)
-    built_phases = {phase_of(len(one), listed) for one in training}
-    first.notes.extend(
-        f"phase {band.phase}: the repository's text does not fill {band.floor + 1} tokens"
-        for band in chosen
-        if band.phase not in built_phases
-    )
-    accounts: dict[str, Any] = {}
-    for band in chosen:
-        total = PhaseAccount()
-        for part in parts:
-            total += part.accounts[band.phase]
-        accounts[str(band.phase)] = account_dict(total)
+    parts[0].corpus.facts.notes.extend([*notes, *_unfilled(training, listed)])
     redactions = sum((part.corpus.reader.found for part in parts), start=Counter[str]())
     header = Header(
         TokenizerFacts.of(tools.tokenizer),
@@ -168,7 +150,7 @@ def assemble(
         seed=settings.training.seed,
         bands=[asdict(band) for band in chosen],
         counts=counts(sequences, listed),
-        accounts=accounts,
+        accounts={str(band.phase): _account(parts, band) for band in chosen},
         thresholds=thresholds,
         redactions=dict(sorted(redactions.items())),
         rows=len(sequences),
@@ -177,10 +159,30 @@ def assemble(
     return Prepared(sequences, header, summarise([part.corpus for part in parts], header), redacted)
 
 
-def account_dict(account: PhaseAccount) -> dict[str, Any]:
-    """An account as the header and the summary hold it."""
+def _reader(origin: Origin, settings: Settings, tools: Tools) -> Reader:
+    data = settings.data
+    redactor = Redactor(origin.repository.people(origin.commit)) if data.redact else None
+    pool = AnalysisPool(tools.tokenizer, redactor, data.context_weight, tools.workers)
+    return Reader(
+        origin.repository, tools.tokenizer, redactor, pool, tools.cache, data.max_file_bytes, data.context_weight
+    )
+
+
+def _unfilled(training: Sequence[Built], chosen: list[Band]) -> Iterator[str]:
+    """A note on each phase that no training sequence is long enough for."""
+    built = {phase_of(len(one), chosen) for one in training}
+    for band in chosen:
+        if band.phase not in built:
+            yield f"phase {band.phase}: the repository's text does not fill {band.floor + 1} tokens"
+
+
+def _account(parts: Sequence[Part], band: Band) -> dict[str, Any]:
+    """The accounts of all repositories for one phase, added up, as header and summary hold them."""
+    total = PhaseAccount()
+    for part in parts:
+        total += part.accounts[band.phase]
     return {
-        key: dict(sorted(value.items())) if isinstance(value, dict) else value for key, value in vars(account).items()
+        key: dict(sorted(value.items())) if isinstance(value, dict) else value for key, value in vars(total).items()
     }
 
 

@@ -59,11 +59,6 @@ def hunks(before: str, after: str) -> list[Hunk]:
     return found
 
 
-def hunk_rows(before: str, after: str) -> list[str]:
-    """The hunks as the rows of a unified diff, without line breaks; empty where nothing changed."""
-    return [row for hunk in hunks(before, after) for row in (hunk.title, *hunk.rows)]
-
-
 def _shared_start(one: str, other: str) -> int:
     """How many characters two texts begin with in common."""
     at, shorter = 0, min(len(one), len(other))

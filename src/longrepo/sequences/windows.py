@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from longrepo.config.schema import Settings
+from longrepo.errors import InputError
 from longrepo.sequences.assembly import Origin, Part, Prepared, Tools, assemble
 from longrepo.sequences.corpus import Corpus
 from longrepo.sequences.draft import Built, Draft
@@ -36,8 +37,10 @@ class _Placed:
 def windows(origins: Sequence[Origin], settings: Settings, tools: Tools, length: int, overlap: int) -> Prepared:
     """Windows for every phase up to `length` tokens, and the same held-out sequences as `prepare`.
 
-    Raises InputError where a repository holds nothing to train on.
+    Raises InputError where a repository holds nothing to train on, or has a weight.
     """
+    if any(origin.weight != 1 for origin in origins):
+        raise InputError("--weight: windows show every text once; leave it out, or build long-context sequences")
     chosen = bands_up_to(settings.long_context, length)
     without_changes = settings.model_copy(
         update={"data": settings.data.model_copy(update={"commit_share": 0.0, "question_share": 0.0})}
