@@ -14,6 +14,7 @@ from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
+from longrepo.errors import InputError
 from longrepo.sequences.output import write_prepared
 from longrepo.sequences.prepare import BELOW_ONE
 from longrepo.sequences.store import read_sequences
@@ -155,3 +156,8 @@ def test_a_repository_given_twice_is_refused_whatever_its_spelling(folders: list
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "prepare_long_context.py"), *map(str, words)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_windows_refuse_a_weight(folders: list[Path], tokenizer: RepoTokenizer, settings: Settings) -> None:
+    with pytest.raises(InputError, match="--weight"):
+        prepared(folders, tokenizer, settings, overlap=64, weights=[1.0, 2.0])
