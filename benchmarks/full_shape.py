@@ -26,7 +26,7 @@ from longrepo.config.load import load_settings
 from longrepo.engines.base import Batch
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.memory.estimate import estimate_step
-from longrepo.memory.process import peak_resident, reset_peak_resident
+from longrepo.engines.process import peak_resident, reset_peak_resident
 from longrepo.memory.shape import read_shape
 
 CONFIG = {

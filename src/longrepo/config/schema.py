@@ -102,6 +102,11 @@ class LongContextSettings(Section):
 
 class MemorySettings(Section):
     budget_gb: Annotated[float, Field(gt=0)] | None = None
+    step: Literal["auto", "plain", "chunked"] = "auto"
+    store: Literal["auto", "memory", "recompute", "disk"] = "auto"
+    chunk_tokens: Annotated[int, Field(ge=16)] | Literal["auto"] = "auto"
+    allow_lossy: bool = False
+    max_disk_gb: Annotated[float, Field(gt=0)] | None = None
 
 
 class Settings(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from longrepo.memory import process
+from longrepo.engines import process
 
 
 class PeakMemory:
