@@ -7,3 +7,7 @@ class InputError(Exception):
 
 class RunError(Exception):
     """A run failed for a reason that isn't the input's (full disk, lost device). Exit status 1."""
+
+
+class OutOfMemory(RunError):
+    """A step's memory could not be had; weights, optimizer and checkpoints are as before the update."""

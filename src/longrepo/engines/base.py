@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from longrepo.engines.method import Method
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,11 +55,24 @@ class Engine(Protocol):
     device: str
     pad_id: int
     choices: list[tuple[str, str]]  # (what was chosen, why), for the terminal and the run's records
+    method: Method  # how micro-batches are computed; set with `use`
+
+    def use(self, method: Method, scratch: Path | None = None) -> None:
+        """Compute from here on by `method`; a disk store lies in the folder `scratch`.
+
+        Raises InputError where the model can't be computed so, RunError where the folder can't be written.
+        """
+        ...
+
+    def why_not_chunked(self) -> str | None:
+        """Why this model can't be computed in chunks; None where it can."""
+        ...
 
     def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
         """Add the gradient of `sum(weight * nll) / normaliser` to what is held; return `sum(weight * nll)` (nats).
 
-        `key` (0 ≤ key < 2**63) seeds the dropout masks: the same key and batch give the same gradient.
+        `key` (0 ≤ key < 2**63) seeds the dropout masks: the same key and batch give the same gradient. Raises
+        OutOfMemory; what was accumulated until then is undefined: `drop_gradients` and begin the update anew.
         """
         ...
 
@@ -67,6 +82,11 @@ class Engine(Protocol):
 
     def drop_gradients(self) -> None:
         """Forget what was accumulated since the last update."""
+        ...
+
+    def freeze(self, modules: Sequence[str]) -> int:
+        """Train the adapter's weights in these modules (names as in `lora.target_modules`) no further: they keep
+        their values, their gradients and optimizer state are dropped. Return how many parameters that is."""
         ...
 
     def score(self, batch: Batch) -> npt.NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,16 +16,22 @@ import peft
 import torch
 import transformers
 
-from longrepo.config.schema import LoraSettings, Settings
+from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch
+from longrepo.engines.method import Method
+from longrepo.engines.torch import dropout
 from longrepo.engines.torch.adapter_files import read_adapter, write_adapter
+from longrepo.engines.torch.chunked.step import ChunkedStep
+from longrepo.engines.torch.chunked.store import DiskStore, MemoryStore, Store
+from longrepo.engines.torch.chunked.support import in_chunks, why_not
 from longrepo.engines.torch.device import Placement, place
 from longrepo.engines.torch.load import load_base
-from longrepo.engines.torch.loss import backward_weighted, token_nll
+from longrepo.engines.torch.lora import attach_lora
+from longrepo.engines.torch.loss import Scored, backward_weighted, token_nll
 from longrepo.engines.torch.optimizer_files import read_optimizer, write_optimizer
 from longrepo.engines.torch.peak import PeakMemory
 from longrepo.engines.torch.rows import TokenRows, patch
-from longrepo.errors import InputError, RunError
+from longrepo.errors import InputError, OutOfMemory
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
@@ -46,6 +54,10 @@ class TorchEngine:
             self.parameters.values(), lr=0.0, weight_decay=settings.training.weight_decay
         )
         self._peak = PeakMemory(placement.device)
+        self._dropout = dropout.install(model, settings.lora.dropout)
+        self.method = Method()
+        self._store: Store = MemoryStore()
+        self._chunks = ChunkedStep(self._decoder, self._head, placement.device, placement.dtype, self._dropout.at)
 
     @classmethod
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> TorchEngine:
@@ -56,7 +68,7 @@ class TorchEngine:
         _check_plain_head(base, settings.model.name)
         ids = list(tokenizer.initial_from)
         rows = patch(base, ids, bool(base.config.tie_word_embeddings)) if ids else None
-        model = _attach_lora(base, settings)
+        model = attach_lora(base, settings)
         if rows is not None:
             rows.weight.requires_grad_(True)
         engine = cls(model, rows, settings, placement)
@@ -65,15 +77,35 @@ class TorchEngine:
         engine.choices += [("dropout", note) for note in notes]
         return engine
 
+    def use(self, method: Method, scratch: Path | None = None) -> None:
+        if method.step == "chunked" and (reason := self.why_not_chunked()):
+            raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
+        self.method = method
+        self._store = MemoryStore()
+        if method.store == "disk":
+            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), self._placement.device)
+
+    def why_not_chunked(self) -> str | None:
+        self.model.eval()
+        with self._autocast():
+            return why_not(self._decoder, self._placement.device, self._placement.dtype, self._dropout.at)
+
     def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
-        torch.manual_seed(key)  # every device's generator; a checkpointed layer restores it for its recompute
+        with _said_when_memory_ends(self.device, batch.input_ids.size):
+            return math.fsum(part.item() for part in self.add_gradients(batch, normaliser, key))
+
+    def add_gradients(self, batch: Batch, normaliser: float, key: int) -> list[torch.Tensor]:
+        """`accumulate`, but the loss as scalars still on the device: nothing here depends on a tensor's value."""
+        self._dropout.key = key
         self.model.train()
-        ids, weights = self._tensor(batch.input_ids), self._tensor(batch.loss_weights)
-        with self._autocast(), _one_line_when_memory_ends(self.device, ids.numel()):
-            hidden = self._hidden(ids)[:, :-1]
-            return backward_weighted(
-                self._head, hidden.flatten(0, 1), ids[:, 1:].flatten(), weights[:, 1:].flatten(), normaliser
-            )
+        if self.method.step == "chunked":
+            with self._autocast(), in_chunks(self._decoder):
+                return self._chunks.accumulate(batch, normaliser, self.method, self._store)
+        with self._autocast():
+            hidden = self._hidden(self._tensor(batch.input_ids))
+            tokens = hidden.shape[1]
+            scored = Scored.of(batch.input_ids, batch.loss_weights, 0, tokens, self._placement.device)
+            return backward_weighted(self._head, hidden.flatten(0, 1), scored, normaliser)
 
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), max_grad_norm).item()
@@ -87,17 +119,32 @@ class TorchEngine:
     def drop_gradients(self) -> None:
         self._optimizer.zero_grad(set_to_none=True)
 
+    def freeze(self, modules: Sequence[str]) -> int:
+        frozen = [name for name in self.parameters if set(name.split(".")) & set(modules)]
+        count = 0
+        for name in frozen:
+            parameter = self.parameters.pop(name).requires_grad_(False)
+            parameter.grad = None
+            self._optimizer.state.pop(parameter, None)
+            count += parameter.numel()
+        for group in self._optimizer.param_groups:
+            group["params"] = list(self.parameters.values())
+        return count
+
     @torch.no_grad()
     def score(self, batch: Batch) -> npt.NDArray[np.float32]:
         self.model.eval()
         ids = self._tensor(batch.input_ids)
         wanted = batch.loss_weights != 0
         wanted[:, 0] = False
-        before = self._tensor(wanted[:, 1:])
-        with self._autocast():
-            nll = token_nll(self._head, self._hidden(ids)[:, :-1][before], ids[:, 1:][before])
         scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
-        scores[wanted] = nll.float().cpu().numpy()
+        with self._autocast(), _said_when_memory_ends(self.device, ids.numel()):
+            for start, end, hidden in self._hidden_parts(ids):
+                here = wanted[:, start + 1 : end + 1]  # hidden state p predicts token p + 1
+                before = self._tensor(here)
+                targets = ids[:, start + 1 : end + 1][before]
+                nll = token_nll(self._head, hidden[:, : here.shape[1]][before], targets)
+                scores[:, start + 1 : end + 1][here] = nll.float().cpu().numpy()
         return scores
 
     @torch.no_grad()
@@ -154,53 +201,39 @@ class TorchEngine:
             "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)},
         }
 
+    def _hidden_parts(self, ids: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
+        if self.method.step == "plain":
+            yield 0, ids.shape[1], self._hidden(ids)
+            return
+        with in_chunks(self._decoder):
+            yield from self._chunks.hidden(ids, self.method.chunk)
+
     def _hidden(self, ids: torch.Tensor) -> torch.Tensor:
         # No attention mask: rows are padded on the right, and causal attention never looks there.
         return self._decoder(input_ids=ids, use_cache=False).last_hidden_state
 
     def _autocast(self) -> Any:
-        return torch.autocast(self.device, self._placement.dtype) if self._placement.autocast else nullcontext()
+        if not self._placement.autocast:
+            return nullcontext()
+        # A chunked step casts LoRA's weights for each chunk: kept, those of all layers would lie in memory twice.
+        return torch.autocast(self.device, self._placement.dtype, cache_enabled=self.method.step == "plain")
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._placement.device)
 
 
 @contextmanager
-def _one_line_when_memory_ends(device: str, tokens: int) -> Iterator[None]:
+def _said_when_memory_ends(device: str, tokens: int) -> Iterator[None]:
     """CUDA has an exception of its own for it; Metal's and the CPU's allocator say it in a RuntimeError's text."""
     try:
         yield
     except RuntimeError as error:
         if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
             raise
-        raise RunError(
+        raise OutOfMemory(
             f"{device}: out of memory in a step of {tokens} tokens; the checkpoints are whole: end other programs, or "
             "leave out the longest phase, or lower lora.r, and go on with --resume auto"
         ) from None
-
-
-def _attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
-    lora: LoraSettings = settings.lora
-    modules = {name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
-    missing = [name for name in lora.target_modules if name not in modules]
-    if missing:
-        raise InputError(
-            f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; "
-            f"it has {', '.join(sorted(modules))}"
-        )
-    if settings.training.use_gradient_checkpointing:
-        base.activation_checkpointing_enable({"use_reentrant": False})
-    torch.manual_seed(settings.training.seed)  # LoRA's A matrices start random
-    return peft.get_peft_model(
-        base,
-        peft.LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, used as a factor
-            lora_dropout=lora.dropout,
-            target_modules=list(lora.target_modules),
-            task_type="CAUSAL_LM",
-        ),
-    )
 
 
 @torch.no_grad()

@@ -1,8 +1,10 @@
-"""Loading a causal language model, 4-bit or not, ready for an adapter."""
+"""Loading a causal language model, 4-bit or not, ready for an adapter: tensor by tensor, never the whole in full."""
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +12,11 @@ from torch import nn
 
 from longrepo.config.model_source import model_location
 from longrepo.config.schema import ModelSettings
+from longrepo.engines.torch.base_cache import DamagedCache, cached_base, drop_base, read_base, write_base
+from longrepo.engines.torch.checkpoint import Checkpoint, find_checkpoint
 from longrepo.engines.torch.device import Placement
+from longrepo.engines.torch.quantised import quantise
+from longrepo.engines.torch.skeleton import NotStreamable, Skeleton, quantization
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,19 +35,13 @@ def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, placement: Plac
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     notes: list[str] = []
+    where = model_location(settings.name)
     try:
-        where = model_location(settings.name)
         config = transformers.AutoConfig.from_pretrained(where, revision=settings.revision)
         _silence_dropouts(config, notes)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            where,
-            revision=settings.revision,
-            config=config,
-            dtype=placement.dtype,
-            attn_implementation="sdpa",
-            device_map={"": placement.device},
-            **_quantization(settings, placement),
-        )
+        model = _load(where, config, settings, placement, tokenizer.vocabulary_size, notes)
+    except InputError as error:
+        raise InputError(f"model {settings.name}: {error}") from None
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
@@ -55,10 +55,96 @@ def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, placement: Plac
         # lossy, and without a backward pass from then on. Validation would silently end the training.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    _fill_added_rows(model, tokenizer)
+    return model, notes
+
+
+def _load(
+    where: str, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int, notes: list[str]
+) -> Any:
+    try:
+        if getattr(config, "quantization_config", None) is not None:
+            raise NotStreamable("it was published quantised")
+        if (checkpoint := find_checkpoint(where, settings.revision)) is None:
+            raise NotStreamable("it has no safetensors files")
+        model = _stream(checkpoint, config, settings, placement, vocabulary, notes)
+    except NotStreamable as reason:
+        notes.append(f"loaded whole by transformers ({reason}): loading takes more memory than the plan says")
+        return _load_whole(where, config, settings, placement, vocabulary)
+    with contextlib.suppress(OSError):  # then it is what the configuration says
+        model.generation_config = type(model.generation_config).from_pretrained(where, revision=settings.revision)
+    return model
+
+
+def _stream(
+    checkpoint: Checkpoint,
+    config: Any,
+    settings: ModelSettings,
+    placement: Placement,
+    vocabulary: int,
+    notes: list[str],
+) -> Any:
+    entry = cached_base(checkpoint, config, settings, placement)
+    if entry is not None and entry.exists():
+        skeleton = Skeleton(config, settings, placement, vocabulary)
+        try:
+            read_base(entry, skeleton, placement.device)
+            model = skeleton.finish()
+        except DamagedCache:
+            drop_base(entry)
+            notes.append(f"the quantised base in {entry} was damaged and is made anew")
+        else:
+            notes.append(f"quantised base read from {entry}")
+            return model
+    skeleton = Skeleton(config, settings, placement, vocabulary)
+    _fill(skeleton, checkpoint, settings, placement)
+    model = skeleton.finish()
+    if entry is not None:
+        _keep(entry, skeleton, notes)
+    return model
+
+
+def _fill(skeleton: Skeleton, checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> None:
+    """The tensors that stay as they are first: the largest, a table of tokens, is then in full beside nothing else."""
+    sources = skeleton.match(checkpoint.names)
+    for ours, theirs in sources.items():
+        skeleton.check_shape(ours, checkpoint.shape(theirs))
+    for ours in sorted(sources, key=lambda name: name in skeleton.quantised):
+        if ours not in skeleton.quantised:
+            skeleton.put(ours, checkpoint.read(sources[ours]))
+            continue
+        how = placement.dtype, placement.device, settings.double_quantization
+        skeleton.put_quantised(ours, *quantise(checkpoint.read(sources[ours]), *how))
+
+
+def _keep(entry: Path, skeleton: Skeleton, notes: list[str]) -> None:
+    try:
+        if size := write_base(entry, skeleton):
+            notes.append(f"quantised base ({size / 1e9:.1f} GB) kept for the next start in {entry}")
+    except OSError as error:
+        notes.append(f"quantised base not kept for the next start: {entry.parent} can't be written to ({error})")
+
+
+def _load_whole(where: str, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int) -> Any:
+    import transformers
+
+    config_of = quantization(settings, placement)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+        where,
+        revision=settings.revision,
+        config=config,
+        dtype=placement.dtype,
+        attn_implementation="sdpa",
+        device_map={"": placement.device},
+        **({} if config_of is None else {"quantization_config": config_of}),
+    )
     if placement.device.type == "cpu":
         _let_go_of_files(model)
-    _widen(model, tokenizer)
-    return model, notes
+    if vocabulary > model.get_input_embeddings().num_embeddings:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    return model
 
 
 def _let_go_of_files(model: nn.Module) -> None:
@@ -67,21 +153,6 @@ def _let_go_of_files(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.dtype.is_floating_point:
             parameter.data = parameter.data.clone()
-
-
-def _quantization(settings: ModelSettings, placement: Placement) -> dict[str, Any]:
-    if settings.quantization == "none":
-        return {}
-    from transformers import BitsAndBytesConfig
-
-    return {
-        "quantization_config": BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=settings.double_quantization,
-            bnb_4bit_compute_dtype=placement.dtype,
-        )
-    }
 
 
 def _silence_dropouts(config: Any, notes: list[str]) -> None:
@@ -93,15 +164,9 @@ def _silence_dropouts(config: Any, notes: list[str]) -> None:
         notes.append(f"{', '.join(changed)} of the base set to 0: lora.dropout is the only dropout")
 
 
-def _widen(model: Any, tokenizer: RepoTokenizer) -> None:
-    embedding = model.get_input_embeddings()
-    if tokenizer.vocabulary_size > embedding.num_embeddings:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.resize_token_embeddings(tokenizer.vocabulary_size, mean_resizing=False)
-        model.requires_grad_(False)
+@torch.no_grad()
+def _fill_added_rows(model: Any, tokenizer: RepoTokenizer) -> None:
     tables = {id(t): t for t in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
-    with torch.no_grad():
-        for table in tables.values():
-            for new, source in tokenizer.initial_from.items():
-                table[new] = table[source]
+    for table in tables.values():
+        for new, source in tokenizer.initial_from.items():
+            table[new] = table[source]

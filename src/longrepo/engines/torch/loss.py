@@ -7,31 +7,61 @@ the gradient of the hidden states has to outlive a chunk.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 Tensor = torch.Tensor
 Head = Callable[[Tensor], Tensor]
+Int64 = npt.NDArray[np.int64]
+Float32 = npt.NDArray[np.float32]
 CHUNK = 512  # positions; 96 MiB of float32 logits at StarCoder2's vocabulary
 
 
-def backward_weighted(head: Head, hidden: Tensor, targets: Tensor, weights: Tensor, normaliser: float) -> float:
-    """Back-propagate `sum(weight * nll) / normaliser` into `hidden` and the head; return `sum(weight * nll)`.
+@dataclass(frozen=True)
+class Scored:
+    """The scored positions among some: `at` `[scored]` their indices, `targets` `[scored]` the token that follows
+    each, `weights` `[scored]`. Found on the host, so that a step's shapes depend on no tensor's values."""
 
-    hidden `[positions, width]` with a graph behind it, targets `[positions]`, weights `[positions]`. Positions of
-    weight 0 are neither computed nor scored. Exact: the same sums as the plain loss, up to rounding.
+    at: Tensor
+    targets: Tensor
+    weights: Tensor
+
+    @staticmethod
+    def of(ids: Int64, weights: Float32, start: int, end: int, device: torch.device) -> Scored:
+        """Among the positions from `start` to `end` of each row, flattened; ids, weights `[rows, tokens]`.
+        Position p is scored by the weight of token p + 1."""
+        rows = len(ids)
+        targets, following = np.zeros((rows, end - start), np.int64), np.zeros((rows, end - start), np.float32)
+        there = min(end + 1, ids.shape[1]) - (start + 1)  # the last token is followed by none
+        targets[:, :there] = ids[:, start + 1 : start + 1 + there]
+        following[:, :there] = weights[:, start + 1 : start + 1 + there]
+        at = np.flatnonzero(following)
+        parts = (at, targets.ravel()[at], following.ravel()[at])
+        return Scored(*(torch.from_numpy(part).to(device) for part in parts))
+
+
+def backward_weighted(head: Head, hidden: Tensor, scored: Scored, normaliser: float) -> list[Tensor]:
+    """Back-propagate `sum(weight * nll) / normaliser` into `hidden` and the head; return the parts of
+    `sum(weight * nll)`, a scalar each.
+
+    hidden `[positions, width]` with a graph behind it. Positions that aren't scored are not computed. Exact: the
+    same sums as the plain loss, up to rounding.
     """
-    scored = weights.nonzero().squeeze(-1)
-    leaf = hidden.detach()[scored].requires_grad_()
-    total = 0.0
-    for part in _chunks(len(scored)):
-        nll = _nll(head(leaf[part]), targets[scored[part]])
-        weighted = (nll * weights[scored[part]]).sum()
+    if not len(scored.at):
+        return []
+    leaf = hidden.detach()[scored.at].requires_grad_()
+    totals = []
+    for part in _chunks(len(scored.at)):
+        nll = _nll(head(leaf[part]), scored.targets[part])
+        weighted = (nll * scored.weights[part]).sum()
         (weighted / normaliser).backward()
-        total += weighted.item()
-    if leaf.grad is not None:
-        hidden.backward(torch.zeros_like(hidden).index_copy_(0, scored, leaf.grad))
-    return total
+        totals.append(weighted.detach())
+    assert leaf.grad is not None
+    hidden.backward(torch.zeros_like(hidden).index_copy_(0, scored.at, leaf.grad))
+    return totals
 
 
 def token_nll(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ class PatchedEmbedding(nn.Module):
         hidden = self.base(ids)
         if not self.rows.active:
             return hidden
-        place = torch.searchsorted(self.rows.ids, ids).clamp(max=len(self.rows.ids) - 1)
+        place = torch.searchsorted(self.rows.ids, ids.contiguous()).clamp(max=len(self.rows.ids) - 1)
         ours = self.rows.ids[place] == ids
         return torch.where(ours.unsqueeze(-1), self.rows.weight[place].to(hidden.dtype), hidden)
 

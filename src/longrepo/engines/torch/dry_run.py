@@ -1,0 +1,219 @@
+"""One training step on fake tensors: the real operations, sizes and order, without weights or arithmetic."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from longrepo.config.schema import Settings
+from longrepo.engines.base import Batch
+from longrepo.engines.method import Method
+from longrepo.engines.torch.chunked.attention import Kernel, forced
+from longrepo.engines.torch.device import Placement
+from longrepo.engines.torch.engine import TorchEngine
+from longrepo.engines.torch.fake_model import materialise, meta_model, tensors_of
+from longrepo.engines.torch.load import DROPOUTS
+from longrepo.engines.torch.tracker import PeakTracker
+
+Tensor = torch.Tensor
+Measured = dict[str, int]  # bytes by name; names that begin with `peak ` are of the step's phases
+FIXED = ("weights", "adapter", "gradients", "moments")
+PHASES = ("forward", "head", "recompute", "backward", "update")
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What is run: `config` of transformers, with `added` structure tokens beyond its vocabulary; computing in
+    `dtype` as on `device` (`cpu`, `cuda` or `mps`; nothing of that kind needs to be there)."""
+
+    config: Any
+    settings: Settings
+    method: Method
+    device: str
+    dtype: torch.dtype
+    added: int
+
+    def at(self, layers: int, tokens: int) -> Measured:
+        """Measure the last micro-batch of a window and its update: gradients and moments exist."""
+        model, rows = meta_model(self._shortened(layers), self.settings, self.dtype, self.added)
+        with ExitStack() as stack:
+            for mode in (FakeTensorMode(allow_non_fake_inputs=True), _Answers(), forced(self._kernel())):
+                stack.enter_context(mode)
+            if self.device == "mps" and self.method.step == "plain":
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # Metal has no derivative for its fused kernel
+            materialise(model)
+            engine = TorchEngine(model, rows, self.settings, Placement(torch.device("cpu"), self.dtype, ()))
+            engine.method = self.method
+            return _step(engine, self._batch(tokens), self.method, self.device)
+
+    def whole(self, tokens: int) -> Measured:
+        """The whole model's, from two small numbers of its layers: every peak grows by the same for each."""
+        small, large = self._two_depths()
+        layers = self.config.num_hidden_layers
+        if layers <= large:
+            return self.at(layers, tokens)
+        return line(small, self.at(small, tokens), large, self.at(large, tokens), layers)
+
+    def _two_depths(self) -> tuple[int, int]:
+        """Numbers of layers that end as the whole model does: they differ by a period of unlike layers, and of those
+        that are computed again together. Of the latter there are at least two."""
+        kinds = getattr(self.config, "layer_types", None) or ["layer"]
+        period = next(n for n in range(1, len(kinds) + 1) if all(k == kinds[i % n] for i, k in enumerate(kinds)))
+        every = self.method.every if self.method.store == "recompute" else 1
+        step = math.lcm(period, every)
+        small = (self.config.num_hidden_layers - 1) % step + 1
+        if small <= every > 1:
+            small += step
+        return small, small + step
+
+    def _shortened(self, layers: int) -> Any:
+        config = copy.deepcopy(self.config)
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
+        for name in DROPOUTS:
+            if getattr(config, name, 0):
+                setattr(config, name, 0.0)
+        config.vocab_size += self.added
+        return config
+
+    def _kernel(self) -> Kernel:
+        return "tiled" if self.device == "mps" else "fused"
+
+    def _batch(self, tokens: int) -> Batch:
+        row = ([1] * tokens, [1.0] * tokens)
+        return Batch.of([row] * self.settings.training.batch_size_reference, 0)
+
+
+def line(x1: int, first: Measured, x2: int, second: Measured, x: int) -> Measured:
+    """The straight line through two measurements, at `x`."""
+    return {name: first[name] + round((second[name] - first[name]) * (x - x1) / (x2 - x1)) for name in first}
+
+
+def _step(engine: TorchEngine, batch: Batch, method: Method, device: str) -> Measured:
+    _foreach(engine, device == "cuda")
+    _new_gradients(engine)
+    engine.apply_update(1e-4, 1.0)
+    _new_gradients(engine)
+    store = CountingStore()
+    if method.store == "disk":
+        engine._store = store
+    tracker = PeakTracker()
+    trained = set(engine.parameters.values())
+    groups: dict[str, list[Tensor]] = {
+        "weights": [t for t in tensors_of(engine.model) if t not in trained],
+        "adapter": list(trained),
+        "gradients": [p.grad for p in trained if p.grad is not None],
+        "moments": [t for state in engine._optimizer.state.values() for t in state.values() if torch.is_tensor(t)],
+    }
+    for name, tensors in groups.items():
+        tracker.adopt(tensors, name)
+    fixed = {name: tracker.by_tag[name] for name in FIXED}
+    kept = _Kept(tracker)
+    with tracker, _phases(engine, tracker, kept):
+        with tracker.phase("forward"):
+            engine.add_gradients(batch, 1.0, 0)
+        with tracker.phase("update"):
+            engine.apply_update(1e-4, 1.0)
+    peaks = {
+        f"peak {name}": tracker.peaks.get(name, 0) for name in ("forward", "head", "recompute", "backward", "update")
+    }
+    return (
+        fixed
+        | peaks
+        | {
+            "kept": max(0, kept.bytes - sum(fixed.values())),
+            "disk_written": store.written,
+            "disk_held": store.held,
+        }
+    )
+
+
+@dataclass
+class CountingStore:
+    """Stands in for a `DiskStore`: forgets the tensors and counts the bytes."""
+
+    written: int = 0
+    held: int = 0
+    _shapes: dict[Any, tuple[torch.Size, torch.dtype]] = field(default_factory=dict)
+
+    def put(self, key: Any, tensor: Tensor) -> None:
+        flat = tensor.detach().contiguous()
+        self._shapes[key] = (flat.shape, flat.dtype)
+        self.written += flat.numel() * flat.element_size()
+        self.held = max(self.held, self.written)
+
+    def get(self, key: Any) -> Tensor:
+        shape, dtype = self._shapes[key]
+        return torch.empty(shape, dtype=dtype)
+
+    def drop(self, key: Any) -> None:
+        del self._shapes[key]
+
+    def clear(self) -> None:
+        self._shapes.clear()
+
+
+class _Answers(TorchDispatchMode):
+    """What a step asks a tensor for its value: a fake one has none. Any will do, since no shape depends on it."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0 if args[0].is_floating_point() else 1
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass
+class _Kept:
+    """What lives when the head begins."""
+
+    tracker: PeakTracker
+    bytes: int = 0
+
+    def note(self) -> None:
+        self.bytes = self.bytes or self.tracker.live
+
+
+@contextmanager
+def _phases(engine: TorchEngine, tracker: PeakTracker, kept: _Kept) -> Iterator[None]:
+    """Tell the phases of a step apart by which modules are called, and whether for a gradient."""
+    seen_head = False
+
+    def at_head(*_: Any) -> None:
+        nonlocal seen_head
+        if not seen_head:
+            kept.note()
+        seen_head = True
+        tracker.enter("head")
+
+    def in_layer(*_: Any) -> None:
+        if seen_head:
+            tracker.enter("backward" if torch.is_grad_enabled() else "recompute")
+
+    hooks = [engine._head.register_forward_pre_hook(at_head)]
+    hooks += [next(layer.children()).register_forward_pre_hook(in_layer) for layer in engine._decoder.layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _foreach(engine: TorchEngine, on: bool) -> None:
+    """On CUDA AdamW takes all parameters at once, with temporaries for all of them."""
+    for group in engine._optimizer.param_groups:
+        group["foreach"] = on
+
+
+def _new_gradients(engine: TorchEngine) -> None:
+    for parameter in engine.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)

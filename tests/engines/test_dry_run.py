@@ -1,0 +1,86 @@
+"""A dry run against the real step, and extrapolations against dry runs of the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import ADDED, TinyTokenizer, model_folder, settings
+from transformers import AutoConfig
+
+from longrepo.engines.base import Batch
+from longrepo.engines.method import Method
+from longrepo.engines.torch.dry_run import DryRun, Measured
+from longrepo.engines.torch.engine import TorchEngine
+from longrepo.engines.torch.fake_model import tensors_of
+from longrepo.engines.torch.tracker import PeakTracker
+
+SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 1000, "sliding_window": 64}
+METHODS = (
+    Method(),
+    Method("chunked", 32),
+    Method("chunked", 32, "recompute", 2),
+    Method("chunked", 32, "disk"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model"), num_hidden_layers=5, **SHAPE)
+
+
+def dry_run(folder: Path, method: Method, *overrides: str, device: str = "cpu") -> DryRun:
+    config = AutoConfig.from_pretrained(folder)
+    return DryRun(config, settings(folder, *overrides), method, device, torch.float32, ADDED)
+
+
+def highest(measured: Measured) -> int:
+    return max(value for name, value in measured.items() if name.startswith("peak "))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_the_whole_model_is_planned_as_it_is_measured(folder: Path, method: Method) -> None:
+    overrides = ("model.quantization=none",) if method.store == "disk" else ()
+    tokenizer = TinyTokenizer(1000 + ADDED, {1000 + k: k for k in range(ADDED)})
+    engine = TorchEngine.create(settings(folder, *overrides), tokenizer, "cpu")
+    engine.use(method)
+    batch = Batch.of([([1] * 150, [1.0] * 150)], 0)
+    engine.accumulate(batch, 1.0, 0)
+    engine.apply_update(1e-4, 1.0)
+    engine.accumulate(batch, 1.0, 1)
+    tracker = PeakTracker()
+    tracker.adopt(tensors_of(engine.model), "model")
+    tracker.adopt([p.grad for p in engine.parameters.values() if p.grad is not None], "gradients")
+    tracker.adopt([t for state in engine._optimizer.state.values() for t in state.values()], "moments")
+    with tracker:
+        engine.accumulate(batch, 1.0, 2)
+        engine.apply_update(1e-4, 1.0)
+    planned = dry_run(folder, method, *overrides).whole(150)
+    assert highest(planned) == pytest.approx(tracker.peak, rel=0.01)
+    if method.store == "disk":
+        assert planned["disk_written"] == engine._store.written // 3  # type: ignore[attr-defined]
+        assert planned["disk_held"] > 0
+
+
+@pytest.mark.parametrize("method", METHODS[:2], ids=str)
+def test_every_phase_grows_by_the_same_for_each_layer(folder: Path, method: Method) -> None:
+    run = dry_run(folder, method)
+    direct, extrapolated = run.at(5, 100), run.whole(100)
+    for name, value in direct.items():
+        assert extrapolated[name] == pytest.approx(value, rel=0.002), name
+
+
+def test_unlike_layers_are_run_in_whole_periods(tmp_path: Path) -> None:
+    kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+    run = dry_run(model_folder(tmp_path, **SHAPE), Method())
+    run.config.num_hidden_layers, run.config.layer_types = 11, (kinds * 4)[:11]
+    assert run._two_depths() == (2, 5)
+
+
+def test_metal_is_planned_with_the_scores_materialised(folder: Path) -> None:
+    def peak(device: str) -> int:
+        return highest(dry_run(folder, Method(), device=device).at(1, 600))
+
+    assert peak("mps") > peak("cpu") + 2 * 4 * 4 * 600 * 600  # two score matrices of 4 heads in float32
