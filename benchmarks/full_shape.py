@@ -24,10 +24,10 @@ from safetensors.torch import save_file
 
 from longrepo.config.load import load_settings
 from longrepo.engines.base import Batch
-from longrepo.engines.torch.engine import TorchEngine
-from longrepo.memory.estimate import estimate_step
+from longrepo.engines.method import Method
 from longrepo.engines.process import peak_resident, reset_peak_resident
-from longrepo.memory.shape import read_shape
+from longrepo.engines.torch.engine import TorchEngine
+from longrepo.memory.planner import Planner
 
 CONFIG = {
     "architectures": ["Starcoder2ForCausalLM"],
@@ -120,8 +120,7 @@ def main() -> int:
         loss = engine.accumulate(batch, batch.weight, key=step) / batch.weight
         norm = engine.apply_update(5e-5, 1.0)
         measure(f"step {step + 1}: loss {loss:.3f}, gradient norm {norm:.3f}", began)
-    dtype_bytes = 2 if given.precision == "bfloat16" else 4
-    estimate = estimate_step(read_shape(str(folder)), settings, given.length, given.device, dtype_bytes)
+    planned = Planner.of(settings, given.device, given.precision).planned(Method(), given.length)
     table = Table(
         title=f"StarCoder2-3B's shape, {given.length} tokens, {given.precision}, {engine.facts()['versions']}"
     )
@@ -129,7 +128,7 @@ def main() -> int:
         table.add_column(column, justify="left" if column == "what" else "right")
     for what, seconds, peak in rows:
         table.add_row(what, f"{seconds:.1f}", f"{peak / GIB:.2f}")
-    table.add_row("estimate of a step (longrepo.memory.estimate)", "", f"{estimate.total / GIB:.2f}")
+    table.add_row("planned: a step's tensors (longrepo plan)", "", f"{planned.memory.peak / GIB:.2f}")
     Console(width=110).print(table)
     return 0
 

@@ -245,7 +245,7 @@ def updates_of(run: Path) -> int:
 def fingerprint(run: Path) -> dict[str, Any]:
     """What must be the same: the final adapter, the last optimizer state, and every record but for the clock's."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    measured = ("seconds", "tokens_per_second", "peak_memory")
+    measured = ("seconds", "tokens_per_second", "peak_memory", "memory")
     return {
         "adapter": hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest(),
         "optimizer": hashlib.sha256((run / "last" / "optimizer.safetensors").read_bytes()).hexdigest(),

@@ -1,22 +1,23 @@
-"""The estimate of a step's memory against what is known, and the budget it is held to."""
+"""The shape of a model, and what a step of it needs: dry runs at the lengths that extrapolate."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from longrepo.config.load import load_settings
+from longrepo.engines.method import Method
 from longrepo.errors import InputError
-from longrepo.memory.budget import GIB, find_budget
-from longrepo.memory.estimate import estimate_step
-from longrepo.memory.shape import ModelShape, read_shape
+from longrepo.memory.estimate import Estimator
+from longrepo.memory.shape import read_config, read_shape
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
 
 
-@pytest.fixture(scope="module")
-def starcoder2_3b(tmp_path_factory: pytest.TempPathFactory) -> ModelShape:
-    folder = tmp_path_factory.mktemp("shape")
+def config_of(folder: Path, **changes: Any) -> Any:
     config = {
         "model_type": "starcoder2",
         "hidden_size": 3072,
@@ -26,54 +27,69 @@ def starcoder2_3b(tmp_path_factory: pytest.TempPathFactory) -> ModelShape:
         "num_key_value_heads": 2,
         "vocab_size": 49152,
         "max_position_embeddings": 16384,
+        "sliding_window": 4096,
         "tie_word_embeddings": True,
         "bos_token_id": 0,
         "eos_token_id": 0,
     }
-    (folder / "config.json").write_text(json.dumps(config))
-    return read_shape(str(folder))
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return read_config(str(folder))
 
 
-def test_the_shape_is_counted_on_the_architecture(starcoder2_3b: ModelShape) -> None:
-    assert starcoder2_3b.linear + starcoder2_3b.other == 3_030_371_328  # as published
-    assert starcoder2_3b.max_positions == 16384
-    modules = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
-    assert starcoder2_3b.lora_parameters(32, modules) == 32 * 30 * 49664
+def estimator(config: Any, *overrides: str) -> Estimator:
+    return Estimator(config, load_settings(None, overrides), "cpu", "bfloat16", 20)
 
 
-def test_four_bit_weights_of_starcoder2_3b_take_1_67_gib(starcoder2_3b: ModelShape) -> None:
-    """NF4 with double quantisation and a bfloat16 embedding, as counted on a loaded model."""
-    step = estimate_step(starcoder2_3b, load_settings(None), 1024, "cuda", 2)
-    assert step.weights / GIB == pytest.approx(1.67, abs=0.01)
-
-
-@pytest.mark.parametrize(("length", "dry_run"), [(1024, 3.21), (2048, 3.84), (4096, 7.73)])
-def test_on_metal_it_is_within_a_sixth_of_a_dry_run(starcoder2_3b: ModelShape, length: int, dry_run: float) -> None:
-    step = estimate_step(starcoder2_3b, load_settings(None), length, "mps", 2)
-    assert dry_run <= step.total / GIB <= dry_run * 7 / 6
-
-
-def test_each_saving_shows(starcoder2_3b: ModelShape) -> None:
-    def total(*overrides: str, device: str = "cuda", length: int = 2048) -> int:
-        return estimate_step(starcoder2_3b, load_settings(None, overrides), length, device, 2).total
-
-    plain = total()
-    assert total("training.use_gradient_checkpointing=false") > plain
-    assert total("model.quantization=none") > plain
-    assert total("lora.r=64") > plain
-    assert total("training.batch_size_reference=2") > plain
-    assert total(device="mps") > plain
-    assert total(length=1024) < plain
-
-
-def test_a_set_budget_is_a_limit_and_never_above_what_the_machine_has() -> None:
-    free = find_budget("cpu", None)
-    assert not free.limit and free.bytes > 0
-    assert find_budget("cpu", 0.001).bytes == int(0.001 * GIB)
-    beyond = find_budget("cpu", 1e6)
-    assert beyond.limit and beyond.bytes < 1e6 * GIB and "less than memory.budget_gb" in beyond.reason
+def test_the_shape_is_counted_on_the_architecture(tmp_path: Path) -> None:
+    shape = read_shape(config_of(tmp_path))
+    assert shape.linear + shape.other == 3_030_371_328  # as published
+    assert shape.max_positions == 16384
+    assert shape.lora_parameters(32, MODULES) == 32 * 30 * 49664
 
 
 def test_no_configuration_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no config\.json"):
-        read_shape(str(tmp_path))
+        read_config(str(tmp_path))
+
+
+def test_starcoder2_3b_at_1024_tokens_is_what_its_tensors_add_up_to(tmp_path: Path) -> None:
+    """Weights as counted on a loaded model; LoRA in float32, its gradient, its two moments."""
+    step = estimator(config_of(tmp_path)).step(Method(), 1024)
+    assert step.weights / 2**30 == pytest.approx(1.67, abs=0.01)
+    lora = 4 * (32 * 30 * 49664 + 20 * 3072)
+    assert step.adapter == lora
+    assert step.gradients == pytest.approx(lora, rel=0.001)
+    assert step.moments == pytest.approx(2 * lora, rel=0.001)
+    assert step.kept >= 30 * 1024 * 3072 * 2, "each layer's input"
+    assert step.peak == sum((step.weights, step.adapter, step.gradients, step.moments, step.kept, step.working))
+
+
+@pytest.mark.parametrize("method", [Method("chunked", 32), Method("chunked", 32, "disk")], ids=str)
+def test_long_sequences_are_extrapolated_to_what_a_direct_dry_run_finds(tmp_path: Path, method: Method) -> None:
+    small = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 500}
+    one = estimator(config_of(tmp_path, **small, num_hidden_layers=1, sliding_window=64), "lora.r=4")
+    tokens = 7 * 32 + 5
+    assert one._lengths(method, tokens) == (69, 101)
+    direct = one.dry_run(method).at(1, tokens)
+    highest = max(value for name, value in direct.items() if name.startswith("peak "))
+    found = one.step(method, tokens)
+    assert found.peak == pytest.approx(highest, rel=0.001)
+    assert (found.disk_written, found.disk_held) == (direct["disk_written"], direct["disk_held"])
+
+
+def test_what_was_dry_run_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LONGREPO_CACHE", str(tmp_path / "cache"))
+    small = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4, "num_hidden_layers": 1}
+    config = config_of(tmp_path, **small)
+    first = estimator(config, "lora.r=4").step(Method(), 40)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a dry run")
+
+    monkeypatch.setattr(Estimator, "dry_run", refuse)
+    assert estimator(config, "lora.r=4").step(Method(), 40) == first
+    with pytest.raises(AssertionError):
+        estimator(config, "lora.r=8").step(Method(), 40)
+    (tmp_path / "cache" / "dry_runs.json").write_text("{")
+    with pytest.raises(AssertionError):
+        estimator(config, "lora.r=4").step(Method(), 40)

@@ -5,43 +5,57 @@ from __future__ import annotations
 from pathlib import Path
 
 from longrepo.config.load import load_settings
+from longrepo.engines.method import Method
 from longrepo.memory.budget import GIB, Budget
-from longrepo.memory.shape import ModelShape
+from longrepo.memory.estimate import StepMemory
+from longrepo.memory.planned import Planned
 from longrepo.pipeline.choices import Chooser, choose_amounts, choose_lengths, latest
 from longrepo.pipeline.stages import Stage
-
-SHAPE = ModelShape(
-    30, 3072, 24, 49152, 2_878_341_120, 152_030_208, 49664,
-    {"q_proj": 184320, "k_proj": 99840, "v_proj": 99840, "o_proj": 184320, "c_fc": 460800, "c_proj": 460800}, 16384,
-)  # fmt: skip
 
 
 def budget(gib: float) -> Budget:
     return Budget(int(gib * GIB), "what macOS recommends for the GPU", limit=False)
 
 
-def test_an_8_gb_mac_gets_two_phases_and_a_bigger_one_three() -> None:
+def needs(gib_per_1024_tokens: float):  # type: ignore[no-untyped-def]
+    """A planner whose steps need so much, of which `room` GiB are there."""
+
+    def estimate(_: Method, length: int) -> StepMemory:
+        return StepMemory(0, 0, 0, 0, 0, int(gib_per_1024_tokens * length / 1024 * GIB), 0)
+
+    def first_fit(room: float):  # type: ignore[no-untyped-def]
+        def fit(length: int) -> Planned | None:
+            planned = Planned(Method("chunked", 256), length, estimate)
+            return planned if planned.peak <= room * GIB else None
+
+        return fit
+
+    return first_fit
+
+
+def test_phase_3_is_taken_where_some_method_fits() -> None:
     small, large = Chooser(load_settings(None)), Chooser(load_settings(None))
-    choose_lengths(small, SHAPE, budget(5.33), "mps", 2)
-    choose_lengths(large, SHAPE, budget(10.7), "mps", 2)
+    choose_lengths(small, 16384, budget(5.33), needs(1.5)(5.33))
+    choose_lengths(large, 16384, budget(10.7), needs(1.5)(10.7))
     assert small.settings.long_context.phase3_enabled is False
     assert "GiB" in small.choices[-1].reason
     assert large.settings.long_context.phase3_enabled is True
+    assert "6.0 GiB of 10.7 GiB" in large.choices[-1].reason and "chunks of 256" in large.choices[-1].reason
 
 
 def test_a_budget_too_small_for_phase_2_leaves_phase_1() -> None:
     chooser = Chooser(load_settings(None))
-    choose_lengths(chooser, SHAPE, budget(3.4), "mps", 2)
+    choose_lengths(chooser, 16384, budget(2.9), needs(1.5)(2.9))
     assert chooser.settings.long_context.phase2_epochs == 0
 
 
 def test_a_length_that_was_asked_for_bounds_the_phases() -> None:
     chooser = Chooser(load_settings(None, ["model.max_position_embeddings=2048"]))
-    choose_lengths(chooser, SHAPE, budget(80), "cuda", 2)
+    choose_lengths(chooser, 16384, budget(80), needs(1.5)(80))
     assert chooser.settings.long_context.phase3_enabled is False
     assert chooser.settings.long_context.phase2_epochs == 8
     shorter = Chooser(load_settings(None, ["model.max_position_embeddings=1024"]))
-    choose_lengths(shorter, SHAPE, budget(80), "cuda", 2)
+    choose_lengths(shorter, 16384, budget(80), needs(1.5)(80))
     assert shorter.settings.long_context.phase2_epochs == 0
 
 
@@ -49,7 +63,7 @@ def test_what_a_person_set_stands_and_is_shown() -> None:
     chooser = Chooser(
         load_settings(None, ["long_context.phase3_enabled=true", "training.gradient_accumulation_steps=3"])
     )
-    choose_lengths(chooser, SHAPE, budget(1), "mps", 2)
+    choose_lengths(chooser, 16384, budget(1), needs(1.5)(1))
     choose_amounts(chooser, {1: 100, 2: 100, 3: 100})
     assert chooser.settings.long_context.phase3_enabled is True
     assert chooser.settings.training.gradient_accumulation_steps == 3
@@ -59,7 +73,7 @@ def test_what_a_person_set_stands_and_is_shown() -> None:
 
 def test_small_data_gets_smaller_windows_and_phases_without_data_are_left_out() -> None:
     chooser = Chooser(load_settings(None))
-    choose_lengths(chooser, SHAPE, budget(20), "cuda", 2)
+    choose_lengths(chooser, 16384, budget(20), needs(1.5)(20))
     choose_amounts(chooser, {1: 40, 2: 20, 3: 3})
     assert chooser.settings.training.gradient_accumulation_steps == 2  # 20 sequences / 8 updates
     assert chooser.settings.long_context.phase3_enabled is False

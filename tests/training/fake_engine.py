@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,17 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from longrepo.engines.base import Batch
+from longrepo.engines.method import Method
+from longrepo.errors import OutOfMemory
 
 VOCABULARY = 12
+FROZEN = 8
 
 
 class FakeEngine:
-    """Implements `longrepo.engines.base.Engine`; `slow_down` and `explode_at` let tests provoke what they need."""
+    """Implements `longrepo.engines.base.Engine`. `explode_at` and `fails` let tests provoke what they need: an update
+    whose gradient isn't finite, and calls that run out of memory. The rows of `weights` up to `FROZEN` stand for the
+    largest LoRA module."""
 
     name = "fake"
     device = "cpu"
@@ -31,6 +36,11 @@ class FakeEngine:
         self.explode_at, self.dropout = explode_at, dropout
         self.accumulated: list[int] = []  # rows of each micro-batch, for tests
         self.scored = 0
+        self.method = Method()
+        self.used: list[str] = []
+        self.fails: Callable[[str], bool] = lambda call: False  # whether this "accumulate" or "score" runs out
+        self.frozen: tuple[str, ...] = ()
+        self.longest = 0  # tokens of the longest row accumulated
         self.rates: list[float] = []
 
     def _log_probabilities(self, weights: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -38,7 +48,26 @@ class FakeEngine:
         logits = logits - logits.max(axis=-1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
+    def use(self, method: Method, scratch: Path | None = None) -> None:
+        self.method = method
+        self.used.append(str(method))
+
+    def why_not_chunked(self) -> str | None:
+        return None
+
+    def freeze(self, modules: Sequence[str]) -> int:
+        self.frozen = tuple(modules)
+        self.first[:FROZEN] = self.second[:FROZEN] = 0
+        return FROZEN * VOCABULARY
+
+    def _run_out(self, call: str) -> None:
+        if self.fails(call):
+            self.gradient += 1  # undefined, as the protocol says
+            raise OutOfMemory("fake: out of memory in a step; the rest of the sentence")
+
     def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
+        self._run_out("accumulate")
+        self.longest = max(self.longest, int(batch.lengths.max()))
         self.accumulated.append(len(batch.input_ids))
         keep = np.random.default_rng(key).random(self.weights.shape) >= self.dropout
         weights = self.weights * keep
@@ -53,6 +82,8 @@ class FakeEngine:
         return float(-(logs[np.arange(len(after)), after] * share).sum())
 
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
+        if self.frozen:
+            self.gradient[:FROZEN] = 0
         norm = float(np.sqrt((self.gradient**2).sum()))
         gradient = self.gradient * min(1.0, max_grad_norm / (norm + 1e-6))
         self.steps += 1
@@ -68,6 +99,7 @@ class FakeEngine:
         self.gradient = np.zeros_like(self.weights)
 
     def score(self, batch: Batch) -> np.ndarray:
+        self._run_out("score")
         self.scored += len(batch.input_ids)
         scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
         for row, length in enumerate(batch.lengths):

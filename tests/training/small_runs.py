@@ -18,6 +18,7 @@ from longrepo.training.plan import Start, settle
 from longrepo.training.reporter import EpochRecord, PhaseRecord, UpdateRecord
 from longrepo.training.resume import begun_from, find_run, resumed
 from longrepo.training.run_folder import open_run
+from longrepo.training.watch import RunMemory
 
 SMALL = (
     "long_context.phase1_max_length=64", "long_context.phase1_epochs=2", "long_context.phase2_min_length=80",
@@ -25,6 +26,9 @@ SMALL = (
     "long_context.phase3_max_length=128", "long_context.phase3_epochs=2", "training.base_learning_rate=0.05",
     "training.gradient_accumulation_steps=2", "training.save_every_steps=2", "data.overlap=0",
 )  # fmt: skip
+
+
+MEASURED = ("seconds", "tokens_per_second", "memory")
 
 
 class MemorySource:
@@ -113,6 +117,7 @@ def run(
     source: MemorySource | None = None,
     engine: FakeEngine | None = None,
     told: Told | None = None,
+    memory: RunMemory | None = None,
 ) -> Outcome:
     """What the command does, with the fake engine."""
     source, settings = source or sequences(), settings_with(*overrides)
@@ -125,7 +130,7 @@ def run(
         start = Start("new", settings, epochs=epochs)
     plan = settle(start, source, "memory")
     with open_run(output, resuming=resume is not None) as folder:
-        return train(engine or FakeEngine(), plan, folder, told if told is not None else Told())
+        return train(engine or FakeEngine(), plan, folder, told if told is not None else Told(), memory=memory)
 
 
 def weights_of(run: Path) -> bytes:
@@ -135,4 +140,4 @@ def weights_of(run: Path) -> bytes:
 def records(run: Path) -> list[dict[str, Any]]:
     """`metrics.jsonl` without what a clock measured."""
     found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in record.items() if k not in ("seconds", "tokens_per_second")} for record in found]
+    return [{k: v for k, v in record.items() if k not in MEASURED} for record in found]

@@ -12,15 +12,17 @@ import typer
 from longrepo import __version__
 from longrepo.commands.check import check_leaks
 from longrepo.commands.check_questions import check_questions
+from longrepo.commands.doctor import doctor
 from longrepo.commands.evaluate import evaluate
 from longrepo.commands.inspect import inspect
 from longrepo.commands.pipeline import pipeline
+from longrepo.commands.plan import plan
 from longrepo.commands.prepare import prepare
 from longrepo.commands.tokenize import tokenize
 from longrepo.commands.train import train
 from longrepo.errors import InputError, RunError
 
-COMMANDS = (prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline)
+COMMANDS = (prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor)
 
 
 def _new_app(**options: Any) -> typer.Typer:

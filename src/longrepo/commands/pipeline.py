@@ -93,16 +93,19 @@ class _Walk:
     def _look(self) -> None:
         from longrepo.engines.torch.device import place
         from longrepo.memory.budget import find_budget
-        from longrepo.memory.shape import read_shape
+        from longrepo.memory.planner import Planner
 
         settings = self.chooser.settings
-        shape = read_shape(settings.model.name, settings.model.revision)
         placement = place(self.device, settings.training.precision)
+        dtype = str(placement.dtype).removeprefix("torch.")
+        planner = Planner.of(settings, placement.device.type, dtype)
         budget = find_budget(placement.device.type, settings.memory.budget_gb)
         for what, why in placement.choices:
             key, value = what.split(": ")
             self.chooser.choices.append(Choice(key, value, why))
-        choose_lengths(self.chooser, shape, budget, placement.device.type, placement.dtype.itemsize)
+        choose_lengths(
+            self.chooser, planner.shape.max_positions, budget, lambda length: planner.first_fit(length, budget.bytes)
+        )
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
         from longrepo.reports.preparation import show_preparation

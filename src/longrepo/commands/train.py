@@ -17,7 +17,8 @@ from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
-    from longrepo.memory.plan import MemoryPlan
+    from longrepo.memory.planned import RunPlan
+    from longrepo.memory.planner import Planner
     from longrepo.training.plan import Plan
 
 OUTPUT = Path("model_long_context")  # the guide's
@@ -110,12 +111,12 @@ def run_training(arguments: Arguments) -> int:
     held = plan.settings
     tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
     check_tokenizer(file.header, tokenizer)
-    memory = _memory(plan, arguments.device)
-    memory.check()
+    planner, memory = _memory(plan, arguments.device, output)
     reporter = TerminalReporter(verbose=arguments.verbose)
     with open_run(output, resuming=found is not None) as run:
         from longrepo.engines.torch.engine import TorchEngine
         from longrepo.training.loop import train as run_loop
+        from longrepo.training.watch import run_memory
 
         write_text(run.path / "memory_plan.json", memory.as_json())
         for line in memory.lines():
@@ -124,8 +125,9 @@ def run_training(arguments: Arguments) -> int:
         for choice, reason in engine.choices:
             reporter.note(f"{choice}: {reason}")
         try:
+            within = run_memory(planner, memory, engine.peak_memory)
             outcome = run_loop(
-                engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder))
+                engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), within
             )
         finally:
             reporter.close()
@@ -137,15 +139,20 @@ def run_training(arguments: Arguments) -> int:
     return outcome.exit_status
 
 
-def _memory(plan: Plan, device: str) -> MemoryPlan:
-    """The longest step of each phase that is going to run, on the device that will be used."""
+def _memory(plan: Plan, device: str, output: Path) -> tuple[Planner, RunPlan]:
+    """The longest step of each phase that is going to run, on the device that will be used; `output`'s disk holds
+    what doesn't fit in memory."""
     from longrepo.engines.torch.device import place
-    from longrepo.memory.plan import plan_memory
+    from longrepo.memory.budget import find_budget
+    from longrepo.memory.planner import Planner, plan_run
     from longrepo.training.plan import epochs_ahead
 
     placement = place(device, plan.settings.training.precision)
     lengths = {number: plan.schedule.phase(number).max_length for number in epochs_ahead(plan.state, plan.schedule)}
-    return plan_memory(plan.settings, lengths, placement.device.type, placement.dtype.itemsize)
+    kind, dtype = placement.device.type, str(placement.dtype).removeprefix("torch.")
+    scratch = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
+    planner = Planner.of(plan.settings, kind, dtype, scratch)
+    return planner, plan_run(planner, lengths, find_budget(kind, plan.settings.memory.budget_gb))
 
 
 def resume_command(arguments: Arguments, output: Path, sequences: Path) -> str:

@@ -1,13 +1,24 @@
-"""What a run may use: the smaller of what was set and what the machine has to give now."""
+"""What a run may use: the smaller of what was set and what the machine has to give now.
+
+What this process holds already counts as available to it, so that the figure means the same before a model is loaded
+and in the middle of a step: on a CPU its resident memory (of the machine's free memory only what no file backs: the
+kernel counts pages of files as free), on a GPU what the allocator has reserved.
+"""
 
 from __future__ import annotations
 
+import mmap
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 GIB = 2**30
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -19,41 +30,162 @@ class Budget:
     limit: bool
 
 
+@dataclass(frozen=True)
+class Room:
+    """`bytes` this process may hold in all, now. `firm`: a limit sets it (`limit` bytes), above which the process is
+    killed or refused; otherwise other programs' use does, and it comes back when they end."""
+
+    bytes: int
+    source: str
+    firm: bool
+    limit: int
+
+
+@dataclass(frozen=True)
+class CgroupNames:
+    """What the files of a memory cgroup, and the counters in its `memory.stat`, are called."""
+
+    version: int
+    limit: str
+    usage: str
+    inactive: bytes
+    active: bytes
+    mapped: bytes
+
+
+_V1 = CgroupNames(
+    1,
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    b"total_inactive_file",
+    b"total_active_file",
+    b"total_mapped_file",
+)
+_V2 = CgroupNames(2, "memory.max", "memory.current", b"inactive_file", b"active_file", b"file_mapped")
+_UNLIMITED = 2**62  # version 1 writes the largest multiple of a page below 2**63 for "no limit"
+
+
 def find_budget(device: str, set_gb: float | None) -> Budget:
     """The budget on `mps`, `cuda` or `cpu`. `set_gb` is `memory.budget_gb`, in GiB."""
-    available, source = _available(device)
+    room = find_room(device)
     if set_gb is None:
-        return Budget(available, source, limit=False)
+        return Budget(room.bytes, room.source, limit=False)
     wanted = int(set_gb * GIB)
-    if wanted <= available:
+    if wanted <= room.bytes:
         return Budget(wanted, "memory.budget_gb", limit=True)
-    return Budget(available, f"{source}, less than memory.budget_gb ({set_gb:g} GiB)", limit=True)
+    return Budget(room.bytes, f"{room.source}, less than memory.budget_gb ({set_gb:g} GiB)", limit=True)
 
 
-def _available(device: str) -> tuple[int, str]:
+def room_now(device: str) -> int:
+    """Bytes this process may hold in all on `mps`, `cuda` or `cpu`, read anew (under a millisecond)."""
+    return find_room(device).bytes
+
+
+def find_room(device: str) -> Room:
+    """As `room_now`, with where the figure comes from."""
     if device == "mps":
-        import torch
-
-        return torch.mps.recommended_max_memory(), "what macOS recommends for the GPU"
+        return _metal()
     if device == "cuda":
-        import torch
-
-        return torch.cuda.mem_get_info()[0], "free on the GPU"
-    free = psutil.virtual_memory().available
-    cgroup = _cgroup_room()
-    if cgroup is not None and cgroup < free:
-        return cgroup, "left in this cgroup"
-    return free, "free memory"
+        return _cuda()
+    held = own_memory()
+    memory = psutil.virtual_memory()
+    free = Room(min(memory.total, memory.available + held.anonymous), "free memory", firm=False, limit=memory.total)
+    cgroup = cgroup_room(held.resident)
+    return cgroup if cgroup is not None and cgroup.bytes < free.bytes else free
 
 
-def _cgroup_room() -> int | None:
-    """Bytes left under the memory cgroup's limit (version 2, then version 1), or None without one."""
-    for limit, usage in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            return max(0, int(Path(limit).read_text()) - int(Path(usage).read_text()))
-        except (OSError, ValueError):  # no such version here, or `max`: no limit
+class Held(NamedTuple):
+    """Bytes of this process in memory: all, and those that no file backs."""
+
+    resident: int
+    anonymous: int
+
+
+def own_memory() -> Held:
+    """What this process holds. Where the kernel doesn't tell the two apart cheaply (macOS), both are all of it."""
+    if sys.platform == "linux":
+        _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_bytes().split())
+        return Held(resident * mmap.PAGESIZE, (resident - shared) * mmap.PAGESIZE)
+    resident = psutil.Process().memory_info().rss
+    return Held(resident, resident)
+
+
+def cgroup_room(held: int) -> Room | None:
+    """Left to a process that holds `held` bytes under the tightest of its memory cgroup's and its ancestors' limits,
+    or None without one. Pages of files that no process maps are free: the kernel drops them first."""
+    found: Room | None = None
+    for folder, names, limit, usage in limited_cgroups():
+        left = max(0, limit - max(0, usage - _reclaimable(folder, names)))
+        if found is None or left + held < found.bytes:
+            found = Room(min(limit, left + held), "left in this cgroup", firm=True, limit=limit)
+    return found
+
+
+def limited_cgroups() -> Iterator[tuple[Path, CgroupNames, int, int]]:
+    """Those of this process's memory cgroups that have a limit: folder, names of files, limit and usage in bytes."""
+    for folder, names in memory_cgroups():
+        limit, usage = _number(folder / names.limit), _number(folder / names.usage)
+        if limit is not None and usage is not None and limit < _UNLIMITED:
+            yield folder, names, limit, usage
+
+
+def memory_cgroups() -> Iterator[tuple[Path, CgroupNames]]:
+    """This process's memory cgroup and its ancestors, from the innermost on, as folders that exist. In a container
+    the path may name folders that are only seen outside: they are skipped, the container's own is the topmost."""
+    try:
+        lines = OWN_CGROUP.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            top, names = CGROUPS / "memory", _V1
+        elif not controllers:
+            top, names = CGROUPS, _V2
+        else:
             continue
-    return None
+        folder = top if ".." in path else top / path.strip("/")
+        for one in (folder, *folder.parents):
+            if (one / names.usage).exists() or one == top:
+                yield one, names
+            if one == top:
+                break
+
+
+def _reclaimable(folder: Path, names: CgroupNames) -> int:
+    counters = {}
+    try:
+        for line in (folder / "memory.stat").read_bytes().splitlines():
+            name, _, value = line.partition(b" ")
+            counters[name] = int(value)
+    except (OSError, ValueError):
+        return 0
+    return max(0, sum(counters.get(name, 0) for name in (names.inactive, names.active)) - counters.get(names.mapped, 0))
+
+
+def _number(file: Path) -> int | None:
+    try:
+        return int(file.read_bytes())
+    except (OSError, ValueError):  # no such file, or `max`: no limit
+        return None
+
+
+def _metal() -> Room:
+    import torch
+
+    limit = torch.mps.recommended_max_memory()
+    free = psutil.virtual_memory().available + torch.mps.driver_allocated_memory()
+    if free < limit:
+        return Room(free, "free memory, less than macOS gives the GPU", firm=False, limit=limit)
+    return Room(limit, "what macOS recommends for the GPU", firm=True, limit=limit)
+
+
+def _cuda() -> Room:
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    limit = int(torch.cuda.get_per_process_memory_fraction() * total)
+    left = free + torch.cuda.memory_reserved()
+    if left < limit or limit == total:
+        return Room(left, "free on the GPU", firm=False, limit=limit)
+    return Room(limit, "this process's share of the GPU", firm=True, limit=limit)

@@ -1,64 +1,160 @@
-"""What one training step will need: an estimate in closed form for the plain step (accuracy: see the guide).
-
-The constants come from counting what autograd keeps in PEFT's LoRA forward: of one recomputed layer about 2.3 times
-the widths of its linear modules, and where attention is not fused (Metal) about 10 bytes for each score.
-"""
+"""What one training step needs, by part: dry runs of the real step, kept for the next time."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from longrepo.config.files import write_text
 from longrepo.config.schema import Settings
-from longrepo.memory.shape import ModelShape
+from longrepo.engines.method import Method
+from longrepo.sequences.cache import cache_folder
 
-KEPT_PER_WIDTH = 2.3
-SCORE_BYTES = 10
-NF4_BYTES = 0.5 + 1 / 64 * 1.02  # packed weight, one 8-bit constant for 64 weights, their own constants
-NF4_PLAIN_BYTES = 0.5 + 4 / 64  # without double quantisation the constants are float32
-HEAD_CHUNK = 512  # positions: see longrepo.engines.torch.loss
-CPU_OVERHEAD = 550 * 2**20  # libraries and buffers of the process, measured: a CPU run is judged by its process
+if TYPE_CHECKING:
+    from longrepo.engines.torch.dry_run import DryRun, Measured
+
+FIXED = ("weights", "adapter", "gradients", "moments")
 
 
 @dataclass(frozen=True)
-class StepEstimate:
-    """Bytes, by part, of the highest moment of one step at `length` tokens."""
+class StepMemory:
+    """Bytes of tensors at the highest moment of a step: what a run holds all along, what the step keeps of each layer
+    for its backward pass, and what it works with. `head` is the most that logits and loss take (at another moment);
+    `disk_held` is the size of the disk store, `disk_written` what a step writes to it."""
 
-    length: int
     weights: int
-    adapter: int  # LoRA in float32: parameter, gradient and two moments
-    activations: int
+    adapter: int
+    gradients: int
+    moments: int
+    kept: int
+    working: int
     head: int
-    overhead: int
+    disk_written: int = 0
+    disk_held: int = 0
 
     @property
-    def total(self) -> int:
-        return self.weights + self.adapter + self.activations + self.head + self.overhead
+    def peak(self) -> int:
+        return self.weights + self.adapter + self.gradients + self.moments + self.kept + self.working
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"total": self.total}
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self) | {"peak": self.peak}
+
+    @staticmethod
+    def of(measured: Mapping[str, int]) -> StepMemory:
+        fixed = {name: measured[name] for name in FIXED}
+        base = sum(fixed.values())
+        peak = max(value for name, value in measured.items() if name.startswith("peak "))
+        kept = min(measured["kept"], peak - base)
+        return StepMemory(
+            **fixed,
+            kept=kept,
+            working=peak - base - kept,
+            head=max(0, measured["peak head"] - base - measured["kept"]),
+            disk_written=measured["disk_written"],
+            disk_held=measured["disk_held"],
+        )
 
 
-def estimate_step(
-    shape: ModelShape, settings: Settings, length: int, device: str, bytes_per_value: int
-) -> StepEstimate:
-    """The peak of one step of `batch_size_reference` sequences of `length` tokens; `bytes_per_value` is 2 or 4."""
-    tokens = length * settings.training.batch_size_reference
-    per_linear: float = bytes_per_value
-    if settings.model.quantization == "nf4":
-        per_linear = NF4_BYTES if settings.model.double_quantization else NF4_PLAIN_BYTES
-    one_layer = int(KEPT_PER_WIDTH * shape.layer_widths * bytes_per_value * tokens)
-    kept_inputs = shape.layers * shape.hidden * bytes_per_value * tokens
-    checkpointed = settings.training.use_gradient_checkpointing
-    activations = kept_inputs + one_layer if checkpointed else shape.layers * one_layer
-    if device == "mps":
-        scores = SCORE_BYTES * shape.heads * settings.training.batch_size_reference * length**2
-        activations += scores if checkpointed else scores * shape.layers
-    return StepEstimate(
-        length=length,
-        weights=int(shape.linear * per_linear + shape.other * bytes_per_value),
-        adapter=16 * shape.lora_parameters(settings.lora.r, settings.lora.target_modules),
-        activations=activations,
-        head=3 * 4 * min(HEAD_CHUNK, tokens) * shape.vocabulary,
-        overhead=CPU_OVERHEAD if device == "cpu" else 0,
-    )
+class Estimator:
+    """Steps of one model and one set of settings on one kind of device, in `dtype` (`bfloat16` or `float32`)."""
+
+    def __init__(self, config: Any, settings: Settings, device: str, dtype: str, added: int) -> None:
+        self.config, self.settings, self.device, self.dtype, self.added = config, settings, device, dtype, added
+        self._kept = _Kept()
+
+    @cached_property
+    def window(self) -> int | None:
+        """Tokens that the model's windowed layers see, or None where there are none."""
+        kinds = getattr(self.config, "layer_types", None) or ["sliding_attention"]
+        return getattr(self.config, "sliding_window", None) if "sliding_attention" in kinds else None
+
+    def step(self, method: Method, tokens: int) -> StepMemory:
+        """A step of `batch_size_reference` sequences of `tokens` tokens, whole accumulation windows counted."""
+        lengths = self._lengths(method, tokens)
+        measured = [self._measured(method, length) for length in lengths]
+        if len(lengths) == 1:
+            return StepMemory.of(measured[0])
+        from longrepo.engines.torch.dry_run import line
+
+        return StepMemory.of(line(lengths[0], measured[0], lengths[1], measured[1], tokens))
+
+    def _lengths(self, method: Method, tokens: int) -> tuple[int, ...]:
+        """The lengths to dry-run: this one, or two that end in a chunk like its last and lie, as it does, within or
+        beyond the window. From there on every peak grows by the same for each chunk."""
+        if method.step == "plain":
+            return (tokens,)
+        chunk, rest = method.chunk, (tokens - 1) % method.chunk + 1
+        beyond = self.window is not None and tokens > self.window
+        first = rest + (-(-(self.window or 0) // chunk) if beyond else 1) * chunk
+        return (tokens,) if tokens <= first + chunk else (first, first + chunk)
+
+    def _measured(self, method: Method, tokens: int) -> Measured:
+        key = self._key(method, tokens)
+        if (found := self._kept.get(key)) is not None:
+            return found
+        measured = self.dry_run(method).whole(tokens)
+        self._kept.put(key, measured)
+        return measured
+
+    def dry_run(self, method: Method) -> DryRun:
+        import torch
+
+        from longrepo.engines.torch.dry_run import DryRun
+
+        return DryRun(self.config, self.settings, method, self.device, getattr(torch, self.dtype), self.added)
+
+    def _key(self, method: Method, tokens: int) -> str:
+        training, lora = self.settings.training, self.settings.lora
+        matters = {
+            "config": self.config.to_dict(),
+            "method": method.as_dict(),
+            "tokens": tokens,
+            "device": self.device,
+            "dtype": self.dtype,
+            "added": self.added,
+            "base": [self.settings.model.quantization, self.settings.model.double_quantization],
+            "lora": [lora.r, lora.dropout > 0, lora.target_modules],
+            "training": [training.batch_size_reference, training.use_gradient_checkpointing],
+            "code": code_identity(),
+        }
+        return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def code_identity() -> str:
+    """Changes with the engine's code and with the libraries that it computes with."""
+    from importlib.metadata import version
+
+    digest = hashlib.sha256()
+    for file in sorted((Path(__file__).parents[1] / "engines" / "torch").rglob("*.py")):
+        digest.update(file.read_bytes())
+    libraries = [version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")]
+    return digest.hexdigest()[:16] + "/" + "/".join(libraries)
+
+
+class _Kept:
+    """What was measured before, in the cache folder; a file that can't be read is as good as none."""
+
+    def __init__(self) -> None:
+        folder = cache_folder()
+        self._file = folder / "dry_runs.json" if folder else None
+        self._entries: dict[str, Measured] = {}
+        if self._file is not None:
+            try:
+                self._entries = json.loads(self._file.read_text())
+            except (OSError, ValueError):
+                self._entries = {}
+
+    def get(self, key: str) -> Measured | None:
+        return self._entries.get(key)
+
+    def put(self, key: str, measured: Measured) -> None:
+        self._entries[key] = measured
+        if self._file is not None:
+            newest = dict(list(self._entries.items())[-5000:])
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_text(self._file, json.dumps(newest))

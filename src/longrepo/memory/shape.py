@@ -27,18 +27,26 @@ class ModelShape:
         return r * sum(self.lora.get(name, 0) for name in target_modules)
 
 
-def read_shape(name: str, revision: str | None = None) -> ModelShape:
-    """Build the architecture on torch's `meta` device and count. Raises InputError where there is no configuration."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+def read_config(name: str, revision: str | None = None) -> Any:
+    """The configuration of transformers. Raises InputError where there is none that can be read."""
+    from transformers import AutoConfig
 
     try:
-        config: Any = AutoConfig.from_pretrained(model_location(name), revision=revision)
+        return AutoConfig.from_pretrained(model_location(name), revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(name, error) from None
+
+
+def read_shape(config: Any) -> ModelShape:
+    """Build the architecture on torch's `meta` device and count. Raises InputError where transformers can't."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"model {name}: no readable configuration ({reason}); give a folder or a hub name") from None
+        raise _unreadable(config.name_or_path, error) from None
     head = model.get_output_embeddings()
     linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     lora: dict[str, int] = {}
@@ -57,3 +65,8 @@ def read_shape(name: str, revision: str | None = None) -> ModelShape:
         lora=lora,
         max_positions=config.max_position_embeddings,
     )
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return InputError(f"model {name}: no readable configuration ({reason}); give a folder or a hub name")

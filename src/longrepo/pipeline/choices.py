@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from longrepo.config.schema import Settings
 from longrepo.memory.budget import GIB, Budget
-from longrepo.memory.estimate import estimate_step
-from longrepo.memory.shape import ModelShape
+from longrepo.memory.planned import Planned
 
 WORTH_A_PHASE = 8  # training sequences; fewer are learned by heart in an epoch or two
 UPDATES_PER_EPOCH = 8  # at least, or warm-up and decay have no room
@@ -53,28 +52,27 @@ class Chooser:
         self.choices.append(Choice(key, value, reason))
 
 
-def choose_lengths(chooser: Chooser, shape: ModelShape, budget: Budget, device: str, bytes_per_value: int) -> None:
-    """Which phases the memory and the model's positions allow."""
+def choose_lengths(
+    chooser: Chooser, max_positions: int, budget: Budget, first_fit: Callable[[int], Planned | None]
+) -> None:
+    """Which phases the memory and the model's positions allow. `first_fit`: the cheapest method that fits for sequences
+    of so many tokens, or None."""
     caps = chooser.settings.long_context
-    needs = {
-        number: estimate_step(shape, chooser.settings, cap, device, bytes_per_value).total
-        for number, cap in ((2, caps.phase2_max_length), (3, caps.phase3_max_length))
-    }
     room = f"{budget.bytes / GIB:.1f} GiB ({budget.reason})"
     asked = chooser.given("model.max_position_embeddings")
     length = chooser.settings.model.max_position_embeddings
     if asked and caps.phase2_max_length > length:
         chooser.choose("long_context.phase2_epochs", 0, f"you asked for {length:,} tokens")
-    elif needs[2] > budget.bytes:
-        chooser.choose("long_context.phase2_epochs", 0, f"a step would need {needs[2] / GIB:.1f} GiB of {room}")
+    elif first_fit(caps.phase2_max_length) is None:
+        chooser.choose("long_context.phase2_epochs", 0, f"no way to compute a step fits {room}")
     if asked and caps.phase3_max_length > length:
         enabled, reason = False, f"you asked for {length:,} tokens"
-    elif caps.phase3_max_length > shape.max_positions:
-        enabled, reason = False, f"the base was trained to {shape.max_positions:,} positions"
-    elif needs[3] > budget.bytes:
-        enabled, reason = False, f"a step would need {needs[3] / GIB:.1f} GiB of {room}"
+    elif caps.phase3_max_length > max_positions:
+        enabled, reason = False, f"the base was trained to {max_positions:,} positions"
+    elif (fit := first_fit(caps.phase3_max_length)) is None:
+        enabled, reason = False, f"no way to compute a step fits {room}"
     else:
-        enabled, reason = True, f"a step needs about {needs[3] / GIB:.1f} GiB of {room}"
+        enabled, reason = True, f"a step needs {fit.peak / GIB:.1f} GiB of {room}: {fit.method}"
     chooser.choose("long_context.phase3_enabled", enabled, reason)
 
 

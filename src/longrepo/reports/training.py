@@ -64,7 +64,7 @@ class TerminalReporter:
         self._print(
             f"  gradient norm {record.gradient_norm_min:.3f} / {record.gradient_norm_mean:.3f} / "
             f"{record.gradient_norm_max:.3f} (min/mean/max); {record.tokens} tokens at "
-            f"{record.tokens_per_second:.0f}/s; peak memory {record.peak_memory / 2**30:.2f} GiB"
+            f"{record.tokens_per_second:.0f}/s; {_memory(record)}"
         )
 
     def saved(self, folder: Path, best: bool) -> None:
@@ -97,6 +97,13 @@ class TerminalReporter:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
+
+
+def _memory(record: EpochRecord) -> str:
+    use = record.memory
+    planned = f", planned {use.planned / 2**30:.2f} ({use.method})" if use.planned else ""
+    skipped = f"; {use.skipped} sequences skipped: nothing counts in their first {use.cut_to} tokens"
+    return f"peak memory {use.used / 2**30:.2f} GiB{planned}" + (skipped if use.skipped else "")
 
 
 def _lengths(by_length: dict[str, float]) -> str:

@@ -17,8 +17,14 @@ def windows(indices: Sequence[int], training: TrainingSettings) -> list[list[tup
     return [batches[at : at + steps] for at in range(0, len(batches), steps)]
 
 
-def batch_of(source: SequenceSource, indices: Sequence[int], pad_id: int) -> Batch:
-    return Batch.of([(source.tokens(index), source.weights(index)) for index in indices], pad_id)
+def batch_of(source: SequenceSource, indices: Sequence[int], pad_id: int, cut_to: int | None = None) -> Batch:
+    """The sequences as a batch, each without what lies beyond `cut_to` tokens."""
+    return Batch.of([(source.tokens(index)[:cut_to], source.weights(index)[:cut_to]) for index in indices], pad_id)
+
+
+def with_weight(source: SequenceSource, indices: Sequence[int], cut_to: int | None) -> tuple[int, ...]:
+    """Those that still have a loss weight when they are cut; all where nothing is cut."""
+    return tuple(index for index in indices if cut_to is None or source.weights(index)[1:cut_to].any())
 
 
 def micro_key(seed: int, epoch: int, update: int, micro: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +13,17 @@ from longrepo.curriculum.gate import phase2_converged, should_stop
 from longrepo.curriculum.learning_rate import learning_rate
 from longrepo.curriculum.order import EpochOrder
 from longrepo.engines.base import Engine
-from longrepo.errors import InputError, RunError
-from longrepo.training.batches import batch_of, micro_key, windows
+from longrepo.errors import OutOfMemory, RunError
+from longrepo.training.accumulation import accumulate_window
+from longrepo.training.batches import windows
 from longrepo.training.checkpoint import damage
 from longrepo.training.interrupt import EXIT_STATUS, Interrupt
 from longrepo.training.plan import PhasePlan, Plan
 from longrepo.training.reporter import EpochRecord, PhaseRecord, Reporter, UpdateRecord, Validation
 from longrepo.training.run_folder import RunFolder
-from longrepo.training.session import Session, begin, final_adapter
+from longrepo.training.session import Session, begin, final_adapter, settle_in
 from longrepo.training.state import BestSoFar, EpochSoFar, TrainingState, perplexity
+from longrepo.training.watch import RunMemory
 
 
 @dataclass(frozen=True)
@@ -39,29 +42,42 @@ def train(
     run: RunFolder,
     reporter: Reporter,
     save_tokenizer: Callable[[Path], None] | None = None,
+    memory: RunMemory | None = None,
 ) -> Outcome:
-    """Train what is planned, from where the plan starts, into the run's folder.
+    """Train what is planned, from where the plan starts, into the run's folder, within `memory`.
 
-    Raises RunError for a full disk, a lost folder, or a loss or gradient that isn't finite.
+    Raises RunError for a full disk, a lost folder, a loss or gradient that isn't finite, or (OutOfMemory, with all
+    done until then saved) where no method needs little enough.
     """
     if plan.state.finished and run.adapter.exists():
         reporter.note(f"this run is finished: {run.adapter}")
         return Outcome(0, plan.state, run.adapter, already_finished=True)
     try:
         with Interrupt(reporter.note) as interrupt:
-            session = begin(engine, plan, run, reporter, interrupt)
-            try:
-                while not session.state.finished and not interrupt.requested:
-                    if open_phase(session) and run_updates(session):
-                        close_epoch(session)
-                session.save_if_changed()
-            finally:
-                session.metrics.close()
-            if not session.state.finished:
-                return Outcome(EXIT_STATUS, session.state, None)
-            return Outcome(0, session.state, _checked_adapter(session, save_tokenizer))
+            session = begin(engine, plan, run, reporter, interrupt, memory or RunMemory())
+            with session.memory.in_flight, closing(session.metrics):
+                run_session(session)
+                if not session.state.finished:
+                    return Outcome(EXIT_STATUS, session.state, None)
+                return Outcome(0, session.state, _checked_adapter(session, save_tokenizer))
     except OSError as error:
         raise RunError(f"{error.filename or run.path}: {error.strerror or error}; go on with --resume auto") from None
+
+
+def run_session(session: Session) -> None:
+    """Epoch by epoch to the end or to Ctrl-C; what was done is saved, also where memory ends."""
+    with session.memory.watch:
+        try:
+            settle_in(session)
+            while not session.state.finished and not session.interrupt.requested:
+                if open_phase(session) and run_updates(session):
+                    close_epoch(session)
+        except OutOfMemory:
+            session.save_if_changed()
+            raise
+        session.save_if_changed()
+    for line in session.memory.summary() if session.state.finished else ():
+        session.reporter.note(line)
 
 
 def open_phase(session: Session) -> bool:
@@ -69,6 +85,7 @@ def open_phase(session: Session) -> bool:
     state, plan = session.state, session.plan
     losses = state.losses_of(state.phase)
     if losses.start is not None:
+        session.memory.enter(state.phase)
         return True
     if state.phase == 3 and plan.settings.long_context.phase3_enabled == "auto":
         before = state.losses_of(2)
@@ -78,6 +95,7 @@ def open_phase(session: Session) -> bool:
         if not verdict.go:
             state.enter(None)
             return False
+    session.memory.enter(state.phase)
     validation = session.validate()
     if validation is None:
         return False
@@ -112,53 +130,58 @@ def run_updates(session: Session) -> bool:
     while state.position < len(batches):
         if session.interrupt.requested:
             return False
+        session.memory.boundary(lambda: session.interrupt.requested)
+        if session.interrupt.requested:  # while it waited
+            return False
         record = one_update(session, work, batches[state.position], len(batches))
-        session.metrics.write(record)
-        session.reporter.update(record)
-        state.so_far.peak_memory = max(state.so_far.peak_memory, session.engine.peak_memory())
+        if record is not None:
+            session.metrics.write(record)
+            session.reporter.update(record)
+        state.so_far.peak_memory = max(state.so_far.peak_memory, session.memory.measure())
         every = training.save_every_steps
         if every and state.update % every == 0 and state.position < len(batches):
             session.save()
     return not session.interrupt.requested
 
 
-def one_update(session: Session, work: PhasePlan, window: list[tuple[int, ...]], updates: int) -> UpdateRecord:
-    """Accumulate a window's micro-batches, normalised by the weight of the whole window, and step once."""
+def one_update(session: Session, work: PhasePlan, window: list[tuple[int, ...]], updates: int) -> UpdateRecord | None:
+    """Accumulate a window's micro-batches, normalised by the weight of the whole window, and step once. None where
+    every sequence of the window lost its weight by being cut."""
     engine, state, training = session.engine, session.state, session.plan.settings.training
     began = time.perf_counter()
-    batches = [batch_of(session.plan.source, indices, engine.pad_id) for indices in window]
-    weight = math.fsum(batch.weight for batch in batches)
-    if weight == 0:
-        raise InputError(f"sequences {window} of the sequence file have no loss weight at all: build them anew")
-    loss = 0.0
-    for micro, batch in enumerate(batches):
-        key = micro_key(training.seed, session.epoch, state.update, micro)
-        loss += engine.accumulate(batch, weight, key)
-    if not math.isfinite(loss):
+    done = session.memory.attempt(lambda: accumulate_window(session, window))
+    state.so_far.skipped += done.skipped
+    if done.weight == 0:
+        state.update += 1
+        state.position += 1
+        return None
+    if not math.isfinite(done.loss):
         engine.drop_gradients()
-        raise session.failed(f"the loss is {loss}")
+        raise session.failed(f"the loss is {done.loss}")
     rate = learning_rate(
         training, work.phase, work.updates_before(state.epoch_in_phase) + state.position, sum(work.updates)
     )
     norm = engine.apply_update(rate, training.max_grad_norm)
     if not math.isfinite(norm):
         raise session.failed(f"the gradient's norm is {norm}")
-    tokens = sum(int(batch.lengths.sum()) for batch in batches)
     seconds = time.perf_counter() - began
     state.update += 1
     state.position += 1
-    state.so_far.add(loss, weight, tokens, seconds, norm)
+    state.so_far.add(done.loss, done.weight, done.tokens, seconds, norm)
+    if news := session.memory.watch.step(done.tokens, seconds, done.longest):
+        session.reporter.note(news)
     return UpdateRecord(
         phase=state.phase,
         epoch=session.epoch,
         update=state.update,
         position=state.position,
         updates=updates,
-        loss=loss / weight,
+        loss=done.loss / done.weight,
         learning_rate=rate,
         gradient_norm=norm,
-        tokens=tokens,
+        tokens=done.tokens,
         seconds=seconds,
+        memory=session.memory.watch.take(),
     )
 
 
@@ -191,6 +214,8 @@ def _epoch_record(
     session: Session, work: PhasePlan, so_far: EpochSoFar, validation: Validation, best: bool
 ) -> EpochRecord:
     state, phase = session.state, work.phase
+    if so_far.updates == 0:
+        raise session.failed(f"no sequence has a loss weight in its first {state.memory.max_length} tokens")
     order: EpochOrder = work.orders[state.epoch_in_phase - 1]
     last_update = work.updates_before(state.epoch_in_phase + 1) - 1
     return EpochRecord(
@@ -215,6 +240,7 @@ def _epoch_record(
         tokens_per_second=so_far.tokens / max(so_far.seconds, 1e-9),
         peak_memory=so_far.peak_memory,
         best=best,
+        memory=session.memory.use_in_epoch(),
     )
 
 

@@ -1,15 +1,19 @@
-"""`metrics.jsonl` and TensorBoard events: one line a phase, update and epoch; none doubled after a resume."""
+"""`metrics.jsonl` and TensorBoard events: a line a phase, update, step down and epoch; none doubled after a resume."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from longrepo.training.reporter import EpochRecord, PhaseRecord, UpdateRecord
+from longrepo.training.reporter import EpochRecord, PhaseRecord, StepDownRecord, UpdateRecord
+
+Record = PhaseRecord | UpdateRecord | EpochRecord | StepDownRecord
 
 
 class Metrics:
@@ -21,12 +25,20 @@ class Metrics:
         self._out = self.file.open("a", encoding="utf-8")
         self._board = Board(folder / "tensorboard", update)
 
-    def write(self, record: PhaseRecord | UpdateRecord | EpochRecord) -> None:
-        kind = type(record).__name__.removesuffix("Record").lower()
-        self._out.write(json.dumps({"record": kind, **asdict(record)}) + "\n")
+    def write(self, record: Record) -> None:
+        name = type(record).__name__.removesuffix("Record")
+        kind = re.sub("(?<=.)(?=[A-Z])", "_", name).lower()  # StepDownRecord: step_down
+        self._line({"record": kind, **asdict(record)})
+        self._board.write(record)
+
+    def write_event(self, event: Mapping[str, Any]) -> None:
+        """What the memory's guard noticed."""
+        self._line({"record": "memory", **event})
+
+    def _line(self, content: Mapping[str, Any]) -> None:
+        self._out.write(json.dumps(content) + "\n")
         self._out.flush()
         self.records += 1
-        self._board.write(record)
 
     def sync(self) -> None:
         """To the disk: done before each checkpoint, which counts on these records."""
@@ -67,7 +79,7 @@ class Board:
             start = SessionLog(status=SessionLog.START)
             self._writer.add_event(Event(wall_time=time.time(), step=update + 1, session_log=start))
 
-    def write(self, record: PhaseRecord | UpdateRecord | EpochRecord) -> None:
+    def write(self, record: Record) -> None:
         if isinstance(record, UpdateRecord):
             self._scalars(
                 record.update,

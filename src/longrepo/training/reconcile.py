@@ -50,6 +50,8 @@ _HARMLESS = (
     "training.keep_last",
     "training.use_gradient_checkpointing",
     "memory.budget_gb",
+    "memory.store",
+    "memory.max_disk_gb",
 )
 _BUILDING = ("data.", "model.max_position_embeddings")  # read when sequences are built, not here
 

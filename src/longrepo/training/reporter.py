@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,36 @@ class UpdateRecord:
     gradient_norm: float
     tokens: int
     seconds: float
+    memory: dict[str, Any] = field(default_factory=dict)  # the guard's samples of it, folded
+
+
+@dataclass(frozen=True)
+class StepDownRecord:
+    """From here on a step needs less memory. `changes`: nothing ("store"), rounding ("chunks"), or the result:
+    LoRA modules are trained no further ("frozen"), long sequences are cut ("cut"). Planned peaks in bytes."""
+
+    phase: int
+    update: int  # the first it holds for
+    why: str
+    changes: Literal["store", "chunks", "frozen", "cut"]
+    before: str
+    after: str
+    planned_before: int
+    planned_after: int
+    text: str  # all of it in a sentence
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """How an epoch was computed at its end, and what that is planned to need and was seen to use, in bytes."""
+
+    method: str
+    planned: int | None
+    used: int
+    steps_down: list[str]
+    frozen: list[str]
+    cut_to: int | None  # tokens
+    skipped: int  # sequences left without a loss weight where they were cut
 
 
 @dataclass(frozen=True)
@@ -70,6 +100,7 @@ class EpochRecord:
     tokens_per_second: float
     peak_memory: int  # bytes
     best: bool
+    memory: MemoryUse
 
 
 class Reporter(Protocol):

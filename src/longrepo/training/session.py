@@ -8,8 +8,10 @@ from typing import Any
 
 from longrepo.curriculum.phases import Phase, Schedule
 from longrepo.engines.base import Engine
-from longrepo.errors import RunError
+from longrepo.errors import OutOfMemory, RunError
 from longrepo.training.checkpoint import ADAPTER, OPTIMIZER, Checkpoints
+from longrepo.training.descent import Descent
+from longrepo.training.in_flight import Death, InFlight
 from longrepo.training.interrupt import Interrupt
 from longrepo.training.metrics import Metrics
 from longrepo.training.plan import PhasePlan, Plan, epochs_of
@@ -18,6 +20,7 @@ from longrepo.training.run_folder import RunFolder
 from longrepo.training.state import RunIdentity, Snapshot, TrainingState
 from longrepo.training.time_budget import fitted_schedule
 from longrepo.training.validation import validate
+from longrepo.training.watch import RunMemory
 
 
 @dataclass
@@ -34,6 +37,8 @@ class Session:
     reporter: Reporter
     interrupt: Interrupt
     identity: RunIdentity
+    memory: Descent
+    death: Death | None = None  # of the process before
     saved: tuple[Any, ...] | None = None  # what the newest checkpoint holds, so that it isn't written twice
     _phase: PhasePlan | None = field(default=None, repr=False)
     _validated: tuple[int, Validation] | None = None  # a phase begins with the weights the one before it ended with
@@ -53,14 +58,16 @@ class Session:
         """The fixed validation set's loss, computed once for the same weights; None where Ctrl-C came."""
         if self._validated and self._validated[0] == self.state.update:
             return self._validated[1]
+
+        def work() -> Validation | None:
+            source, chosen, stop = self.plan.source, self.plan.validation, self.interrupt
+            return validate(self.engine, source, chosen, self.reporter.validating, lambda: stop.requested)
+
         try:
-            validation = validate(
-                self.engine,
-                self.plan.source,
-                self.plan.validation,
-                self.reporter.validating,
-                lambda: self.interrupt.requested,
-            )
+            # A lossy step wouldn't help: the validation set is scored whole, and without gradients.
+            validation = self.memory.attempt(work, lossy=False)
+        except OutOfMemory:
+            raise
         except RunError as error:
             raise self.failed(str(error)) from None
         self._validated = (self.state.update, validation) if validation else None
@@ -92,12 +99,23 @@ class Session:
         )
 
     def _mark(self) -> tuple[Any, ...]:
-        state = self.state
-        return (state.update, state.phase, state.epoch_in_phase, state.position, state.ended, self.metrics.records)
+        state, learnt = self.state, self.state.memory
+        memory = (learnt.ceiling, len(learnt.steps))
+        return (
+            memory,
+            state.update,
+            state.phase,
+            state.epoch_in_phase,
+            state.position,
+            state.ended,
+            self.metrics.records,
+        )
 
 
-def begin(engine: Engine, plan: Plan, run: RunFolder, reporter: Reporter, interrupt: Interrupt) -> Session:
-    """Set up: weights and optimizer from the start's checkpoint, the schedule, the run's records."""
+def begin(
+    engine: Engine, plan: Plan, run: RunFolder, reporter: Reporter, interrupt: Interrupt, given: RunMemory
+) -> Session:
+    """Set up: weights and optimizer from the start's checkpoint, the run's records, what memory has taught it."""
     start, state = plan.start, plan.state
     for note in plan.notes:
         reporter.note(note)
@@ -107,32 +125,46 @@ def begin(engine: Engine, plan: Plan, run: RunFolder, reporter: Reporter, interr
         engine.load_optimizer(start.checkpoint / OPTIMIZER)
     if start.identity is not None:
         _compare_engines(start.identity, engine, state, reporter)
-    schedule = plan.schedule
-    budget = plan.settings.training.time_budget_hours
-    if budget is not None and not (start.kind == "resume" and state.schedule_from == "time budget"):
-        schedule, sentence = fitted_schedule(engine, plan, budget)
-        state.schedule, state.schedule_from = epochs_of(schedule), "time budget"
-        reporter.note(sentence)
+    in_flight = InFlight(run.path)
+    death = in_flight.death()
+    if death is not None:  # it may have learnt more than its last checkpoint says
+        state.memory = death.memory
     run.write_settings(plan.settings)
     identity = plan.identity(engine.name, engine.facts().get("versions", {}))
+    metrics = Metrics(run.path, state.records, state.update)
     session = Session(
         engine=engine,
         plan=plan,
-        schedule=schedule,
+        schedule=plan.schedule,
         state=state,
         run=run,
         checkpoints=Checkpoints(run.path, plan.settings.training.keep_last),
-        metrics=Metrics(run.path, state.records, state.update),
+        metrics=metrics,
         reporter=reporter,
         interrupt=interrupt,
         identity=identity,
+        memory=Descent(engine, given, state, plan.settings.memory, run.path, in_flight, metrics, reporter),
+        death=death,
     )
     if start.kind == "resume" and start.checkpoint is not None:
         session.checkpoints.point_best(Snapshot(identity, state))
         session.saved = session._mark()
-    else:
-        session.save()  # so that a kill before the first update resumes too, with the schedule that was chosen
     return session
+
+
+def settle_in(session: Session) -> None:
+    """Before the first update: a rung lower after a kill for memory, epochs within the time budget, a checkpoint."""
+    state, settings = session.state, session.plan.settings
+    if session.death is not None:
+        session.memory.after(session.death)
+    resuming = session.plan.start.kind == "resume"
+    budget = settings.training.time_budget_hours
+    if budget is not None and not (resuming and state.schedule_from == "time budget"):
+        session.schedule, sentence = fitted_schedule(session.engine, session.plan, session.memory, budget)
+        state.schedule, state.schedule_from = epochs_of(session.schedule), "time budget"
+        session.reporter.note(sentence)
+    if session.saved is None:
+        session.save()  # so that a kill before the first update resumes too, with the schedule that was chosen
 
 
 def _compare_engines(former: RunIdentity, engine: Engine, state: TrainingState, reporter: Reporter) -> None:

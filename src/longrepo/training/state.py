@@ -42,6 +42,8 @@ class EpochSoFar:
     norm_min: float | None = None
     norm_max: float | None = None
     peak_memory: int = 0  # bytes
+    skipped: int = 0  # sequences left without a loss weight where they were cut
+    steps_down: list[str] = field(default_factory=list)
 
     def add(self, loss: float, weight: float, tokens: int, seconds: float, norm: float) -> None:
         """Count one update."""
@@ -53,6 +55,35 @@ class EpochSoFar:
         self.norm_sum += norm
         self.norm_min = norm if self.norm_min is None else min(self.norm_min, norm)
         self.norm_max = norm if self.norm_max is None else max(self.norm_max, norm)
+
+
+@dataclass
+class PhaseMemory:
+    """A phase's method, what it is planned to need and the most it was seen to use, in bytes (0: not known)."""
+
+    method: dict[str, str | int]
+    planned: int = 0
+    used: int = 0
+
+
+@dataclass
+class MemoryState:
+    """What memory has taught a run, kept to its end: the methods its phases run by, the least planned peak that
+    failed (no such peak is planned again), and what was given up with `memory.allow_lossy`."""
+
+    phases: dict[str, PhaseMemory] = field(default_factory=dict)
+    ceiling: int | None = None  # bytes
+    frozen: list[str] = field(default_factory=list)  # LoRA modules that are trained no further
+    relief: int = 0  # bytes of gradients and moments that freezing gave back
+    max_length: int | None = None  # tokens; longer sequences are cut
+    steps: list[dict[str, Any]] = field(default_factory=list)  # every step down, as in metrics.jsonl
+
+    @staticmethod
+    def from_json(tree: Mapping[str, Any]) -> MemoryState:
+        """Raises KeyError or TypeError for what isn't such a state."""
+        values = dict(tree)
+        values["phases"] = {number: PhaseMemory(**phase) for number, phase in values["phases"].items()}
+        return MemoryState(**values)
 
 
 @dataclass
@@ -77,6 +108,7 @@ class TrainingState:
     so_far: EpochSoFar = field(default_factory=EpochSoFar)
     records: int = 0  # lines of metrics.jsonl written up to here
     phase3_verdict: str | None = None
+    memory: MemoryState = field(default_factory=MemoryState)
 
     @property
     def finished(self) -> bool:
@@ -129,6 +161,8 @@ class TrainingState:
         values["losses"] = {number: PhaseLosses(**losses) for number, losses in values["losses"].items()}
         values["best"] = BestSoFar(**values["best"]) if values["best"] else None
         values["so_far"] = EpochSoFar(**values["so_far"])
+        if "memory" in values:  # not in runs of earlier versions
+            values["memory"] = MemoryState.from_json(values["memory"])
         return TrainingState(**values)
 
 

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 from longrepo.curriculum.phases import Schedule
 from longrepo.engines.base import Engine
 from longrepo.training.batches import batch_of, windows
+from longrepo.training.descent import Descent
 from longrepo.training.plan import Plan, epochs_ahead
 
 FORWARD_SHARE = 1 / 3  # of a training step with gradient checkpointing (forward, forward again, backward: at least)
 
 
-def fitted_schedule(engine: Engine, plan: Plan, hours: float) -> tuple[Schedule, str]:
+def fitted_schedule(engine: Engine, plan: Plan, memory: Descent, hours: float) -> tuple[Schedule, str]:
     """The plan's schedule with the epochs ahead scaled down to the budget, and a sentence on what was chosen."""
     ahead = epochs_ahead(plan.state, plan.schedule)
-    cost = {number: _seconds_an_epoch(engine, plan, number) for number in ahead}
+    cost = {number: _seconds_an_epoch(engine, plan, memory, number) for number in ahead}
     chosen, sentence = choose_epochs(ahead, cost, hours * 3600)
     done = {plan.state.phase: plan.state.epoch_in_phase - 1}
     totals = {number: done.get(number, 0) + epochs for number, epochs in chosen.items()}
@@ -51,19 +52,24 @@ def choose_epochs(epochs: Mapping[int, int], seconds: Mapping[int, float], budge
     return chosen, f"epochs shortened to fit {_hours(budget)} (all would need about {_hours(total)}): {counts}"
 
 
-def _seconds_an_epoch(engine: Engine, plan: Plan, number: int) -> float:
+def _seconds_an_epoch(engine: Engine, plan: Plan, memory: Descent, number: int) -> float:
     """One forward and backward of the phase's first micro-batch, timed the second time (the first also warms up),
     scaled by tokens to its epoch, and the validation after it. The gradients are dropped."""
     order = plan.phase_plan(plan.schedule, number).orders[0]
-    batch = batch_of(plan.source, windows(order.indices, plan.settings.training)[0][0], engine.pad_id)
-    for _ in range(2):
-        began = time.perf_counter()
-        engine.accumulate(batch, max(batch.weight, 1.0), 0)
-        seconds = time.perf_counter() - began
-        engine.drop_gradients()
-    per_token = seconds / int(batch.lengths.sum())
+    indices = windows(order.indices, plan.settings.training)[0][0]
+    memory.enter(number)
+
+    def per_token() -> float:
+        batch = batch_of(plan.source, indices, engine.pad_id, memory.learnt.max_length)
+        for _ in range(2):
+            began = time.perf_counter()
+            engine.accumulate(batch, max(batch.weight, 1.0), 0)
+            seconds = time.perf_counter() - began
+            engine.drop_gradients()
+        return seconds / int(batch.lengths.sum())
+
     scored = sum(int(plan.catalogue.lengths[index]) for group in plan.validation.groups.values() for index in group)
-    return per_token * (order.tokens + FORWARD_SHARE * scored)
+    return memory.attempt(per_token) * (order.tokens + FORWARD_SHARE * scored)
 
 
 def _hours(seconds: float) -> str:

@@ -94,7 +94,8 @@ def write_base(entry: Path, skeleton: Skeleton) -> int:
 
     Written beside and renamed; 0 where the model is too small to be worth it. Raises OSError where the disk is full.
     """
-    state = skeleton.model.state_dict()
+    tied = skeleton.model.all_tied_weights_keys
+    state = {name: tensor for name, tensor in skeleton.model.state_dict().items() if name not in tied}
     size = sum(tensor.nbytes for tensor in state.values())
     if size < LEAST_BYTES:
         return 0
@@ -129,9 +130,9 @@ def drop_base(entry: Path) -> None:
 def _parts(skeleton: Skeleton, state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """What goes into one file after the other."""
     part: dict[str, Tensor] = {}
-    for name in sorted(state.keys() - skeleton.model.all_tied_weights_keys.keys()):
-        part[name] = skeleton.published_part(name, state[name]).cpu().contiguous()
-        if sum(tensor.nbytes for tensor in part.values()) >= _PART_BYTES:
+    for name, tensor in state.items():
+        part[name] = skeleton.published_part(name, tensor).cpu().contiguous()
+        if sum(one.nbytes for one in part.values()) >= _PART_BYTES:
             yield part
             part = {}
     if part:

@@ -13,6 +13,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
+from transformers.integrations import sdpa_attention
 
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch
@@ -44,9 +46,9 @@ class DryRun:
 
     def at(self, layers: int, tokens: int) -> Measured:
         """Measure the last micro-batch of a window and its update: gradients and moments exist."""
-        model, rows = meta_model(self._shortened(layers), self.settings, self.dtype, self.added)
+        model, rows = meta_model(self.shortened(layers), self.settings, self.dtype, self.added)
         with ExitStack() as stack:
-            for mode in (FakeTensorMode(allow_non_fake_inputs=True), _Answers(), forced(self._kernel())):
+            for mode in (_untraced(), FakeTensorMode(allow_non_fake_inputs=True), _Answers(), forced(self._kernel())):
                 stack.enter_context(mode)
             if self.device == "mps" and self.method.step == "plain":
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # Metal has no derivative for its fused kernel
@@ -75,7 +77,7 @@ class DryRun:
             small += step
         return small, small + step
 
-    def _shortened(self, layers: int) -> Any:
+    def shortened(self, layers: int) -> Any:
         config = copy.deepcopy(self.config)
         config.num_hidden_layers = layers
         if getattr(config, "layer_types", None):
@@ -170,6 +172,20 @@ class _Answers(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1.0 if args[0].is_floating_point() else 1
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _untraced() -> Iterator[None]:
+    """transformers takes fake tensors for tracing, and then makes masks that a real step does without."""
+    modules = [module for module in (masking_utils, sdpa_attention) if hasattr(module, "is_tracing")]
+    before = [module.is_tracing for module in modules]
+    for module in modules:
+        module.is_tracing = lambda *_: False
+    try:
+        yield
+    finally:
+        for module, answer in zip(modules, before, strict=True):
+            module.is_tracing = answer
 
 
 @dataclass

@@ -39,14 +39,14 @@ def meta_model(
     return model, rows
 
 
-def materialise(model: nn.Module) -> None:
-    """Put new tensors on the CPU in the place of all that a model has on `meta`; shared ones stay shared. Under a
+def materialise(model: nn.Module, device: str = "cpu") -> None:
+    """Put new tensors on `device` in the place of all that a model has on `meta`; shared ones stay shared. Under a
     FakeTensorMode they are fake."""
     made: dict[int, Tensor] = {}
 
     def real(tensor: Any) -> Any:
         if id(tensor) not in made:
-            made[id(tensor)] = torch.empty_like(tensor, device="cpu")
+            made[id(tensor)] = torch.empty_like(tensor, device=device)
         return made[id(tensor)]
 
     parameters: dict[int, Any] = {}

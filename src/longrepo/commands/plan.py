@@ -1,0 +1,93 @@
+"""`longrepo plan`: what training will need and how long it will take, before anything is downloaded or loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from longrepo.commands.train import Device
+from longrepo.config.load import load_settings
+from longrepo.config.schema import Settings
+
+if TYPE_CHECKING:
+    from longrepo.memory.budget import Budget
+
+
+def plan(
+    config: Annotated[
+        Path | None, typer.Option(help="The settings file; defaults hold for what it leaves out.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `embedded`; over model.name.")] = None,
+    length: Annotated[
+        list[int] | None, typer.Option(min=2, help="Plan sequences of so many tokens, not the phases. Repeatable.")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Plan for it; with --budget-gb it needn't be there.")] = Device.auto,
+    budget_gb: Annotated[float | None, typer.Option(help="Over memory.budget_gb; of another machine, in GiB.")] = None,
+    sequences: Annotated[Path | None, typer.Option(help="Hours of the whole schedule on these sequences.")] = None,
+    inference: Annotated[bool, typer.Option("--inference", help="What answering needs: weights and KV cache.")] = False,
+    calibrate: Annotated[bool, typer.Option("--calibrate", help="Time this machine anew (about a minute).")] = False,
+    machines: Annotated[bool, typer.Option("--machines", help="A table of Macs and GPUs against lengths.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="The figures as JSON, in bytes and seconds.")] = False,
+) -> None:
+    """What training needs, by part and phase, from a dry run without weights; how long, on this machine."""
+    overrides = [*(set_ or ()), *((f"model.name={model}",) if model else ())]
+    settings = load_settings(config, overrides)
+    from rich.console import Console
+
+    from longrepo.memory.calibration import calibration
+    from longrepo.memory.outlook import inference_outlook, machine_table, outlook
+    from longrepo.memory.planner import Planner
+    from longrepo.reports.plan import show_inference, show_machines, show_outlook
+
+    console = Console(highlight=False)
+    kind, dtype, here = _place(device.value, settings, budget_gb)
+    planner = Planner.of(settings, kind, dtype)
+    if inference:
+        found = inference_outlook(planner)
+        print(json.dumps(found, indent=2)) if json_ else show_inference(found, console)
+        return
+    if here:
+        planner = replace(planner, time=calibration(planner, anew=calibrate))
+    budget = _budget(kind, settings, budget_gb)
+    lengths = {f"{tokens:,} tokens": tokens for tokens in length or ()} or _phases(settings)
+    told = outlook(planner, lengths, budget, sequences)
+    if machines:
+        told |= {"machines": machine_table(planner, dtype)}
+    if json_:
+        print(json.dumps(told, indent=2))
+        return
+    show_outlook(told, console)
+    if machines:
+        show_machines(told["machines"], console)
+
+
+def _place(device: str, settings: Settings, budget_gb: float | None) -> tuple[str, str, bool]:
+    """(kind of device, precision, whether it is this machine's)."""
+    from longrepo.engines.torch.device import place
+
+    if budget_gb is None or device in ("auto", "cpu"):
+        placement = place(device, settings.training.precision)
+        return placement.device.type, str(placement.dtype).removeprefix("torch."), True
+    wanted = settings.training.precision
+    return device, "bfloat16" if wanted == "auto" else wanted, False
+
+
+def _budget(kind: str, settings: Settings, budget_gb: float | None) -> Budget:
+    from longrepo.memory.budget import GIB, Budget, find_budget
+
+    if budget_gb is not None:
+        return Budget(int(budget_gb * GIB), "--budget-gb", limit=True)
+    return find_budget(kind, settings.memory.budget_gb)
+
+
+def _phases(settings: Settings) -> dict[str, int]:
+    from longrepo.curriculum.phases import phases_from
+
+    return {f"phase {phase.number}": phase.max_length for phase in phases_from(settings) if phase.epochs}

@@ -1,0 +1,244 @@
+"""Watches a run: telemetry once a second, and at each step's boundary whether to go on, pause or step down.
+
+The guard's own thread only samples; what it says and writes comes from the thread of the loop that asks it.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import insort
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from threading import Event, Lock, Thread
+from types import TracebackType
+from typing import Any, Literal
+
+from longrepo.memory.budget import GIB, Room
+from longrepo.memory.pressure import MAC_WARNING, MachineSensors, Sample, Sensors
+
+EVERY = 1.0  # seconds between samples, and between looks while it waits
+SAY_EVERY, LONGEST_WAIT = 60.0, 600.0  # seconds
+GROWTH = 64 * 2**20  # bytes of swap between two looks: with a warning from macOS, enough for a pause
+SLACK = 1.05  # other programs' use moves by some percent all the time, and compression or swap takes that up
+ENOUGH, RECENT = 10, 5  # steps that make a median to compare with, and steps compared with it
+SLOW, USUAL = 0.7, 0.85  # of the median speed: below the one it is slow, above the other no longer
+
+Record = dict[str, Any]
+Action = Literal["go", "pause", "step_down"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do at a boundary, why, and the bytes this process may hold in all."""
+
+    action: Action
+    reason: str
+    room: int
+
+
+class Guard:
+    """For a run on `mps`, `cuda` or `cpu` within `budget_bytes` that a person set (None: what the machine has).
+
+    `read_peak` gives the allocator's peak in bytes, `write` takes event records. Set `planned` to the planned peak of
+    the method in flight, counted as `Budget.bytes` is. Use it as a context: leaving ends its thread.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        budget_bytes: int | None,
+        read_peak: Callable[[], int],
+        write: Callable[[Record], None],
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        sensors: Sensors | None = None,
+    ) -> None:
+        self._budget, self._read_peak, self._write = budget_bytes, read_peak, write
+        self._clock, self._sleep = clock, sleep
+        self._sensors = sensors or MachineSensors(device)
+        self._planned = 0
+        self._speeds = Speeds()
+        self._lock = Lock()
+        self._folded: Record = {}
+        self._last: tuple[float, Sample] | None = None
+        self._swap: int | None = None  # at the last look
+        self._limit: int | None = None  # at the last boundary
+        self._reason = ""  # of the last verdict
+        self._waited_in_vain = False
+        self._rest_until = clock()
+        self._end = Event()
+        self._thread = Thread(target=self._run, name="memory-guard", daemon=True)
+
+    def __enter__(self) -> Guard:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._end.wait(EVERY):
+            self.sample()
+
+    @property
+    def planned(self) -> int:
+        """Bytes. A new value means another method or phase: its speed is its own, too."""
+        return self._planned
+
+    @planned.setter
+    def planned(self, value: int) -> None:
+        if value != self._planned:
+            self._planned, self._speeds = value, Speeds()
+
+    def sample(self) -> Sample:
+        """Read the sensors once and fold the reading into the record of this update."""
+        sample, peak = self._sensors.sample(), self._read_peak()
+        highest = {
+            "peak": peak,
+            "resident": sample.resident,
+            "anonymous": sample.anonymous,
+            "pressure_some": sample.pressure.some,
+            "pressure_full": sample.pressure.full,
+            "pressure_level": sample.pressure.level,
+            "cgroup_used": round(sample.pressure.cgroup, 3),
+        }
+        with self._lock:
+            folded = self._folded
+            before = self._last[1].swap if self._last else sample.swap
+            for name, value in highest.items():
+                folded[name] = max(folded.get(name, value), value)
+            folded["swap"] = sample.swap
+            folded["swap_growth"] = folded.get("swap_growth", 0) + sample.swap - before
+            folded["samples"] = folded.get("samples", 0) + 1
+            self._last = self._clock(), sample
+        return sample
+
+    def take(self) -> Record:
+        """The record of what was sampled since the last call: the highest of each, swap (bytes) as it is and as it
+        grew, `room` and speed as they are. Empty where nothing was."""
+        with self._lock:
+            record, self._folded = self._folded, {}
+        return record
+
+    def step(self, tokens: int, seconds: float, length: int) -> str | None:
+        """A step is done: `tokens` in `seconds`, its longest sequence `length` tokens. What to tell a person, if it is
+        slow against the steps before it at that length, or no longer is."""
+        found = self._speeds.add(tokens / max(seconds, 1e-9), length)
+        with self._lock:
+            self._folded["speed"] = round(tokens / max(seconds, 1e-9), 2)
+            self._folded["speed_of_usual"] = round(found.share, 3)
+        if not found.changed:
+            return None
+        event = "slow" if found.slow else "usual_speed"
+        self._write({"event": event, "share": round(found.share, 3), "up_to": found.up_to})
+        if found.slow:
+            return f"slow: {found.share:.0%} of the usual speed at {found.up_to:,} tokens (heat, or other programs)"
+        return f"as fast as usual again at {found.up_to:,} tokens"
+
+    def boundary(self) -> Verdict:
+        """Between two steps: read the limits anew and judge."""
+        room = self._sensors.room()
+        if self._limit is not None and room.limit != self._limit:
+            self._write({"event": "limit", "bytes": room.limit, "was": self._limit, "source": room.source})
+        self._limit = room.limit
+        allowed = room.bytes if self._budget is None else min(room.bytes, self._budget)
+        with self._lock:
+            self._folded["room"] = allowed
+        firm, shortage = self._shortage(room)
+        strain = self._strain(self._recent())
+        self._reason = shortage or strain or "within the plan"
+        if not shortage and not strain:
+            self._waited_in_vain = False
+        may_pause = not self._waited_in_vain and self._clock() >= self._rest_until
+        action: Action = "go"
+        if (shortage or strain) and may_pause and not firm:
+            action = "pause"
+        elif shortage:
+            action = "step_down"
+        return Verdict(action, self._reason, allowed)
+
+    def wait_out(self, say: Callable[[str], None], stop: Callable[[], bool]) -> bool:
+        """What a pause is: wait until memory is free, `stop()` says so, or ten minutes have gone; whether it is free.
+
+        Says what it does, each minute too. Afterwards it lets at least as much time go to work before it asks for
+        another pause.
+        """
+        began = said = self._clock()
+        reason = self._reason
+        say(f"paused: {reason}; waiting for other programs, at most {LONGEST_WAIT / 60:.0f} minutes")
+        self._write({"event": "pause", "reason": reason})
+        while reason and self._clock() - began < LONGEST_WAIT and not stop():
+            self._sleep(EVERY)
+            reason = self._wanting()
+            if reason and self._clock() - said >= SAY_EVERY:
+                said = self._clock()
+                say(f"still paused after {(said - began) / 60:.0f} min: {reason}")
+        waited = self._clock() - began
+        self._rest_until = self._clock() + max(waited, SAY_EVERY)
+        self._waited_in_vain = bool(reason)
+        if not stop():
+            say(f"going on after {waited:.0f} s" + (f", although {reason}" if reason else ""))
+        self._write({"event": "resume", "seconds": round(waited, 1), "relieved": not reason})
+        return not reason
+
+    def _wanting(self) -> str:
+        return self._shortage(self._sensors.room())[1] or self._strain(self.sample())
+
+    def _shortage(self, room: Room) -> tuple[bool, str]:
+        """Whether a limit forbids the plan, and why it does or why free memory isn't enough for it; "" where it is."""
+        plan = f"{self._planned / GIB:.2f} GiB planned"
+        if self._budget is not None and self._planned > self._budget:
+            return True, f"{plan}, {self._budget / GIB:.2f} GiB allowed (memory.budget_gb)"
+        if self._planned <= room.bytes * (1 if room.firm else SLACK):
+            return False, ""
+        return room.firm, f"{plan}, {room.bytes / GIB:.2f} GiB there ({room.source})"
+
+    def _strain(self, sample: Sample) -> str:
+        """Why the machine is short although this run is within its plan; "" where it isn't."""
+        grown = sample.swap - (sample.swap if self._swap is None else self._swap)
+        self._swap = sample.swap
+        warned = sample.pressure.level >= MAC_WARNING and grown >= GROWTH
+        return f"memory pressure ({sample.pressure})" if sample.pressure.high or warned else ""
+
+    def _recent(self) -> Sample:
+        last = self._last
+        return last[1] if last and self._clock() - last[0] < 2 * EVERY else self.sample()
+
+
+@dataclass(frozen=True)
+class Speed:
+    """`share` of the usual speed that the last steps of `up_to` tokens had; whether that is slow, and that is news."""
+
+    share: float
+    up_to: int
+    slow: bool
+    changed: bool
+
+
+class Speeds:
+    """Steps' speeds by length (up to each power of two), against their own median while they weren't slow."""
+
+    def __init__(self) -> None:
+        self._usual: dict[int, list[float]] = {}  # sorted
+        self._recent: dict[int, deque[float]] = {}
+        self._slow: dict[int, bool] = {}
+
+    def add(self, speed: float, length: int) -> Speed:
+        up_to = 1 << max(length - 1, 1).bit_length()
+        usual, recent = self._usual.setdefault(up_to, []), self._recent.setdefault(up_to, deque())
+        before = self._slow.get(up_to, False)
+        recent.append(speed)
+        if len(recent) > RECENT:
+            oldest = recent.popleft()
+            if not before:
+                insort(usual, oldest)
+        if len(usual) < ENOUGH:
+            return Speed(1.0, up_to, False, False)
+        share = median(recent) / median(usual)
+        self._slow[up_to] = slow = share < (USUAL if before else SLOW)
+        return Speed(share, up_to, slow, slow != before)

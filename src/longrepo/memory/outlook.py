@@ -1,0 +1,105 @@
+"""What `longrepo plan` tells: parameters, phases, the longest length; other machines; inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from longrepo.memory.budget import Budget
+from longrepo.memory.estimate import Estimator
+from longrepo.memory.machines import machines
+from longrepo.memory.planner import Planner
+
+TIERS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
+LENGTHS = (1024, 2048, 4096, 8192, 16384)
+
+
+def outlook(planner: Planner, lengths: Mapping[str, int], budget: Budget, sequences: Path | None) -> dict[str, Any]:
+    """`lengths`: name → tokens. Bytes and seconds; a phase that nothing fits has no method."""
+    shape, settings = planner.shape, planner.settings
+    lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
+    phases = []
+    for name, tokens in lengths.items():
+        if tokens > shape.max_positions:
+            phases.append({"name": name, "length": tokens, "why_not": f"trained to {shape.max_positions:,} positions"})
+            continue
+        fit = planner.first_fit(tokens, budget.bytes)
+        entry: dict[str, Any] = {"name": name, "length": tokens}
+        phases.append(entry | (fit.as_dict() | {"said": str(fit.method)} if fit else {"why_not": "nothing fits"}))
+    told = {
+        "model": settings.model.name,
+        "device": planner.estimator.device,
+        "dtype": planner.estimator.dtype,
+        "budget": {"bytes": budget.bytes, "reason": budget.reason},
+        "parameters": {
+            "total": shape.linear + shape.other,
+            "layers": shape.linear,
+            "embeddings and norms": shape.other,
+            "lora": lora,
+            "structure tokens": planner.estimator.added * shape.hidden,
+            "by_module": {name: settings.lora.r * shape.lora[name] for name in settings.lora.target_modules},
+        },
+        "overhead": planner.overhead,
+        "phases": phases,
+        "longest": planner.longest(budget.bytes),
+        "epochs": _epochs(planner, phases, sequences) if sequences else None,
+    }
+    return told
+
+
+def machine_table(planner: Planner, dtype: str) -> list[dict[str, Any]]:
+    """Each machine with the cheapest method that fits it, by length; None where none does."""
+    one, rows = planner.estimator, []
+    by_kind = {
+        kind: replace(planner, estimator=Estimator(one.config, one.settings, kind, dtype, one.added), overhead=0)
+        for kind in ("mps", "cuda")
+    }
+    for machine in machines():
+        of = by_kind[machine.device]
+        fits = {n: of.first_fit(n, machine.usable) for n in LENGTHS if n <= planner.shape.max_positions}
+        methods = {n: str(fit.method) if fit else None for n, fit in fits.items()}
+        rows.append({"name": machine.name, "usable": machine.usable, "methods": methods})
+    return rows
+
+
+def inference_outlook(planner: Planner) -> dict[str, Any]:
+    """Weights, and the keys and values of a sequence in transformers' own cache, by length."""
+    from longrepo.engines.torch.key_values import cache_bytes
+
+    weights = planner.rungs(2)[0].memory.weights
+    tiers = [n for n in TIERS if n <= planner.shape.max_positions]
+    cache = {n: cache_bytes(planner.estimator.config, n, planner.estimator.dtype) for n in tiers}
+    return {
+        "model": planner.settings.model.name,
+        "weights": weights,
+        "overhead": planner.overhead,
+        "max_positions": planner.shape.max_positions,
+        "window": planner.estimator.window,
+        "cache": cache,
+    }
+
+
+def _epochs(planner: Planner, phases: list[dict[str, Any]], sequences: Path) -> list[dict[str, Any]]:
+    """Of each phase: tokens, seconds and bytes written to disk in an epoch, and its epochs."""
+    from longrepo.curriculum.phases import phases_from
+    from longrepo.sequences.store import read_sequences
+
+    file = read_sequences(sequences)
+    lengths = [n for n, split in zip(file.lengths(), file.column("split"), strict=True) if split == "train"]
+    by_name = {entry["name"]: entry for entry in phases}
+    found = []
+    for phase in phases_from(planner.settings):
+        entry = by_name.get(f"phase {phase.number}")
+        if entry is None or "method" not in entry:
+            continue
+        taken = [int(n) for n in lengths if phase.takes(int(n))]
+        share = sum(taken) / entry["length"]  # of a longest sequence: time and disk grow with the tokens
+        seconds = None if entry["seconds"] is None else share * entry["seconds"]
+        written = int(share * entry["parts"]["disk_written"])
+        found.append(
+            {"phase": phase.number, "epochs": phase.epochs, "sequences": len(taken), "tokens": sum(taken),
+             "seconds": seconds, "written": written}
+        )  # fmt: skip
+    return found

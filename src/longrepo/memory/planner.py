@@ -1,0 +1,208 @@
+"""Which method each phase is trained by: the cheapest that fits, found before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from longrepo.config.schema import Settings
+from longrepo.engines.method import Method
+from longrepo.errors import InputError
+from longrepo.memory.budget import GIB, Budget, own_memory
+from longrepo.memory.estimate import Estimator
+from longrepo.memory.planned import PhasePlan, Planned, RunPlan
+from longrepo.memory.shape import ModelShape, read_config, read_shape
+from longrepo.sequences.tokens import STRUCTURE_TOKENS
+
+CHUNKS = (1024, 512, 256, 128)
+STEP = 64  # tokens: lengths that are looked for are multiples of it
+LONGEST = 131_072
+DISK_SHARE = 0.9  # of the free space, where memory.max_disk_gb doesn't say
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans steps of one model and one set of settings on one kind of device."""
+
+    settings: Settings
+    shape: ModelShape
+    estimator: Estimator
+    overhead: int
+    disk: int  # bytes that a store may hold
+    time: Callable[[Method, int], float | None] = lambda method, length: None
+
+    @staticmethod
+    def of(
+        settings: Settings,
+        device: str,
+        dtype: str,
+        scratch: Path | None = None,
+        time: Callable[[Method, int], float | None] = lambda method, length: None,
+    ) -> Planner:
+        """`scratch`: the folder of the disk store. Raises InputError for a model without a readable configuration."""
+        config = read_config(settings.model.name, settings.model.revision)
+        shape = read_shape(config)
+        missing = [name for name in settings.lora.target_modules if name not in shape.lora]
+        if missing:
+            raise InputError(
+                f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; "
+                f"it has {', '.join(sorted(shape.lora))}"
+            )
+        added = len(STRUCTURE_TOKENS) if settings.data.structure_tokens else 0
+        estimator = Estimator(config, settings, device, dtype, added)
+        overhead = process_overhead() if device == "cpu" else 0
+        return Planner(settings, shape, estimator, overhead, disk_room(settings, scratch), time)
+
+    def rungs(self, length: int) -> tuple[Planned, ...]:
+        """Every method that the settings allow, from the cheapest in time to the leanest."""
+        return tuple(self.planned(method, length) for method in methods(self.settings, length, self.shape.layers))
+
+    def planned(self, method: Method, length: int) -> Planned:
+        return Planned(method, length, self.estimator.step, self.overhead, self.time)
+
+    def first_fit(self, length: int, budget: int) -> Planned | None:
+        """The cheapest method that fits `budget` bytes and the disk; None where none does."""
+        return next((rung for rung in self.rungs(length) if rung.fits(budget, self.disk)), None)
+
+    def longest(self, budget: int, method: Method | None = None, most: int = LONGEST) -> int:
+        """The most tokens, a multiple of 64, that fit (by `method` or by any): 0 where not even 64 do."""
+        leanest = [method] if method else list(methods(self.settings, most, self.shape.layers))[-1:]
+        most = min(most, self.shape.max_positions)
+
+        def fits(tokens: int) -> bool:
+            return any(self.planned(one, tokens).fits(budget, self.disk) for one in leanest)
+
+        low, high = 0, most // STEP
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(middle * STEP) else (low, middle - 1)
+        return low * STEP
+
+
+def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> RunPlan:
+    """Each phase (number → longest sequence in tokens) by the cheapest method that fits.
+
+    Raises InputError where none does, with the nearest settings that do.
+    """
+    phases = {}
+    for number, length in lengths.items():
+        if length > planner.shape.max_positions:
+            raise InputError(
+                f"long_context.phase{number}_max_length: {length:,} tokens, and {planner.settings.model.name} was "
+                f"trained to {planner.shape.max_positions:,} positions: set it to that or less"
+            )
+        rungs = planner.rungs(length)
+        _check_weights(planner, rungs[0], budget)
+        chosen = next((rung for rung in rungs if rung.fits(budget.bytes, planner.disk)), None)
+        if chosen is None:
+            raise InputError(_refusal(planner, number, rungs, budget))
+        phases[number] = PhasePlan(number, rungs, chosen)
+    return RunPlan(phases, budget, planner.estimator.device)
+
+
+def methods(settings: Settings, length: int, layers: int) -> Iterator[Method]:
+    """Those that `memory.step`, `memory.store` and `memory.chunk_tokens` allow, from the cheapest in time to the
+    leanest. Kept layers that are computed again cost a forward pass; a disk wears."""
+    memory = settings.memory
+    if memory.step != "chunked" and memory.store == "auto" and memory.chunk_tokens == "auto":
+        yield Method()
+    if memory.step == "plain":
+        if memory.store != "auto" or memory.chunk_tokens != "auto":
+            yield Method()
+        return
+    shorter = [chunk for chunk in CHUNKS if chunk < length] or [CHUNKS[-1]]
+    chunks = shorter if memory.chunk_tokens == "auto" else [memory.chunk_tokens]
+    lean = chunks[-3:]
+    if memory.store in ("auto", "memory"):
+        yield from (Method("chunked", chunk) for chunk in chunks)
+    if memory.store in ("auto", "recompute") and layers > 2:
+        yield from (Method("chunked", chunk, "recompute", 2) for chunk in lean[:2])
+        if (every := _leanest_every(layers)) > 2:
+            yield Method("chunked", lean[min(1, len(lean) - 1)], "recompute", every)
+    if memory.store in ("auto", "disk"):
+        yield from (Method("chunked", chunk, "disk") for chunk in lean)
+
+
+@cache
+def process_overhead() -> int:
+    """Bytes of libraries and buffers that a process holds beside its tensors: this one's, once the engine is imported.
+    Ask before a model is loaded; the first answer stands."""
+    import longrepo.engines.torch.engine  # noqa: F401
+
+    return own_memory().resident
+
+
+def disk_room(settings: Settings, folder: Path | None) -> int:
+    """Bytes that the disk store may hold."""
+    free = shutil.disk_usage(folder or tempfile.gettempdir()).free
+    if settings.memory.max_disk_gb is None:
+        return int(free * DISK_SHARE)
+    return min(free, int(settings.memory.max_disk_gb * GIB))
+
+
+def _leanest_every(layers: int) -> int:
+    """Keeping every k-th layer's input holds layers / k of them, and k layers' inputs, keys and values at a time."""
+    return min(range(2, 5), key=lambda every: math.ceil(layers / every) + every)
+
+
+def _check_weights(planner: Planner, rung: Planned, budget: Budget) -> None:
+    weights = rung.memory.weights
+    if weights + planner.overhead <= budget.bytes:
+        return
+    beside = f" and {planner.overhead / GIB:.2f} GiB of libraries" if planner.overhead else ""
+    packed = "" if planner.settings.model.quantization == "nf4" else ", set model.quantization=nf4"
+    raise InputError(
+        f"memory.budget_gb: the weights alone need {weights / GIB:.2f} GiB{beside}, the budget is "
+        f"{budget.bytes / GIB:.2f} GiB ({budget.reason}): raise it{packed} or take a smaller model"
+    )
+
+
+def _refusal(planner: Planner, number: int, rungs: tuple[Planned, ...], budget: Budget) -> str:
+    room, least = budget.bytes, min(rungs, key=lambda rung: rung.peak)
+    of = f"{room / GIB:.2f} GiB ({budget.reason})"
+    lean = [rung for rung in rungs if rung.peak <= room]
+    if lean:  # then it is the disk
+        need = min(rung.disk_held for rung in lean)
+        return (
+            f"memory.max_disk_gb: phase {number} ({least.length:,} tokens) fits {of} only with {need / GIB:.1f} GiB on "
+            f"disk, and {planner.disk / GIB:.1f} GiB may be used: free some, or set a shorter phase"
+        )
+    return (
+        f"memory.budget_gb: phase {number} ({least.length:,} tokens) needs at least {least.peak / GIB:.2f} GiB "
+        f"({least.method}), the budget is {of}. What fits: {'; or '.join(_remedies(planner, number, least, budget))}"
+    )
+
+
+def _remedies(planner: Planner, number: int, least: Planned, budget: Budget) -> list[str]:
+    """Each tried by the planner, not guessed."""
+    settings, found = planner.settings, []
+    shorter = planner.longest(budget.bytes, least.method, least.length)
+    if shorter:
+        found.append(f"long_context.phase{number}_max_length={shorter}")
+    rank = settings.lora.r // 2
+    while rank >= 1:
+        lora = settings.lora.model_copy(update={"r": rank})
+        smaller = _with(planner, settings.model_copy(update={"lora": lora}))
+        if smaller.planned(least.method, least.length).peak <= budget.bytes:
+            found.append(f"lora.r={rank}")
+            break
+        rank //= 2
+    if settings.memory.step == "plain" or settings.memory.store != "auto" or settings.memory.chunk_tokens != "auto":
+        free = {"step": "auto", "store": "auto", "chunk_tokens": "auto"}
+        open_ = _with(planner, settings.model_copy(update={"memory": settings.memory.model_copy(update=free)}))
+        if (fit := open_.first_fit(least.length, budget.bytes)) is not None:
+            found.append(f"memory.step, store and chunk_tokens = auto ({fit.method})")
+    found.append(f"memory.budget_gb={math.ceil(least.peak / GIB * 10) / 10:g}")
+    off = "phase3_enabled=false" if number == 3 else f"phase{number}_epochs=0"
+    return [*found, f"long_context.{off}"]
+
+
+def _with(planner: Planner, settings: Settings) -> Planner:
+    one = planner.estimator
+    estimator = Estimator(one.config, settings, one.device, one.dtype, one.added)
+    return Planner(settings, planner.shape, estimator, planner.overhead, planner.disk, planner.time)

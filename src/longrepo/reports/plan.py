@@ -1,0 +1,120 @@
+"""A plan in the terminal, at 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+GIB = 2**30
+PARTS = {
+    "weights": "weights",
+    "adapter": "adapter (LoRA, structure tokens)",
+    "gradients": "gradients",
+    "moments": "optimizer",
+    "kept": "kept for the backward pass",
+    "working": "work at the highest moment",
+}
+
+
+def show_outlook(told: dict[str, Any], console: Console) -> None:
+    """What `longrepo.memory.outlook.outlook` found."""
+    counts, budget = told["parameters"], told["budget"]
+    trained = counts["lora"] + counts["structure tokens"]
+    console.print(f"[bold]{escape(told['model'])}[/bold] on {told['device']}, {told['dtype']}")
+    console.print(f"budget: {_gib(budget['bytes'])} GiB ({escape(budget['reason'])})")
+    console.print(
+        f"parameters: {counts['total']:,}, trained {trained:,} "
+        f"({', '.join(f'{name} {count / 1e6:.1f} M' for name, count in counts['by_module'].items())})"
+    )
+    fitting = [entry for entry in told["phases"] if "method" in entry]
+    _show_parts(fitting, told["overhead"], console)
+    for entry in told["phases"]:
+        console.print(_line(entry))
+    if any(entry["seconds"] is None for entry in fitting):
+        console.print("hours: unknown on this machine; longrepo plan --calibrate times it (about a minute)")
+    _show_epochs(told["epochs"] or (), console)
+    longest = f"{told['longest']:,} tokens" if told["longest"] else "none"
+    console.print(f"the longest sequence that fits: {longest}")
+
+
+def show_machines(rows: list[dict[str, Any]], console: Console) -> None:
+    """Machines against lengths: the cheapest method that fits."""
+    lengths = list(rows[0]["methods"])
+    table = Table(title="the cheapest way that fits: chunk, and where layers' inputs are kept", padding=(0, 0))
+    table.add_column("machine")
+    table.add_column("GiB", justify="right")
+    for length in lengths:
+        table.add_column(f"{length // 1024}K", justify="right")
+    for row in rows:
+        cells = (_short(row["methods"][length]) for length in lengths)
+        table.add_row(row["name"], f"{row['usable'] / GIB:.1f}", *cells)
+    console.print(table)
+
+
+def show_inference(found: dict[str, Any], console: Console) -> None:
+    """Weights and cache by length."""
+    window = f"window of {found['window']:,}" if found["window"] else "no window"
+    title = f"{found['model']}: answering; {window}, trained to {found['max_positions']:,} positions"
+    table = Table(title=escape(title))
+    for column in ("tokens", "weights, GiB", "keys and values, GiB", "together, GiB"):
+        table.add_column(column, justify="right")
+    for tokens, size in found["cache"].items():
+        together = found["weights"] + size + found["overhead"]
+        table.add_row(f"{tokens:,}", _gib(found["weights"]), _gib(size), _gib(together))
+    console.print(table)
+
+
+def _show_parts(entries: list[dict[str, Any]], overhead: int, console: Console) -> None:
+    if not entries:
+        return
+    table = Table(title="highest moment of a step, GiB")
+    table.add_column("")
+    for entry in entries:
+        table.add_column(f"{entry['length']:,}", justify="right")
+    for part, words in PARTS.items():
+        table.add_row(words, *(_gib(entry["parts"][part]) for entry in entries))
+    table.add_row("tensors", *(_gib(entry["parts"]["peak"]) for entry in entries), style="bold")
+    if overhead:
+        table.add_row("libraries and buffers (process)", *(_gib(overhead) for _ in entries))
+    table.add_row("head and loss, at another moment", *(_gib(entry["parts"]["head"]) for entry in entries), style="dim")
+    console.print(table)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    what = f"{entry['name']} ({entry['length']:,})" if entry["name"].startswith("phase") else entry["name"]
+    if "method" not in entry:
+        return f"{what}: [red]{entry['why_not']}[/red]"
+    words = [f"{what}: {entry['said']}", f"{_gib(entry['peak'])} GiB"]
+    if entry["parts"]["disk_written"]:
+        words.append(f"{_gib(entry['parts']['disk_written'])} GiB written to disk a sequence")
+    if entry["seconds"] is not None:
+        words.append(f"{entry['seconds']:.0f} s a sequence")
+    return ", ".join(words)
+
+
+def _show_epochs(epochs: Iterable[dict[str, Any]], console: Console) -> None:
+    for one in epochs:
+        hours = (
+            ""
+            if one["seconds"] is None
+            else (f", {one['seconds'] / 3600:.1f} h an epoch, {one['seconds'] * one['epochs'] / 3600:.1f} h in all")
+        )
+        wear = f", {one['written'] / GIB:.0f} GiB written to disk an epoch" if one["written"] else ""
+        console.print(
+            f"phase {one['phase']}: {one['sequences']:,} sequences, {one['tokens']:,} tokens, "
+            f"{one['epochs']} epochs{hours}{wear}"
+        )
+
+
+def _short(method: str | None) -> str:
+    if method is None:
+        return "–"
+    return method.replace("chunks of ", "").replace("every ", "1/").replace("th layer", "").replace(", memory", "")
+
+
+def _gib(value: int) -> str:
+    return f"{value / GIB:.2f}"

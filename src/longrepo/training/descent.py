@@ -1,0 +1,230 @@
+"""Step-down: where memory isn't enough, the run goes on by a method that needs less, says so, and stays there.
+
+First what changes nothing (another store), then what changes rounding (smaller chunks), then, only with
+`memory.allow_lossy`, what changes the result: the largest LoRA modules are trained no further, then sequences are cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from longrepo.config.schema import MemorySettings
+from longrepo.engines.base import Engine
+from longrepo.engines.method import Method
+from longrepo.errors import OutOfMemory
+from longrepo.memory.ladder import Ladder, Rung, same_chunks
+from longrepo.training.in_flight import Death, InFlight
+from longrepo.training.metrics import Metrics
+from longrepo.training.reporter import MemoryUse, Reporter, StepDownRecord
+from longrepo.training.state import MemoryState, PhaseMemory, TrainingState
+from longrepo.training.watch import RunMemory
+
+T = TypeVar("T")
+Changes = Literal["store", "chunks", "frozen", "cut"]
+SHORTEST = 512  # tokens; sequences aren't cut below
+HELD_PER_PARAMETER = 12  # bytes: a float32 gradient and Adam's two moments
+GIB = 2**30
+
+
+class Descent:
+    """The method a run computes by, and what memory has taught it (`learnt`, kept in the run's state)."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        given: RunMemory,
+        state: TrainingState,
+        settings: MemorySettings,
+        run: Path,
+        in_flight: InFlight,
+        metrics: Metrics,
+        reporter: Reporter,
+    ) -> None:
+        """`engine` has its weights and moments: what is frozen according to the state is frozen again."""
+        self._engine, self._given, self._state, self._settings, self._run = engine, given, state, settings, run
+        self.in_flight, self._metrics, self._reporter = in_flight, metrics, reporter
+        self.watch = given.watch(metrics.write_event, lambda sample: in_flight.renew(sample=sample))
+        self._phase = 0
+        self._rung: Rung | None = None
+        if self.learnt.frozen:
+            engine.freeze(self.learnt.frozen)
+        for number, ladder in given.ladders.items():
+            first = PhaseMemory(ladder.chosen.method.as_dict(), ladder.chosen.peak)
+            self.learnt.phases.setdefault(str(number), first)
+
+    @property
+    def learnt(self) -> MemoryState:
+        return self._state.memory
+
+    @property
+    def planned(self) -> int:
+        """What the method in flight is planned to need, in bytes; 0 where nothing is planned."""
+        return self._rung.peak - self.learnt.relief if self._rung else 0
+
+    def after(self, death: Death) -> None:
+        """Go on after a process that died: a rung lower where it was killed for memory. Raises OutOfMemory where
+        there is none."""
+        what = f"the process before died (phase {death.phase}, {death.method})"
+        known = death.memory.phases.get(str(death.phase))
+        if death.why is None or known is None:
+            self._reporter.note(f"{what}; {death.why or 'nothing says that memory was the reason'}: the same method")
+        elif death.phase in self._given.ladders:
+            self.enter(death.phase)
+            self.step_down(f"{what}: {death.why}")
+        else:
+            self._fail_at(known.planned)
+
+    def enter(self, phase: int) -> None:
+        """Compute by the phase's method from here on: the one it had, unless as much as that needs has failed."""
+        if phase == self._phase:
+            return
+        self._phase = phase
+        ladder = self._ladder()
+        if ladder is None:
+            self._rung = None
+            self.in_flight.write(phase, self._state.update, str(self._engine.method), 0, 0, self.learnt)
+            return
+        before = Method.from_dict(self.learnt.phases[str(phase)].method)
+        rung = ladder.start(before, self._ceiling())
+        if rung.method != before:
+            why = "too much has failed before" if ladder.of(before) else "isn't among the planned ones any more"
+            self._reporter.note(f"memory: phase {phase} is computed by {rung.method}, not {before}: that {why}")
+        self._use(rung)
+
+    def attempt(self, work: Callable[[], T], lossy: bool = True) -> T:
+        """`work`'s result; where it runs out of memory, step down and do all of it again. Without `lossy` nothing
+        that changes the result is given up. Raises OutOfMemory where nothing needs less."""
+        while True:
+            try:
+                return work()
+            except OutOfMemory as error:
+                if self._rung is None:
+                    raise
+                why = str(error).partition(";")[0]
+            # Not while the error is handled: it keeps the failed step's tensors alive.
+            self._engine.drop_gradients()
+            self.step_down(why, lossy=lossy)
+
+    def boundary(self, stop: Callable[[], bool]) -> None:
+        """Between two updates: wait, or step down, as the guard says. Raises OutOfMemory where nothing needs less."""
+        verdict = self.watch.boundary()
+        if verdict.action == "pause":
+            self.watch.wait_out(self._reporter.note, stop)
+        elif verdict.action == "step_down" and self._rung is not None:
+            self.step_down(verdict.reason, verdict.room)
+        self.in_flight.renew(self._state.update)
+
+    def step_down(self, why: str, room: int | None = None, lossy: bool = True) -> None:
+        """Go on by what needs less (within `room` bytes if anything does), for the rest of the run."""
+        before, planned, ladder = self._rung, self.planned, self._ladder()
+        assert before is not None and ladder is not None
+        self._fail_at(planned)
+        lower = ladder.lower(before, None if room is None else room + self.learnt.relief)
+        if lower is not None:
+            same = same_chunks(before.method, lower.method)
+            changes: Changes = "store" if same else "chunks"
+            effect = "the result stays the same, bit for bit" if same else "the result changes by rounding only"
+        elif lossy and self._settings.allow_lossy and self._can_give_up(before):
+            changes, lower, effect = self._give_up(before)
+        else:
+            raise OutOfMemory(self._nothing_left(why, before))
+        self._use(lower)
+        update = self._state.update + 1
+        text = (
+            f"memory: {why}; from update {update} on {lower.method} (planned {self.planned / GIB:.2f} GiB) instead of "
+            f"{before.method} ({planned / GIB:.2f}): {effect}"
+        )
+        record = StepDownRecord(
+            self._phase, update, why, changes, str(before.method), str(lower.method), planned, self.planned, text
+        )
+        self.learnt.steps.append(asdict(record))
+        self._state.so_far.steps_down.append(text)
+        self._metrics.write(record)
+        self._reporter.note(text)
+        self._begin_flight(lower)
+
+    def measure(self) -> int:
+        """The peak of what was computed since the method was taken up or an epoch began, in bytes; noted."""
+        peak = self._engine.peak_memory()
+        if phase := self.learnt.phases.get(str(self._phase)):
+            phase.used = max(phase.used, peak)
+        return peak
+
+    def use_in_epoch(self) -> MemoryUse:
+        learnt, so_far = self.learnt, self._state.so_far
+        return MemoryUse(
+            method=str(self._engine.method),
+            planned=self.planned or None,
+            used=so_far.peak_memory,
+            steps_down=list(so_far.steps_down),
+            frozen=list(learnt.frozen),
+            cut_to=learnt.max_length,
+            skipped=so_far.skipped,
+        )
+
+    def summary(self) -> list[str]:
+        """What was planned and what was used, a line a phase."""
+        return [
+            f"phase {number}: planned {phase.planned / GIB:.2f} GiB, used {phase.used / GIB:.2f} "
+            f"({Method.from_dict(phase.method)})"
+            for number, phase in sorted(self.learnt.phases.items())
+            if phase.used
+        ]
+
+    def _ladder(self) -> Ladder | None:
+        ladder, cut_to = self._given.ladders.get(self._phase), self.learnt.max_length
+        if ladder is None or cut_to is None or ladder.chosen.length <= cut_to or self._given.shorter is None:
+            return ladder
+        return self._given.shorter(cut_to)
+
+    def _use(self, rung: Rung) -> None:
+        self._engine.use(rung.method, self._run)
+        self._engine.reset_peak_memory()
+        self._rung = rung
+        self.watch.planned = self.planned
+        former, method = self.learnt.phases[str(self._phase)], rung.method.as_dict()
+        used = former.used if former.method == method else 0
+        self.learnt.phases[str(self._phase)] = PhaseMemory(method, self.planned, used)
+        self._begin_flight(rung)
+
+    def _begin_flight(self, rung: Rung) -> None:
+        update, method = self._state.update, str(rung.method)
+        self.in_flight.write(self._phase, update, method, rung.length, self.planned, self.learnt)
+
+    def _fail_at(self, peak: int) -> None:
+        self.learnt.ceiling = peak if self.learnt.ceiling is None else min(peak, self.learnt.ceiling)
+
+    def _ceiling(self) -> int | None:
+        """As rungs are planned: before what freezing gave back."""
+        return None if self.learnt.ceiling is None else self.learnt.ceiling + self.learnt.relief
+
+    def _can_give_up(self, rung: Rung) -> bool:
+        can_freeze = bool(self._given.largest) and not self.learnt.frozen
+        return can_freeze or (self._given.shorter is not None and rung.length > SHORTEST)
+
+    def _give_up(self, rung: Rung) -> tuple[Changes, Rung, str]:
+        learnt = self.learnt
+        if self._given.largest and not learnt.frozen:
+            count = self._engine.freeze(self._given.largest)
+            learnt.frozen, learnt.relief = list(self._given.largest), HELD_PER_PARAMETER * count
+            return "frozen", rung, f"{' and '.join(learnt.frozen)} are trained no further ({count:,} LoRA parameters)"
+        learnt.max_length = max(SHORTEST, rung.length // 2)
+        ladder = self._ladder()
+        assert ladder is not None
+        return "cut", ladder.start(rung.method, self._ceiling()), f"sequences are cut to {learnt.max_length:,} tokens"
+
+    def _nothing_left(self, why: str, rung: Rung) -> str:
+        settings = self._settings
+        pinned = [name for name in ("store", "chunk_tokens", "step") if getattr(settings, name) != "auto"]
+        ways = [f"set memory.{name}=auto" for name in pinned]
+        ways += ["give it more memory (end other programs, raise memory.budget_gb)"]
+        if not settings.allow_lossy:
+            ways += ["allow it to train fewer LoRA modules or shorter sequences (memory.allow_lossy=true)"]
+        ways += ["or leave out the longest phase"]
+        return (
+            f"{why}; nothing needs less than {rung.method} (phase {self._phase}, {rung.length} tokens, planned "
+            f"{self.planned / GIB:.2f} GiB): {', '.join(ways)}, and go on with --resume auto; the checkpoints are whole"
+        )

@@ -1,0 +1,196 @@
+"""The doctor: what it finds on this machine, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+import torch
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from longrepo.commands.doctor import doctor
+from longrepo.engines.torch.device import Placement
+from longrepo.memory.doctor import engine, machine
+from longrepo.memory.doctor.finding import Finding
+from longrepo.reports.doctor import print_findings, verdict
+
+SHORT = ("--set", "long_context.phase1_max_length=128", "--set", "long_context.phase2_epochs=0")
+TOPICS = {"engines", "git", "chip", "cores", "device", "precision", "4-bit", "attention", "kernels", "memory", "cgroup"}
+
+
+def ask(*words: str) -> tuple[int, dict[str, list[dict[str, str]]]]:
+    """Exit status, and findings by topic."""
+    app = typer.Typer()
+    app.command()(doctor)
+    done = CliRunner().invoke(app, ["--json", *words])
+    tree = json.loads(done.stdout)
+    assert tree["runs"] == (done.exit_code == 0)
+    topics: dict[str, list[dict[str, str]]] = {}
+    for finding in tree["findings"]:
+        topics.setdefault(finding["topic"], []).append(finding)
+    return done.exit_code, topics
+
+
+def test_the_embedded_model_would_run_here() -> None:
+    status, found = ask("--model", "embedded", "--device", "cpu", *SHORT)
+    assert status == 0
+    assert set(found) == TOPICS | {"model", "tokenizer", "main job", "disk"}
+    assert found["device"][0]["what"].startswith("cpu: ")
+    assert "forwards and backwards" in found["4-bit"][0]["what"]
+    assert "fits in" in found["main job"][0]["what"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_there_is_one_problem() -> None:
+    status, found = ask("--model", "embedded", "--device", "cuda")
+    problems = [finding for findings in found.values() for finding in findings if finding["status"] == "problem"]
+    assert status == 2 and len(problems) == 1
+    assert problems[0]["what"] == "--device cuda: this machine or this torch build has none"
+    assert "usable here: " in problems[0]["remedy"]
+
+
+def test_a_job_that_cannot_be_planned_is_a_problem() -> None:
+    status, found = ask("--model", "embedded", "--device", "cpu", "--set", "lora.target_modules=[c_attn]")
+    assert status == 2
+    assert found["main job"][0]["status"] == "problem"
+    assert "embedded" in found["main job"][0]["what"] and "c_attn" in found["main job"][0]["what"]
+
+
+def test_a_damaged_folder_names_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors"}}')
+    status, found = ask("--model", str(tmp_path), "--device", "cpu")
+    assert status == 2
+    assert found["model"][0]["what"].endswith("no one.safetensors")
+    assert found["tokenizer"][0]["status"] == "problem" and "tokenizer.json" in found["tokenizer"][0]["what"]
+    assert found["main job"][0]["status"] == "problem"
+
+
+def test_four_bit_weights_that_do_not_work_are_a_problem() -> None:
+    found = engine.four_bit(Placement(torch.device("meta"), torch.float32, ()), double=True)
+    assert found.status == "problem" and found.what.startswith("4-bit weights don't work on meta (")
+    assert "model.quantization=none" in found.remedy
+
+
+def test_a_full_disk_is_a_problem_only_for_what_must_be_there(tmp_path: Path) -> None:
+    folder = tmp_path / "not" / "yet"
+    assert machine.disk("results", folder, 2**20).status == "ok"
+    assert machine.disk("results", folder, 2**60).status == "problem"
+    assert machine.disk("results", folder, 2**60, must=False).status == "note"
+    assert not folder.parent.exists()
+
+
+def test_it_reads_well_in_80_columns() -> None:
+    text = io.StringIO()
+    findings = [
+        Finding("ok", "chip", "a chip of [some] name " * 8),
+        Finding("problem", "main job", "doesn't fit " * 12, "do something about it " * 6),
+    ]
+    print_findings(findings, Console(file=text, width=80))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "[some]" in text.getvalue() and any(line.lstrip().startswith("→ do something") for line in lines)
+    assert lines[-1] == "The main job would not run: main job."
+    assert verdict(findings[:1]) == "The main job would run."
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as a look at `owner/model` asks for; it has no other."""
+
+    def do_GET(self) -> None:
+        body = b'{"model_type": "starcoder2"}'
+        if "owner/model" not in self.path:
+            return self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if self.path.startswith("/api/"):
+            files = [{"rfilename": "model.safetensors", "size": 3 * 2**30}, {"rfilename": "config.json", "size": 28}]
+            body = json.dumps({"id": "owner/model", "sha": "1" * 40, "siblings": files}).encode()
+        return self.answer(200, body, {"ETag": '"abc"', "X-Repo-Commit": "1" * 40})
+
+    do_HEAD = do_GET
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def look(home: Path, endpoint: str, name: str = "owner/model", **more: str) -> dict[str, Any]:
+    """How `name` is found through a hub at `endpoint`, with the cache in `home`."""
+    code = (
+        "import json, os, time\nfrom dataclasses import asdict\nimport huggingface_hub\n"
+        "from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache\n"
+        "from longrepo.config.schema import ModelSettings\nfrom longrepo.memory.doctor.model import find_model\n"
+        f"began = time.perf_counter()\naccess = find_model(ModelSettings(name={name!r}))\n"
+        "seconds = time.perf_counter() - began\n"
+        "print(json.dumps({**asdict(access.finding), 'folder': str(access.folder), 'download': access.download,"
+        " 'seconds': seconds}), flush=True)\nos._exit(0)"
+    )
+    kept = {key: value for key, value in os.environ.items() if "proxy" not in key.lower() and key != "HF_HUB_OFFLINE"}
+    environment = {**kept, "HF_HOME": str(home), "HF_ENDPOINT": endpoint, **more}
+    program = [sys.executable, "-c", code]
+    return json.loads(subprocess.run(program, capture_output=True, text=True, check=True, env=environment).stdout)
+
+
+def test_a_model_on_the_hub_is_a_note_with_its_size(hub: str, tmp_path: Path) -> None:
+    found = look(tmp_path, hub)
+    assert found["status"] == "note" and "the hub gives it (3.0 GiB)" in found["what"]
+    assert found["download"] == 3 * 2**30
+    assert json.loads((Path(found["folder"]) / "config.json").read_text())["model_type"] == "starcoder2"
+    (Path(found["folder"]) / "model.safetensors").write_bytes(b"weights")
+    found = look(tmp_path, "http://127.0.0.1:1", HF_HUB_OFFLINE="1")
+    assert found["status"] == "ok" and "no network needed" in found["what"]
+
+
+def test_a_model_the_hub_does_not_have(hub: str, tmp_path: Path) -> None:
+    found = look(tmp_path, hub, "owner/nothing")
+    assert found["status"] == "problem" and "the hub doesn't give it (RepositoryNotFoundError)" in found["what"]
+
+
+def test_a_network_that_does_not_answer_is_given_three_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        found = look(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert found["status"] == "problem" and "no answer in 3 s" in found["what"]
+    assert found["remedy"].endswith("--model embedded")
+    assert found["seconds"] < 4
+
+
+def test_offline_is_said_without_asking(tmp_path: Path) -> None:
+    found = look(tmp_path, "http://127.0.0.1:1", HF_HUB_OFFLINE="1")
+    assert found["status"] == "problem" and "HF_HUB_OFFLINE is set" in found["what"]
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom longrepo.commands.app import main\nsys.argv = ['longrepo', 'doctor', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print('heavy', sorted({'torch', 'transformers', 'rich', 'huggingface_hub'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--device" in done.stdout and "heavy []" in done.stdout

@@ -1,0 +1,135 @@
+"""Which method is chosen, and what is said where none fits. Needs are made up: dry runs have tests of their own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from longrepo.config.load import load_settings
+from longrepo.config.schema import Settings
+from longrepo.engines.method import Method
+from longrepo.errors import InputError
+from longrepo.memory import planner as planner_module
+from longrepo.memory.budget import GIB, Budget
+from longrepo.memory.estimate import StepMemory
+from longrepo.memory.planner import Planner, disk_room, methods, plan_run
+from longrepo.memory.shape import ModelShape
+
+SHAPE = ModelShape(
+    30, 3072, 24, 49152, 2_878_341_120, 152_030_208, 49664,
+    {"q_proj": 184320, "k_proj": 99840, "v_proj": 99840, "o_proj": 184320, "c_fc": 460800, "c_proj": 460800}, 16384,
+)  # fmt: skip
+
+
+@dataclass
+class MadeUp:
+    """A GiB of weights; plain work grows fast, kept inputs slowly, a chunk's work with its size."""
+
+    config: Any
+    settings: Settings
+    device: str
+    dtype: str
+    added: int
+
+    def step(self, method: Method, tokens: int) -> StepMemory:
+        kept = tokens * 2**18
+        rank = self.settings.lora.r * 2**22
+        if method.step == "plain":
+            return StepMemory(GIB, rank, 0, 0, kept, tokens * 2**20, 0)
+        disk = kept if method.store == "disk" else 0
+        kept = 0 if disk else kept // method.every
+        return StepMemory(GIB, rank, 0, 0, kept, method.chunk * 2**20, 0, disk, disk)
+
+
+@pytest.fixture(autouse=True)
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planner_module, "Estimator", MadeUp)
+
+
+def planner(*overrides: str, disk: float = 100.0, overhead: int = 0) -> Planner:
+    settings = load_settings(None, overrides)
+    return Planner(settings, SHAPE, MadeUp(None, settings, "mps", "bfloat16", 20), overhead, int(disk * GIB))  # type: ignore[arg-type]
+
+
+def budget(gib: float) -> Budget:
+    return Budget(int(gib * GIB), "memory.budget_gb", limit=True)
+
+
+def chosen(gib: float, length: int = 4096, **given: Any) -> Method:
+    return plan_run(planner(*given.pop("settings", ()), **given), {3: length}, budget(gib)).phases[3].chosen.method
+
+
+def test_the_cheapest_that_fits_is_chosen_and_recomputing_comes_before_the_disk() -> None:
+    assert chosen(8) == Method()
+    assert chosen(3.2) == Method("chunked", 1024)
+    assert chosen(2.4) == Method("chunked", 256)
+    assert chosen(2.2) == Method("chunked", 512, "recompute", 2)
+    assert chosen(1.7) == Method("chunked", 256, "recompute", 4)
+    assert chosen(1.5) == Method("chunked", 256, "disk")
+    assert chosen(1.3) == Method("chunked", 128, "disk")
+
+
+def test_what_the_settings_say_is_kept_to() -> None:
+    assert chosen(8, settings=["memory.step=chunked"]) == Method("chunked", 1024)
+    assert chosen(8, settings=["memory.store=disk"]) == Method("chunked", 512, "disk")
+    assert chosen(8, settings=["memory.chunk_tokens=96"]) == Method("chunked", 96)
+    assert list(methods(load_settings(None, ["memory.step=plain"]), 4096, 30)) == [Method()]
+
+
+def test_a_chunk_is_shorter_than_the_sequence_where_one_is() -> None:
+    assert {m.chunk for m in methods(load_settings(None), 300, 30)} == {0, 256, 128}
+    assert {m.chunk for m in methods(load_settings(None), 100, 30)} == {0, 128}
+
+
+def test_weights_above_the_budget_have_a_line_of_their_own() -> None:
+    with pytest.raises(InputError, match=r"the weights alone need 1\.00 GiB, the budget is 0\.50 GiB .*raise it"):
+        plan_run(planner(), {1: 1024}, budget(0.5))
+    with pytest.raises(InputError, match=r"1\.00 GiB and 0\.50 GiB of libraries"):
+        plan_run(planner(overhead=GIB // 2), {1: 1024}, budget(1.2))
+
+
+def test_a_refusal_names_settings_that_do_fit() -> None:
+    with pytest.raises(InputError, match="phase 3") as caught:
+        plan_run(planner("memory.store=memory", "lora.r=64"), {3: 4096}, budget(2.2))
+    said = str(caught.value)
+    assert "\n" not in said
+    length = int(said.split("phase3_max_length=")[1].split(";")[0])
+    assert chosen(2.2, length, settings=["memory.store=memory", "lora.r=64"]).chunk == 128
+    with pytest.raises(InputError):
+        chosen(2.2, length + 64, settings=["memory.store=memory", "lora.r=64"])
+    assert "lora.r=16;" in said and chosen(2.2, settings=["memory.store=memory", "lora.r=16"])
+    assert "store and chunk_tokens = auto (chunks of 256, every 2th layer)" in said
+    assert "memory.budget_gb=2.4" in said
+    assert "long_context.phase3_enabled=false" in said
+
+
+def test_a_disk_too_small_for_the_store_is_known_before_the_start() -> None:
+    with pytest.raises(InputError, match=r"memory\.max_disk_gb: phase 3 .* only with 1\.0 GiB on disk, and 0\.5 GiB"):
+        plan_run(planner(disk=0.5), {3: 4096}, budget(1.3))
+    assert disk_room(load_settings(None, ["memory.max_disk_gb=0.001"]), None) == int(0.001 * GIB)
+
+
+def test_a_length_beyond_the_models_positions_is_refused() -> None:
+    with pytest.raises(InputError, match="trained to 16,384 positions"):
+        plan_run(planner(), {3: 32768}, budget(80))
+
+
+def test_the_longest_length_fits_and_the_next_does_not() -> None:
+    one = planner("memory.store=memory")
+    longest = one.longest(int(2.2 * GIB))
+    assert one.first_fit(longest, int(2.2 * GIB)) is not None
+    assert one.first_fit(longest + 64, int(2.2 * GIB)) is None
+    assert one.longest(GIB) == 0
+
+
+def test_a_plan_says_its_phases_and_their_parts() -> None:
+    plan = plan_run(planner(), {1: 1024, 3: 4096}, budget(2.2))
+    short, long = plan.lines()
+    assert "phase 1 (1,024 tokens) needs 1.88 GiB of 2.20 GiB (memory.budget_gb): chunks of 512, memory" in short
+    assert "every 2th layer" in long
+    written = json.loads(plan.as_json())["phases"]["3"]
+    assert written["method"] == {"step": "chunked", "chunk": 512, "store": "recompute", "every": 2}
+    assert written["peak"] == sum(written["parts"][p] for p in ("weights", "adapter", "kept", "working"))
