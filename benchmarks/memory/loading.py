@@ -1,6 +1,6 @@
 """Loading a base in 4-bit: transformers' from_pretrained, ours from the published files, ours from what it kept.
 
-    python benchmarks/full_shape.py --work SHAPES            (makes SHAPES/starcoder2-3b-shape, 6 GB, random weights)
+    python benchmarks/memory/true_shape.py SHAPES            (makes SHAPES/starcoder2-3b-shape, 6 GB, random weights)
     python benchmarks/memory/loading.py --model SHAPES/starcoder2-3b-shape [--precision bfloat16] [--cap-gib 5.33]
 
 Each way in a process of its own, its memory sampled every 20 ms; `above` is the peak of anonymous memory without what

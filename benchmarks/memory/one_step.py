@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--r", type=int, default=32)
     parser.add_argument("--scored", type=int, default=None, help="last positions that the head scores; default: all")
-    parser.add_argument("--untracked", action="store_true", help="time alone: the tensors' peak is not measured")
+    parser.add_argument("--timed", type=int, metavar="STEPS", help="only time so many steps; the last one counts")
     given = parser.parse_args()
     report: dict[str, Any] = {}
 
@@ -80,13 +81,10 @@ def main() -> None:
     tracker.adopt((t for state in engine._optimizer.state.values() for t in state.values()), "moments")
     engine.use(given.method, given.scratch)
     note(resident_tensors=tracker.live)
-    began, began_cpu = time.perf_counter(), time.process_time()
-    if given.untracked:
-        loss = engine.accumulate(batch, batch.weight, key=1) / batch.weight
-        norm = engine.apply_update(5e-5, 1.0)
-    else:
-        with tracker:
-            loss = engine.accumulate(batch, batch.weight, key=1) / batch.weight
+    for step in range(given.timed or 1):
+        began, began_cpu = time.perf_counter(), time.process_time()
+        with nullcontext() if given.timed else tracker:
+            loss = engine.accumulate(batch, batch.weight, key=step + 1) / batch.weight
             norm = engine.apply_update(5e-5, 1.0)
     note(
         seconds=time.perf_counter() - began,

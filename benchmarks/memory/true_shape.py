@@ -1,7 +1,11 @@
-"""StarCoder2-3B's true shape with random weights: memory and time do not depend on their values."""
+"""StarCoder2-3B's true shape with random weights: memory and time do not depend on their values.
+
+python benchmarks/memory/true_shape.py WORK [--layers 30]    (makes WORK/starcoder2-3b-shape, 6 GB)
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 from dataclasses import dataclass, field
@@ -70,3 +74,20 @@ def make_model(folder: Path, layers: int = 30) -> Path:
     index = {name: file for file, parameters in shards.items() for name, _ in parameters}
     (beside / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     return beside.rename(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--layers", type=int, default=30)
+    given = parser.parse_args()
+    print(shape_in(given.work, given.layers))
+
+
+def shape_in(work: Path, layers: int = 30) -> Path:
+    """The folder in `work` for so many layers, made unless it is there."""
+    return make_model(work / ("starcoder2-3b-shape" if layers == 30 else f"layers-{layers}"), layers)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from pathlib import Path
 from capped import GIB, run_capped
 from rich.console import Console
 from rich.table import Table
-from true_shape import make_model
+from true_shape import shape_in
 
 RUNS = "memory:256@2048,disk:256@2048,memory:256@4096,disk:256@4096,disk:512@16384"
 
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--runs", default=RUNS, help="METHOD@LENGTH, comma-separated; see one_step.py")
     parser.add_argument("--cap", type=float, default=5.33, help="GiB")
     given = parser.parse_args()
-    model = make_model(given.work / "starcoder2-3b-shape")
+    model = shape_in(given.work)
     file = given.work / "under_cap.json"
     for run in given.runs.split(","):
         results = json.loads(file.read_text()) if file.exists() else {}

@@ -1,6 +1,6 @@
 """The usual stack (TRL's SFTTrainer, PEFT, bitsandbytes, gradient checkpointing) in a memory cgroup: where does it die?
 
-    python benchmarks/full_shape.py --work SHAPES            (makes SHAPES/starcoder2-3b-shape, 6 GB, random weights)
+    python benchmarks/memory/true_shape.py SHAPES            (makes SHAPES/starcoder2-3b-shape, 6 GB, random weights)
     pip install --no-deps --target TRL -r benchmarks/memory/requirements.txt
     python benchmarks/memory/usual_stack.py --model SHAPES/starcoder2-3b-shape --trl TRL --work DIR
     …  --tensors        without a cap, at 2 and 4 layers: each phase's tensor peak, extrapolated to all layers
@@ -182,7 +182,7 @@ def numbers(text: str) -> list[int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="the folder that full_shape.py made")
+    parser.add_argument("--model", type=Path, required=True, help="the folder that true_shape.py made")
     parser.add_argument("--trl", type=Path, required=True, help="the folder that TRL was installed into")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--lengths", type=numbers)
@@ -196,7 +196,7 @@ def main() -> int:
     if not (given.trl / "trl").is_dir():
         parser.error(f"--trl {given.trl}: no TRL there; pip install --no-deps --target {given.trl} -r requirements.txt")
     if not (given.model / "config.json").exists():
-        parser.error(f"--model {given.model}: no model there; benchmarks/full_shape.py makes it")
+        parser.error(f"--model {given.model}: no model there; benchmarks/memory/true_shape.py makes it")
     bench = Bench(given.model, given.trl.resolve(), given.work, given.cap_gib)
     if given.kind != "table":
         clean_up_when_terminated()
