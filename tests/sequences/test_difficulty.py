@@ -6,8 +6,9 @@ from collections.abc import Callable
 import pytest
 from small_packages import module
 
-from longrepo.sequences.difficulty import FIXED_THRESHOLDS, PARTS, Names, label, parts_of, quantile_thresholds, score_of
+from longrepo.sequences.difficulty import FIXED_THRESHOLDS, PARTS, label, parts_of, quantile_thresholds, score_of
 from longrepo.sequences.draft import Part
+from longrepo.sequences.names import Names
 from longrepo.sequences.sequence import DIFFICULTIES
 from longrepo.sequences.text import TokenizedText
 
@@ -34,7 +35,7 @@ def parts(read: Read, filler: int = 0, target: str = "total = make_total(3)\n") 
     one = read("a.py", "def make_total(count):\n    return count\n")
     other = read("b.py", target)
     at = len(one) + filler
-    return parts_of([Part(one, 0, len(one), 0, False), Part(other, 0, len(other), at, True)], Names())
+    return parts_of([[Part(one, 0, len(one), 0, False), Part(other, 0, len(other), at, True)]], Names())[0]
 
 
 def test_a_definition_further_away_is_harder(read: Read) -> None:
@@ -49,7 +50,7 @@ def test_distance_is_measured_in_tokens(read: Read) -> None:
     target = read("b.py", "make_total(3)\n")
     one = read("a.py", "def make_total(count):\n    return count\n")
     at = [place for place, name in zip(one.name_tokens, one.names, strict=True) if name in one.defines]
-    found = parts_of([Part(one, 0, len(one), 0, False), Part(target, 0, len(target), 500, True)], Names())
+    (found,) = parts_of([[Part(one, 0, len(one), 0, False), Part(target, 0, len(target), 500, True)]], Names())
     assert found["distance"] == pytest.approx(math.log2(1 + 500 - at[0]) / math.log2(1 + 8192), abs=1e-4)
 
 
@@ -63,7 +64,7 @@ def test_unseen_names_and_nesting_are_harder(read: Read) -> None:
 
 def test_context_alone_has_no_difficulty(read: Read) -> None:
     of = read("a.py", module("amber", None, 3))
-    assert parts_of([Part(of, 0, len(of), 0, False)], Names()) == dict.fromkeys(PARTS, 0.0)
+    assert parts_of([[Part(of, 0, len(of), 0, False)]], Names()) == [dict.fromkeys(PARTS, 0.0)]
 
 
 def test_what_the_whole_repository_uses_is_not_unseen(read: Read) -> None:
@@ -72,8 +73,8 @@ def test_what_the_whole_repository_uses_is_not_unseen(read: Read) -> None:
     known = dict(zip(["def", "return_scale", "annotations", "return"], of.names.tolist(), strict=True))
     assert {known["def"], known["annotations"], known["return"]} <= set(names.common.tolist())
     assert known["return_scale"] not in names.common
-    target = [Part(of, 0, len(of), 0, True)]
-    assert parts_of(target, Names())["unseen"] == 1 and parts_of(target, names)["unseen"] == 0.25
+    target = [[Part(of, 0, len(of), 0, True)]]
+    assert parts_of(target, Names())[0]["unseen"] == 1 and parts_of(target, names)[0]["unseen"] == 0.25
 
 
 def test_a_name_that_many_files_define_says_nothing(read: Read) -> None:
@@ -81,6 +82,6 @@ def test_a_name_that_many_files_define_says_nothing(read: Read) -> None:
         texts = [read(f"{n}.py", f"def run(): return {n}\n") for n in range(files)]
         use = read("use.py", "x = run()\n")
         both = [Part(texts[0], 0, len(texts[0]), 0, False), Part(use, 0, len(use), 400, True)]
-        return parts_of(both, Names.of(texts))["distance"]
+        return parts_of([both], Names.of(texts))[0]["distance"]
 
     assert distance(3) > 0 == distance(4)

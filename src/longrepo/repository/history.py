@@ -34,7 +34,8 @@ class History:
         """Non-merge commits that `tip` reaches and `exclude` doesn't (full ids), newest first, children first."""
         for group in self._candidates(tip, exclude):
             for outcome in self._outcomes(group, known):
-                self._left_out.update(outcome.counts)
+                if outcome.counts:
+                    self._left_out.update(outcome.counts)
                 if outcome.record:
                     yield outcome.record
                 else:
@@ -80,12 +81,12 @@ def judge(commit: RawCommit) -> Outcome:
         return Outcome(None, reason)
     if commit.files > BULK_FILES:
         return Outcome(None, "bulk")
-    counts = Counter[str]()
+    counts: dict[str, int] = {}
     changes: list[FileChange] = []
     for raw in commit.changes:
         path = decode_path(raw.path)
         if reason := _unwanted(raw, path):
-            counts[f"change: {reason}"] += 1
+            counts[f"change: {reason}"] = counts.get(f"change: {reason}", 0) + 1
         elif raw.old_id != raw.new_id or raw.old_path is not None:
             old_path = decode_path(raw.old_path) if raw.old_path is not None else None
             changes.append(FileChange(path, _blob(raw.old_id), _blob(raw.new_id), old_path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,7 @@ class Snapshot:
     left_out_bytes: Counter[str] = field(default_factory=Counter)  # reason -> bytes
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One file in one commit: its text before and after (None where it did not exist) under the path after."""
 
     path: str
@@ -47,8 +47,7 @@ class Commit:
     changes: tuple[Change, ...]
 
 
-@dataclass(frozen=True)
-class FileChange:
+class FileChange(NamedTuple):
     """One file in one commit as object ids (None where it did not exist) under the path after."""
 
     path: str

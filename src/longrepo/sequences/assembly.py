@@ -20,6 +20,7 @@ from longrepo.sequences.corpus import Corpus
 from longrepo.sequences.corpus_reading import HELD_OUT, commit_candidates, read_corpus, target_size
 from longrepo.sequences.difficulty import label, quantile_thresholds
 from longrepo.sequences.draft import Built
+from longrepo.sequences.finished import Finished
 from longrepo.sequences.header import Header, TokenizerFacts
 from longrepo.sequences.held_out import Candidate, HeldOutBuilder, TargetChooser
 from longrepo.sequences.lengths import Band, phase_of
@@ -61,15 +62,18 @@ class Tools:
 @dataclass
 class Prepared:
     """All sequences (training by phase, then validation, then test), the file header, the summary, and where something
-    was redacted: (file or commit:file, line, kind)."""
+    was redacted: (file or commit:file, line, kind). `finished`: where the result is to be kept."""
 
     sequences: list[Built]
     header: Header
     summary: dict[str, Any] = field(default_factory=dict)
     redacted: list[tuple[str, int, str]] = field(default_factory=list)
+    finished: Finished | None = None
 
     def rows(self, done: Callable[[int], None] = lambda _: None) -> Iterator[Row]:
         """The sequences as they are written, one at a time; `done` is told of each."""
+        if self.finished and self.finished.known:
+            yield from self.finished.rows()
         for built in self.sequences:
             yield row_of(built)
             done(1)
@@ -212,7 +216,8 @@ def _held_out(part: Part, shown: Shown, chosen: Sequence[Band], watch: Watch) ->
             if isinstance(sequence, NotBuilt):
                 corpus.targets_dropped[f"phase {band.phase}: {sequence.reason}"] += 1
             else:
-                built.append(corpus.judge(sequence))
+                built.append(sequence)
+    corpus.judge(built)
     return built
 
 

@@ -13,8 +13,9 @@ from longrepo.sequences import chance, fim
 from longrepo.sequences.analysed import Analysed, unpack
 from longrepo.sequences.analysis import Analyser, FileJob, Job, StepJob, inline_text
 from longrepo.sequences.compose import FilePiece, Sizes, Step, question_ids, write_file, write_question, write_step
-from longrepo.sequences.difficulty import Names, judge
+from longrepo.sequences.difficulty import judge
 from longrepo.sequences.draft import Built, Draft, unique
+from longrepo.sequences.names import Names
 from longrepo.sequences.sequence import Kind, LongContextSequence, NotBuilt
 from longrepo.sequences.text import TokenizedText, path_tokens
 from longrepo.sequences.tokenizer import as_repo_tokenizer
@@ -204,7 +205,8 @@ class LongContextSequenceBuilder:
     ) -> LongContextSequence:
         draft.end()
         # In a handful of files nothing is common knowledge; what they define is known all the same.
-        built = judge(Built(draft, kind, "train", "", unique(commits)), Names(ambiguous=Names.of(texts).ambiguous))
+        built = Built(draft, kind, "train", "", unique(commits))
+        judge([built], Names(ambiguous=Names.of(texts).ambiguous))
         ids, weights = draft.arrays()
         metadata: dict[str, Any] = {
             "kind": kind,

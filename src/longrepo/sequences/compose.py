@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -133,9 +133,15 @@ def write_step(draft: Draft, step: Step, context: float) -> None:
     draft.mark(COMMIT_END, TARGET_WEIGHT)
 
 
+@lru_cache(maxsize=1 << 15)  # a question is asked at several lengths
+def encoded(tokenizer: RepoTokenizer, text: str) -> Numbers:
+    """The tokens of a short text."""
+    return np.array(tokenizer.encode(text), np.int32)
+
+
 def question_ids(tokenizer: RepoTokenizer, question: str) -> Numbers:
     """The tokens of a question with its labels."""
-    return np.array(tokenizer.encode(f"\nQUESTION: {question}\nANSWER:"), np.int32)
+    return encoded(tokenizer, f"\nQUESTION: {question}\nANSWER:")
 
 
 def write_question(

@@ -12,9 +12,10 @@ from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.snapshot import Entry
 from longrepo.sequences.chains import Link
 from longrepo.sequences.compose import Sizes
-from longrepo.sequences.difficulty import Names, judge
+from longrepo.sequences.difficulty import judge
 from longrepo.sequences.draft import Built
 from longrepo.sequences.header import RepositoryFacts
+from longrepo.sequences.names import Names
 from longrepo.sequences.reading import Reader
 from longrepo.sequences.splits import Splits
 from longrepo.sequences.text import TokenizedText
@@ -67,6 +68,6 @@ class Corpus:
         """Files one import away, what is imported first."""
         return (*self.graph.imports.get(path, ()), *self.graph.imported_by.get(path, ()))
 
-    def judge(self, built: Built) -> Built:
-        """The sequence with its difficulty, by what the training snapshot knows."""
-        return judge(built, self.names)
+    def judge(self, built: Sequence[Built]) -> None:
+        """Write their difficulty into sequences, by what the training snapshot knows."""
+        judge(built, self.names)

@@ -14,11 +14,11 @@ from longrepo.repository.snapshot import Entry, unread_reason
 from longrepo.sequences import held_out
 from longrepo.sequences.chains import Link, read_links
 from longrepo.sequences.corpus import Corpus
-from longrepo.sequences.difficulty import Names
 from longrepo.sequences.duplicates import duplicates
 from longrepo.sequences.header import RepositoryFacts
 from longrepo.sequences.lengths import Band
 from longrepo.sequences.licence import licence_of
+from longrepo.sequences.names import Names
 from longrepo.sequences.reading import FileRequest, LeftOut, Reader
 from longrepo.sequences.shown import Shown
 from longrepo.sequences.splits import Splits, choose_files, split_by_ancestry, usable

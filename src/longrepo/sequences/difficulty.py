@@ -13,132 +13,91 @@ score = 0.35 unseen + 0.25 distance + 0.20 references + 0.20 nesting, each part 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from longrepo.sequences.draft import Built, Part
+from longrepo.sequences.names import Names
 from longrepo.sequences.sequence import DIFFICULTIES
-from longrepo.sequences.text import TokenizedText
 
 PARTS = {"unseen": 0.35, "distance": 0.25, "references": 0.20, "nesting": 0.20}
 # For a sequence built outside a corpus, which has no quantiles: set by hand, near what repositories give.
 FIXED_THRESHOLDS = (0.25, 0.35, 0.45)
 _FAR = 8192  # tokens
-_COMMON_SHARE, _COMMON_FILES = 0.05, 3
-_AMBIGUOUS = 3  # a name defined in more files than this says nothing about where it comes from
-
-Names32 = NDArray[np.uint32]
+_AT_ONCE = 64  # sequences
 
 
-def _no_names() -> Names32:
-    return np.zeros(0, np.uint32)
+def parts_of(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, float]]:
+    """For the parts of each sequence the four parts of its difficulty, each in 0..1, for the target text among them."""
+    found: list[dict[str, float]] = []
+    for first in range(0, len(each), _AT_ONCE):
+        found += _judged(each[first : first + _AT_ONCE], names)
+    return found
 
 
-class Names:
-    """What the training snapshot knows of names: those that are common, and those that so many files define that a
-    definition says nothing."""
-
-    def __init__(self, common: Names32 | None = None, ambiguous: Names32 | None = None) -> None:
-        """Ascending hashes of names."""
-        self.common = _no_names() if common is None else common
-        self.ambiguous = _no_names() if ambiguous is None else ambiguous
-        self._numbers: dict[int, int] = {}  # name -> its number here
-        self._noted: dict[int, tuple[TokenizedText, _Noted]] = {}
-        self._scratch: NDArray[np.int64] = np.full(0, -1, np.int64)
-
-    @staticmethod
-    def of(texts: Sequence[TokenizedText]) -> Names:
-        """Read from the files of a snapshot."""
-        held, by = _counted([np.unique(text.names) for text in texts])
-        defined, places = _counted([text.defines for text in texts])
-        enough = max(_COMMON_FILES, _COMMON_SHARE * len(texts))
-        return Names(held[by >= enough], defined[places > _AMBIGUOUS])
-
-    def noted(self, of: TokenizedText) -> _Noted:
-        """What counts of a text's names, worked out once."""
-        known = self._noted.get(id(of))
-        if known is None:
-            numbers = self._numbers
-            distinct, place = np.unique(of.names, return_inverse=True)
-            number = np.array([numbers.setdefault(name, len(numbers)) for name in distinct.tolist()], np.int64)[place]
-            defines = _among(of.names, of.defines) & ~_among(of.names, self.ambiguous)
-            known = self._noted[id(of)] = of, _Noted(number, _among(of.names, self.common), defines)
-        return known[1]
-
-    def scratch(self) -> NDArray[np.int64]:
-        """A place for each name so far, holding -1; to be left so."""
-        if len(self._scratch) < len(self._numbers):
-            self._scratch = np.full(2 * len(self._numbers), -1, np.int64)
-        return self._scratch
-
-
-@dataclass(frozen=True)
-class _Noted:
-    """Of each name in a text: its number, whether it is common, whether the text defines it."""
-
-    number: NDArray[np.int64]
-    common: NDArray[np.bool_]
-    defines: NDArray[np.bool_]
-
-
-def _counted(each: Sequence[Names32]) -> tuple[Names32, NDArray[np.int64]]:
-    return np.unique(np.concatenate([_no_names(), *each]), return_counts=True)
-
-
-def parts_of(parts: Sequence[Part], names: Names) -> dict[str, float]:
-    """The four parts for the target text among the parts of a sequence, each in 0..1."""
-    number: list[NDArray[np.int64]] = []
-    common: list[NDArray[np.bool_]] = []
-    defines: list[NDArray[np.bool_]] = []
-    place: list[NDArray[np.int64]] = []
-    facts: list[tuple[int, bool, int]] = []  # names, target, file: of each part
+def _judged(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, float]]:
+    parts = [part for one in each for part in one]
+    names.note(part.of for part in parts)
     files: dict[str, int] = {}
-    deepest = 0
-    for part in parts:
-        of, noted = part.of, names.noted(part.of)
-        first, last = of.name_tokens.searchsorted((part.start, part.end)).tolist()
-        number.append(noted.number[first:last])
-        common.append(noted.common[first:last])
-        defines.append(noted.defines[first:last])
-        place.append(of.name_tokens[first:last] + np.int64(part.at - part.start))
-        facts.append((last - first, part.target, files.setdefault(of.path, len(files))))
-        if part.target and len(of.depth):
-            deepest = max(deepest, int(of.depth[part.start : part.end].max()))
-    result = {"unseen": 0.0, "distance": 0.0, "references": 0.0, "nesting": round(deepest / (deepest + 6), 4)}
-    count = [size for size, _, _ in facts]
-    uses = np.flatnonzero(np.repeat([target for _, target, _ in facts], count))
-    if not len(uses):
-        return result
-    name = np.concatenate(number)
-    at = np.arange(len(name))
-    seen = names.scratch()
-    seen[name[::-1]] = at[::-1]  # the first place of each name
-    fresh = uses[(seen[name[uses]] == uses) & ~np.concatenate(common)[uses]]
-    result["unseen"] = round(len(fresh) / len(uses), 4)
-    seen[name] = -1
-    defined = np.flatnonzero(np.concatenate(defines))[::-1]
-    seen[name[defined]] = defined  # the first definition of each name
-    definition = seen[name[uses]]
-    seen[name[defined]] = -1
-    used = (definition >= 0) & (definition < uses)
-    uses, definition = uses[used], definition[used]
-    if len(uses):
-        where = np.concatenate(place)
-        file = np.repeat([number for _, _, number in facts], count)
-        away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition]) / np.log2(1.0 + _FAR))
-        others = len(set(file[definition][file[definition] != file[uses]].tolist()))
-        result["distance"] = round(float(away.mean()), 4)
-        result["references"] = round(others / (others + 2), 4)
-    return result
+    began = np.array([names.began(part.of) for part in parts], np.int32)
+    start, end = (np.array([getattr(part, name) for part in parts], np.int32) for name in ("start", "end"))
+    first = names.token.searchsorted(began + start)
+    size = names.token.searchsorted(began + end) - first
+    ends = np.cumsum(size)
+    index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + size, size)
+    shift = np.array([part.at for part in parts], np.int64) - start - began
+    which = np.repeat([files.setdefault(part.of.path, len(files)) for part in parts], size)
+    limits = np.concatenate([[0], ends])[np.cumsum([0, *map(len, each)])]
+    seen, definition = _places(names, index, limits)
+    uses = np.flatnonzero(np.repeat([part.target for part in parts], size))
+    owner = np.repeat(np.arange(len(each)), np.diff(limits))
+    count = np.bincount(owner[uses], minlength=len(each))
+    fresh = uses[(seen[uses] == uses) & ~names.known[index[uses]]]
+    unseen = np.bincount(owner[fresh], minlength=len(each)) / np.maximum(count, 1)
+    uses = uses[(definition[uses] >= limits[owner[uses]]) & (definition[uses] < uses)]
+    where = names.token[index] + np.repeat(shift, size)
+    away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition[uses]]) / np.log2(1.0 + _FAR))
+    told = np.bincount(owner[uses], minlength=len(each))
+    distance = np.bincount(owner[uses], away, minlength=len(each)) / np.maximum(told, 1)
+    other = uses[which[definition[uses]] != which[uses]]
+    pairs = np.unique(owner[other] * max(1, len(files)) + which[definition[other]])
+    references = np.bincount(pairs // max(1, len(files)), minlength=len(each))
+    return [
+        {
+            "unseen": round(float(unseen[number]), 4),
+            "distance": round(float(distance[number]), 4),
+            "references": round(float(references[number] / (references[number] + 2)), 4),
+            "nesting": _nesting(one),
+        }
+        for number, one in enumerate(each)
+    ]
 
 
-def _among(some: Names32, ascending: Names32) -> NDArray[np.bool_]:
-    if not len(ascending):
-        return np.zeros(len(some), bool)
-    slot = np.minimum(ascending.searchsorted(some), len(ascending) - 1)
-    return np.asarray(ascending[slot] == some)
+def _places(
+    names: Names, index: NDArray[np.int64], limits: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where in `index` each of its names stands first in the sequence, and where it is defined first (somewhere before
+    the sequence, where it isn't). Sequences end at `limits`."""
+    name, defines = names.number[index], names.defines[index]
+    scratch, scratch_of_definitions = np.full(len(names), -1), np.full(len(names), -1)
+    seen, definition = np.empty(len(index), np.int64), np.empty(len(index), np.int64)
+    place = np.arange(len(index))
+    for begin, end in pairwise(limits.tolist()):
+        own, at = name[begin:end], place[begin:end]
+        scratch[own[::-1]] = at[::-1]
+        seen[begin:end] = scratch[own]
+        defined = at[defines[begin:end]][::-1]
+        scratch_of_definitions[name[defined]] = defined
+        definition[begin:end] = scratch_of_definitions[own]
+    return seen, definition
+
+
+def _nesting(parts: Sequence[Part]) -> float:
+    depths = [part.of.depth[part.start : part.end] for part in parts if part.target and len(part.of.depth)]
+    deepest = max((int(depth.max()) for depth in depths), default=0)
+    return round(deepest / (deepest + 6), 4)
 
 
 def score_of(parts: Mapping[str, float]) -> float:
@@ -151,12 +110,12 @@ def label(score: float, thresholds: tuple[float, float, float] = FIXED_THRESHOLD
     return DIFFICULTIES[sum(score >= threshold for threshold in thresholds)]
 
 
-def judge(built: Built, names: Names) -> Built:
-    """Write score, parts and the difficulty by fixed thresholds into a sequence; return it."""
-    built.parts = parts_of(built.draft.parts, names)
-    built.score = score_of(built.parts)
-    built.difficulty = label(built.score)
-    return built
+def judge(built: Sequence[Built], names: Names) -> None:
+    """Write score, parts and the difficulty by fixed thresholds into sequences."""
+    for one, parts in zip(built, parts_of([one.draft.parts for one in built], names), strict=True):
+        one.parts = parts
+        one.score = score_of(parts)
+        one.difficulty = label(one.score)
 
 
 def quantile_thresholds(scores: Iterable[float]) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,7 @@ from longrepo.sequences.tokenizer import RepoTokenizer
 Weights = float | NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Tokens `start`..`end` of a text, which begin at token `at` of the sequence."""
 
     of: TokenizedText
@@ -68,11 +68,14 @@ class Draft:
     def arrays(self) -> tuple[Numbers, NDArray[np.float32]]:
         """Token ids and loss weights, `[tokens]` each; nothing predicts the first token, so its weight is 0."""
         ids = np.concatenate([np.zeros(0, np.int32), *self._pieces])
-        weights = np.empty(self._length, np.float32)
+        each = [0.0 if isinstance(weight, np.ndarray) else weight for weight in self._weights]
+        sizes = [len(piece) for piece in self._pieces]
+        weights = np.repeat(np.array(each, np.float32), sizes)
         at = 0
-        for piece, weight in zip(self._pieces, self._weights, strict=True):
-            weights[at : at + len(piece)] = weight
-            at += len(piece)
+        for size, weight in zip(sizes, self._weights, strict=True):
+            if isinstance(weight, np.ndarray):
+                weights[at : at + size] = weight
+            at += size
         weights[:1] = 0.0
         return ids, weights
 

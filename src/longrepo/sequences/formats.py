@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HEADER_FILE = "header.json"
 BLOCK = 256  # rows of a batch, and of a parquet row group
-_DATA_FILE = "data-00000-of-00001.arrow"
+DATA_FILE = "data-00000-of-00001.arrow"
 _HEADER_KEY = b"longrepo"
 _COPIED = 1 << 20  # bytes at a time
 
@@ -40,12 +40,12 @@ def write_arrow(folder: Path, batches: Batches, finish: Finish) -> None:
     import pyarrow as pa
 
     folder.mkdir()
-    with pa.OSFile(str(folder / _DATA_FILE), "wb") as sink, pa.ipc.new_stream(sink, schema()) as out:
+    with pa.OSFile(str(folder / DATA_FILE), "wb") as sink, pa.ipc.new_stream(sink, schema()) as out:
         for batch in batches:
             out.write_batch(batch)
     header = finish()
     _write_tree(folder / "dataset_info.json", {"features": _features(), "license": header.licence})
-    state = {"_data_files": [{"filename": _DATA_FILE}], "_fingerprint": header.content_sha256[:16]}
+    state = {"_data_files": [{"filename": DATA_FILE}], "_fingerprint": header.content_sha256[:16]}
     plain: dict[str, Any] = {"_format_columns": None, "_format_kwargs": {}, "_format_type": None}
     _write_tree(folder / "state.json", {**state, **plain, "_output_all_columns": False, "_split": None})
     _write_tree(folder / HEADER_FILE, header.as_dict())
@@ -57,7 +57,7 @@ def read_arrow(folder: Path) -> tuple[Any, GroupedTable]:
     import pyarrow as pa
 
     tree = json.loads((folder / HEADER_FILE).read_text("utf-8", "surrogatepass"))
-    with pa.ipc.open_stream(pa.memory_map(str(folder / _DATA_FILE))) as stream:
+    with pa.ipc.open_stream(pa.memory_map(str(folder / DATA_FILE))) as stream:
         return tree, GroupedTable.of(list(stream))
 
 

@@ -10,7 +10,7 @@ from longrepo.config.files import write_text
 from longrepo.errors import InputError
 from longrepo.sequences.assembly import Prepared
 from longrepo.sequences.header import Header
-from longrepo.sequences.store import write_sequences
+from longrepo.sequences.store import placed, write_sequences
 from longrepo.sequences.watch import Unwatched, Watch
 
 SEQUENCES = "sequences"
@@ -34,10 +34,23 @@ def write_prepared(folder: Path, prepared: Prepared, watch: Watch | None = None)
 
     Raises InputError or RunError as `write_sequences` does.
     """
-    with (watch or Unwatched()).count("writing sequences", len(prepared.sequences)) as done:
-        header = write_sequences(folder / SEQUENCES, prepared.rows(done), prepared.header)
-    summary = {**prepared.summary, "sequences_sha256": header.content_sha256}
-    write_text(folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
-    lines = [f"{where}\t{line}\t{kind}" for where, line, kind in prepared.redacted]
-    write_text(folder / REDACTIONS, "\n".join(["where\tline\tkind", *lines]) + "\n")
+    sequences, finished = folder / SEQUENCES, prepared.finished
+    if finished and finished.known:
+        header, texts = finished.header, finished.texts
+        if not finished.stands_in(sequences):
+            with placed(sequences) as beside:
+                finished.write(beside)
+    else:
+        with (watch or Unwatched()).count("writing sequences", len(prepared.sequences)) as done:
+            header = write_sequences(sequences, prepared.rows(done), prepared.header)
+        summary = {**prepared.summary, "sequences_sha256": header.content_sha256}
+        lines = [f"{where}\t{line}\t{kind}" for where, line, kind in prepared.redacted]
+        texts = {
+            SUMMARY: json.dumps(summary, indent=2) + "\n",
+            REDACTIONS: "\n".join(["where\tline\tkind", *lines]) + "\n",
+        }
+        if finished:
+            finished.keep(sequences, header, prepared.summary, texts)
+    for name, text in texts.items():
+        write_text(folder / name, text)
     return header

@@ -18,7 +18,7 @@ from longrepo.sequences.analysis import AddedJob, Analyser, FileJob, Job, StepJo
 from longrepo.sequences.tokenizer import RepoTokenizer
 
 _CHARACTERS = 300_000  # of text in a batch
-_WORTH_IT = 3_000_000  # characters: less is done here before another process has begun
+_WORTH_IT = 1_000_000  # characters: less is done here before another process has begun
 Keyed = tuple[str, Job]
 
 _analyser: Analyser | None = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
 
 from longrepo.config.schema import Settings
 from longrepo.sequences import chance
 from longrepo.sequences.assembly import Origin, Part, Prepared, Tools, assemble
 from longrepo.sequences.corpus import Corpus
 from longrepo.sequences.draft import Built
+from longrepo.sequences.finished import Finished
 from longrepo.sequences.lengths import Band, bands
 from longrepo.sequences.questions.generate import ChangeFact, Question, Source, left_out, questions
 from longrepo.sequences.training_set import PhaseAccount, PhaseBuilder
@@ -27,6 +29,10 @@ def prepare(
     Raises InputError where one holds nothing to train on.
     """
     chosen, notes = bands(settings.long_context, phases, max_length)
+    origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
+    finished = _finished(origins, settings, tools, chosen, notes) if tools.scorer is None else None
+    if finished and finished.known:
+        return Prepared([], finished.header, finished.summary, finished=finished)
 
     def build(part: Part, weight: float) -> None:
         corpus = part.corpus
@@ -44,7 +50,18 @@ def prepare(
         for band in chosen:
             part.accounts[band.phase].questions_dropped += dropped
 
-    return assemble(origins, settings, tools, chosen, notes, "prepare", build)
+    made = assemble(origins, settings, tools, chosen, notes, "prepare", build)
+    made.finished = finished
+    return made
+
+
+def _finished(
+    origins: Sequence[Origin], settings: Settings, tools: Tools, chosen: Sequence[Band], notes: Sequence[str]
+) -> Finished:
+    repositories = [[one.repository.name, one.commit, one.weight, one.repository.state()] for one in origins]
+    tokenizer = [tools.tokenizer.name, tools.tokenizer.sha256, dict(tools.tokenizer.structure_ids)]
+    decides = [settings.data.model_dump(mode="json"), settings.training.seed, [asdict(band) for band in chosen], notes]
+    return Finished(tools.cache, repositories, tokenizer, decides)
 
 
 def _use(part: Part, band: Band, builder: PhaseBuilder, built: Sequence[Built], share: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ COLUMNS = (
     "split",
     "repository",
 )
+NUMBERS: dict[str, type[np.generic]] = {"input_ids": np.int32, "loss_weights": np.float32}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,26 +97,63 @@ def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
 
     types = schema()
     columns: list[pa.Array] = []
-    for name, dtype in (("input_ids", np.int32), ("loss_weights", np.float32)):
-        parts: list[NDArray[Any]] = [getattr(row, name) for row in rows]
-        ends = np.cumsum([0, *map(len, parts)], dtype=np.int32)
-        values = np.concatenate([*parts, np.zeros(0, dtype)]).astype(dtype, copy=False)
-        columns.append(pa.ListArray.from_arrays(ends, values, type=types.field(name).type))
-    for name in COLUMNS[2:]:
-        plain = [_plain(name, getattr(row, name)) for row in rows]
-        columns.append(pa.array(plain, types.field(name).type))
+    for field in types:
+        values = [getattr(row, field.name) for row in rows]
+        if field.name in NUMBERS:
+            columns.append(_lists(values, _plain(_joined(values, NUMBERS[field.name]), field.type.value_type)))
+        elif field.name == "difficulty_parts":
+            columns.append(_texts([json.dumps(dict(value), sort_keys=True) for value in values]))
+        elif field.name == "difficulty_score":
+            columns.append(_plain(np.array(values, np.float64), field.type))
+        elif pa.types.is_list(field.type):
+            columns.append(_lists(values, _texts([text for value in values for text in value])))
+        else:
+            columns.append(_texts(values))
     return pa.RecordBatch.from_arrays(columns, schema=types)
 
 
-def _plain(name: str, value: Any) -> Any:
-    return json.dumps(dict(value), sort_keys=True) if name == "difficulty_parts" else value
+# Arrays are made from their buffers: `pyarrow.array` would import pandas, which takes half a second.
+def _plain(values: NDArray[Any], of: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(of, len(values), [None, pa.py_buffer(values)])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
+
+    encoded = [value.encode() for value in values]
+    buffers = [None, pa.py_buffer(_ends(encoded)), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+def _lists(values: Sequence[Sized], flat: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.list_(flat.type), len(values), [None, pa.py_buffer(_ends(values))], children=[flat])
+
+
+def _joined(values: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([*values, np.zeros(0, dtype)]).astype(dtype, copy=False)
+
+
+def _ends(values: Sequence[Sized]) -> NDArray[np.int32]:
+    return np.cumsum([0, *map(len, values)], dtype=np.int32)
+
+
+def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
+    """The rows of a batch; their numbers are views of it."""
+    others = batch.select(COLUMNS[2:]).to_pylist()
+    for ids, weights, rest in zip(numbers(batch, "input_ids"), numbers(batch, "loss_weights"), others, strict=True):
+        yield Row(ids, weights, **rest | {"difficulty_parts": json.loads(rest["difficulty_parts"])})
 
 
 def numbers(batch: pa.RecordBatch, name: str) -> Iterator[NDArray[Any]]:
     """A list column's values row by row, without a copy."""
     column = batch.column(name)
-    values, ends = column.values.to_numpy(), column.offsets.to_numpy()
-    for start, end in pairwise(ends):
+    values = np.frombuffer(column.values.buffers()[1] or b"", NUMBERS[name])  # `to_numpy` would import pandas, too
+    ends = np.frombuffer(column.buffers()[1] or b"", np.int32, len(column) + 1, 4 * column.offset)
+    for start, end in pairwise(ends.tolist()):
         yield values[start:end]
 
 

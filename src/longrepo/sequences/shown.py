@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.sequences.near_duplicates import Blocks, Shingler, Shingles
+from longrepo.sequences.near_duplicates import Blocks, Shingles, shingler
 from longrepo.sequences.text import TokenizedText
 from longrepo.sequences.tokenizer import RepoTokenizer
 
@@ -19,7 +19,7 @@ class Shown:
 
     def __init__(self, tokenizer: RepoTokenizer, texts: Iterable[TokenizedText]) -> None:
         self._texts = list({id(text): text for text in texts}.values())
-        self.shingler = Shingler(tokenizer)
+        self.shingler = shingler(tokenizer)
         self._lines = np.unique(np.concatenate([np.zeros(1, np.uint64), *(text.row_hashes for text in self._texts)]))
 
     def fresh(self, lines: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -30,4 +30,4 @@ class Shown:
     def copied(self, blocks: Sequence[Shingles]) -> set[int]:
         """Which blocks stand in one of the texts nearly word for word."""
         known = Blocks(blocks, _CONTAINED)
-        return {block for text in self._texts for block, _ in known.held_by(self.shingler.of(text.ids))}
+        return {block for text in self._texts for block, _ in known.held_by(self.shingler.every(text.ids))}

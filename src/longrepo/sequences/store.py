@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,8 @@ from longrepo.sequences.tables import GroupedTable
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_WRITERS = {".json": formats.write_json, ".jsonl": formats.write_jsonl, ".parquet": formats.write_parquet}
+
 
 def write_sequences(path: Path, rows: Iterable[Row | LongContextSequence], header: Header) -> Header:
     """Write rows under `path` as they come; returns the header with `rows` and `content_sha256` filled in.
@@ -38,22 +41,30 @@ def write_sequences(path: Path, rows: Iterable[Row | LongContextSequence], heade
     can't be written to, RunError where writing fails part of the way (disk full); what stood at `path` before is then
     still there.
     """
-    path = Path(path)
-    writers = {".json": formats.write_json, ".jsonl": formats.write_jsonl, ".parquet": formats.write_parquet}
-    write = writers.get(path.suffix, formats.write_arrow)
-    if path.is_dir() and (path.suffix in writers or not _replaceable(path)):
-        raise InputError(f"{path}: is a folder that holds other things; give another name for the sequences")
-    if path.is_file() and path.suffix not in writers:
-        raise InputError(f"{path}: is a file; give a folder, or a name ending in .json, .jsonl or .parquet")
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     total = RowHash()
 
     def finish() -> Header:
         return replace(header, rows=total.rows, content_sha256=total.hexdigest())
 
+    with placed(Path(path)) as beside:
+        _WRITERS.get(Path(path).suffix, formats.write_arrow)(beside, _batches(iter(rows), total), finish)
+    return finish()
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write sequences to; where the block ends well they are put at `path`, whole.
+
+    Raises InputError and RunError as `write_sequences` does.
+    """
+    if path.is_dir() and (path.suffix in _WRITERS or not _replaceable(path)):
+        raise InputError(f"{path}: is a folder that holds other things; give another name for the sequences")
+    if path.is_file() and path.suffix not in _WRITERS:
+        raise InputError(f"{path}: is a file; give a folder, or a name ending in .json, .jsonl or .parquet")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(beside, _batches(iter(rows), total), finish)
+        yield beside
         _sync(beside)
     except OSError as error:
         _remove(beside)
@@ -65,14 +76,19 @@ def write_sequences(path: Path, rows: Iterable[Row | LongContextSequence], heade
         _remove(beside)
         raise
     _move(beside, path)
-    return finish()
 
 
 def _batches(rows: Iterator[Row | LongContextSequence], total: RowHash) -> Iterator[pa.RecordBatch]:
-    while block := list(islice(rows, formats.BLOCK)):
-        batch = batch_of([one if isinstance(one, Row) else row_of(one) for one in block])
-        total.add(batch)
-        yield batch
+    with ThreadPoolExecutor(1) as beside:  # while a batch is hashed, the next is made
+        hashed: Future[None] | None = None
+        while block := list(islice(rows, formats.BLOCK)):
+            batch = batch_of([one if isinstance(one, Row) else row_of(one) for one in block])
+            if hashed:
+                hashed.result()
+            hashed = beside.submit(total.add, batch)
+            yield batch
+        if hashed:
+            hashed.result()
 
 
 def read_sequences(path: Path) -> SequenceFile:

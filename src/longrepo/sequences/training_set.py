@@ -99,12 +99,12 @@ class PhaseBuilder:
         states.result()
         from_changes = self._evolution()
         sequences = [*from_files, *from_changes, *from_questions]
+        self._corpus.judge(sequences)
         self.account.used = sum(sequence.draft.roles["target"] for sequence in sequences)
         return sequences
 
     def _built(self, draft: Draft, kind: str, commits: Sequence[str] = ()) -> Built:
-        built = Built(draft, kind, "train", self._corpus.facts.name, unique(commits))  # type: ignore[arg-type]
-        return self._corpus.judge(built)
+        return Built(draft, kind, "train", self._corpus.facts.name, unique(commits))  # type: ignore[arg-type]
 
     def _hierarchical(self) -> list[Built]:
         corpus, band, data, texts = self._corpus, self._band, self._data, self._texts

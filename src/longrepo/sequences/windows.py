@@ -73,7 +73,8 @@ def _phase(corpus: Corpus, band: Band, overlap: int) -> tuple[list[Built], Phase
             account.dropped[TOO_SHORT] += used
             continue
         account.used += used
-        built.append(corpus.judge(Built(draft, "window", "train", corpus.facts.name)))
+        built.append(Built(draft, "window", "train", corpus.facts.name))
+    corpus.judge(built)
     return built, account
 
 

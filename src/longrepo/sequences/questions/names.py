@@ -36,6 +36,12 @@ _RECEIVERS = ("self", "cls", "&self", "&mut self", "mut self", "this", "void")
 
 def only(book: Book, name: str) -> Place | str:
     """The only definition of a name, or the reason why the text leaves a doubt that it is."""
+    if name not in book.decided:
+        book.decided[name] = _only(book, name)
+    return book.decided[name]
+
+
+def _only(book: Book, name: str) -> Place | str:
     place = book.unique[name]
     if len(book.holders[name]) > EVERYWHERE:
         return "name is an everyday word here"

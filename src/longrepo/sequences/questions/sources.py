@@ -99,7 +99,8 @@ def left_out(repository: Path, commit: str, known: Iterable[str]) -> LeftOut:
 
 class Book:
     """The sources, indexed: `unique` holds names defined once in the whole repository, `holders` the sources in which
-    such a name or a file's stem stands as a word, `commits` the changes of each commit."""
+    such a name or a file's stem stands as a word, `commits` the changes of each commit. `decided`: what was found out
+    of names already."""
 
     def __init__(
         self,
@@ -121,6 +122,7 @@ class Book:
         for source in self.sources.values():
             for word in wanted.intersection(_WORD.findall(source.text)):
                 self.holders[word].append(source)
+        self.decided: dict[str, Place | str] = {}
         self._owners: dict[str, list[int | None]] = {}
 
     @cached_property

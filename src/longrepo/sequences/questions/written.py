@@ -9,11 +9,11 @@ import numpy as np
 
 from longrepo.sequences import chance
 from longrepo.sequences.analysis import inline_text
-from longrepo.sequences.compose import FilePiece, Sizes, question_ids, write_question
+from longrepo.sequences.compose import FilePiece, Sizes, encoded, question_ids, write_question
 from longrepo.sequences.draft import Draft
 from longrepo.sequences.lengths import Band
 from longrepo.sequences.questions.generate import Question
-from longrepo.sequences.text import TokenizedText
+from longrepo.sequences.text import Numbers, TokenizedText
 from longrepo.sequences.tokens import SNIPPETS
 
 _SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase: each then has a few hundred tokens
@@ -44,7 +44,7 @@ class QuestionWriter:
         """The draft; None, and counted by reason, where it can't be asked."""
         key = (self._seed, band.phase, question.kind, question.text)
         asked = question_ids(self._tokenizer, question.text)
-        longest = self._answer(question, SNIPPETS[-1])
+        longest = self._answer_ids(question, SNIPPETS[-1])
         room = band.cap - 1 - len(asked) - len(longest)
         wanted = _SNIPPETS_WANTED.get(band.phase, 8)
         needed = [self._piece(path, at, room // max(wanted, len(question.needs) + 1)) for path, at in question.needs]
@@ -64,7 +64,8 @@ class QuestionWriter:
         shown = [*pieces, *others]
         shown.sort(key=lambda piece: chance.number(*key, piece.of.path, piece.start))
         shown.append(last)
-        answer = self._answer(question, SNIPPETS[shown.index(pieces[0])])
+        ids = self._answer_ids(question, SNIPPETS[shown.index(pieces[0])])
+        answer = inline_text(f"{question.text} {question.answer}", ids)  # its names: those asked about and answered
         draft = Draft(self._tokenizer)
         write_question(draft, shown, asked, answer, self._context)
         draft.end()
@@ -73,16 +74,15 @@ class QuestionWriter:
             return None
         return draft
 
-    def _answer(self, question: Question, snippet: str) -> TokenizedText:
-        """The answer with a snippet's name as its token, if the tokenizer has it; no file holds it, so it has no path.
-        Its names are those of what is asked and answered."""
+    def _answer_ids(self, question: Question, snippet: str) -> Numbers:
+        """The answer with a snippet's name as its token, if the tokenizer has it."""
         before, mark, after = question.answer.partition("{snippet}")
-        ids = np.array(self._tokenizer.encode(f" {before}".rstrip(" ") if mark else f" {before}"), np.int32)
+        ids = [encoded(self._tokenizer, f" {before}".rstrip(" ") if mark else f" {before}")]
         if mark:
-            ids = np.concatenate([ids, self._tokenizer.mark_ids(snippet)])
+            ids.append(self._tokenizer.mark_ids(snippet))
         if after:
-            ids = np.concatenate([ids, np.array(self._tokenizer.encode(after), np.int32)])
-        return inline_text(f"{question.text} {question.answer}", ids)
+            ids.append(encoded(self._tokenizer, after))
+        return np.concatenate(ids)
 
     def _piece(self, path: str, at: int, size: int) -> FilePiece | None:
         """The piece of a file that holds a character, in at most `size` tokens with its mark and path."""
