@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bfloat16")
     parser.add_argument("--r", type=int, default=32)
     parser.add_argument("--scored", type=int, default=None, help="last positions that the head scores; default: all")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting")
     parser.add_argument("--timed", type=int, metavar="STEPS", help="only time so many steps; the last one counts")
     given = parser.parse_args()
     report: dict[str, Any] = {}
@@ -60,7 +61,7 @@ def main() -> None:
         given.report.write_text(json.dumps(report))
 
     settings = load_settings(
-        None, [f"model.name={given.model}", f"training.precision={given.precision}", f"lora.r={given.r}"]
+        None, [f"model.name={given.model}", f"training.precision={given.precision}", f"lora.r={given.r}", *given.set]
     )
     began = time.perf_counter()
     engine = TorchEngine.create(settings, StructureTokens(), "cpu")  # type: ignore[arg-type]

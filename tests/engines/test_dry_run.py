@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from longrepo.engines.base import Batch
 from longrepo.engines.method import Method
+from longrepo.engines.torch.chunked.cache import ChunkCache
 from longrepo.engines.torch.dry_run import DryRun, Measured
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import tensors_of
@@ -46,7 +47,7 @@ def test_the_whole_model_is_planned_as_it_is_measured(folder: Path, method: Meth
     tokenizer = TinyTokenizer(1000 + ADDED, {1000 + k: k for k in range(ADDED)})
     engine = TorchEngine.create(settings(folder, *overrides), tokenizer, "cpu")
     engine.use(method)
-    batch = Batch.of([([1] * 150, [1.0] * 150)], 0)
+    batch = Batch.of([([1] * 120, [1.0] * 120)], 0)
     engine.accumulate(batch, 1.0, 0)
     engine.apply_update(1e-4, 1.0)
     engine.accumulate(batch, 1.0, 1)
@@ -57,7 +58,7 @@ def test_the_whole_model_is_planned_as_it_is_measured(folder: Path, method: Meth
     with tracker:
         engine.accumulate(batch, 1.0, 2)
         engine.apply_update(1e-4, 1.0)
-    planned = dry_run(folder, method, *overrides).whole(150)
+    planned = dry_run(folder, method, *overrides).whole(120)
     assert highest(planned) == pytest.approx(tracker.peak, rel=0.01)
     if method.store == "disk":
         assert planned["disk_written"] == engine._store.written // 3  # type: ignore[attr-defined]
@@ -67,9 +68,25 @@ def test_the_whole_model_is_planned_as_it_is_measured(folder: Path, method: Meth
 @pytest.mark.parametrize("method", METHODS[:2], ids=str)
 def test_every_phase_grows_by_the_same_for_each_layer(folder: Path, method: Method) -> None:
     run = dry_run(folder, method)
-    direct, extrapolated = run.at(5, 100), run.whole(100)
+    run.config.num_hidden_layers = 4
+    direct, extrapolated = run.at(4, 70), run.whole(70)
     for name, value in direct.items():
         assert extrapolated[name] == pytest.approx(value, rel=0.002), name
+
+
+def test_chunks_that_are_left_out_would_not_be_the_highest(folder: Path) -> None:
+    run = dry_run(folder, METHODS[1])
+    full, sampled = run.at(1, 200, every_chunk=True), run.at(1, 200)
+    assert highest(sampled) == pytest.approx(highest(full), rel=0.0002)
+    assert sampled["kept"] == pytest.approx(full["kept"], rel=0.002)
+
+
+def test_an_architecture_that_cannot_be_walked_in_chunks_is_found_without_values(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert dry_run(folder, METHODS[1]).why_not_chunked() is None
+    monkeypatch.setattr(ChunkCache, "update", lambda self, keys, values, *_, **__: (keys, values))
+    assert "did not ask its cache" in str(dry_run(folder, METHODS[1]).why_not_chunked())
 
 
 def test_unlike_layers_are_run_in_whole_periods(tmp_path: Path) -> None:
@@ -83,4 +100,4 @@ def test_metal_is_planned_with_the_scores_materialised(folder: Path) -> None:
     def peak(device: str) -> int:
         return highest(dry_run(folder, Method(), device=device).at(1, 600))
 
-    assert peak("mps") > peak("cpu") + 2 * 4 * 4 * 600 * 600  # two score matrices of 4 heads in float32
+    assert peak("mps") > peak("cpu") + 4 * 4 * 600 * 600  # a score matrix of 4 heads in float32

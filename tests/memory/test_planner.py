@@ -33,6 +33,8 @@ class MadeUp:
     device: str
     dtype: str
     added: int
+    why_not_chunked: str | None = None
+    weights: int = GIB
 
     def step(self, method: Method, tokens: int) -> StepMemory:
         kept = tokens * 2**18
@@ -84,6 +86,16 @@ def test_a_chunk_is_shorter_than_the_sequence_where_one_is() -> None:
     assert {m.chunk for m in methods(load_settings(None), 100, 30)} == {0, 128}
 
 
+def test_an_architecture_that_cannot_be_walked_in_chunks_is_trained_plainly() -> None:
+    one = planner()
+    one.estimator.why_not_chunked = "a layer did not ask its cache"  # type: ignore[misc]
+    assert [rung.method for rung in one.rungs(4096)] == [Method()]
+    asked = planner("memory.store=disk")
+    asked.estimator.why_not_chunked = "a layer did not ask its cache"  # type: ignore[misc]
+    with pytest.raises(InputError, match="can't be trained in chunks: a layer did not ask its cache; leave step"):
+        asked.rungs(4096)
+
+
 def test_weights_above_the_budget_have_a_line_of_their_own() -> None:
     with pytest.raises(InputError, match=r"the weights alone need 1\.00 GiB, the budget is 0\.50 GiB .*raise it"):
         plan_run(planner(), {1: 1024}, budget(0.5))
@@ -99,7 +111,7 @@ def test_a_refusal_names_settings_that_do_fit() -> None:
     length = int(said.split("phase3_max_length=")[1].split(";")[0])
     assert chosen(2.2, length, settings=["memory.store=memory", "lora.r=64"]).chunk == 128
     with pytest.raises(InputError):
-        chosen(2.2, length + 64, settings=["memory.store=memory", "lora.r=64"])
+        chosen(2.2, length + 128, settings=["memory.store=memory", "lora.r=64"])
     assert "lora.r=16;" in said and chosen(2.2, settings=["memory.store=memory", "lora.r=16"])
     assert "store and chunk_tokens = auto (chunks of 256, every 2th layer)" in said
     assert "memory.budget_gb=2.4" in said
@@ -121,7 +133,7 @@ def test_the_longest_length_fits_and_the_next_does_not() -> None:
     one = planner("memory.store=memory")
     longest = one.longest(int(2.2 * GIB))
     assert one.first_fit(longest, int(2.2 * GIB)) is not None
-    assert one.first_fit(longest + 64, int(2.2 * GIB)) is None
+    assert one.first_fit(longest + 128, int(2.2 * GIB)) is None
     assert one.longest(GIB) == 0
 
 

@@ -36,12 +36,13 @@ def plan(
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="The figures as JSON, in bytes and seconds.")] = False,
 ) -> None:
-    """What training needs, by part and phase, from a dry run without weights; how long, on this machine."""
+    """What training needs, by part and phase, from a dry run without weights; how long, on this machine. Ends with
+    status 2 where a phase doesn't fit."""
     overrides = [*(set_ or ()), *((f"model.name={model}",) if model else ())]
     settings = load_settings(config, overrides)
     from rich.console import Console
 
-    from longrepo.memory.calibration import calibration
+    from longrepo.memory.calibration import calibration, step_overhead
     from longrepo.memory.outlook import inference_outlook, machine_table, outlook
     from longrepo.memory.planner import Planner
     from longrepo.reports.plan import show_inference, show_machines, show_outlook
@@ -54,7 +55,9 @@ def plan(
         print(json.dumps(found, indent=2)) if json_ else show_inference(found, console)
         return
     if here:
-        planner = replace(planner, time=calibration(planner, anew=calibrate))
+        time = calibration(planner, anew=calibrate)
+        overhead = max(planner.overhead, step_overhead()) if kind == "cpu" else 0
+        planner = replace(planner, time=time, overhead=overhead)
     budget = _budget(kind, settings, budget_gb)
     lengths = {f"{tokens:,} tokens": tokens for tokens in length or ()} or _phases(settings)
     told = outlook(planner, lengths, budget, sequences)
@@ -62,10 +65,12 @@ def plan(
         told |= {"machines": machine_table(planner, dtype)}
     if json_:
         print(json.dumps(told, indent=2))
-        return
-    show_outlook(told, console)
-    if machines:
-        show_machines(told["machines"], console)
+    else:
+        show_outlook(told, console)
+        if machines:
+            show_machines(told["machines"], console)
+    if any("why_not" in entry for entry in told["phases"]):
+        raise typer.Exit(2)
 
 
 def _place(device: str, settings: Settings, budget_gb: float | None) -> tuple[str, str, bool]:

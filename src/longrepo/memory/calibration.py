@@ -4,84 +4,80 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
-from longrepo.config.files import write_text
 from longrepo.engines.method import Method
 from longrepo.memory.estimate import code_identity
+from longrepo.memory.kept import Kept
 from longrepo.memory.planner import Planner
-from longrepo.sequences.cache import cache_folder
 
 CHUNK = 256
-SHORT, LONG = 2, 4  # chunks
-FORWARD_SHARE = 0.3  # of a layer's chunk: forward once, then forward again with the backward pass
+SHORT, LONG = 2, 6  # chunks
+FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds a token: of a layer, of a layer for each key that it attends to, and of embedding, head and loss."""
+    """Seconds a token: of a layer, of a layer for each key that it attends to, and of embedding, head and loss.
+    `forward`: the share of a layer's time that is its first forward pass."""
 
     layer: float
     key: float
     ends: float
+    forward: float
 
-    def seconds(self, method: Method, tokens: int, layers: int, window: int | None) -> float:
-        """Of one sequence. A layer that is recomputed costs its forward pass once more; a disk's time isn't counted."""
-        keys = (min(tokens, window) if window else tokens) / 2 if not window or tokens <= window else float(window)
-        again = FORWARD_SHARE * (1 - 1 / method.every) if method.store == "recompute" else 0.0
-        return tokens * (layers * (self.layer + self.key * keys) * (1 + again) + self.ends)
+    def seconds(self, passes: float, tokens: int, layers: int, window: int | None) -> float:
+        """Of one sequence; `passes`: the time of its layers, of what it is where each is computed forward twice and
+        backward once."""
+        seen = min(tokens, window or tokens)
+        keys = seen - seen * seen / (2 * tokens)  # the mean: i keys at token i, up to the window
+        return tokens * (layers * (self.layer + self.key * keys) * passes + self.ends)
+
+    def passes(self, method: Method, layers: int, checkpointing: bool) -> float:
+        """What layers that are computed once more or once less cost. A disk's time isn't counted."""
+        if method.store == "recompute":
+            return 1 + self.forward * max(0.0, 1 - method.every / layers)
+        return 1 - self.forward if method.step == "plain" and not checkpointing else 1.0
 
 
 def calibration(planner: Planner, anew: bool = False) -> Callable[[Method, int], float | None]:
     """Seconds of a micro-batch by method and length. Unknown (None) until the machine was timed once."""
-    rates = _measure(planner) if anew else _read(planner)
-    rows, shape = planner.settings.training.batch_size_reference, planner.shape
+    kept = Kept(FILE)
+    if anew:
+        kept.put(_key(planner), asdict(_measure(planner)))
+    found = kept.get(_key(planner))
+    rates = Rates(**found) if found else None
+    training, layers = planner.settings.training, planner.shape.layers
 
     def seconds(method: Method, tokens: int) -> float | None:
         if rates is None:
             return None
-        return rows * rates.seconds(method, tokens, shape.layers, planner.estimator.window)
+        passes = rates.passes(method, layers, training.use_gradient_checkpointing)
+        return training.batch_size_reference * rates.seconds(passes, tokens, layers, planner.estimator.window)
 
     return seconds
 
 
+def step_overhead() -> int:
+    """Bytes that a process on this CPU held above its tensors in a calibrated step; 0 before there was one."""
+    return int(Kept("process.json").get(f"step {code_identity()}") or 0)
+
+
 def _measure(planner: Planner) -> Rates:
-    """Time one layer and two of true width with random weights at two lengths; keep what follows from it."""
-    from longrepo.engines.torch.timed import step_seconds
+    """Time one layer of true width with random weights at two lengths; keep what follows from it."""
+    from longrepo.engines.torch.timed import TimedStep
 
-    def timed(layers: int, chunks: int) -> float:
-        run = planner.estimator.dry_run(Method("chunked", CHUNK))
-        return step_seconds(run, layers, chunks * CHUNK)
-
-    timed(1, 1)  # what is only done at a first time
-    one, two, longer = timed(1, SHORT), timed(2, SHORT), timed(2, LONG)
-    tokens = SHORT * CHUNK
-    layer_short = (two - one) / tokens
-    ends = max(0.0, one / tokens - layer_short)
-    layer_long = max(0.0, longer / (LONG * CHUNK) - ends) / 2
-    key = max(0.0, (layer_long - layer_short) / ((LONG - SHORT) * CHUNK / 2))
-    rates = Rates(max(0.0, layer_short - key * tokens / 2), key, ends)
-    folder = cache_folder()
-    if folder is not None:
-        kept = _kept() | {_key(planner): [rates.layer, rates.key, rates.ends, time.time()]}
-        write_text(folder / "calibration.json", json.dumps(kept))
-    return rates
-
-
-def _read(planner: Planner) -> Rates | None:
-    found = _kept().get(_key(planner))
-    return Rates(*found[:3]) if found else None
-
-
-def _kept() -> dict[str, Any]:
-    folder = cache_folder()
-    try:
-        return dict(json.loads((folder / "calibration.json").read_text())) if folder else {}
-    except (OSError, ValueError):
-        return {}
+    step = TimedStep(planner.estimator.dry_run(Method("chunked", CHUNK)), 1)
+    few, many = SHORT * CHUNK, LONG * CHUNK
+    beside = step.overhead(few)  # also does what is only done at a first time
+    if planner.estimator.device == "cpu":
+        Kept("process.json").put(f"step {code_identity()}", beside)
+    short, long = step.seconds(few), step.seconds(many)
+    at_few, at_many = ((one.forward + one.backward) / n for one, n in ((short, few), (long, many)))
+    key = max(0.0, at_many - at_few) / ((many - few) / 2)
+    forward, ends = long.forward / (long.forward + long.backward), long.head / many
+    return Rates(max(0.0, at_many - key * many / 2), key, ends, forward)
 
 
 def _key(planner: Planner) -> str:

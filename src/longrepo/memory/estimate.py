@@ -6,19 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longrepo.config.files import write_text
 from longrepo.config.schema import Settings
+from longrepo.engines.measured import Measured, line
 from longrepo.engines.method import Method
-from longrepo.sequences.cache import cache_folder
+from longrepo.memory.kept import Kept
 
 if TYPE_CHECKING:
-    from longrepo.engines.torch.dry_run import DryRun, Measured
+    from longrepo.engines.torch.dry_run import DryRun
 
 FIXED = ("weights", "adapter", "gradients", "moments")
+UNWINDOWED = 24  # chunks
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Estimator:
 
     def __init__(self, config: Any, settings: Settings, device: str, dtype: str, added: int) -> None:
         self.config, self.settings, self.device, self.dtype, self.added = config, settings, device, dtype, added
-        self._kept = _Kept()
+        self._kept = Kept("dry_runs.json")
 
     @cached_property
     def window(self) -> int | None:
@@ -73,32 +74,47 @@ class Estimator:
         kinds = getattr(self.config, "layer_types", None) or ["sliding_attention"]
         return getattr(self.config, "sliding_window", None) if "sliding_attention" in kinds else None
 
+    @cached_property
+    def why_not_chunked(self) -> str | None:
+        """Why the architecture can't be trained in chunks, or None where it can."""
+        key = self._key(Method("chunked", 0), 0)
+        if (found := self._kept.get(key)) is None:
+            found = {"why_not": self.dry_run(Method()).why_not_chunked()}
+            self._kept.put(key, found)
+        reason: str | None = found["why_not"]
+        return reason
+
+    @cached_property
+    def weights(self) -> int:
+        """Bytes of the base model."""
+        return self.step(Method(), 2).weights
+
     def step(self, method: Method, tokens: int) -> StepMemory:
         """A step of `batch_size_reference` sequences of `tokens` tokens, whole accumulation windows counted."""
         lengths = self._lengths(method, tokens)
         measured = [self._measured(method, length) for length in lengths]
         if len(lengths) == 1:
             return StepMemory.of(measured[0])
-        from longrepo.engines.torch.dry_run import line
-
         return StepMemory.of(line(lengths[0], measured[0], lengths[1], measured[1], tokens))
 
     def _lengths(self, method: Method, tokens: int) -> tuple[int, ...]:
-        """The lengths to dry-run: this one, or two that end in a chunk like its last and lie, as it does, within or
-        beyond the window. From there on every peak grows by the same for each chunk."""
+        """The lengths to dry-run: this one, or two shorter ones that end in a chunk like its last. From there on every
+        peak grows by the same for each chunk: beyond the window once a whole chunk sees all of it; without a window
+        once the keys outweigh what doesn't grow with them."""
         if method.step == "plain":
             return (tokens,)
         chunk, rest = method.chunk, (tokens - 1) % method.chunk + 1
-        beyond = self.window is not None and tokens > self.window
-        first = rest + (-(-(self.window or 0) // chunk) if beyond else 1) * chunk
-        return (tokens,) if tokens <= first + chunk else (first, first + chunk)
+        settled, apart = (-(-self.window // chunk) + 1, 1) if self.window else (UNWINDOWED, UNWINDOWED)
+        first = rest + settled * chunk
+        second = first + apart * chunk
+        return (tokens,) if tokens <= second else (first, second)
 
     def _measured(self, method: Method, tokens: int) -> Measured:
         key = self._key(method, tokens)
-        if (found := self._kept.get(key)) is not None:
-            return found
-        measured = self.dry_run(method).whole(tokens)
-        self._kept.put(key, measured)
+        measured: Measured | None = self._kept.get(key)
+        if measured is None:
+            measured = self.dry_run(method).whole(tokens)
+            self._kept.put(key, measured)
         return measured
 
     def dry_run(self, method: Method) -> DryRun:
@@ -125,6 +141,7 @@ class Estimator:
         return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
+@cache
 def code_identity() -> str:
     """Changes with the engine's code and with the libraries that it computes with."""
     from importlib.metadata import version
@@ -134,27 +151,3 @@ def code_identity() -> str:
         digest.update(file.read_bytes())
     libraries = [version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")]
     return digest.hexdigest()[:16] + "/" + "/".join(libraries)
-
-
-class _Kept:
-    """What was measured before, in the cache folder; a file that can't be read is as good as none."""
-
-    def __init__(self) -> None:
-        folder = cache_folder()
-        self._file = folder / "dry_runs.json" if folder else None
-        self._entries: dict[str, Measured] = {}
-        if self._file is not None:
-            try:
-                self._entries = json.loads(self._file.read_text())
-            except (OSError, ValueError):
-                self._entries = {}
-
-    def get(self, key: str) -> Measured | None:
-        return self._entries.get(key)
-
-    def put(self, key: str, measured: Measured) -> None:
-        self._entries[key] = measured
-        if self._file is not None:
-            newest = dict(list(self._entries.items())[-5000:])
-            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_text(self._file, json.dumps(newest))

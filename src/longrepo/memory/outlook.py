@@ -7,27 +7,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from longrepo.memory.budget import Budget
+from longrepo.errors import InputError
+from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import Estimator
 from longrepo.memory.machines import machines
-from longrepo.memory.planner import Planner
+from longrepo.memory.planner import Planner, check_weights
 
 TIERS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 
 
 def outlook(planner: Planner, lengths: Mapping[str, int], budget: Budget, sequences: Path | None) -> dict[str, Any]:
-    """`lengths`: name → tokens. Bytes and seconds; a phase that nothing fits has no method."""
+    """`lengths`: name → tokens. Bytes and seconds; a phase that nothing fits has no method.
+
+    Raises InputError where not even the weights fit, or a length is beyond the model's positions.
+    """
     shape, settings = planner.shape, planner.settings
+    for name, tokens in lengths.items():
+        if tokens > shape.max_positions:
+            raise InputError(
+                f"{name} ({tokens:,} tokens): {settings.model.name} was trained to {shape.max_positions:,} positions; "
+                "plan that or less"
+            )
+    check_weights(planner, budget)
     lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
     phases = []
     for name, tokens in lengths.items():
-        if tokens > shape.max_positions:
-            phases.append({"name": name, "length": tokens, "why_not": f"trained to {shape.max_positions:,} positions"})
-            continue
         fit = planner.first_fit(tokens, budget.bytes)
         entry: dict[str, Any] = {"name": name, "length": tokens}
-        phases.append(entry | (fit.as_dict() | {"said": str(fit.method)} if fit else {"why_not": "nothing fits"}))
+        phases.append(
+            entry
+            | (fit.as_dict() | {"said": str(fit.method)} if fit else {"why_not": _why_not(planner, tokens, budget)})
+        )
     told = {
         "model": settings.model.name,
         "device": planner.estimator.device,
@@ -43,10 +54,20 @@ def outlook(planner: Planner, lengths: Mapping[str, int], budget: Budget, sequen
         },
         "overhead": planner.overhead,
         "phases": phases,
+        "plain_only": planner.estimator.why_not_chunked,
         "longest": planner.longest(budget.bytes),
         "epochs": _epochs(planner, phases, sequences) if sequences else None,
     }
     return told
+
+
+def _why_not(planner: Planner, tokens: int, budget: Budget) -> str:
+    """What the leanest method needs, where nothing fits."""
+    least = planner.rungs(tokens)[-1]
+    if least.peak <= budget.bytes:
+        room = f"{planner.disk / GIB:.1f} GiB may be used (memory.max_disk_gb, free space)"
+        return f"{least.method} would fit, but needs {least.disk_held / GIB:.1f} GiB on disk, and {room}"
+    return f"nothing fits: {least.method} needs {least.peak / GIB:.2f} GiB"
 
 
 def machine_table(planner: Planner, dtype: str) -> list[dict[str, Any]]:
@@ -68,7 +89,7 @@ def inference_outlook(planner: Planner) -> dict[str, Any]:
     """Weights, and the keys and values of a sequence in transformers' own cache, by length."""
     from longrepo.engines.torch.key_values import cache_bytes
 
-    weights = planner.rungs(2)[0].memory.weights
+    weights = planner.estimator.weights
     tiers = [n for n in TIERS if n <= planner.shape.max_positions]
     cache = {n: cache_bytes(planner.estimator.config, n, planner.estimator.dtype) for n in tiers}
     return {

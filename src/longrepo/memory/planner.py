@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from longrepo.config.schema import Settings
 from longrepo.engines.method import Method
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget, own_memory
-from longrepo.memory.estimate import Estimator
+from longrepo.memory.estimate import Estimator, code_identity
+from longrepo.memory.kept import Kept
 from longrepo.memory.planned import PhasePlan, Planned, RunPlan
 from longrepo.memory.shape import ModelShape, read_config, read_shape
 from longrepo.sequences.tokens import STRUCTURE_TOKENS
 
 CHUNKS = (1024, 512, 256, 128)
-STEP = 64  # tokens: lengths that are looked for are multiples of it
+STEP = 128  # tokens: lengths that are looked for are multiples of it
 LONGEST = 131_072
+ENGINE = "longrepo.engines.torch.engine"
 DISK_SHARE = 0.9  # of the free space, where memory.max_disk_gb doesn't say
 
 
@@ -59,8 +62,19 @@ class Planner:
         return Planner(settings, shape, estimator, overhead, disk_room(settings, scratch), time)
 
     def rungs(self, length: int) -> tuple[Planned, ...]:
-        """Every method that the settings allow, from the cheapest in time to the leanest."""
-        return tuple(self.planned(method, length) for method in methods(self.settings, length, self.shape.layers))
+        """Every method that the settings and the architecture allow, from the cheapest in time to the leanest.
+
+        Raises InputError where the settings ask for chunks and the architecture can't be walked so.
+        """
+        allowed = list(methods(self.settings, length, self.shape.layers))
+        if any(method.step == "chunked" for method in allowed) and (reason := self.estimator.why_not_chunked):
+            allowed = [method for method in allowed if method.step == "plain"]
+            if not allowed:
+                raise InputError(
+                    f"memory.step: {self.settings.model.name} can't be trained in chunks: {reason}; leave step, store "
+                    "and chunk_tokens at auto"
+                )
+        return tuple(self.planned(method, length) for method in allowed)
 
     def planned(self, method: Method, length: int) -> Planned:
         return Planned(method, length, self.estimator.step, self.overhead, self.time)
@@ -70,14 +84,16 @@ class Planner:
         return next((rung for rung in self.rungs(length) if rung.fits(budget, self.disk)), None)
 
     def longest(self, budget: int, method: Method | None = None, most: int = LONGEST) -> int:
-        """The most tokens, a multiple of 64, that fit (by `method` or by any): 0 where not even 64 do."""
-        leanest = [method] if method else list(methods(self.settings, most, self.shape.layers))[-1:]
+        """The most tokens, a multiple of 128, that fit (by `method`, or by the leanest): 0 where not even 128 do."""
         most = min(most, self.shape.max_positions)
+        leanest = method or self.rungs(most)[-1].method
 
         def fits(tokens: int) -> bool:
-            return any(self.planned(one, tokens).fits(budget, self.disk) for one in leanest)
+            return self.planned(leanest, tokens).fits(budget, self.disk)
 
         low, high = 0, most // STEP
+        if high and fits(high * STEP):
+            return high * STEP
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if fits(middle * STEP) else (low, middle - 1)
@@ -90,6 +106,7 @@ def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> Ru
     Raises InputError where none does, with the nearest settings that do.
     """
     phases = {}
+    check_weights(planner, budget)
     for number, length in lengths.items():
         if length > planner.shape.max_positions:
             raise InputError(
@@ -97,7 +114,6 @@ def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> Ru
                 f"trained to {planner.shape.max_positions:,} positions: set it to that or less"
             )
         rungs = planner.rungs(length)
-        _check_weights(planner, rungs[0], budget)
         chosen = next((rung for rung in rungs if rung.fits(budget.bytes, planner.disk)), None)
         if chosen is None:
             raise InputError(_refusal(planner, number, rungs, budget))
@@ -128,13 +144,16 @@ def methods(settings: Settings, length: int, layers: int) -> Iterator[Method]:
         yield from (Method("chunked", chunk, "disk") for chunk in lean)
 
 
-@cache
 def process_overhead() -> int:
-    """Bytes of libraries and buffers that a process holds beside its tensors: this one's, once the engine is imported.
-    Ask before a model is loaded; the first answer stands."""
-    import longrepo.engines.torch.engine  # noqa: F401
-
-    return own_memory().resident
+    """Bytes of libraries and buffers that a process on the CPU holds beside its tensors: this one's, once the engine is
+    imported, or what a step had where the machine was calibrated, if that is more. Ask before a model is loaded."""
+    kept, key = Kept("process.json"), code_identity()
+    libraries = kept.get(f"libraries {key}")
+    if libraries is None or ENGINE in sys.modules:
+        import_module(ENGINE)
+        libraries = own_memory().resident
+        kept.put(f"libraries {key}", libraries)
+    return max(libraries, kept.get(f"step {key}") or 0)
 
 
 def disk_room(settings: Settings, folder: Path | None) -> int:
@@ -150,8 +169,9 @@ def _leanest_every(layers: int) -> int:
     return min(range(2, 5), key=lambda every: math.ceil(layers / every) + every)
 
 
-def _check_weights(planner: Planner, rung: Planned, budget: Budget) -> None:
-    weights = rung.memory.weights
+def check_weights(planner: Planner, budget: Budget) -> None:
+    """Raises InputError where not even the weights fit."""
+    weights = planner.estimator.weights
     if weights + planner.overhead <= budget.bytes:
         return
     beside = f" and {planner.overhead / GIB:.2f} GiB of libraries" if planner.overhead else ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from longrepo.config.model_source import model_location
 from longrepo.errors import InputError
+from longrepo.memory.kept import Kept
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,15 @@ def read_config(name: str, revision: str | None = None) -> Any:
 
 
 def read_shape(config: Any) -> ModelShape:
-    """Build the architecture on torch's `meta` device and count. Raises InputError where transformers can't."""
+    """Build the architecture on torch's `meta` device and count, once. Raises InputError where transformers can't."""
+    kept, key = Kept("shapes.json"), json.dumps(config.to_dict(), sort_keys=True, default=str)
+    if (found := kept.get(key)) is None:
+        found = asdict(_counted(config))
+        kept.put(key, found)
+    return ModelShape(**found)
+
+
+def _counted(config: Any) -> ModelShape:
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-GIB = 2**30
+GIB, MIB = 2**30, 2**20
 PARTS = {
-    "weights": "weights",
+    "weights": "base model's weights",
     "adapter": "adapter (LoRA, structure tokens)",
-    "gradients": "gradients",
-    "moments": "optimizer",
-    "kept": "kept for the backward pass",
-    "working": "work at the highest moment",
+    "gradients": "the adapter's gradients",
+    "moments": "optimizer (two moments each)",
+    "kept": "activations kept for the backward",
+    "working": "activations at work",
 }
 
 
@@ -34,8 +34,10 @@ def show_outlook(told: dict[str, Any], console: Console) -> None:
     _show_parts(fitting, told["overhead"], console)
     for entry in told["phases"]:
         console.print(_line(entry))
+    if told["plain_only"]:
+        console.print(f"only the plain step, not in chunks: {escape(told['plain_only'])}")
     if any(entry["seconds"] is None for entry in fitting):
-        console.print("hours: unknown on this machine; longrepo plan --calibrate times it (about a minute)")
+        console.print("hours: not known before longrepo plan --calibrate has timed the machine (about a minute)")
     _show_epochs(told["epochs"] or (), console)
     longest = f"{told['longest']:,} tokens" if told["longest"] else "none"
     console.print(f"the longest sequence that fits: {longest}")
@@ -71,16 +73,22 @@ def show_inference(found: dict[str, Any], console: Console) -> None:
 def _show_parts(entries: list[dict[str, Any]], overhead: int, console: Console) -> None:
     if not entries:
         return
-    table = Table(title="highest moment of a step, GiB")
+    unit, word = (GIB, "GiB") if max(entry["parts"]["peak"] for entry in entries) >= GIB else (MIB, "MiB")
+    table = Table(title=f"highest moment of a step, {word}, by tokens of a sequence")
     table.add_column("")
     for entry in entries:
         table.add_column(f"{entry['length']:,}", justify="right")
+
+    def row(words: str, sizes: list[int], style: str | None = None) -> None:
+        table.add_row(words, *(f"{size / unit:,.2f}" for size in sizes), style=style)
+
     for part, words in PARTS.items():
-        table.add_row(words, *(_gib(entry["parts"][part]) for entry in entries))
-    table.add_row("tensors", *(_gib(entry["parts"]["peak"]) for entry in entries), style="bold")
+        row(words, [entry["parts"][part] for entry in entries])
+    row("all tensors", [entry["parts"]["peak"] for entry in entries], "bold")
     if overhead:
-        table.add_row("libraries and buffers (process)", *(_gib(overhead) for _ in entries))
-    table.add_row("head and loss, at another moment", *(_gib(entry["parts"]["head"]) for entry in entries), style="dim")
+        row("libraries and their buffers", [overhead] * len(entries))
+        row("the process", [entry["peak"] for entry in entries], "bold")
+    row("(head and loss, at another moment)", [entry["parts"]["head"] for entry in entries], "dim")
     console.print(table)
 
 

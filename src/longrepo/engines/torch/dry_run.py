@@ -18,16 +18,17 @@ from transformers.integrations import sdpa_attention
 
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch
+from longrepo.engines.measured import Measured, line
 from longrepo.engines.method import Method
 from longrepo.engines.torch.chunked.attention import Kernel, forced
 from longrepo.engines.torch.device import Placement
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import materialise, meta_model, tensors_of
 from longrepo.engines.torch.load import DROPOUTS
+from longrepo.engines.torch.sampled import sampled
 from longrepo.engines.torch.tracker import PeakTracker
 
 Tensor = torch.Tensor
-Measured = dict[str, int]  # bytes by name; names that begin with `peak ` are of the step's phases
 FIXED = ("weights", "adapter", "gradients", "moments")
 PHASES = ("forward", "head", "recompute", "backward", "update")
 
@@ -44,18 +45,31 @@ class DryRun:
     dtype: torch.dtype
     added: int
 
-    def at(self, layers: int, tokens: int) -> Measured:
-        """Measure the last micro-batch of a window and its update: gradients and moments exist."""
-        model, rows = meta_model(self.shortened(layers), self.settings, self.dtype, self.added)
-        with ExitStack() as stack:
-            for mode in (_untraced(), FakeTensorMode(allow_non_fake_inputs=True), _Answers(), forced(self._kernel())):
-                stack.enter_context(mode)
+    def at(self, layers: int, tokens: int, every_chunk: bool = False) -> Measured:
+        """Measure the last micro-batch of a window and its update: gradients and moments exist. `every_chunk`: leave
+        none out, for a look at whether the highest moment lies where it is looked for."""
+        with self._faked(layers) as engine, ExitStack() as stack:
             if self.device == "mps" and self.method.step == "plain":
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # Metal has no derivative for its fused kernel
-            materialise(model)
-            engine = TorchEngine(model, rows, self.settings, Placement(torch.device("cpu"), self.dtype, ()))
+            if self.method.step == "chunked" and not every_chunk:
+                scored = tokens - 1  # the last token predicts nothing
+                stack.enter_context(sampled(-(-scored // self.method.chunk)))
             engine.method = self.method
             return _step(engine, self._batch(tokens), self.method, self.device)
+
+    def why_not_chunked(self) -> str | None:
+        """Why the architecture's layers can't be walked in chunks. On fake tensors their values aren't compared."""
+        with self._faked(min(2, self.config.num_hidden_layers), yes=False) as engine:
+            return engine.why_not_chunked()
+
+    @contextmanager
+    def _faked(self, layers: int, yes: bool = True) -> Iterator[TorchEngine]:
+        """The engine with `layers` layers on fake tensors; `yes` answers any question about values."""
+        model, rows = meta_model(self.shortened(layers), self.settings, self.dtype, self.added)
+        fake = FakeTensorMode(allow_non_fake_inputs=True)
+        with _untraced(), fake, _Answers(yes), forced(self._kernel()):
+            materialise(model)
+            yield TorchEngine(model, rows, self.settings, Placement(torch.device("cpu"), self.dtype, ()))
 
     def whole(self, tokens: int) -> Measured:
         """The whole model's, from two small numbers of its layers: every peak grows by the same for each."""
@@ -96,11 +110,6 @@ class DryRun:
         return Batch.of([row] * self.settings.training.batch_size_reference, 0)
 
 
-def line(x1: int, first: Measured, x2: int, second: Measured, x: int) -> Measured:
-    """The straight line through two measurements, at `x`."""
-    return {name: first[name] + round((second[name] - first[name]) * (x - x1) / (x2 - x1)) for name in first}
-
-
 def _step(engine: TorchEngine, batch: Batch, method: Method, device: str) -> Measured:
     _foreach(engine, device == "cuda")
     _new_gradients(engine)
@@ -126,18 +135,9 @@ def _step(engine: TorchEngine, batch: Batch, method: Method, device: str) -> Mea
             engine.add_gradients(batch, 1.0, 0)
         with tracker.phase("update"):
             engine.apply_update(1e-4, 1.0)
-    peaks = {
-        f"peak {name}": tracker.peaks.get(name, 0) for name in ("forward", "head", "recompute", "backward", "update")
-    }
-    return (
-        fixed
-        | peaks
-        | {
-            "kept": max(0, kept.bytes - sum(fixed.values())),
-            "disk_written": store.written,
-            "disk_held": store.held,
-        }
-    )
+    peaks = {f"peak {name}": tracker.peaks.get(name, 0) for name in PHASES}
+    of_chunks = {"kept": max(0, kept.bytes - sum(fixed.values()))}
+    return fixed | peaks | of_chunks | {"disk_written": store.written, "disk_held": store.held}
 
 
 @dataclass
@@ -166,18 +166,24 @@ class CountingStore:
 
 
 class _Answers(TorchDispatchMode):
-    """What a step asks a tensor for its value: a fake one has none. Any will do, since no shape depends on it."""
+    """What a step asks a tensor for its value: a fake one has none. `yes` to questions; as a number any will do."""
+
+    def __init__(self, yes: bool) -> None:
+        super().__init__()
+        self._yes = yes
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:
+            return args[0].fake_device
         if func is torch.ops.aten._local_scalar_dense.default:
-            return 1.0 if args[0].is_floating_point() else 1
+            return self._yes if args[0].dtype is torch.bool else 1.0 if args[0].is_floating_point() else 1
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def _untraced() -> Iterator[None]:
     """transformers takes fake tensors for tracing, and then makes masks that a real step does without."""
-    modules = [module for module in (masking_utils, sdpa_attention) if hasattr(module, "is_tracing")]
+    modules: list[Any] = [module for module in (masking_utils, sdpa_attention) if hasattr(module, "is_tracing")]
     before = [module.is_tracing for module in modules]
     for module in modules:
         module.is_tracing = lambda *_: False

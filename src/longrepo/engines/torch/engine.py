@@ -74,7 +74,7 @@ class TorchEngine:
         engine = cls(model, rows, settings, placement)
         quantised = "4-bit NF4" if settings.model.quantization == "nf4" else "not quantised"
         engine.choices.append((f"base: {settings.model.name}, {quantised}", "as set in model.quantization"))
-        engine.choices += [("dropout", note) for note in notes]
+        engine.choices += [("base", note) for note in notes]
         return engine
 
     def use(self, method: Method, scratch: Path | None = None) -> None:

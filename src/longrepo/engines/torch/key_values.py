@@ -9,7 +9,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 
 def cache_bytes(config: Any, tokens: int, dtype: str) -> int:
-    """Bytes after a prompt of `tokens` tokens: a layer with a sliding window keeps the window alone."""
+    """Bytes right after a prompt of `tokens` tokens, before the first new token: until then even a layer with a sliding
+    window holds all of it (what it keeps is a view)."""
     from transformers import DynamicCache
 
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

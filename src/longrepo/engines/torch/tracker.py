@@ -39,6 +39,8 @@ class PeakTracker(TorchDispatchMode):
         if func in CONSISTS_OF:
             with self:
                 return CONSISTS_OF[func](*args, **(kwargs or {}))
+        if func is torch.ops.prim.device.default:
+            return func(*args, **(kwargs or {}))
         before = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
         out = func(*args, **(kwargs or {}))
         for tensor in _tensors(out):
