@@ -113,7 +113,7 @@ def test_a_refusal_names_settings_that_do_fit() -> None:
     with pytest.raises(InputError):
         chosen(2.2, length + 128, settings=["memory.store=memory", "lora.r=64"])
     assert "lora.r=16;" in said and chosen(2.2, settings=["memory.store=memory", "lora.r=16"])
-    assert "store and chunk_tokens = auto (chunks of 256, every 2th layer)" in said
+    assert "store and chunk_tokens = auto (chunks of 256, 1 layer in 2)" in said
     assert "memory.budget_gb=2.4" in said
     assert "long_context.phase3_enabled=false" in said
 
@@ -141,7 +141,7 @@ def test_a_plan_says_its_phases_and_their_parts() -> None:
     plan = plan_run(planner(), {1: 1024, 3: 4096}, budget(2.2))
     short, long = plan.lines()
     assert "phase 1 (1,024 tokens) needs 1.88 GiB of 2.20 GiB (memory.budget_gb): chunks of 512, memory" in short
-    assert "every 2th layer" in long
+    assert "1 layer in 2" in long
     written = json.loads(plan.as_json())["phases"]["3"]
     assert written["method"] == {"step": "chunked", "chunk": 512, "store": "recompute", "every": 2}
     assert written["peak"] == sum(written["parts"][p] for p in ("weights", "adapter", "kept", "working"))

@@ -26,7 +26,7 @@ class Method:
     def __str__(self) -> str:
         if self.step == "plain":
             return "plain"
-        kept = f"every {self.every}th layer" if self.store == "recompute" else self.store
+        kept = f"1 layer in {self.every}" if self.store == "recompute" else self.store
         return f"chunks of {self.chunk}, {kept}"
 
     def as_dict(self) -> dict[str, str | int]:

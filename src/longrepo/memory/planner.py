@@ -88,16 +88,18 @@ class Planner:
         most = min(most, self.shape.max_positions)
         leanest = method or self.rungs(most)[-1].method
 
-        def fits(tokens: int) -> bool:
-            return self.planned(leanest, tokens).fits(budget, self.disk)
-
-        low, high = 0, most // STEP
-        if high and fits(high * STEP):
-            return high * STEP
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(middle * STEP) else (low, middle - 1)
-        return low * STEP
+        low, high = (self.planned(leanest, steps * STEP) for steps in (1, max(1, most // STEP)))
+        if high.fits(budget, self.disk):
+            return high.length
+        if not low.fits(budget, self.disk):
+            return 0
+        while high.length - low.length > STEP:  # peaks are nearly linear in the length: few steps lead there
+            share = (budget - low.peak) / max(1, high.peak - low.peak)
+            steps = (low.length + int(share * (high.length - low.length))) // STEP
+            steps = min(max(steps, low.length // STEP + 1), high.length // STEP - 1)
+            middle = self.planned(leanest, steps * STEP)
+            low, high = (middle, high) if middle.fits(budget, self.disk) else (low, middle)
+        return low.length
 
 
 def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> RunPlan:
@@ -114,6 +116,8 @@ def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> Ru
                 f"trained to {planner.shape.max_positions:,} positions: set it to that or less"
             )
         rungs = planner.rungs(length)
+        if rungs[-1].peak > budget.bytes:  # the leanest: no need to plan the others
+            raise InputError(_refusal(planner, number, rungs[-1:], budget))
         chosen = next((rung for rung in rungs if rung.fits(budget.bytes, planner.disk)), None)
         if chosen is None:
             raise InputError(_refusal(planner, number, rungs, budget))
@@ -204,14 +208,8 @@ def _remedies(planner: Planner, number: int, least: Planned, budget: Budget) -> 
     shorter = planner.longest(budget.bytes, least.method, least.length)
     if shorter:
         found.append(f"long_context.phase{number}_max_length={shorter}")
-    rank = settings.lora.r // 2
-    while rank >= 1:
-        lora = settings.lora.model_copy(update={"r": rank})
-        smaller = _with(planner, settings.model_copy(update={"lora": lora}))
-        if smaller.planned(least.method, least.length).peak <= budget.bytes:
-            found.append(f"lora.r={rank}")
-            break
-        rank //= 2
+    if (rank := _smaller_rank(planner, least, budget)) is not None:
+        found.append(f"lora.r={rank}")
     if settings.memory.step == "plain" or settings.memory.store != "auto" or settings.memory.chunk_tokens != "auto":
         free = {"step": "auto", "store": "auto", "chunk_tokens": "auto"}
         open_ = _with(planner, settings.model_copy(update={"memory": settings.memory.model_copy(update=free)}))
@@ -220,6 +218,23 @@ def _remedies(planner: Planner, number: int, least: Planned, budget: Budget) -> 
     found.append(f"memory.budget_gb={math.ceil(least.peak / GIB * 10) / 10:g}")
     off = "phase3_enabled=false" if number == 3 else f"phase{number}_epochs=0"
     return [*found, f"long_context.{off}"]
+
+
+def _smaller_rank(planner: Planner, least: Planned, budget: Budget) -> int | None:
+    """The largest of half, a quarter … of the rank that fits: every peak is a straight line over the rank."""
+    settings, rank = planner.settings, planner.settings.lora.r
+
+    def peak(r: int) -> int:
+        lora = settings.lora.model_copy(update={"r": r})
+        return _with(planner, settings.model_copy(update={"lora": lora})).planned(least.method, least.length).peak
+
+    if rank < 2 or peak(1) > budget.bytes:
+        return None
+    at_one, a_rank = peak(1), (least.peak - peak(1)) / (rank - 1)
+    rank //= 2
+    while rank > 1 and (at_one + a_rank * (rank - 1) > budget.bytes or peak(rank) > budget.bytes):
+        rank //= 2
+    return rank
 
 
 def _with(planner: Planner, settings: Settings) -> Planner:

@@ -121,7 +121,7 @@ def _show_epochs(epochs: Iterable[dict[str, Any]], console: Console) -> None:
 def _short(method: str | None) -> str:
     if method is None:
         return "–"
-    return method.replace("chunks of ", "").replace("every ", "1/").replace("th layer", "").replace(", memory", "")
+    return method.replace("chunks of ", "").replace("1 layer in ", "1/").replace(", memory", "")
 
 
 def _gib(value: int) -> str:
