@@ -27,7 +27,7 @@ check: setup
 	$(VENV)/bin/mypy
 
 test: check
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
 clean:
 	rm -rf $(VENV) build *.egg-info src/*.egg-info
