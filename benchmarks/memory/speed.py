@@ -3,8 +3,9 @@
     python benchmarks/memory/speed.py --work SHAPES --trl TRL [--layers 4] [--lengths 1024,2048,4096]
 
 Four layers of StarCoder2-3B's true width, random weights, NF4, LoRA r=32 on all six projections, bfloat16, optimizer
-included, no dropout (TRL's default). Each cell is a process of its own, on one thread so that no time is spent waiting for the other core; its
-first step warms up, its last is timed. `--trl`: see usual_stack.py. Results stay in SHAPES/speed.json.
+included, no dropout (TRL's default). Each cell is a process of its own, on one thread so that no time is spent waiting
+for the other core; its first step warms up, its last is timed. `--trl`: see usual_stack.py. Results stay in
+SHAPES/speed.json.
 """
 
 from __future__ import annotations
