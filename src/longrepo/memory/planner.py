@@ -116,9 +116,10 @@ def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> Ru
                 f"trained to {planner.shape.max_positions:,} positions: set it to that or less"
             )
         rungs = planner.rungs(length)
-        if rungs[-1].peak > budget.bytes:  # the leanest: no need to plan the others
+        chosen = rungs[0] if rungs[0].fits(budget.bytes, planner.disk) else None
+        if chosen is None and rungs[-1].peak > budget.bytes:  # the leanest: no need to plan those between
             raise InputError(_refusal(planner, number, rungs[-1:], budget))
-        chosen = next((rung for rung in rungs if rung.fits(budget.bytes, planner.disk)), None)
+        chosen = chosen or next((rung for rung in rungs if rung.fits(budget.bytes, planner.disk)), None)
         if chosen is None:
             raise InputError(_refusal(planner, number, rungs, budget))
         phases[number] = PhasePlan(number, rungs, chosen)
