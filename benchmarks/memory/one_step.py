@@ -1,6 +1,6 @@
 """One training step in a process of its own: its tensors' peak, its loss and its time, as JSON.
 
-    python benchmarks/memory/one_step.py MODEL LENGTH METHOD REPORT [--scratch DIR] [--precision bfloat16] [--r 32]
+    python benchmarks/memory/one_step.py MODEL LENGTH METHOD REPORT [--scratch DIR] [--set lora.r=16]
 
 METHOD is `plain` or `STORE:CHUNK[:EVERY]`: `memory:256`, `recompute:256:6`, `disk:512`. What a long run holds is there
 before the step: LoRA's gradients of an accumulation window in progress, and AdamW's moments.
@@ -48,8 +48,6 @@ def main() -> None:
     parser.add_argument("method", type=method_of)
     parser.add_argument("report", type=Path)
     parser.add_argument("--scratch", type=Path)
-    parser.add_argument("--precision", default="bfloat16")
-    parser.add_argument("--r", type=int, default=32)
     parser.add_argument("--scored", type=int, default=None, help="last positions that the head scores; default: all")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting")
     parser.add_argument("--timed", type=int, metavar="STEPS", help="only time so many steps; the last one counts")
@@ -61,7 +59,7 @@ def main() -> None:
         given.report.write_text(json.dumps(report))
 
     settings = load_settings(
-        None, [f"model.name={given.model}", f"training.precision={given.precision}", f"lora.r={given.r}", *given.set]
+        None, [f"model.name={given.model}", "training.precision=bfloat16", "lora.r=32", *given.set]
     )
     began = time.perf_counter()
     engine = TorchEngine.create(settings, StructureTokens(), "cpu")  # type: ignore[arg-type]

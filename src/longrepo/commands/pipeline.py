@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longrepo.commands.arguments import ModelOption, SetOption
 from longrepo.commands.evaluate import run_evaluation
 from longrepo.commands.origins import opened, tools
 from longrepo.commands.train import Arguments, Device, run_training
@@ -33,7 +34,7 @@ def pipeline(
     weight: Annotated[
         list[float] | None, typer.Option(help="How often a repository's text is seen; one for each --repo. Default: 1.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `embedded`; over model.name.")] = None,
+    model: ModelOption = None,
     output: Annotated[Path | None, typer.Option(help="Where results go. Default: ./runs/REPOSITORY.")] = None,
     config: Annotated[
         Path | None, typer.Option(help="A settings file; what it sets is not derived. Default: the guide's values.")
@@ -45,9 +46,7 @@ def pipeline(
         bool, typer.Option(help="Related files, commits and questions; off: plain overlapping windows.")
     ] = True,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
-    ] = None,
+    set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
 ) -> None:
     """Prepare, train and evaluate; stages that are done and unchanged are skipped, a stopped one goes on."""

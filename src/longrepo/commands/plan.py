@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longrepo.commands.arguments import ConfigOption, ModelOption, SetOption, overrides_of
 from longrepo.commands.train import Device
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
@@ -18,10 +19,8 @@ if TYPE_CHECKING:
 
 
 def plan(
-    config: Annotated[
-        Path | None, typer.Option(help="The settings file; defaults hold for what it leaves out.")
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `embedded`; over model.name.")] = None,
+    config: ConfigOption = None,
+    model: ModelOption = None,
     length: Annotated[
         list[int] | None, typer.Option(min=2, help="Plan sequences of so many tokens, not the phases. Repeatable.")
     ] = None,
@@ -31,15 +30,12 @@ def plan(
     inference: Annotated[bool, typer.Option("--inference", help="What answering needs: weights and KV cache.")] = False,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Time this machine anew (about a minute).")] = False,
     machines: Annotated[bool, typer.Option("--machines", help="A table of Macs and GPUs against lengths.")] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
-    ] = None,
+    set_: SetOption = None,
     json_: Annotated[bool, typer.Option("--json", help="The figures as JSON, in bytes and seconds.")] = False,
 ) -> None:
     """What training needs, by part and phase, from a dry run without weights; how long, on this machine. Ends with
     status 2 where a phase doesn't fit."""
-    overrides = [*(set_ or ()), *((f"model.name={model}",) if model else ())]
-    settings = load_settings(config, overrides)
+    settings = load_settings(config, overrides_of(set_, model))
     from rich.console import Console
 
     from longrepo.memory.calibration import calibration, step_overhead

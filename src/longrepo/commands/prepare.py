@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from longrepo.commands.arguments import SetOption
+
 
 def prepare(
     repo: Annotated[list[Path], typer.Option("--repo", help="Folder of a git repository; may be repeated.")],
@@ -31,9 +33,7 @@ def prepare(
         str | None, typer.Option("--model", help="Hub name, model folder or `embedded`. [default: model.name]")
     ] = None,
     revision: Annotated[str, typer.Option("--revision", help="The commit, branch or tag to read.")] = "HEAD",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
-    ] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Analyze repositories and prepare their training sequences."""
     from longrepo.commands.origins import opened, tools

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from longrepo.commands.arguments import SetOption
+
 
 def tokenize(
     repo: Annotated[Path, typer.Option("--repo", help="Folder of the git repository.")],
@@ -25,9 +27,7 @@ def tokenize(
         int | None, typer.Option("--overlap", min=0, help="Tokens repeated, unscored. [default: data.overlap]")
     ] = None,
     config: Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
-    ] = None,
+    overrides: SetOption = None,
     revision: Annotated[str, typer.Option("--revision", help="The commit, branch or tag to read.")] = "HEAD",
     verbose: Annotated[bool, typer.Option("--verbose", help="Say each step, and list what was left out.")] = False,
 ) -> None:

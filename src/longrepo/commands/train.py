@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longrepo.commands.arguments import ConfigOption, ModelOption, SetOption, overrides_of
 from longrepo.config.files import write_text
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
@@ -48,9 +49,7 @@ class Arguments:
 
 
 def train(
-    config: Annotated[
-        Path | None, typer.Option(help="The settings file; defaults hold for what it leaves out.")
-    ] = None,
+    config: ConfigOption = None,
     sequences: Annotated[
         Path | None,
         typer.Option(help="What prepare or tokenize wrote. Default: ./sequences or ./sequences_LENGTH.json."),
@@ -65,15 +64,13 @@ def train(
     resume: Annotated[
         str | None, typer.Option(metavar="auto|DIR", help="Go on with the run in --output, or in DIR, exactly.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Hub name, local folder, or `embedded`; over model.name.")] = None,
+    model: ModelOption = None,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
-    ] = None,
+    set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
 ) -> None:
     """Train a LoRA adapter on a file of sequences, phase by phase; Ctrl-C saves, --resume auto goes on."""
-    overrides = (*(set_ or ()), *((f"model.name={model}",) if model else ()))
+    overrides = overrides_of(set_, model)
     status = run_training(
         Arguments(config, sequences, output, epochs, checkpoint, resume, overrides, device.value, verbose)
     )

@@ -48,8 +48,8 @@ class Machine:
 
 
 def mac_working_set(memory: int) -> int:
-    """Metal's `recommendedMaxWorkingSetSize` in bytes, by the rule that holds on every macOS: two thirds of the memory
-    below 36 GiB, three quarters from there on.
+    """Metal's `recommendedMaxWorkingSetSize` in bytes, by a cautious rule (newer macOS gives more): two thirds of the
+    memory below 36 GiB, three quarters from there on.
 
     As users report it: 5.3 GiB of 8 (SceneWorks pull request 1552), 10922 MiB of 16 GiB (llama-cpp-python issue 687),
     21845 MiB of 32 (ollama issue 434), 75 % of large ones (gpustack issue 1375). Some newer systems give more: 11.84

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from contextlib import suppress
 
 _CONTROL = bytes(sorted({*range(32), 127} - set(b"\t\n\r\f\v\x1b\b")))
 _HIGH = bytes(range(128, 256))
@@ -33,10 +34,8 @@ def decode_text(raw: bytes) -> str | None:
                 return None
     if b"\0" in raw:
         return None
-    try:
+    with suppress(UnicodeDecodeError):
         return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        pass
     high = len(raw) - len(raw.translate(None, _HIGH))
     control = len(raw) - len(raw.translate(None, _CONTROL))
     return raw.decode("latin-1") if not control and high <= 0.3 * len(raw) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import accumulate
@@ -205,10 +204,6 @@ class BraceFile:
             last = match.end()
         found += [Block(header, start, len(self.masked)) for header, start in stack]
         return found
-
-    def line_of(self, at: int) -> int:
-        """The line (from 1) of a position."""
-        return bisect_right(self._starts, at)
 
 
 def defines_anywhere(line: str, name: str) -> bool:
