@@ -45,3 +45,9 @@ def test_what_cannot_be_planned_is_said_in_one_line(case: str) -> None:
     assert "\n" not in str(out.exception)
     with pytest.raises(InputError, match=expected):
         raise out.exception
+
+
+def test_another_machine_is_not_timed_here() -> None:
+    words = ["plan", "--model", "embedded", "--device", "mps", "--budget-gb", "5.33", "--calibrate"]
+    with pytest.raises(InputError, match="--calibrate times this machine"):
+        CliRunner().invoke(app, words, catch_exceptions=False)

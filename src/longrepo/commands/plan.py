@@ -13,6 +13,7 @@ from longrepo.commands.arguments import ConfigOption, ModelOption, SetOption, ov
 from longrepo.commands.train import Device
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
+from longrepo.errors import InputError
 
 if TYPE_CHECKING:
     from longrepo.memory.budget import Budget
@@ -45,6 +46,8 @@ def plan(
 
     console = Console(highlight=False)
     kind, dtype, here = _place(device.value, settings, budget_gb)
+    if calibrate and not here:
+        raise InputError(f"--calibrate times this machine, and --device {kind} with --budget-gb plans for another")
     planner = Planner.of(settings, kind, dtype)
     if inference:
         found = inference_outlook(planner)
@@ -56,7 +59,7 @@ def plan(
         planner = replace(planner, time=time, overhead=overhead)
     budget = _budget(kind, settings, budget_gb)
     lengths = {f"{tokens:,} tokens": tokens for tokens in length or ()} or _phases(settings)
-    told = outlook(planner, lengths, budget, sequences)
+    told = outlook(planner, lengths, budget, sequences) | {"this_machine": here}
     if machines:
         told |= {"machines": machine_table(planner, dtype)}
     if json_:

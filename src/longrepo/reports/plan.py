@@ -37,7 +37,8 @@ def show_outlook(told: dict[str, Any], console: Console) -> None:
     if told["plain_only"]:
         console.print(f"only the plain step, not in chunks: {escape(told['plain_only'])}")
     if any(entry["seconds"] is None for entry in fitting):
-        console.print("hours: not known before longrepo plan --calibrate has timed the machine (about a minute)")
+        untimed = "before longrepo plan --calibrate has timed this machine (about a minute)"
+        console.print(f"hours: not known {untimed if told['this_machine'] else 'on another machine'}")
     _show_epochs(told["epochs"] or (), console)
     longest = f"{told['longest']:,} tokens" if told["longest"] else "none"
     console.print(f"the longest sequence that fits: {longest}")
