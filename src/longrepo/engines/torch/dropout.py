@@ -1,15 +1,8 @@
-"""Dropout of LoRA's inputs whose mask is a function of where it falls, so that it needs no generator's state.
-
-The mask of 64 tokens comes from (key, module, row, block of 64 absolute positions): a sequence walked in chunks of any
-size, and a chunk computed a second time, meet the masks that the whole sequence meets.
-"""
+"""Dropout of LoRA's inputs with derived masks (`longrepo.engines.dropout_key`)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -17,25 +10,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
+from longrepo.engines.dropout_key import BLOCK, DropoutKey, blocks, seed_of
+
 Tensor = torch.Tensor
-BLOCK = 64
-
-
-class DropoutKey:
-    """What all of a model's dropouts read: `key` (0 <= key < 2**63), and `start`, the first token's position."""
-
-    def __init__(self) -> None:
-        self.key = 0
-        self.start = 0
-
-    @contextmanager
-    def at(self, start: int) -> Iterator[None]:
-        """Within: inputs begin at position `start` of their sequence."""
-        before, self.start = self.start, start
-        try:
-            yield
-        finally:
-            self.start = before
 
 
 class DerivedDropout(nn.Module):
@@ -61,14 +38,14 @@ class DerivedDropout(nn.Module):
         if isinstance(x, FakeTensor):
             return mask
         rows, tokens, features = x.shape
-        first, end = self.key.start, self.key.start + tokens
         generator = torch.Generator(x.device)
         for row in range(rows):
-            for block in range(first // BLOCK, -(-end // BLOCK)):
-                generator.manual_seed(_seed(self.key.key, self.number, row, block))
+            place = 0
+            for block, first, last in blocks(self.key.start, self.key.start + tokens):
+                generator.manual_seed(seed_of(self.key.key, self.number, row, block))
                 kept = _kept(BLOCK * features, self.p, generator).view(BLOCK, features)
-                lower, upper = max(first, block * BLOCK), min(end, (block + 1) * BLOCK)
-                mask[row, lower - first : upper - first] = kept[lower - block * BLOCK : upper - block * BLOCK]
+                mask[row, place : place + last - first] = kept[first:last]
+                place += last - first
         return mask
 
 
@@ -83,10 +60,6 @@ def install(model: nn.Module, p: float) -> DropoutKey:
                 module.lora_dropout[adapter] = DerivedDropout(p, number, key).train(model.training)
                 number += 1
     return key
-
-
-def _seed(*numbers: int) -> int:
-    return int.from_bytes(blake2b(b"".join(n.to_bytes(8, "little") for n in numbers), digest_size=8).digest(), "little")
 
 
 def _kept(count: int, p: float, generator: torch.Generator) -> Tensor:

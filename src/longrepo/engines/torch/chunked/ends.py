@@ -86,13 +86,14 @@ class LayerArguments:
         return [name for name, value in self._kwargs.items() if isinstance(value, Tensor) and value.ndim == 4]
 
     def cut(self, start: int, end: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        def part(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                dimension = min(1, value.ndim - 1)  # [rows, tokens, …], or [tokens]
-                if value.ndim and value.shape[dimension] == self._length:
-                    return value.narrow(dimension, start, end - start)
-            elif isinstance(value, tuple | list):
-                return type(value)(part(inner) for inner in value)
-            return value
+        args = tuple(self._part(value, start, end) for value in self._args)
+        return args, {name: self._part(value, start, end) for name, value in self._kwargs.items()}
 
-        return tuple(part(value) for value in self._args), {name: part(v) for name, v in self._kwargs.items()}
+    def _part(self, value: Any, start: int, end: int) -> Any:
+        if isinstance(value, Tensor):
+            dimension = min(1, value.ndim - 1)  # [rows, tokens, …], or [tokens]
+            if value.ndim and value.shape[dimension] == self._length:
+                return value.narrow(dimension, start, end - start)
+        elif isinstance(value, tuple | list):
+            return type(value)(self._part(inner, start, end) for inner in value)
+        return value

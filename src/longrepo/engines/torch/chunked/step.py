@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from longrepo.engines.base import Batch
+from longrepo.engines.chunk_order import spans_of, walk
 from longrepo.engines.method import Method
 from longrepo.engines.torch.chunked.attention import register
 from longrepo.engines.torch.chunked.ends import Ends, LayerArguments
@@ -42,26 +43,30 @@ class ChunkedStep:
             return []
         tokens = int(scored[-1]) + 1
         ids = torch.from_numpy(batch.input_ids[:, :tokens]).to(self._device)
-        spans = _spans(tokens, method.chunk)
+        spans = spans_of(tokens, method.chunk)
         arguments = self._arguments(ids, tokens)
-        layers = len(arguments)
-        segment = method.every if method.store == "recompute" else 1
-        last = (layers - 1) // segment * segment  # the last segment is kept whole: its turn comes next
+        totals: list[Tensor] = []
+        gradients: list[Tensor] = []
+
+        def forward(number: int, keep_input: bool, keep_cache: bool, discard_output: bool) -> None:
+            self._forward(number, arguments[number], spans, store, keep_input, keep_cache, discard_output)
+
+        def head() -> None:
+            found = self._head_backward(batch, spans, len(arguments), normaliser, store)
+            totals.extend(found[0])
+            gradients.extend(found[1])
+
         try:
             for index, (start, end) in enumerate(spans):
                 with torch.no_grad():
                     store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
-            for number in range(layers):
-                whole = method.store != "recompute" or number >= last
-                self._forward(number, arguments[number], spans, store, whole or number % segment == 0, whole)
-            totals, gradients = self._head_backward(batch, spans, layers, normaliser, store)
-            for first in range(last, -1, -segment):
-                numbers = range(first, min(first + segment, layers))
-                if first != last and method.store == "recompute":
-                    for number in numbers:
-                        self._forward(number, arguments[number], spans, store, True, True, number == numbers[-1])
-                for number in reversed(numbers):
-                    self._backward(number, arguments[number], spans, gradients, store)
+            walk(
+                method,
+                len(arguments),
+                forward,
+                head,
+                lambda number: self._backward(number, arguments[number], spans, gradients, store),
+            )
             self._embedding_backward(ids, spans, gradients)
         finally:
             store.clear()
@@ -70,7 +75,7 @@ class ChunkedStep:
     @torch.no_grad()
     def hidden(self, ids: Tensor, chunk: int) -> Iterator[tuple[int, int, Tensor]]:
         """(start, end, the decoder's output `[rows, end - start, width]`) of each chunk, without a graph."""
-        spans, store = _spans(ids.shape[1], chunk), MemoryStore()
+        spans, store = spans_of(ids.shape[1], chunk), MemoryStore()
         for index, (start, end) in enumerate(spans):
             store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
         arguments = self._arguments(ids, ids.shape[1])
@@ -146,7 +151,3 @@ class ChunkedStep:
             if not embedded.requires_grad:
                 return
             embedded.backward(gradient)
-
-
-def _spans(tokens: int, chunk: int) -> Spans:
-    return [(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from longrepo.errors import RunError
+from longrepo.engines.scratch_file import ScratchFile
 
 Tensor = torch.Tensor
 Key = tuple[str, int, int]  # what it is, the layer, the chunk (0 for what a layer has once)
@@ -49,46 +47,26 @@ class MemoryStore:
 
 
 class DiskStore:
-    """Writes the tensors one after the other into a file without a name, so that nothing is left of it after a kill.
-
-    The file is used again from its start after `clear`. A full disk is a RunError.
-    """
+    """Keeps them in a file (`longrepo.engines.scratch_file`), used again from its start after `clear`."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        self._device = device
-        try:
-            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # as long as the store
-        except OSError as error:
-            raise RunError(f"{folder}: no file for a step's store can be made there ({error.strerror})") from None
-        self._folder = folder
+        self._device, self._file = device, ScratchFile(folder)
         self._places: dict[Key, tuple[int, torch.Size, torch.dtype]] = {}
-        self._end = 0
-        self.written = 0  # bytes, ever
+
+    @property
+    def written(self) -> int:
+        """Bytes, ever."""
+        return self._file.written
 
     def put(self, key: Key, tensor: Tensor) -> None:
         flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
-        data = memoryview(flat.numpy())  # type: ignore[arg-type]
-        self._places[key] = (self._end, tensor.shape, tensor.dtype)
-        try:
-            while data:
-                count = os.pwrite(self._file.fileno(), data, self._end)
-                data, self._end = data[count:], self._end + count
-        except OSError as error:
-            raise RunError(
-                f"{self._folder}: the step's store can't be written ({error.strerror}) after {self._end / 2**30:.1f} "
-                "GiB; free some space, or set memory.store=recompute, and go on with --resume auto"
-            ) from None
-        self.written += flat.numel()
+        place = self._file.append(memoryview(flat.numpy()))  # type: ignore[arg-type]
+        self._places[key] = (place, tensor.shape, tensor.dtype)
 
     def get(self, key: Key) -> Tensor:
         place, shape, dtype = self._places[key]
         tensor = torch.empty(shape, dtype=dtype)
-        data = memoryview(tensor.view(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-        while data:
-            count = os.preadv(self._file.fileno(), [data], place)
-            if not count:
-                raise RunError(f"{self._folder}: the step's store is shorter than what was written to it")
-            data, place = data[count:], place + count
+        self._file.read(place, memoryview(tensor.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
         return tensor.to(self._device)
 
     def drop(self, key: Key) -> None:
@@ -96,4 +74,4 @@ class DiskStore:
 
     def clear(self) -> None:
         self._places.clear()
-        self._end = 0
+        self._file.rewind()
