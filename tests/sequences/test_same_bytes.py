@@ -128,7 +128,8 @@ def test_another_path_locale_hash_seed_and_clone_give_the_same_bytes(place: Path
 
 
 SLOW = """
-import os, time
+import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 def now(when):
     if os.environ["WHEN"] == when:
         print("now", flush=True)
