@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-
 SLOWEST = ("test_whole_way.py",)  # a worker that takes it up last would leave the others idle
 
 

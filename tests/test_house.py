@@ -14,7 +14,7 @@ PACKAGE = ROOT / "src" / "longrepo"
 FLOORS = (
     {"commands"},
     {"pipeline"},
-    {"training", "evaluation", "reports"},
+    {"training", "evaluation", "reports", "export"},
     {"engines", "curriculum", "memory"},
     {"sequences"},
     {"redaction"},
@@ -104,7 +104,8 @@ def test_help_names_the_options_and_loads_nothing_heavy(door: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["prepare", "inspect", "check-leaks", "check-questions", "tokenize", "train", "evaluate", "pipeline"]
+    "command",
+    ["prepare", "inspect", "check-leaks", "check-questions", "tokenize", "train", "evaluate", "pipeline", "export"],
 )
 def test_answers_come_before_anything_heavy_is_imported(command: str) -> None:
     """Under a second follows from this; the time itself is measured in benchmarks/answer_times.py."""

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_engine import FakeEngine
 from small_runs import Told, records, run, sequences, weights_of
 
+from longrepo.engines.base import Batch
 from longrepo.errors import InputError, RunError
+from longrepo.training.checkpoint import read_snapshot
 from longrepo.training.run_folder import open_run
 
 
@@ -161,12 +167,62 @@ def test_a_damaged_best_counts_anew_on_resume(tmp_path: Path) -> None:
     assert any("the best counts anew" in note for note in told.notes)
 
 
-def test_another_engine_says_that_the_best_counts_anew(tmp_path: Path) -> None:
-    path, told = stopped(tmp_path / "run"), Told()
-    other = FakeEngine()
-    other.name = "other"
-    run(path, resume="auto", engine=other, told=told)
+class OtherEngine(FakeEngine):
+    """The same weights on a base that scores them at `harder` times the loss."""
+
+    name = "other"
+    harder = 3.0
+
+    def score(self, batch: Batch) -> np.ndarray:
+        return super().score(batch) * self.harder
+
+
+@pytest.mark.parametrize("at", [9, 16, 22])  # in an epoch of phase 1 and of phase 2, and where phase 2 begins
+def test_a_run_of_one_engine_goes_on_with_another(tmp_path: Path, at: int) -> None:
+    sure = "training.early_stopping_patience=1", "long_context.phase3_enabled=auto"
+    whole, told = Told(), Told()
+    run(tmp_path / "whole", *sure, told=whole)
+    path = stopped(tmp_path / "run", *sure, at=at)
+    run(path, *sure, resume="auto", engine=OtherEngine(), told=told)
     assert any("the fake engine, this is other" in note for note in told.notes)
+    assert weights_of(path) == weights_of(tmp_path / "whole"), "moments, position and dropout go on"
+    assert [r.epoch for r in told.epochs] == [r.epoch for r in whole.epochs][-len(told.epochs) :], "judged alike"
+    state = read_snapshot((path / "last").resolve()).state
+    assert state.phase3_verdict and state.phase3_verdict.startswith("phase 3 follows")
+    assert state.best and state.best.loss == min(record.validation.loss for record in told.epochs)
+
+
+def test_the_former_losses_count_in_proportion_to_the_weights_scored_anew(tmp_path: Path) -> None:
+    run(tmp_path / "run", epochs=1)
+    before = read_snapshot((tmp_path / "run" / "last").resolve())
+    told = Told()
+    run(tmp_path / "run", "training.keep_last=9", resume="auto", epochs=1, engine=OtherEngine(), told=told)
+    assert before.state.best and any(f"it was last {before.state.best.loss:.4f}" in note for note in told.notes)
+    first = read_snapshot(tmp_path / "run" / "checkpoints" / told.saves[0])
+    assert first.identity.engine == "other" and first.state.update == before.state.update
+    assert first.state.best is None, "a loss on the other base is no rival"
+    was, now = before.state.losses["1"], first.state.losses["1"]
+    assert was.start and now.start == pytest.approx(OtherEngine.harder * was.start)
+    assert now.epochs == pytest.approx([OtherEngine.harder * loss for loss in was.epochs])
+    assert told.epochs[0].best
+
+
+def test_a_finished_run_keeps_its_best_on_another_engine(tmp_path: Path) -> None:
+    run(tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "adapter")
+    assert run(tmp_path / "run", resume="auto", engine=OtherEngine()).adapter
+
+
+def test_ctrl_c_while_the_weights_are_scored_anew_leaves_the_checkpoint_as_it_is(tmp_path: Path) -> None:
+    class Interrupting(Told):
+        def validating(self, done: int, of: int) -> None:
+            if done == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    path = stopped(tmp_path / "run")
+    last = (path / "last").resolve()
+    assert run(path, resume="auto", engine=OtherEngine(), told=Interrupting()).exit_status == 130
+    assert (path / "last").resolve() == last
 
 
 def test_a_run_folder_is_not_mixed_locked_or_unwritable(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from longrepo.commands.check import check_leaks
 from longrepo.commands.check_questions import check_questions
 from longrepo.commands.doctor import doctor
 from longrepo.commands.evaluate import evaluate
+from longrepo.commands.export import export, import_adapter
 from longrepo.commands.inspect import inspect
 from longrepo.commands.pipeline import pipeline
 from longrepo.commands.plan import plan
@@ -22,7 +23,10 @@ from longrepo.commands.tokenize import tokenize
 from longrepo.commands.train import train
 from longrepo.errors import InputError, RunError
 
-COMMANDS = (prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor)
+COMMANDS = (
+    prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, export,
+    import_adapter,
+)  # fmt: skip
 
 
 def _new_app(**options: Any) -> typer.Typer:

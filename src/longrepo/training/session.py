@@ -39,6 +39,7 @@ class Session:
     identity: RunIdentity
     memory: Descent
     death: Death | None = None  # of the process before
+    other_engine: str | None = None  # the one the run was on before, where that was another
     saved: tuple[Any, ...] | None = None  # what the newest checkpoint holds, so that it isn't written twice
     _phase: PhasePlan | None = field(default=None, repr=False)
     _validated: tuple[int, Validation] | None = None  # a phase begins with the weights the one before it ended with
@@ -123,12 +124,13 @@ def begin(
         engine.load_adapter(start.checkpoint / ADAPTER)
     if start.kind == "resume" and start.checkpoint is not None:
         engine.load_optimizer(start.checkpoint / OPTIMIZER)
-    if start.identity is not None:
-        _compare_engines(start.identity, engine, state, reporter)
     in_flight = InFlight(run.path)
     death = in_flight.death()
     if death is not None:  # it may have learnt more than its last checkpoint says
         state.memory = death.memory
+    other_engine = None if start.identity is None else _compare_engines(start.identity, engine, state, reporter)
+    if other_engine is not None:
+        death = None  # what it needed says nothing of what this engine will
     run.write_settings(plan.settings)
     identity = plan.identity(engine.name, engine.facts().get("versions", {}))
     metrics = Metrics(run.path, state.records, state.update)
@@ -145,6 +147,7 @@ def begin(
         identity=identity,
         memory=Descent(engine, given, state, plan.settings.memory, run.path, in_flight, metrics, reporter),
         death=death,
+        other_engine=other_engine,
     )
     if start.kind == "resume" and start.checkpoint is not None:
         session.checkpoints.point_best(Snapshot(identity, state))
@@ -153,10 +156,13 @@ def begin(
 
 
 def settle_in(session: Session) -> None:
-    """Before the first update: a rung lower after a kill for memory, epochs within the time budget, a checkpoint."""
+    """Before the first update: a rung lower after a kill for memory, losses as this engine scores them, epochs within
+    the time budget, a checkpoint."""
     state, settings = session.state, session.plan.settings
     if session.death is not None:
         session.memory.after(session.death)
+    if session.other_engine is not None:
+        _carry_losses_over(session)
     resuming = session.plan.start.kind == "resume"
     budget = settings.training.time_budget_hours
     if budget is not None and not (resuming and state.schedule_from == "time budget"):
@@ -167,19 +173,42 @@ def settle_in(session: Session) -> None:
         session.save()  # so that a kill before the first update resumes too, with the schedule that was chosen
 
 
-def _compare_engines(former: RunIdentity, engine: Engine, state: TrainingState, reporter: Reporter) -> None:
-    """Say what a resume on another engine or other versions means."""
+def _compare_engines(former: RunIdentity, engine: Engine, state: TrainingState, reporter: Reporter) -> str | None:
+    """Say what a resume on another engine or other versions means; the former engine's name where it was another."""
     if former.engine != engine.name:
-        state.best = None
         reporter.note(
             f"the run was on the {former.engine} engine, this is {engine.name}: its 4-bit base differs, so the best "
             "counts anew from here and the run differs from one that was never interrupted"
         )
-    elif former.versions != (versions := engine.facts().get("versions", {})):
+        if not state.finished:  # nothing would come after it
+            state.best = None
+        state.memory = state.memory.on_another_engine()
+        return former.engine
+    if former.versions != (versions := engine.facts().get("versions", {})):
         changed = sorted(
             name for name in {*former.versions, *versions} if former.versions.get(name) != versions.get(name)
         )
         reporter.note(f"other versions of {', '.join(changed)} than before: the same bits aren't promised")
+    return None
+
+
+def _carry_losses_over(session: Session) -> None:
+    """Score the weights here, and the losses of the phase in progress in proportion: those that follow compare."""
+    state = session.state
+    losses = state.losses_of(state.phase)
+    if state.finished:
+        return
+    if losses.last is not None:  # otherwise the phase begins, and is scored then
+        session.memory.enter(state.phase)
+        validation = session.validate()
+        if validation is None:
+            return
+        session.reporter.note(
+            f"validation loss of these weights on {session.engine.name}: {validation.loss:.4f}; on "
+            f"{session.other_engine} it was last {losses.last:.4f}, and this phase's losses count in proportion"
+        )
+        state.losses[str(state.phase)] = losses.carried_over(validation.loss)
+    session.saved = None  # from here on it is a run of this engine
 
 
 def final_adapter(session: Session, save_tokenizer: Any) -> Path | None:

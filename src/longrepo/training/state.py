@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from longrepo.curriculum.phases import Phase, Schedule
@@ -18,6 +18,18 @@ class PhaseLosses:
 
     start: float | None = None
     epochs: list[float] = field(default_factory=list)
+
+    @property
+    def last(self) -> float | None:
+        """The loss measured last."""
+        return self.epochs[-1] if self.epochs else self.start
+
+    def carried_over(self, now: float) -> PhaseLosses:
+        """The same losses on another base, where the present weights score `now`: in proportion, for all that is
+        asked of them (the gate, early stopping) is by which share they fell."""
+        assert self.start is not None and self.last is not None
+        ratio = now / self.last if self.last else 1.0
+        return PhaseLosses(self.start * ratio, [loss * ratio for loss in self.epochs])
 
 
 @dataclass
@@ -77,6 +89,10 @@ class MemoryState:
     relief: int = 0  # bytes of gradients and moments that freezing gave back
     max_length: int | None = None  # tokens; longer sequences are cut
     steps: list[dict[str, Any]] = field(default_factory=list)  # every step down, as in metrics.jsonl
+
+    def on_another_engine(self) -> MemoryState:
+        """What still holds there: what was given up. Its methods and peaks are planned anew."""
+        return replace(self, phases={}, ceiling=None)
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> MemoryState:

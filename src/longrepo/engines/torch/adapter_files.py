@@ -11,8 +11,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from longrepo.engines.peft_names import CONFIG, WEIGHTS, check_adapter, unreadable_adapter
 from longrepo.engines.torch.rows import PatchedEmbedding, TokenRows
-from longrepo.errors import InputError
 
 Tensor = torch.Tensor
 
@@ -20,7 +20,7 @@ Tensor = torch.Tensor
 def write_adapter(folder: Path, model: PeftModel, rows: TokenRows | None, base_name: str) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` into an existing folder."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in _tensors(model, rows).items()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     config = model.peft_config["default"].to_dict()
     config |= {
         "base_model_name_or_path": base_name,
@@ -28,24 +28,19 @@ def write_adapter(folder: Path, model: PeftModel, rows: TokenRows | None, base_n
         "trainable_token_indices": rows.ids.tolist() if rows else None,
     }
     text = json.dumps(config, indent=2, sort_keys=True, default=_jsonable)
-    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 @torch.no_grad()
 def read_adapter(folder: Path, model: PeftModel, rows: TokenRows | None) -> None:
     """Copy a folder's adapter into the model. Raises InputError where it was made for another model or other LoRA."""
-    file = folder / "adapter_model.safetensors"
+    file = folder / WEIGHTS
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: can't be read as an adapter ({error}); give a folder in PEFT's format") from None
+        raise unreadable_adapter(file, error) from None
     ours = _tensors(model, rows)
-    wrong = sorted(ours.keys() ^ saved.keys()) or [n for n in sorted(ours) if ours[n].shape != saved[n].shape]
-    if wrong:
-        raise InputError(
-            f"{file}: made for another base model, other LoRA settings or other structure tokens "
-            f"(first difference: {wrong[0]}); use the settings.yaml of the run it comes from"
-        )
+    check_adapter(file, {n: t.shape for n, t in ours.items()}, {n: t.shape for n, t in saved.items()})
     for name, tensor in ours.items():
         tensor.copy_(saved[name])
 

@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from longrepo.errors import InputError
+from longrepo.engines.peft_names import unknown_parameter, unreadable_optimizer
 
 Named = dict[str, torch.nn.Parameter]
 
@@ -30,10 +30,10 @@ def read_optimizer(file: Path, optimizer: torch.optim.Optimizer, parameters: Nam
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: can't be read as an optimizer's state ({error}); use another checkpoint") from None
+        raise unreadable_optimizer(file, error) from None
     unknown = {key.rpartition("/")[0] for key in saved} - parameters.keys()
     if unknown:
-        raise InputError(f"{file}: state of unknown parameters ({sorted(unknown)[0]}); the LoRA settings differ")
+        raise unknown_parameter(file, min(unknown))
     optimizer.state.clear()
     for key, value in saved.items():
         name, _, part = key.rpartition("/")

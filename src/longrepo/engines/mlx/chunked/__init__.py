@@ -1,0 +1,1 @@
+"""The exact chunked step in MLX."""

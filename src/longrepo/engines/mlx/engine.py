@@ -1,0 +1,194 @@
+"""The MLX engine: a 4-bit base from mlx-lm, LoRA, one weighted step."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from longrepo.config.schema import Settings
+from longrepo.engines import process
+from longrepo.engines.base import Batch
+from longrepo.engines.method import Method
+from longrepo.engines.mlx.adapter_files import read_adapter, write_adapter
+from longrepo.engines.mlx.chunked.step import ChunkedStep
+from longrepo.engines.mlx.chunked.store import DiskStore, MemoryStore, Store
+from longrepo.engines.mlx.chunked.support import why_not
+from longrepo.engines.mlx.device import Placement, place
+from longrepo.engines.mlx.gradients import Gradients
+from longrepo.engines.mlx.load import load_base
+from longrepo.engines.mlx.lora import Lora, Slot, attach_lora, slots_of
+from longrepo.engines.mlx.loss import Scored, nll_of
+from longrepo.engines.mlx.optimizer import AdamW
+from longrepo.engines.mlx.optimizer_files import read_optimizer, write_optimizer
+from longrepo.engines.mlx.plain import plain_step
+from longrepo.engines.mlx.rows import TokenRows, patch
+from longrepo.engines.mlx.scalar import number
+from longrepo.errors import InputError, OutOfMemory
+
+if TYPE_CHECKING:
+    from longrepo.sequences.tokenizer import RepoTokenizer
+
+SCORING = 512  # tokens of a chunk where the method has none
+
+
+class MlxEngine:
+    """See `longrepo.engines.base.Engine` for what each method promises."""
+
+    name = "mlx"
+
+    def __init__(self, model: Any, rows: TokenRows | None, settings: Settings, placement: Placement) -> None:
+        self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
+        self.device = placement.device
+        self.choices: list[tuple[str, str]] = list(placement.choices)
+        self.pad_id = 0  # any token would do: padding is neither attended to nor scored
+        self._dropout = attach_lora(model, settings)
+        self._rows = Slot("rows", rows, "weight") if rows is not None else None
+        self.slots = [*slots_of(model), *([self._rows] if self._rows else [])]
+        self._gradients = Gradients({slot.name for slot in self.slots})
+        self._optimizer = AdamW(settings.training.weight_decay)
+        self._why_not = why_not(model, self._rows, self._dropout.at)
+        self._chunks = ChunkedStep(model, self._rows, self._dropout.at)
+        self._store: Store = MemoryStore()
+        self.method = Method()
+
+    @classmethod
+    def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> MlxEngine:
+        """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
+        placement = place(device, settings.training.precision)
+        model, notes = load_base(settings.model, tokenizer, placement.dtype)
+        ids = list(tokenizer.initial_from)
+        rows = patch(model, ids, tokenizer.vocabulary_size) if ids else None
+        engine = cls(model, rows, settings, placement)
+        engine.choices += [(f"base: {settings.model.name}", note) for note in notes]
+        return engine
+
+    def use(self, method: Method, scratch: Path | None = None) -> None:
+        if method.step == "chunked" and (reason := self.why_not_chunked()):
+            raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
+        self.method = method
+        self._store = DiskStore(scratch or Path(tempfile.gettempdir())) if method.store == "disk" else MemoryStore()
+
+    def why_not_chunked(self) -> str | None:
+        return self._why_not
+
+    def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
+        self._dropout.key = key
+        self.model.train()
+        plain = self.method.step == "plain"
+        with _said_when_memory_ends(self.device, batch.input_ids.size):
+            if plain and not self._settings.training.use_gradient_checkpointing:
+                parts = plain_step(self.model, self.slots, batch, normaliser, self._gradients)
+            else:
+                # One chunk of the whole sequence is the plain step with its layers checkpointed.
+                method = Method("chunked", batch.input_ids.shape[1]) if plain else self.method
+                parts = self._chunks.accumulate(batch, normaliser, method, self._store, self._gradients)
+        return math.fsum(number(part) for part in parts)
+
+    def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
+        norm = self._optimizer.update(self.slots, self._gradients, learning_rate, max_grad_norm)
+        self.drop_gradients()
+        return norm
+
+    def drop_gradients(self) -> None:
+        self._gradients.clear()
+
+    def freeze(self, modules: Sequence[str]) -> int:
+        frozen = [slot for slot in self.slots if set(slot.name.split(".")) & set(modules)]
+        for slot in frozen:
+            self._gradients.trained.discard(slot.name)
+            self._gradients.by_name.pop(slot.name, None)
+            self._optimizer.moments.pop(slot.name, None)
+        return sum(slot.value.size for slot in frozen)
+
+    def score(self, batch: Batch) -> npt.NDArray[np.float32]:
+        self.model.eval()
+        wanted = (batch.loss_weights != 0).astype(np.float32)
+        wanted[:, 0] = 0
+        scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
+        ids = mx.array(batch.input_ids.astype(np.int32))
+        with _said_when_memory_ends(self.device, batch.input_ids.size):
+            for start, end, hidden in self._chunks.hidden(ids, self.method.chunk or SCORING):
+                scored = Scored.of(batch.input_ids, wanted, start, end)
+                flat = hidden.reshape(-1, hidden.shape[-1])
+                for part in scored.parts():
+                    nll = np.array(nll_of(self._chunks.logits, flat[part.at], part.targets))
+                    row, place = np.divmod(np.array(part.at), end - start)
+                    scores[row, start + 1 + place] = nll
+        return scores
+
+    def generate(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+        from mlx_lm.generate import generate_step
+
+        self.model.eval()
+        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens)
+        ends = set(self.model.eos_token_ids)
+        return list(itertools.takewhile(lambda token: token not in ends, (int(token) for token, _ in steps)))
+
+    @contextmanager
+    def base_only(self) -> Iterator[None]:
+        switches: list[Any] = [module for module in self.model.modules() if isinstance(module, Lora)]
+        switches += [self.rows] if self.rows is not None else []
+        for switch in switches:
+            switch.active = False
+        try:
+            yield
+        finally:
+            for switch in switches:
+                switch.active = True
+
+    def save_adapter(self, folder: Path) -> None:
+        write_adapter(folder, self.model, self.rows, self._settings)
+
+    def load_adapter(self, folder: Path) -> None:
+        read_adapter(folder, self.model, self.rows)
+
+    def save_optimizer(self, file: Path) -> None:
+        write_optimizer(file, self._optimizer.moments, self._optimizer.step)
+
+    def load_optimizer(self, file: Path) -> None:
+        shapes = {slot.name: slot.value.shape for slot in self.slots}
+        self._optimizer.moments, self._optimizer.step = read_optimizer(file, shapes)
+
+    def peak_memory(self) -> int:
+        return mx.get_peak_memory() if self.device == "metal" else process.peak_resident()
+
+    def reset_peak_memory(self) -> None:
+        mx.reset_peak_memory()
+        process.reset_peak_resident()
+
+    def facts(self) -> dict[str, Any]:
+        from mlx_lm.utils import get_total_parameters
+
+        trained = sum(slot.value.size for slot in self.slots if slot.name in self._gradients.trained)
+        return {
+            "engine": self.name,
+            "device": self.device,
+            "dtype": self._placement.dtype_name,
+            "parameters": get_total_parameters(self.model),
+            "trainable_parameters": trained,
+            "versions": {name: version(name) for name in ("mlx", "mlx-lm")},
+        }
+
+
+@contextmanager
+def _said_when_memory_ends(device: str, tokens: int) -> Iterator[None]:
+    """MLX says it in a RuntimeError's text, on Metal for a single array that is too large."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocat" not in str(error):
+            raise
+        raise OutOfMemory(
+            f"{device}: out of memory in a step of {tokens} tokens; the checkpoints are whole: end other programs, or "
+            "leave out the longest phase, or lower lora.r, and go on with --resume auto"
+        ) from None

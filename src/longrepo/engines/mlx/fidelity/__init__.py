@@ -1,0 +1,1 @@
+"""mlx-lm's models, made to compute what a model's own configuration says."""

@@ -1,0 +1,45 @@
+"""The head and the loss in parts: the logits of a whole sequence never exist at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+
+Head = Callable[[mx.array], mx.array]
+PART = 256  # positions; 48 MiB of float32 logits at StarCoder2's vocabulary
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scored positions of some `[rows, tokens]`, flattened: `at` `[scored]` their indices, `targets` `[scored]` the
+    token that follows each, `weights` `[scored]`."""
+
+    at: mx.array
+    targets: mx.array
+    weights: mx.array
+
+    @staticmethod
+    def of(ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], start: int, end: int) -> Scored:
+        """Among the positions from `start` to `end` of each row. Position p is scored by the weight of token p + 1."""
+        rows = len(ids)
+        targets, following = np.zeros((rows, end - start), np.int32), np.zeros((rows, end - start), np.float32)
+        there = min(end + 1, ids.shape[1]) - (start + 1)  # the last token is followed by none
+        targets[:, :there] = ids[:, start + 1 : start + 1 + there]
+        following[:, :there] = weights[:, start + 1 : start + 1 + there]
+        at = np.flatnonzero(following)
+        return Scored(mx.array(at.astype(np.int32)), mx.array(targets.ravel()[at]), mx.array(following.ravel()[at]))
+
+    def parts(self) -> Iterator[Scored]:
+        for start in range(0, self.at.size, PART):
+            part = slice(start, start + PART)
+            yield Scored(self.at[part], self.targets[part], self.weights[part])
+
+
+def nll_of(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
+    """The negative log-likelihood (nats, float32) `[positions]` of `targets` after `hidden` `[positions, width]`."""
+    return nn.losses.cross_entropy(head(hidden[None])[0].astype(mx.float32), targets)

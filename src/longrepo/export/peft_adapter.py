@@ -1,0 +1,53 @@
+"""A LoRA adapter in PEFT's format, read for conversion: only what every tool understands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlx.core as mx
+
+from longrepo.engines.mlx.adapter_files import load_float32
+from longrepo.engines.peft_names import CONFIG, ROWS, WEIGHTS, lora_path, tensor_name, unreadable_adapter
+from longrepo.errors import InputError
+from longrepo.export.source import read_adapter_config
+
+_MORE_THAN_LORA = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "use_qalora", "fan_in_fan_out")
+
+
+@dataclass(frozen=True)
+class PeftAdapter:
+    """`lora`: float32 `lora_a` `[in, r]` and `lora_b` `[r, out]` by path; `rows`: float32 `[k, hidden]`, of the token
+    ids `row_ids`."""
+
+    r: int
+    scale: float
+    dropout: float
+    lora: dict[str, mx.array]
+    row_ids: tuple[int, ...]
+    rows: mx.array | None
+
+
+def read_peft(folder: Path) -> PeftAdapter:
+    """Raises InputError where it can't be read, or is more than LoRA with trained rows."""
+    config, file = read_adapter_config(folder), folder / WEIGHTS
+    if config.get("peft_type") != "LORA" or any(config.get(name) for name in _MORE_THAN_LORA):
+        also = next((name for name in _MORE_THAN_LORA if config.get(name)), f"peft_type {config.get('peft_type')}")
+        raise InputError(f"{folder / CONFIG}: only plain LoRA can be converted, and this has {also}")
+    try:
+        tensors = load_float32(file)
+    except RuntimeError as error:
+        raise unreadable_adapter(file, error) from None
+    rows = tensors.pop(tensor_name(ROWS), None)
+    lora = {}
+    for name, tensor in tensors.items():
+        if (path := lora_path(name)) is None:
+            raise InputError(f"{file}: only plain LoRA can be converted, and this has {name}")
+        lora[path] = mx.contiguous(tensor.T)
+    ids = config.get("trainable_token_indices") or []
+    ids = [id for some in ids.values() for id in some] if isinstance(ids, dict) else ids
+    if len(ids) != (0 if rows is None else len(rows)):
+        raise InputError(f"{folder}: {CONFIG} names {len(ids)} trained tokens, {WEIGHTS} holds another number")
+    r = int(config["r"])
+    scale = config["lora_alpha"] / (r**0.5 if config.get("use_rslora") else r)
+    return PeftAdapter(r, scale, float(config.get("lora_dropout", 0.0)), lora, tuple(ids), rows)

@@ -1,0 +1,182 @@
+"""The MLX models compute what transformers computes from the same folder, past a window and through a cache too."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import transformers
+
+from longrepo import embedded
+from longrepo.config.schema import ModelSettings
+from longrepo.engines.mlx.load import load_base
+from longrepo.errors import InputError
+
+VOCABULARY, WINDOW, TOLERANCE = 200, 16, 1e-4
+MILLION = {"rope_type": "default", "rope_theta": 1e6}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 1e4,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+BY_LAYER = {"sliding_window": WINDOW, "use_sliding_window": True, "max_window_layers": 1}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "starcoder2": ("Starcoder2", {"sliding_window": WINDOW, "rope_parameters": MILLION}),
+    "starcoder2, no window or bias, untied": (
+        "Starcoder2",
+        {"use_bias": False, "tie_word_embeddings": False, "hidden_act": "gelu", "rope_parameters": LINEAR},
+    ),
+    "llama": ("Llama", {"rope_parameters": LLAMA3}),
+    "llama, biases, wide heads, gelu": (
+        "Llama",
+        {"attention_bias": True, "mlp_bias": True, "head_dim": 32, "hidden_act": "gelu", "rope_parameters": YARN},
+    ),
+    "llama, tied, one mscale": ("Llama", {"tie_word_embeddings": True, "rope_parameters": YARN | {"mscale": 0.7}}),
+    "llama, both mscales": ("Llama", {"rope_parameters": YARN | {"mscale": 0.7, "mscale_all_dim": 0.5}}),
+    "llama, attention factor": ("Llama", {"rope_parameters": YARN | {"attention_factor": 1.3}}),
+    "mistral": ("Mistral", {"sliding_window": WINDOW, "rope_parameters": MILLION}),
+    "mistral, no window": ("Mistral", {"sliding_window": None, "rope_parameters": LINEAR}),
+    "qwen2": ("Qwen2", BY_LAYER | {"rope_parameters": MILLION}),
+    "qwen2, window not used": ("Qwen2", {"sliding_window": WINDOW, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", BY_LAYER | {"head_dim": 16, "attention_bias": True, "rope_parameters": MILLION}),
+    "gemma": ("Gemma", {"head_dim": 16, "attention_bias": True, "rope_parameters": LINEAR}),
+    "gemma, gelu meant as tanh": ("Gemma", {"head_dim": 32, "hidden_act": "gelu"}),
+}
+
+
+def published(folder: Path, name: str, changes: dict[str, Any]) -> Any:
+    """A small random model of transformers, every bias and norm its own, saved in `folder`."""
+    shape: dict[str, Any] = {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": VOCABULARY,
+        "initializer_range": 0.2,
+    }
+    torch.manual_seed(3)
+    config = getattr(transformers, f"{name}Config")(**shape | changes)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    return model
+
+
+def load(folder: Path) -> Any:
+    tokenizer: Any = SimpleNamespace(vocabulary_size=VOCABULARY, initial_from={})
+    return load_base(ModelSettings(name=str(folder), quantization="none"), tokenizer, mx.float32)[0]
+
+
+def logits(model: Any, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    with torch.no_grad():
+        return model(torch.tensor(ids), use_cache=False).logits.numpy()
+
+
+def tokens(length: int, below: int = VOCABULARY) -> npt.NDArray[Any]:
+    return np.random.default_rng(length).integers(0, below, (2, length))
+
+
+def assert_close(ours: Any, theirs: Any) -> None:
+    assert np.abs(np.array(ours) - theirs).max() <= TOLERANCE
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_transformers(case: str, tmp_path: Path) -> None:
+    theirs = published(tmp_path, *CASES[case])
+    ours = load(tmp_path)
+    for length in (WINDOW - 4, 3 * WINDOW):
+        ids = tokens(length)
+        expected = logits(theirs, ids)
+        assert np.abs(expected).max() > 3
+        assert_close(ours(mx.array(ids)), expected)
+
+
+@pytest.mark.parametrize("case", ["starcoder2", "llama", "mistral", "qwen2", "qwen3", "gemma"])
+def test_generation_s_cache_gives_the_same(case: str, tmp_path: Path) -> None:
+    """A prompt in two parts, then a token at a time, past the window."""
+    expected = logits(published(tmp_path, *CASES[case]), ids := tokens(3 * WINDOW))
+    ours = load(tmp_path)
+    cache = ours.make_cache()
+    bounds = [0, 10, 40, *range(41, 3 * WINDOW + 1)]
+    parts = [ours(mx.array(ids[:, start:end]), cache) for start, end in itertools.pairwise(bounds)]
+    assert_close(mx.concatenate(parts, axis=1), expected)
+
+
+def test_transformers_4_s_spelling_of_rope_is_read(tmp_path: Path) -> None:
+    expected = logits(published(tmp_path, "Starcoder2", {"rope_parameters": LINEAR | {"rope_theta": 5e5}}), tokens(40))
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    del config["rope_parameters"]
+    file.write_text(json.dumps(config | {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}))
+    assert_close(load(tmp_path)(mx.array(tokens(40))), expected)
+
+
+def test_what_config_json_leaves_out_is_what_transformers_takes(tmp_path: Path) -> None:
+    """mlx-lm's StarCoder2 would take a theta of 100,000, its Llama tied embeddings."""
+    for name, left_out in (("Starcoder2", "rope_parameters"), ("Llama", "tie_word_embeddings")):
+        expected = logits(published(tmp_path / name, name, {}), tokens(40))
+        file = tmp_path / name / "config.json"
+        config = json.loads(file.read_text())
+        del config[left_out]
+        file.write_text(json.dumps(config))
+        assert_close(load(tmp_path / name)(mx.array(tokens(40))), expected)
+
+
+def test_the_embedded_base_past_a_window_of_512(tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(embedded.path() / name, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"sliding_window": 512}))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = tokens(700, 4096)[:1]
+    assert_close(load(tmp_path)(mx.array(ids)), logits(theirs, ids))
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown type": ({"model_type": "nonsense"}, "not model type nonsense"),
+    "type it doesn't hold": ({"model_type": "gpt2"}, "not model type gpt2"),
+    "no type": ({"model_type": None}, "not model type None"),
+    "activation": ({"hidden_act": "mish"}, "no hidden_act mish"),
+    "angles of the length": ({"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "no rope_type dynamic"),
+    "part of a head": ({"rope_parameters": MILLION | {"partial_rotary_factor": 0.5}}, "rotates whole heads"),
+    "untruncated yarn": ({"rope_parameters": YARN | {"truncate": False}}, "truncate: false"),
+    "heads of another size": ({"head_dim": 32}, "head_dim of 16"),
+    "layers of another kind": (
+        {"model_type": "qwen2", "rms_norm_eps": 1e-6, "hidden_act": "silu", "layer_types": ["chunked_attention"] * 3},
+        "no layer type chunked_attention",
+    ),
+    "untied gemma": (
+        {"model_type": "gemma", "rms_norm_eps": 1e-6, "head_dim": 16, "tie_word_embeddings": False},
+        "gemma with tied embeddings",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_computed_as_configured_is_one_line(case: str, tmp_path: Path) -> None:
+    changes, expected = REFUSED[case]
+    published(tmp_path, "Starcoder2", {})
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(InputError, match=expected) as caught:
+        load(tmp_path)
+    assert str(caught.value).startswith(f"model {tmp_path}: ")
+    assert "--engine torch" in str(caught.value) and "\n" not in str(caught.value)
