@@ -47,9 +47,10 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("kill_and_resume"), help="where everything is kept")
+    parser.add_argument("--engine", choices=["torch", "mlx"], default="torch")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
-    bench = Bench(arguments.work.resolve(), arguments.seed, arguments.overrides)
+    bench = Bench(arguments.work.resolve(), arguments.seed, arguments.engine, arguments.overrides)
     bench.copy_code()
     bench.make_data()
     bench.train_undisturbed()
@@ -62,8 +63,8 @@ def main() -> int:
 class Bench:
     """The work folder: data, the undisturbed run, the killed runs, and a record of every kill."""
 
-    def __init__(self, work: Path, seed: int, overrides: list[str]) -> None:
-        self.work, self.seed, self.overrides = work, seed, overrides
+    def __init__(self, work: Path, seed: int, engine: str, overrides: list[str]) -> None:
+        self.work, self.seed, self.engine, self.overrides = work, seed, engine, overrides
         work.mkdir(parents=True, exist_ok=True)
         self._lock = (work / ".lock").open("w")
         try:
@@ -168,7 +169,7 @@ class Bench:
         resume = ["--resume", "auto"] if run.exists() else []
         return self._longrepo(
             "training/model_trainer_unified.py", "--sequences", str(self.sequences), "--output", str(run),
-            "--model", "embedded", "--device", "cpu", *self._sets(), *resume,
+            "--model", "embedded", "--device", "cpu", "--engine", self.engine, *self._sets(), *resume,
         )  # fmt: skip
 
     def _sets(self) -> list[str]:

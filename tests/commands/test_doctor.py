@@ -21,13 +21,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from longrepo.commands.doctor import doctor
-from longrepo.engines.torch.device import Placement
 from longrepo.memory.doctor import engine, machine
 from longrepo.memory.doctor.finding import Finding
 from longrepo.reports.doctor import print_findings, verdict
 
 SHORT = ("--set", "long_context.phase1_max_length=128", "--set", "long_context.phase2_epochs=0")
-TOPICS = {"engines", "git", "chip", "cores", "device", "precision", "4-bit", "attention", "kernels", "memory", "cgroup"}
+ANYWHERE = {"engine", "engines", "git", "chip", "device", "precision", "4-bit", "memory", "cgroup"}
+TOPICS = ANYWHERE | {"cores", "attention", "kernels"}
 
 
 def ask(*words: str) -> tuple[int, dict[str, list[dict[str, str]]]]:
@@ -79,7 +79,7 @@ def test_a_damaged_folder_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_four_bit_weights_that_do_not_work_are_a_problem() -> None:
-    found = engine.four_bit(Placement(torch.device("meta"), torch.float32, ()), double=True)
+    found = engine.four_bit("meta", "float32", double=True)
     assert found.status == "problem" and found.what.startswith("4-bit weights don't work on meta (")
     assert "model.quantization=none" in found.remedy
 

@@ -49,3 +49,14 @@ def test_what_cannot_be_planned_is_said_in_one_line(case: str) -> None:
     assert "\n" not in str(out.exception)
     with pytest.raises(InputError, match=expected):
         raise out.exception
+
+
+def test_mlx_is_planned_on_the_cpu_and_says_what_that_is_worth() -> None:
+    out = plan("--engine", "mlx", "--device", "cpu", "--length", "200")
+    assert out.exit_code == 0, out.output
+    words = " ".join(out.output.split())
+    assert "engine: mlx (as asked)" in words
+    assert "validated on the CPU and not on Metal, until longrepo plan --calibrate was run there" in words
+    told = json.loads(plan("--engine", "mlx", "--device", "cpu", "--length", "200", "--json").stdout)
+    assert told["phases"][0]["method"] == {"step": "chunked", "chunk": 128, "store": "memory"}
+    assert told["checked_peak"] is None

@@ -11,6 +11,7 @@ from tiny import ADDED, TinyTokenizer, model_folder, settings
 from transformers import AutoConfig
 
 from longrepo.engines.base import Batch
+from longrepo.engines.base_config import two_depths
 from longrepo.engines.method import Method
 from longrepo.engines.torch.chunked.cache import ChunkCache
 from longrepo.engines.torch.dry_run import DryRun, Measured
@@ -93,7 +94,7 @@ def test_unlike_layers_are_run_in_whole_periods(tmp_path: Path) -> None:
     kinds = ["sliding_attention", "sliding_attention", "full_attention"]
     run = dry_run(model_folder(tmp_path, **SHAPE), Method())
     run.config.num_hidden_layers, run.config.layer_types = 11, (kinds * 4)[:11]
-    assert run._two_depths() == (2, 5)
+    assert two_depths(run.config, run.method) == (2, 5)
 
 
 def test_metal_is_planned_with_the_scores_materialised(folder: Path) -> None:

@@ -33,6 +33,7 @@ class MadeUp:
     device: str
     dtype: str
     added: int
+    engine: str = "torch"
     why_not_chunked: str | None = None
     weights: int = GIB
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+
+class EngineName(StrEnum):
+    auto = "auto"
+    torch = "torch"
+    mlx = "mlx"
+
+
+EngineOption = Annotated[
+    EngineName,
+    typer.Option("--engine", help="What computes. auto: MLX on Apple Silicon where it is installed, else torch."),
+]
 SequencesArgument = Annotated[
     Path, typer.Argument(metavar="SEQUENCES", help="A folder of sequences, or a .json, .jsonl or .parquet file.")
 ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from longrepo.commands.arguments import ConfigOption, ModelOption, SetOption, overrides_of
+from longrepo.commands.arguments import ConfigOption, EngineName, EngineOption, ModelOption, SetOption, overrides_of
 from longrepo.commands.train import OUTPUT, Device
 from longrepo.config.load import load_settings
 
@@ -15,6 +15,7 @@ def doctor(
     config: ConfigOption = None,
     model: ModelOption = None,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    engine: EngineOption = EngineName.auto,
     set_: SetOption = None,
     json_: Annotated[bool, typer.Option("--json", help="For programs: the findings as JSON.")] = False,
 ) -> None:
@@ -25,7 +26,7 @@ def doctor(
     from longrepo.memory.doctor.examine import examine
     from longrepo.reports.doctor import as_json, print_findings
 
-    found = examine(settings, device.value, OUTPUT)
+    found = examine(settings, engine.value, device.value, OUTPUT)
     if json_:
         findings = list(found)
         print(as_json(findings))

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longrepo.commands.arguments import EngineName, EngineOption
 from longrepo.commands.train import Device
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
+    from longrepo.engines.choose import Choice
     from longrepo.evaluation.compare import Comparison
 
 
@@ -24,21 +26,29 @@ def evaluate(
     ] = None,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
     device: Annotated[Device, typer.Option(help="Where to score.")] = Device.auto,
+    engine: EngineOption = EngineName.auto,
 ) -> None:
     """Compare base and tuned on sequences that training never saw, length by length; writes evaluation.json."""
     from rich.console import Console
 
+    from longrepo.engines.choose import choose
     from longrepo.reports.evaluation import print_comparison
 
     if not (run / "adapter").is_dir():
         raise InputError(f"{run}: holds no adapter/; give the folder of a finished run")
-    comparisons = run_evaluation(run, sequences or _trained_on(run), split, device.value, run / "evaluation.json")
+    choice = choose(engine.value, device.value)
+    print(f"{choice.line[0]}: {choice.reason}")
+    result = run / "evaluation.json"
+    comparisons = run_evaluation(run, sequences or _trained_on(run), split, choice, device.value, result)
     print_comparison(comparisons, Console())
 
 
-def run_evaluation(run: Path, sequences: Path, split: str, device: str, result: Path) -> list[Comparison]:
+def run_evaluation(
+    run: Path, sequences: Path, split: str, choice: Choice, device: str, result: Path
+) -> list[Comparison]:
     """Score the split under base and tuned, write `result`. Raises InputError where the split has no sequences."""
     from longrepo.curriculum.phases import phases_from
+    from longrepo.engines.choose import create
     from longrepo.evaluation.compare import compare
     from longrepo.evaluation.result import write_result
     from longrepo.reports.progress import counting
@@ -55,9 +65,7 @@ def run_evaluation(run: Path, sequences: Path, split: str, device: str, result: 
         raise InputError(f"{sequences}: holds no {split} sequences to compare on; prepare them again")
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
     check_tokenizer(file.header, tokenizer)
-    from longrepo.engines.torch.engine import TorchEngine
-
-    engine = TorchEngine.create(settings, tokenizer, device)
+    engine = create(choice, settings, tokenizer, device)
     engine.load_adapter(run / "adapter")
     caps = [phase.max_length for phase in phases_from(settings)]
     with counting("comparing base and tuned", held_out) as tick:

@@ -13,6 +13,7 @@ from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
+    from longrepo.engines.choose import Choice
     from longrepo.sequences.assembly import Origin, Tools
     from longrepo.sequences.model_difficulty import Scorer
     from longrepo.sequences.tokenizer import RepoTokenizer
@@ -45,8 +46,9 @@ def opened(repos: Sequence[Path], weights: Sequence[float] | None, revision: str
 
 
 @contextmanager
-def tools(settings: Settings, model: str | None, verbose: bool) -> Iterator[Tools]:
-    """The tokenizer of `model` (else of the settings), the cache, and a terminal that shows how far the work is."""
+def tools(settings: Settings, model: str | None, verbose: bool, choice: Choice | None = None) -> Iterator[Tools]:
+    """The tokenizer of `model` (else of the settings), the cache, and a terminal that shows how far the work is.
+    `choice`: the engine that scores difficulty; default: as `auto` chooses."""
     from longrepo.reports.progress import Terminal
     from longrepo.sequences.assembly import Tools
     from longrepo.sequences.cache import Cache, cache_folder
@@ -58,7 +60,7 @@ def tools(settings: Settings, model: str | None, verbose: bool) -> Iterator[Tool
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
     cache = Cache(cache_folder())
     try:
-        scorer = _base_model(settings, tokenizer) if settings.data.model_difficulty else None
+        scorer = _base_model(settings, tokenizer, choice) if settings.data.model_difficulty else None
         workers = min(_MOST_WORKERS, os.cpu_count() or 1)
         yield Tools(tokenizer, cache, workers, Terminal(verbose), scorer)
     except KeyboardInterrupt:
@@ -68,13 +70,13 @@ def tools(settings: Settings, model: str | None, verbose: bool) -> Iterator[Tool
         cache.close()
 
 
-def _base_model(settings: Settings, tokenizer: RepoTokenizer) -> Scorer:
+def _base_model(settings: Settings, tokenizer: RepoTokenizer, choice: Choice | None) -> Scorer:
     import numpy as np
 
     from longrepo.engines.base import Batch
-    from longrepo.engines.torch.engine import TorchEngine
+    from longrepo.engines.choose import choose, create
 
-    engine = TorchEngine.create(settings, tokenizer)
+    engine = create(choice or choose("auto", "auto"), settings, tokenizer)
 
     def score(ids: np.ndarray, weights: np.ndarray) -> float:
         with engine.base_only():

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longrepo.commands.arguments import ModelOption, SetOption
+from longrepo.commands.arguments import EngineName, EngineOption, ModelOption, SetOption
 from longrepo.commands.evaluate import run_evaluation
 from longrepo.commands.origins import opened, tools
 from longrepo.commands.train import Arguments, Device, run_training
 from longrepo.config.files import write_text
 from longrepo.config.load import dump_yaml, load_settings, settings_hash
 from longrepo.config.schema import Settings
+from longrepo.engines.choose import choose, place
 from longrepo.errors import InputError
 from longrepo.pipeline.choices import Choice, Chooser, choose_amounts, choose_lengths, latest
 from longrepo.pipeline.stages import Stage
@@ -46,6 +47,7 @@ def pipeline(
         bool, typer.Option(help="Related files, commits and questions; off: plain overlapping windows.")
     ] = True,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    engine: EngineOption = EngineName.auto,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
 ) -> None:
@@ -56,7 +58,7 @@ def pipeline(
     from longrepo.reports.pipeline import PipelineReporter
 
     with opened(repo, weight, revision) as origins:
-        walk = _Walk(origins, settings, device.value, verbose, PipelineReporter())
+        walk = _Walk(origins, settings, engine.value, device.value, verbose, PipelineReporter())
         status = walk.run(output or Path("runs") / walk.name, long_context_mode)
     if status:
         raise typer.Exit(status)
@@ -66,10 +68,17 @@ class _Walk:
     """The stages one after another; each is told what the one before it left."""
 
     def __init__(
-        self, origins: Sequence[Origin], settings: Settings, device: str, verbose: bool, reporter: PipelineReporter
+        self,
+        origins: Sequence[Origin],
+        settings: Settings,
+        engine: str,
+        device: str,
+        verbose: bool,
+        reporter: PipelineReporter,
     ) -> None:
         self.origins = origins
         self.name = "+".join(origin.repository.name for origin in origins)
+        self.engine = choose(engine, device)
         self.chooser, self.device, self.verbose, self.reporter = Chooser(settings), device, verbose, reporter
 
     def run(self, output: Path, long_context: bool) -> int:
@@ -90,16 +99,14 @@ class _Walk:
         return 0
 
     def _look(self) -> None:
-        from longrepo.engines.torch.device import place
         from longrepo.memory.budget import find_budget
         from longrepo.memory.planner import Planner
 
         settings = self.chooser.settings
-        placement = place(self.device, settings.training.precision)
-        dtype = str(placement.dtype).removeprefix("torch.")
-        planner = Planner.of(settings, placement.device.type, dtype)
-        budget = find_budget(placement.device.type, settings.memory.budget_gb)
-        for what, why in placement.choices:
+        kind, dtype, choices = place(self.engine, self.device, settings.training.precision)
+        planner = Planner.of(settings, kind, dtype, engine=self.engine.name)
+        budget = find_budget(kind, settings.memory.budget_gb)
+        for what, why in (self.engine.line, *choices):
             key, value = what.split(": ")
             self.chooser.choices.append(Choice(key, value, why))
         choose_lengths(
@@ -137,7 +144,7 @@ class _Walk:
         if not stage.done:
             began = time.monotonic()
             length = settings.model.max_position_embeddings
-            with tools(settings, None, self.verbose) as ready:
+            with tools(settings, None, self.verbose, self.engine) as ready:
                 if long_context:
                     prepared = prepare(self.origins, settings, ready, 3 if with_third else 2, length)
                 else:
@@ -177,6 +184,7 @@ class _Walk:
                 resume="auto" if stage.folder.exists() else None,
                 overrides=(),
                 device=self.device,
+                engine=self.engine.name,
                 verbose=self.verbose,
                 go_on=shlex.join(sys.orig_argv),  # its stages know what is done
             )
@@ -195,7 +203,7 @@ class _Walk:
         if stage.done:
             comparisons = read_result(result)
         else:
-            comparisons = run_evaluation(run, sequences, "test", self.device, result)
+            comparisons = run_evaluation(run, sequences, "test", self.engine, self.device, result)
             stage.finish()
         print_comparison(comparisons, self.reporter.console)
         for note in header.notes:

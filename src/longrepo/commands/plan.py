@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longrepo.commands.arguments import ConfigOption, ModelOption, SetOption, overrides_of
+from longrepo.commands.arguments import ConfigOption, EngineName, EngineOption, ModelOption, SetOption, overrides_of
 from longrepo.commands.train import Device
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
+    from longrepo.engines.choose import Choice
     from longrepo.memory.budget import Budget
 
 
@@ -26,6 +27,7 @@ def plan(
         list[int] | None, typer.Option(min=2, help="Plan sequences of so many tokens, not the phases. Repeatable.")
     ] = None,
     device: Annotated[Device, typer.Option(help="Plan for it; with --budget-gb it needn't be there.")] = Device.auto,
+    engine: EngineOption = EngineName.auto,
     budget_gb: Annotated[float | None, typer.Option(help="Over memory.budget_gb; of another machine, in GiB.")] = None,
     sequences: Annotated[Path | None, typer.Option(help="Hours of the whole schedule on these sequences.")] = None,
     inference: Annotated[bool, typer.Option("--inference", help="What answering needs: weights and KV cache.")] = False,
@@ -39,27 +41,30 @@ def plan(
     settings = load_settings(config, overrides_of(set_, model))
     from rich.console import Console
 
-    from longrepo.memory.calibration import calibration, step_overhead
+    from longrepo.engines.choose import choose
+    from longrepo.memory.calibration import calibration, checked_peak, step_overhead
     from longrepo.memory.outlook import inference_outlook, machine_table, outlook
     from longrepo.memory.planner import Planner
     from longrepo.reports.plan import show_inference, show_machines, show_outlook
 
     console = Console(highlight=False)
-    kind, dtype, here = _place(device.value, settings, budget_gb)
+    choice = choose(engine.value, device.value)
+    kind, dtype, here = _place(choice, device.value, settings, budget_gb)
     if calibrate and not here:
         raise InputError(f"--calibrate times this machine, and --device {kind} with --budget-gb plans for another")
-    planner = Planner.of(settings, kind, dtype)
+    planner = Planner.of(settings, kind, dtype, engine=choice.name)
     if inference:
         found = inference_outlook(planner)
         print(json.dumps(found, indent=2)) if json_ else show_inference(found, console)
         return
     if here:
         time = calibration(planner, anew=calibrate)
-        overhead = max(planner.overhead, step_overhead()) if kind == "cpu" else 0
+        overhead = max(planner.overhead, step_overhead(choice.name)) if kind == "cpu" else 0
         planner = replace(planner, time=time, overhead=overhead)
     budget = _budget(kind, settings, budget_gb)
     lengths = {f"{tokens:,} tokens": tokens for tokens in length or ()} or _phases(settings)
-    told = outlook(planner, lengths, budget, sequences) | {"this_machine": here}
+    told = outlook(planner, lengths, budget, sequences) | {"this_machine": here, "engine_reason": choice.reason}
+    told |= {"checked_peak": checked_peak(planner) if here and choice.name == "mlx" else None}
     if machines:
         told |= {"machines": machine_table(planner, dtype)}
     if json_:
@@ -72,15 +77,16 @@ def plan(
         raise typer.Exit(2)
 
 
-def _place(device: str, settings: Settings, budget_gb: float | None) -> tuple[str, str, bool]:
+def _place(choice: Choice, device: str, settings: Settings, budget_gb: float | None) -> tuple[str, str, bool]:
     """(kind of device, precision, whether it is this machine's)."""
-    from longrepo.engines.torch.device import place
+    from longrepo.engines.choose import place
 
     if budget_gb is None or device in ("auto", "cpu"):
-        placement = place(device, settings.training.precision)
-        return placement.device.type, str(placement.dtype).removeprefix("torch."), True
+        kind, dtype, _ = place(choice, device, settings.training.precision)
+        return kind, dtype, True
     wanted = settings.training.precision
-    return device, "bfloat16" if wanted == "auto" else wanted, False
+    kind = "metal" if choice.name == "mlx" else device
+    return kind, "bfloat16" if wanted == "auto" else wanted, False
 
 
 def _budget(kind: str, settings: Settings, budget_gb: float | None) -> Budget:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longrepo.commands.arguments import ConfigOption, ModelOption, SetOption, overrides_of
+from longrepo.commands.arguments import ConfigOption, EngineName, EngineOption, ModelOption, SetOption, overrides_of
 from longrepo.config.files import write_text
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
+    from longrepo.engines.choose import Choice
     from longrepo.memory.planned import RunPlan
     from longrepo.memory.planner import Planner
     from longrepo.training.plan import Plan
@@ -46,6 +47,7 @@ class Arguments:
     device: str
     verbose: bool
     go_on: str | None = None  # the command that goes on with this run, where it isn't this one
+    engine: str = "auto"
 
 
 def train(
@@ -66,13 +68,15 @@ def train(
     ] = None,
     model: ModelOption = None,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    engine: EngineOption = EngineName.auto,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
 ) -> None:
     """Train a LoRA adapter on a file of sequences, phase by phase; Ctrl-C saves, --resume auto goes on."""
     overrides = overrides_of(set_, model)
+    where = {"device": device.value, "engine": engine.value}
     status = run_training(
-        Arguments(config, sequences, output, epochs, checkpoint, resume, overrides, device.value, verbose)
+        Arguments(config, sequences, output, epochs, checkpoint, resume, overrides, verbose=verbose, **where)
     )
     if status:
         raise typer.Exit(status)
@@ -80,6 +84,7 @@ def train(
 
 def run_training(arguments: Arguments) -> int:
     """Train as told; return the exit status (0, or 130 when stopped by Ctrl-C). Raises InputError and RunError."""
+    from longrepo.engines.choose import choose, create
     from longrepo.reports.training import TerminalReporter
     from longrepo.sequences.header import check_tokenizer
     from longrepo.sequences.store import read_sequences
@@ -90,6 +95,7 @@ def run_training(arguments: Arguments) -> int:
 
     if arguments.resume is not None and arguments.checkpoint is not None:
         raise InputError("--resume goes on with a run and --checkpoint begins a new one: give one of them")
+    choice = choose(arguments.engine, arguments.device)
     output = arguments.output or OUTPUT
     found = None
     if arguments.resume is not None:
@@ -108,19 +114,20 @@ def run_training(arguments: Arguments) -> int:
     held = plan.settings
     tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
     check_tokenizer(file.header, tokenizer)
-    planner, memory = _memory(plan, arguments.device, output)
+    planner, memory = _memory(plan, choice, arguments.device, output)
     reporter = TerminalReporter(verbose=arguments.verbose)
     with open_run(output, resuming=found is not None) as run:
-        from longrepo.engines.torch.engine import TorchEngine
         from longrepo.training.loop import train as run_loop
         from longrepo.training.watch import run_memory
 
         write_text(run.path / "memory_plan.json", memory.as_json())
         for line in memory.lines():
             reporter.note(line)
-        engine = TorchEngine.create(held, tokenizer, arguments.device)
-        for choice, reason in engine.choices:
-            reporter.note(f"{choice}: {reason}")
+        engine = create(choice, held, tokenizer, arguments.device)
+        if choice.name == "mlx":
+            engine.choices += _limits(memory)
+        for what, reason in engine.choices:
+            reporter.note(f"{what}: {reason}")
         try:
             within = run_memory(planner, memory, engine.peak_memory)
             outcome = run_loop(
@@ -136,20 +143,26 @@ def run_training(arguments: Arguments) -> int:
     return outcome.exit_status
 
 
-def _memory(plan: Plan, device: str, output: Path) -> tuple[Planner, RunPlan]:
+def _memory(plan: Plan, choice: Choice, device: str, output: Path) -> tuple[Planner, RunPlan]:
     """The longest step of each phase that is going to run, on the device that will be used; `output`'s disk holds
     what doesn't fit in memory."""
-    from longrepo.engines.torch.device import place
+    from longrepo.engines.choose import place
     from longrepo.memory.budget import find_budget
     from longrepo.memory.planner import Planner, plan_run
     from longrepo.training.plan import epochs_ahead
 
-    placement = place(device, plan.settings.training.precision)
+    kind, dtype, _ = place(choice, device, plan.settings.training.precision)
     lengths = {number: plan.schedule.phase(number).max_length for number in epochs_ahead(plan.state, plan.schedule)}
-    kind, dtype = placement.device.type, str(placement.dtype).removeprefix("torch.")
     scratch = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
-    planner = Planner.of(plan.settings, kind, dtype, scratch)
+    planner = Planner.of(plan.settings, kind, dtype, scratch, engine=choice.name)
     return planner, plan_run(planner, lengths, find_budget(kind, plan.settings.memory.budget_gb))
+
+
+def _limits(memory: RunPlan) -> tuple[tuple[str, str], ...]:
+    from longrepo.engines.mlx.limits import set_limits
+
+    planned = max((phase.chosen.peak for phase in memory.phases.values()), default=0)
+    return set_limits(memory.device, planned, memory.budget.bytes)
 
 
 def resume_command(arguments: Arguments, output: Path, sequences: Path) -> str:
@@ -159,6 +172,7 @@ def resume_command(arguments: Arguments, output: Path, sequences: Path) -> str:
     words += ["--sequences", str(sequences), "--output", str(output), "--resume", "auto"]
     words += [word for override in arguments.overrides for word in ("--set", override)]
     words += ["--device", arguments.device] if arguments.device != "auto" else []
+    words += ["--engine", arguments.engine] if arguments.engine != "auto" else []
     return shlex.join(words)
 
 

@@ -66,7 +66,7 @@ _UNLIMITED = 2**62  # version 1 writes the largest multiple of a page below 2**6
 
 
 def find_budget(device: str, set_gb: float | None) -> Budget:
-    """The budget on `mps`, `cuda` or `cpu`. `set_gb` is `memory.budget_gb`, in GiB."""
+    """The budget on `mps`, `metal` (MLX's), `cuda` or `cpu`. `set_gb` is `memory.budget_gb`, in GiB."""
     room = find_room(device)
     if set_gb is None:
         return Budget(room.bytes, room.source, limit=False)
@@ -77,14 +77,14 @@ def find_budget(device: str, set_gb: float | None) -> Budget:
 
 
 def room_now(device: str) -> int:
-    """Bytes this process may hold in all on `mps`, `cuda` or `cpu`, read anew (under a millisecond)."""
+    """Bytes this process may hold in all on `mps`, `metal`, `cuda` or `cpu`, read anew (under a millisecond)."""
     return find_room(device).bytes
 
 
 def find_room(device: str) -> Room:
     """As `room_now`, with where the figure comes from."""
-    if device == "mps":
-        return _metal()
+    if device in ("mps", "metal"):
+        return _metal(*(_held_by_torch() if device == "mps" else _held_by_mlx()))
     if device == "cuda":
         return _cuda()
     held = own_memory()
@@ -170,11 +170,22 @@ def _number(file: Path) -> int | None:
         return None
 
 
-def _metal() -> Room:
+def _held_by_torch() -> tuple[int, int]:
+    """Bytes that macOS recommends for the GPU, and that the allocator holds."""
     import torch
 
-    limit = torch.mps.recommended_max_memory()
-    free = psutil.virtual_memory().available + torch.mps.driver_allocated_memory()
+    return torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
+
+
+def _held_by_mlx() -> tuple[int, int]:
+    import mlx.core as mx
+
+    limit = int(mx.device_info()["max_recommended_working_set_size"])
+    return limit, mx.get_active_memory() + mx.get_cache_memory()
+
+
+def _metal(limit: int, held: int) -> Room:
+    free = psutil.virtual_memory().available + held
     if free < limit:
         return Room(free, "free memory, less than macOS gives the GPU", firm=False, limit=limit)
     return Room(limit, "what macOS recommends for the GPU", firm=True, limit=limit)

@@ -6,13 +6,18 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from longrepo.engines.method import Method
 from longrepo.memory.estimate import code_identity
 from longrepo.memory.kept import Kept
 from longrepo.memory.planner import Planner
 
+if TYPE_CHECKING:
+    from longrepo.engines.choose import EngineName
+
 CHUNK = 256
+CHUNK_OF_MLX_ON_CPU = 32  # it computes some hundred times slower there
 SHORT, LONG = 2, 6  # chunks
 FILE = "calibration.json"
 
@@ -20,12 +25,15 @@ FILE = "calibration.json"
 @dataclass(frozen=True)
 class Rates:
     """Seconds a token: of a layer, of a layer for each key that it attends to, and of embedding, head and loss.
-    `forward`: the share of a layer's time that is its first forward pass."""
+    `forward`: the share of a layer's time that is its first forward pass. `planned` and `measured`: bytes at the
+    highest moment of the longer of the timed steps (MLX's only)."""
 
     layer: float
     key: float
     ends: float
     forward: float
+    planned: int = 0
+    measured: int = 0
 
     def seconds(self, passes: float, tokens: int, layers: int, window: int | None) -> float:
         """Of one sequence; `passes`: the time of its layers, of what it is where each is computed forward twice and
@@ -59,28 +67,49 @@ def calibration(planner: Planner, anew: bool = False) -> Callable[[Method, int],
     return seconds
 
 
-def step_overhead() -> int:
+def step_overhead(engine: EngineName = "torch") -> int:
     """Bytes that a process on this CPU held above its tensors in a calibrated step; 0 before there was one."""
-    return int(Kept("process.json").get(f"step {code_identity()}") or 0)
+    return int(Kept("process.json").get(f"step {code_identity(engine)}") or 0)
+
+
+def checked_peak(planner: Planner) -> tuple[int, int] | None:
+    """Bytes of a small step as planned and as measured here, where the machine was calibrated for MLX."""
+    found = Kept(FILE).get(_key(planner))
+    return (found["planned"], found["measured"]) if found and found.get("measured") else None
 
 
 def _measure(planner: Planner) -> Rates:
     """Time one layer of true width with random weights at two lengths; keep what follows from it."""
-    from longrepo.engines.torch.timed import TimedStep
-
-    step = TimedStep(planner.estimator.dry_run(Method("chunked", CHUNK)), 1)
-    few, many = SHORT * CHUNK, LONG * CHUNK
+    of = planner.estimator
+    chunk = CHUNK_OF_MLX_ON_CPU if (of.engine, of.device) == ("mlx", "cpu") else CHUNK
+    run: Any = of.dry_run(Method("chunked", chunk))
+    step = _timed_step(of.engine, run)
+    few, many = SHORT * chunk, LONG * chunk
     beside = step.overhead(few)  # also does what is only done at a first time
-    if planner.estimator.device == "cpu":
-        Kept("process.json").put(f"step {code_identity()}", beside)
+    if of.device == "cpu":
+        Kept("process.json").put(f"step {code_identity(of.engine)}", beside)
     short, long = step.seconds(few), step.seconds(many)
     at_few, at_many = ((one.forward + one.backward) / n for one, n in ((short, few), (long, many)))
     key = max(0.0, at_many - at_few) / ((many - few) / 2)
     forward, ends = long.forward / (long.forward + long.backward), long.head / many
-    return Rates(max(0.0, at_many - key * many / 2), key, ends, forward)
+    layer = max(0.0, at_many - key * many / 2)
+    if of.engine == "torch":
+        return Rates(layer, key, ends, forward)
+    return Rates(layer, key, ends, forward, run.without_moments(many), step.peak(many))
+
+
+def _timed_step(engine: EngineName, run: Any) -> Any:
+    if engine == "mlx":
+        from longrepo.engines.mlx import timed as on_mlx
+
+        return on_mlx.TimedStep(run, 1)
+    from longrepo.engines.torch import timed as on_torch
+
+    return on_torch.TimedStep(run, 1)
 
 
 def _key(planner: Planner) -> str:
     one, settings = planner.estimator, planner.settings
-    facts = [one.config.to_dict(), one.device, one.dtype, settings.model.quantization, settings.lora.r, code_identity()]
+    facts = [one.config.to_dict(), one.device, one.dtype, settings.model.quantization, settings.lora.r]
+    facts.append(code_identity(one.engine))
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]

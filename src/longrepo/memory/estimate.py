@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from longrepo.config.schema import Settings
 from longrepo.engines.measured import Measured, line
@@ -16,10 +16,19 @@ from longrepo.engines.method import Method
 from longrepo.memory.kept import Kept
 
 if TYPE_CHECKING:
-    from longrepo.engines.torch.dry_run import DryRun
+    from longrepo.engines.choose import EngineName
 
 FIXED = ("weights", "adapter", "gradients", "moments")
 UNWINDOWED = 24  # chunks
+LIBRARIES = {"torch": ("torch", "transformers", "peft", "bitsandbytes"), "mlx": ("mlx", "mlx-lm", "transformers")}
+
+
+class DryRun(Protocol):
+    """`longrepo.engines.torch.dry_run.DryRun`, or MLX's."""
+
+    def whole(self, tokens: int) -> Measured: ...
+
+    def why_not_chunked(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,14 @@ class StepMemory:
 
 
 class Estimator:
-    """Steps of one model and one set of settings on one kind of device, in `dtype` (`bfloat16` or `float32`)."""
+    """Steps of one model and one set of settings on one kind of device, in `dtype` (`bfloat16` or `float32`), by one
+    engine."""
 
-    def __init__(self, config: Any, settings: Settings, device: str, dtype: str, added: int) -> None:
+    def __init__(
+        self, config: Any, settings: Settings, device: str, dtype: str, added: int, engine: EngineName = "torch"
+    ) -> None:
         self.config, self.settings, self.device, self.dtype, self.added = config, settings, device, dtype, added
+        self.engine: EngineName = engine
         self._kept = Kept("dry_runs.json")
 
     @cached_property
@@ -118,11 +131,17 @@ class Estimator:
         return measured
 
     def dry_run(self, method: Method) -> DryRun:
+        if self.engine == "mlx":
+            import mlx.core as mx
+
+            from longrepo.engines.mlx import dry_run as on_mlx
+
+            return on_mlx.DryRun(self.config, self.settings, method, self.device, getattr(mx, self.dtype), self.added)
         import torch
 
-        from longrepo.engines.torch.dry_run import DryRun
+        from longrepo.engines.torch import dry_run as on_torch
 
-        return DryRun(self.config, self.settings, method, self.device, getattr(torch, self.dtype), self.added)
+        return on_torch.DryRun(self.config, self.settings, method, self.device, getattr(torch, self.dtype), self.added)
 
     def _key(self, method: Method, tokens: int) -> str:
         training, lora = self.settings.training, self.settings.lora
@@ -136,18 +155,18 @@ class Estimator:
             "base": [self.settings.model.quantization, self.settings.model.double_quantization],
             "lora": [lora.r, lora.dropout > 0, lora.target_modules],
             "training": [training.batch_size_reference, training.use_gradient_checkpointing],
-            "code": code_identity(),
+            "code": code_identity(self.engine),
         }
         return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 @cache
-def code_identity() -> str:
+def code_identity(engine: EngineName = "torch") -> str:
     """Changes with the engine's code and with the libraries that it computes with."""
     from importlib.metadata import version
 
     digest = hashlib.sha256()
-    for file in sorted((Path(__file__).parents[1] / "engines" / "torch").rglob("*.py")):
+    engines = Path(__file__).parents[1] / "engines"
+    for file in sorted((*engines.glob("*.py"), *(engines / engine).rglob("*.py"))):
         digest.update(file.read_bytes())
-    libraries = [version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")]
-    return digest.hexdigest()[:16] + "/" + "/".join(libraries)
+    return "/".join((engine, digest.hexdigest()[:16], *map(version, LIBRARIES[engine])))

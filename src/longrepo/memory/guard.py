@@ -39,7 +39,8 @@ class Verdict:
 
 
 class Guard:
-    """For a run on `mps`, `cuda` or `cpu` within `budget_bytes` that a person set (None: what the machine has).
+    """For a run on `mps`, `metal`, `cuda` or `cpu` within `budget_bytes` that a person set (None: what
+    the machine has).
 
     `read_peak` gives the allocator's peak in bytes, `write` takes event records. Set `planned` to the planned peak of
     the method in flight, counted as `Budget.bytes` is. Use it as a context: leaving ends its thread.

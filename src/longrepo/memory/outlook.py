@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import Estimator
 from longrepo.memory.machines import machines
 from longrepo.memory.planner import Planner, check_weights
+
+if TYPE_CHECKING:
+    from longrepo.engines.choose import EngineName
 
 TIERS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
@@ -41,6 +45,7 @@ def outlook(planner: Planner, lengths: Mapping[str, int], budget: Budget, sequen
         )
     told = {
         "model": settings.model.name,
+        "engine": planner.estimator.engine,
         "device": planner.estimator.device,
         "dtype": planner.estimator.dtype,
         "budget": {"bytes": budget.bytes, "reason": budget.reason},
@@ -71,11 +76,18 @@ def _why_not(planner: Planner, tokens: int, budget: Budget) -> str:
 
 
 def machine_table(planner: Planner, dtype: str) -> list[dict[str, Any]]:
-    """Each machine with the cheapest method that fits it, by length; None where none does."""
+    """Each machine with the cheapest method that fits it, by length; None where none does. Macs by the plan's engine,
+    GPUs always by torch."""
     one, rows = planner.estimator, []
+    engines: dict[str, tuple[str, EngineName]] = {
+        "mps": ("metal", "mlx") if one.engine == "mlx" else ("mps", "torch"),
+        "cuda": ("cuda", "torch"),
+    }
     by_kind = {
-        kind: replace(planner, estimator=Estimator(one.config, one.settings, kind, dtype, one.added), overhead=0)
-        for kind in ("mps", "cuda")
+        kind: replace(
+            planner, estimator=Estimator(one.config, one.settings, device, dtype, one.added, engine), overhead=0
+        )
+        for kind, (device, engine) in engines.items()
     }
     for machine in machines():
         of = by_kind[machine.device]
@@ -86,8 +98,8 @@ def machine_table(planner: Planner, dtype: str) -> list[dict[str, Any]]:
 
 
 def inference_outlook(planner: Planner) -> dict[str, Any]:
-    """Weights, and the keys and values of a sequence in transformers' own cache, by length."""
-    from longrepo.engines.torch.key_values import cache_bytes
+    """Weights, and the keys and values of a sequence in the own cache of the engine's library, by length."""
+    cache_bytes = import_module(f"longrepo.engines.{planner.estimator.engine}.key_values").cache_bytes
 
     weights = planner.estimator.weights
     tiers = [n for n in TIERS if n <= planner.shape.max_positions]

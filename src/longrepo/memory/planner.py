@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longrepo.config.schema import Settings
 from longrepo.engines.method import Method
@@ -21,10 +22,12 @@ from longrepo.memory.planned import PhasePlan, Planned, RunPlan
 from longrepo.memory.shape import ModelShape, read_config, read_shape
 from longrepo.sequences.tokens import STRUCTURE_TOKENS
 
+if TYPE_CHECKING:
+    from longrepo.engines.choose import EngineName
+
 CHUNKS = (1024, 512, 256, 128)
 STEP = 128  # tokens: lengths that are looked for are multiples of it
 LONGEST = 131_072
-ENGINE = "longrepo.engines.torch.engine"
 DISK_SHARE = 0.9  # of the free space, where memory.max_disk_gb doesn't say
 
 
@@ -46,10 +49,11 @@ class Planner:
         dtype: str,
         scratch: Path | None = None,
         time: Callable[[Method, int], float | None] = lambda method, length: None,
+        engine: EngineName = "torch",
     ) -> Planner:
         """`scratch`: the folder of the disk store. Raises InputError for a model without a readable configuration."""
         config = read_config(settings.model.name, settings.model.revision)
-        shape = read_shape(config)
+        shape = read_shape(config, engine)
         missing = [name for name in settings.lora.target_modules if name not in shape.lora]
         if missing:
             raise InputError(
@@ -57,8 +61,8 @@ class Planner:
                 f"it has {', '.join(sorted(shape.lora))}"
             )
         added = len(STRUCTURE_TOKENS) if settings.data.structure_tokens else 0
-        estimator = Estimator(config, settings, device, dtype, added)
-        overhead = process_overhead() if device == "cpu" else 0
+        estimator = Estimator(config, settings, device, dtype, added, engine)
+        overhead = process_overhead(engine) if device == "cpu" else 0
         return Planner(settings, shape, estimator, overhead, disk_room(settings, scratch), time)
 
     def rungs(self, length: int) -> tuple[Planned, ...]:
@@ -66,7 +70,7 @@ class Planner:
 
         Raises InputError where the settings ask for chunks and the architecture can't be walked so.
         """
-        allowed = list(methods(self.settings, length, self.shape.layers))
+        allowed = list(methods(self.settings, length, self.shape.layers, self.estimator.engine))
         if any(method.step == "chunked" for method in allowed) and (reason := self.estimator.why_not_chunked):
             allowed = [method for method in allowed if method.step == "plain"]
             if not allowed:
@@ -126,11 +130,13 @@ def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> Ru
     return RunPlan(phases, budget, planner.estimator.device)
 
 
-def methods(settings: Settings, length: int, layers: int) -> Iterator[Method]:
+def methods(settings: Settings, length: int, layers: int, engine: EngineName = "torch") -> Iterator[Method]:
     """Those that `memory.step`, `memory.store` and `memory.chunk_tokens` allow, from the cheapest in time to the
-    leanest. Kept layers that are computed again cost a forward pass; a disk wears."""
+    leanest. Kept layers that are computed again cost a forward pass; a disk wears. On MLX the plain step is there
+    only where it is asked for: its graph of a whole sequence is not cheaper in time."""
     memory = settings.memory
-    if memory.step != "chunked" and memory.store == "auto" and memory.chunk_tokens == "auto":
+    may_be_plain = memory.step == "plain" or (memory.step == "auto" and engine == "torch")
+    if may_be_plain and memory.store == "auto" and memory.chunk_tokens == "auto":
         yield Method()
     if memory.step == "plain":
         if memory.store != "auto" or memory.chunk_tokens != "auto":
@@ -149,13 +155,13 @@ def methods(settings: Settings, length: int, layers: int) -> Iterator[Method]:
         yield from (Method("chunked", chunk, "disk") for chunk in lean)
 
 
-def process_overhead() -> int:
+def process_overhead(engine: EngineName = "torch") -> int:
     """Bytes of libraries and buffers that a process on the CPU holds beside its tensors: this one's, once the engine is
     imported, or what a step had where the machine was calibrated, if that is more. Ask before a model is loaded."""
-    kept, key = Kept("process.json"), code_identity()
+    kept, key, module = Kept("process.json"), code_identity(engine), f"longrepo.engines.{engine}.engine"
     libraries = kept.get(f"libraries {key}")
-    if libraries is None or ENGINE in sys.modules:
-        import_module(ENGINE)
+    if libraries is None or module in sys.modules:
+        import_module(module)
         libraries = own_memory().resident
         kept.put(f"libraries {key}", libraries)
     return max(libraries, kept.get(f"step {key}") or 0)
@@ -240,5 +246,5 @@ def _smaller_rank(planner: Planner, least: Planned, budget: Budget) -> int | Non
 
 def _with(planner: Planner, settings: Settings) -> Planner:
     one = planner.estimator
-    estimator = Estimator(one.config, settings, one.device, one.dtype, one.added)
+    estimator = Estimator(one.config, settings, one.device, one.dtype, one.added, one.engine)
     return Planner(settings, planner.shape, estimator, planner.overhead, planner.disk, planner.time)

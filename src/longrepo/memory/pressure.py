@@ -66,7 +66,7 @@ class Sensors(Protocol):
 
 
 class MachineSensors:
-    """This machine's, for a process that computes on `mps`, `cuda` or `cpu`."""
+    """This machine's, for a process that computes on `mps`, `metal`, `cuda` or `cpu`."""
 
     def __init__(self, device: str) -> None:
         self._device = device

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from longrepo.config.model_source import model_location
 from longrepo.errors import InputError
 from longrepo.memory.kept import Kept
+
+if TYPE_CHECKING:
+    from longrepo.engines.choose import EngineName
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,44 @@ def read_config(name: str, revision: str | None = None) -> Any:
         raise _unreadable(name, error) from None
 
 
-def read_shape(config: Any) -> ModelShape:
-    """Build the architecture on torch's `meta` device and count, once. Raises InputError where transformers can't."""
+def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:
+    """Build the architecture without weights, by the engine's own library, and count, once. Raises InputError where
+    that has no such model."""
     kept, key = Kept("shapes.json"), json.dumps(config.to_dict(), sort_keys=True, default=str)
+    if engine == "mlx":
+        key = f"mlx {key}"
     if (found := kept.get(key)) is None:
-        found = asdict(_counted(config))
+        found = asdict(_shape(config, _counted_by_mlx(config) if engine == "mlx" else _counted_by_torch(config)))
         kept.put(key, found)
     return ModelShape(**found)
 
 
-def _counted(config: Any) -> ModelShape:
+Counts = dict[str, Any]  # `linear`, `other` and `lora`, as in ModelShape
+
+
+def _shape(config: Any, counts: Counts) -> ModelShape:
+    return ModelShape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        vocabulary=config.vocab_size,
+        layer_widths=sum(counts["lora"].values()) // config.num_hidden_layers,
+        max_positions=config.max_position_embeddings,
+        **counts,
+    )
+
+
+def _counted_by_mlx(config: Any) -> Counts:
+    from longrepo.engines.mlx.skeleton import counts
+
+    try:
+        return counts(config.to_dict())
+    except InputError as error:
+        raise InputError(f"model {config.name_or_path}: {error}") from None
+
+
+def _counted_by_torch(config: Any) -> Counts:
+    """On torch's `meta` device."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -64,17 +95,7 @@ def _counted(config: Any) -> ModelShape:
         key = path.rpartition(".")[2]
         lora[key] = lora.get(key, 0) + module.in_features + module.out_features
     linear = sum(m.weight.numel() for m in linears.values())
-    return ModelShape(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        vocabulary=config.vocab_size,
-        linear=linear,
-        other=sum(p.numel() for p in model.parameters()) - linear,
-        layer_widths=sum(lora.values()) // config.num_hidden_layers,
-        lora=lora,
-        max_positions=config.max_position_embeddings,
-    )
+    return {"linear": linear, "other": sum(p.numel() for p in model.parameters()) - linear, "lora": lora}
 
 
 def _unreadable(name: str, error: Exception) -> InputError:

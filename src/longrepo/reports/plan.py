@@ -25,6 +25,7 @@ def show_outlook(told: dict[str, Any], console: Console) -> None:
     counts, budget = told["parameters"], told["budget"]
     trained = counts["lora"] + counts["structure tokens"]
     console.print(f"[bold]{escape(told['model'])}[/bold] on {told['device']}, {told['dtype']}")
+    console.print(f"engine: {told['engine']} ({escape(told['engine_reason'])})")
     console.print(f"budget: {_gib(budget['bytes'])} GiB ({escape(budget['reason'])})")
     console.print(
         f"parameters: {counts['total']:,}, trained {trained:,} "
@@ -40,6 +41,8 @@ def show_outlook(told: dict[str, Any], console: Console) -> None:
         untimed = "before longrepo plan --calibrate has timed this machine (about a minute)"
         console.print(f"hours: not known {untimed if told['this_machine'] else 'on another machine'}")
     _show_epochs(told["epochs"] or (), console)
+    if told["engine"] == "mlx":
+        console.print(_how_sure(told["device"], told["checked_peak"]))
     longest = f"{told['longest']:,} tokens" if told["longest"] else "none"
     console.print(f"the longest sequence that fits: {longest}")
 
@@ -117,6 +120,18 @@ def _show_epochs(epochs: Iterable[dict[str, Any]], console: Console) -> None:
             f"phase {one['phase']}: {one['sequences']:,} sequences, {one['tokens']:,} tokens, "
             f"{one['epochs']} epochs{hours}{wear}"
         )
+
+
+def _how_sure(device: str, checked: tuple[int, int] | None) -> str:
+    """Of MLX's plan: what a calibration found, or that there was none."""
+    where = "Metal" if device == "metal" else "this CPU"
+    if checked is None:
+        doubt = "validated on the CPU and not on Metal, until longrepo plan --calibrate was run there"
+        return f"MLX's plan: {doubt}"
+    planned, measured = checked
+    off = (planned / measured - 1) * 100
+    found = f"{planned / MIB:,.1f} MiB planned, {measured / MIB:,.1f} measured ({off:+.1f} %)"
+    return f"MLX's plan, on {where}: a small step {found}"
 
 
 def _short(method: str | None) -> str:

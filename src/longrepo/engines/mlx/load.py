@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from longrepo.config.model_source import model_location
 from longrepo.config.schema import ModelSettings
+from longrepo.engines.base_config import DROPOUTS
 from longrepo.engines.mlx.fidelity.families import build
 from longrepo.engines.mlx.quantised import BITS, GROUP, published_quantisation, quantise, quantise_skeleton
 from longrepo.engines.mlx.weights import read_config, read_weights
@@ -19,7 +20,6 @@ from longrepo.errors import InputError
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
 
-DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 TABLES = ("model.embed_tokens", "lm_head")
 
 

@@ -9,5 +9,6 @@ import mlx.core as mx
 
 def number(array: mx.array) -> float:
     """The value of an array of one element; evaluates it."""
+    mx.eval(array)
     value: Any = array.item()
     return float(value)

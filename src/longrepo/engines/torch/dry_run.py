@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,13 +16,13 @@ from transformers.integrations import sdpa_attention
 
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch
+from longrepo.engines.base_config import shortened, two_depths
 from longrepo.engines.measured import Measured, line
 from longrepo.engines.method import Method
 from longrepo.engines.torch.chunked.attention import Kernel, forced
 from longrepo.engines.torch.device import Placement
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import materialise, meta_model, tensors_of
-from longrepo.engines.torch.load import DROPOUTS
 from longrepo.engines.torch.sampled import sampled
 from longrepo.engines.torch.tracker import PeakTracker
 
@@ -73,32 +71,14 @@ class DryRun:
 
     def whole(self, tokens: int) -> Measured:
         """The whole model's, from two small numbers of its layers: every peak grows by the same for each."""
-        small, large = self._two_depths()
+        small, large = two_depths(self.config, self.method)
         layers = self.config.num_hidden_layers
         if layers <= large:
             return self.at(layers, tokens)
         return line(small, self.at(small, tokens), large, self.at(large, tokens), layers)
 
-    def _two_depths(self) -> tuple[int, int]:
-        """Numbers of layers that end as the whole model does: they differ by a period of unlike layers, and of those
-        that are computed again together. Of the latter there are at least two."""
-        kinds = getattr(self.config, "layer_types", None) or ["layer"]
-        period = next(n for n in range(1, len(kinds) + 1) if all(k == kinds[i % n] for i, k in enumerate(kinds)))
-        every = self.method.every if self.method.store == "recompute" else 1
-        step = math.lcm(period, every)
-        small = (self.config.num_hidden_layers - 1) % step + 1
-        if small <= every > 1:
-            small += step
-        return small, small + step
-
     def shortened(self, layers: int) -> Any:
-        config = copy.deepcopy(self.config)
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
-        for name in DROPOUTS:
-            if getattr(config, name, 0):
-                setattr(config, name, 0.0)
+        config = shortened(self.config, layers)
         config.vocab_size += self.added
         return config
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from longrepo.config.model_source import model_location
 from longrepo.config.schema import ModelSettings
+from longrepo.engines.base_config import DROPOUTS
 from longrepo.engines.torch.base_cache import DamagedCache, cached_base, drop_base, read_base, write_base
 from longrepo.engines.torch.checkpoint import Checkpoint, find_checkpoint
 from longrepo.engines.torch.device import Placement
@@ -21,8 +22,6 @@ from longrepo.errors import InputError
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
-
-DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")
 
 
 def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, placement: Placement) -> tuple[nn.Module, list[str]]:

@@ -7,12 +7,9 @@ import platform
 import sys
 from collections.abc import Iterator
 from importlib import metadata, util
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from longrepo.memory.doctor.finding import Finding
-
-if TYPE_CHECKING:
-    from longrepo.engines.torch.device import Placement
 
 REQUIRED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
 OPTIONAL = ("mlx", "mlx-lm")
@@ -36,19 +33,19 @@ def libraries() -> Iterator[Finding]:
         yield Finding("note", "engines", "mlx is not installed: only the torch engine can run", "pip install mlx")
 
 
-def four_bit(placement: Placement, double: bool) -> Finding:
+def four_bit(device: str, dtype: str, double: bool) -> Finding:
     """Quantise, de-quantise and multiply a small matrix, forwards and backwards, on the device."""
     import torch
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that only inference would use
-    device = placement.device
+    kind: torch.dtype = getattr(torch, dtype)
     try:
         from bitsandbytes import functional
         from bitsandbytes.autograd._functions import matmul_4bit
 
         generator = torch.Generator().manual_seed(0)
-        weight = torch.randn(64, 128, generator=generator).to(device, placement.dtype)
-        rows = torch.randn(4, 128, generator=generator).to(device, placement.dtype).requires_grad_()
+        weight = torch.randn(64, 128, generator=generator).to(device, kind)
+        rows = torch.randn(4, 128, generator=generator).to(device, kind).requires_grad_()
         packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=double)
         back = functional.dequantize_4bit(packed, state).to(weight.dtype)
         product = matmul_4bit(rows, packed.t(), state)
@@ -59,12 +56,12 @@ def four_bit(placement: Placement, double: bool) -> Finding:
         )
     except Exception as reason:  # a missing library, kernel or operation: each raises its own kind
         first = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
-        what = f"4-bit weights don't work on {device.type} ({first[:120]})"
+        what = f"4-bit weights don't work on {device} ({first[:120]})"
         return Finding("problem", "4-bit", what, "pip install -U bitsandbytes, or --set model.quantization=none")
     if error > NF4_ERROR or wrong > 0.05:
-        what = f"4-bit weights compute wrongly on {device.type}: off by {max(error, wrong):.0%}"
+        what = f"4-bit weights compute wrongly on {device}: off by {max(error, wrong):.0%}"
         return Finding("problem", "4-bit", what, "pip install -U bitsandbytes, or --set model.quantization=none")
-    return Finding("ok", "4-bit", f"bitsandbytes computes NF4 on {device.type}, forwards and backwards")
+    return Finding("ok", "4-bit", f"bitsandbytes computes NF4 on {device}, forwards and backwards")
 
 
 def kernels(device: str) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from longrepo.memory.budget import GIB, find_budget
 from longrepo.memory.doctor.finding import Finding
 
 if TYPE_CHECKING:
-    from longrepo.engines.torch.device import Placement
+    from longrepo.engines.choose import EngineName, Placed
 
 LONGEST = 3.0  # seconds the network may take to answer
 WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
@@ -59,28 +59,27 @@ def load_its_tokenizer(folder: Path, structure_tokens: bool) -> Finding:
     return Finding("ok", "tokenizer", f"{tokenizer.vocabulary_size:,} tokens")
 
 
-def checkpoint_bytes(settings: Settings) -> int:
+def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
     """Bytes of all checkpoints a run keeps at once: LoRA and two moments in float32 each, for the last ones, one being
     written, the best and the phases' ends. `settings.model.name` is a folder; raises InputError where it can't be read.
     """
     from longrepo.memory.shape import read_config, read_shape
 
-    shape = read_shape(read_config(settings.model.name))
+    shape = read_shape(read_config(settings.model.name), engine)
     lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
     return 3 * 4 * lora * (settings.training.keep_last + 2 + 3)
 
 
-def fits(settings: Settings, placement: Placement) -> Finding:
+def fits(settings: Settings, engine: EngineName, placement: Placed) -> Finding:
     """Whether the planner finds a method for every phase that is to run, here and now. `settings.model.name` is a
     folder. Up to a minute for a model that was never planned for."""
     from longrepo.curriculum.phases import phases_from
     from longrepo.memory.planner import Planner, plan_run
 
-    device = placement.device.type
     lengths = {phase.number: phase.max_length for phase in phases_from(settings) if phase.epochs}
     try:
-        planner = Planner.of(settings, device, str(placement.dtype).removeprefix("torch."))
-        plan = plan_run(planner, lengths, find_budget(device, settings.memory.budget_gb))
+        planner = Planner.of(settings, placement.kind, placement.dtype, engine=engine)
+        plan = plan_run(planner, lengths, find_budget(placement.kind, settings.memory.budget_gb))
     except InputError as error:
         return Finding("problem", "main job", str(error))
     chosen = [phase.chosen for phase in plan.phases.values()]

@@ -1,0 +1,103 @@
+"""Which engine computes, where, and why. Nothing heavy is imported before one is placed or made."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from longrepo.errors import InputError
+
+if TYPE_CHECKING:
+    from longrepo.config.schema import Settings
+    from longrepo.engines.base import Engine
+    from longrepo.sequences.tokenizer import RepoTokenizer
+
+EngineName = Literal["torch", "mlx"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and why it was chosen."""
+
+    name: EngineName
+    reason: str
+
+    @property
+    def line(self) -> tuple[str, str]:
+        """As an engine's `choices` are."""
+        return f"engine: {self.name}", self.reason
+
+
+class Placed(NamedTuple):
+    """`kind` of device: `cuda`, `mps`, `cpu`; on MLX `metal` or `cpu`. `dtype`: `bfloat16` or `float32`."""
+
+    kind: str
+    dtype: str
+    choices: tuple[tuple[str, str], ...]
+
+
+def choose(engine: str, device: str) -> Choice:
+    """Resolve `auto|torch|mlx` for `auto|mps|cuda|cpu`. Raises InputError for MLX on CUDA."""
+    if engine == "mlx":
+        if device == "cuda":
+            raise InputError("--engine mlx --device cuda: MLX computes on Metal or a CPU; use --engine torch")
+        return Choice("mlx", "as asked")
+    if engine == "torch":
+        return Choice("torch", "as asked")
+    if device == "cuda":
+        return Choice("torch", "the one that computes on CUDA")
+    if (platform.system(), platform.machine()) != ("Darwin", "arm64"):
+        return Choice("torch", "this isn't Apple Silicon")
+    if missing := [name for name in ("mlx", "mlx_lm") if find_spec(name) is None]:
+        return Choice("torch", f"Apple Silicon, but {' and '.join(missing)} not installed: pip install mlx mlx-lm")
+    return Choice("mlx", "Apple Silicon, and MLX is installed")
+
+
+def place(choice: Choice, device: str, precision: str) -> Placed:
+    """Where the engine computes and in which precision. Raises InputError where the engine or the device is missing."""
+    if choice.name == "mlx":
+        _prepare_mlx()
+        from longrepo.engines.mlx.device import place as place_mlx
+
+        on_mlx = place_mlx(device, precision)
+        return Placed(on_mlx.device, on_mlx.dtype_name, on_mlx.choices)
+    from longrepo.engines.torch.device import place as place_torch
+
+    on_torch = place_torch(device, precision)
+    return Placed(on_torch.device.type, str(on_torch.dtype).removeprefix("torch."), on_torch.choices)
+
+
+def create(choice: Choice, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> Engine:
+    """The engine, with its base loaded; the choice is among its `choices`. Raises InputError for what can't be had."""
+    engine: Engine
+    if choice.name == "mlx":
+        _prepare_mlx()
+        from longrepo.engines.mlx.engine import MlxEngine
+
+        engine = MlxEngine.create(settings, tokenizer, device)
+    else:
+        from longrepo.engines.torch.engine import TorchEngine
+
+        engine = TorchEngine.create(settings, tokenizer, device)
+    engine.choices.insert(0, choice.line)
+    return engine
+
+
+def _prepare_mlx() -> None:
+    _keep_torch_out()
+    from longrepo.engines.mlx.require import require_mlx
+
+    require_mlx()
+
+
+def _keep_torch_out() -> None:
+    """transformers, which mlx-lm imports, imports torch where it is installed: 180 MiB of a small Mac's memory. In a
+    process that has neither yet, transformers is told that there is no torch."""
+    if {"torch", "transformers"} & sys.modules.keys() or find_spec("transformers") is None:
+        return
+    for module in ("transformers.utils.import_utils", "transformers.utils"):
+        vars(import_module(module))["is_torch_available"] = lambda: "torch" in sys.modules
