@@ -43,3 +43,11 @@ class Scored:
 def nll_of(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
     """The negative log-likelihood (nats, float32) `[positions]` of `targets` after `hidden` `[positions, width]`."""
     return nn.losses.cross_entropy(head(hidden[None])[0].astype(mx.float32), targets)
+
+
+def nll_and_gradient(logits: mx.array, targets: mx.array, scales: mx.array) -> tuple[mx.array, mx.array]:
+    """`nll` `[positions]` from float32 `logits` `[positions, vocabulary]`, and the gradient of `sum(scales * nll)` by
+    the logits: softmax less the target, in place, half of what a derivative by `mx.vjp` holds at once."""
+    at = mx.arange(len(targets))
+    nll = mx.logsumexp(logits, axis=-1) - logits[at, targets]
+    return nll, (mx.softmax(logits, axis=-1) * scales[:, None]).at[at, targets].add(-scales)

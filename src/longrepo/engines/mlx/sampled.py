@@ -30,14 +30,14 @@ def sampled(chunks: int, like: Like) -> Iterator[None]:
     def left_out(index: int) -> bool:
         return 0 < index < chunks - 2
 
-    def in_layer(self: LayerPass, index: int, hidden: mx.array) -> mx.array:
+    def in_layer(self: LayerPass, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
         if not left_out(index):
-            return forward(self, index, hidden)
+            return forward(self, index, hidden, wanted)
         self.keys[index], self.values[index] = like(self.keys[0]), like(self.values[0])
-        return like(hidden)
+        return like(hidden) if wanted else None
 
     def back_in_layer(
-        self: LayerPass, index: int, hidden: mx.array, gradient: mx.array, parameters: Sequence[mx.array]
+        self: LayerPass, index: int, hidden: mx.array, gradient: mx.array | None, parameters: Sequence[mx.array]
     ) -> tuple[mx.array, list[mx.array]]:
         if not left_out(index):
             return backward(self, index, hidden, gradient, parameters)

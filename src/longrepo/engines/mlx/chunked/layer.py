@@ -32,31 +32,31 @@ class LayerPass:
         self._key_gradients: dict[int, mx.array] = {}
         self._value_gradients: dict[int, mx.array] = {}
 
-    def forward(self, index: int, hidden: mx.array) -> mx.array:
-        """The layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; chunks come in order."""
-        before = self._before(index)
-        output, keys, values = self._run(
-            index, hidden, *([kept[i] for i in before] for kept in (self.keys, self.values))
-        )
-        mx.eval(output, keys, values)
+    def forward(self, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
+        """The layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`, None unless it is `wanted`:
+        then only its keys and values are computed. Chunks come in order."""
+        earlier = ([kept[i] for i in self._before(index)] for kept in (self.keys, self.values))
+        output, keys, values = self._run(index, hidden, *earlier)
         self.keys[index], self.values[index] = keys, values
-        return output
+        mx.eval(keys, values, [output] if wanted else [])
+        return output if wanted else None
 
     def backward(
-        self, index: int, hidden: mx.array, gradient: mx.array, parameters: Sequence[mx.array]
+        self, index: int, hidden: mx.array, gradient: mx.array | None, parameters: Sequence[mx.array]
     ) -> tuple[mx.array, list[mx.array]]:
-        """The gradients of chunk `index`'s input (from that of its output) and of `parameters` (float32, one a slot),
-        to be evaluated by the caller.
+        """The gradients of chunk `index`'s input (from that of its output, None for zero) and of `parameters` (float32,
+        one a slot), to be evaluated by the caller.
 
         Chunks come from last to first: when a chunk's turn comes, the gradient of its keys and values is complete.
         """
         before = self._before(index)
         count, pieces = len(self._slots), len(before)
 
-        def run(*primals: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+        def run(*primals: mx.array) -> tuple[mx.array, ...]:
             keys, values = primals[count + 1 : count + 1 + pieces], primals[count + 1 + pieces :]
             with placed(self._slots, primals[:count]):
-                return self._run(index, primals[count], keys, values)
+                outputs = self._run(index, primals[count], keys, values)
+            return outputs if gradient is not None else outputs[1:]
 
         own = self.keys.pop(index), self.values.pop(index)
         left = [
@@ -64,7 +64,7 @@ class LayerPass:
             for kept, gradients in zip(own, (self._key_gradients, self._value_gradients), strict=True)
         ]
         primals = [*parameters, hidden, *(self.keys[i] for i in before), *(self.values[i] for i in before)]
-        _, found = mx.vjp(run, primals, [gradient, *left])
+        _, found = mx.vjp(run, primals, left if gradient is None else [gradient, *left])
         of_pieces = found[count + 1 :]
         for gradients, news in (
             (self._key_gradients, of_pieces[:pieces]),

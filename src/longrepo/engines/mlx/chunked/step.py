@@ -19,7 +19,7 @@ from longrepo.engines.mlx.chunked.layer import At, LayerPass, Spans
 from longrepo.engines.mlx.chunked.store import MemoryStore, Store
 from longrepo.engines.mlx.gradients import Gradients
 from longrepo.engines.mlx.lora import Slot, placed, slots_of
-from longrepo.engines.mlx.loss import Scored, nll_of
+from longrepo.engines.mlx.loss import Scored, nll_and_gradient
 
 
 class ChunkedStep:
@@ -43,18 +43,22 @@ class ChunkedStep:
         spans = spans_of(tokens, method.chunk)
         layers = len(self._ends.layers)
         totals: list[mx.array] = []
-        above: list[mx.array] = []
+        parts = [Scored.of(batch.input_ids, batch.loss_weights, start, end) for start, end in spans]
+        wanted = [part.at.size > 0 for part in parts]  # of the last layer: nothing else depends on its output
+        above: list[mx.array | None] = [None] * len(spans)
 
         def head() -> None:
-            for index, (start, end) in enumerate(spans):
-                part = Scored.of(batch.input_ids, batch.loss_weights, start, end)
-                above.append(self._head(part, store.take(("input", layers, index)), normaliser, totals, gradients))
+            for index, part in enumerate(parts):
+                if wanted[index]:
+                    hidden = store.take(("input", layers, index))
+                    above[index] = self._head(part, hidden, normaliser, totals, gradients)
 
         def backward(number: int) -> None:
             self._backward(number, spans, above, store, gradients)
 
         def forward(number: int, keep_input: bool, keep_cache: bool, discard_output: bool) -> None:
-            self._forward(number, spans, store, keep_input, keep_cache, discard_output)
+            outputs = wanted if number == layers - 1 else [not discard_output] * len(spans)
+            self._forward(number, spans, store, keep_input, keep_cache, outputs)
 
         try:
             self._embed(ids, spans, store)
@@ -69,7 +73,7 @@ class ChunkedStep:
         spans, store = spans_of(ids.shape[1], chunk), MemoryStore()
         self._embed(ids, spans, store)
         for number in range(len(self._ends.layers)):
-            self._forward(number, spans, store, False, False, False)
+            self._forward(number, spans, store, False, False, [True] * len(spans))
         for index, (start, end) in enumerate(spans):
             yield start, end, store.take(("input", len(self._ends.layers), index))
 
@@ -87,13 +91,14 @@ class ChunkedStep:
         return LayerPass(self._ends.layers[number], self._slots[number], self._windows[number], spans, self._at)
 
     def _forward(
-        self, number: int, spans: Spans, store: Store, keep_input: bool, keep_cache: bool, discard_output: bool
+        self, number: int, spans: Spans, store: Store, keep_input: bool, keep_cache: bool, wanted: Sequence[bool]
     ) -> None:
+        """`wanted`: of which chunks the output is."""
         passing = self._pass(number, spans)
         for index in range(len(spans)):
             key = ("input", number, index)
-            output = passing.forward(index, store.get(key) if keep_input else store.take(key))
-            if not discard_output:
+            output = passing.forward(index, store.get(key) if keep_input else store.take(key), wanted[index])
+            if output is not None:
                 store.put(("input", number + 1, index), output)
             if keep_cache:
                 store.put(("keys", number, index), passing.keys[index])
@@ -108,19 +113,23 @@ class ChunkedStep:
         rows = [] if self._rows is None else [self._rows]
         for part in scored.parts():
 
-            def loss(hidden: mx.array, *values: mx.array, part: Scored = part) -> mx.array:
+            def logits(hidden: mx.array, *values: mx.array) -> mx.array:
                 with placed(rows, values):
-                    return (nll_of(self._ends.logits, hidden, part.targets) * part.weights).sum()
+                    return self._ends.logits(hidden[None]).squeeze(0).astype(mx.float32)
 
             primals = [flat[part.at], *(slot.value for slot in rows)]
-            sums, found = mx.vjp(loss, primals, [mx.array(1 / normaliser)])
+            nll, above = nll_and_gradient(logits(*primals), part.targets, part.weights / normaliser)
+            _, found = mx.vjp(logits, primals, [above])
+            summed = (nll * part.weights).sum()
             total[part.at] = found[0]
             gradients.add(rows, found[1:])
-            mx.eval(total, sums, gradients.of(rows))
-            totals.append(sums[0])
+            mx.eval(total, summed, gradients.of(rows))
+            totals.append(summed)
         return total.reshape(hidden.shape)
 
-    def _backward(self, number: int, spans: Spans, above: list[mx.array], store: Store, gradients: Gradients) -> None:
+    def _backward(
+        self, number: int, spans: Spans, above: list[mx.array | None], store: Store, gradients: Gradients
+    ) -> None:
         """Replace each chunk's gradient of the layer's output by that of its input."""
         passing, slots = self._pass(number, spans), self._slots[number]
         for index in range(len(spans)):
@@ -132,7 +141,9 @@ class ChunkedStep:
             gradients.add(slots, found)
             mx.eval(above[index], gradients.of(slots), passing.pending())
 
-    def _embedding_backward(self, ids: mx.array, spans: Spans, above: Sequence[mx.array], gradients: Gradients) -> None:
+    def _embedding_backward(
+        self, ids: mx.array, spans: Spans, above: Sequence[mx.array | None], gradients: Gradients
+    ) -> None:
         if self._rows is None:
             return
         rows = [self._rows]
