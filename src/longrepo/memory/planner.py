@@ -162,9 +162,18 @@ def process_overhead(engine: EngineName = "torch") -> int:
     libraries = kept.get(f"libraries {key}")
     if libraries is None or module in sys.modules:
         import_module(module)
-        libraries = own_memory().resident
+        libraries = own_memory().resident + _buffers(engine)
         kept.put(f"libraries {key}", libraries)
     return max(libraries, kept.get(f"step {key}") or 0)
+
+
+def _buffers(engine: EngineName) -> int:
+    """Bytes of freed buffers that an engine keeps for reuse on a CPU."""
+    if engine == "torch":
+        return 0
+    from longrepo.engines.mlx.limits import LEAST_CACHE
+
+    return LEAST_CACHE
 
 
 def disk_room(settings: Settings, folder: Path | None) -> int:

@@ -23,7 +23,7 @@ from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays
 from longrepo.engines.mlx.graph import trace
 from longrepo.engines.mlx.key_values import cache_bytes
-from longrepo.engines.mlx.limits import set_limits
+from longrepo.engines.mlx.limits import LEAST_CACHE, set_limits
 from longrepo.engines.mlx.rows import patch
 from longrepo.engines.mlx.skeleton import skeleton
 from longrepo.memory.shape import read_config, read_shape
@@ -196,12 +196,12 @@ def test_answers_hold_a_windows_keys_or_all(tmp_path: Path) -> None:
 
 
 def test_limits_are_metals_and_come_from_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    ((what, why),) = set_limits("cpu", 2**30, 2**31)
-    assert what.endswith("as they are") and "Metal" in why
     told: dict[str, int] = {}
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 5 * 2**30})
     for name in ("memory", "cache", "wired"):
         monkeypatch.setattr(mx, f"set_{name}_limit", lambda value, name=name: told.update({name: value}))
+    set_limits("cpu", 2**30, 2**31)
+    assert told == {"cache": LEAST_CACHE}, "the others are Metal's"
     choices = set_limits("metal", 4 * 2**30, 5 * 2**30)
     assert len(choices) == 3
     assert told["memory"] == int(4 * 2**30 * 1.05)

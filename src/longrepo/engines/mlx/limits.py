@@ -12,7 +12,9 @@ LEAST_CACHE = 64 * MIB
 def set_limits(device: str, planned: int, budget: int) -> tuple[tuple[str, str], ...]:
     """For a run planned to need `planned` of `budget` bytes; the limits with reasons, like an engine's `choices`."""
     if device != "metal":
-        return (("MLX's limits: as they are", "they are Metal's; on a CPU the system's own hold"),)
+        mx.set_cache_limit(LEAST_CACHE)
+        reason = "freed buffers kept for reuse count as the process's; memory and wired limits are Metal's"
+        return ((f"MLX's cache limit: {LEAST_CACHE / GIB:.2f} GiB", reason),)
     working_set = int(mx.device_info()["max_recommended_working_set_size"])
     memory = min(budget, int(planned * SLACK))
     cache = max(LEAST_CACHE, budget - memory)
