@@ -1,5 +1,5 @@
 # make demo   sets everything up, then: repository -> sequences -> tuned adapter -> figures (REPO=path for another one,
-#             ENGINE=mlx for the other engine)
+#             ENGINE=mlx for the other engine, SET='lora.r=8 training.seed=1' for settings)
 # make test   sets everything up, then: style, types, tests
 
 PYTHON ?= python3
@@ -20,7 +20,7 @@ $(DONE): pyproject.toml constraints.txt
 
 demo: setup
 	$(VENV)/bin/python run_pipeline_dynamic.py --repo "$(REPO)" --config examples/demo.yaml \
-	  $(if $(filter .,$(REPO)),--output runs/demo$(ENGINE:%=-%)) $(ENGINE:%=--engine %)
+	  $(if $(filter .,$(REPO)),--output runs/demo$(ENGINE:%=-%)) $(ENGINE:%=--engine %) $(SET:%=--set %)
 
 check: setup
 	$(VENV)/bin/ruff check .

@@ -19,13 +19,14 @@ from longrepo.commands.inspect import inspect
 from longrepo.commands.pipeline import pipeline
 from longrepo.commands.plan import plan
 from longrepo.commands.prepare import prepare
+from longrepo.commands.report import report
 from longrepo.commands.tokenize import tokenize
 from longrepo.commands.train import train
 from longrepo.errors import InputError, RunError
 
 COMMANDS = (
     prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, export,
-    import_adapter,
+    import_adapter, report,
 )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""`report.html`: what a run was trained on, how it went, and what it bought, on one page that needs nothing else."""

@@ -1,0 +1,152 @@
+"""Several runs beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from longrepo.reports.html import canvas
+from longrepo.reports.html.canvas import Chart, draw
+from longrepo.reports.html.measured import shown
+from longrepo.reports.html.run import Run
+from longrepo.reports.html.tables import GIB, Table, leaves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_COLOURS = (canvas.TUNED, canvas.BASE, canvas.ACCENT, canvas.THIRD)
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+
+
+def comparison(runs: Sequence[Run]) -> dict[str, Any]:
+    """What the page of several runs shows."""
+    names = _names(runs)
+    return {
+        "runs": list(zip(names, runs, strict=True)),
+        "overview": _overview(names, runs),
+        "charts": [*_validation(names, runs), *_difference(names, runs)],
+        "settings": _settings(names, runs),
+        "notes": _notes(names, runs),
+    }
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """The folders' names, or their parents', or the paths: the first that tells them apart."""
+    paths = [run.path.resolve() for run in runs]
+    ways = ([path.name for path in paths], [path.parent.name for path in paths], [str(run.path) for run in runs])
+    return next((names for names in ways if len(set(names)) == len(runs)), ways[-1])
+
+
+def _notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """What makes their figures less than comparable, and what isn't there."""
+    data = {run.snapshot.identity.data_sha256 for run in runs if run.snapshot}
+    notes = []
+    if len(data) > 1:
+        notes.append("They were trained on different sequences, so their validation losses are of different texts.")
+    measured = {run.evaluation.about.get("sequences_sha256") for run in runs if run.evaluation}
+    if len(measured) > 1:
+        notes.append("They were evaluated on different held-out sequences: compare differences, not losses.")
+    for name, run in zip(names, runs, strict=True):
+        if not run.finished:
+            notes.append(f"{name} isn't finished: {len(run.history.epochs)} of {run.epochs_planned} epochs are done.")
+        if why := run.missing.get("evaluation"):
+            notes.append(f"{name}: {why}")
+    return notes
+
+
+def _overview(names: Sequence[str], runs: Sequence[Run]) -> Table:
+    columns = (
+        "run", "epochs", "tokens", "hours", "best validation loss", "held-out, base", "tuned",
+        "difference", "95 % interval", "most memory",
+    )  # fmt: skip
+    best = min(
+        (number for number, run in enumerate(runs) if run.history.validations),
+        key=lambda number: min(found.loss for _, found in runs[number].history.validations),
+        default=-1,
+    )
+    return Table(columns, [_row(name, run) for name, run in zip(names, runs, strict=True)], frozenset({best}))
+
+
+def _row(name: str, run: Run) -> list[str]:
+    history = run.history
+    losses = [found.loss for _, found in history.validations]
+    peak = max([one.memory.get("peak", 0) for one in history.updates], default=0)
+    row = [
+        name, f"{len(history.epochs)} of {run.epochs_planned}", f"{history.tokens:,}",
+        f"{history.seconds / 3600:.2f}", f"{min(losses):.4f}" if losses else "–",
+    ]  # fmt: skip
+    if run.evaluation and run.evaluation.comparisons:
+        one = run.evaluation.comparisons[-1]
+        interval = f"{one.low:+.3f} to {one.high:+.3f}" if one.groups > 1 else "one commit: none"
+        unit = "nats a token"
+        row += [shown(one.base, unit), shown(one.tuned, unit), f"{one.difference:+.3f}", interval]
+    else:
+        row += ["not evaluated", "–", "–", "–"]
+    return [*(cell.replace("-", "−") if cell[:1] in "+-" else cell for cell in row), f"{peak / GIB:.2f} GiB"]
+
+
+def _validation(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
+    lines = []
+    for name, run in zip(names, runs, strict=True):
+        tokens = {0: 0}
+        for one in run.history.updates:
+            tokens[one.update] = tokens[max(tokens)] + one.tokens
+        points = [(tokens.get(update, 0), found.loss) for update, found in run.history.validations]
+        if len(points) > 1:
+            lines.append((name, points))
+    if not lines:
+        return []
+
+    def paint(axes: Axes, narrow: bool) -> None:
+        ends = []
+        for number, (name, points) in enumerate(lines):
+            colour, dash = _COLOURS[number % 4], _DASHES[number // 4 % 4]
+            axes.plot(*zip(*points, strict=True), color=colour, marker="os^D"[number % 4], markersize=4, linestyle=dash)
+            ends.append((*points[-1], name if len(name) < 24 else f"…{name[-20:]}", colour))
+        low, high = axes.get_ylim()
+        canvas.label_ends(axes, ends, (high - low) * 0.07)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f} K")
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlabel("tokens trained on")
+        axes.set_ylabel("nats a token")
+
+    says = "; ".join(f"{name} from {points[0][1]:.3f} to {points[-1][1]:.3f}" for name, points in lines)
+    return [draw("validation", "Validation loss by tokens trained on", f"Validation loss: {says}.", paint, 280)]
+
+
+def _difference(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
+    rows = [
+        (name, run.evaluation.comparisons[-1])
+        for name, run in zip(names, runs, strict=True)
+        if run.evaluation and run.evaluation.comparisons
+    ]
+    if not rows:
+        return []
+
+    def paint(axes: Axes, narrow: bool) -> None:
+        axes.axvline(0, color=canvas.MUTED, linewidth=1)
+        for number, (_, one) in enumerate(rows):
+            at = len(rows) - 1 - number
+            axes.plot([one.low, one.high], [at, at], color=canvas.TUNED)
+            axes.plot([one.difference], [at], "o", color=canvas.TUNED)
+        labels = [name if not narrow or len(name) < 18 else f"…{name[-14:]}" for name, _ in rows]
+        axes.set_yticks(range(len(rows) - 1, -1, -1), labels)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.grid(axis="x")
+        axes.grid(axis="y", visible=False)
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlabel("nats a token (below 0: better)")
+
+    says = "; ".join(f"{name} {one.difference:+.3f}, {one.low:+.3f} to {one.high:+.3f}" for name, one in rows)
+    title = "Held-out loss, tuned minus base, at the longest length"
+    return [draw("difference", title, f"{title}: {says}.", paint, 70 + 34 * len(rows))]
+
+
+def _settings(names: Sequence[str], runs: Sequence[Run]) -> Table:
+    """Those in which they differ."""
+    trees = [dict(leaves(run.settings)) for run in runs]
+    keys = dict.fromkeys(key for tree in trees for key in tree)
+    rows = [
+        [key, *(tree.get(key, "–") for tree in trees)] for key in keys if len({tree.get(key) for tree in trees}) > 1
+    ]
+    return Table(("setting", *names), rows)

@@ -1,0 +1,177 @@
+"""What a run was made of and took, as tables: data, memory, epochs, settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from longrepo.config.schema import Settings
+from longrepo.engines.method import Method
+from longrepo.reports.html.run import Run
+from longrepo.sequences.header import Header
+from longrepo.sequences.sequence import DIFFICULTIES
+
+GIB = 2**30
+KINDS = {"hierarchical": "related files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}
+_EVENTS = {
+    "slow": "Sequences of up to {up_to:,} tokens ran at {share:.0%} of their usual speed.",
+    "usual_speed": "Sequences of up to {up_to:,} tokens ran at their usual speed again.",
+    "limit": "The limit changed to {bytes} bytes ({source}).",
+    "pause": "The run waited for memory: {reason}.",
+    "resume": "It went on after {seconds} s.",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """`bold` numbers the rows that sum up or stand out."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    bold: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A share of a whole, 0 to 1."""
+
+    label: str
+    value: str
+    share: float
+
+
+def built(header: Header) -> Table:
+    """Sequences by phase and split, by kind and by difficulty."""
+    phases = [str(band["phase"]) for band in header.bands]
+    columns = ["", *(f"phase {band['phase']}, {band['floor'] + 1:,}–{band['cap']:,} tokens" for band in header.bands)]
+    cells = [header.counts.get("train", {}).get(phase, {}) for phase in phases]
+    rows = [["to train on", *(f"{cell.get('sequences', 0):,}" for cell in cells)]]
+    rows.append(["tokens", *(f"{cell.get('tokens', 0):,}" for cell in cells)])
+    rows.append(["of them targets", *(f"{cell.get('target_tokens', 0):,}" for cell in cells)])
+    for kind, words in KINDS.items():
+        if any(cell.get("kinds", {}).get(kind) for cell in cells):
+            rows.append([words, *(f"{cell.get('kinds', {}).get(kind, 0):,}" for cell in cells)])
+    for name in DIFFICULTIES:
+        if any(cell.get("difficulties", {}).get(name) for cell in cells):
+            words = name.replace("_", " ")
+            rows.append([words, *(f"{cell.get('difficulties', {}).get(name, 0):,}" for cell in cells)])
+    for split in ("validation", "test"):
+        found = [header.counts.get(split, {}).get(phase, {}).get("sequences", 0) for phase in phases]
+        rows.append([f"held out: {split}", *(f"{count:,}" for count in found)])
+    return Table(columns, rows, frozenset({0}))
+
+
+def accounts(header: Header) -> Table:
+    """Every token of the repository's text: used, or dropped and why."""
+    phases = [(phase, account) for phase, account in sorted(header.accounts.items())]
+    reasons = list(dict.fromkeys(reason for _, account in phases for reason in account["dropped"]))
+    rows = [["read", *(f"{account['tokenized']:,}" for _, account in phases)]]
+    rows.append(["used", *(f"{account['used']:,}" for _, account in phases)])
+    for reason in reasons:
+        rows.append([f"dropped: {reason}", *(f"{one['dropped'].get(reason, 0):,}" for _, one in phases)])
+    if not reasons:
+        rows.append(["dropped", *("none" for _ in phases)])
+    return Table(["tokens", *(f"phase {phase}" for phase, _ in phases)], rows)
+
+
+def languages(header: Header, summary: Mapping[str, Any] | None) -> tuple[str, list[Bar]]:
+    """What the shares are of, and the shares, largest first."""
+    total: Counter[str] = Counter()
+    for repository in (summary or {}).get("repositories", ()):
+        for name, one in repository["files"]["languages"].items():
+            total[name] += one["training_tokens"]
+    what = "tokens of files to train on"
+    if not total:
+        what = "training sequences"
+        for cell in header.counts.get("train", {}).values():
+            total.update(cell["languages"])
+    whole = sum(total.values()) or 1
+    return what, [Bar(name, f"{count:,}", count / whole) for name, count in total.most_common() if count]
+
+
+def left_out(summary: Mapping[str, Any] | None) -> list[str]:
+    """Files, commits and changes left out, by reason."""
+    lines = []
+    for repository in (summary or {}).get("repositories", ()):
+        groups = (
+            ("files", repository["files"]["left_out"]),
+            ("commits", repository["history"]["commits_left_out"]),
+            ("changes", repository["history"]["changes_left_out"]),
+        )
+        for what, reasons in groups:
+            if reasons:
+                said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+                lines.append(f"{repository['name']}, {what} left out: {said}")
+    return lines
+
+
+def memory(run: Run) -> Table:
+    """By phase: the plan against what was measured."""
+    plans = (run.plan or {}).get("phases", {})
+    spans = {phase: (start, end) for phase, start, end in run.history.spans}
+    rows = []
+    for number in sorted(set(plans) | {str(phase) for phase in spans}):
+        plan = plans.get(number)
+        start, end = spans.get(int(number), (0, 0))
+        used = max(
+            (one.memory.get("peak", 0) for one in run.history.updates if start < one.update <= end),
+            default=0,
+        )
+        planned = plan["peak"] if plan else 0
+        rows.append(
+            [
+                number,
+                f"{plan['length']:,}" if plan else "–",
+                str(Method.from_dict(plan["method"])) if plan else "–",
+                f"{planned / GIB:.2f}" if planned else "–",
+                f"{used / GIB:.2f}" if used else "not run",
+                f"{used / planned:.0%}" if used and planned else "–",
+            ]
+        )
+    return Table(["phase", "longest", "method", "planned, GiB", "used, GiB", "of planned"], rows)
+
+
+def happened(run: Run) -> list[str]:
+    """Steps down, and what the memory's guard noticed, in sentences."""
+    said = [f"From update {one.update} on: {one.text}" for one in run.history.steps_down]
+    for event in run.history.events:
+        words = _EVENTS.get(str(event.get("event")))
+        if words:
+            said.append(words.format(**event))
+    return said
+
+
+def epochs(run: Run) -> Table:
+    """A row an epoch; the best one stands out."""
+    columns = (
+        "phase", "epoch", "sequences", "replayed", "tokens", "train loss", "validation", "perplexity", "learning rate",
+        "gradient norm: least, mean, most", "tokens a second", "peak, GiB",
+    )  # fmt: skip
+    rows = [
+        [
+            f"{one.phase}", f"{one.epoch}", f"{one.sequences:,}", f"{one.replayed:,}", f"{one.tokens:,}",
+            f"{one.train_loss:.4f}", f"{one.validation.loss:.4f}", f"{one.perplexity:.2f}", f"{one.learning_rate:.2e}",
+            f"{one.gradient_norm_min:.3f}, {one.gradient_norm_mean:.3f}, {one.gradient_norm_max:.3f}",
+            f"{one.tokens_per_second:,.0f}", f"{one.peak_memory / GIB:.2f}",
+        ]
+        for one in run.history.epochs
+    ]  # fmt: skip
+    best = min(run.history.epochs, key=lambda one: one.validation.loss, default=None)
+    return Table(columns, rows, frozenset(number for number, one in enumerate(run.history.epochs) if one is best))
+
+
+def settings(run: Run) -> tuple[Table, Table]:
+    """What was set otherwise than by default, and all of it."""
+    default = dict(leaves(Settings()))
+    mine = list(leaves(run.settings))
+    changed = [[key, value, default.get(key, "–")] for key, value in mine if value != default.get(key)]
+    return Table(("setting", "value", "default"), changed), Table(("setting", "value"), [list(one) for one in mine])
+
+
+def leaves(settings: Settings) -> Iterator[tuple[str, str]]:
+    """(`section.key`, value as text)."""
+    for section, values in settings.model_dump(mode="json").items():
+        for key, value in values.items():
+            yield f"{section}.{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
