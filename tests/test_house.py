@@ -124,7 +124,8 @@ def test_answers_come_before_anything_heavy_is_imported(command: str) -> None:
         "import sys\nfrom longrepo.commands.app import main\n"
         f"sys.argv = ['longrepo', {command!r}, '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    print('status', end.code)\n"
-        "print('heavy', sorted({'torch', 'transformers', 'datasets', 'pyarrow', 'mlx', 'peft', 'matplotlib'} & set(sys.modules)))\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'mlx', 'peft', 'matplotlib'}\n"
+        "print('heavy', sorted(heavy & set(sys.modules)))\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "status 0" in out.stdout
