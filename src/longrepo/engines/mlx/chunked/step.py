@@ -153,6 +153,7 @@ class ChunkedStep:
                 with placed(rows, [value]):
                     return self._ends.embed(ids[:, start:end])
 
+            assert gradient is not None  # the first layer has given each
             _, found = mx.vjp(embedded, [self._rows.value], [gradient])
             gradients.add(rows, found)
             mx.eval(gradients.of(rows))
