@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from evaluated import TwoLosses
 
-from longrepo.engines.base import Batch
-from longrepo.evaluation.bootstrap import mean_interval
+from longrepo.errors import InputError
+from longrepo.evaluation.bootstrap import mean_interval, paired_intervals
 from longrepo.evaluation.compare import Comparison, compare
-from longrepo.evaluation.result import read_result, write_result
+from longrepo.evaluation.figures import figures_of
+from longrepo.evaluation.measured import Row
+from longrepo.evaluation.result import (
+    Evaluation,
+    Example,
+    read_evaluation,
+    read_result,
+    write_evaluation,
+    write_result,
+)
+from longrepo.evaluation.similarity import similarity
 from longrepo.reports.evaluation import verdict
-
-
-class TwoLosses:
-    """An engine whose base scores 2 nats on every token and whose tuned model scores 1.5."""
-
-    pad_id = 0
-    loss = 1.5
-
-    def score(self, batch: Batch) -> np.ndarray:
-        return np.full(batch.input_ids.shape, self.loss, dtype=np.float32)
-
-    @contextmanager
-    def base_only(self) -> Iterator[None]:
-        self.loss = 2.0
-        yield
-        self.loss = 1.5
 
 
 class Rows:
@@ -84,6 +77,18 @@ def test_the_interval_is_deterministic_and_weighs_by_tokens() -> None:
     assert mean_interval([3.0], [2.0], ["only"]) == (1.5, 1.5)
 
 
+def test_paired_differences_are_narrower_than_the_means(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(3.0, 1.0, 40)
+    tuned = base - 0.2 + rng.normal(0, 0.02, 40)
+    groups, ones = [str(number) for number in range(40)], [1.0] * 40
+    first, second, difference = paired_intervals([base.tolist(), tuned.tolist()], ones, groups)
+    assert difference.high < 0 and difference.value == pytest.approx(second.value - first.value)
+    assert difference.high - difference.low < 0.1 * (first.high - first.low)
+    logs = paired_intervals([base.tolist(), tuned.tolist()], ones, groups, transform=np.exp)
+    assert logs[0] == pytest.approx(np.exp(first)) and logs[2].value == pytest.approx(logs[1].value - logs[0].value)
+
+
 def row(cap: int, difference: float, low: float, high: float) -> Comparison:
     return Comparison(cap, cap, 8, 100, 8, 2.0, 2.0 + difference, difference, low, high)
 
@@ -101,7 +106,33 @@ def test_the_verdict_says_what_the_figures_say(rows: list[Comparison], expected:
     assert expected in verdict(rows)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "written", "expected"),
+    [
+        ("total = price * count", "total = price * count", (1, 1, 1)),
+        ("total = price", "total = cost", (0, 0.62, 0.5)),
+        ("}", "", (0, 0, 1)),
+        ("a", "b b", (0, 0, 0)),
+    ],
+)
+def test_how_near_a_completion_is(wanted: str, written: str, expected: tuple[float, ...]) -> None:
+    assert tuple(similarity(wanted, written).values()) == pytest.approx(expected, abs=0.01)
+
+
 def test_figures_read_back(tmp_path: Path) -> None:
     rows = [row(1024, -0.2, -0.3, -0.1)]
     write_result(tmp_path / "new" / "evaluation.json", rows, {"split": "test"})
     assert read_result(tmp_path / "new" / "evaluation.json") == rows
+
+
+def test_a_whole_evaluation_reads_back_and_another_format_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "evaluation.json"
+    found = Row("line", "loss", {"class": "in_file", "context": "none", "length": 512}, "a", 4, 8.0, 6.0)
+    example = Example("completion", {"task": "line"}, "a.py", "", "x", "y", "", "", "y", {"exact": 0.0}, {"exact": 1.0})
+    whole = Evaluation({"seed": 1}, [row(512, -0.2, -0.3, -0.1)], figures_of([found], 1), [example], ["a note"])
+    write_evaluation(file, whole)
+    assert read_evaluation(file) == whole
+    assert whole.find("line", length=512)[0].base.value == 2.0 and not whole.find("line", length=1024)
+    file.write_text(file.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(InputError, match="run longrepo evaluate again"):
+        read_evaluation(file)

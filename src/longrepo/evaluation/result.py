@@ -10,10 +10,31 @@ from typing import Any, Literal
 
 from longrepo.config.files import write_text
 from longrepo.errors import InputError
-from longrepo.evaluation.compare import Comparison
 
 FORMAT = 2
 Parts = Mapping[str, str | int]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Held-out sequences of one length range. Losses are nats a target token; `difference` is tuned minus base, with
+    its 95 % interval by bootstrap over `groups` (commits, or held-out files)."""
+
+    longest: int  # tokens of the range's longest sequence
+    cap: int
+    sequences: int
+    targets: int
+    groups: int
+    base: float
+    tuned: float
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the interval leaves no doubt about the sign. One group alone has no interval."""
+        return self.groups > 1 and (self.high < 0 or self.low > 0)
 
 
 @dataclass(frozen=True)

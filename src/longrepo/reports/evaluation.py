@@ -1,4 +1,4 @@
-"""Base against tuned, as a table in the terminal."""
+"""Base against tuned, as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,31 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.evaluation.compare import Comparison
+from longrepo.evaluation.result import Comparison, Evaluation, Figure
+
+_TITLES = {
+    "context": "The same new lines, behind different other files",
+    "gain": "What other files are worth: loss saved against none",
+    "line": "By what a line names",
+    "completion": "Completions",
+    "question": "Questions that training didn't ask",
+    "needle": "A planted definition among decoys",
+    "longppl": "LongPPL: tokens that need long context",
+    "short": "What short context cost",
+    "other": "What was forgotten",
+}  # measures as they are printed; the others are for charts
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """The comparison as prepared, then one table a measure, at the longest length, then the notes."""
+    print_comparison(evaluation.comparisons, console)
+    for measure, title in _TITLES.items():
+        figures = _longest(evaluation.find(measure))
+        if figures:
+            console.print()
+            console.print(_table(title, figures))
+    for note in evaluation.notes:
+        console.print(f"note: {note}", style="dim", highlight=False)
 
 
 def print_comparison(comparisons: Sequence[Comparison], console: Console) -> None:
@@ -40,3 +64,39 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
         return f"Tuned is below base {word} (sequences of so many independent commits or files)."
     lengths = ", ".join(f"{row.cap:,}" for row in comparisons if row.difference >= 0)
     return f"Tuned is NOT below base up to {lengths} tokens: more data, more epochs or a higher rate may help."
+
+
+def _longest(figures: Sequence[Figure]) -> list[Figure]:
+    most = max((int(one.parts.get("length", 0)) for one in figures), default=0)
+    return [one for one in figures if int(one.parts.get("length", 0)) == most]
+
+
+def _table(title: str, figures: Sequence[Figure]) -> Table:
+    length = figures[0].parts.get("length")
+    table = Table(title=f"{title}, {length:,} tokens" if length else title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in ("samples", "base", "tuned", "difference, 95 % interval", ""):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in figures:
+        parts = ", ".join(_word(name, value) for name, value in one.parts.items() if name != "length")
+        label = f"{parts} ({one.metric})" if one.metric not in ("loss", "gain", "longppl") else parts
+        change = one.difference
+        interval = f"{change.low:+.3f} to {change.high:+.3f}" if one.groups > 1 else "one group: none"
+        word = "" if not one.certain else "better" if one.gained else "worse"
+        table.add_row(
+            label,
+            f"{one.samples} of {one.groups}",
+            f"{one.base.value:.3f}",
+            f"{one.tuned.value:.3f}",
+            f"{change.value:+.3f}, {interval}",
+            word,
+        )
+    return table
+
+
+def _word(name: str, value: str | int) -> str:
+    if isinstance(value, str):
+        return value.replace("_", " ")
+    if name == "depth":
+        return "all depths" if value < 0 else f"{value} % down"
+    return f"{value:,} tokens"

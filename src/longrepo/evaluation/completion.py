@@ -1,0 +1,125 @@
+"""Completions at held-out lines: the next line, the next block, and a line in the middle, written greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from longrepo.engines.base import Engine
+from longrepo.evaluation.held import Held, Material
+from longrepo.evaluation.layout import Layout, Place, lay, lay_fim
+from longrepo.evaluation.line_class import CROSS_FILE, LineClasses
+from longrepo.evaluation.measured import Measured, Row, Unit
+from longrepo.evaluation.result import Example, Parts
+from longrepo.evaluation.scoring import write_both
+from longrepo.evaluation.similarity import similarity
+from longrepo.sequences import chance
+from longrepo.sequences.stored_text import marks_of
+from longrepo.sequences.tokenizer import RepoTokenizer
+
+BLOCK_ROWS = 6  # at most
+SPARE = 16  # tokens beyond what was written: a completion may differ in length
+_LEAST_LINE = 8  # characters: a shorter one says little
+_SHOWN_ROWS = 12  # of the prompt, in an example
+
+
+@dataclass(frozen=True)
+class Point:
+    """A held-out line to complete at. `place`: cross_file where it names what other files define, else in_file."""
+
+    held: Held
+    row: int
+    place: str
+
+
+def units(material: Material, length: int, wanted: int, seed: int) -> Iterator[Unit]:
+    """At up to `wanted` points, cross-file ones and others in turn; each with related context, `length` tokens."""
+    for point in _points(material, wanted, seed):
+        for task in TASKS:
+            key = f"completion/{task}/{length}/{point.held.key}/{point.row}"
+            yield Unit(key, partial(_measure, material.tokenizer, point, task, length, seed))
+
+
+def _points(material: Material, wanted: int, seed: int) -> list[Point]:
+    found: dict[str, list[Point]] = {"cross_file": [], "in_file": []}
+    for held in material.held:
+        classes, rows = LineClasses(held), held.target.of.text.split("\n")
+        taken: set[str] = set()
+        for row in sorted(held.rows, key=lambda row: chance.number(seed, "complete", held.key, row)):
+            place = "cross_file" if classes.of(row) in CROSS_FILE else "in_file"
+            if place not in taken and len(rows[row].strip()) >= _LEAST_LINE:
+                taken.add(place)
+                found[place].append(Point(held, row, place))
+    for points in found.values():
+        points.sort(key=lambda point: chance.number(seed, "complete", point.held.key))
+    turns = max(map(len, found.values()))
+    return [points[turn] for turn in range(turns) for points in found.values() if turn < len(points)][:wanted]
+
+
+def _measure(tokenizer: RepoTokenizer, point: Point, task: str, length: int, seed: int, engine: Engine) -> Measured:
+    last, prompt_of = TASKS[task]
+    held, of, end = point.held, point.held.target.of, last(point)
+    place = Place(held, of, of.row_token(point.row), of.row_token(end))
+    if end <= point.row:
+        return Measured()
+    size = place.end - place.at
+    layout = prompt_of(Place(held, of, place.at, place.end), length - SPARE, "related", seed, tokenizer)
+    if layout is None:
+        return Measured()
+    wanted = of.slice_text(place.at, place.end).strip("\n")
+    rows = wanted.count("\n") + 1
+    base, tuned = (
+        tidy(written(tokenizer, ids), rows) for ids in write_both(engine, layout.ids[: layout.start], size + SPARE)
+    )
+    scores = [similarity(tidy(wanted, rows), one) for one in (base, tuned)]
+    before = of.slice_text(0, place.at).split("\n")[-_SHOWN_ROWS:]
+    after = of.slice_text(place.end, len(of)).split("\n")[: _SHOWN_ROWS // 2] if task == "fim" else []
+    parts: Parts = {"task": task, "place": point.place, "length": length}
+    example = Example(
+        "completion", parts, of.path, held.commit, "\n".join(before), wanted, "\n".join(after), base, tuned, *scores
+    )
+    return Measured([*_rows(parts, held.group, *scores)], [example])
+
+
+def _rows(parts: Parts, group: str, base: Mapping[str, float], tuned: Mapping[str, float]) -> Iterator[Row]:
+    for place in (parts["place"], "all"):
+        for metric, value in base.items():
+            yield Row("completion", metric, {**parts, "place": place}, group, 1, value, tuned[metric])
+
+
+def written(tokenizer: RepoTokenizer, ids: Sequence[int]) -> str:
+    """The text of written tokens up to the first mark: a file's end ends a completion."""
+    marks = marks_of(tokenizer)
+    stop = next((at for at, id in enumerate(ids) if id >= len(marks) or marks[id]), len(ids))
+    return tokenizer.decode(ids[:stop])
+
+
+def tidy(text: str, rows: int) -> str:
+    """So many rows of a text from the first that isn't blank on, without white space at their ends."""
+    return "\n".join(row.rstrip() for row in text.lstrip("\n").split("\n")[:rows]).strip()
+
+
+def _line_end(point: Point) -> int:
+    return point.row + 1
+
+
+def _block_end(point: Point) -> int:
+    """The row after the last of the held-out rows that follow without anything but rows too short to count between
+    them; the point's own row where it stands alone, which is no block."""
+    rows, hashes = set(point.held.rows), point.held.target.of.row_hashes
+    last = point.row
+    for row in range(point.row + 1, min(point.row + BLOCK_ROWS, len(hashes))):
+        if row in rows:
+            last = row
+        elif hashes[row]:
+            break
+    return last + 1 if last > point.row else point.row
+
+
+_Prompt = Callable[[Place, int, str, int, RepoTokenizer], Layout | None]
+TASKS: dict[str, tuple[Callable[[Point], int], _Prompt]] = {
+    "line": (_line_end, lay),
+    "block": (_block_end, lay),
+    "fim": (_line_end, lay_fim),
+}

@@ -1,0 +1,78 @@
+"""Questions on the repository that training didn't ask, answered by completion and checked by an independent route."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from longrepo.engines.base import Engine
+from longrepo.evaluation.completion import tidy
+from longrepo.evaluation.held import Material, Repo
+from longrepo.evaluation.measured import Measured, Row, Unit
+from longrepo.evaluation.result import Example
+from longrepo.evaluation.scoring import write_both
+from longrepo.evaluation.trees import RELATED
+from longrepo.sequences.compose import Sizes
+from longrepo.sequences.draft import Draft
+from longrepo.sequences.lengths import Band
+from longrepo.sequences.questions.generate import Question, Source, left_out, questions
+from longrepo.sequences.questions.written import QuestionWriter
+from longrepo.sequences.tokenizer import RepoTokenizer
+
+SPARE = 8  # tokens beyond the expected answer
+_PHASE = 3  # as many snippets as the longest sequences show
+
+
+def units(material: Material, length: int, wanted: int, seed: int) -> Iterator[Unit]:
+    """Up to `wanted` questions, the kinds taking turns, each behind snippets that fill `length` tokens."""
+    for number, repo in enumerate(material.repositories):
+        share = wanted // len(material.repositories) + (number < wanted % len(material.repositories))
+        for question, draft in _asked(material, repo, length, share, seed):
+            key = f"question/{length}/{repo.facts.name}/{question.text}"
+            yield Unit(key, partial(_measure, material.tokenizer, repo, question, draft))
+
+
+def _asked(material: Material, repo: Repo, length: int, wanted: int, seed: int) -> Sequence[tuple[Question, Draft]]:
+    tree, texts = repo.trained, repo.texts
+    sources = [Source(path, text.text, text.language, text.outline) for path, text in texts.items()]
+    outside = left_out(repo.trees.repository.path, tree.commit, texts)
+    # Of each kind as many as training may have asked and more: those are passed over.
+    every, _ = questions(sources, tree.graph, (), seed, len(material.seen.asked) + wanted, outside)
+    for text in texts.values():
+        text.forget_outline()
+    writer = QuestionWriter(Sizes(material.tokenizer), texts, lambda path: tree.graph.related(path, RELATED), 0.0, seed)
+    band = Band(_PHASE, 0, 0, length)
+    found: list[tuple[Question, Draft]] = []
+    for question in every:
+        if len(found) == wanted:
+            break
+        if question.text not in material.seen.asked and (draft := writer.write(question, band)):
+            found.append((question, draft))
+    return found
+
+
+def _measure(tokenizer: RepoTokenizer, repo: Repo, question: Question, draft: Draft, engine: Engine) -> Measured:
+    ids, _ = draft.arrays()
+    answer = draft.parts[-1]
+    wanted = _line(tokenizer.decode(ids[answer.at : answer.at + answer.end].tolist()))
+    written = write_both(engine, ids[: answer.at], answer.end + SPARE)
+    base, tuned = (_line(tokenizer.decode(one)) for one in written)
+    scores = [
+        {"exact": float(one == wanted), "right": float(repo.checker.check(question.text, one).confirmed)}
+        for one in (base, tuned)
+    ]
+    group = question.needs[0][0]
+    rows = [
+        Row("question", metric, {"kind": kind}, group, 1, scores[0][metric], scores[1][metric])
+        for kind in ("all", question.kind)
+        for metric in scores[0]
+    ]
+    example = Example(
+        "question", {"kind": question.kind}, group, "", question.text, wanted, "", base, tuned, scores[0], scores[1]
+    )
+    return Measured(rows, [example])
+
+
+def _line(text: str) -> str:
+    """An answer as it is compared: its first row, single blanks."""
+    return " ".join(tidy(text, 1).split())

@@ -1,0 +1,252 @@
+"""What is measured on a repository's held-out commits, with an engine whose losses and words are known."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from evaluated import LENGTHS, Prepared, TwoLosses
+from git_helper import git
+from small_repository import small_repository
+
+from longrepo.engines.base import Batch
+from longrepo.errors import InputError
+from longrepo.evaluation import completion, context, needle, other, questions
+from longrepo.evaluation.figures import figures_of
+from longrepo.evaluation.held import Material
+from longrepo.evaluation.layout import CONTEXTS, Place, lay, lay_fim, lay_short
+from longrepo.evaluation.line_class import CLASSES, LineClasses
+from longrepo.evaluation.measured import Measured, Unit
+from longrepo.evaluation.measuring import FULL, QUICK, measure, plan, summed
+from longrepo.evaluation.store import Store
+from longrepo.repository.repository import Repository
+
+SEED = 42
+
+
+def run(units: Sequence[Unit], engine: TwoLosses) -> list[Measured]:
+    return [unit.run(engine) for unit in units]  # type: ignore[arg-type]
+
+
+def test_held_out_lines_are_new_and_shown_with_the_tree_before_them(material: Material, shop: Prepared) -> None:
+    assert material.held
+    trained = "".join("".join(text.text.split()) for text in material.repositories[0].texts.values())
+    for held in material.held:
+        rows = held.target.of.text.split("\n")
+        for row in held.rows:
+            assert "".join(rows[row].split()) not in trained
+        if held.commit:
+            with Repository.open(shop.folder) as repository:
+                assert held.before == repository.first_parents(held.commit, 2)[1]
+        assert not held.scored.all() or len(held.rows) > 0
+
+
+def test_contexts_differ_in_other_files_alone(material: Material) -> None:
+    for held in material.held:
+        own = defaultdict(set)
+        for length in LENGTHS:
+            for name in CONTEXTS:
+                layout = lay(Place.of_block(held), length, name, SEED, material.tokenizer)
+                assert layout is not None and len(layout.ids) <= length
+                assert (
+                    layout.ids[layout.start :].tolist()
+                    == held.target.of.ids[held.target.start : held.target.end].tolist()
+                )
+                text = material.tokenizer.decode(layout.ids[: layout.start].tolist())
+                before, _, beginning = text.rpartition("<|FILE_START|>")
+                own[length].add(beginning)
+                assert not before if name == "none" else before or length < max(LENGTHS)
+                assert f"<|FILE_START|> {held.path}\n" not in before
+        assert all(len(beginnings) == 1 for beginnings in own.values())
+
+
+def test_related_context_begins_with_what_the_file_imports(material: Material) -> None:
+    for held in (one for one in material.held if one.path.startswith("shop/")):
+        imported = re.findall(r"from shop\.(\w+) import", held.target.of.text)
+        layout = lay(Place.of_block(held), 1024, "related", SEED, material.tokenizer)
+        assert layout is not None
+        nearest = [part.of.path for part in layout.parts if part.of.path != held.path][-1]
+        assert not imported or nearest == f"shop/{imported[0]}.py"
+
+
+def test_a_middle_is_asked_for_in_the_order_of_training(material: Material) -> None:
+    held = material.held[0]
+    of, row = held.target.of, held.rows[0]
+    place = Place(held, of, of.row_token(row), of.row_token(row + 1))
+    layout = lay_fim(place, 512, "related", SEED, material.tokenizer)
+    assert layout is not None and len(layout.ids) <= 512
+    own = material.tokenizer.decode(layout.ids.tolist()).rpartition("<|FILE_START|>")[2]
+    found = re.fullmatch(r" (.+?)\n<fim_prefix>(.*)<fim_suffix>(.*)<fim_middle>", own, re.DOTALL)
+    assert found and found[1] == held.path
+    assert (found[2] + of.slice_text(place.at, place.end) + found[3]) in of.text
+
+
+def test_losses_come_out_as_the_engine_has_them_by_every_part(material: Material, engine: TwoLosses) -> None:
+    found = run(list(context.units(material, LENGTHS, SEED)), engine)
+    figures = figures_of((row for one in found for row in one.rows), SEED)
+    by = defaultdict(list)
+    for figure in figures:
+        by[figure.measure].append(figure)
+        if figure.metric == "loss":
+            assert (figure.base.value, figure.tuned.value) == (2.0, 1.5), figure
+            assert (figure.difference.low, figure.difference.high) == (-0.5, -0.5)
+    assert [(one.parts["length"], one.parts["context"]) for one in by["context"]] == sorted(
+        ((length, name) for name in CONTEXTS for length in LENGTHS), key=lambda pair: (CONTEXTS.index(pair[1]), pair[0])
+    )
+    scored = sum(int(held.scored.sum()) for held in material.held)
+    assert {one.tokens for one in by["context"]} == {scored}
+    assert all(one.difference.value == 0 and one.better == "higher" for one in by["gain"])
+    assert {str(one.parts["class"]) for one in by["line"]} <= set(CLASSES)
+    for name in ("none", "related"):
+        lines = [one for one in by["line"] if one.parts["context"] == name and one.parts["length"] == 512]
+        assert sum(one.tokens for one in lines) <= scored
+    assert by["position"] and by["short"] and "longppl" not in by  # equal losses: no token needs long context
+
+
+class FallsWithContext(TwoLosses):
+    """The base is sure of a token in four where there is much before it."""
+
+    def score(self, batch: Batch) -> np.ndarray:
+        losses = np.full(batch.input_ids.shape, 5.0, np.float32)
+        if batch.lengths[0] > 400:
+            losses[batch.input_ids % 4 == 0] = 0.5
+        return losses if self.loss == 2.0 else losses + 0.25
+
+
+def test_longppl_counts_the_tokens_that_the_base_needs_context_for(material: Material) -> None:
+    held = material.held[0]
+    length = 512
+    found = run([unit for unit in context.units(material, [length], SEED) if held.key in unit.key], FallsWithContext())
+    block = held.target.of.ids[held.target.start : held.target.end]
+    key = int(((block % 4 == 0) & held.scored).sum())
+    layouts = [lay_short(Place.of_block(held), 128, material.tokenizer)]
+    assert len(layouts[0].ids) <= 400 and key
+    (figure,) = [one for one in figures_of(found[0].rows, SEED) if one.measure == "longppl"]
+    assert (figure.tokens, figure.unit) == (key, "perplexity")
+    assert figure.base.value == pytest.approx(np.exp(0.5)) and figure.tuned.value == pytest.approx(np.exp(0.75))
+    assert figure.difference.value == pytest.approx(np.exp(0.75) - np.exp(0.5))
+
+
+def test_a_line_is_classed_by_the_farthest_thing_it_names(material: Material) -> None:
+    held = next(one for one in material.held if one.path.startswith("shop/") and one.commit)
+    classes, rows = LineClasses(held), held.target.of.text.split("\n")
+    definition = next(row for row, line in enumerate(rows) if line.strip().startswith("def "))
+    assert classes.of(definition) == "in_file"
+    blank = next(row for row, line in enumerate(rows) if not line.strip())
+    assert classes.of(blank) == "common"
+    imports = [row for row, line in enumerate(rows) if line.startswith("from shop.")]
+    assert all(classes.of(row) == "in_project" for row in imports)
+
+
+def test_completions_are_judged_up_to_the_file_s_end(material: Material, engine: TwoLosses) -> None:
+    unit = next(completion.units(material, 512, 4, SEED))
+    wanted = unit.run(engine).examples[0].wanted  # type: ignore[arg-type]
+    encode = material.tokenizer.encode
+    engine.tuned_writes = [*encode(f"\n{wanted}"), material.tokenizer.structure_ids["<|FILE_END|>"], *encode("more")]
+    engine.base_writes = encode("nothing of the kind")
+    found = unit.run(engine)  # type: ignore[arg-type]
+    (example,) = found.examples
+    assert example.tuned == wanted.strip() and example.tuned_scores == {"exact": 1, "edit": 1, "identifiers": 1}
+    assert example.base_scores["exact"] == 0 and example.base_scores["edit"] < 0.6
+    assert {row.parts["place"] for row in found.rows} == {str(example.parts["place"]), "all"}
+    assert wanted in material.held[0].target.of.text or any(wanted in one.target.of.text for one in material.held)
+
+
+def answered(material: Material, text: str) -> list[int]:
+    """The tokens of an answer, the snippet's name as its mark."""
+    encode, marks = material.tokenizer.encode, material.tokenizer.structure_ids
+    parts = re.split(r"(<\|SNIPPET_\d+\|>)", text)
+    return [id for part in parts for id in ([marks[part]] if part in marks else encode(part))]
+
+
+def test_questions_are_new_and_answers_judged_by_the_checker(material: Material, engine: TwoLosses) -> None:
+    units = list(questions.units(material, 1024, 12, SEED))
+    assert units
+    kinds = set()
+    for unit in units:
+        example = unit.run(engine).examples[0]  # type: ignore[arg-type]
+        assert example.before not in material.seen.asked
+        engine.tuned_writes = answered(material, f" {example.wanted}\n")
+        found = unit.run(engine)  # type: ignore[arg-type]
+        scores = {row.metric: (row.base, row.tuned) for row in found.rows if row.parts["kind"] == "all"}
+        assert scores["right"] == (0.0, 1.0), example
+        kinds.add(str(example.parts["kind"]))
+    assert len(kinds) > 2
+
+
+def test_a_needle_stands_at_its_depth_among_decoys(material: Material, engine: TwoLosses) -> None:
+    places = []
+    for depth in (0, 50, 100):
+        (unit,) = needle.units(material, [512], [depth], 1, SEED)
+        unit.run(engine)  # type: ignore[arg-type]
+        ids = engine.scored[-1].input_ids[0].tolist()
+        assert len(ids) <= 512
+        text = material.tokenizer.decode(ids)
+        name, value = re.findall(r"(\w+) = (\d{5})$", text)[0]
+        assert text.count(f"{name} = {value}") == 2 and len(re.findall(r"= \d{5}", text)) == needle.DECOYS + 2
+        places.append(text.index(f"{name} = {value}") / len(text))
+        engine.tuned_writes = material.tokenizer.encode(f" {value}\nX = 1")
+        rows = {row.metric: row for row in unit.run(engine).rows if row.parts["depth"] == depth}  # type: ignore[arg-type]
+        assert (rows["exact"].base, rows["exact"].tuned) == (0, 1)
+        assert rows["loss"].base == 2.0 * rows["loss"].count
+        engine.tuned_writes = []
+    assert places[0] < 0.1 < places[1] < 0.8 < places[2] < 0.98
+
+
+def test_another_repository_is_scored_plainly_and_never_the_same_one(
+    shop: Prepared, engine: TwoLosses, tmp_path: Path
+) -> None:
+    elsewhere = small_repository(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is the repository trained on"), shop.opened(elsewhere):
+        pass
+    (elsewhere / "more.py").write_text("x = 1\n")
+    git(elsewhere, "add", ".")
+    git(elsewhere, "commit", "-q", "-m", "More")
+    with shop.opened(elsewhere) as (_, (one,)):
+        units = list(other.units(one.trees, one.commit, 256, 5, SEED))
+        (figure,) = figures_of((row for found in run(units, engine) for row in found.rows), SEED)
+    assert (figure.parts, figure.groups, figure.base.value) == ({"repository": "elsewhere"}, 5, 2.0)
+
+
+def test_a_young_repository_is_measured_on_held_out_files_and_says_so(young: Prepared) -> None:
+    with young.opened() as (found, _):
+        found.choose("test", 4, 102, SEED)
+        assert found.held and found.facts()["held_out"] == "files"
+        assert "files that were never trained on" in found.notes[0]
+        for held in found.held:
+            assert held.group == held.path and held.path not in found.repositories[0].texts
+
+
+def test_a_stopped_measurement_goes_on_and_says_the_same(material: Material, engine: TwoLosses, tmp_path: Path) -> None:
+    units = list(plan(material, (256,), QUICK, SEED))
+    about = {"adapter": "one"}
+    done: list[str] = []
+    counted = [Unit(unit.key, partial(_noted, done, unit)) for unit in units]
+    file = tmp_path / "measurements.jsonl"
+    with Store(file, about) as store:
+        measure(engine, counted[:5], store, lambda: None)  # type: ignore[arg-type]
+    with file.open("a") as stream:
+        stream.write('{"key": "cut sho')
+    with Store(file, about) as store:
+        ticks: list[int] = []
+        again = summed(measure(engine, counted, store, lambda: ticks.append(1)), SEED)  # type: ignore[arg-type]
+    assert len(ticks) == len(units) and len(done) == len(set(done)) == len(units)
+    with Store(tmp_path / "other.jsonl", about) as store:
+        assert again == summed(measure(engine, units, store, lambda: None), SEED)  # type: ignore[arg-type]
+    with Store(file, {"adapter": "another"}) as store:
+        assert units[0].key not in store
+
+
+def _noted(done: list[str], unit: Unit, engine: TwoLosses) -> Measured:
+    done.append(unit.key)
+    return unit.run(engine)  # type: ignore[arg-type]
+
+
+def test_quick_is_part_of_full(material: Material) -> None:
+    quick, full = ({unit.key for unit in plan(material, (256, 512), amount, SEED)} for amount in (QUICK, FULL))
+    assert quick and len(quick - full) == 0
