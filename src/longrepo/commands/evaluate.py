@@ -56,6 +56,8 @@ def evaluate(
     from longrepo.evaluation.measuring import FULL, QUICK
     from longrepo.reports.evaluation import print_evaluation
 
+    if not (run / "adapter").is_dir():
+        raise InputError(f"{run}: holds no adapter/; give the folder of a run that has finished")
     choice = choose(engine.value, device.value)
     print(f"{choice.line[0]}: {choice.reason}")
     loaded = Loaded.of(run, sequences or _trained_on(run), split, choice, device.value)
@@ -91,7 +93,7 @@ class Loaded:
 
     @staticmethod
     def of(run: Path, sequences: Path, split: str, choice: Choice, device: str) -> Loaded:
-        """Raises InputError where the run isn't finished, or the split has no sequences."""
+        """Raises InputError where the split has no sequences."""
         from longrepo.engines.choose import create
         from longrepo.sequences.header import check_tokenizer
         from longrepo.sequences.store import read_sequences
@@ -99,8 +101,6 @@ class Loaded:
 
         if split not in ("validation", "test"):
             raise InputError(f"--split {split}: expected validation or test")
-        if not (run / "adapter").is_dir():
-            raise InputError(f"{run}: holds no adapter/; give the folder of a run that has finished")
         settings: Settings = load_settings(run / "settings.yaml")
         file = read_sequences(sequences)
         if split not in file.column("split"):
