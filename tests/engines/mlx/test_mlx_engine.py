@@ -14,13 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings
 
-from longrepo.config.load import load_settings
 from longrepo.engines.base import Batch
 from longrepo.engines.method import Method
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError
-from longrepo.sequences.tokenizer import load_tokenizer
 
 CHUNKS = Method("chunked", 24)
 
@@ -55,25 +53,6 @@ def batch_of(*lengths: int, seed: int = 0) -> Batch:
         weights[-1] = 1.0
         rows.append((rng.integers(0, VOCABULARY + ADDED, length), weights))
     return Batch.of(rows, 0)
-
-
-def test_logits_of_the_embedded_model_agree_past_its_window(tmp_path: Path) -> None:
-    import json
-    import shutil
-
-    from longrepo import embedded
-
-    shutil.copytree(embedded.path(), tmp_path / "model")
-    config = tmp_path / "model" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"sliding_window": 512}))
-    of = load_settings(None, [f"model.name={tmp_path / 'model'}", "model.quantization=none", "lora.r=4"])
-    tokenizer = load_tokenizer(str(tmp_path / "model"), None, True)
-    one, other = TorchEngine.create(of, tokenizer, "cpu"), MlxEngine.create(of, tokenizer, "cpu")
-    follow(one, other, tmp_path)
-    ids = np.random.default_rng(0).integers(0, tokenizer.vocabulary_size, (1, 700))
-    with torch.no_grad():
-        expected = one.model(input_ids=torch.from_numpy(ids)).logits.numpy()
-    assert np.abs(np.array(other.model(mx.array(ids))) - expected).max() < 1e-4
 
 
 def test_twenty_updates_lose_the_same(folder: Path, tmp_path: Path) -> None:
