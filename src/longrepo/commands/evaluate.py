@@ -39,7 +39,7 @@ def evaluate(
         Path | None, typer.Option(help="The file of sequences; default: the one the run was trained on.")
     ] = None,
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    quick: Annotated[bool, typer.Option("--quick", help="Few samples: a minute on a small model.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Few samples.")] = False,
     other: Annotated[
         list[Path] | None, typer.Option(help="Another repository: is what the base knew forgotten? May be repeated.")
     ] = None,

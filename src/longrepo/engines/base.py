@@ -48,6 +48,19 @@ class Batch:
         return Batch(ids, weights, lengths)
 
 
+def scored_positions(
+    ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], start: int, end: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Among the positions from `start` to `end` of each row, flattened; ids, weights `[rows, tokens]`: those that are
+    scored, the token that follows each, and its weight, `[scored]`. The weight of token p + 1 scores position p."""
+    targets, following = np.zeros((len(ids), end - start), np.int64), np.zeros((len(ids), end - start), np.float32)
+    there = min(end + 1, ids.shape[1]) - (start + 1)  # the last token is followed by none
+    targets[:, :there] = ids[:, start + 1 : start + 1 + there]
+    following[:, :there] = weights[:, start + 1 : start + 1 + there]
+    at = np.flatnonzero(following)
+    return at, targets.ravel()[at], following.ravel()[at]
+
+
 class Engine(Protocol):
     """A 4-bit base with a LoRA adapter, and one optimizer over the adapter (and the structure-token rows)."""
 

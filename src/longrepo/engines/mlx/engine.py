@@ -33,11 +33,13 @@ from longrepo.engines.mlx.optimizer_files import read_optimizer, write_optimizer
 from longrepo.engines.mlx.plain import plain_step
 from longrepo.engines.mlx.rows import TokenRows, patch
 from longrepo.engines.mlx.scalar import number
-from longrepo.errors import InputError, OutOfMemory
+from longrepo.engines.said import computing
+from longrepo.errors import InputError
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
 
+OUT_OF_MEMORY = ("allocat",)  # on Metal for a single array that is too large
 SCORING = 512  # tokens of a chunk where the method has none
 
 
@@ -85,7 +87,7 @@ class MlxEngine:
         self._dropout.key = key
         self.model.train()
         plain = self.method.step == "plain"
-        with _said_when_memory_ends(self.device, batch.input_ids.size):
+        with computing(self.device, batch.input_ids.size, OUT_OF_MEMORY):
             if plain and not self._settings.training.use_gradient_checkpointing:
                 parts = plain_step(self.model, self.slots, batch, normaliser, self._gradients)
             else:
@@ -116,7 +118,7 @@ class MlxEngine:
         wanted[:, 0] = 0
         scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
         ids = mx.array(batch.input_ids.astype(np.int32))
-        with _said_when_memory_ends(self.device, batch.input_ids.size):
+        with computing(self.device, batch.input_ids.size, OUT_OF_MEMORY):
             for start, end, hidden in self._chunks.hidden(ids, self.method.chunk or SCORING):
                 scored = Scored.of(batch.input_ids, wanted, start, end)
                 flat = hidden.reshape(-1, hidden.shape[-1])
@@ -178,17 +180,3 @@ class MlxEngine:
             "trainable_parameters": trained,
             "versions": {name: version(name) for name in ("mlx", "mlx-lm")},
         }
-
-
-@contextmanager
-def _said_when_memory_ends(device: str, tokens: int) -> Iterator[None]:
-    """MLX says it in a RuntimeError's text, on Metal for a single array that is too large."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "allocat" not in str(error):
-            raise
-        raise OutOfMemory(
-            f"{device}: out of memory in a step of {tokens} tokens; the checkpoints are whole: end other programs, or "
-            "leave out the longest phase, or lower lora.r, and go on with --resume auto"
-        ) from None

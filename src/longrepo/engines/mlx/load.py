@@ -15,6 +15,7 @@ from longrepo.engines.base_config import DROPOUTS
 from longrepo.engines.mlx.fidelity.families import build
 from longrepo.engines.mlx.quantised import BITS, GROUP, published_quantisation, quantise, quantise_skeleton
 from longrepo.engines.mlx.weights import read_config, read_weights
+from longrepo.engines.said import loading
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,16 +36,8 @@ def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, dtype: mx.Dtype
 
     transformers.utils.logging.set_verbosity_error()
     notes: list[str] = []
-    try:
+    with loading(settings.name):
         model = _load(model_location(settings.name), settings, tokenizer, dtype, notes)
-    except InputError as error:
-        raise InputError(f"model {settings.name}: {error}") from None
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"model {settings.name}: can't be loaded ({reason}); give a hub name with network access, "
-            "a local Hugging Face folder, or --model embedded"
-        ) from None
     return model, notes
 
 

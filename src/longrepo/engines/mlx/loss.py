@@ -10,6 +10,8 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
+from longrepo.engines.base import scored_positions
+
 Head = Callable[[mx.array], mx.array]
 PART = 256  # positions; 48 MiB of float32 logits at StarCoder2's vocabulary
 
@@ -26,13 +28,8 @@ class Scored:
     @staticmethod
     def of(ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], start: int, end: int) -> Scored:
         """Among the positions from `start` to `end` of each row. Position p is scored by the weight of token p + 1."""
-        rows = len(ids)
-        targets, following = np.zeros((rows, end - start), np.int32), np.zeros((rows, end - start), np.float32)
-        there = min(end + 1, ids.shape[1]) - (start + 1)  # the last token is followed by none
-        targets[:, :there] = ids[:, start + 1 : start + 1 + there]
-        following[:, :there] = weights[:, start + 1 : start + 1 + there]
-        at = np.flatnonzero(following)
-        return Scored(mx.array(at.astype(np.int32)), mx.array(targets.ravel()[at]), mx.array(following.ravel()[at]))
+        at, targets, following = scored_positions(ids, weights, start, end)
+        return Scored(mx.array(at.astype(np.int32)), mx.array(targets.astype(np.int32)), mx.array(following))
 
     def parts(self) -> Iterator[Scored]:
         for start in range(0, self.at.size, PART):

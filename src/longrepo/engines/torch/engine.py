@@ -19,6 +19,7 @@ import transformers
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch
 from longrepo.engines.method import Method
+from longrepo.engines.said import computing
 from longrepo.engines.torch import dropout
 from longrepo.engines.torch.adapter_files import read_adapter, write_adapter
 from longrepo.engines.torch.chunked.step import ChunkedStep
@@ -31,10 +32,13 @@ from longrepo.engines.torch.loss import Scored, backward_weighted, token_nll
 from longrepo.engines.torch.optimizer_files import read_optimizer, write_optimizer
 from longrepo.engines.torch.peak import PeakMemory
 from longrepo.engines.torch.rows import TokenRows, patch
-from longrepo.errors import InputError, OutOfMemory
+from longrepo.errors import InputError
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
+
+# CUDA has an exception of its own for it; Metal and the CPU's allocator say it in a RuntimeError's text.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
 
 
 class TorchEngine:
@@ -91,7 +95,7 @@ class TorchEngine:
             return why_not(self._decoder, self._placement.device, self._placement.dtype, self._dropout.at)
 
     def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
-        with _said_when_memory_ends(self.device, batch.input_ids.size):
+        with computing(self.device, batch.input_ids.size, OUT_OF_MEMORY):
             return math.fsum(part.item() for part in self.add_gradients(batch, normaliser, key))
 
     def add_gradients(self, batch: Batch, normaliser: float, key: int) -> list[torch.Tensor]:
@@ -138,7 +142,7 @@ class TorchEngine:
         wanted = batch.loss_weights != 0
         wanted[:, 0] = False
         scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
-        with self._autocast(), _said_when_memory_ends(self.device, ids.numel()):
+        with self._autocast(), computing(self.device, ids.numel(), OUT_OF_MEMORY):
             for start, end, hidden in self._hidden_parts(ids):
                 here = wanted[:, start + 1 : end + 1]  # hidden state p predicts token p + 1
                 before = self._tensor(here)
@@ -220,20 +224,6 @@ class TorchEngine:
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._placement.device)
-
-
-@contextmanager
-def _said_when_memory_ends(device: str, tokens: int) -> Iterator[None]:
-    """CUDA has an exception of its own for it; Metal's and the CPU's allocator say it in a RuntimeError's text."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not any(words in str(error) for words in ("out of memory", "can't allocate memory")):
-            raise
-        raise OutOfMemory(
-            f"{device}: out of memory in a step of {tokens} tokens; the checkpoints are whole: end other programs, or "
-            "leave out the longest phase, or lower lora.r, and go on with --resume auto"
-        ) from None
 
 
 @torch.no_grad()

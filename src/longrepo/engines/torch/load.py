@@ -13,12 +13,12 @@ from torch import nn
 from longrepo.config.model_source import model_location
 from longrepo.config.schema import ModelSettings
 from longrepo.engines.base_config import DROPOUTS
+from longrepo.engines.said import loading
 from longrepo.engines.torch.base_cache import DamagedCache, cached_base, drop_base, read_base, write_base
 from longrepo.engines.torch.checkpoint import Checkpoint, find_checkpoint
 from longrepo.engines.torch.device import Placement
 from longrepo.engines.torch.quantised import quantise
 from longrepo.engines.torch.skeleton import NotStreamable, Skeleton, quantization
-from longrepo.errors import InputError
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
@@ -35,18 +35,10 @@ def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, placement: Plac
     transformers.utils.logging.disable_progress_bar()
     notes: list[str] = []
     where = model_location(settings.name)
-    try:
+    with loading(settings.name):
         config = transformers.AutoConfig.from_pretrained(where, revision=settings.revision)
         _silence_dropouts(config, notes)
         model = _load(where, config, settings, placement, tokenizer.vocabulary_size, notes)
-    except InputError as error:
-        raise InputError(f"model {settings.name}: {error}") from None
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"model {settings.name}: can't be loaded ({reason}); give a hub name with network access, "
-            "a local Hugging Face folder, or --model embedded"
-        ) from None
     model.requires_grad_(False)
     module: Any
     for module in model.modules():

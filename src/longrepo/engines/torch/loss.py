@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from longrepo.engines.base import scored_positions
+
 Tensor = torch.Tensor
 Head = Callable[[Tensor], Tensor]
 Int64 = npt.NDArray[np.int64]
@@ -33,13 +35,7 @@ class Scored:
     def of(ids: Int64, weights: Float32, start: int, end: int, device: torch.device) -> Scored:
         """Among the positions from `start` to `end` of each row, flattened; ids, weights `[rows, tokens]`.
         Position p is scored by the weight of token p + 1."""
-        rows = len(ids)
-        targets, following = np.zeros((rows, end - start), np.int64), np.zeros((rows, end - start), np.float32)
-        there = min(end + 1, ids.shape[1]) - (start + 1)  # the last token is followed by none
-        targets[:, :there] = ids[:, start + 1 : start + 1 + there]
-        following[:, :there] = weights[:, start + 1 : start + 1 + there]
-        at = np.flatnonzero(following)
-        parts = (at, targets.ravel()[at], following.ravel()[at])
+        parts = scored_positions(ids, weights, start, end)
         return Scored(*(torch.from_numpy(part).to(device) for part in parts))
 
 
