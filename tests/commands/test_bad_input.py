@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 from git_helper import make_repo
 from small_repository import small_repository
+
+from longrepo import embedded
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +73,21 @@ def test_a_place_that_cannot_be_written(door: str, option: str, places: Path) ->
     assert done.returncode == 2, done.stderr
     assert "file" in done.stderr and "Traceback" not in done.stderr
     assert (places / "file").read_text() == "a file"
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_output_free(places: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(embedded.path(), tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors", "__*"))
+    made = run(
+        *("tokenizers/git_tokenizer_rich.py", "--repo", places / "shop", "--model", "embedded", "--output", "s.jsonl"),
+        *("--sequence-length", "1024"),
+        cwd=tmp_path,
+    )
+    assert made.returncode == 0, made.stderr
+    train = ("training/model_trainer_unified.py", "--sequences", "s.jsonl", "--model", base, "--output", "run")
+    for _ in range(2):
+        done = run(*train, "--set", "long_context.phase2_epochs=0", cwd=tmp_path)
+        assert done.returncode == 2 and "can't be loaded" in done.stderr, done.stderr
+        assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"]
 
 
 def test_sequences_of_another_tokenizer(places: Path, tmp_path: Path) -> None:

@@ -120,10 +120,10 @@ def run_training(arguments: Arguments) -> int:
         from longrepo.training.loop import train as run_loop
         from longrepo.training.watch import run_memory
 
-        write_text(run.path / "memory_plan.json", memory.as_json())
         for line in memory.lines():
             reporter.note(line)
         engine = create(choice, held, tokenizer, arguments.device)
+        write_text(run.path / "memory_plan.json", memory.as_json())
         if choice.name == "mlx":
             engine.choices += _limits(memory)
         for what, reason in engine.choices:
