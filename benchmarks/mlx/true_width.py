@@ -3,8 +3,8 @@
     python benchmarks/mlx/true_width.py --work /tmp/mlx-true-width [--only 1]
 
 Layers of 3072/12288 with 24 heads and 2 KV heads, vocabulary 49,152 and the structure tokens, random weights in
-4 bits (groups of 64), bfloat16, LoRA r=32 on all six projections, chunks of 256. The loss is on the last 256 positions
-and on one more of each chunk: as many gradients are held as if all were scored, as the plan takes it.
+4 bits (groups of 64), bfloat16, LoRA r=32 on all six projections, chunks of 256, the loss on the last 256 positions;
+the plan is made for the same.
 What is held before the step (weights, adapter, gradients of a former micro-batch, the optimizer's moments) is given
 apart. Resumable: each configuration is a process of its own and its figures stay in --work. MLX has no fast bfloat16 on
 a CPU (4-bit products: 0.14 GFLOP/s here).
@@ -34,8 +34,9 @@ from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch
 from longrepo.engines.method import Method
+from longrepo.engines.mlx.dry_run import DryRun
 from longrepo.engines.mlx.engine import MlxEngine
-from longrepo.memory.planner import Planner
+from longrepo.memory.shape import read_config
 from longrepo.sequences.tokens import STRUCTURE_TOKENS
 
 ADDED = len(STRUCTURE_TOKENS)
@@ -66,8 +67,10 @@ def settings_of(folder: Path) -> Settings:
 
 def planned(case: Case, folder: Path) -> int:
     """Bytes at the highest moment, from the configuration alone."""
-    planner = Planner.of(settings_of(folder), "cpu", "bfloat16", engine="mlx")
-    return planner.planned(Method("chunked", CHUNK), case.tokens).memory.peak
+    config = read_config(str(folder))
+    run = DryRun(config, settings_of(folder), Method("chunked", CHUNK), "cpu", mx.bfloat16, ADDED)
+    found = run.at(case.layers, case.tokens, every_chunk=True, scored=SCORED)
+    return max(size for name, size in found.items() if name.startswith("peak "))
 
 
 def measured(case: Case, folder: Path) -> dict[str, Any]:
@@ -79,7 +82,6 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
     ids = np.random.default_rng(0).integers(0, vocabulary, case.tokens)
     weights = np.zeros(case.tokens)
     weights[-SCORED:] = 1
-    weights[CHUNK::CHUNK] = 1  # position p is scored by the weight of token p + 1
     small, batch = Batch.of([(ids[:WARM_UP], np.ones(WARM_UP))], 0), Batch.of([(ids, weights)], 0)
     engine.accumulate(small, small.weight, 0)
     engine.apply_update(1e-5, 1.0)

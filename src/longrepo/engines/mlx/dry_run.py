@@ -53,15 +53,16 @@ class DryRun:
             return self.at(layers, tokens)
         return line(small, self.at(small, tokens), large, self.at(large, tokens), layers)
 
-    def at(self, layers: int, tokens: int, every_chunk: bool = False) -> Measured:
-        """Measure the last micro-batch of a window and its update: gradients and moments exist. `every_chunk`: leave
-        none out, for a look at whether the highest moment lies where it is looked for."""
+    def at(self, layers: int, tokens: int, every_chunk: bool = False, scored: int | None = None) -> Measured:
+        """Measure the last micro-batch of a window and its update: gradients and moments exist. `scored`: how many of
+        the last tokens are; None: all. `every_chunk`: leave none out, for a look at whether the highest moment lies
+        where it is looked for, and where chunks differ in what is scored."""
         fakes = FakeArrays(Allocator())
         with self._engine(layers, fakes) as engine, ExitStack() as stack:
             if self.method.step == "chunked" and not every_chunk:
-                scored = tokens - 1  # the last token predicts nothing
-                stack.enter_context(sampled(-(-scored // self.method.chunk), fakes.like))
-            return _Step(fakes, engine, self.method).measure(self._batch(tokens), stack)
+                predicting = tokens - 1  # the last token predicts nothing
+                stack.enter_context(sampled(-(-predicting // self.method.chunk), fakes.like))
+            return _Step(fakes, engine, self.method).measure(self._batch(tokens, scored or tokens), stack)
 
     def without_moments(self, tokens: int) -> int:
         """Bytes at the highest moment of a micro-batch of one layer before the first update: gradients exist."""
@@ -90,8 +91,8 @@ class DryRun:
             rows = patch_rows(model, ids, vocabulary) if ids else None
             yield MlxEngine(model, rows, self.settings, Placement(self.device, self.dtype, ()))
 
-    def _batch(self, tokens: int) -> Batch:
-        row = ([1] * tokens, [1.0] * tokens)
+    def _batch(self, tokens: int, scored: int) -> Batch:
+        row = ([1] * tokens, [0.0] * (tokens - scored) + [1.0] * scored)
         return Batch.of([row] * self.settings.training.batch_size_reference, 0)
 
 
