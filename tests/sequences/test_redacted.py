@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,10 @@ def test_without_redaction_the_text_is_as_it_was(folder: Path, starcoder: RepoTo
     assert not {starcoder.id("<KEY>"), starcoder.id("<EMAIL>")} & {
         id for row in found.rows for id in row.input_ids.tolist()
     }
+
+
+def test_questions_quote_messages_without_them(folder: Path, starcoder: RepoTokenizer) -> None:
+    asking = load_settings(None, ["data.commit_share=0.2", "data.question_share=0.7"])
+    whole = "\n".join(shown(starcoder, row) for row in prepared(folder, starcoder, asking).rows if row.kind == "qa")
+    assert re.search(r'Which files did commit \w{8} "Rotate <KEY>"', whole)
+    assert not [hidden for hidden in every_secret() if hidden in whole]

@@ -24,7 +24,8 @@ ADDED = "file added: it stands in the snapshot"
 
 @dataclass(frozen=True)
 class Link:
-    """One file's change by one commit, under the path the file has now; `files`: all that the commit changed."""
+    """One file's change by one commit, under the path the file has now; its message as training may show it;
+    `files`: all that the commit changed."""
 
     commit: str
     path: str
@@ -84,7 +85,7 @@ def read_links(
                 left_out["change: formatting" if answer.facts["formatting"] else "change: nothing"] += 1
             elif size < tokens:
                 step = _step(record.id, change, answer)
-                found.append(Link(record.id, path, record.message, step, record.files))
+                found.append(Link(record.id, path, reader.message(record.message), step, record.files))
                 size += len(answer.text)
                 done(len(answer.text))
     return found, left_out

@@ -96,6 +96,10 @@ class Reader:
         redacting = "redacted" if self.redactor else "as it is"
         self._version = f"{ANALYSIS_VERSION} {self.tokenizer.sha256} {redacting} {self.context_weight}"
 
+    def message(self, text: str) -> str:
+        """A commit's message as training may show it."""
+        return self.redactor.message(text).text if self.redactor else text
+
     def read(self, requests: Iterable[Request], done: Callable[[int], None]) -> Iterator[Analysed | LeftOut]:
         """The answer to each request, in their order; `done` is told how many there are more."""
         rest = iter(requests)
