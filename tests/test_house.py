@@ -14,11 +14,12 @@ PACKAGE = ROOT / "src" / "longrepo"
 FLOORS = (
     {"commands"},
     {"pipeline"},
-    {"training", "evaluation", "reports", "export"},
+    {"training", "evaluation", "reports", "export", "use", "models"},
     {"engines", "curriculum", "memory"},
     {"sequences"},
     {"redaction"},
     {"repository"},
+    {"context"},
     {"config", "embedded", "errors"},
 )
 DOORS = {
@@ -115,7 +116,12 @@ def test_help_names_the_options_and_loads_nothing_heavy(door: str) -> None:
         "evaluate",
         "pipeline",
         "export",
+        "extend",
+        "generate",
+        "models",
+        "pretrain",
         "report",
+        "serve",
     ],
 )
 def test_answers_come_before_anything_heavy_is_imported(command: str) -> None:

@@ -89,6 +89,7 @@ def run_training(arguments: Arguments) -> int:
     from longrepo.sequences.header import check_tokenizer
     from longrepo.sequences.store import read_sequences
     from longrepo.sequences.tokenizer import load_tokenizer
+    from longrepo.training.boards import check_board
     from longrepo.training.plan import Start, settle
     from longrepo.training.resume import begun_from, find_run, resumed
     from longrepo.training.run_folder import open_run
@@ -102,6 +103,7 @@ def run_training(arguments: Arguments) -> int:
         found = find_run(arguments.resume, output if arguments.resume == "auto" else arguments.output)
         output = found.run
     settings = _settings(arguments, output)
+    check_board(settings.training.report_to)
     path = _sequences(arguments, settings, found.snapshot.identity.sequences if found and found.snapshot else None)
     file = read_sequences(path)
     if found is not None:
@@ -139,7 +141,7 @@ def run_training(arguments: Arguments) -> int:
         go_on = arguments.go_on or resume_command(arguments, output, path)
         print(f"stopped and saved; go on with:\n  {go_on}", file=sys.stderr)
     elif outcome.adapter and not outcome.already_finished:
-        print(f"adapter: {outcome.adapter}")
+        print(f"{outcome.adapter.name}: {outcome.adapter}")
     return outcome.exit_status
 
 

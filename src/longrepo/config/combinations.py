@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from longrepo.config.schema import LongContextSettings, Settings
+from longrepo.config.schema import ContextSettings, LongContextSettings, Settings
 
 
 def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -21,6 +21,9 @@ def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
             "data.commit_share and data.question_share must leave room for files: expected a sum below 1, "
             f"got {data.commit_share + data.question_share:g}",
         )
+    if settings.training.weights == "all" and model.quantization != "none":
+        yield "training.weights", "all needs model.quantization=none: 4-bit weights can't be trained themselves"
+    yield from _positions(settings.context)
     yield from _lengths(phases)
     phase3_runs = phases.phase3_enabled is not False and phases.phase3_epochs > 0
     if phases.phase1_epochs + phases.phase2_epochs == 0 and not phase3_runs:
@@ -30,6 +33,15 @@ def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
         )
     if phases.phase3_enabled == "auto" and phases.phase2_epochs == 0:
         yield "long_context.phase3_enabled", "auto judges phase 2, which has 0 epochs: use true or false"
+
+
+def _positions(context: ContextSettings) -> Iterator[tuple[str, str]]:
+    if context.method != "none" and context.target_length is None:
+        yield "context.target_length", f"context.method={context.method} needs the tokens to be reached, such as 16384"
+    if context.method == "none" and context.factor is not None:
+        yield "context.factor", "context.method=none scales nothing: give a method, or leave the factor out"
+    if context.method != "longrope" and context.long_factors is not None:
+        yield "context.long_factors", f"only context.method=longrope takes them, got {context.method}"
 
 
 def _lengths(phases: LongContextSettings) -> Iterator[tuple[str, str]]:

@@ -60,6 +60,7 @@ class DataSettings(Section):
 
 
 class TrainingSettings(Section):
+    weights: Literal["lora", "all"] = "lora"
     base_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     warmup_ratio: Fraction = 0.15
     final_learning_rate_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
@@ -76,7 +77,9 @@ class TrainingSettings(Section):
     save_every_steps: Annotated[int, Field(ge=0)] = 50
     keep_last: Positive = 2
     max_tokens_per_epoch: Positive | None = None
+    max_updates: Positive | None = None
     max_validation_sequences: Positive | None = None
+    report_to: Literal["tensorboard", "trackio", "none"] = "tensorboard"
 
 
 class LongContextSettings(Section):
@@ -100,6 +103,17 @@ class LongContextSettings(Section):
         return self.phase1_max_length // 2
 
 
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
+class ContextSettings(Section):
+    method: Literal["none", "linear", "base", "dynamic", "yarn", "longrope", "llama3"] = "none"
+    target_length: Annotated[int, Field(ge=64)] | None = None
+    window: Annotated[int, Field(ge=64)] | Literal["keep", "full"] = "keep"
+    factor: Factor | None = None
+    long_factors: Annotated[tuple[Factor, ...], Field(min_length=1)] | None = None
+
+
 class MemorySettings(Section):
     budget_gb: Annotated[float, Field(gt=0)] | None = None
     step: Literal["auto", "plain", "chunked"] = "auto"
@@ -117,4 +131,5 @@ class Settings(Section):
     data: DataSettings = DataSettings()
     training: TrainingSettings = TrainingSettings()
     long_context: LongContextSettings = LongContextSettings()
+    context: ContextSettings = ContextSettings()
     memory: MemorySettings = MemorySettings()

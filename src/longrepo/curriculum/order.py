@@ -72,6 +72,22 @@ def epoch_order(catalogue: Catalogue, phase: Phase, epoch: int, settings: Settin
     )
 
 
+def first_updates(
+    order: EpochOrder, updates: int, catalogue: Catalogue, phase: Phase, settings: Settings
+) -> EpochOrder:
+    """The first `updates` updates of an epoch; what comes after counts as left out."""
+    training = settings.training
+    indices = order.indices[: updates * training.batch_size_reference * training.gradient_accumulation_steps]
+    counts = Counter(catalogue.difficulty[index] for index in indices)
+    return EpochOrder(
+        indices=indices,
+        replayed=sum(int(catalogue.lengths[index]) <= phase.above for index in indices),
+        tokens=_tokens(catalogue, indices),
+        by_difficulty={name: counts[name] for name in DIFFICULTIES},
+        left_out=order.left_out | {"update limit": len(order.indices) - len(indices)},
+    )
+
+
 def updates_in(order: EpochOrder, settings: Settings) -> int:
     """Optimizer updates of an epoch; the last may stand on a shorter accumulation window."""
     batches = math.ceil(len(order.indices) / settings.training.batch_size_reference)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from longrepo.config.schema import ContextSettings
 from longrepo.engines.method import Method
 
 
@@ -62,7 +63,8 @@ def scored_positions(
 
 
 class Engine(Protocol):
-    """A 4-bit base with a LoRA adapter, and one optimizer over the adapter (and the structure-token rows)."""
+    """A 4-bit base with a LoRA adapter, and one optimizer over the adapter (and the structure-token rows); or, with
+    `training.weights=all`, a model and one optimizer over all its weights, which then stand where an adapter would."""
 
     name: str
     device: str
@@ -79,6 +81,11 @@ class Engine(Protocol):
 
     def why_not_chunked(self) -> str | None:
         """Why this model can't be computed in chunks; None where it can."""
+        ...
+
+    def position(self, context: ContextSettings) -> None:
+        """Compute from here on at these positions, with the same weights. Raises InputError where the model can't be
+        computed so; it then stays as it was."""
         ...
 
     def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
@@ -114,15 +121,17 @@ class Engine(Protocol):
         ...
 
     def base_only(self) -> AbstractContextManager[None]:
-        """While entered, the adapter and the trained rows are off: the model is the base."""
+        """While entered, the adapter and the trained rows are off: the model is the base. Raises InputError where all
+        weights are trained: the base is gone."""
         ...
 
     def save_adapter(self, folder: Path) -> None:
-        """Write `adapter_config.json` and `adapter_model.safetensors` in PEFT's format into an existing folder."""
+        """Write `adapter_config.json` and `adapter_model.safetensors` in PEFT's format into an existing folder; where
+        all weights are trained, a model as transformers loads it."""
         ...
 
     def load_adapter(self, folder: Path) -> None:
-        """Set the adapter's weights from such a folder. Raises InputError where shapes or modules differ."""
+        """Set what is trained from such a folder. Raises InputError where shapes or modules differ."""
         ...
 
     def save_optimizer(self, file: Path) -> None:

@@ -74,6 +74,8 @@ def place(choice: Choice, device: str, precision: str) -> Placed:
 def create(choice: Choice, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> Engine:
     """The engine, with its base loaded; the choice is among its `choices`. Raises InputError for what can't be had."""
     engine: Engine
+    if choice.name == "mlx" and settings.training.weights == "all":
+        raise InputError("training.weights=all: the MLX engine trains LoRA alone; use --engine torch")
     if choice.name == "mlx":
         _prepare_mlx()
         from longrepo.engines.mlx.engine import MlxEngine

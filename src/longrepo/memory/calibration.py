@@ -111,5 +111,6 @@ def _timed_step(engine: EngineName, run: Any) -> Any:
 def _key(planner: Planner) -> str:
     one, settings = planner.estimator, planner.settings
     facts = [one.config.to_dict(), one.device, one.dtype, settings.model.quantization, settings.lora.r]
+    facts.append(settings.training.weights)
     facts.append(code_identity(one.engine))
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -154,7 +154,7 @@ class Estimator:
             "added": self.added,
             "base": [self.settings.model.quantization, self.settings.model.double_quantization],
             "lora": [lora.r, lora.dropout > 0, lora.target_modules],
-            "training": [training.batch_size_reference, training.use_gradient_checkpointing],
+            "training": [training.weights, training.batch_size_reference, training.use_gradient_checkpointing],
             "code": code_identity(self.engine),
         }
         return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +31,7 @@ def outlook(planner: Planner, lengths: Mapping[str, int], budget: Budget, sequen
         if tokens > shape.max_positions:
             raise InputError(
                 f"{name} ({tokens:,} tokens): {settings.model.name} was trained to {shape.max_positions:,} positions; "
-                "plan that or less"
+                "plan that or less, or have them reach farther with context.target_length and a context.method"
             )
     check_weights(planner, budget)
     lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
@@ -75,7 +75,7 @@ def _why_not(planner: Planner, tokens: int, budget: Budget) -> str:
     return f"nothing fits: {least.method} needs {least.peak / GIB:.2f} GiB"
 
 
-def machine_table(planner: Planner, dtype: str) -> list[dict[str, Any]]:
+def machine_table(planner: Planner, dtype: str, lengths: Sequence[int] = LENGTHS) -> list[dict[str, Any]]:
     """Each machine with the cheapest method that fits it, by length; None where none does. Macs by the plan's engine,
     GPUs always by torch."""
     one, rows = planner.estimator, []
@@ -91,7 +91,7 @@ def machine_table(planner: Planner, dtype: str) -> list[dict[str, Any]]:
     }
     for machine in machines():
         of = by_kind[machine.device]
-        fits = {n: of.first_fit(n, machine.usable) for n in LENGTHS if n <= planner.shape.max_positions}
+        fits = {n: of.first_fit(n, machine.usable) for n in lengths if n <= planner.shape.max_positions}
         methods = {n: str(fit.method) if fit else None for n, fit in fits.items()}
         rows.append({"name": machine.name, "usable": machine.usable, "methods": methods})
     return rows

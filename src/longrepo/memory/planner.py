@@ -52,10 +52,10 @@ class Planner:
         engine: EngineName = "torch",
     ) -> Planner:
         """`scratch`: the folder of the disk store. Raises InputError for a model without a readable configuration."""
-        config = read_config(settings.model.name, settings.model.revision)
+        config = read_config(settings.model.name, settings.model.revision, settings.context)
         shape = read_shape(config, engine)
         missing = [name for name in settings.lora.target_modules if name not in shape.lora]
-        if missing:
+        if missing and settings.training.weights == "lora":
             raise InputError(
                 f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; "
                 f"it has {', '.join(sorted(shape.lora))}"
@@ -116,8 +116,9 @@ def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> Ru
     for number, length in lengths.items():
         if length > planner.shape.max_positions:
             raise InputError(
-                f"long_context.phase{number}_max_length: {length:,} tokens, and {planner.settings.model.name} was "
-                f"trained to {planner.shape.max_positions:,} positions: set it to that or less"
+                f"long_context.phase{number}_max_length: {length:,} tokens, and the positions of "
+                f"{planner.settings.model.name} reach {planner.shape.max_positions:,}: set it to that or less, or have "
+                f"them reach farther with context.target_length={length} and a context.method"
             )
         rungs = planner.rungs(length)
         chosen = rungs[0] if rungs[0].fits(budget.bytes, planner.disk) else None
@@ -195,7 +196,9 @@ def check_weights(planner: Planner, budget: Budget) -> None:
     if weights + planner.overhead <= budget.bytes:
         return
     beside = f" and {planner.overhead / GIB:.2f} GiB of libraries" if planner.overhead else ""
-    packed = "" if planner.settings.model.quantization == "nf4" else ", set model.quantization=nf4"
+    settings = planner.settings
+    as_it_is = settings.model.quantization == "none" and settings.training.weights == "lora"
+    packed = ", set model.quantization=nf4" if as_it_is else ""
     raise InputError(
         f"memory.budget_gb: the weights alone need {weights / GIB:.2f} GiB{beside}, the budget is "
         f"{budget.bytes / GIB:.2f} GiB ({budget.reason}): raise it{packed} or take a smaller model"
@@ -244,7 +247,7 @@ def _smaller_rank(planner: Planner, least: Planned, budget: Budget) -> int | Non
         lora = settings.lora.model_copy(update={"r": r})
         return _with(planner, settings.model_copy(update={"lora": lora})).planned(least.method, least.length).peak
 
-    if rank < 2 or peak(1) > budget.bytes:
+    if settings.training.weights == "all" or rank < 2 or peak(1) > budget.bytes:
         return None
     at_one, a_rank = peak(1), (least.peak - peak(1)) / (rank - 1)
     rank //= 2

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from longrepo.config.model_source import model_location
+from longrepo.config.schema import ContextSettings
+from longrepo.context.change import OWN, positioned
 from longrepo.errors import InputError
 from longrepo.memory.kept import Kept
 
@@ -32,14 +34,20 @@ class ModelShape:
         return r * sum(self.lora.get(name, 0) for name in target_modules)
 
 
-def read_config(name: str, revision: str | None = None) -> Any:
-    """The configuration of transformers. Raises InputError where there is none that can be read."""
+def read_config(name: str, revision: str | None = None, context: ContextSettings = OWN) -> Any:
+    """The configuration of transformers, its positions as an engine computes them by `context`. Raises InputError where
+    there is none that can be read, or its positions can't be so."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(model_location(name), revision=revision)
+        config = AutoConfig.from_pretrained(model_location(name), revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise _unreadable(name, error) from None
+    try:
+        config.update(positioned(config.to_dict(), context))
+    except InputError as error:
+        raise InputError(f"model {name}: {error}") from None
+    return config
 
 
 def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:

@@ -15,22 +15,31 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from longrepo.config.files import WRITING
+from longrepo.config.schema import Settings
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
 from longrepo.training import disk
 from longrepo.training.state import Snapshot
 
-ADAPTER, OPTIMIZER, STATE, MANIFEST = "adapter", "optimizer.safetensors", "state.json", "manifest.json"
+ADAPTER, MODEL = "adapter", "model"  # the folder of what is trained: an adapter, or a model's weights themselves
+OPTIMIZER, STATE, MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
 STEP = re.compile(r"step-\d{8}(-\d+)?$")
 
 
-class Checkpoints:
-    """The checkpoints of one run: `RUN/checkpoints/NAME`, with the pointers `RUN/last` and `RUN/best`."""
+def trained_folder(settings: Settings) -> str:
+    """What a run's checkpoints, and the run at its end, call the folder of what was trained."""
+    return MODEL if settings.training.weights == "all" else ADAPTER
 
-    def __init__(self, run: Path, keep_last: int) -> None:
+
+class Checkpoints:
+    """The checkpoints of one run: `RUN/checkpoints/NAME`, with the pointers `RUN/last` and `RUN/best`. `trained`: the
+    folder of what is trained in each."""
+
+    def __init__(self, run: Path, keep_last: int, trained: str = ADAPTER) -> None:
         self.run = run
         self.folder = run / "checkpoints"
         self.keep_last = keep_last
+        self.trained = trained
 
     def fresh_name(self, wanted: str) -> str:
         """The name, or with -2, -3, … where it is taken: a checkpoint is never overwritten."""
@@ -48,8 +57,8 @@ class Checkpoints:
         final = self.folder / name
         try:
             with disk.folder_beside(final) as beside:
-                (beside / ADAPTER).mkdir()
-                engine.save_adapter(beside / ADAPTER)
+                (beside / self.trained).mkdir()
+                engine.save_adapter(beside / self.trained)
                 engine.save_optimizer(beside / OPTIMIZER)
                 (beside / STATE).write_text(json.dumps(snapshot.as_json(), indent=1) + "\n", encoding="utf-8")
                 (beside / MANIFEST).write_text(json.dumps(_manifest(beside), indent=1) + "\n", encoding="utf-8")

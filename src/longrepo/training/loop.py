@@ -16,7 +16,7 @@ from longrepo.engines.base import Engine
 from longrepo.errors import OutOfMemory, RunError
 from longrepo.training.accumulation import accumulate_window
 from longrepo.training.batches import windows
-from longrepo.training.checkpoint import damage
+from longrepo.training.checkpoint import damage, trained_folder
 from longrepo.training.interrupt import EXIT_STATUS, Interrupt
 from longrepo.training.plan import PhasePlan, Plan
 from longrepo.training.reporter import EpochRecord, PhaseRecord, Reporter, UpdateRecord, Validation
@@ -28,7 +28,8 @@ from longrepo.training.watch import RunMemory
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: 0 when it has done all it was asked (`adapter` is its best), 130 when it was stopped."""
+    """How a run ended: 0 when it has done all it was asked (`adapter` is its best, or its best model where all weights
+    were trained), 130 when it was stopped."""
 
     exit_status: int
     state: TrainingState
@@ -49,9 +50,10 @@ def train(
     Raises RunError for a full disk, a lost folder, a loss or gradient that isn't finite, or (OutOfMemory, with all
     done until then saved) where no method needs little enough.
     """
-    if plan.state.finished and run.adapter.exists():
-        reporter.note(f"this run is finished: {run.adapter}")
-        return Outcome(0, plan.state, run.adapter, already_finished=True)
+    trained = run.path / trained_folder(plan.settings)
+    if plan.state.finished and trained.exists():
+        reporter.note(f"this run is finished: {trained}")
+        return Outcome(0, plan.state, trained, already_finished=True)
     try:
         with Interrupt(reporter.note) as interrupt:
             session = begin(engine, plan, run, reporter, interrupt, memory or RunMemory())
@@ -247,5 +249,6 @@ def _epoch_record(
 def _checked_adapter(session: Session, save_tokenizer: Callable[[Path], None] | None) -> Path | None:
     best = session.state.best
     if best and (wrong := damage(session.checkpoints.folder / best.checkpoint)):
-        raise RunError(f"the best checkpoint {best.checkpoint}: {wrong}; take the adapter of {session.run.path}/last")
+        kept = f"the {session.checkpoints.trained} of {session.run.path}/last"
+        raise RunError(f"the best checkpoint {best.checkpoint}: {wrong}; take {kept}")
     return final_adapter(session, save_tokenizer)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from longrepo.config.load import settings_hash
 from longrepo.config.schema import Settings
-from longrepo.curriculum.order import EpochOrder, epoch_order, updates_in
+from longrepo.curriculum.order import EpochOrder, epoch_order, first_updates, updates_in
 from longrepo.curriculum.phases import Phase, Schedule, phases_from
 from longrepo.curriculum.source import Catalogue, SequenceSource, catalogue_of
 from longrepo.errors import InputError
@@ -60,8 +60,12 @@ class Plan:
 
     def phase_plan(self, schedule: Schedule, number: int) -> PhasePlan:
         phase = schedule.phase(number)
-        orders = tuple(epoch_order(self.catalogue, phase, n, self.settings) for n in range(1, phase.epochs + 1))
-        return PhasePlan(phase, orders, tuple(updates_in(order, self.settings) for order in orders))
+        orders = [epoch_order(self.catalogue, phase, n, self.settings) for n in range(1, phase.epochs + 1)]
+        limit = self.settings.training.max_updates
+        if limit is not None and orders:
+            left = limit - sum(updates_in(order, self.settings) for order in orders[:-1])
+            orders[-1] = first_updates(orders[-1], left, self.catalogue, phase, self.settings)
+        return PhasePlan(phase, tuple(orders), tuple(updates_in(order, self.settings) for order in orders))
 
     def identity(self, engine: str, versions: Mapping[str, str]) -> RunIdentity:
         settings = self.settings
@@ -85,6 +89,8 @@ def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha25
     schedule = Schedule(phases_from(settings))
     notes = list(start.notes)
     state = start.state or TrainingState(schedule={})
+    catalogue, held_out = hold_out(catalogue_of(source), schedule)
+    schedule = _within_updates(schedule, catalogue, settings)
     if start.kind == "resume" and state.schedule_from == "time budget":
         schedule = schedule.with_epochs({int(number): epochs for number, epochs in state.schedule.items()})
     if not _stays_ended(state, schedule, settings):
@@ -97,7 +103,6 @@ def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha25
             f"{start.checkpoint} stands at the end of the schedule ({schedule.epochs} epochs): enable another phase "
             "(long_context.phase3_enabled=true) or give a phase more epochs"
         )
-    catalogue, held_out = hold_out(catalogue_of(source), schedule)
     notes += [held_out] if held_out else []
     too_long = len(catalogue.indices("train", above=schedule.phases[-1].max_length))
     if too_long:
@@ -113,6 +118,24 @@ def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha25
         start, settings, source, catalogue, schedule, validation_set(catalogue, schedule, settings), state,
         sequences, tokenizer_sha256, tuple(notes),
     )  # fmt: skip
+
+
+def _within_updates(schedule: Schedule, catalogue: Catalogue, settings: Settings) -> Schedule:
+    """Without the epochs that begin after `training.max_updates` of their phase."""
+    limit = settings.training.max_updates
+    if limit is None:
+        return schedule
+    needed = {}
+    for phase in schedule.phases:
+        updates = epochs = 0
+        while epochs < phase.epochs and updates < limit:
+            epochs += 1
+            in_epoch = updates_in(epoch_order(catalogue, phase, epochs, settings), settings)
+            updates += in_epoch
+            if not in_epoch:  # no data: said elsewhere
+                break
+        needed[phase.number] = epochs
+    return schedule.with_epochs(needed)
 
 
 def _stays_ended(state: TrainingState, schedule: Schedule, settings: Settings) -> bool:

@@ -9,6 +9,7 @@ from longrepo.config.schema import Settings
 
 _BASE = "its adapter was trained on that base"
 _SHAPE = "its adapter is of that kind"
+_POSITIONS = "the run's positions stay what they were; --checkpoint begins a run at others"
 _PLACE = "the place within an epoch counts in it"
 _ADAPTER = {
     "model.name": _BASE,
@@ -19,15 +20,22 @@ _ADAPTER = {
     "lora.r": _SHAPE,
     "lora.alpha": _SHAPE,
     "lora.target_modules": _SHAPE,
+    "training.weights": "its checkpoints hold an adapter or a whole model",
 }
 # The checkpoint's value holds for these when a run goes on.
 _RUN = _ADAPTER | {
+    "context.method": _POSITIONS,
+    "context.target_length": _POSITIONS,
+    "context.window": _POSITIONS,
+    "context.factor": _POSITIONS,
+    "context.long_factors": _POSITIONS,
     "lora.dropout": "the run's dropout stays what it was",
     "training.seed": "the order of sequences and the dropout follow from it",
     "training.precision": "the run's arithmetic stays what it was",
     "training.batch_size_reference": _PLACE,
     "training.gradient_accumulation_steps": _PLACE,
     "training.max_tokens_per_epoch": _PLACE,
+    "training.max_updates": "the learning rate's decay counts on it",
     "data.replay_share": _PLACE,
     "long_context.strict_difficulty": _PLACE,
     "long_context.phase1_max_length": _PLACE,
@@ -48,6 +56,7 @@ _BY_BUDGET = {
 _HARMLESS = (
     "training.save_every_steps",
     "training.keep_last",
+    "training.report_to",
     "training.use_gradient_checkpointing",
     "memory.budget_gb",
     "memory.store",

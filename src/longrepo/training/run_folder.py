@@ -1,4 +1,5 @@
-"""A run's folder: settings, metrics, TensorBoard events, checkpoints, `best`, `last`, and the final `adapter/`."""
+"""A run's folder: settings, metrics, TensorBoard events, checkpoints, `best`, `last`, and the final `adapter/` or
+`model/`."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from longrepo.config.load import dump_yaml
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 from longrepo.training import disk
-from longrepo.training.checkpoint import ADAPTER
+from longrepo.training.checkpoint import ADAPTER, MODEL
 
 LOCK = ".lock"
 SETTINGS = "settings.yaml"
@@ -31,29 +32,27 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @property
-    def adapter(self) -> Path:
-        """The final adapter: there only when the run has finished."""
-        return self.path / ADAPTER
-
     def write_settings(self, settings: Settings) -> None:
         """Write `settings.yaml`, which `--config` reads back."""
         write_text(self.path / SETTINGS, dump_yaml(settings))
 
-    def write_adapter(self, best: Path, base: str, save_tokenizer: Callable[[Path], None] | None) -> Path:
-        """Put the best checkpoint's adapter, the tokenizer and a README into `adapter/`, whole or not at all."""
-        with disk.folder_beside(self.adapter) as beside:
-            shutil.copytree(best / ADAPTER, beside, dirs_exist_ok=True)
+    def write_trained(self, best: Path, base: str, save_tokenizer: Callable[[Path], None] | None) -> Path:
+        """Put what the best checkpoint trained (its `adapter` or `model`), the tokenizer and a README into a folder of
+        that name, whole or not at all. It is there only when the run has finished."""
+        final = self.path / best.name
+        with disk.folder_beside(final) as beside:
+            shutil.copytree(best, beside, dirs_exist_ok=True)
             if save_tokenizer:
                 save_tokenizer(beside)
-            (beside / "README.md").write_text(_README.format(base=base, checkpoint=best.name), encoding="utf-8")
-            if self.adapter.exists():  # of an earlier end of this run, before it was told to go on
-                former = self.path / (WRITING + "former-adapter")
+            text = _READMES[best.name].format(base=base, checkpoint=best.parent.name)
+            (beside / "README.md").write_text(text, encoding="utf-8")
+            if final.exists():  # of an earlier end of this run, before it was told to go on
+                former = self.path / f"{WRITING}former-{best.name}"
                 shutil.rmtree(former, ignore_errors=True)
-                os.rename(self.adapter, former)
-            disk.move_into_place(beside, self.adapter)
+                os.rename(final, former)
+            disk.move_into_place(beside, final)
         disk.remove_unfinished(self.path)
-        return self.adapter
+        return final
 
     def __enter__(self) -> RunFolder:
         return self
@@ -99,7 +98,7 @@ def _holds_something(path: Path) -> bool:
     return any(entry.name not in (LOCK, "checkpoints") for entry in path.iterdir()) or any(path.glob("checkpoints/*"))
 
 
-_README = """# LoRA adapter
+_ADAPTER_README = """# LoRA adapter
 
 Trained with longrepo on `{base}` (weights of checkpoint `{checkpoint}`, the lowest validation loss of its run).
 In PEFT's format. The tokenizer in this folder has the structure tokens, for which the embedding needs room; their
@@ -116,3 +115,18 @@ if len(tokenizer) > model.get_input_embeddings().num_embeddings:
 model = PeftModel.from_pretrained(model, "PATH/adapter")
 ```
 """
+
+_MODEL_README = """# Model
+
+All weights were trained with longrepo, from those of `{base}` on (checkpoint `{checkpoint}`, the lowest validation loss
+of its run). In float32, with its tokenizer:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH/model")
+model = AutoModelForCausalLM.from_pretrained("PATH/model")
+```
+"""
+
+_READMES = {ADAPTER: _ADAPTER_README, MODEL: _MODEL_README}

@@ -9,7 +9,7 @@ from typing import Any
 from longrepo.curriculum.phases import Phase, Schedule
 from longrepo.engines.base import Engine
 from longrepo.errors import OutOfMemory, RunError
-from longrepo.training.checkpoint import ADAPTER, OPTIMIZER, Checkpoints
+from longrepo.training.checkpoint import OPTIMIZER, Checkpoints, trained_folder
 from longrepo.training.descent import Descent
 from longrepo.training.in_flight import Death, InFlight
 from longrepo.training.interrupt import Interrupt
@@ -121,7 +121,7 @@ def begin(
     for note in plan.notes:
         reporter.note(note)
     if start.checkpoint is not None:
-        engine.load_adapter(start.checkpoint / ADAPTER)
+        engine.load_adapter(start.checkpoint / trained_folder(plan.settings))
     if start.kind == "resume" and start.checkpoint is not None:
         engine.load_optimizer(start.checkpoint / OPTIMIZER)
     in_flight = InFlight(run.path)
@@ -133,14 +133,14 @@ def begin(
         death = None  # what it needed says nothing of what this engine will
     run.write_settings(plan.settings)
     identity = plan.identity(engine.name, engine.facts().get("versions", {}))
-    metrics = Metrics(run.path, state.records, state.update)
+    metrics = Metrics(run.path, state.records, state.update, plan.settings.training.report_to)
     session = Session(
         engine=engine,
         plan=plan,
         schedule=plan.schedule,
         state=state,
         run=run,
-        checkpoints=Checkpoints(run.path, plan.settings.training.keep_last),
+        checkpoints=Checkpoints(run.path, plan.settings.training.keep_last, trained_folder(plan.settings)),
         metrics=metrics,
         reporter=reporter,
         interrupt=interrupt,
@@ -212,9 +212,9 @@ def _carry_losses_over(session: Session) -> None:
 
 
 def final_adapter(session: Session, save_tokenizer: Any) -> Path | None:
-    """Write `adapter/` from the best checkpoint; None where no epoch was validated."""
+    """Write `adapter/` (or `model/`) from the best checkpoint; None where no epoch was validated."""
     best = session.state.best
     if best is None:
         return None
-    folder = session.checkpoints.folder / best.checkpoint
-    return session.run.write_adapter(folder, session.plan.settings.model.name, save_tokenizer)
+    trained = session.checkpoints.folder / best.checkpoint / session.checkpoints.trained
+    return session.run.write_trained(trained, session.plan.settings.model.name, save_tokenizer)

@@ -102,9 +102,15 @@ def run_memory(planner: Planner, plan: RunPlan, read_peak: Callable[[], int]) ->
     return RunMemory(
         ladders={number: Ladder(phase.rungs, phase.chosen, planner.disk) for number, phase in plan.phases.items()},
         shorter=shorter,
-        largest=largest(planner.shape.lora, planner.settings.lora.target_modules),
+        largest=largest(planner.shape.lora, _freezable(planner)),
         watch=watch,
     )
+
+
+def _freezable(planner: Planner) -> tuple[str, ...]:
+    """The modules whose weights are trained."""
+    all_weights = planner.settings.training.weights == "all"
+    return tuple(planner.shape.lora) if all_weights else planner.settings.lora.target_modules
 
 
 def largest(sizes: Mapping[str, int], targets: Sequence[str]) -> tuple[str, ...]:

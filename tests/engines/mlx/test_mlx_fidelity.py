@@ -155,7 +155,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "type it doesn't hold": ({"model_type": "gpt2"}, "not model type gpt2"),
     "no type": ({"model_type": None}, "not model type None"),
     "activation": ({"hidden_act": "mish"}, "no hidden_act mish"),
-    "angles of the length": ({"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "no rope_type dynamic"),
+    "angles it doesn't know": ({"rope_parameters": LINEAR | {"rope_type": "nosuch"}}, "no rope_type nosuch"),
     "part of a head": ({"rope_parameters": MILLION | {"partial_rotary_factor": 0.5}}, "rotates whole heads"),
     "untruncated yarn": ({"rope_parameters": YARN | {"truncate": False}}, "truncate: false"),
     "heads of another size": ({"head_dim": 32}, "head_dim of 16"),

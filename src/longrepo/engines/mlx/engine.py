@@ -9,13 +9,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ContextSettings, Settings
+from longrepo.context.change import positioned
+from longrepo.context.recorded import record
 from longrepo.engines import process
 from longrepo.engines.base import Batch
 from longrepo.engines.method import Method
@@ -24,6 +27,7 @@ from longrepo.engines.mlx.chunked.step import ChunkedStep
 from longrepo.engines.mlx.chunked.store import DiskStore, MemoryStore, Store
 from longrepo.engines.mlx.chunked.support import why_not
 from longrepo.engines.mlx.device import Placement, place
+from longrepo.engines.mlx.fidelity.families import set_positions
 from longrepo.engines.mlx.gradients import Gradients
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.mlx.lora import Lora, Slot, attach_lora, slots_of
@@ -67,7 +71,7 @@ class MlxEngine:
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> MlxEngine:
         """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
         placement = place(device, settings.training.precision)
-        model, notes = load_base(settings.model, tokenizer, placement.dtype)
+        model, notes = load_base(settings.model, tokenizer, placement.dtype, settings.context)
         ids = list(tokenizer.initial_from)
         rows = patch(model, ids, tokenizer.vocabulary_size) if ids else None
         engine = cls(model, rows, settings, placement)
@@ -82,6 +86,14 @@ class MlxEngine:
 
     def why_not_chunked(self) -> str | None:
         return self._why_not
+
+    def position(self, context: ContextSettings) -> None:
+        config = dict(self.model.unpositioned)
+        config |= positioned(config, context)
+        set_positions(self.model, config)
+        self.model.published = MappingProxyType(config)
+        self._settings = self._settings.model_copy(update={"context": context})
+        self._chunks = ChunkedStep(self.model, self._rows, self._dropout.at)
 
     def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
         self._dropout.key = key
@@ -150,6 +162,7 @@ class MlxEngine:
 
     def save_adapter(self, folder: Path) -> None:
         write_adapter(folder, self.model, self.rows, self._settings)
+        record(folder, self._settings.context)
 
     def load_adapter(self, folder: Path) -> None:
         read_adapter(folder, self.model, self.rows)

@@ -10,7 +10,9 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from longrepo.config.model_source import model_location
-from longrepo.config.schema import ModelSettings
+from longrepo.config.schema import ContextSettings, ModelSettings
+from longrepo.context.change import OWN, positioned
+from longrepo.context.said import lines
 from longrepo.engines.base_config import DROPOUTS
 from longrepo.engines.mlx.fidelity.families import build
 from longrepo.engines.mlx.quantised import BITS, GROUP, published_quantisation, quantise, quantise_skeleton
@@ -24,29 +26,41 @@ if TYPE_CHECKING:
 TABLES = ("model.embed_tokens", "lm_head")
 
 
-def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, dtype: mx.Dtype) -> tuple[Any, list[str]]:
+def load_base(
+    settings: ModelSettings, tokenizer: RepoTokenizer, dtype: mx.Dtype, context: ContextSettings = OWN
+) -> tuple[Any, list[str]]:
     """A frozen, evaluated `CausalLM`, its vocabulary wide enough for the tokenizer; and notes for the terminal.
 
     Quantising makes 4 bits of the layers' linears, in groups of 64; the embedding, an untied head and the norms stay in
     `dtype`. A folder that is 4-bit already is taken as it is, its scales in `dtype`. Added rows are copies of those
-    that `tokenizer.initial_from` names. `model.published` is its config.json with the final `vocab_size`,
-    `model.eos_token_ids` what generation ends at. Raises InputError where the model can't be had.
+    that `tokenizer.initial_from` names. Its positions are as `context` says. `model.published` is its config.json with
+    these and the final `vocab_size`, `model.unpositioned` the same without them; `model.eos_token_ids` what generation
+    ends at. Raises InputError where the model can't be had.
     """
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
     notes: list[str] = []
     with loading(settings.name):
-        model = _load(model_location(settings.name), settings, tokenizer, dtype, notes)
+        model = _load(model_location(settings.name), settings, tokenizer, dtype, context, notes)
     return model, notes
 
 
-def _load(where: str, settings: ModelSettings, tokenizer: RepoTokenizer, dtype: mx.Dtype, notes: list[str]) -> Any:
+def _load(
+    where: str,
+    settings: ModelSettings,
+    tokenizer: RepoTokenizer,
+    dtype: mx.Dtype,
+    context: ContextSettings,
+    notes: list[str],
+) -> Any:
     config = read_config(where, settings.revision)
     if off := [name for name in DROPOUTS if config.get(name)]:
         notes.append(f"{', '.join(off)} of the base set to 0: lora.dropout is the only dropout")
     rows = config["vocab_size"]
     config["vocab_size"] = max(rows, tokenizer.vocabulary_size)
+    notes += lines(config, context)
+    before, config = config, config | positioned(config, context)
     model: Any = build(config)
     says = published_quantisation(config, settings)
     weights = _named_as(model, read_weights(where, settings.revision))
@@ -61,7 +75,7 @@ def _load(where: str, settings: ModelSettings, tokenizer: RepoTokenizer, dtype: 
     mx.eval(model.state)
     mx.clear_cache()
     ends = config["eos_token_id"]
-    model.published = MappingProxyType(config)
+    model.published, model.unpositioned = MappingProxyType(config), MappingProxyType(before)
     model.eos_token_ids = tuple(ends) if isinstance(ends, list) else (ends,) if ends is not None else ()
     return model
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from longrepo.context.rotary import check_published
 from longrepo.engines.mlx.fidelity.families import family_of
 from longrepo.errors import InputError
 
@@ -23,6 +24,7 @@ def read_config(where: str, revision: str | None) -> dict[str, Any]:
 
     published, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
     family_of(published)
+    check_published(published)
     try:
         config = AutoConfig.from_pretrained(where, revision=revision).to_dict()
     except StrictDataclassError as error:

@@ -100,9 +100,10 @@ def _step(engine: TorchEngine, batch: Batch, method: Method, device: str) -> Mea
         engine._store = store
     tracker = PeakTracker()
     trained = set(engine.parameters.values())
+    adapter = trained if engine.adapted else set()
     groups: dict[str, list[Tensor]] = {
-        "weights": [t for t in tensors_of(engine.model) if t not in trained],
-        "adapter": list(trained),
+        "weights": [t for t in tensors_of(engine.model) if t not in adapter],
+        "adapter": list(adapter),
         "gradients": [p.grad for p in trained if p.grad is not None],
         "moments": [t for state in engine._optimizer.state.values() for t in state.values() if torch.is_tensor(t)],
     }

@@ -1,10 +1,10 @@
-"""The torch engine: a 4-bit base from transformers, LoRA from PEFT, one weighted step."""
+"""The torch engine: a 4-bit base from transformers with LoRA from PEFT, or all weights; one weighted step."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ import peft
 import torch
 import transformers
 
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ContextSettings, Settings
+from longrepo.context.recorded import record
 from longrepo.engines.base import Batch
 from longrepo.engines.method import Method
 from longrepo.engines.said import computing
@@ -31,7 +32,9 @@ from longrepo.engines.torch.lora import attach_lora
 from longrepo.engines.torch.loss import Scored, backward_weighted, token_nll
 from longrepo.engines.torch.optimizer_files import read_optimizer, write_optimizer
 from longrepo.engines.torch.peak import PeakMemory
+from longrepo.engines.torch.positions import set_positions
 from longrepo.engines.torch.rows import TokenRows, patch
+from longrepo.engines.torch.whole import read_model, stored, train_all, write_model
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,17 +49,17 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: peft.PeftModel, rows: TokenRows | None, settings: Settings, placement: Placement) -> None:
+    def __init__(self, model: Any, rows: TokenRows | None, settings: Settings, placement: Placement) -> None:
+        """`model`: PEFT's, whose adapter is trained, or one of transformers, all weights of which are."""
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
+        self.adapted = isinstance(model, peft.PeftModel)
         self.device = placement.device.type
         self.choices: list[tuple[str, str]] = list(placement.choices)
-        base: Any = model.get_base_model()
-        self._decoder, self._head = base.get_decoder(), base.get_output_embeddings()
+        self.base: Any = model.get_base_model() if self.adapted else model
+        self._decoder, self._head = self.base.get_decoder(), self.base.get_output_embeddings()
         self.pad_id = 0  # any token would do: padding is neither attended to nor scored
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=0.0, weight_decay=settings.training.weight_decay
-        )
+        self._optimizer = torch.optim.AdamW(_groups(self.parameters.values(), settings.training.weight_decay), lr=0.0)
         self._peak = PeakMemory(placement.device)
         self._dropout = dropout.install(model, settings.lora.dropout)
         self.method = Method()
@@ -67,15 +70,18 @@ class TorchEngine:
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> TorchEngine:
         """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
         placement = place(device, settings.training.precision)
+        whole = settings.training.weights == "all"
         base: Any
-        base, notes = load_base(settings.model, tokenizer, placement)
+        base, notes = load_base(settings.model, tokenizer, stored(placement) if whole else placement, settings.context)
         _check_plain_head(base, settings.model.name)
-        ids = list(tokenizer.initial_from)
+        ids = [] if whole else list(tokenizer.initial_from)
         rows = patch(base, ids, bool(base.config.tie_word_embeddings)) if ids else None
-        model = attach_lora(base, settings)
+        model = train_all(base, settings) if whole else attach_lora(base, settings)
         if rows is not None:
             rows.weight.requires_grad_(True)
         engine = cls(model, rows, settings, placement)
+        if whole:
+            engine.choices.append(("trained: all weights, in float32", "as set in training.weights"))
         quantised = "4-bit NF4" if settings.model.quantization == "nf4" else "not quantised"
         engine.choices.append((f"base: {settings.model.name}, {quantised}", "as set in model.quantization"))
         engine.choices += [("base", note) for note in notes]
@@ -93,6 +99,10 @@ class TorchEngine:
         self.model.eval()
         with self._autocast():
             return why_not(self._decoder, self._placement.device, self._placement.dtype, self._dropout.at)
+
+    def position(self, context: ContextSettings) -> None:
+        set_positions(self.base, context)
+        self._settings = self._settings.model_copy(update={"context": context})
 
     def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
         with computing(self.device, batch.input_ids.size, OUT_OF_MEMORY):
@@ -131,8 +141,9 @@ class TorchEngine:
             parameter.grad = None
             self._optimizer.state.pop(parameter, None)
             count += parameter.numel()
+        left = set(self.parameters.values())
         for group in self._optimizer.param_groups:
-            group["params"] = list(self.parameters.values())
+            group["params"] = [parameter for parameter in group["params"] if parameter in left]
         return count
 
     @torch.no_grad()
@@ -165,6 +176,8 @@ class TorchEngine:
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
+        if not self.adapted:
+            raise InputError("training.weights=all: the base's weights were trained themselves; compare two folders")
         with self.model.disable_adapter():
             if self.rows is not None:
                 self.rows.active = False
@@ -175,10 +188,17 @@ class TorchEngine:
                     self.rows.active = True
 
     def save_adapter(self, folder: Path) -> None:
-        write_adapter(folder, self.model, self.rows, self._settings.model.name)
+        if self.adapted:
+            write_adapter(folder, self.model, self.rows, self._settings.model.name)
+            record(folder, self._settings.context)
+        else:
+            write_model(folder, self.model)
 
     def load_adapter(self, folder: Path) -> None:
-        read_adapter(folder, self.model, self.rows)
+        if self.adapted:
+            read_adapter(folder, self.model, self.rows)
+        else:
+            read_model(folder, self.model)
 
     def save_optimizer(self, file: Path) -> None:
         write_optimizer(file, self._optimizer, self.parameters)
@@ -193,8 +213,9 @@ class TorchEngine:
         self._peak.reset()
 
     def facts(self) -> dict[str, Any]:
-        # A packed 4-bit weight holds two parameters a byte; PEFT counts them as they were.
-        trainable, total = self.model.get_nb_trainable_parameters()
+        trainable = total = sum(parameter.numel() for parameter in self.model.parameters())
+        if self.adapted:  # a packed 4-bit weight holds two parameters a byte; PEFT counts them as they were
+            trainable, total = self.model.get_nb_trainable_parameters()
         return {
             "engine": self.name,
             "device": self.device,
@@ -224,6 +245,14 @@ class TorchEngine:
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._placement.device)
+
+
+def _groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """For the optimizer: matrices decay; norms and biases, where they are trained, don't."""
+    decay: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for parameter in parameters:
+        decay[parameter.ndim > 1].append(parameter)
+    return [{"params": some, "weight_decay": weight_decay * matrix} for matrix, some in decay.items() if some]
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import peft
 import torch
 from bitsandbytes.functional import QuantState
 from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]
@@ -15,19 +14,23 @@ from longrepo.config.schema import Settings
 from longrepo.engines.torch.lora import attach_lora
 from longrepo.engines.torch.quantised import BLOCK, NESTED_BLOCK
 from longrepo.engines.torch.rows import TokenRows, patch
+from longrepo.engines.torch.whole import train_all
 
 Tensor = torch.Tensor
 
 
-def meta_model(
-    config: Any, settings: Settings, dtype: torch.dtype, added: int
-) -> tuple[peft.PeftModel, TokenRows | None]:
+def meta_model(config: Any, settings: Settings, dtype: torch.dtype, added: int) -> tuple[nn.Module, TokenRows | None]:
     """What `TorchEngine.create` would load for `config` (with `added` structure tokens beyond its vocabulary), on
-    torch's `meta` device: the model with its adapter, and the trained rows."""
+    torch's `meta` device: the model with its adapter, and the trained rows; or the model alone, all of it trained."""
     import transformers
 
+    whole = settings.training.weights == "all"
     with torch.device("meta"):
-        base = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        base: Any = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32 if whole else dtype, attn_implementation="sdpa"
+        )
+        if whole:
+            return train_all(base, settings), None
         base.requires_grad_(False)
         if settings.model.quantization == "nf4":
             _pack(base, dtype, settings.model.double_quantization)

@@ -11,7 +11,10 @@ import torch
 from torch import nn
 
 from longrepo.config.model_source import model_location
-from longrepo.config.schema import ModelSettings
+from longrepo.config.schema import ContextSettings, ModelSettings
+from longrepo.context.change import OWN, positioned
+from longrepo.context.rotary import check_published
+from longrepo.context.said import lines
 from longrepo.engines.base_config import DROPOUTS
 from longrepo.engines.said import loading
 from longrepo.engines.torch.base_cache import DamagedCache, cached_base, drop_base, read_base, write_base
@@ -24,10 +27,16 @@ if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
 
 
-def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, placement: Placement) -> tuple[nn.Module, list[str]]:
+def load_base(
+    settings: ModelSettings,
+    tokenizer: RepoTokenizer,
+    placement: Placement,
+    context: ContextSettings = OWN,
+) -> tuple[nn.Module, list[str]]:
     """A frozen base model on its device, its embedding wide enough for the tokenizer; and notes for the terminal.
 
-    Added rows begin as the rows that `tokenizer.initial_from` names. Raises InputError where the model can't be had.
+    Its positions are as `context` says, its `config` holds them; `published_config` is what it was made from. Added
+    rows begin as the rows that `tokenizer.initial_from` names. Raises InputError where the model can't be had.
     """
     import transformers
 
@@ -36,9 +45,15 @@ def load_base(settings: ModelSettings, tokenizer: RepoTokenizer, placement: Plac
     notes: list[str] = []
     where = model_location(settings.name)
     with loading(settings.name):
+        published, _ = transformers.PreTrainedConfig.get_config_dict(where, revision=settings.revision)
+        check_published(published)
         config = transformers.AutoConfig.from_pretrained(where, revision=settings.revision)
+        before = config.to_dict()
+        config.update(positioned(before, context))
+        notes += lines(before, context)
         _silence_dropouts(config, notes)
         model = _load(where, config, settings, placement, tokenizer.vocabulary_size, notes)
+    model.published_config = before
     model.requires_grad_(False)
     module: Any
     for module in model.modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -36,7 +36,7 @@ class TimedStep:
 
     def seconds(self, tokens: int) -> Seconds:
         """One sequence."""
-        base: Any = self._engine.model.get_base_model()
+        base = self._engine.base
         heads: list[float] = []
         layers: list[float] = []
         hooks = [

@@ -81,19 +81,26 @@ def build(config: Config) -> CausalLM:
     family = family_of(config)
     _refuse(config, family)
     activation = ACTIVATIONS[config["hidden_act"]]
-    parameters = config["rope_parameters"]
     arch = importlib.import_module(f"mlx_lm.models.{family.module}")
-    known = config | family.fixed | {"rope_theta": parameters["rope_theta"], "rope_scaling": None}
+    known = config | family.fixed | {"rope_theta": config["rope_parameters"]["rope_theta"], "rope_scaling": None}
     theirs = arch.Model(arch.ModelArgs.from_dict(known))
-    head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    angles = rope(parameters, head_size, config["max_position_embeddings"])
     for layer in theirs.model.layers:
-        layer.self_attn.rope = angles
         layer.mlp = family.mlp(layer.mlp, activation)
         if family.biases is not None:
             _set_biases(layer, bool(config[family.biases]))
     scale = config["hidden_size"] ** 0.5 if family.module == "gemma" else None
-    return CausalLM(theirs, Decoder(theirs.model, family.windows(config), scale))
+    model = CausalLM(theirs, Decoder(theirs.model, family.windows(config), scale))
+    set_positions(model, config)
+    return model
+
+
+def set_positions(model: CausalLM, config: Config) -> None:
+    """Rotary angles and windows as `config` says."""
+    head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    angles = rope(config["rope_parameters"], head_size, config["max_position_embeddings"])
+    for layer in model.model.layers:
+        layer.self_attn.rope = angles
+    model.model.windows = tuple(family_of(config).windows(config))
 
 
 def _refuse(config: Config, family: Family) -> None:
