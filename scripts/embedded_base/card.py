@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import yaml
+
 NOTES = {
     "PSF-2.0": "Copyright (c) Python Software Foundation",
     "BSD-3-Clause": "Copyright (c) The Go Authors; Django Software Foundation and individual contributors",
@@ -45,10 +47,20 @@ def sources_table(work: Path) -> str:
     return "\n".join(lines)
 
 
+def trained(work: Path) -> dict[str, float]:
+    """Seed, steps, tokens and seconds of the finished run."""
+    run = work / "training" / "run"
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    updates = [record for record in records if record["record"] == "update"]
+    settings = yaml.safe_load((run / "settings.yaml").read_text())
+    sums = {key: sum(update[key] for update in updates) for key in ("tokens", "seconds")}
+    return sums | {"step": len(updates), "seed": settings["training"]["seed"]}
+
+
 def card(work: Path, half: str, rounding: str) -> str:
     """README.md of the model folder."""
     gate = json.loads((work / "gate.json").read_text())
-    state = json.loads((work / "training" / "state.json").read_text())
+    state = trained(work)
     rows = json.loads((work / "index.json").read_text())
     notes = work / "training" / "notes.md"  # what this run did otherwise than the script says
     from packing import CHANGE_SHARE, RENAME_SHARE  # its constants are what was done
@@ -64,7 +76,6 @@ def card(work: Path, half: str, rounding: str) -> str:
             half=half,
             rounding=rounding,
             notes=notes.read_text() if notes.exists() else "",
-            reach=int(state["reach"]),
             density=sum(row["characters"] for row in rows) / sum(row["length"] for row in rows),
             tokens_m=state["tokens"] / 1e6,
             steps=state["step"],

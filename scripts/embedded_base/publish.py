@@ -35,8 +35,8 @@ def put(path: Path, text: str) -> None:
 
 
 def weights(work: Path) -> dict[str, torch.Tensor]:
-    """The latest checkpoint's float32 weights; the random initialisation where there is none."""
-    latest = work / "training" / "weights.safetensors"
+    """The finished run's float32 weights; the random initialisation where there is none."""
+    latest = work / "training" / "run" / "model" / "model.safetensors"
     if latest.exists():
         return load_file(latest)
     torch.manual_seed(0)

@@ -1,0 +1,1 @@
+"""Models by size: presets to train from scratch, and what any model is made of and needs."""
