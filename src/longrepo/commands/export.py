@@ -17,16 +17,20 @@ OutputOption = Annotated[Path, typer.Option(help="The folder to write; a new one
 class Format(StrEnum):
     mlx = "mlx"
     peft = "peft"
+    merged = "merged"
+    gguf = "gguf"
 
 
 class Bits(StrEnum):
     none = "none"
     four = "4bit"
+    eight = "8bit"
 
 
 class Dtype(StrEnum):
     auto = "auto"
     bfloat16 = "bfloat16"
+    float16 = "float16"
     float32 = "float32"
 
 
@@ -35,14 +39,33 @@ def export(
     output: OutputOption,
     format: Annotated[
         Format,
-        typer.Option(help="mlx: what mlx_lm.generate and mlx_lm.server load; peft: the adapter and its tokenizer."),
+        typer.Option(
+            help="peft: the adapter and its tokenizer; mlx: what mlx_lm.generate and mlx_lm.server load; merged: a "
+            "whole model for transformers; gguf: the same for llama.cpp."
+        ),
     ],
-    quantization: Annotated[Bits | None, typer.Option(help="Of mlx's base; default: the run's.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Another name of the adapter's base: say the model a 4-bit one was made from.")
+    ] = None,
+    quantization: Annotated[
+        Bits | None, typer.Option(help="mlx: none or 4bit, default the run's; gguf: none or 8bit.")
+    ] = None,
     precision: Annotated[
-        Dtype | None, typer.Option(help="Of what isn't quantised; default: the run's training.precision.")
+        Dtype | None,
+        typer.Option(
+            help="Of what isn't quantised. merged, gguf: bfloat16 unless given (auto: the base's own); mlx: the run's."
+        ),
+    ] = None,
+    adapter_only: Annotated[
+        bool, typer.Option("--adapter-only", help="gguf: the adapter in a file of its own, not merged.")
+    ] = False,
+    llama_cpp: Annotated[
+        Path | None,
+        typer.Option("--llama-cpp", help="gguf: a checkout of llama.cpp. Default: convert_hf_to_gguf.py on PATH."),
     ] = None,
     with_base: Annotated[
-        bool, typer.Option("--with-base", help="Write mlx's base also where no structure rows were trained.")
+        bool,
+        typer.Option("--with-base", help="mlx, gguf --adapter-only: write a base also where no rows were trained."),
     ] = False,
     model_file: Annotated[
         bool,
@@ -58,8 +81,10 @@ def export(
         cast("Precision | None", precision and precision.value),
         with_base,
         model_file,
+        adapter_only,
+        llama_cpp,
     )
-    for line in export(find_source(run), format.value, choices, output):
+    for line in export(find_source(run).on(base), format.value, choices, output):
         print(line)
 
 

@@ -19,7 +19,8 @@ LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")  # of a module's path: the l
 def write_mlx_adapters(folder: Path, adapter: PeftAdapter, base: str, layers: int) -> None:
     """Write `adapters.safetensors` and `adapter_config.json` into a new folder; the model has `layers` layers."""
     folder.mkdir()
-    mx.save_safetensors(str(folder / MLX_WEIGHTS), adapter.lora, metadata={"format": "mlx"})
+    tensors = {path: mx.contiguous(tensor) for path, tensor in adapter.lora.items()}
+    mx.save_safetensors(str(folder / MLX_WEIGHTS), tensors, metadata={"format": "mlx"})
     config: dict[str, Any] = {
         "fine_tune_type": "lora",
         "model": base,

@@ -6,10 +6,12 @@ import shlex
 from pathlib import Path
 
 from longrepo.config.model_source import model_location
+from longrepo.engines.mlx.adapter_files import load_float32
 from longrepo.engines.mlx.device import place
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.mlx.weights import read_config
 from longrepo.errors import InputError
+from longrepo.export.card import Use, write_card
 from longrepo.export.formats import Choices
 from longrepo.export.mlx_adapters import write_mlx_adapters
 from longrepo.export.mlx_base import mlx_config, write_mlx_base
@@ -21,8 +23,8 @@ from longrepo.sequences.tokenizer import load_tokenizer
 
 def write_mlx(source: Source, choices: Choices, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
-    adapter = read_peft(source.adapter)
-    if adapter.rows is None and not choices.with_base and choices.quantization is None:
+    adapter = read_peft(source.adapter, load_float32)
+    if adapter.rows is None and not (choices.with_base or source.repositioned) and choices.quantization is None:
         return _adapter_alone(source, adapter, folder, final)
     model_settings = source.settings.model
     if choices.quantization is not None:
@@ -30,7 +32,7 @@ def write_mlx(source: Source, choices: Choices, folder: Path, final: Path) -> li
         model_settings = model_settings.model_copy(update={"quantization": kind})
     placement = place("auto", choices.precision or source.settings.training.precision)
     tokenizer = load_tokenizer(source.tokenizer, model_settings.revision, source.settings.data.structure_tokens)
-    model, notes = load_base(model_settings, tokenizer, placement.dtype)
+    model, notes = load_base(model_settings, tokenizer, placement.dtype, source.settings.context)
     differs = differences(model.published, mlx_config(model))
     with_file = bool(differs) and choices.model_file
     write_mlx_base(folder / "base", model, adapter, with_file)
@@ -45,7 +47,7 @@ def write_mlx(source: Source, choices: Choices, folder: Path, final: Path) -> li
         lines.append(f"mlx-lm's own {model.model_type} differs: {'; '.join(differs)}. The base's model file mends it")
     elif differs:
         lines.append(f"without a model file this is not what was trained: {'; '.join(differs)}")
-    return _with_card(lines, folder, final, str(final / "base"), with_file)
+    return _with_card(lines, source, folder, final, str(final / "base"), with_file)
 
 
 def _adapter_alone(source: Source, adapter: PeftAdapter, folder: Path, final: Path) -> list[str]:
@@ -66,14 +68,14 @@ def _adapter_alone(source: Source, adapter: PeftAdapter, folder: Path, final: Pa
         lines.append(f"{own}: {'; '.join(differs)}. --with-base writes a base that doesn't")
     if source.settings.model.quantization == "nf4" and "quantization" not in published:
         lines.append("it was trained on 4 bits of that base: --with-base writes such a one")
-    return _with_card(lines, folder, final, where, False)
+    return _with_card(lines, source, folder, final, where, False)
 
 
-def _with_card(lines: list[str], folder: Path, final: Path, base: str, trust: bool) -> list[str]:
-    """The lines and the two commands; the same in the folder's README.md."""
+def _with_card(lines: list[str], source: Source, folder: Path, final: Path, base: str, trust: bool) -> list[str]:
+    """The lines and the two commands; the same in the folder's model card."""
     options = f"--model {shlex.quote(base)} --adapter-path {shlex.quote(str(final / 'adapters'))}"
     options += " --trust-remote-code" if trust else ""
     commands = [f"mlx_lm.generate {options} --prompt 'def main'", f"mlx_lm.server {options}"]
-    text = "\n\n".join([*(line.strip() for line in lines), "```sh\n" + "\n".join(commands) + "\n```"])
-    (folder / "README.md").write_text(f"# For mlx-lm\n\n{text}\n", encoding="utf-8")
+    how = "\n\n".join([*(line.strip() for line in lines), "```sh\n" + "\n".join(commands) + "\n```"])
+    write_card(folder, source, Use("mlx", "For mlx-lm: an adapter and, where one is needed, its base.", how))
     return [*lines, *commands]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import mlx.core as mx
+from safetensors import SafetensorError
 
-from longrepo.engines.mlx.adapter_files import load_float32
 from longrepo.engines.peft_names import CONFIG, ROWS, WEIGHTS, lora_path, tensor_name, unreadable_adapter
 from longrepo.errors import InputError
 from longrepo.export.source import read_adapter_config
@@ -18,32 +19,33 @@ _MORE_THAN_LORA = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save
 @dataclass(frozen=True)
 class PeftAdapter:
     """`lora`: float32 `lora_a` `[in, r]` and `lora_b` `[r, out]` by path; `rows`: float32 `[k, hidden]`, of the token
-    ids `row_ids`."""
+    ids `row_ids`. Arrays of the framework that read them, transposed ones as views."""
 
     r: int
     scale: float
     dropout: float
-    lora: dict[str, mx.array]
+    lora: dict[str, Any]
     row_ids: tuple[int, ...]
-    rows: mx.array | None
+    rows: Any
 
 
-def read_peft(folder: Path) -> PeftAdapter:
-    """Raises InputError where it can't be read, or is more than LoRA with trained rows."""
+def read_peft(folder: Path, load: Callable[[Path], Mapping[str, Any]]) -> PeftAdapter:
+    """`load` reads a file's tensors in float32. Raises InputError where it can't be read, or is more than LoRA with
+    trained rows."""
     config, file = read_adapter_config(folder), folder / WEIGHTS
     if config.get("peft_type") != "LORA" or any(config.get(name) for name in _MORE_THAN_LORA):
         also = next((name for name in _MORE_THAN_LORA if config.get(name)), f"peft_type {config.get('peft_type')}")
         raise InputError(f"{folder / CONFIG}: only plain LoRA can be converted, and this has {also}")
     try:
-        tensors = load_float32(file)
-    except RuntimeError as error:
+        tensors = dict(load(file))
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise unreadable_adapter(file, error) from None
     rows = tensors.pop(tensor_name(ROWS), None)
     lora = {}
     for name, tensor in tensors.items():
         if (path := lora_path(name)) is None:
             raise InputError(f"{file}: only plain LoRA can be converted, and this has {name}")
-        lora[path] = mx.contiguous(tensor.T)
+        lora[path] = tensor.T
     ids = config.get("trainable_token_indices") or []
     ids = [id for some in ids.values() for id in some] if isinstance(ids, dict) else ids
     if len(ids) != (0 if rows is None else len(rows)):

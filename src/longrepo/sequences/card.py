@@ -6,13 +6,9 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from longrepo.sequences.header import Header, RepositoryFacts
+from longrepo.sequences.licence import hub_licence
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_HUB_LICENCES = (
-    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "agpl-3.0"),
-    *("mpl-2.0", "isc", "unlicense", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "bsl-1.0", "zlib", "epl-1.0", "epl-2.0"),
-    *("artistic-2.0", "wtfpl"),
-)
 _KINDS = {
     "hierarchical": "files in the order of their imports, the target last",
     "commit_evolution": "a file as it was, then commits as messages and hunks",
@@ -27,21 +23,17 @@ def dataset_card(header: Header) -> str:
 
 
 def _front_matter(header: Header) -> Iterator[str]:
-    yield from ("---", f"pretty_name: {json.dumps(_title(header))}", *_licence_keys(header.licence))
+    yield from (
+        "---",
+        f"pretty_name: {json.dumps(_title(header))}",
+    )
+    license, name = hub_licence(header.licence)
+    yield from (f"license: {license}", *([f"license_name: {json.dumps(name)}"] if name else []))
     yield from ("language:", "- code", "task_categories:", "- text-generation", "size_categories:")
     yield f"- {next((name for most, name in _SIZES if header.rows < most), '1M<n<10M')}"
     yield from ("tags:", "- code", "- git", "- long-context", "- longrepo")
     yield from ("configs:", "- config_name: default", "  data_files:", "  - split: sequences", "    path: data-*.arrow")
     yield from ("---", "")
-
-
-def _licence_keys(licence: str) -> list[str]:
-    """The hub knows some licences by their lower-case ids and everything else as `other` with a name."""
-    if not licence:
-        return ["license: unknown"]
-    if licence.lower() in _HUB_LICENCES:
-        return [f"license: {licence.lower()}"]
-    return ["license: other", f"license_name: {json.dumps(licence)}"]
 
 
 def _body(header: Header) -> Iterator[str]:
@@ -52,12 +44,12 @@ def _body(header: Header) -> Iterator[str]:
         "answers are read from its code and history."
     )
     yield "\n## Where it comes from, and its licence\n"
-    yield from _table(
+    yield from table(
         ("repository", "revision", "licence", "weight"),
         [(one.name, f"`{one.head}`", one.licence or "none found", f"{one.weight:g}") for one in header.repositories],
     )
     yield f"\n{_licence_sentence(header.repositories)}"
-    notes = [f"- {_cell(note)}" for note in header.notes]
+    notes = [f"- {cell(note)}" for note in header.notes]
     yield from ["\n## Notes from the preparation\n", *notes] if notes else []
     yield "\n## Tokenizer\n"
     tokenizer = header.tokenizer
@@ -95,7 +87,7 @@ def _licence_sentence(repositories: Sequence[RepositoryFacts]) -> str:
     unknown = [one.name for one in repositories if not one.licence]
     if unknown:
         text += (
-            f" For {_cell(', '.join(unknown))} no licence was found: without one, nobody but its owners may pass "
+            f" For {cell(', '.join(unknown))} no licence was found: without one, nobody but its owners may pass "
             "this data on."
         )
     return text
@@ -111,7 +103,7 @@ def _counts(header: Header) -> Iterator[str]:
             listed = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
             numbers = [f"{cell.get(name, 0):,}" for name in ("sequences", "tokens", "target_tokens")]
             rows.append((split, str(phase), *numbers, listed))
-    yield from _table(("split", "phase", "sequences", "tokens", "target tokens", "kinds"), rows)
+    yield from table(("split", "phase", "sequences", "tokens", "target tokens", "kinds"), rows)
     if header.bands:
         caps = "; ".join(f"phase {band['phase']}: up to {band['cap']:,} tokens" for band in header.bands)
         yield f"\nPhases are lengths: {caps}."
@@ -123,7 +115,7 @@ def _redactions(redactions: dict[str, int]) -> Iterator[str]:
         yield "No replaced keys, passwords, addresses or names were recorded. Look before you pass the data on."
         return
     yield "Found by rules and replaced, history included. Rules miss things: look before you pass the data on.\n"
-    yield from _table(("kind", "replaced"), [(kind, f"{count:,}") for kind, count in redactions.items()])
+    yield from table(("kind", "replaced"), [(kind, f"{count:,}") for kind, count in redactions.items()])
 
 
 def _held_out(repositories: Sequence[RepositoryFacts]) -> Iterator[str]:
@@ -137,7 +129,7 @@ def _held_out(repositories: Sequence[RepositoryFacts]) -> Iterator[str]:
     for one in repositories:
         files = ", ".join(f"{split} {len(paths):,}" for split, paths in one.held_out_files.items() if paths)
         rows.append((one.name, _commit(one.validation_from), _commit(one.test_from), files or "none"))
-    yield from _table(("repository", "training reaches", "validation reaches", "files held out whole"), rows)
+    yield from table(("repository", "training reaches", "validation reaches", "files held out whole"), rows)
 
 
 def _commit(id: str | None) -> str:
@@ -148,12 +140,14 @@ def _title(header: Header) -> str:
     return f"Training sequences of {header.name}"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table in Markdown."""
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
     for row in rows:
-        yield f"| {' | '.join(map(_cell, row))} |"
+        yield f"| {' | '.join(map(cell, row))} |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
+    """Text as a table's cell holds it: one line, no bars."""
     return " ".join(text.replace("|", "\\|").split())

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from longrepo.errors import InputError
+from longrepo.sequences.licence import all_of
 from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
 
 FORMAT_VERSION = 2
@@ -82,10 +83,7 @@ class Header:
     @property
     def licence(self) -> str:
         """The repositories' licences as one SPDX expression; empty where one of them has none that was recognised."""
-        found = list(dict.fromkeys(one.licence for one in self.repositories))
-        if "" in found or len(found) < 2:
-            return "" if "" in found else "".join(found)
-        return " AND ".join(f"({one})" if " OR " in one else one for one in found)
+        return all_of(one.licence for one in self.repositories)
 
     @property
     def notes(self) -> list[str]:

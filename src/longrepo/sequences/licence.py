@@ -9,6 +9,11 @@ _FILE = re.compile(r"(un)?licen[sc]e|copying", re.I)
 _IDENTIFIER = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+\w[)+]*)")
 _GNU = re.compile(r"gnu (affero |lesser |library )?general public license,? ?\(?(?:version |v)(\d(?:\.\d)?)")
 _GNU_NAMES = {"": "GPL", "affero ": "AGPL", "lesser ": "LGPL", "library ": "LGPL"}
+_HUB = (
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "agpl-3.0"),
+    *("mpl-2.0", "isc", "unlicense", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "bsl-1.0", "zlib", "epl-1.0", "epl-2.0"),
+    *("artistic-2.0", "wtfpl", "bigcode-openrail-m"),
+)
 _TITLE = 600  # characters: further down, other licences name the GNU ones as compatible
 _CHOICE = re.compile(r"\beither\b|\bdual[- ]licen[sc]ed\b|\bat your option\b")
 
@@ -61,6 +66,22 @@ def licence_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     if len(several) < 2:
         return "".join(several)
     return (" OR " if choice else " AND ").join(f"({one})" if " " in one else one for one in several)
+
+
+def all_of(licences: Iterable[str]) -> str:
+    """One expression for what falls under all of them; empty where one is unknown. Case doesn't tell two apart."""
+    found = list({one.lower(): one for one in licences}.values())
+    if "" in found or len(found) < 2:
+        return "" if "" in found else "".join(found)
+    return " AND ".join(f"({one})" if " OR " in one else one for one in found)
+
+
+def hub_licence(licence: str) -> tuple[str, str | None]:
+    """`license` and `license_name` of a card: the hub knows some licences by their lower-case ids and everything else
+    as `other` with a name."""
+    if not licence:
+        return "unknown", None
+    return (licence.lower(), None) if licence.lower() in _HUB else ("other", licence)
 
 
 def _licences_in(text: str) -> list[str]:

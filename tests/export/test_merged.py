@@ -1,0 +1,144 @@
+"""A merged model computes, in plain transformers, what was trained; it is the unquantised base's, rounded once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from exported import Run, base_folder, torch_logits, trained_run
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from longrepo.errors import InputError
+from longrepo.export import merged_weights
+from longrepo.export.formats import Choices, export
+from longrepo.export.source import find_source
+
+FLOAT32 = Choices(precision="float32")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("run")
+    return trained_run(folder / "run", base_folder(folder / "model"))
+
+
+def plain(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def logits_of(model: Any, ids: list[int]) -> np.ndarray:
+    logits: np.ndarray = model(input_ids=torch.tensor([ids])).logits[0].numpy()
+    return logits
+
+
+def check_same(run: Run, folder: Path, count: int = 30) -> None:
+    """Past the window of 16 too."""
+    model, ours = plain(folder), run.engine.generate(run.prompt, count)
+    ids = run.prompt + ours
+    np.testing.assert_allclose(logits_of(model, ids), torch_logits(run, ids), rtol=0, atol=1e-4)
+    new = model.generate(torch.tensor([run.prompt]), max_new_tokens=count, do_sample=False)[0, len(run.prompt) :]
+    assert new.tolist()[: len(ours)] == ours and len(ours) > 5
+
+
+def test_plain_transformers_computes_what_the_engine_does(run: Run, tmp_path: Path) -> None:
+    lines = export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    check_same(run, tmp_path / "merged")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    name, id = next(iter(run.tokenizer.structure_ids.items()))
+    assert tokenizer.encode(name) == [id] and lines[0].startswith(f"model: {tmp_path / 'merged'}")
+
+
+def test_the_embedded_model_too_with_its_licence_files(tmp_path: Path) -> None:
+    run = trained_run(tmp_path / "run", "embedded")
+    export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    check_same(run, tmp_path / "merged")
+    assert (tmp_path / "merged" / "LICENSE-sources.md").is_file()
+
+
+def test_where_the_head_is_not_tied_only_the_embedding_takes_the_trained_rows(tmp_path: Path) -> None:
+    run = trained_run(tmp_path / "run", base_folder(tmp_path / "model", tie_word_embeddings=False))
+    export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    check_same(run, tmp_path / "merged")
+
+
+def test_without_structure_rows_the_vocabulary_stays(tmp_path: Path) -> None:
+    run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"), "data.structure_tokens=false")
+    export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    check_same(run, tmp_path / "merged")
+    assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == 4096
+
+
+def test_bfloat16_is_float32_rounded_once_and_files_hold_a_part_each(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(find_source(run.folder), "merged", FLOAT32, tmp_path / "exact")
+    monkeypatch.setattr(merged_weights, "_SHARD", 40_000)
+    export(find_source(run.folder), "merged", Choices(), tmp_path / "rounded")
+    files = sorted((tmp_path / "rounded").glob("model-*.safetensors"))
+    assert len(files) > 2 and (tmp_path / "rounded" / "model.safetensors.index.json").is_file()
+    rounded = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    exact = load_file(tmp_path / "exact" / "model.safetensors")
+    assert rounded.keys() == exact.keys()
+    assert all(torch.equal(rounded[name], exact[name].bfloat16()) for name in exact)
+    assert json.loads((tmp_path / "rounded" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "rounded", dtype="auto").dtype == torch.bfloat16
+
+
+def test_a_run_on_four_bits_is_merged_into_the_base_itself(run: Run, tmp_path: Path) -> None:
+    text = (run.folder / "settings.yaml").read_text().replace("quantization: none", "quantization: nf4")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "settings.yaml").write_text(text)
+    (tmp_path / "run" / "adapter").symlink_to(run.folder / "adapter")
+    lines = export(find_source(tmp_path / "run"), "merged", FLOAT32, tmp_path / "merged")
+    check_same(run, tmp_path / "merged")
+    assert any("trained on 4 bits" in line for line in lines)
+
+
+def test_a_base_published_in_four_bits_is_refused_and_another_can_be_named(run: Run, tmp_path: Path) -> None:
+    packed = base_folder(tmp_path / "packed")
+    config = json.loads((packed / "config.json").read_text())
+    (packed / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    source = find_source(run.folder).on(str(packed))
+    with pytest.raises(InputError, match=r"published quantised \(bitsandbytes\).*--base") as caught:
+        export(source, "merged", FLOAT32, tmp_path / "merged")
+    assert "\n" not in str(caught.value) and not (tmp_path / "merged").exists()
+    export(source.on(str(run.model)), "merged", FLOAT32, tmp_path / "merged")
+    check_same(run, tmp_path / "merged")
+
+
+def test_another_base_a_full_disk_and_weights_beyond_float16_are_one_line(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    narrow = base_folder(tmp_path / "narrow", intermediate_size=64)
+    with pytest.raises(InputError, match=r"another base's: model\.layers\.0\.mlp\.c_"):
+        export(find_source(run.folder).on(str(narrow)), "merged", FLOAT32, tmp_path / "merged")
+    wide = base_folder(tmp_path / "wide", initializer_range=40000.0)
+    with pytest.raises(InputError, match=r"beyond the range of torch\.float16; choose --precision bfloat16"):
+        export(find_source(run.folder).on(str(wide)), "merged", Choices(precision="float16"), tmp_path / "merged")
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr("longrepo.export.merged_folder.shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(InputError, match="GB are needed there"):
+        export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    assert not (tmp_path / "merged").exists() and not list(tmp_path.glob(".writing*"))
+
+
+@pytest.mark.parametrize(
+    "format, choices, expected",
+    [
+        ("merged", Choices(adapter_only=True), "--adapter-only: --format merged has no use for it"),
+        ("mlx", Choices(precision="float16"), "--precision float16: --format mlx takes auto, bfloat16, float32"),
+        ("gguf", Choices(quantization="4bit"), "--quantization 4bit: --format gguf takes none, 8bit"),
+        ("peft", Choices(quantization="none"), "--quantization: --format peft has no use for it"),
+    ],
+)
+def test_an_option_that_the_format_does_not_take_is_one_line(
+    run: Run, tmp_path: Path, format: str, choices: Choices, expected: str
+) -> None:
+    with pytest.raises(InputError, match=expected):
+        export(find_source(run.folder), format, choices, tmp_path / "out")
