@@ -15,18 +15,23 @@ from longrepo.commands.check_questions import check_questions
 from longrepo.commands.doctor import doctor
 from longrepo.commands.evaluate import evaluate
 from longrepo.commands.export import export, import_adapter
+from longrepo.commands.extend import extend
+from longrepo.commands.generate import generate
 from longrepo.commands.inspect import inspect
+from longrepo.commands.models import models
 from longrepo.commands.pipeline import pipeline
 from longrepo.commands.plan import plan
 from longrepo.commands.prepare import prepare
+from longrepo.commands.pretrain import pretrain
 from longrepo.commands.report import report
+from longrepo.commands.serve import serve
 from longrepo.commands.tokenize import tokenize
 from longrepo.commands.train import train
 from longrepo.errors import InputError, RunError
 
 COMMANDS = (
     prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, export,
-    import_adapter, report,
+    import_adapter, extend, report, generate, serve, pretrain,
 )  # fmt: skip
 
 
@@ -54,6 +59,7 @@ def _options(
 
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(models, name="models")
 
 
 def main() -> None:

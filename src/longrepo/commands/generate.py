@@ -1,0 +1,83 @@
+"""`longrepo generate`: what a tuned model writes at a place in a file, or after a text."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from longrepo.commands.arguments import EngineName, EngineOption
+from longrepo.commands.train import Device
+from longrepo.errors import InputError
+
+if TYPE_CHECKING:
+    from longrepo.use.prompts import Prompt
+    from longrepo.use.tuned import Tuned
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, a checkpoint's, or an adapter's.")]
+BaseOption = Annotated[str | None, typer.Option("--model", help="The base; default: the one the adapter names.")]
+LengthOption = Annotated[
+    int | None,
+    typer.Option(min=128, help="Tokens of prompt and completion. Default: the longest that the run was planned for."),
+]
+NewOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the completion.")]
+
+
+def generate(
+    run: RunArgument,
+    file: Annotated[Path | None, typer.Option(help="The file to complete in, as it stands on disk.")] = None,
+    line: Annotated[int | None, typer.Option(min=1, help="The line of the place, from 1.")] = None,
+    column: Annotated[
+        int | None, typer.Option(min=1, help="Its column, from 1, before that character. Default: the line's end.")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(help="A text to go on from instead; - reads standard input.")] = None,
+    repo: Annotated[
+        Path | None, typer.Option(help="Whose related files are shown, as at HEAD. Default: the one the file lies in.")
+    ] = None,
+    max_tokens: NewOption = 64,
+    length: LengthOption = None,
+    fim: Annotated[
+        bool | None,
+        typer.Option("--fim/--no-fim", help="Show what stands after the place. Default: where anything does."),
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Let the base write, without the adapter.")] = False,
+    model: BaseOption = None,
+    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
+    engine: EngineOption = EngineName.auto,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say on standard error what was shown.")] = False,
+) -> None:
+    """Write a completion to standard output, greedily: at a place in a file, or after a text."""
+    from longrepo.engines.choose import choose
+    from longrepo.sequences.prompt import written
+    from longrepo.use.place import read_place, read_prompt
+    from longrepo.use.tuned import Tuned
+
+    if (file is None) == (prompt is None):
+        raise InputError("give --file FILE --line N, or --prompt TEXT")
+    text = read_prompt(prompt) if prompt is not None else ""
+    place = read_place(file, line, column, repo, fim) if file is not None else None
+    tuned = Tuned.load(run, model, choose(engine.value, device.value), device.value)
+    for note in tuned.notes:
+        print(note, file=sys.stderr)
+    prompts = tuned.prompts(length, place.repo if place else None)
+    if place is not None:
+        asked = prompts.at(place.path, place.before, place.after, max_tokens)
+    else:
+        asked = prompts.as_given(text, None, max_tokens)
+    with tuned.engine.base_only() if base else nullcontext():
+        ids = tuned.engine.generate(asked.ids, max_tokens)
+    completion = written(tuned.tokenizer, ids)
+    print(completion, end="\n" if sys.stdout.isatty() else "")
+    print(_said(asked, len(ids), tuned, verbose), file=sys.stderr)
+
+
+def _said(asked: Prompt, new: int, tuned: Tuned, verbose: bool) -> str:
+    kind = "between what stands before and after" if asked.fim else "from what stands before"
+    said = f"{new} tokens, {kind}: a prompt of {len(asked.ids)} tokens"
+    said += f" with {len(asked.files)} related files" if asked.files else ""
+    if verbose:
+        said = "\n".join([*(f"{what}: {why}" for what, why in tuned.engine.choices), *asked.files, said])
+    return said

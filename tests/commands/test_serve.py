@@ -1,0 +1,66 @@
+"""`longrepo serve` as a person runs it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import openai
+import pytest
+from export.exported import trained_run
+from typer.testing import CliRunner
+
+from longrepo.commands.app import app
+from longrepo.errors import InputError
+from longrepo.use import serving
+
+TEXT = "class Basket:\n    def __init__(self, owner):\n        self."
+COMMAND = (sys.executable, "-m", "longrepo", "serve")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_run(tmp_path_factory.mktemp("served") / "run", "embedded").folder
+
+
+@pytest.mark.parametrize("engine", ["mlx", "torch"])
+def test_it_says_where_it_answers_and_ctrl_c_ends_it(run: Path, engine: str) -> None:
+    command = [*COMMAND, str(run), "--port", "0", "--engine", engine]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if "answers" in line)
+        address = re.match(r"(http://127\.0\.0\.1:\d+/v1) answers as embedded-run; Ctrl-C ends it", said)
+        assert address
+        with openai.OpenAI(base_url=address[1], api_key="none", max_retries=0) as client:
+            assert client.completions.create(model="", prompt=TEXT, max_tokens=2).choices[0].text
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (130, "")
+
+
+def test_a_port_in_use_is_one_line_at_once(run: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        out = subprocess.run([*COMMAND, str(run), "--port", port], capture_output=True, text=True)
+    assert (out.returncode, out.stdout) == (2, "")
+    expected = f"error: --port {port}: can't be listened at (Address already in use); give another port, or 0 for any\n"
+    assert out.stderr == expected
+
+
+def test_what_the_server_needs_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_NEEDS", ("fastapi", "no_such_package"))
+    error = CliRunner().invoke(app, ["serve", str(run), "--engine", "torch"]).exception
+    assert isinstance(error, InputError)
+    assert "transformers' server needs no_such_package; pip install 'longrepo[serve]'" in str(error)
+
+
+def test_what_is_no_run_is_said(tmp_path: Path) -> None:
+    error = CliRunner().invoke(app, ["serve", str(tmp_path), "--port", "0"]).exception
+    assert isinstance(error, InputError) and "neither a run nor a checkpoint nor an adapter" in str(error)

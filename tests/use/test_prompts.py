@@ -1,0 +1,96 @@
+"""What a model is asked at a place in a repository."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from use.tried import Tried
+
+from longrepo.errors import InputError
+from longrepo.use.prompts import Prompts
+
+PATH = "shop/invoice.py"
+
+
+def parts(shop: Tried, row: int) -> tuple[str, str]:
+    lines = (shop.repo / PATH).read_text().splitlines(keepends=True)
+    return "".join(lines[:row]), "".join(lines[row:])
+
+
+@pytest.fixture(scope="module")
+def prompts(shop: Tried) -> Prompts:
+    return shop.tuned["torch"].prompts(1024, shop.repo)
+
+
+def test_related_files_come_first_the_imported_one_nearest(shop: Tried, prompts: Prompts) -> None:
+    before, _ = parts(shop, 14)
+    prompt = prompts.at(PATH, before, None, 32)
+    text = prompts.tokenizer.decode(prompt.ids)
+    assert not prompt.fim and 700 < len(prompt.ids) <= 1024 - 32
+    assert text.endswith(f"<|FILE_START|> {PATH}\n{before}")
+    imported = re.search(r"from shop\.(\w+) import", before)
+    shown = re.findall(r"<\|FILE_START\|> (\S+)\n", text)
+    assert imported and shown[-2:] == [f"shop/{imported[1]}.py", PATH] and prompt.files == tuple(shown[-2::-1])
+
+
+def test_what_is_imported_since_head_is_shown(shop: Tried, prompts: Prompts) -> None:
+    before, _ = parts(shop, 14)
+    prompt = prompts.at(PATH, f"from shop.vehicle import Vehicle\n{before}", None, 32)
+    assert "shop/vehicle.py" in prompt.files[:2]
+
+
+def test_a_gap_is_asked_for_as_in_training(shop: Tried, prompts: Prompts) -> None:
+    before, after = parts(shop, 14)
+    prompt = prompts.at(PATH, before, after, 32)
+    own = prompts.tokenizer.decode(prompt.ids).rpartition("<|FILE_START|>")[2]
+    found = re.fullmatch(r" (\S+)\n<fim_prefix>(.*)<fim_suffix>(.*)<fim_middle>", own, re.DOTALL)
+    assert prompt.fim and len(prompt.ids) <= 1024 - 32
+    assert found and found[1] == PATH and found[2] == before and found[3] and after.startswith(found[3])
+
+
+@pytest.mark.parametrize("length", [128, 256, 1024])
+def test_the_file_has_all_the_room_that_others_leave(shop: Tried, length: int) -> None:
+    before, after = parts(shop, 40)
+    text = before * 20
+    for around in (None, shop.repo):
+        prompts = shop.tuned["torch"].prompts(length, around)
+        for rest in (None, after * 20):
+            prompt = prompts.at(PATH, text, rest, 32)
+            assert length - 32 - 40 < len(prompt.ids) <= length - 32
+            assert bool(prompt.files) <= (around is not None)
+
+
+def test_an_empty_file_has_a_prompt(prompts: Prompts) -> None:
+    text = prompts.tokenizer.decode(prompts.at("shop/new.py", "", None, 32).ids)
+    assert text.endswith("<|FILE_START|> shop/new.py\n")
+
+
+def test_an_editor_is_shown_the_repository_where_its_file_is_recognised(shop: Tried, prompts: Prompts) -> None:
+    before, after = parts(shop, 14)
+    here = prompts.at(PATH, before, after, 32)
+    assert prompts.asked(before, after, 32) == here
+    assert prompts.asked(f"<fim_prefix>{before}<fim_suffix>{after}<fim_middle>", None, 32) == here
+    assert prompts.asked(before, None, 32) == prompts.at(PATH, before, None, 32)
+    strange = 'fn main() {\n    println!("nothing of the shop");\n'
+    assert prompts.asked(strange, None, 32).ids == prompts.tokenizer.encode(strange)
+    assert prompts.asked(strange, "}\n", 32).files == ()
+
+
+def test_the_names_of_special_tokens_are_tokens_as_given_and_text_in_a_file(shop: Tried, prompts: Prompts) -> None:
+    name, id = next(iter(prompts.tokenizer.structure_ids.items()))
+    assert prompts.as_given(f"{name} a.py\n", None, 32).ids[0] == id
+    alone = shop.tuned["torch"].prompts(512, None)
+    assert alone.at("a.py", f"mark = '{name}'\n", None, 32).ids.count(id) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "new", "expected"),
+    [
+        ("a = 1\n" * 2000, 32, "the prompt has .* of 1024 in all, 32 new ones leave 992"),
+        ("a", 1000, "leave 24 of 1024"),
+    ],
+)
+def test_what_does_not_fit_is_said(prompts: Prompts, text: str, new: int, expected: str) -> None:
+    with pytest.raises(InputError, match=expected):
+        prompts.as_given(text, None, new)

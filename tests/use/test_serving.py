@@ -1,0 +1,113 @@
+"""OpenAI's client gets from the server what the engine writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from threading import Thread
+
+import openai
+import pytest
+from use.tried import Tried
+
+from longrepo.sequences.prompt import written
+from longrepo.use.prompts import Prompt, Prompts
+from longrepo.use.serving import listen, serve_on
+from longrepo.use.tuned import Tuned
+
+NEW = 16
+BEFORE = "class Basket:\n    def __init__(self, owner):\n        self."
+AFTER = "\n    return result\n"
+
+
+@dataclass(frozen=True)
+class Served:
+    tuned: Tuned
+    prompts: Prompts
+    client: openai.OpenAI
+
+    def engine_writes(self, prompt: Prompt) -> str:
+        """The text of the engine's own generation."""
+        return written(self.tuned.tokenizer, self.tuned.engine.generate(prompt.ids, NEW))
+
+    def answers(self, prompt: str, **more: object) -> str:
+        """What the client gets, at once and streamed."""
+        asked = {"model": "any", "prompt": prompt, "max_tokens": NEW, **more}
+        whole = self.client.completions.create(**asked)  # type: ignore[call-overload]
+        streamed = self.client.completions.create(**asked, stream=True)  # type: ignore[call-overload]
+        assert "".join(part.choices[0].text for part in streamed) == whole.choices[0].text
+        assert whole.usage.completion_tokens <= NEW
+        return str(whole.choices[0].text)
+
+
+@pytest.fixture(scope="module", params=["torch", "mlx"])
+def served(request: pytest.FixtureRequest, shop: Tried) -> Iterator[Served]:
+    tuned = shop.tuned[request.param]
+    prompts = tuned.prompts(512, shop.repo)
+    listening = listen(0)
+    server = serve_on(listening, tuned, prompts)
+    thread = Thread(target=server.run)
+    thread.start()
+    address = "http://{}:{}/v1".format(*listening.getsockname())
+    with openai.OpenAI(base_url=address, api_key="none", max_retries=0) as client:
+        yield Served(tuned, prompts, client)
+    server.stop()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_a_completion_is_what_the_engine_writes(served: Served) -> None:
+    text = served.engine_writes(served.prompts.as_given(BEFORE, None, NEW))
+    with served.tuned.engine.base_only():
+        base = served.engine_writes(served.prompts.as_given(BEFORE, None, NEW))
+    assert text and text != base
+    assert served.answers(BEFORE) == text
+
+
+def test_a_gap_is_filled_as_the_engine_fills_it(served: Served) -> None:
+    text = served.engine_writes(served.prompts.as_given(BEFORE, AFTER, NEW))
+    assert text and text != served.engine_writes(served.prompts.as_given(BEFORE, None, NEW))
+    assert served.answers(BEFORE, suffix=AFTER) == text
+    assert served.answers(f"<fim_prefix>{BEFORE}<fim_suffix>{AFTER}<fim_middle>") == text
+
+
+def test_in_a_file_of_the_repository_its_related_files_are_shown(served: Served, shop: Tried) -> None:
+    before, mark, after = (shop.repo / "shop/invoice.py").read_text().partition("    def invoice_step_2")
+    prompt = served.prompts.at("shop/invoice.py", before + mark, after, NEW)
+    assert prompt.files
+    assert served.answers(before + mark, suffix=after) == served.engine_writes(prompt)
+
+
+def test_a_mark_ends_an_answer_and_a_stop_word_too(served: Served) -> None:
+    text = served.answers(BEFORE)
+    assert "<|" not in text
+    stop = text[len(text) // 2 :][:3]
+    assert len(served.answers(BEFORE, stop=[stop, "<fim_prefix>"])) < len(text)
+
+
+def test_what_editors_send_besides_is_no_hindrance(served: Served) -> None:
+    more = {"temperature": 0, "top_p": 1, "frequency_penalty": 0, "presence_penalty": 0, "extra_body": {"cache": True}}
+    assert served.answers(BEFORE, **more) == served.answers(BEFORE)
+
+
+def test_the_model_has_a_name(served: Served) -> None:
+    assert [model.id for model in served.client.models.list()] == ["embedded-run"]
+
+
+def test_what_cannot_be_answered_is_refused(served: Served) -> None:
+    bad = {"the prompt has": "a = 1\n" * 2000, "must be a string": ["a", "b"]}
+    for expected, prompt in bad.items():
+        with pytest.raises(openai.BadRequestError) as caught:
+            served.client.completions.create(model="any", prompt=prompt, max_tokens=NEW)
+        assert expected in caught.value.response.text
+    with pytest.raises(openai.NotFoundError):
+        served.client.chat.completions.create(model="any", messages=[{"role": "user", "content": "a"}])
+
+
+def test_a_page_of_a_browser_gets_no_answer(served: Served) -> None:
+    with pytest.raises(openai.BadRequestError):
+        served.client.completions.create(model="any", prompt="a", extra_headers={"Host": "pages.example"})
+    answer = served.client.completions.with_raw_response.create(
+        model="any", prompt="a", max_tokens=1, extra_headers={"Origin": "https://pages.example"}
+    )
+    assert answer.headers.get("access-control-allow-origin") is None
