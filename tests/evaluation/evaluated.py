@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from longrepo.config.load import load_settings
+from longrepo.config.load import dump_yaml, load_settings
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch
 from longrepo.evaluation.held import Material
@@ -22,6 +24,8 @@ from longrepo.sequences.prepare import prepare
 from longrepo.sequences.store import SequenceFile, read_sequences
 from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.sequences.watch import Unwatched
+from longrepo.training.checkpoint import Checkpoints, trained_folder
+from longrepo.training.state import BestSoFar, RunIdentity, Snapshot, TrainingState
 
 LENGTHS = (256, 512, 1024)
 _SMALL = (
@@ -39,12 +43,16 @@ class TwoLosses:
 
     def __init__(self) -> None:
         self.loss = 1.5
+        self.loaded: list[Path] = []
+        self.stop_at: int | None = None  # scores: then Ctrl-C is pressed
         self.base_writes: list[int] = []
         self.tuned_writes: list[int] = []
         self.scored: list[Batch] = []
         self.prompts: list[list[int]] = []
 
     def score(self, batch: Batch) -> np.ndarray:
+        if len(self.scored) == self.stop_at:
+            raise KeyboardInterrupt
         self.scored.append(batch)
         return np.where(batch.loss_weights != 0, np.float32(self.loss), np.float32(0))
 
@@ -55,8 +63,22 @@ class TwoLosses:
     @contextmanager
     def base_only(self) -> Iterator[None]:
         self.loss = 2.0
-        yield
-        self.loss = 1.5
+        try:
+            yield
+        finally:
+            self.loss = 1.5
+
+    def load_adapter(self, folder: Path) -> None:
+        self.loaded.append(folder)
+
+    def save_adapter(self, folder: Path) -> None:
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "embedded"}')
+
+    def save_optimizer(self, file: Path) -> None:
+        file.write_bytes(b"none")
+
+    def facts(self) -> dict[str, Any]:
+        return {"engine": "two losses", "dtype": "float32"}
 
 
 @dataclass
@@ -67,6 +89,7 @@ class Prepared:
     file: SequenceFile
     tokenizer: RepoTokenizer
     settings: Settings
+    sequences: Path
 
     @contextmanager
     def opened(self, *others: Path) -> Iterator[tuple[Material, list[Other]]]:
@@ -80,4 +103,28 @@ def prepared(folder: Path, to: Path) -> Prepared:
     tokenizer = load_tokenizer("embedded")
     with Repository.open(folder) as repository:
         write_prepared(to, prepare([Origin(repository)], settings, Tools(tokenizer), 3, 1024))
-    return Prepared(folder, read_sequences(to / SEQUENCES), tokenizer, settings)
+    return Prepared(folder, read_sequences(to / SEQUENCES), tokenizer, settings, to / SEQUENCES)
+
+
+def finished_run(path: Path, prepared: Prepared) -> Path:
+    """A run on these sequences as it is left in the end; of its checkpoints only where they say what they were of."""
+    for folder in ("adapter", "last"):
+        (path / folder).mkdir(parents=True)
+    (path / "settings.yaml").write_text(dump_yaml(prepared.settings))
+    TwoLosses().save_adapter(path / "adapter")
+    (path / "last" / "state.json").write_text(json.dumps({"sequences": str(prepared.sequences)}))
+    return path
+
+
+def unfinished_run(path: Path, prepared: Prepared) -> Path:
+    """A run on these sequences that has saved one checkpoint, its best so far."""
+    path.mkdir()
+    (path / "settings.yaml").write_text(dump_yaml(prepared.settings))
+    name = "step-00000001"
+    state = TrainingState({"1": 2}, update=1, best=BestSoFar(2.0, 1, name))
+    digest, tree = prepared.file.content_sha256, prepared.settings.model_dump(mode="json")
+    identity = RunIdentity(tree, {}, str(prepared.sequences), digest, None, "torch", {})
+    (path / "checkpoints").mkdir()
+    checkpoints = Checkpoints(path, 1, trained_folder(prepared.settings))
+    checkpoints.save(name, TwoLosses(), Snapshot(identity, state))  # type: ignore[arg-type]
+    return path

@@ -144,7 +144,7 @@ def test_a_line_is_classed_by_the_farthest_thing_it_names(material: Material) ->
 
 
 def test_completions_are_judged_up_to_the_file_s_end(material: Material, engine: TwoLosses) -> None:
-    unit = next(completion.units(material, 512, 4, SEED))
+    unit = next(completion.units(material, 512, ("line",), 4, SEED))
     wanted = unit.run(engine).examples[0].wanted  # type: ignore[arg-type]
     encode = material.tokenizer.encode
     engine.tuned_writes = [*encode(f"\n{wanted}"), material.tokenizer.structure_ids["<|FILE_END|>"], *encode("more")]

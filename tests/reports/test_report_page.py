@@ -108,6 +108,7 @@ def test_differences_of_completions_are_marked_and_text_stays_text(browser: Brow
         example = page.locator(".example")
         assert example.locator("h3.path").inner_text().startswith("src/<b>.py")
         base, tuned = example.locator("pre.wrap").all()[1:]
+        assert "next line" in example.locator("h3.path").inner_text()
         assert base.locator("mark").first.inner_text() == "‹202E›zero"
         assert tuned.locator("mark").count() == 1
         assert tuned.locator("mark.gap").get_attribute("title") == "lacks:  + two"

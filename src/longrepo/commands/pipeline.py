@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longrepo.commands.arguments import EngineName, EngineOption, ModelOption, SetOption
-from longrepo.commands.evaluate import run_evaluation
 from longrepo.commands.origins import opened, tools
 from longrepo.commands.train import Arguments, Device, run_training
 from longrepo.config.files import write_text
@@ -56,7 +55,9 @@ def pipeline(
     overrides = [*(set_ or ()), *(f"{key}={value}" for key, value in named.items() if value is not None)]
     settings = load_settings(config, overrides)
     from longrepo.reports.pipeline import PipelineReporter
+    from longrepo.training.boards import check_board
 
+    check_board(settings.training.report_to)
     with opened(repo, weight, revision) as origins:
         walk = _Walk(origins, settings, engine.value, device.value, verbose, PipelineReporter())
         status = walk.run(output or Path("runs") / walk.name, long_context_mode)
@@ -94,8 +95,10 @@ class _Walk:
         run, status = self._train(output, sequences, header)
         if status:
             return status
-        self._evaluate(output, run, sequences, header)
-        reporter.use(run / "adapter", self.chooser.settings.model.name, run)
+        settings = self.chooser.settings
+        measured = self._evaluate(output, run, sequences, header)
+        reporter.use(run / "adapter", settings.model.name, run, settings.training.report_to)
+        self._report(run, measured)
         return 0
 
     def _look(self) -> None:
@@ -153,7 +156,7 @@ class _Walk:
                     prepared = windows(self.origins, settings, ready, length, settings.data.overlap)
                 header = write_prepared(stage.folder, prepared, ready.watch)
             show_preparation(self.reporter.console, header, prepared.summary, str(sequences), time.monotonic() - began)
-            stage.finish()
+            stage.finish(repositories={one.repository.name: str(one.repository.path) for one in self.origins})
         return sequences, read_sequences(sequences).header
 
     def _train(self, output: Path, sequences: Path, header: Header) -> tuple[Path, int]:
@@ -193,21 +196,46 @@ class _Walk:
             stage.finish()
         return stage.folder, status
 
-    def _evaluate(self, output: Path, run: Path, sequences: Path, header: Header) -> None:
-        from longrepo.evaluation.result import read_result
+    def _evaluate(self, output: Path, run: Path, sequences: Path, header: Header) -> bool:
+        """Compare base and tuned; whether anything was measured now."""
+        from longrepo.evaluation.loaded import Loaded
+        from longrepo.evaluation.measuring import GLANCE
+        from longrepo.evaluation.result import read_evaluation
         from longrepo.reports.evaluation import print_comparison
+        from longrepo.reports.html.run import EVALUATION
+        from longrepo.reports.progress import Terminal
 
-        stage = Stage(output, "evaluation", {"run": run.name, "sequences": header.content_sha256})
+        inputs = {"run": run.name, "sequences": header.content_sha256, "amount": str(GLANCE)}
+        stage = Stage(output, "evaluation", inputs)
+        result = stage.folder / EVALUATION
         self.reporter.stage(4, 4, "evaluate", "done before, unchanged: skipped" if stage.done else "")
-        result = stage.folder / "evaluation.json"
-        if stage.done:
-            comparisons = read_result(result)
+        if not header.counts.get("test"):
+            for note in (*header.notes, "nothing is held out to compare base and tuned on"):
+                self.reporter.note(note)
+            return False
+        measure = not stage.done
+        if not measure:
+            found = read_evaluation(result)
         else:
-            comparisons = run_evaluation(run, sequences, "test", self.engine, self.device, result)
+            repos = [one.repository.path for one in self.origins]
+            loaded = Loaded.of(run, sequences, repos, "test", self.engine, self.device)
+            found = loaded.measured(GLANCE, (), result, Terminal(self.verbose))
             stage.finish()
-        print_comparison(comparisons, self.reporter.console)
-        for note in header.notes:
+        print_comparison(found.comparisons, self.reporter.console)
+        for note in found.notes:
             self.reporter.note(note)
+        return measure
+
+    def _report(self, run: Path, measured: bool) -> None:
+        """The page of the run: its most important figures and where it lies."""
+        from longrepo.reports.html.headlines import headlines
+        from longrepo.reports.html.page import REPORT, write_report
+        from longrepo.reports.html.run import read_run
+
+        found, page = read_run(run), run / REPORT
+        if measured or not page.is_file():
+            write_report(found)
+        self.reporter.figures(headlines(found), page)
 
 
 def _phases_left(settings: Settings) -> bool:

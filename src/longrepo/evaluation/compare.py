@@ -34,8 +34,8 @@ def compare(
     return comparisons_of(found)
 
 
-def units(source: SequenceSource, caps: Sequence[int], split: str = "test") -> Iterator[Unit]:
-    """One for each sequence of the split that a cap holds, cap by cap."""
+def units(source: SequenceSource, caps: Sequence[int], split: str = "test", most: int | None = None) -> Iterator[Unit]:
+    """One for each sequence of the split that a cap holds, cap by cap, for `most` of them at each."""
     commits, files = source.column("commits"), source.column("files")
     held_out = [index for index, name in enumerate(source.column("split")) if name == split]
     ranges: dict[int, list[int]] = {cap: [] for cap in sorted(caps)}
@@ -45,7 +45,7 @@ def units(source: SequenceSource, caps: Sequence[int], split: str = "test") -> I
         if cap is not None:
             ranges[cap].append(index)
     for cap, indices in ranges.items():
-        for index in indices:
+        for index in indices[:most]:
             group = (commits[index] or files[index] or [str(index)])[-1]
             yield Unit(f"{PREPARED}/{cap}/{index}", partial(_measure, source, index, cap, group))
 

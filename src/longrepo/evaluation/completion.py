@@ -15,11 +15,11 @@ from longrepo.evaluation.result import Example, Parts
 from longrepo.evaluation.scoring import write_both
 from longrepo.evaluation.similarity import similarity
 from longrepo.sequences import chance
-from longrepo.sequences.stored_text import marks_of
+from longrepo.sequences.prompt import written
 from longrepo.sequences.tokenizer import RepoTokenizer
 
 BLOCK_ROWS = 6  # at most
-SPARE = 16  # tokens beyond what was written: a completion may differ in length
+SPARE = 8  # tokens beyond what was written: a completion may differ in length; each costs a step of decoding
 _LEAST_LINE = 8  # characters: a shorter one says little
 _SHOWN_ROWS = 12  # of the prompt, in an example
 
@@ -33,10 +33,10 @@ class Point:
     place: str
 
 
-def units(material: Material, length: int, wanted: int, seed: int) -> Iterator[Unit]:
+def units(material: Material, length: int, tasks: Sequence[str], wanted: int, seed: int) -> Iterator[Unit]:
     """At up to `wanted` points, cross-file ones and others in turn; each with related context, `length` tokens."""
     for point in _points(material, wanted, seed):
-        for task in TASKS:
+        for task in tasks:
             key = f"completion/{task}/{length}/{point.held.key}/{point.row}"
             yield Unit(key, partial(_measure, material.tokenizer, point, task, length, seed))
 
@@ -72,7 +72,8 @@ def _measure(tokenizer: RepoTokenizer, point: Point, task: str, length: int, see
     base, tuned = (
         tidy(written(tokenizer, ids), rows) for ids in write_both(engine, layout.ids[: layout.start], size + SPARE)
     )
-    scores = [similarity(tidy(wanted, rows), one) for one in (base, tuned)]
+    wanted = tidy(wanted, rows)
+    scores = [similarity(wanted, one) for one in (base, tuned)]
     before = of.slice_text(0, place.at).split("\n")[-_SHOWN_ROWS:]
     after = of.slice_text(place.end, len(of)).split("\n")[: _SHOWN_ROWS // 2] if task == "fim" else []
     parts: Parts = {"task": task, "place": point.place, "length": length}
@@ -86,13 +87,6 @@ def _rows(parts: Parts, group: str, base: Mapping[str, float], tuned: Mapping[st
     for place in (parts["place"], "all"):
         for metric, value in base.items():
             yield Row("completion", metric, {**parts, "place": place}, group, 1, value, tuned[metric])
-
-
-def written(tokenizer: RepoTokenizer, ids: Sequence[int]) -> str:
-    """The text of written tokens up to the first mark: a file's end ends a completion."""
-    marks = marks_of(tokenizer)
-    stop = next((at for at, id in enumerate(ids) if id >= len(marks) or marks[id]), len(ids))
-    return tokenizer.decode(ids[:stop])
 
 
 def tidy(text: str, rows: int) -> str:

@@ -19,20 +19,25 @@ from longrepo.evaluation.trees import Trees
 
 @dataclass(frozen=True)
 class Amount:
-    """How many samples: held-out `blocks` of lines, points of `completions`, `questions`, `needles` at each of
-    `depths` (percent) and length, `files` of another repository."""
+    """How many samples: prepared `sequences` of each length (None: all), held-out `blocks` of lines, points of
+    `completions` with the `tasks` at each, `questions`, `needles` at each of `depths` (percent), `files` of another
+    repository; at `every_length`, or at the longest."""
 
     name: str
+    sequences: int | None
     blocks: int
     completions: int
+    tasks: tuple[str, ...]
     questions: int
     needles: int
     depths: tuple[int, ...]
     files: int
+    every_length: bool = False
 
 
-FULL = Amount("full", 32, 48, 64, 4, (0, 25, 50, 75, 100), 40)
-QUICK = Amount("quick", 6, 4, 6, 1, (0, 50, 100), 6)
+FULL = Amount("full", None, 32, 48, tuple(completion.TASKS), 64, 4, (0, 25, 50, 75, 100), 40, every_length=True)
+QUICK = Amount("quick", 4, 4, 3, ("line", "fim"), 2, 1, (50,), 4)
+GLANCE = Amount("glance", None, 4, 3, ("line",), 0, 0, (), 0)  # what the pipeline ends with
 
 
 @dataclass(frozen=True)
@@ -53,11 +58,11 @@ def plan(
 ) -> Iterator[Unit]:
     """All that is to be measured beyond the sequences as prepared. Completions and questions at the longest length."""
     longest = max(lengths)
-    yield from context.units(material, lengths, seed)
-    yield from completion.units(material, longest, amount.completions, seed)
+    chosen = lengths if amount.every_length else [longest]
+    yield from context.units(material, chosen, seed)
+    yield from completion.units(material, longest, amount.tasks, amount.completions, seed)
     yield from questions.units(material, longest, amount.questions, seed)
-    needle_lengths = lengths if amount is FULL else [longest]
-    yield from needle.units(material, needle_lengths, amount.depths, amount.needles, seed)
+    yield from needle.units(material, chosen, amount.depths, amount.needles, seed)
     for one in others:
         yield from other.units(one.trees, one.commit, longest, amount.files, seed)
 

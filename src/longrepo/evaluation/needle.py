@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from longrepo.engines.base import Engine
-from longrepo.evaluation.completion import tidy, written
+from longrepo.evaluation.completion import tidy
 from longrepo.evaluation.held import Material
 from longrepo.evaluation.measured import Measured, Row, Unit
 from longrepo.evaluation.result import Example, Parts
@@ -18,6 +18,7 @@ from longrepo.evaluation.trees import Tree
 from longrepo.sequences import chance
 from longrepo.sequences.compose import FilePiece, Sizes, write_file
 from longrepo.sequences.draft import Draft
+from longrepo.sequences.prompt import written
 from longrepo.sequences.tokenizer import RepoTokenizer
 from longrepo.sequences.tokens import FILE_END, FILE_START
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from longrepo.engines.base import Engine
@@ -15,19 +16,23 @@ from longrepo.evaluation.trees import RELATED
 from longrepo.sequences.compose import Sizes
 from longrepo.sequences.draft import Draft
 from longrepo.sequences.lengths import Band
-from longrepo.sequences.questions.generate import Question, Source, left_out, questions
+from longrepo.sequences.questions.generate import ChangeFact, Question, Source, left_out, questions
+from longrepo.sequences.questions.rows import training_commit
 from longrepo.sequences.questions.written import QuestionWriter
+from longrepo.sequences.splits import usable
 from longrepo.sequences.tokenizer import RepoTokenizer
 
 SPARE = 8  # tokens beyond the expected answer
 _PHASE = 3  # as many snippets as the longest sequences show
+_COMMITS = 1000  # looked at for questions about changes
+_COMMIT = re.compile(r"Which files did commit ([0-9a-f]{8}) ")
 
 
 def units(material: Material, length: int, wanted: int, seed: int) -> Iterator[Unit]:
     """Up to `wanted` questions, the kinds taking turns, each behind snippets that fill `length` tokens."""
     for number, repo in enumerate(material.repositories):
         share = wanted // len(material.repositories) + (number < wanted % len(material.repositories))
-        for question, draft in _asked(material, repo, length, share, seed):
+        for question, draft in _asked(material, repo, length, share, seed) if share else ():
             key = f"question/{length}/{repo.facts.name}/{question.text}"
             yield Unit(key, partial(_measure, material.tokenizer, repo, question, draft))
 
@@ -37,7 +42,8 @@ def _asked(material: Material, repo: Repo, length: int, wanted: int, seed: int) 
     sources = [Source(path, text.text, text.language, text.outline) for path, text in texts.items()]
     outside = left_out(repo.trees.repository.path, tree.commit, texts)
     # Of each kind as many as training may have asked and more: those are passed over.
-    every, _ = questions(sources, tree.graph, (), seed, len(material.seen.asked) + wanted, outside)
+    changes = changes_of(repo, material.seen.asked)
+    every, _ = questions(sources, tree.graph, changes, seed, len(material.seen.asked) + wanted, outside)
     for text in texts.values():
         text.forget_outline()
     writer = QuestionWriter(Sizes(material.tokenizer), texts, lambda path: tree.graph.related(path, RELATED), 0.0, seed)
@@ -49,6 +55,20 @@ def _asked(material: Material, repo: Repo, length: int, wanted: int, seed: int) 
         if question.text not in material.seen.asked and (draft := writer.write(question, band)):
             found.append((question, draft))
     return found
+
+
+def changes_of(repo: Repo, asked: Iterable[str]) -> Iterator[ChangeFact]:
+    """What the newest commits that training may have read did to files that stand there still, but for those that it
+    asked about: their messages are redacted here."""
+    known = {found.group(1) for question in asked if (found := _COMMIT.match(question))}
+    reader = repo.trees.reader
+    for record in usable(repo.trees.repository, training_commit(repo.facts), None, _COMMITS, reader.cache):
+        if record.id[:8] in known:
+            continue
+        message = reader.message(record.message)
+        for change in record.changes:
+            if change.before and change.after and change.before != change.after:
+                yield ChangeFact(record.id, change.path, message, record.files)
 
 
 def _measure(tokenizer: RepoTokenizer, repo: Repo, question: Question, draft: Draft, engine: Engine) -> Measured:

@@ -12,6 +12,7 @@ from longrepo.config.files import write_text
 from longrepo.errors import InputError
 
 FORMAT = 2
+FEW = 4  # groups: with fewer an interval says nothing about chance
 Parts = Mapping[str, str | int]
 
 
@@ -33,8 +34,8 @@ class Comparison:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves no doubt about the sign. One group alone has no interval."""
-        return self.groups > 1 and (self.high < 0 or self.low > 0)
+        """Whether the interval leaves no doubt about the sign."""
+        return self.groups >= FEW and (self.high < 0 or self.low > 0)
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Figure:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval of the difference leaves out 0. One group alone has no interval."""
-        return self.groups > 1 and (self.difference.high < 0 or self.difference.low > 0)
+        """Whether the interval of the difference leaves out 0."""
+        return self.groups >= FEW and (self.difference.high < 0 or self.difference.low > 0)
 
     @property
     def gained(self) -> bool:

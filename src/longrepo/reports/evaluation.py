@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +32,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             console.print()
             console.print(_table(title, figures))
     for note in evaluation.notes:
-        console.print(f"note: {note}", style="dim", highlight=False)
+        console.print(f"note: {note}", style="dim", highlight=False, markup=False)
 
 
 def print_comparison(comparisons: Sequence[Comparison], console: Console) -> None:
@@ -73,8 +74,8 @@ def _longest(figures: Sequence[Figure]) -> list[Figure]:
 
 def _table(title: str, figures: Sequence[Figure]) -> Table:
     length = figures[0].parts.get("length")
-    table = Table(title=f"{title}, {length:,} tokens" if length else title, title_justify="left")
-    table.add_column("", no_wrap=True)
+    table = Table(title=f"{title}, {length:,} tokens" if length else title, title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("")
     for name in ("samples", "base", "tuned", "difference, 95 % interval", ""):
         table.add_column(name, justify="right", no_wrap=True)
     for one in figures:

@@ -9,6 +9,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from longrepo.reports.html.headlines import Headline
+
+_CURVES = {
+    "tensorboard": "  curves: tensorboard --logdir {run}\n",
+    "trackio": "  curves: trackio show --project longrepo\n",
+    "none": "",
+}
+
 
 class PipelineReporter:
     """Writes to standard output; the training's own lines go to standard error."""
@@ -29,11 +37,21 @@ class PipelineReporter:
             table.add_row(f"  {key}", escape(value), f"[dim]{escape(reason)}[/dim]")
         self.console.print(table)
 
-    def use(self, adapter: Path, base: str, run: Path) -> None:
+    def use(self, adapter: Path, base: str, run: Path, report_to: str) -> None:
         """Where the adapter is and what to do with it."""
         self.console.print(
             f"\n[bold]adapter:[/bold] {escape(str(adapter))}\n"
             f"  in PEFT's format; how to load it, in six lines: {escape(str(adapter / 'README.md'))}\n"
             f"  base model: {escape(base)}\n"
-            f"  curves: tensorboard --logdir {escape(str(run))}"
+            f"{_CURVES[report_to].format(run=escape(str(run)))}"
+            f"  more samples, questions, a planted definition: longrepo evaluate {escape(str(run))}"
         )
+
+    def figures(self, headlines: Sequence[Headline], page: Path) -> None:
+        """The most important ones, and where the rest stands."""
+        self.console.print("\n[bold]what it bought[/bold]")
+        table = Table.grid(padding=(0, 2))
+        for one in headlines:
+            table.add_row(f"  {one.value}", escape(one.label))
+        self.console.print(table)
+        self.console.print(f"[bold]page:[/bold] {escape(str(page))}")

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from longrepo.evaluation.compare import Comparison
-from longrepo.evaluation.result import Evaluation, Figure
+from longrepo.evaluation.result import FEW, Evaluation, Example, Figure
 from longrepo.reports.html import canvas
 from longrepo.reports.html.canvas import Chart, draw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_LEAST_SHARE = 10  # percent that an axis of shares spans at least
 _VERDICTS = {"better": canvas.TUNED, "worse": canvas.BASE}
 COLUMNS = ("", "base", "tuned", "difference", "95 % interval", "samples", "groups", "")
 CONTEXTS = {"none": "no context", "random": "random files", "related": "related files", "retrieved": "BM25's choice"}
@@ -24,6 +25,7 @@ CLASSES = {
 _TEXTS = {"new": "lines training never showed", "seen": "lines it showed"}
 TASKS = {"line": "next line", "block": "block", "fim": "in the middle"}
 PLACES = {"cross_file": "cross-file", "in_file": "in-file", "all": "all"}
+NEEDLE = {"exact": "written as planted", "loss": "loss of its digits"}
 METRICS = {"exact": "equal", "edit": "edit similarity", "identifiers": "F1 of identifiers", "right": "confirmed"}
 
 
@@ -104,7 +106,7 @@ VIEWS = (
     View(
         "needle", "A planted definition, among decoys",
         "Whether its value is found, by how deep in the context it lies.",
-        _needle, _length,
+        _needle, lambda one: f"{NEEDLE.get(one.metric, one.metric)}, {_length(one)}",
     ),
     View(
         "longppl", "LongPPL", "Perplexity of the tokens that need long context, chosen by the base.", _length,
@@ -138,6 +140,14 @@ def shorter(evaluation: Evaluation) -> list[list[str]]:
                 label = ", ".join(filter(None, (_titled(view, view.chart(one)), view.label(one))))
                 rows.append(row_of(one, label).cells())
     return rows
+
+
+def asked(example: Example) -> str:
+    """What an example is of, in words."""
+    if example.measure == "completion":
+        task, place = (str(example.parts.get(name, "")) for name in ("task", "place"))
+        return ", ".join(filter(None, (TASKS.get(task, task), PLACES.get(place, place))))
+    return {"question": "a question", "needle": "a planted definition"}.get(example.measure, example.measure)
 
 
 def _views(evaluation: Evaluation) -> list[View]:
@@ -187,8 +197,8 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        if self.groups < 2:
-            return "one group: no interval"
+        if self.groups < FEW:
+            return "one group: no interval" if self.groups == 1 else "too few groups"
         if not self.certain:
             return "could be chance"
         return "better" if (self.difference[0] < 0) == self.lower else "worse"
@@ -252,6 +262,9 @@ def _chart(name: str, title: str, rows: Sequence[Row], note: str = "") -> Chart:
         axes.set_yticks(range(len(rows) - 1, -1, -1), labels)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.margins(x=0.08)
+        if unit == "share":  # equal values would be drawn in thousandths of a percent, on both sides of 0
+            left, right = axes.get_xlim()
+            axes.set_xlim(max(left, -0.5), max(right, _LEAST_SHARE))
         axes.grid(axis="x")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", labelcolor=canvas.INK)
@@ -269,7 +282,7 @@ def _interval(
     value, low, high = (part * scale for part in estimate)
     axes.plot([low, high], [at, at], color=colour, linewidth=1.6, alpha=0.75)
     face = colour if filled else canvas.PAPER
-    axes.plot([value], [at], "o", markersize=6, color=colour, markerfacecolor=face, markeredgewidth=1.6)
+    axes.plot([value], [at], "o", markersize=6, color=colour, markerfacecolor=face, markeredgewidth=1.6, clip_on=False)
 
 
 def _folded(label: str) -> str:

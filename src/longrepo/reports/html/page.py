@@ -14,7 +14,7 @@ from longrepo.reports.html.compare import comparison
 from longrepo.reports.html.curves import curves, memory_curve
 from longrepo.reports.html.headlines import headlines
 from longrepo.reports.html.marks import chosen, marked
-from longrepo.reports.html.measured import COLUMNS, held_out, measured, shorter
+from longrepo.reports.html.measured import COLUMNS, asked, held_out, measured, shorter
 from longrepo.reports.html.run import Run
 from longrepo.reports.html.use import commands
 from longrepo.reports.visible import visible
@@ -68,7 +68,13 @@ def _render(template: str, **values: Any) -> str:
         loader=PackageLoader("longrepo.reports.html"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"visible": visible, "duration": duration, "svg": _svg, "breakable": _breakable}
+    environment.filters |= {
+        "visible": visible,
+        "duration": duration,
+        "svg": _svg,
+        "breakable": _breakable,
+        "asked": asked,
+    }
     environment.globals["marked"] = marked
     return environment.get_template(template).render(**values)
 

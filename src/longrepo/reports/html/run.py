@@ -90,7 +90,7 @@ class Run:
 
 def read_run(path: Path) -> Run:
     """A run's folder. Raises InputError where it is none, or what it holds can't be read."""
-    _check_is_run(path)
+    check_is_run(path)
     missing: dict[str, str] = {}
     snapshot = _snapshot(path, missing)
     data, summary = _data(snapshot, missing)
@@ -107,7 +107,8 @@ def read_run(path: Path) -> Run:
     )
 
 
-def _check_is_run(path: Path) -> None:
+def check_is_run(path: Path) -> None:
+    """Raise InputError where a folder isn't a run's; it says which ones in it are."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give a run's, as --output of training named it")
     if not (path / SETTINGS).is_file():

@@ -26,6 +26,11 @@ def commands(run: Run) -> list[Command]:
     found = [] if run.evaluation else [Command("Compare base and tuned", f"longrepo evaluate {path}")]
     return [
         *found,
+        Command(
+            "Complete a line, with what the repository holds around it",
+            f"longrepo generate {path} --file FILE --line N",
+        ),
+        Command("For an editor", f"longrepo serve {path}"),
         Command("For transformers and PEFT", f"longrepo export {path} --format peft --output DIR"),
         Command("For mlx-lm", f"longrepo export {path} --format mlx --output DIR"),
         Command("In Python", _PYTHON.format(adapter=f"{run.path}/adapter", base=run.settings.model.name)),

@@ -1,0 +1,164 @@
+"""A run's model with its adapter, and the sequences that it is compared on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longrepo.config.schema import Settings
+from longrepo.curriculum.phases import phases_from
+from longrepo.engines.base import Engine
+from longrepo.engines.choose import Choice, create
+from longrepo.errors import InputError
+from longrepo.evaluation import compare
+from longrepo.evaluation.measured import Unit
+from longrepo.evaluation.measuring import Amount, block_size, measure, plan, summed
+from longrepo.evaluation.opening import opened
+from longrepo.evaluation.recorded import repositories
+from longrepo.evaluation.result import FORMAT, Evaluation, write_evaluation
+from longrepo.evaluation.store import MEASUREMENTS, Store
+from longrepo.export.source import Source, find_source, read_adapter_config
+from longrepo.sequences.header import check_tokenizer
+from longrepo.sequences.store import SequenceFile, read_sequences
+from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.sequences.watch import Watch
+from longrepo.training.checkpoint import STATE
+
+SPLITS = ("validation", "test")
+_LEAST = 256  # tokens of a sequence to measure on
+_DECIDES = ("model", "revision", "split", "sequences_sha256", "engine", "dtype", "seed")  # what a measurement is of
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """`folders`: the repositories. `lengths`: tokens, ascending. `notes`: what stands for what was asked for."""
+
+    run: Path
+    source: Source
+    file: SequenceFile
+    folders: Sequence[Path]
+    split: str
+    lengths: Sequence[int]
+    tokenizer: RepoTokenizer
+    engine: Engine
+    notes: tuple[str, ...]
+
+    @staticmethod
+    def of(
+        run: Path,
+        sequences: Path | None,
+        repos: Sequence[Path],
+        split: str,
+        choice: Choice,
+        device: str,
+        lengths: Sequence[int] = (),
+    ) -> Loaded:
+        """An unfinished run's best weights so far stand for it. `sequences` and `repos` are looked for where none are
+        given; `lengths`: default: the longest of each phase.
+
+        Raises InputError where something of it isn't there, or doesn't belong together.
+        """
+        if split not in SPLITS:
+            raise InputError(f"--split {split}: expected {' or '.join(SPLITS)}")
+        source = find_source(run)
+        settings = source.settings
+        _check_base(source)
+        _check_lengths(lengths, settings)
+        file = read_sequences(sequences or trained_on(run))
+        if split not in file.column("split"):
+            raise InputError(f"{file.path}: holds no {split} sequences to compare on; prepare them again")
+        folders = repositories(file, run, repos)
+        tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
+        check_tokenizer(file.header, tokenizer)
+        engine = create(choice, settings, tokenizer, device)
+        engine.load_adapter(source.adapter)
+        chosen = sorted(set(lengths)) or caps(settings)
+        return Loaded(run, source, file, folders, split, chosen, tokenizer, engine, source.notes)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What is measured on what."""
+        settings = self.source.settings
+        return {
+            "model": settings.model.name,
+            "revision": settings.model.revision,
+            "split": self.split,
+            "seed": settings.training.seed,
+            "sequences_sha256": self.file.content_sha256,
+            **self.engine.facts(),
+        }
+
+    def measured(self, amount: Amount, others: Sequence[Path], result: Path, watch: Watch) -> Evaluation:
+        """Measure what `amount` says and write `result`; finished measurements are kept in the run's folder."""
+        began, settings = time.monotonic(), self.source.settings
+        seed, about = settings.training.seed, {**self.about, "lengths": self.lengths, "amount": amount.name}
+        same = {"format": FORMAT, "adapter": _digest(self.source.adapter), **{name: about[name] for name in _DECIDES}}
+        with (
+            opened(self.file, self.tokenizer, settings, self.folders, others, watch) as (material, elsewhere),
+            Store(self.run / MEASUREMENTS, same) as store,
+        ):
+            watch.step("choosing held-out lines")
+            material.choose(self.split, amount.blocks, block_size(self.lengths), seed)
+            units = [*self._prepared(amount, store), *plan(material, self.lengths, amount, seed, elsewhere)]
+            with watch.count("measuring base and tuned", len(units)) as done:
+                found = measure(self.engine, units, store, lambda: done(1))
+            about |= {**material.facts(), "seconds": round(time.monotonic() - began, 1)}
+            notes = [*self.notes, *self.file.header.notes, *material.notes]
+        evaluation = Evaluation(about, *summed(found, seed), notes)
+        write_evaluation(result, evaluation)
+        return evaluation
+
+    def _prepared(self, amount: Amount, store: Store) -> list[Unit]:
+        """Of the sequences as prepared so many, and those that were measured before."""
+        every, some = (
+            list(compare.units(self.file, caps(self.source.settings), self.split, most))
+            for most in (None, amount.sequences)
+        )
+        chosen = {unit.key for unit in some}
+        return [unit for unit in every if unit.key in chosen or unit.key in store]
+
+
+def caps(settings: Settings) -> list[int]:
+    """The longest length of each phase."""
+    return [phase.max_length for phase in phases_from(settings)]
+
+
+def trained_on(run: Path) -> Path:
+    """The sequences that a run says it was trained on."""
+    try:
+        return Path(json.loads((run / "last" / STATE).read_text(encoding="utf-8"))["sequences"])
+    except (OSError, ValueError, KeyError):
+        raise InputError(f"{run}: doesn't say what it was trained on; give --sequences FILE") from None
+
+
+def _check_base(source: Source) -> None:
+    named, wanted = read_adapter_config(source.adapter).get("base_model_name_or_path"), source.settings.model.name
+    if named != wanted:
+        raise InputError(
+            f"{source.adapter}: is an adapter for {named}, and its run was made for {wanted}; put its own adapter there"
+        )
+
+
+def _check_lengths(lengths: Sequence[int], settings: Settings) -> None:
+    from longrepo.memory.shape import read_config
+
+    name = settings.model.name
+    if not lengths:
+        return
+    config = read_config(name, settings.model.revision, settings.context)
+    most = getattr(config, "max_position_embeddings", None) or max(lengths)
+    for length in lengths:
+        if length < _LEAST:
+            raise InputError(f"--length {length}: expected {_LEAST} tokens or more")
+        if length > most:
+            raise InputError(f"--length {length}: {name} holds {most} positions; give that or less")
+
+
+def _digest(folder: Path) -> str:
+    files = sorted(folder.glob("adapter_*"))
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()

@@ -1,0 +1,83 @@
+"""Where live curves go: TensorBoard, Trackio where it is installed, or nowhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from longrepo.config.load import load_settings
+from longrepo.errors import InputError
+from longrepo.training.boards import check_board
+from longrepo.training.metrics import Metrics
+from longrepo.training.reporter import EpochRecord, MemoryUse, UpdateRecord, Validation
+
+UPDATE = UpdateRecord(1, 1, 7, 7, 12, 2.5, 3e-3, 0.3, 1000, 2.0, {"peak": 1 << 30})
+EPOCH = EpochRecord(
+    1, 1, 12, 0, 512, 3e-3, 1.0, 2.9, Validation(2.1, {"≤512": 2.1}, 300), 8.2, 0.2, 0.3, 0.4, 12, 0, {"easy": 12},
+    {"length": 3}, 6000, 500.0, 2 << 30, True, MemoryUse("plain", 1 << 30, 2 << 30, [], [], None, 0),
+)  # fmt: skip
+
+
+class FakeTrackio(ModuleType):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__("trackio")
+        self.__spec__ = ModuleSpec("trackio", None)
+        self.begun: list[dict[str, Any]] = []
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.finished = 0
+
+    def init(self, **about: Any) -> FakeTrackio:
+        print("* Trackio project initialized")
+        self.begun.append(about)
+        return self
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.rows.append((step, metrics))
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def written(folder: Path, report_to: str, update: int = 0) -> list[str]:
+    """The records in `metrics.jsonl` after an update and an epoch."""
+    metrics = Metrics(folder, 0, update, report_to)
+    metrics.write(UPDATE)
+    metrics.write(EPOCH)
+    metrics.close()
+    return [json.loads(line)["record"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_trackio_gets_what_tensorboard_does_and_standard_output_stays_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = FakeTrackio()
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    assert written(tmp_path, "trackio", update=6) == ["update", "epoch"]
+    assert [step for step, _ in fake.rows] == [7, 12] and fake.finished == 1
+    assert fake.rows[0][1]["train/tokens_per_second"] == 500 and fake.rows[1][1]["validation/loss_≤512"] == 2.1
+    (about,) = fake.begun
+    assert (about["name"], about["group"]) == (f"{tmp_path.name} from update 7", tmp_path.name)
+    assert not capsys.readouterr().out and not (tmp_path / "tensorboard").exists()
+
+
+def test_none_keeps_the_records_alone(tmp_path: Path) -> None:
+    assert written(tmp_path, "none") == ["update", "epoch"]
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_trackio_that_is_not_installed_is_said_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longrepo.training.boards.find_spec", lambda _: None)
+    for known in ("tensorboard", "none"):
+        check_board(known)
+    with pytest.raises(InputError, match="trackio isn't installed; pip install trackio, or set tensorboard"):
+        check_board("trackio")
+    with pytest.raises(InputError, match=r"training\.report_to"):
+        load_settings(None, ["training.report_to=wandb"])
