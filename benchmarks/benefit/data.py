@@ -1,0 +1,169 @@
+"""The training sequences of each arm, made once for each repository and kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from arms import OURS, Arm
+
+from longrepo.config.schema import Settings
+from longrepo.evaluation.held import Repo
+from longrepo.evaluation.trees import Trees
+from longrepo.repository.repository import Repository
+from longrepo.sequences import chance
+from longrepo.sequences.assembly import Origin, Tools
+from longrepo.sequences.cache import Cache, cache_folder
+from longrepo.sequences.compose import FilePiece, Sizes, write_file
+from longrepo.sequences.draft import Draft
+from longrepo.sequences.header import tokenizer_of
+from longrepo.sequences.lengths import bands
+from longrepo.sequences.output import SEQUENCES, write_prepared
+from longrepo.sequences.prepare import prepare
+from longrepo.sequences.rows import Row
+from longrepo.sequences.store import SequenceFile, read_sequences, write_sequences
+from longrepo.sequences.text import PROSE, TokenizedText
+from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+
+LENGTH = 2048  # tokens of a plain chunk
+_LEAST = 64  # tokens: a shorter sequence of a single file isn't worth its marks
+
+
+def clone(work: Path, name: str, commit: str, source: str | None) -> Path:
+    """A clone of a public repository that holds the commit, from `source` (a local path) or from its public place."""
+    folder = work / "repos" / name.rpartition("/")[2]
+    if not folder.exists():
+        partial = folder.with_name(f".{folder.name}.part")
+        origin = source or f"https://github.com/{name}"
+        subprocess.run(["git", "clone", "--quiet", "--no-checkout", origin, partial], check=True)
+        subprocess.run(["git", "-C", partial, "update-ref", "--no-deref", "HEAD", commit], check=True)
+        partial.rename(folder)
+    return folder
+
+
+def sequences_of(work: Path, repository: Path, commit: str, arm: Arm) -> SequenceFile:
+    """The sequences of an arm, made now if they aren't there."""
+    place = work / "data" / repository.name / arm.name / SEQUENCES
+    if place.exists():
+        return read_sequences(place)
+    if arm.made == "longrepo":
+        return _prepared(place, repository, commit, arm)
+    start = sequences_of(work, repository, commit, _prepared_alike(arm))
+    settings = arm.prepared_with()
+    with_held_out = (_row(start, at) for at in range(len(start)))
+    if arm.made == "plain":
+        texts = _texts(start, repository, settings)
+        rows = [*_plain(texts, tokenizer_of(start.header)), *(row for row in with_held_out if row.split != "train")]
+    elif arm.made == "single_file":
+        texts = _texts(start, repository, settings)
+        kept = (row for row in with_held_out if row.split != "train" or row.kind != "hierarchical")
+        rows = [*_single(texts, tokenizer_of(start.header), settings), *kept]
+    elif arm.made == "shuffled":
+        rows = _shuffled(with_held_out)
+    elif arm.made == "code":
+        rows = [row for row in with_held_out if row.split != "train" or row.language not in PROSE]
+    else:
+        rows = _in_ranges(with_held_out, settings)
+    write_sequences(place, rows, replace(start.header, made_by=f"benchmarks/benefit: {arm.name}"))
+    return read_sequences(place)
+
+
+def _prepared_alike(arm: Arm) -> Arm:
+    """What an arm is made from that no setting alone can make: ours, with its settings."""
+    if arm.data:
+        return replace(arm, name=f"{arm.name}-prepared", made="longrepo")
+    return OURS if arm.marks else replace(OURS, name="text_marks", marks=False)
+
+
+def _prepared(place: Path, repository: Path, commit: str, arm: Arm) -> SequenceFile:
+    settings = arm.prepared_with()
+    tokenizer = load_tokenizer(settings.model.name, None, settings.data.structure_tokens)
+    cache = Cache(cache_folder())
+    try:
+        with Repository.open(repository) as opened:
+            origin = Origin(opened, commit)
+            write_prepared(place.parent, prepare([origin], settings, Tools(tokenizer, cache), 3, LENGTH))
+    finally:
+        cache.close()
+    return read_sequences(place)
+
+
+def _row(file: SequenceFile, at: int) -> Row:
+    rest = file.row(at)
+    parts = rest["difficulty_parts"]
+    return Row(
+        **{
+            **rest,
+            "input_ids": file.tokens(at),
+            "loss_weights": file.weights(at),
+            "difficulty_parts": json.loads(parts) if isinstance(parts, str) else parts,
+        }
+    )
+
+
+def _texts(file: SequenceFile, repository: Path, settings: Settings) -> dict[str, TokenizedText]:
+    """The files where training ends, redacted as prepared, without those held out."""
+    facts = file.header.repositories[0]
+    cache = Cache(cache_folder())
+    trees = Trees(Repository.open(repository), facts.head, tokenizer_of(file.header), settings, cache)
+    try:
+        return Repo(facts, trees).texts
+    finally:
+        trees.close()
+        cache.close()
+
+
+def _plain(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer) -> list[Row]:
+    """Code alone, each file cut every 2,048 tokens, an end token where a file ends."""
+    rows: list[Row] = []
+    for text in texts.values():
+        if text.language in PROSE:
+            continue
+        ids = np.append(text.ids, tokenizer.end_id).astype(np.int32)
+        for start in range(0, len(ids), LENGTH):
+            piece = ids[start : start + LENGTH]
+            if len(piece) > 1:
+                rows.append(_as_row(piece, np.ones(len(piece), np.float32), "window", text, "easy"))
+    return sorted(rows, key=lambda row: chance.number("plain", row.files[0], row.input_ids[:64].tobytes()))
+
+
+def _single(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, settings: Settings) -> Iterator[Row]:
+    """Each file alone at each phase's length, cut as ours are, fill-in-the-middle on as many."""
+    data, sizes = settings.data, Sizes(tokenizer)
+    for band in bands(settings.long_context, 3, LENGTH)[0]:
+        for path, text in texts.items():
+            at, room = 0, band.cap - sizes.frame(text) - 4
+            while at < len(text):
+                end = len(text) if len(text) - at <= room else text.cut_in(at, at + room, 3 * room // 4)[0]
+                draft = Draft(tokenizer)
+                key = ("single", band.phase, path, at)
+                fim_key = str(chance.number(*key)) if chance.share(*key) < data.fim_share else None
+                write_file(draft, FilePiece(text, at, end), data.context_weight, fim_key)
+                draft.end()
+                at = end
+                if len(draft) > max(band.floor, _LEAST):
+                    yield _as_row(*draft.arrays(), "hierarchical", text, "medium")
+
+
+def _as_row(ids: np.ndarray, weights: np.ndarray, kind: str, of: TokenizedText, difficulty: str) -> Row:
+    weights[0] = 0
+    return Row(ids, weights, kind, difficulty, 0.5, {}, (of.path,), (), of.language, "train", "")
+
+
+def _shuffled(rows: Iterator[Row]) -> list[Row]:
+    """All equally difficult, in an order that is chance's."""
+    alike = [replace(row, difficulty="easy", difficulty_score=0.0) for row in rows]
+    return sorted(alike, key=lambda row: (row.split != "train", chance.number("shuffled", row.input_ids.tobytes())))
+
+
+def _in_ranges(rows: Iterator[Row], settings: Settings) -> list[Row]:
+    chosen, _ = bands(settings.long_context, 3, LENGTH)
+    return [
+        row
+        for row in rows
+        if row.split != "train" or any(band.low <= len(row.input_ids) <= band.cap for band in chosen)
+    ]
