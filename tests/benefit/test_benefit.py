@@ -102,7 +102,8 @@ def test_a_run_is_trained_and_measured(made: tuple[Path, Path, str]) -> None:
     assert abs(found.tokens - TOKENS) < TOKENS / 3
     assert len(found.curve) == arms.STAGES
     assert found.curve[-1]["tokens"] == found.tokens
-    assert found.chosen_by < 8
+    measured = found.sums(results.Lines("related", LENGTHS[0])).values()
+    assert sum(nats for _, nats in measured) / sum(tokens for tokens, _ in measured) < 8
 
 
 def test_a_difference_is_paired_and_relative(tmp_path: Path) -> None:

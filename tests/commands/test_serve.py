@@ -27,10 +27,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained_run(tmp_path_factory.mktemp("served") / "run", "embedded").folder
 
 
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("engine", ["mlx", "torch"])
 def test_it_says_where_it_answers_and_ctrl_c_ends_it(run: Path, engine: str) -> None:
     command = [*COMMAND, str(run), "--port", "0", "--engine", engine]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE  # a shell's background process ignores Ctrl-C, and so would what it starts
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=_heed_ctrl_c)
     try:
         assert process.stdout is not None
         said = next(line for line in process.stdout if "answers" in line)

@@ -126,7 +126,7 @@ def test_a_disk_too_small_for_the_store_is_known_before_the_start() -> None:
 
 
 def test_a_length_beyond_the_models_positions_is_refused() -> None:
-    with pytest.raises(InputError, match="trained to 16,384 positions"):
+    with pytest.raises(InputError, match="starcoder2-3b reach 16,384"):
         plan_run(planner(), {3: 32768}, budget(80))
 
 
