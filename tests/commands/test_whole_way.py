@@ -76,7 +76,8 @@ def test_the_pipeline_trains_all_phases_and_says_what_it_bought(piped: tuple[Pat
     assert all(row["tuned"] < row["base"] for row in figures)
     assert str(only(output, "training-*/adapter").relative_to(output.parent.parent)) in said
     *_, first, second, third, page = said.splitlines()
-    assert "loss on held-out lines" in first and "gain from context" in second and "next line completed" in third
+    assert "loss on held-out lines" in first and "gained from context" in second
+    assert "of the next line as committed" in third
     assert page == f"page: {only(output, 'training-*/report.html').relative_to(output.parent.parent)}"
 
 

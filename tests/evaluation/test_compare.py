@@ -96,8 +96,9 @@ def row(cap: int, difference: float, low: float, high: float) -> Comparison:
 @pytest.mark.parametrize(
     ("rows", "expected"),
     [
-        ([row(1024, -0.2, -0.3, -0.1), row(2048, -0.1, -0.2, -0.05)], "below base at every length ("),
-        ([row(1024, -0.2, -0.3, -0.1), row(2048, -0.1, -0.2, 0.1)], "beyond chance at 1"),
+        ([row(1024, -0.2, -0.3, -0.1), row(2048, -0.1, -0.2, -0.05)], "below base at every length."),
+        ([row(1024, -0.2, -0.3, -0.1), row(2048, -0.1, -0.2, 0.1)], "beyond chance at 1 of 2"),
+        ([row(1024, -0.2, -0.3, 0.1)], "too few independent commits"),
         ([row(1024, -0.2, -0.3, -0.1), row(2048, 0.1, -0.2, 0.3)], "NOT below base up to 2,048"),
         ([], "no held-out sequence"),
     ],

@@ -61,8 +61,9 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
     better = [row for row in comparisons if row.difference < 0]
     sure = [row for row in better if row.certain]
     if len(better) == len(comparisons):
-        word = "at every length" if len(sure) == len(comparisons) else f"at every length, beyond chance at {len(sure)}"
-        return f"Tuned is below base {word} (sequences of so many independent commits or files)."
+        chance = {len(comparisons): "", 0: ", with too few independent commits or files to rule chance out"}
+        doubt = chance.get(len(sure), f", beyond chance at {len(sure)} of {len(comparisons)}")
+        return f"Tuned is below base at every length{doubt}."
     lengths = ", ".join(f"{row.cap:,}" for row in comparisons if row.difference >= 0)
     return f"Tuned is NOT below base up to {lengths} tokens: more data, more epochs or a higher rate may help."
 

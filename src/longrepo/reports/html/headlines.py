@@ -64,7 +64,8 @@ def _gain(run: Run) -> Headline | None:
         f"Related files lower the tuned model's loss by {figure.tuned.value:.3f} nats a token, the base's by "
         f"{figure.base.value:.3f}: it makes {word} of its context than base ({sure}, {figure.groups} commits)."
     )
-    label = f"gain from context, {int(figure.parts['length']):,} tokens"
+    label = f"nats a token gained from context, {int(figure.parts['length']):,} tokens (base {figure.base.value:+.3f})"
+    label = label.replace("-", "−")
     return Headline(f"{figure.tuned.value:+.3f}".replace("-", "−"), label, meaning, _good(figure))
 
 
@@ -74,10 +75,11 @@ def _completed(run: Run) -> Headline | None:
         return None
     sure = "beyond chance" if figure.certain else "within chance"
     meaning = (
-        f"Edit similarity of completed lines to what was committed; base reaches {shown(figure.base.value, 'share')} "
-        f"({sure}, {figure.samples} lines of {figure.groups} commits)."
+        f"Edit similarity of completed lines to what was committed ({sure}, {figure.samples} lines of {figure.groups} "
+        "commits)."
     )
-    return Headline(shown(figure.tuned.value, "share"), "next line completed", meaning, _good(figure))
+    label = f"of the next line as committed (base {shown(figure.base.value, 'share')})"
+    return Headline(shown(figure.tuned.value, "share"), label, meaning, _good(figure))
 
 
 def _good(figure: Figure) -> bool | None:
