@@ -93,19 +93,25 @@ ABLATIONS = (
     Arm("text_marks", "marks as text of the base's own vocabulary", marks=False),
 )
 SAME_RATE = ("long_context.phase2_lr_multiplier=1", "long_context.phase3_lr_multiplier=1")
+MUCH = ("data.prose_share=1", "data.commit_share=0.25", "data.question_share=0.12")  # what defaults once were
+FEWER_OTHERS = ("data.prose_share=1", "data.commit_share=0.1", "data.question_share=0.04")
+TOGETHER = (*FEWER_OTHERS, "data.context_weight=1")
+BEFORE = Arm("before", "all prose, a quarter changes, 12 % questions", data=MUCH)
 TRIED = (
-    Arm("weight_03", "context and prompts weigh 0.3", data=("data.context_weight=0.3",)),
-    Arm("weight_1", "context and prompts weigh 1", data=("data.context_weight=1",)),
-    Arm("code", "no sequences that are mostly prose", "code"),
-    Arm("same_rate", "one peak learning rate in all phases", training=SAME_RATE),
-    Arm("fewer_others", "a tenth changes, 4 % questions", data=("data.commit_share=0.1", "data.question_share=0.04")),
+    Arm("code", "no sequences that are mostly prose", "code", data=MUCH),
+    Arm("fewer_others", "a tenth changes, 4 % questions", data=FEWER_OTHERS),
+    Arm("weight_1", "context and prompts weigh 1", data=(*MUCH, "data.context_weight=1")),
+    Arm("same_rate", "one peak learning rate in all phases", data=MUCH, training=SAME_RATE),
+    Arm("together", "the four above", "code", data=TOGETHER, training=SAME_RATE),
     Arm(
-        "together", "the four above", "code", training=SAME_RATE,
-        data=("data.context_weight=1", "data.commit_share=0.1", "data.question_share=0.04"),
+        "together_no_fim", "the four above, no fill-in-the-middle", "code",
+        data=(*TOGETHER, "data.fim_share=0"), training=SAME_RATE,
     ),
+    Arm("now_weight_03", "ours as it is now, context and prompts weigh 0.3", data=("data.context_weight=0.3",)),
+    Arm("now_weight_1", "ours as it is now, context and prompts weigh 1", data=("data.context_weight=1",)),
 )  # fmt: skip
 TUNED = (PLAIN, OURS)
-ARMS = {arm.name: arm for arm in (BASE, PLAIN, OURS, *ABLATIONS, *TRIED)}
+ARMS = {arm.name: arm for arm in (BASE, PLAIN, OURS, BEFORE, *ABLATIONS, *TRIED)}
 
 
 @dataclass(frozen=True)
@@ -125,7 +131,7 @@ class Job:
     @property
     def tried(self) -> bool:
         """Whether it is an experiment: measured on validation alone."""
-        return self.arm in {arm.name for arm in TRIED}
+        return self.arm in {arm.name for arm in (BEFORE, *TRIED)}
 
     @property
     def chooses(self) -> bool:
@@ -160,6 +166,6 @@ def ablation_jobs(repositories: list[str], seed: int, rates: dict[str, float]) -
 
 def tried_jobs(rates: dict[str, float]) -> Iterator[Job]:
     """Changes of ours, judged by validation before any becomes a default."""
-    for arm in (*TUNED, *TRIED):
+    for arm in (*TUNED, BEFORE, *TRIED):
         for repository in TRIED_ON:
             yield Job(repository, arm.name, 1, rates.get(arm.name, rates[OURS.name]))

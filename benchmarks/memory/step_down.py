@@ -215,7 +215,7 @@ def child(arguments: argparse.Namespace) -> None:
         start = resumed(find_run("auto", path), settings, source.content_sha256, None)
     plan = settle(start, source, "random")
     planner = Planner.of(plan.settings, "cpu", "float32", work)
-    run_plan = plan_run(planner, {1: arguments.length}, find_budget("cpu", None))
+    run_plan = plan_run(planner, [plan.schedule.phase(1)], find_budget("cpu", None))
     # A resumed run is disturbed no more.
     rungs = run_plan.phases[1].rungs
     less = (rungs[0].peak + rungs[-1].peak) // 2

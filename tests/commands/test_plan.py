@@ -37,6 +37,12 @@ BAD = {
         ["--budget-gb", "5", "--device", "mps", "--calibrate"],
         "--calibrate times this machine",
     ),
+    "a run to train": (["somewhere"], "only --inference plans a run or a model given so"),
+    "answers at positions that can't be": (
+        ["--inference", "--set", "context.method=yarn", "--set", "context.target_length=8192"],
+        "reaches no further",
+    ),
+    "answers of nothing": (["nowhere", "--inference"], "model nowhere: no such folder"),
     "an unknown model": (["--model", "nowhere"], "model nowhere: no such folder"),
 }
 
@@ -49,6 +55,34 @@ def test_what_cannot_be_planned_is_said_in_one_line(case: str) -> None:
     assert "\n" not in str(out.exception)
     with pytest.raises(InputError, match=expected):
         raise out.exception
+
+
+@pytest.mark.parametrize("engine", ["torch", "mlx"])
+def test_answering_is_planned_tier_by_tier(engine: str) -> None:
+    farther = ("--set", "context.method=yarn", "--set", "context.target_length=8192", "--set", "context.window=full")
+    where = ("--inference", "--engine", engine, "--device", "cpu", "--measure-seconds", "0", "--json")
+    told = json.loads(plan(*where, *farther, "--set", "training.precision=float32").stdout)
+    own, *scaled = told["tiers"]
+    assert [row["length"] for row in told["tiers"]] == [2048, 4096, 8192]
+    assert (own["context"]["method"], scaled[0]["context"]["method"]) == ("none", "yarn")
+    a_token = 2 * 6 * 2 * 32 * 4  # keys and values, layers, heads, width, bytes
+    assert scaled[1]["cache"]["16"] == 8192 * a_token
+    eighth = 1.125 if engine == "mlx" else 1  # with a scale and a bias for each 32 values, in float32
+    assert scaled[1]["cache"]["8"] == pytest.approx(8192 * a_token / 4 * (eighth + 0.125 * (engine == "mlx")), rel=1e-4)
+    assert own["cache"]["8"] is None and "for layers with a window" in told["why_not"]["8"]
+    fixed = told["weights"] + told["adapter"] + told["overhead"]
+    for row in told["tiers"]:
+        assert row["together"] == fixed + row["cache"]["16"] and row["fits"]
+        assert row["peak"] is None if engine == "mlx" else row["peak"] > row["together"]
+    assert (told["speeds"], told["unmeasured"]) == ([], "as asked")
+
+
+def test_speed_is_measured_where_the_weights_are() -> None:
+    out = plan("--inference", "--device", "cpu", "--measure-seconds", "0.01")
+    words = " ".join(out.output.split())
+    assert "measured here, a prompt of 48 tokens:" in words and "keys and values" in words
+    other = " ".join(plan("--inference", "--device", "mps", "--budget-gb", "5").output.split())
+    assert "speed: not measured: it is planned for another machine" in other
 
 
 def test_mlx_is_planned_on_the_cpu_and_says_what_that_is_worth() -> None:

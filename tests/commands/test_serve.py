@@ -7,6 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import openai
@@ -19,7 +21,7 @@ from longrepo.errors import InputError
 from longrepo.use import serving
 
 TEXT = "class Basket:\n    def __init__(self, owner):\n        self."
-COMMAND = (sys.executable, "-m", "longrepo", "serve")
+LONG = 400  # tokens of an answer that is under way for a while
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +33,9 @@ def _heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.mark.parametrize("engine", ["mlx", "torch"])
-def test_it_says_where_it_answers_and_ctrl_c_ends_it(run: Path, engine: str) -> None:
-    command = [*COMMAND, str(run), "--port", "0", "--engine", engine]
+@contextmanager
+def _serving(run: Path, engine: str) -> Iterator[tuple[subprocess.Popen[str], openai.OpenAI]]:
+    command = [sys.executable, "-m", "longrepo", "serve", str(run), "--port", "0", "--engine", engine]
     pipe = subprocess.PIPE  # a shell's background process ignores Ctrl-C, and so would what it starts
     process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, preexec_fn=_heed_ctrl_c)
     try:
@@ -42,21 +44,44 @@ def test_it_says_where_it_answers_and_ctrl_c_ends_it(run: Path, engine: str) -> 
         address = re.match(r"(http://127\.0\.0\.1:\d+/v1) answers as embedded-run; Ctrl-C ends it", said)
         assert address
         with openai.OpenAI(base_url=address[1], api_key="none", max_retries=0) as client:
-            assert client.completions.create(model="", prompt=TEXT, max_tokens=2).choices[0].text
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+            yield process, client
     finally:
         process.kill()
-    assert (process.returncode, errors) == (130, "")
+        process.wait()
 
 
-def test_a_port_in_use_is_one_line_at_once(run: Path) -> None:
+def _end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit status, and what stood on standard error."""
+    errors = process.communicate(timeout=60)[1]
+    return process.returncode, errors
+
+
+def test_ctrl_c_after_an_answer_ends_it(run: Path) -> None:
+    with _serving(run, "mlx") as (process, client):
+        assert client.completions.create(model="", prompt=TEXT, max_tokens=2).choices[0].text
+        process.send_signal(signal.SIGINT)
+        assert _end(process) == (130, "")
+
+
+@pytest.mark.parametrize("engine", ["mlx", "torch"])
+def test_ctrl_c_leaves_an_answer_under_way_and_a_second_one_changes_nothing(run: Path, engine: str) -> None:
+    with _serving(run, engine) as (process, client):
+        answer = client.completions.create(model="", prompt=TEXT, max_tokens=LONG, stream=True)
+        parts = [next(answer)]
+        process.send_signal(signal.SIGINT)
+        with suppress(Exception):  # whatever the client makes of an answer that breaks off
+            parts += answer
+        process.send_signal(signal.SIGINT)
+        assert _end(process) == (130, "")
+    assert len(parts) < LONG and not any(part.choices[0].finish_reason for part in parts)
+
+
+def test_a_port_in_use_is_said_at_once(run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        out = subprocess.run([*COMMAND, str(run), "--port", port], capture_output=True, text=True)
-    assert (out.returncode, out.stdout) == (2, "")
-    expected = f"error: --port {port}: can't be listened at (Address already in use); give another port, or 0 for any\n"
-    assert out.stderr == expected
+        error = CliRunner().invoke(app, ["serve", str(run), "--port", port]).exception
+    expected = f"--port {port}: can't be listened at (Address already in use); give another port, or 0 for any"
+    assert isinstance(error, InputError) and str(error) == expected
 
 
 def test_what_the_server_needs_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,47 @@ def test_nothing_to_train_is_refused() -> None:
         load_settings(None, ["long_context.phase2_epochs=0", "long_context.phase3_enabled=auto"])
 
 
+FURTHER = "long_context.further_phases"
+EIGHT = "min_length: 6144, max_length: 8192, epochs: 1"
+
+
+@pytest.mark.parametrize(
+    ("phases", "expected"),
+    [
+        ("7", "further_phases: expected a list, got 7"),
+        ("[{max_length: 8192, epochs: 1}]", r"further_phases\[0\]\.min_length is missing"),
+        (f"[{{{EIGHT}, epoch: 2}}]", r"unknown key .*\[0\]\.epoch; did you mean .*further_phases\[0\]\.epochs\?"),
+        (f"[{{{EIGHT}, context: {{methd: yarn}}}}]", r"did you mean .*further_phases\[0\]\.context\.method\?"),
+        (f"[{{{EIGHT}, enabled: maybe}}]", r"\[0\]\.enabled: expected .*'auto', got 'maybe'"),
+        (
+            "[{min_length: 4000, max_length: 8192, epochs: 1}]",
+            r"\[0\]\.min_length: must be above phase3_max_length \(4096",
+        ),
+        (f"[{{{EIGHT}}}, {{{EIGHT}}}]", r"\[1\]\.max_length: must be above further_phases\[0\]\.max_length \(8192\)"),
+        (f"[{{{EIGHT}, context: {{target_length: 4096}}}}]", r"\[0\]\.context\.target_length: must reach"),
+        (f"[{{{EIGHT}, context: {{factor: 2}}}}]", r"\[0\]\.context\.factor: .*context\.method=none scales nothing"),
+        (
+            f"[{{{EIGHT}}}, {{min_length: 9000, max_length: 16384, epochs: 1, enabled: auto}}]".replace("1}", "0}", 1),
+            r"\[1\]\.enabled: auto judges phase 4, which has 0 epochs",
+        ),
+    ],
+)
+def test_what_is_wrong_in_a_further_phase_is_said_in_one_line_with_its_place(phases: str, expected: str) -> None:
+    with pytest.raises(InputError, match=expected) as caught:
+        load_settings(None, [f"{FURTHER}={phases}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_override_reaches_into_a_further_phase(tmp_path: Path) -> None:
+    file = write(tmp_path, f"long_context:\n  further_phases:\n    - {{{EIGHT}}}\n")
+    (phase,) = load_settings(
+        file, [f"{FURTHER}[0].epochs=4", f"{FURTHER}[0].context.method=yarn"]
+    ).long_context.further_phases
+    assert phase.epochs == 4 and phase.context and phase.context.method == "yarn"
+    with pytest.raises(InputError, match=r"there is no long_context\.further_phases\[1\]; add it"):
+        load_settings(file, [f"{FURTHER}[1].epochs=4"])
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,8 @@ def catalogue(short: int = 40, long: int = 30) -> Catalogue:
     score = chance.random(short + long)
     names = ("easy", "medium", "hard", "very_hard")
     difficulty = tuple(names[int(value * 4)] for value in score)
-    return Catalogue(lengths, difficulty, score, ("train",) * (short + long))
+    files = tuple(f"{at % 10}.py" for at in range(short + long))
+    return Catalogue(lengths, difficulty, score, ("train",) * (short + long), files)
 
 
 def order(phase: int, epoch: int, *overrides: str, of: Catalogue | None = None) -> EpochOrder:
@@ -61,7 +64,8 @@ def test_replay_mixes_in_the_share_of_tokens_from_shorter_phases() -> None:
 def test_under_a_cap_every_sequence_has_its_turn() -> None:
     data = catalogue(short=40, long=1)
     cap = 10_000
-    orders = [order(1, n, f"training.max_tokens_per_epoch={cap}", of=data) for n in range(1, 6)]
+    alone = (f"training.max_tokens_per_epoch={cap}", "long_context.phase2_epochs=0")
+    orders = [order(1, n, *alone, of=data) for n in range(1, 6)]
     assert all(0 < one.tokens <= cap for one in orders)
     assert len({frozenset(one.indices) for one in orders}) == 5, "each epoch a different part"
     assert set().union(*(one.indices for one in orders)) == set(range(40))
@@ -88,9 +92,21 @@ def test_a_stretch_holds_at_least_one_and_goes_round() -> None:
     assert stretch([], lengths, 10, 2) == []
 
 
+def test_under_a_cap_each_phase_begins_with_files_of_its_own() -> None:
+    data, capped = catalogue(), ("training.max_tokens_per_epoch=1500", "data.replay_share=0.4")
+    capped += ("long_context.phase1_epochs=2", "long_context.phase2_epochs=2")
+    used = [
+        {data.files[index] for epoch in (1, 2) for index in order(phase, epoch, *capped, of=data).indices}
+        for phase in (1, 2)
+    ]
+    assert all(used) and not used[0] & used[1]
+    much = {data.files[index] for index in order(1, 1, "training.max_tokens_per_epoch=10000000", of=data).indices}
+    assert much == set(data.files), "after them, all others"
+
+
 def test_other_splits_are_never_trained_on() -> None:
     data = catalogue()
-    held = Catalogue(data.lengths, data.difficulty, data.score, ("train", "validation", "test") * 23 + ("train",))
+    held = replace(data, split=("train", "validation", "test") * 23 + ("train",))
     used = set(order(1, 1, of=held).indices) | set(order(2, 1, of=held).indices)
     assert {held.split[index] for index in used} == {"train"}
 

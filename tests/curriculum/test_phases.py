@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from longrepo.config.load import load_settings
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ContextSettings, Settings
 from longrepo.curriculum.phases import Schedule, phases_from
 from longrepo.curriculum.scheduler import LongContextPhaseScheduler
 from longrepo.errors import InputError
@@ -75,3 +76,57 @@ def test_the_summary_names_lengths_rate_and_counts() -> None:
     LongContextPhaseScheduler({}).log_phase_summary(6, {"easy": 1, "hard": 2}, log=lines.append)
     assert "phase 2 (epochs 6-13)" in lines[0] and "1025-2048" in lines[0]
     assert "2.50e-05" in lines[0] and "3 sequences" in lines[0]
+
+
+FIVE: dict[str, Any] = {
+    "data": {"replay_share": 0.25},
+    "context": {"window": 8192},
+    "long_context": {
+        "phase3_enabled": True,
+        "further_phases": [
+            {"min_length": 6144, "max_length": 8192, "epochs": 3, "enabled": "auto", "replay_share": 0.4},
+            {"min_length": 12288, "max_length": 16384, "epochs": 2, "lr_multiplier": 0.05,
+             "context": {"method": "yarn", "window": "full"}},
+        ],
+    },
+}  # fmt: skip
+
+
+def test_five_phases_follow_one_another() -> None:
+    scheduler = LongContextPhaseScheduler(FIVE)
+    assert [scheduler.get_phase_at_epoch(e).number for e in (1, 13, 14, 21, 22, 24, 25, 26)] == [1, 2, 3, 3, 4, 4, 5, 5]
+    assert scheduler.total_epochs == 26
+    fourth, fifth = scheduler.phases[3:]
+    assert [p.number for p in scheduler.phases if p.takes(8192)] == [4] and fourth.takes(4097) and fifth.takes(8193)
+    assert (fourth.gated, fifth.gated) == (True, False)
+    assert (fourth.replay_share, fifth.replay_share) == (0.4, 0.25)
+    assert fourth.bands == fifth.bands == ("hard", "very_hard")
+    assert fourth.context == scheduler.settings.context
+    assert fifth.context == ContextSettings(method="yarn", window="full", target_length=16384)
+    lines: list[str] = []
+    scheduler.log_phase_summary(25, log=lines.append)
+    assert "phase 5 (epochs 25-26): sequences of 8193-16384 tokens, learning rate 2.50e-06" in lines[0]
+    assert "positions: yarn to 16,384 tokens, window full" in lines[0]
+
+
+def test_what_is_off_leaves_its_lengths_out_and_moves_no_other() -> None:
+    off = FIVE["long_context"] | {"phase3_enabled": False}
+    phases = phases_from(Settings.model_validate(FIVE | {"long_context": off}))
+    assert [phase.number for phase in phases] == [1, 2, 4, 5]
+    assert not any(phase.takes(3000) for phase in phases) and phases[2].takes(4097)
+
+
+def test_losses_compare_among_phases_at_the_same_positions() -> None:
+    schedule = Schedule(phases_from(Settings.model_validate(FIVE)))
+    numbers = {n: [phase.number for phase in schedule.comparable(n).phases] for n in range(1, 6)}
+    assert numbers == {1: [1, 2, 3, 4], 2: [1, 2, 3, 4], 3: [1, 2, 3, 4], 4: [1, 2, 3, 4], 5: [1, 2, 3, 4, 5]}
+
+
+def test_the_scheduler_names_what_is_wrong_in_a_further_phase() -> None:
+    short = {"min_length": 1, "max_length": 2048, "epochs": 1}
+    for one, expected in (
+        (short, r"long_context.further_phases\[0\].max_length: must be above phase3_max_length \(4096\)"),
+        ({"max_length": 8192}, r"long_context.further_phases\[0\].min_length: Field required"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            LongContextPhaseScheduler({"long_context": {"further_phases": [one]}})

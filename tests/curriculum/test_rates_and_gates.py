@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from longrepo.config.schema import Settings
-from longrepo.curriculum.gate import phase2_converged, should_stop
+from longrepo.curriculum.gate import Verdict, converged, should_stop
 from longrepo.curriculum.learning_rate import learning_rate
 from longrepo.curriculum.phases import phases_from
 
@@ -30,14 +30,18 @@ def test_tiny_phases_have_a_rate_too(updates: int, ratio: float) -> None:
         assert 0 < learning_rate(settings.training, phase, update, updates) <= settings.training.base_learning_rate
 
 
-def test_phase_3_follows_only_a_phase_2_that_converged() -> None:
-    assert phase2_converged(2.0, [1.8, 1.7, 1.71], 0.001).go
-    flat = phase2_converged(2.0, [2.1, 1.9999], 0.001)
-    assert not flat.go and "2.0000 only to 1.9999" in flat.because
-    overfitted = phase2_converged(2.0, [1.5, 1.6], 0.001)
+def test_a_phase_follows_only_one_that_converged() -> None:
+    def verdict(start: float | None, epochs: list[float], min_delta: float = 0.001) -> Verdict:
+        return converged(4, start, epochs, min_delta, 5)
+
+    go = verdict(2.0, [1.8, 1.7, 1.71])
+    assert go.go and go.because.startswith("phase 5 follows: phase 4 brought")
+    flat = verdict(2.0, [2.1, 1.9999])
+    assert not flat.go and "phase 5 is left out: phase 4 brought" in flat.because and "2.0000 only to" in flat.because
+    overfitted = verdict(2.0, [1.5, 1.6])
     assert not overfitted.go and "6.7% above its best" in overfitted.because
-    assert not phase2_converged(None, [], 0.001).go
-    assert not phase2_converged(2.0, [2.0], 0.0).go, "no fall at all is no convergence"
+    assert not verdict(None, []).go
+    assert not verdict(2.0, [2.0], 0.0).go, "no fall at all is no convergence"
 
 
 def test_early_stopping_waits_for_patience_and_counts_only_real_gains() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from longrepo.config.load import dump_yaml, load_settings
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.base import Batch
 from longrepo.evaluation.held import Material
 from longrepo.evaluation.measuring import Other
@@ -49,6 +49,10 @@ class TwoLosses:
         self.tuned_writes: list[int] = []
         self.scored: list[Batch] = []
         self.prompts: list[list[int]] = []
+        self.positions: list[ContextSettings] = []
+
+    def position(self, context: ContextSettings) -> None:
+        self.positions.append(context)
 
     def score(self, batch: Batch) -> np.ndarray:
         if len(self.scored) == self.stop_at:

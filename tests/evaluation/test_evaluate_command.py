@@ -103,6 +103,22 @@ def test_an_unfinished_run_s_best_so_far_is_taken_and_that_is_said(
     assert any("isn't finished" in note for note in read_evaluation(run / "evaluation.json").notes)
 
 
+def test_lengths_beyond_its_positions_are_measured_at_their_tiers(shop: Prepared, run: Path, engine: TwoLosses) -> None:
+    repo, full = ("--repo", shop.folder, "--length", 512), ("--set", "context.window=full")
+    longer = (*repo, "--length", 4096, *full, "--set", "context.target_length=8192")
+    said = evaluated(run, *longer, "--set", "context.method=yarn")
+    assert "4,096 tokens: longer than its positions were trained for" in " ".join(said.split())
+    assert [(one.method, one.target_length) for one in engine.positions] == [("yarn", 4096)], "not for phases"
+    positions = read_evaluation(run / "evaluation.json").about["positions"]
+    assert positions["512"]["method"] == "none"
+    assert (positions["4096"]["method"], positions["4096"]["target_length"]) == ("yarn", 4096)
+    scored = len(engine.scored)
+    evaluated(run, *longer, "--set", "context.method=yarn")
+    assert len(engine.scored) == scored, "kept"
+    evaluated(run, *longer, "--set", "context.method=linear")
+    assert len(engine.scored) > scored and engine.positions[-1].method == "linear", "measured at others"
+
+
 def test_a_young_repository_is_measured_on_held_out_files(young: Prepared, engine: TwoLosses, tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", young)
     said = " ".join(evaluated(run, "--repo", young.folder).split())
@@ -118,7 +134,8 @@ def test_what_doesn_t_belong_together_is_refused(
     assert "isn't a run's folder" in refused(tmp_path / "run" / "adapter")
     assert f"give the run in it: {run}" in refused(tmp_path)
     assert "--split train: expected validation or test" in refused(run, *repo, "--split", "train")
-    assert "--length 4096: embedded holds 2048 positions; give that or less" in refused(run, *repo, "--length", 4096)
+    assert "holds 2048 positions: give less, or have them reach farther" in refused(run, *repo, "--length", 4096)
+    assert "only settings of context can be given" in refused(run, *repo, "--set", "lora.r=4")
     assert "--length 100: expected 256 tokens or more" in refused(run, *repo, "--length", 100)
     assert "no --repo holds the commit" in refused(run, "--repo", young.folder)
     assert "no such sequences" in refused(run, *repo, "--sequences", tmp_path / "gone")

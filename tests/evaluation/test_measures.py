@@ -14,6 +14,9 @@ from evaluated import LENGTHS, Prepared, TwoLosses
 from git_helper import git
 from small_repository import small_repository
 
+from longrepo.context.change import OWN
+from longrepo.context.tiers import Tier, Tiers
+from longrepo.engines.adaptive import Adaptive
 from longrepo.engines.base import Batch
 from longrepo.errors import InputError
 from longrepo.evaluation import completion, context, needle, other, questions
@@ -225,19 +228,20 @@ def test_a_young_repository_is_measured_on_held_out_files_and_says_so(young: Pre
 def test_a_stopped_measurement_goes_on_and_says_the_same(material: Material, engine: TwoLosses, tmp_path: Path) -> None:
     units = list(plan(material, (256,), QUICK, SEED))
     about = {"adapter": "one"}
+    adaptive = Adaptive(engine, Tiers((Tier(256, OWN),)))  # type: ignore[arg-type]
     done: list[str] = []
-    counted = [Unit(unit.key, partial(_noted, done, unit)) for unit in units]
+    counted = [Unit(unit.key, partial(_noted, done, unit), unit.length) for unit in units]
     file = tmp_path / "measurements.jsonl"
     with Store(file, about) as store:
-        measure(engine, counted[:5], store, lambda: None)  # type: ignore[arg-type]
+        measure(adaptive, counted[:5], store, lambda: None)
     with file.open("a") as stream:
         stream.write('{"key": "cut sho')
     with Store(file, about) as store:
         ticks: list[int] = []
-        again = summed(measure(engine, counted, store, lambda: ticks.append(1)), SEED)  # type: ignore[arg-type]
+        again = summed(measure(adaptive, counted, store, lambda: ticks.append(1)), SEED)
     assert len(ticks) == len(units) and len(done) == len(set(done)) == len(units)
     with Store(tmp_path / "other.jsonl", about) as store:
-        assert again == summed(measure(engine, units, store, lambda: None), SEED)  # type: ignore[arg-type]
+        assert again == summed(measure(adaptive, units, store, lambda: None), SEED)
     with Store(file, {"adapter": "another"}) as store:
         assert units[0].key not in store
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
+from longrepo.curriculum.phases import Phase, phases_from
 from longrepo.engines.method import Method
 from longrepo.errors import InputError
 from longrepo.memory import planner as planner_module
@@ -57,12 +58,19 @@ def planner(*overrides: str, disk: float = 100.0, overhead: int = 0) -> Planner:
     return Planner(settings, SHAPE, MadeUp(None, settings, "mps", "bfloat16", 20), overhead, int(disk * GIB))  # type: ignore[arg-type]
 
 
+def phase(number: int, length: int) -> Phase:
+    settings = load_settings(None, ["long_context.phase3_enabled=true"])
+    return replace(phases_from(settings)[number - 1], max_length=length)
+
+
 def budget(gib: float) -> Budget:
     return Budget(int(gib * GIB), "memory.budget_gb", limit=True)
 
 
 def chosen(gib: float, length: int = 4096, **given: Any) -> Method:
-    return plan_run(planner(*given.pop("settings", ()), **given), {3: length}, budget(gib)).phases[3].chosen.method
+    return (
+        plan_run(planner(*given.pop("settings", ()), **given), [phase(3, length)], budget(gib)).phases[3].chosen.method
+    )
 
 
 def test_the_cheapest_that_fits_is_chosen_and_recomputing_comes_before_the_disk() -> None:
@@ -99,14 +107,14 @@ def test_an_architecture_that_cannot_be_walked_in_chunks_is_trained_plainly() ->
 
 def test_weights_above_the_budget_have_a_line_of_their_own() -> None:
     with pytest.raises(InputError, match=r"the weights alone need 1\.00 GiB, the budget is 0\.50 GiB .*raise it"):
-        plan_run(planner(), {1: 1024}, budget(0.5))
+        plan_run(planner(), [phase(1, 1024)], budget(0.5))
     with pytest.raises(InputError, match=r"1\.00 GiB and 0\.50 GiB of libraries"):
-        plan_run(planner(overhead=GIB // 2), {1: 1024}, budget(1.2))
+        plan_run(planner(overhead=GIB // 2), [phase(1, 1024)], budget(1.2))
 
 
 def test_a_refusal_names_settings_that_do_fit() -> None:
     with pytest.raises(InputError, match="phase 3") as caught:
-        plan_run(planner("memory.store=memory", "lora.r=64"), {3: 4096}, budget(2.2))
+        plan_run(planner("memory.store=memory", "lora.r=64"), [phase(3, 4096)], budget(2.2))
     said = str(caught.value)
     assert "\n" not in said
     length = int(said.split("phase3_max_length=")[1].split(";")[0])
@@ -121,13 +129,13 @@ def test_a_refusal_names_settings_that_do_fit() -> None:
 
 def test_a_disk_too_small_for_the_store_is_known_before_the_start() -> None:
     with pytest.raises(InputError, match=r"memory\.max_disk_gb: phase 3 .* only with 1\.0 GiB on disk, and 0\.5 GiB"):
-        plan_run(planner(disk=0.5), {3: 4096}, budget(1.3))
+        plan_run(planner(disk=0.5), [phase(3, 4096)], budget(1.3))
     assert disk_room(load_settings(None, ["memory.max_disk_gb=0.001"]), None) == int(0.001 * GIB)
 
 
 def test_a_length_beyond_the_models_positions_is_refused() -> None:
     with pytest.raises(InputError, match="starcoder2-3b reach 16,384"):
-        plan_run(planner(), {3: 32768}, budget(80))
+        plan_run(planner(), [phase(3, 32768)], budget(80))
 
 
 def test_the_longest_length_fits_and_the_next_does_not() -> None:
@@ -139,7 +147,7 @@ def test_the_longest_length_fits_and_the_next_does_not() -> None:
 
 
 def test_a_plan_says_its_phases_and_their_parts() -> None:
-    plan = plan_run(planner(), {1: 1024, 3: 4096}, budget(2.2))
+    plan = plan_run(planner(), [phase(1, 1024), phase(3, 4096)], budget(2.2))
     short, long = plan.lines()
     assert "phase 1 (1,024 tokens) needs 1.88 GiB of 2.20 GiB (memory.budget_gb): chunks of 512, memory" in short
     assert "1 layer in 2" in long

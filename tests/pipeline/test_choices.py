@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from longrepo.config.load import load_settings
+from longrepo.config.phase_list import GivenPhase
 from longrepo.engines.method import Method
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import StepMemory
@@ -17,26 +19,27 @@ def budget(gib: float) -> Budget:
     return Budget(int(gib * GIB), "what macOS recommends for the GPU", limit=False)
 
 
-def needs(gib_per_1024_tokens: float):  # type: ignore[no-untyped-def]
-    """A planner whose steps need so much, of which `room` GiB are there."""
+@dataclass
+class Needs:
+    """A planner of a base of `reach` positions whose steps need so much, of which `room` GiB are there."""
 
-    def estimate(_: Method, length: int) -> StepMemory:
-        return StepMemory(0, 0, 0, 0, 0, int(gib_per_1024_tokens * length / 1024 * GIB), 0)
+    gib_per_1024_tokens: float
+    room: float
+    native: int = 16384
 
-    def first_fit(room: float):  # type: ignore[no-untyped-def]
-        def fit(length: int) -> Planned | None:
-            planned = Planned(Method("chunked", 256), length, estimate)
-            return planned if planned.peak <= room * GIB else None
+    def reach(self, phase: GivenPhase) -> int:
+        return self.native if phase.context is None else phase.max_length
 
-        return fit
-
-    return first_fit
+    def first(self, phase: GivenPhase) -> Planned | None:
+        need = int(self.gib_per_1024_tokens * phase.max_length / 1024 * GIB)
+        planned = Planned(Method("chunked", 256), phase.max_length, lambda *_: StepMemory(0, 0, 0, 0, 0, need, 0))
+        return planned if planned.peak <= self.room * GIB else None
 
 
 def test_phase_3_is_taken_where_some_method_fits() -> None:
     small, large = Chooser(load_settings(None)), Chooser(load_settings(None))
-    choose_lengths(small, 16384, budget(5.33), needs(1.5)(5.33))
-    choose_lengths(large, 16384, budget(10.7), needs(1.5)(10.7))
+    choose_lengths(small, budget(5.33), Needs(1.5, 5.33))
+    choose_lengths(large, budget(10.7), Needs(1.5, 10.7))
     assert small.settings.long_context.phase3_enabled is False
     assert "GiB" in small.choices[-1].reason
     assert large.settings.long_context.phase3_enabled is True
@@ -45,25 +48,59 @@ def test_phase_3_is_taken_where_some_method_fits() -> None:
 
 def test_a_budget_too_small_for_phase_2_leaves_phase_1() -> None:
     chooser = Chooser(load_settings(None))
-    choose_lengths(chooser, 16384, budget(2.9), needs(1.5)(2.9))
+    choose_lengths(chooser, budget(2.9), Needs(1.5, 2.9))
     assert chooser.settings.long_context.phase2_epochs == 0
 
 
 def test_a_length_that_was_asked_for_bounds_the_phases() -> None:
     chooser = Chooser(load_settings(None, ["model.max_position_embeddings=2048"]))
-    choose_lengths(chooser, 16384, budget(80), needs(1.5)(80))
+    choose_lengths(chooser, budget(80), Needs(1.5, 80))
     assert chooser.settings.long_context.phase3_enabled is False
     assert chooser.settings.long_context.phase2_epochs == 8
     shorter = Chooser(load_settings(None, ["model.max_position_embeddings=1024"]))
-    choose_lengths(shorter, 16384, budget(80), needs(1.5)(80))
+    choose_lengths(shorter, budget(80), Needs(1.5, 80))
     assert shorter.settings.long_context.phase2_epochs == 0
+
+
+FURTHER = "long_context.further_phases"
+EIGHT = "{min_length: 6144, max_length: 8192, epochs: 2}"
+
+
+def test_a_further_phase_that_does_not_fit_is_left_out_with_the_reason() -> None:
+    far = "{min_length: 16384, max_length: 32768, epochs: 1, context: {method: linear, window: full}}"
+    chooser = Chooser(load_settings(None, [f"{FURTHER}=[{EIGHT}, {far}]"]))
+    choose_lengths(chooser, budget(13), Needs(1.5, 13))
+    choose_amounts(chooser, {1: 100, 2: 100, 3: 100, 4: 100})
+    assert [one.enabled for one in chooser.settings.long_context.further_phases] == [True, False]
+    assert chooser.settings.long_context.further_phases[0].epochs == 2  # a person's, not derived
+    reasons = {key: reason for key, _, reason in latest(chooser.choices)}
+    assert "12.0 GiB of 13.0 GiB" in reasons[f"{FURTHER}[0].enabled"]
+    assert "no way to compute a step fits 13.0 GiB" in reasons[f"{FURTHER}[1].enabled"]
+
+
+def test_a_further_phase_beyond_the_positions_or_without_data_is_left_out() -> None:
+    chooser = Chooser(load_settings(None, [f"{FURTHER}=[{EIGHT}]"]))
+    choose_lengths(chooser, budget(80), Needs(1.5, 80, native=4096))
+    assert chooser.settings.long_context.further_phases[0].enabled is False
+    assert chooser.choices[-1].reason == "the base was trained to 4,096 positions"
+    chooser = Chooser(load_settings(None, [f"{FURTHER}=[{EIGHT}]"]))
+    choose_amounts(chooser, {1: 100, 2: 100, 4: 3})
+    assert chooser.settings.long_context.further_phases[0].enabled is False
+    assert "3 training sequences in phase 4" in chooser.choices[-1].reason
+
+
+def test_a_further_phase_that_was_turned_on_by_hand_stands() -> None:
+    chooser = Chooser(load_settings(None, [f"{FURTHER}=[{EIGHT.replace('}', ', enabled: true}')}]"]))
+    choose_lengths(chooser, budget(1), Needs(1.5, 1))
+    assert chooser.settings.long_context.further_phases[0].enabled is True
+    assert (chooser.choices[-1].key, chooser.choices[-1].reason) == (f"{FURTHER}[0].enabled", "as you set it")
 
 
 def test_what_a_person_set_stands_and_is_shown() -> None:
     chooser = Chooser(
         load_settings(None, ["long_context.phase3_enabled=true", "training.gradient_accumulation_steps=3"])
     )
-    choose_lengths(chooser, 16384, budget(1), needs(1.5)(1))
+    choose_lengths(chooser, budget(1), Needs(1.5, 1))
     choose_amounts(chooser, {1: 100, 2: 100, 3: 100})
     assert chooser.settings.long_context.phase3_enabled is True
     assert chooser.settings.training.gradient_accumulation_steps == 3
@@ -73,7 +110,7 @@ def test_what_a_person_set_stands_and_is_shown() -> None:
 
 def test_small_data_gets_smaller_windows_and_phases_without_data_are_left_out() -> None:
     chooser = Chooser(load_settings(None))
-    choose_lengths(chooser, 16384, budget(20), needs(1.5)(20))
+    choose_lengths(chooser, budget(20), Needs(1.5, 20))
     choose_amounts(chooser, {1: 40, 2: 20, 3: 3})
     assert chooser.settings.training.gradient_accumulation_steps == 2  # 20 sequences / 8 updates
     assert chooser.settings.long_context.phase3_enabled is False

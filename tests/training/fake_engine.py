@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from longrepo.config.schema import ContextSettings
+from longrepo.context.recorded import record, said
 from longrepo.engines.base import Batch
 from longrepo.engines.method import Method
 from longrepo.errors import OutOfMemory
@@ -42,6 +44,9 @@ class FakeEngine:
         self.frozen: tuple[str, ...] = ()
         self.longest = 0  # tokens of the longest row accumulated
         self.rates: list[float] = []
+        self.context = ContextSettings()
+        self.positions: list[str] = []  # everything `position` was told
+        self.offset: Callable[[ContextSettings], float] = lambda context: 0.0  # nats that positions add to every score
 
     def _log_probabilities(self, weights: np.ndarray, ids: np.ndarray) -> np.ndarray:
         logits = weights[ids]
@@ -54,6 +59,10 @@ class FakeEngine:
 
     def why_not_chunked(self) -> str | None:
         return None
+
+    def position(self, context: ContextSettings) -> None:
+        self.context = context
+        self.positions.append(said(context))
 
     def freeze(self, modules: Sequence[str]) -> int:
         self.frozen = tuple(modules)
@@ -105,7 +114,7 @@ class FakeEngine:
         for row, length in enumerate(batch.lengths):
             ids = batch.input_ids[row, :length]
             logs = self._log_probabilities(self.weights, ids[:-1])
-            scores[row, 1:length] = -logs[np.arange(length - 1), ids[1:]]
+            scores[row, 1:length] = -logs[np.arange(length - 1), ids[1:]] + self.offset(self.context)
         return scores
 
     def generate(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
@@ -118,6 +127,7 @@ class FakeEngine:
     def save_adapter(self, folder: Path) -> None:
         save_file({"weights": self.weights}, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+        record(folder, self.context)
 
     def load_adapter(self, folder: Path) -> None:
         self.weights = load_file(folder / "adapter_model.safetensors")["weights"]

@@ -70,6 +70,7 @@ def sequences(per_length: int = 8, lengths: tuple[int, ...] = (40, 60, 90, 120),
                     "difficulty": ("easy", "medium", "hard", "very_hard")[min(3, int(score * 4))],
                     "difficulty_score": score,
                     "split": "validation" if n % 4 == 3 else "train",
+                    "files": [f"{n % 5}.py"],
                 }
             )
     return MemorySource(rows)

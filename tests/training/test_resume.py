@@ -188,7 +188,7 @@ def test_a_run_of_one_engine_goes_on_with_another(tmp_path: Path, at: int) -> No
     assert weights_of(path) == weights_of(tmp_path / "whole"), "moments, position and dropout go on"
     assert [r.epoch for r in told.epochs] == [r.epoch for r in whole.epochs][-len(told.epochs) :], "judged alike"
     state = read_snapshot((path / "last").resolve()).state
-    assert state.phase3_verdict and state.phase3_verdict.startswith("phase 3 follows")
+    assert state.verdicts["3"].startswith("phase 3 follows")
     assert state.best and state.best.loss == min(record.validation.loss for record in told.epochs)
 
 

@@ -151,7 +151,7 @@ def test_lossy_steps_are_the_last_and_only_when_allowed(tmp_path: Path, monkeypa
     monkeypatch.setattr(descent, "SHORTEST", 32)
     engine, told = FakeEngine(), Told()
     engine.fails = lambda call: call == "accumulate" and (not engine.frozen or engine.method == MEMORY)
-    memory = planned(MEMORY, DISK, largest=("c_fc", "c_proj"), shorter=lambda length: ladder(length, MEMORY, DISK))
+    memory = planned(MEMORY, DISK, largest=("c_fc", "c_proj"), shorter=lambda _, length: ladder(length, MEMORY, DISK))
     run(tmp_path / "run", "memory.allow_lossy=true", engine=engine, told=told, memory=memory)
     steps = [record["changes"] for record in records(tmp_path / "run") if record["record"] == "step_down"]
     assert steps == ["store", "frozen"] and engine.frozen == ("c_fc", "c_proj")
@@ -171,7 +171,7 @@ def test_sequences_are_cut_in_halves_and_what_loses_its_weight_is_skipped_and_co
         row["weights"] = [0.0] * 32 + row["weights"][32:]
     engine, told = FakeEngine(), Told()
     engine.fails = lambda call: call == "accumulate" and not memory_is_cut(tmp_path / "run", 32)
-    memory = planned(MEMORY, shorter=lambda length: ladder(length, MEMORY))
+    memory = planned(MEMORY, shorter=lambda _, length: ladder(length, MEMORY))
     run(tmp_path / "run", "memory.allow_lossy=true", engine=engine, told=told, memory=memory, source=source)
     assert engine.longest == 32, "in phase 2, too"
     assert [epoch.memory.cut_to for epoch in told.epochs] == [32] * 4

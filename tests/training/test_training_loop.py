@@ -112,7 +112,7 @@ def test_auto_opens_phase_3_only_after_a_phase_2_that_converged(
         "training.early_stopping_patience=0", told=told,
     )  # fmt: skip
     assert [record.phase for record in told.phases] == phases and outcome.exit_status == 0
-    assert outcome.state.phase3_verdict in told.notes
+    assert outcome.state.verdicts["3"] in told.notes
     delta = f"training.early_stopping_min_delta={min_delta}"
     again = run(tmp_path / "run", "long_context.phase3_enabled=auto", delta, resume="auto")
     assert again.already_finished

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from longrepo.commands.arguments import EngineName, EngineOption
+from longrepo.commands.generate import PositionsOption, asked_positions
 from longrepo.commands.train import Device
 
 
@@ -30,6 +31,7 @@ def evaluate(
     ] = None,
     device: Annotated[Device, typer.Option(help="Where to score.")] = Device.auto,
     engine: EngineOption = EngineName.auto,
+    set_: PositionsOption = None,
 ) -> None:
     """Compare base and tuned on lines that training never saw; writes evaluation.json, goes on where it was stopped."""
     from rich.console import Console
@@ -43,7 +45,7 @@ def evaluate(
 
     check_is_run(run)
     choice = choose(engine.value, device.value)
-    loaded = Loaded.of(run, sequences, repo or (), split, choice, device.value, length or ())
+    loaded = Loaded.of(run, sequences, repo or (), split, choice, device.value, length or (), asked_positions(set_))
     print(f"{choice.line[0]}: {choice.reason}")
     for note in loaded.notes:
         print(f"note: {note}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +15,32 @@ from longrepo.commands.train import Device
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
+    from longrepo.config.schema import ContextSettings
+    from longrepo.context.tiers import Tier
     from longrepo.use.prompts import Prompt
     from longrepo.use.tuned import Tuned
+
+
+class CacheBits(StrEnum):
+    computed = "16"
+    eight = "8"
+    four = "4"
+
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, a checkpoint's, or an adapter's.")]
 BaseOption = Annotated[str | None, typer.Option("--model", help="The base; default: the one the adapter names.")]
 LengthOption = Annotated[
     int | None,
     typer.Option(min=128, help="Tokens of prompt and completion. Default: the longest that the run was planned for."),
+]
+PositionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="context.KEY=VALUE",
+        help="How positions reach texts longer than it was trained for: context.method, context.target_length, "
+        "context.window. Repeatable.",
+    ),
 ]
 NewOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the completion.")]
 
@@ -47,6 +66,10 @@ def generate(
     model: BaseOption = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     engine: EngineOption = EngineName.auto,
+    set_: PositionsOption = None,
+    cache_bits: Annotated[CacheBits, typer.Option(help="Of cached keys and values; 16: as computed.")] = (
+        CacheBits.computed
+    ),
     verbose: Annotated[bool, typer.Option("--verbose", help="Say on standard error what was shown.")] = False,
 ) -> None:
     """Write a completion to standard output, greedily: at a place in a file, or after a text."""
@@ -59,7 +82,7 @@ def generate(
         raise InputError("give --file FILE --line N, or --prompt TEXT")
     text = read_prompt(prompt) if prompt is not None else ""
     place = read_place(file, line, column, repo, fim) if file is not None else None
-    tuned = Tuned.load(run, model, choose(engine.value, device.value), device.value)
+    tuned = Tuned.load(run, model, choose(engine.value, device.value), device.value, asked_positions(set_))
     for note in tuned.notes:
         print(note, file=sys.stderr)
     prompts = tuned.prompts(length, place.repo if place else None)
@@ -67,17 +90,32 @@ def generate(
         asked = prompts.at(place.path, place.before, place.after, max_tokens)
     else:
         asked = prompts.as_given(text, None, max_tokens)
+    tier, bits = tuned.adaptive.hold(len(asked.ids) + max_tokens), int(cache_bits)
+    tuned.check_cache(tier, bits)
     with tuned.engine.base_only() if base else nullcontext():
-        ids = tuned.engine.generate(asked.ids, max_tokens)
+        ids = tuned.engine.generate(asked.ids, max_tokens, bits=bits)
     completion = written(tuned.tokenizer, ids)
     print(completion, end="\n" if sys.stdout.isatty() else "")
-    print(_said(asked, len(ids), tuned, verbose), file=sys.stderr)
+    print(_said(asked, len(ids), tuned, tier, verbose), file=sys.stderr)
 
 
-def _said(asked: Prompt, new: int, tuned: Tuned, verbose: bool) -> str:
+def asked_positions(set_: list[str] | None) -> ContextSettings | None:
+    """What --set asks for; None where nothing is. Raises InputError for settings that aren't positions."""
+    from longrepo.config.load import load_settings
+
+    if others := [one for one in set_ or () if not one.startswith("context.")]:
+        raise InputError(f"--set {others[0]}: only settings of context can be given here; all others are the run's")
+    return load_settings(None, set_).context if set_ else None
+
+
+def _said(asked: Prompt, new: int, tuned: Tuned, tier: Tier, verbose: bool) -> str:
+    from longrepo.context.recorded import said as positions
+
     kind = "between what stands before and after" if asked.fim else "from what stands before"
     said = f"{new} tokens, {kind}: a prompt of {len(asked.ids)} tokens"
     said += f" with {len(asked.files)} related files" if asked.files else ""
+    if len({one.context for one in tuned.adaptive.tiers.every}) > 1:
+        said += f"; positions: {positions(tier.context)}"
     if verbose:
         said = "\n".join([*(f"{what}: {why}" for what, why in tuned.engine.choices), *asked.files, said])
     return said

@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,13 +17,18 @@ from longrepo.commands.origins import opened, tools
 from longrepo.commands.train import Arguments, Device, run_training
 from longrepo.config.files import write_text
 from longrepo.config.load import dump_yaml, load_settings, settings_hash
+from longrepo.config.phase_list import GivenPhase
 from longrepo.config.schema import Settings
+from longrepo.curriculum.phases import phases_from
 from longrepo.engines.choose import choose, place
 from longrepo.errors import InputError
 from longrepo.pipeline.choices import Choice, Chooser, choose_amounts, choose_lengths, latest
 from longrepo.pipeline.stages import Stage
 
 if TYPE_CHECKING:
+    from longrepo.memory.budget import Budget
+    from longrepo.memory.planned import Planned
+    from longrepo.memory.planner import Planner
     from longrepo.reports.pipeline import PipelineReporter
     from longrepo.sequences.assembly import Origin
     from longrepo.sequences.header import Header
@@ -112,9 +118,7 @@ class _Walk:
         for what, why in (self.engine.line, *choices):
             key, value = what.split(": ")
             self.chooser.choices.append(Choice(key, value, why))
-        choose_lengths(
-            self.chooser, planner.shape.max_positions, budget, lambda length: planner.first_fit(length, budget.bytes)
-        )
+        choose_lengths(self.chooser, budget, _Fits(planner, budget))
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
         from longrepo.reports.preparation import show_preparation
@@ -128,14 +132,14 @@ class _Walk:
         tokenizer: RepoTokenizer = load_tokenizer(
             settings.model.name, settings.model.revision, settings.data.structure_tokens
         )
-        with_third = settings.long_context.phase3_enabled is not False
+        longest = phases_from(settings)[-1]
         stage = Stage(
             output,
             "sequences",
             {
                 "origins": [[one.repository.name, one.commit, one.weight] for one in self.origins],
                 "tokenizer": tokenizer.sha256,
-                "with_third": with_third,
+                "phases": longest.number,
                 "length": settings.model.max_position_embeddings,
                 "long_context": long_context,
                 "settings": [settings_hash(part) for part in (settings.data, settings.long_context)],
@@ -149,10 +153,9 @@ class _Walk:
             length = settings.model.max_position_embeddings
             with tools(settings, None, self.verbose, self.engine) as ready:
                 if long_context:
-                    prepared = prepare(self.origins, settings, ready, 3 if with_third else 2, length)
+                    prepared = prepare(self.origins, settings, ready, longest.number, length)
                 else:
-                    caps = settings.long_context
-                    length = max(length, caps.phase3_max_length if with_third else caps.phase2_max_length)
+                    length = max(length, longest.max_length)
                     prepared = windows(self.origins, settings, ready, length, settings.data.overlap)
                 header = write_prepared(stage.folder, prepared, ready.watch)
             show_preparation(self.reporter.console, header, prepared.summary, str(sequences), time.monotonic() - began)
@@ -164,7 +167,7 @@ class _Walk:
         before = len(self.chooser.choices)
         choose_amounts(self.chooser, trained)
         settings = self.chooser.settings
-        if not _phases_left(settings):
+        if not any(phase.epochs for phase in phases_from(settings)):
             raise InputError(
                 f"{self.name}: {sum(trained.values())} training sequences are too few for any phase; "
                 "lower long_context.phase1_max_length or give a larger repository"
@@ -238,7 +241,19 @@ class _Walk:
         self.reporter.figures(headlines(found), page)
 
 
-def _phases_left(settings: Settings) -> bool:
-    phases = settings.long_context
-    third = phases.phase3_epochs if phases.phase3_enabled is not False else 0
-    return phases.phase1_epochs + phases.phase2_epochs + third > 0
+@dataclass(frozen=True)
+class _Fits:
+    """What the choices ask of the planner."""
+
+    planner: Planner
+    budget: Budget
+
+    def reach(self, phase: GivenPhase) -> int:
+        from longrepo.memory.planner import at_phase
+
+        return at_phase(self.planner, phase).shape.max_positions
+
+    def first(self, phase: GivenPhase) -> Planned | None:
+        from longrepo.memory.planner import at_phase
+
+        return at_phase(self.planner, phase).first_fit(phase.max_length, self.budget.bytes)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longrepo.commands.arguments import ConfigOption, EngineName, EngineOption, ModelOption, SetOption, overrides_of
+from longrepo.commands.inference import Answering, plan_inference
 from longrepo.commands.train import Device
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
@@ -18,9 +19,13 @@ from longrepo.errors import InputError
 if TYPE_CHECKING:
     from longrepo.engines.choose import Choice
     from longrepo.memory.budget import Budget
+    from longrepo.memory.planner import Planner
 
 
 def plan(
+    of: Annotated[
+        str | None, typer.Argument(metavar="[RUN|MODEL]", help="With --inference: what answers. Default: the model.")
+    ] = None,
     config: ConfigOption = None,
     model: ModelOption = None,
     length: Annotated[
@@ -30,7 +35,12 @@ def plan(
     engine: EngineOption = EngineName.auto,
     budget_gb: Annotated[float | None, typer.Option(help="Over memory.budget_gb; of another machine, in GiB.")] = None,
     sequences: Annotated[Path | None, typer.Option(help="Hours of the whole schedule on these sequences.")] = None,
-    inference: Annotated[bool, typer.Option("--inference", help="What answering needs: weights and KV cache.")] = False,
+    inference: Annotated[
+        bool, typer.Option("--inference", help="What answering needs by length, and how fast it is here.")
+    ] = False,
+    seconds: Annotated[
+        float, typer.Option("--measure-seconds", min=0, help="--inference: about so long; 0: load and measure nothing.")
+    ] = 60,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Time this machine anew (about a minute).")] = False,
     machines: Annotated[bool, typer.Option("--machines", help="A table of Macs and GPUs against lengths.")] = False,
     set_: SetOption = None,
@@ -38,14 +48,25 @@ def plan(
 ) -> None:
     """What training needs, by part and phase, from a dry run without weights; how long, on this machine. Ends with
     status 2 where a phase doesn't fit."""
+    from longrepo.engines.choose import choose
+
+    if inference:
+        answering = Answering.of(of, config, overrides_of(set_, model), set_)
+        choice = choose(engine.value, device.value)
+        place = _place(choice, device.value, answering.settings, budget_gb)
+        plan_inference(
+            answering, place, choice, _budget(place[0], answering.settings, budget_gb), seconds, as_json=json_
+        )
+        return
+    if of is not None:
+        raise InputError(f"{of}: only --inference plans a run or a model given so; of training, give --model")
     settings = load_settings(config, overrides_of(set_, model))
     from rich.console import Console
 
-    from longrepo.engines.choose import choose
     from longrepo.memory.calibration import calibration, checked_peak, step_overhead
-    from longrepo.memory.outlook import inference_outlook, machine_table, outlook
+    from longrepo.memory.outlook import machine_table, outlook
     from longrepo.memory.planner import Planner
-    from longrepo.reports.plan import show_inference, show_machines, show_outlook
+    from longrepo.reports.plan import show_machines, show_outlook
 
     console = Console(highlight=False)
     choice = choose(engine.value, device.value)
@@ -53,16 +74,12 @@ def plan(
     if calibrate and not here:
         raise InputError(f"--calibrate times this machine, and --device {kind} with --budget-gb plans for another")
     planner = Planner.of(settings, kind, dtype, engine=choice.name)
-    if inference:
-        found = inference_outlook(planner)
-        print(json.dumps(found, indent=2)) if json_ else show_inference(found, console)
-        return
     if here:
         time = calibration(planner, anew=calibrate)
         overhead = max(planner.overhead, step_overhead(choice.name)) if kind == "cpu" else 0
         planner = replace(planner, time=time, overhead=overhead)
     budget = _budget(kind, settings, budget_gb)
-    lengths = {f"{tokens:,} tokens": tokens for tokens in length or ()} or _phases(settings)
+    lengths = {f"{tokens:,} tokens": (tokens, planner) for tokens in length or ()} or _phases(planner)
     told = outlook(planner, lengths, budget, sequences) | {"this_machine": here, "engine_reason": choice.reason}
     told |= {"checked_peak": checked_peak(planner) if here and choice.name == "mlx" else None}
     if machines:
@@ -97,7 +114,10 @@ def _budget(kind: str, settings: Settings, budget_gb: float | None) -> Budget:
     return find_budget(kind, settings.memory.budget_gb)
 
 
-def _phases(settings: Settings) -> dict[str, int]:
+def _phases(planner: Planner) -> dict[str, tuple[int, Planner]]:
+    """Of each phase with epochs: its longest sequence, and the planner at its positions."""
     from longrepo.curriculum.phases import phases_from
+    from longrepo.memory.planner import positioned
 
-    return {f"phase {phase.number}": phase.max_length for phase in phases_from(settings) if phase.epochs}
+    phases = (phase for phase in phases_from(planner.settings) if phase.epochs)
+    return {f"phase {phase.number}": (phase.max_length, positioned(planner, phase)) for phase in phases}

@@ -26,7 +26,12 @@ def prepare(
             help="Tokens; raised to the longest of --phases. [default: model.max_position_embeddings]",
         ),
     ] = None,
-    phases: Annotated[int, typer.Option("--phases", min=1, max=3, help="Build sequences for phases 1 to this.")] = 3,
+    phases: Annotated[
+        int | None,
+        typer.Option(
+            "--phases", min=1, help="Build sequences for phases 1 to this. [default: 3, or the last further one]"
+        ),
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Say each step, and list what was left out.")] = False,
     config: Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")] = None,
     model: Annotated[
@@ -45,6 +50,7 @@ def prepare(
         from rich.console import Console
 
         from longrepo.reports.preparation import show_details, show_preparation
+        from longrepo.sequences.lengths import last_phase
         from longrepo.sequences.output import SEQUENCES, check_writable, write_prepared
         from longrepo.sequences.prepare import prepare as build
 
@@ -52,7 +58,7 @@ def prepare(
         check_writable(output_dir)
         length = max_sequence_length or settings.model.max_position_embeddings
         with tools(settings, model, verbose) as ready:
-            prepared = build(origins, settings, ready, phases, length)
+            prepared = build(origins, settings, ready, phases or last_phase(settings.long_context), length)
             header = write_prepared(output_dir, prepared, ready.watch)
     show_preparation(console, header, prepared.summary, str(output_dir / SEQUENCES), time.monotonic() - started)
     if verbose:

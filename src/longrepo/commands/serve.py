@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from longrepo.commands.arguments import EngineName, EngineOption
-from longrepo.commands.generate import BaseOption, LengthOption, RunArgument
+from longrepo.commands.generate import BaseOption, LengthOption, PositionsOption, RunArgument, asked_positions
 from longrepo.commands.train import Device
 
 
@@ -23,6 +26,7 @@ def serve(
     model: BaseOption = None,
     device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
     engine: EngineOption = EngineName.auto,
+    set_: PositionsOption = None,
 ) -> None:
     """Answer completion and fill-in-the-middle requests, for this machine alone, until Ctrl-C."""
     from longrepo.engines.choose import choose
@@ -30,12 +34,30 @@ def serve(
 
     choice = choose(engine.value, device.value)
     check_installed(choice.name)
-    with listen(port) as listening:
+    with _ended_once(), listen(port) as listening:
         from longrepo.use.tuned import Tuned
 
-        tuned = Tuned.load(run, model, choice, device.value)
+        tuned = Tuned.load(run, model, choice, device.value, asked_positions(set_))
         for note in (*tuned.notes, *(f"{what}: {why}" for what, why in tuned.engine.choices)):
             print(note)
         server = serve_on(listening, tuned, tuned.prompts(length, repo))
         print("http://{}:{}/v1 answers as {}; Ctrl-C ends it".format(*listening.getsockname(), tuned.name), flush=True)
         server.run()
+
+
+@contextmanager
+def _ended_once() -> Iterator[None]:
+    """After a first Ctrl-C others do nothing, to the process's end: it is ending, and in order."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is end:
+            signal.signal(signal.SIGINT, before)

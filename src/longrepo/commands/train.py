@@ -154,10 +154,10 @@ def _memory(plan: Plan, choice: Choice, device: str, output: Path) -> tuple[Plan
     from longrepo.training.plan import epochs_ahead
 
     kind, dtype, _ = place(choice, device, plan.settings.training.precision)
-    lengths = {number: plan.schedule.phase(number).max_length for number in epochs_ahead(plan.state, plan.schedule)}
+    phases = [plan.schedule.phase(number) for number in epochs_ahead(plan.state, plan.schedule)]
     scratch = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
     planner = Planner.of(plan.settings, kind, dtype, scratch, engine=choice.name)
-    return planner, plan_run(planner, lengths, find_budget(kind, plan.settings.memory.budget_gb))
+    return planner, plan_run(planner, phases, find_budget(kind, plan.settings.memory.budget_gb))
 
 
 def _limits(memory: RunPlan) -> tuple[tuple[str, str], ...]:

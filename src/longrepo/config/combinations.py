@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-from longrepo.config.schema import ContextSettings, LongContextSettings, Settings
+from longrepo.config.phase_list import GivenPhase, phase_list
+from longrepo.config.schema import ContextSettings, Settings
 
 
 def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong and what was expected) for each impossible combination."""
-    data, model, phases = settings.data, settings.model, settings.long_context
+    data, model, phases = settings.data, settings.model, phase_list(settings.long_context)
     if data.overlap >= model.max_position_embeddings:
         yield (
             "data.overlap",
@@ -23,39 +25,47 @@ def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
         )
     if settings.training.weights == "all" and model.quantization != "none":
         yield "training.weights", "all needs model.quantization=none: 4-bit weights can't be trained themselves"
-    yield from _positions(settings.context)
+    yield from _positions(settings.context, "context.")
+    if settings.context.method != "none" and settings.context.target_length is None:
+        how = f"context.method={settings.context.method} needs the tokens to be reached, such as 16384"
+        yield "context.target_length", how
     yield from _lengths(phases)
-    phase3_runs = phases.phase3_enabled is not False and phases.phase3_epochs > 0
-    if phases.phase1_epochs + phases.phase2_epochs == 0 and not phase3_runs:
-        yield (
-            "long_context.phase1_epochs",
-            "every phase has 0 epochs or is disabled: nothing would be trained",
-        )
-    if phases.phase3_enabled == "auto" and phases.phase2_epochs == 0:
-        yield "long_context.phase3_enabled", "auto judges phase 2, which has 0 epochs: use true or false"
+    yield from _further(phases)
+    on = [phase for phase in phases if phase.enabled is not False]
+    if not any(phase.epochs for phase in on):
+        yield phases[0].setting("epochs"), "every phase has 0 epochs or is disabled: nothing would be trained"
+    for before, phase in pairwise(on):
+        if phase.enabled == "auto" and before.epochs == 0:
+            yield phase.setting("enabled"), f"auto judges phase {before.number}, which has 0 epochs: use true or false"
 
 
-def _positions(context: ContextSettings) -> Iterator[tuple[str, str]]:
-    if context.method != "none" and context.target_length is None:
-        yield "context.target_length", f"context.method={context.method} needs the tokens to be reached, such as 16384"
+def _positions(context: ContextSettings, prefix: str) -> Iterator[tuple[str, str]]:
     if context.method == "none" and context.factor is not None:
-        yield "context.factor", "context.method=none scales nothing: give a method, or leave the factor out"
+        yield f"{prefix}factor", f"{prefix}method=none scales nothing: give a method, or leave the factor out"
     if context.method != "longrope" and context.long_factors is not None:
-        yield "context.long_factors", f"only context.method=longrope takes them, got {context.method}"
+        yield f"{prefix}long_factors", f"only {prefix}method=longrope takes them, got {context.method}"
 
 
-def _lengths(phases: LongContextSettings) -> Iterator[tuple[str, str]]:
-    caps = (phases.phase1_max_length, phases.phase2_max_length, phases.phase3_max_length)
-    for number, low in ((2, phases.phase2_min_length), (3, phases.phase3_min_length)):
-        below, cap = caps[number - 2], caps[number - 1]
+def _lengths(phases: Sequence[GivenPhase]) -> Iterator[tuple[str, str]]:
+    for before, phase in pairwise(phases):
+        below, cap, low = before.max_length, phase.max_length, phase.min_length
+        name = before.setting("max_length").removeprefix("long_context.")
         if below >= cap:
-            yield (
-                f"long_context.phase{number}_max_length",
-                f"must be above phase{number - 1}_max_length ({below}), got {cap}",
-            )
+            yield phase.setting("max_length"), f"must be above {name} ({below}), got {cap}"
         elif not below < low <= cap:
+            own = phase.setting("max_length").removeprefix("long_context.")
+            yield phase.setting("min_length"), f"must be above {name} ({below}) and at most {own} ({cap}), got {low}"
+
+
+def _further(phases: Sequence[GivenPhase]) -> Iterator[tuple[str, str]]:
+    """What is wrong with positions that a phase has for itself."""
+    for phase in phases:
+        if phase.context is None:
+            continue
+        yield from _positions(phase.context, phase.setting("context."))
+        target = phase.context.target_length
+        if target is not None and target < phase.max_length:
             yield (
-                f"long_context.phase{number}_min_length",
-                f"must be above phase{number - 1}_max_length ({below}) and at most "
-                f"phase{number}_max_length ({cap}), got {low}",
+                phase.setting("context.target_length"),
+                f"must reach the phase's max_length ({phase.max_length}), got {target}",
             )

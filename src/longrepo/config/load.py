@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -14,8 +13,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from longrepo.config.combinations import impossible_combinations
+from longrepo.config.keys import Part, dotted, nearest, path_in, path_of
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
+
+_LONG = 100  # characters of an override, from which on a message shows its key alone
 
 
 class _Loader(yaml.SafeLoader):
@@ -60,21 +62,19 @@ def _validate(tree: dict[str, Any], origin: dict[str, str], file: str, problems:
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        keys: dict[tuple[str, ...], None] = {}
-        for one in error.errors():
-            key = tuple(str(part) for part in one["loc"][:2])
-            if key not in keys:  # a union reports each member it tried
-                expected = [e["msg"] for e in error.errors() if tuple(str(p) for p in e["loc"][:2]) == key]
-                problems.append(_explain(one, key, expected, origin, file))
-            keys[key] = None
+        errors: dict[tuple[Part, ...], list[Any]] = {}
+        for one in error.errors():  # a union reports each member it tried
+            errors.setdefault(path_of(one["loc"]), []).append(one)
+        problems += (_explain(path, found, origin, file) for path, found in errors.items())
+        wrong = {path[:2] for path in errors}
         valid = {
-            section: {k: v for k, v in body.items() if (section, k) not in keys} if isinstance(body, dict) else body
+            section: {k: v for k, v in body.items() if (section, k) not in wrong} if isinstance(body, dict) else body
             for section, body in tree.items()
-            if (section,) not in keys
+            if (section,) not in wrong
         }
         settings = Settings.model_validate(valid)
-    for dotted, problem in impossible_combinations(settings):
-        problems.append(f"{origin.get(dotted, file)}: {dotted}: {problem}")
+    for key, problem in impossible_combinations(settings):
+        problems.append(f"{_where(key, origin, file)}: {key}: {problem}")
     return settings
 
 
@@ -110,19 +110,28 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _apply_override(tree: dict[str, Any], override: str, origin: dict[str, str], problems: list[str]) -> None:
     key, equals, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or len(parts) != 2 or not all(parts):
+    path = path_in(key.strip())
+    if not equals or path is None:
         problems.append(f"--set {override}: expected section.key=value, such as lora.r=16")
         return
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError:
         value = text
-    section = tree.setdefault(parts[0], {})
-    if not isinstance(section, dict):
+    *above, last = path
+    inside: Any = tree
+    for place, part in enumerate(above):
+        if isinstance(part, int):
+            if not isinstance(inside, list) or part >= len(inside):
+                problems.append(f"--set {override}: there is no {dotted(path[: place + 1])}; add it in a settings file")
+                return
+            inside = inside[part]
+        elif isinstance(inside, dict):
+            inside = inside.setdefault(part, [] if isinstance(path[place + 1], int) else {})
+    if not isinstance(inside, dict):
         return  # the validation names this section's wrong type
-    section[parts[1]] = value
-    origin[".".join(parts)] = f"--set {override}"
+    inside[str(last)] = value
+    origin[dotted(path)] = f"--set {override}" if len(override) < _LONG else f"--set {dotted(path)}=…"
 
 
 def _leaves(tree: dict[str, Any]) -> Iterator[str]:
@@ -132,23 +141,21 @@ def _leaves(tree: dict[str, Any]) -> Iterator[str]:
             yield from (f"{section}.{key}" for key in keys)
 
 
-def _explain(error: Any, location: tuple[str, ...], expected: list[str], origin: dict[str, str], file: str) -> str:
-    key = ".".join(location)
-    where = origin.get(key, file)
+def _explain(path: tuple[Part, ...], errors: list[Any], origin: dict[str, str], file: str) -> str:
+    error = errors[0]
+    key = dotted(path)
+    where = _where(key, origin, file)
     if error["type"] == "extra_forbidden":
-        nearest = _nearest(location)
-        return f"{where}: unknown key {key}" + (f"; did you mean {nearest}?" if nearest else "")
-    wanted = " or ".join(message.removeprefix("Input should be ") for message in dict.fromkeys(expected))
-    return f"{where}: {key}: expected {wanted}, got {error.get('input')!r}"
+        meant = nearest(path)
+        return f"{where}: unknown key {key}" + (f"; did you mean {meant}?" if meant else "")
+    if error["type"] == "missing":
+        return f"{where}: {key} is missing: give it a value"
+    wanted = " or ".join(
+        message.removeprefix("Input should be ") for message in dict.fromkeys(one["msg"] for one in errors)
+    )
+    return f"{where}: {key}: expected {wanted.replace('a valid tuple', 'a list')}, got {error.get('input')!r}"
 
 
-def _nearest(location: tuple[str, ...]) -> str | None:
-    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
-    if len(location) == 1:
-        known = [*sections, *(f"{s}.{k}" for s, model in sections.items() for k in model.model_fields)]  # type: ignore[union-attr]
-        by_last = {name.rpartition(".")[2]: name for name in known}
-        match = difflib.get_close_matches(location[0], list(by_last), n=1)
-        return by_last[match[0]] if match else None
-    keys = list(sections[location[0]].model_fields)  # type: ignore[union-attr]
-    match = difflib.get_close_matches(location[1], keys, n=1, cutoff=0.5)
-    return f"{location[0]}.{match[0]}" if match else None
+def _where(key: str, origin: dict[str, str], file: str) -> str:
+    """The file or override that a setting, or the list that it stands in, comes from."""
+    return origin.get(key) or origin.get(key.partition("[")[0], file)

@@ -45,8 +45,9 @@ class DataSettings(Section):
     redact: bool = True
     max_commits: Annotated[int, Field(ge=0)] = 2000
     max_changes_per_file: Positive = 40
-    commit_share: Fraction = 0.25
-    question_share: Fraction = 0.12
+    prose_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    commit_share: Fraction = 0.1
+    question_share: Fraction = 0.04
     fim_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     context_share: Annotated[float, Field(ge=0, le=0.5)] = 0.12
     random_order_share: Annotated[float, Field(ge=0, le=1)] = 0.25
@@ -82,6 +83,27 @@ class TrainingSettings(Section):
     report_to: Literal["tensorboard", "trackio", "none"] = "tensorboard"
 
 
+Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
+
+
+class ContextSettings(Section):
+    method: Literal["none", "linear", "base", "dynamic", "yarn", "longrope", "llama3"] = "none"
+    target_length: Annotated[int, Field(ge=64)] | None = None
+    window: Annotated[int, Field(ge=64)] | Literal["keep", "full"] = "keep"
+    factor: Factor | None = None
+    long_factors: Annotated[tuple[Factor, ...], Field(min_length=1)] | None = None
+
+
+class FurtherPhaseSettings(Section):
+    min_length: Positive
+    max_length: Annotated[int, Field(ge=64)]
+    epochs: Annotated[int, Field(ge=0)]
+    lr_multiplier: Annotated[float, Field(gt=0)] = 0.1
+    enabled: bool | Literal["auto"] = True
+    replay_share: Fraction | None = None
+    context: ContextSettings | None = None
+
+
 class LongContextSettings(Section):
     phase1_max_length: Annotated[int, Field(ge=64)] = 1024
     phase1_epochs: Annotated[int, Field(ge=0)] = 5
@@ -95,23 +117,13 @@ class LongContextSettings(Section):
     phase3_epochs: Annotated[int, Field(ge=0)] = 8
     phase3_lr_multiplier: Annotated[float, Field(gt=0)] = 0.1
     phase3_enabled: bool | Literal["auto"] = False
+    further_phases: tuple[FurtherPhaseSettings, ...] = ()
     strict_difficulty: bool = False
 
     @property
     def phase1_min_length(self) -> int:
         """Half the cap, as in the guide (512 of 1024): what the builder fills phase 1 towards."""
         return self.phase1_max_length // 2
-
-
-Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
-
-
-class ContextSettings(Section):
-    method: Literal["none", "linear", "base", "dynamic", "yarn", "longrope", "llama3"] = "none"
-    target_length: Annotated[int, Field(ge=64)] | None = None
-    window: Annotated[int, Field(ge=64)] | Literal["keep", "full"] = "keep"
-    factor: Factor | None = None
-    long_factors: Annotated[tuple[Factor, ...], Field(min_length=1)] | None = None
 
 
 class MemorySettings(Section):

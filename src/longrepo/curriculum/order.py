@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import Settings
-from longrepo.curriculum.phases import Phase
+from longrepo.curriculum.phases import Phase, phases_from
 from longrepo.curriculum.source import Catalogue
 from longrepo.sequences.sequence import DIFFICULTIES
 
@@ -40,26 +40,33 @@ def epoch_order(catalogue: Catalogue, phase: Phase, epoch: int, settings: Settin
     epoch to 1 in its last: first from easy to hard with some jitter, at the end a plain shuffle.
 
     *Cap*: with `training.max_tokens_per_epoch` each epoch takes the next stretch of one fixed permutation, so that
-    over the epochs all sequences are used; those in the phase's difficulty bands stand first in it.
+    over the epochs all sequences are used. Files are dealt out to the phases by chance, as many as each has epochs. In
+    a phase's permutation the sequences of its own files stand first, so that little is learnt twice before everything
+    was learnt once; of these, those in its difficulty bands.
 
-    *Replay*: in phases 2 and 3 the share `data.replay_share` of the epoch's tokens comes from shorter sequences, again
-    by stretches of a fixed permutation, spread evenly by chance.
+    *Replay*: after phase 1 the share `phase.replay_share` of the epoch's tokens comes from shorter sequences, again by
+    stretches of a fixed permutation, spread evenly by chance.
     """
     own, left_out = _own(catalogue, phase, settings)
-    shorter = catalogue.indices("train", at_most=phase.above) if settings.data.replay_share > 0 else []
-    share = settings.data.replay_share if shorter else 0.0
+    shorter = catalogue.indices("train", at_most=phase.above) if phase.replay_share > 0 else []
+    share = phase.replay_share if shorter else 0.0
     cap = settings.training.max_tokens_per_epoch
     seed = settings.training.seed
-    chosen = own
+    chosen, dealt = own, set[str]()
     if cap is not None:
         pool = _permuted(own, seed, phase.number, 1)
-        pool.sort(key=lambda index: catalogue.difficulty[index] not in phase.bands)
+        dealt = _dealt(catalogue, phase, settings)
+        pool.sort(
+            key=lambda index: (catalogue.files[index] not in dealt, catalogue.difficulty[index] not in phase.bands)
+        )
         chosen = stretch(pool, catalogue.lengths, cap * (1 - share), epoch - 1)
         left_out["token cap"] = len(own) - len(chosen)
     replay: list[int] = []
     if share and chosen:
         wanted = _tokens(catalogue, chosen) * share / (1 - share)
-        replay = stretch(_permuted(shorter, seed, phase.number, 2), catalogue.lengths, wanted, epoch - 1)
+        again = _permuted(shorter, seed, phase.number, 2)
+        again.sort(key=lambda index: catalogue.files[index] not in dealt)
+        replay = stretch(again, catalogue.lengths, wanted, epoch - 1)
     left_out["length"] -= len(replay)
     indices = _arranged(catalogue, chosen, replay, phase, epoch, seed)
     counts = Counter(catalogue.difficulty[index] for index in indices)
@@ -101,6 +108,16 @@ def _own(catalogue: Catalogue, phase: Phase, settings: Settings) -> tuple[list[i
     if settings.long_context.strict_difficulty:
         own = [index for index in fits if catalogue.difficulty[index] in phase.bands]
     return own, {"length": len(in_split) - len(fits), "difficulty": len(fits) - len(own), "token cap": 0}
+
+
+def _dealt(catalogue: Catalogue, phase: Phase, settings: Settings) -> set[str]:
+    """The files that fall to a phase."""
+    others = [one for one in phases_from(settings) if one.number != phase.number]
+    before = sum(one.epochs for one in others if one.number < phase.number)
+    every = sum(one.epochs for one in others) + phase.epochs
+    names = sorted(set(catalogue.files))
+    places = _random(len(names), settings.training.seed, 5) * every
+    return {name for name, place in zip(names, places, strict=True) if before <= place < before + phase.epochs}
 
 
 def stretch(pool: Sequence[int], lengths: npt.NDArray[np.int64], budget: float, turn: int) -> list[int]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
-from longrepo.config.schema import Settings
+from longrepo.config.phase_list import GivenPhase, phase_list
+from longrepo.config.schema import ContextSettings, Settings
 
-BANDS = {1: ("easy", "medium"), 2: ("medium", "hard"), 3: ("hard", "very_hard")}
+BANDS = (("easy", "medium"), ("medium", "hard"), ("hard", "very_hard"))  # the last of them for all phases after it
 
 
 @dataclass(frozen=True)
 class Phase:
     """One phase. `min_length` is what sequences are filled towards when built; a phase *takes* every sequence longer
     than `above`, the cap of the phase before it, and of at most `max_length` tokens: caps touch, so that no length
-    falls between two phases."""
+    falls between two phases. `context`: the positions it computes at; `replay_share`: of its tokens, shorter
+    sequences; `gated`: it runs only if the phase before it converged; `given`: as it is set."""
 
     number: int
     min_length: int
@@ -22,7 +25,16 @@ class Phase:
     epochs: int
     lr_multiplier: float
     bands: tuple[str, ...]
+    given: GivenPhase
+    context: ContextSettings
+    replay_share: float
+    gated: bool = False
     above: int = 0
+
+    @property
+    def positions(self) -> dict[str, Any]:
+        """The settings of its `context` that aren't at their default, as JSON values."""
+        return self.context.model_dump(mode="json", exclude_defaults=True)
 
     def takes(self, length: int) -> bool:
         """Whether a sequence of so many tokens belongs to this phase."""
@@ -45,6 +57,20 @@ class Schedule:
     def has(self, number: int) -> bool:
         return any(phase.number == number for phase in self.phases)
 
+    def before(self, number: int) -> Phase | None:
+        """The phase before this one."""
+        return next((phase for phase in reversed(self.phases) if phase.number < number), None)
+
+    def comparable(self, number: int) -> Schedule:
+        """The phases up to the last one that follows this one at the same positions: losses on the sequences of all
+        these can be compared from phase to phase."""
+        context, phases = self.phase(number).context, []
+        for phase in self.phases:
+            if phase.number > number and phase.context != context:
+                break
+            phases.append(phase)
+        return Schedule(tuple(phases))
+
     def epochs_before(self, number: int) -> int:
         """Epochs of all phases before this one."""
         return sum(phase.epochs for phase in self.phases if phase.number < number)
@@ -65,17 +91,17 @@ class Schedule:
 
 
 def phases_from(settings: Settings) -> tuple[Phase, ...]:
-    """Phases 1 and 2, and phase 3 unless `long_context.phase3_enabled` is false (`auto` decides after phase 2)."""
-    given = settings.long_context
-    phases = [
-        Phase(1, given.phase1_min_length, given.phase1_max_length, given.phase1_epochs, given.phase1_lr_multiplier,
-              BANDS[1]),
-        Phase(2, given.phase2_min_length, given.phase2_max_length, given.phase2_epochs, given.phase2_lr_multiplier,
-              BANDS[2], given.phase1_max_length),
-    ]  # fmt: skip
-    if given.phase3_enabled is not False:
-        phases.append(
-            Phase(3, given.phase3_min_length, given.phase3_max_length, given.phase3_epochs,
-                  given.phase3_lr_multiplier, BANDS[3], given.phase2_max_length)
-        )  # fmt: skip
+    """Every phase that isn't off. One that is gated (`auto`) is judged when the phase before it has ended."""
+    phases, above = [], 0
+    for given in phase_list(settings.long_context):
+        if given.enabled is not False:
+            share = settings.data.replay_share if given.replay_share is None else given.replay_share
+            phases.append(
+                Phase(
+                    given.number, given.min_length, given.max_length, given.epochs, given.lr_multiplier,
+                    BANDS[min(given.number, len(BANDS)) - 1], given, given.positions(settings.context), share,
+                    given.enabled == "auto", above,
+                )
+            )  # fmt: skip
+        above = given.max_length
     return tuple(phases)

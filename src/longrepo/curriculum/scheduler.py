@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from longrepo.config.combinations import impossible_combinations
+from longrepo.config.keys import dotted, path_of
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
+from longrepo.context.recorded import said
 from longrepo.curriculum.phases import Phase, Schedule, phases_from
 from longrepo.errors import InputError
 from longrepo.sequences.sequence import LongContextSequence
@@ -80,6 +82,8 @@ def phase_summary(
         f"phase {phase.number} (epochs {first}-{first + phase.epochs - 1}): sequences of {phase.above + 1}-"
         f"{phase.max_length} tokens, learning rate {rate:.2e} ({phase.lr_multiplier:g} x base)"
     )
+    if phase.context != settings.context:
+        line += f", positions: {said(phase.context)}"
     if included is not None:
         counts = ", ".join(f"{count} {name}" for name, count in included.items())
         line += f"; {sum(included.values())} sequences ({counts})"
@@ -94,7 +98,7 @@ def _settings(given: Settings | Mapping[str, Any] | str | Path) -> Settings:
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
-        problems = [f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()]
+        problems = [f"{dotted(path_of(one['loc']))}: {one['msg']}" for one in error.errors()]
         raise InputError("in the training configuration: " + "; ".join(problems)) from None
     for key, problem in impossible_combinations(settings):
         raise InputError(f"in the training configuration: {key}: {problem}")

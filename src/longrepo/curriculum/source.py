@@ -23,7 +23,7 @@ class SequenceSource(Protocol):
     def __len__(self) -> int: ...
 
     def column(self, name: str) -> list[Any]:
-        """One value a sequence: `difficulty`, `difficulty_score`, `split`, …"""
+        """One value a sequence: `difficulty`, `difficulty_score`, `split`, `files`, …"""
         ...
 
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -41,12 +41,14 @@ class SequenceSource(Protocol):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What decides when a sequence is trained on, one entry a sequence: tokens, difficulty, score 0..1, split."""
+    """What decides when a sequence is trained on, one entry a sequence: tokens, difficulty, score 0..1, split, the file
+    of its target."""
 
     lengths: npt.NDArray[np.int64]
     difficulty: tuple[str, ...]
     score: npt.NDArray[np.float64]
     split: tuple[str, ...]
+    files: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.split)
@@ -71,4 +73,5 @@ def catalogue_of(source: SequenceSource) -> Catalogue:
         difficulty=difficulty,
         score=np.array(source.column("difficulty_score"), dtype=np.float64),
         split=tuple(source.column("split")),
+        files=tuple(files[-1] if files else "" for files in source.column("files")),
     )

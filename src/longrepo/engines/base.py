@@ -6,7 +6,7 @@ inside an engine is derived from the `key` it is given, so that an engine has no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,8 +116,12 @@ class Engine(Protocol):
         """
         ...
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
-        """Greedy continuation of a prompt, without the prompt, up to and without the end token."""
+    def generate(
+        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+    ) -> list[int]:
+        """Greedy continuation of a prompt, without the prompt, up to and without the end token. `bits` of the cached
+        keys and values: 8 or 4 where `key_values.why_not` has nothing against it. `tick` is called at each new token.
+        """
         ...
 
     def base_only(self) -> AbstractContextManager[None]:

@@ -47,7 +47,7 @@ def units(source: SequenceSource, caps: Sequence[int], split: str = "test", most
     for cap, indices in ranges.items():
         for index in indices[:most]:
             group = (commits[index] or files[index] or [str(index)])[-1]
-            yield Unit(f"{PREPARED}/{cap}/{index}", partial(_measure, source, index, cap, group))
+            yield Unit(f"{PREPARED}/{cap}/{index}", partial(_measure, source, index, cap, group), cap)
 
 
 def comparisons_of(rows: Iterable[Row]) -> list[Comparison]:

@@ -38,7 +38,7 @@ def units(material: Material, length: int, tasks: Sequence[str], wanted: int, se
     for point in _points(material, wanted, seed):
         for task in tasks:
             key = f"completion/{task}/{length}/{point.held.key}/{point.row}"
-            yield Unit(key, partial(_measure, material.tokenizer, point, task, length, seed))
+            yield Unit(key, partial(_measure, material.tokenizer, point, task, length, seed), length)
 
 
 def _points(material: Material, wanted: int, seed: int) -> list[Point]:

@@ -26,7 +26,9 @@ def units(material: Material, lengths: Sequence[int], seed: int) -> Iterator[Uni
     for held in material.held:
         for length in lengths:
             whole = length == max(lengths)
-            yield Unit(f"context/{length}/{held.key}/{whole}", partial(_measure, material, held, length, seed, whole))
+            yield Unit(
+                f"context/{length}/{held.key}/{whole}", partial(_measure, material, held, length, seed, whole), length
+            )
 
 
 def _measure(material: Material, held: Held, length: int, seed: int, whole: bool, engine: Engine) -> Measured:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ContextSettings, Settings
+from longrepo.context.recorded import said
+from longrepo.context.tiers import Tiers
 from longrepo.curriculum.phases import phases_from
-from longrepo.engines.base import Engine
+from longrepo.engines.adaptive import Adaptive, tiers_for
 from longrepo.engines.choose import Choice, create
 from longrepo.errors import InputError
 from longrepo.evaluation import compare
@@ -45,7 +47,7 @@ class Loaded:
     split: str
     lengths: Sequence[int]
     tokenizer: RepoTokenizer
-    engine: Engine
+    adaptive: Adaptive
     notes: tuple[str, ...]
 
     @staticmethod
@@ -57,9 +59,10 @@ class Loaded:
         choice: Choice,
         device: str,
         lengths: Sequence[int] = (),
+        asked: ContextSettings | None = None,
     ) -> Loaded:
         """An unfinished run's best weights so far stand for it. `sequences` and `repos` are looked for where none are
-        given; `lengths`: default: the longest of each phase.
+        given; `lengths`: default: the longest of each phase; `asked`: the positions of those beyond its own reach.
 
         Raises InputError where something of it isn't there, or doesn't belong together.
         """
@@ -68,7 +71,8 @@ class Loaded:
         source = find_source(run)
         settings = source.settings
         _check_base(source)
-        _check_lengths(lengths, settings)
+        tiers = tiers_for(settings.model, settings.context, asked, max((*lengths, *caps(settings))))
+        _check_lengths(lengths, tiers, settings.model.name)
         file = read_sequences(sequences or trained_on(run))
         if split not in file.column("split"):
             raise InputError(f"{file.path}: holds no {split} sequences to compare on; prepare them again")
@@ -77,8 +81,9 @@ class Loaded:
         check_tokenizer(file.header, tokenizer)
         engine = create(choice, settings, tokenizer, device)
         engine.load_adapter(source.adapter)
-        chosen = sorted(set(lengths)) or caps(settings)
-        return Loaded(run, source, file, folders, split, chosen, tokenizer, engine, source.notes)
+        chosen = sorted(set(lengths)) or [cap for cap in caps(settings) if cap <= tiers.reach]
+        notes = (*source.notes, *_beyond(chosen, settings, tiers))
+        return Loaded(run, source, file, folders, split, chosen, tokenizer, Adaptive(engine, tiers), notes)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -90,13 +95,15 @@ class Loaded:
             "split": self.split,
             "seed": settings.training.seed,
             "sequences_sha256": self.file.content_sha256,
-            **self.engine.facts(),
+            **self.adaptive.engine.facts(),
         }
 
     def measured(self, amount: Amount, others: Sequence[Path], result: Path, watch: Watch) -> Evaluation:
         """Measure what `amount` says and write `result`; finished measurements are kept in the run's folder."""
         began, settings = time.monotonic(), self.source.settings
-        seed, about = settings.training.seed, {**self.about, "lengths": self.lengths, "amount": amount.name}
+        seed, tiers = settings.training.seed, self.adaptive.tiers
+        about = {**self.about, "lengths": self.lengths, "amount": amount.name}
+        about["positions"] = {n: tiers.holding(n).context.model_dump(mode="json") for n in self.lengths}
         same = {"format": FORMAT, "adapter": _digest(self.source.adapter), **{name: about[name] for name in _DECIDES}}
         with (
             opened(self.file, self.tokenizer, settings, self.folders, others, watch) as (material, elsewhere),
@@ -105,8 +112,9 @@ class Loaded:
             watch.step("choosing held-out lines")
             material.choose(self.split, amount.blocks, block_size(self.lengths), seed)
             units = [*self._prepared(amount, store), *plan(material, self.lengths, amount, seed, elsewhere)]
+            units = [_positioned(unit, tiers) for unit in units]
             with watch.count("measuring base and tuned", len(units)) as done:
-                found = measure(self.engine, units, store, lambda: done(1))
+                found = measure(self.adaptive, units, store, lambda: done(1))
             about |= {**material.facts(), "seconds": round(time.monotonic() - began, 1)}
             notes = [*self.notes, *self.file.header.notes, *material.notes]
         evaluation = Evaluation(about, *summed(found, seed), notes)
@@ -119,8 +127,8 @@ class Loaded:
             list(compare.units(self.file, caps(self.source.settings), self.split, most))
             for most in (None, amount.sequences)
         )
-        chosen = {unit.key for unit in some}
-        return [unit for unit in every if unit.key in chosen or unit.key in store]
+        chosen, reach = {unit.key for unit in some}, self.adaptive.tiers.reach
+        return [unit for unit in every if unit.length <= reach and (unit.key in chosen or unit.key in store)]
 
 
 def caps(settings: Settings) -> list[int]:
@@ -144,19 +152,29 @@ def _check_base(source: Source) -> None:
         )
 
 
-def _check_lengths(lengths: Sequence[int], settings: Settings) -> None:
-    from longrepo.memory.shape import read_config
-
-    name = settings.model.name
-    if not lengths:
-        return
-    config = read_config(name, settings.model.revision, settings.context)
-    most = getattr(config, "max_position_embeddings", None) or max(lengths)
+def _check_lengths(lengths: Sequence[int], tiers: Tiers, name: str) -> None:
     for length in lengths:
         if length < _LEAST:
             raise InputError(f"--length {length}: expected {_LEAST} tokens or more")
-        if length > most:
-            raise InputError(f"--length {length}: {name} holds {most} positions; give that or less")
+        if length > tiers.reach:
+            raise InputError(f"--length {length}: {name} holds {tiers.reach} positions: {tiers.way_out(length)}")
+
+
+def _beyond(lengths: Sequence[int], settings: Settings, tiers: Tiers) -> Iterator[str]:
+    if left_out := [f"{cap:,}" for cap in caps(settings) if cap > tiers.reach]:
+        yield f"phases of {', '.join(left_out)} tokens are left out: its positions reach {tiers.reach:,}"
+    for length in lengths:
+        if (context := tiers.holding(length).context) != tiers.trained:
+            yield f"{length:,} tokens: longer than its positions were trained for, measured at others ({said(context)})"
+
+
+def _positioned(unit: Unit, tiers: Tiers) -> Unit:
+    """Its key says at which positions it is measured, where these aren't those of training."""
+    context = tiers.holding(unit.length).context
+    if context == tiers.trained:
+        return unit
+    digest = hashlib.sha256(context.model_dump_json().encode()).hexdigest()
+    return replace(unit, key=f"{unit.key}@{digest[:12]}")
 
 
 def _digest(folder: Path) -> str:

@@ -43,7 +43,8 @@ class Measured:
 @dataclass(frozen=True)
 class Unit:
     """A piece of work of some seconds. `key` says what is measured, data, adapter and seed apart: equal keys, equal
-    results."""
+    results. `length`: tokens of its texts, at most."""
 
     key: str
     run: Callable[[Engine], Measured]
+    length: int

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from longrepo.engines.base import Engine
+from longrepo.engines.adaptive import Adaptive
 from longrepo.evaluation import completion, context, needle, other, questions
 from longrepo.evaluation.compare import comparisons_of
 from longrepo.evaluation.figures import figures_of
@@ -67,12 +67,13 @@ def plan(
         yield from other.units(one.trees, one.commit, longest, amount.files, seed)
 
 
-def measure(engine: Engine, units: Sequence[Unit], store: Store, tick: Callable[[], None]) -> list[Measured]:
-    """What each unit gives; `tick` once a unit."""
+def measure(adaptive: Adaptive, units: Sequence[Unit], store: Store, tick: Callable[[], None]) -> list[Measured]:
+    """What each unit gives, at the positions of its length; `tick` once a unit."""
     found: list[Measured] = []
     for unit in units:
         if unit.key not in store:
-            store.add(unit.key, unit.run(engine))
+            adaptive.hold(unit.length)
+            store.add(unit.key, unit.run(adaptive.engine))
         found.append(store[unit.key])
         tick()
     return found

@@ -57,7 +57,7 @@ def units(material: Material, lengths: Sequence[int], depths: Sequence[int], dra
         for depth in depths:
             for draw in range(draws):
                 key = f"needle/{length}/{depth}/{draw}"
-                yield Unit(key, partial(_measure, material, length, depth, draw, seed))
+                yield Unit(key, partial(_measure, material, length, depth, draw, seed), length)
 
 
 def _measure(material: Material, length: int, depth: int, draw: int, seed: int, engine: Engine) -> Measured:

@@ -24,7 +24,7 @@ def units(trees: Trees, commit: str, length: int, wanted: int, seed: int) -> Ite
     name = trees.repository.name
     for path in sorted(code, key=lambda path: chance.number(seed, "other", path))[:wanted]:
         ids = texts[path].ids[:length]
-        yield Unit(f"other/{length}/{name}/{commit[:12]}/{path}", partial(_measure, name, path, ids))
+        yield Unit(f"other/{length}/{name}/{commit[:12]}/{path}", partial(_measure, name, path, ids), length)
 
 
 def _measure(name: str, path: str, ids: Ids, engine: Engine) -> Measured:

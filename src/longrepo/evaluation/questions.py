@@ -34,7 +34,7 @@ def units(material: Material, length: int, wanted: int, seed: int) -> Iterator[U
         share = wanted // len(material.repositories) + (number < wanted % len(material.repositories))
         for question, draft in _asked(material, repo, length, share, seed) if share else ():
             key = f"question/{length}/{repo.facts.name}/{question.text}"
-            yield Unit(key, partial(_measure, material.tokenizer, repo, question, draft))
+            yield Unit(key, partial(_measure, material.tokenizer, repo, question, draft), length)
 
 
 def _asked(material: Material, repo: Repo, length: int, wanted: int, seed: int) -> Sequence[tuple[Question, Draft]]:

@@ -1,13 +1,13 @@
-"""What `longrepo plan` tells: parameters, phases, the longest length; other machines; inference."""
+"""What `longrepo plan` tells: parameters, phases, the longest length; other machines."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from longrepo.context.recorded import said
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import Estimator
@@ -17,31 +17,32 @@ from longrepo.memory.planner import Planner, check_weights
 if TYPE_CHECKING:
     from longrepo.engines.choose import EngineName
 
-TIERS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
 LENGTHS = (1024, 2048, 4096, 8192, 16384)
 
 
-def outlook(planner: Planner, lengths: Mapping[str, int], budget: Budget, sequences: Path | None) -> dict[str, Any]:
-    """`lengths`: name → tokens. Bytes and seconds; a phase that nothing fits has no method.
+def outlook(
+    planner: Planner, lengths: Mapping[str, tuple[int, Planner]], budget: Budget, sequences: Path | None
+) -> dict[str, Any]:
+    """`lengths`: name → tokens, and the planner at their positions. Bytes and seconds; a phase that nothing fits has no
+    method.
 
     Raises InputError where not even the weights fit, or a length is beyond the model's positions.
     """
     shape, settings = planner.shape, planner.settings
-    for name, tokens in lengths.items():
-        if tokens > shape.max_positions:
+    for name, (tokens, at) in lengths.items():
+        if tokens > (reach := at.shape.max_positions):
             raise InputError(
-                f"{name} ({tokens:,} tokens): {settings.model.name} was trained to {shape.max_positions:,} positions; "
+                f"{name} ({tokens:,} tokens): {settings.model.name} was trained to {reach:,} positions; "
                 "plan that or less, or have them reach farther with context.target_length and a context.method"
             )
     check_weights(planner, budget)
     lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
     phases = []
-    for name, tokens in lengths.items():
-        fit = planner.first_fit(tokens, budget.bytes)
-        entry: dict[str, Any] = {"name": name, "length": tokens}
+    for name, (tokens, at) in lengths.items():
+        fit = at.first_fit(tokens, budget.bytes)
+        entry: dict[str, Any] = {"name": name, "length": tokens, "positions": said(at.settings.context)}
         phases.append(
-            entry
-            | (fit.as_dict() | {"said": str(fit.method)} if fit else {"why_not": _why_not(planner, tokens, budget)})
+            entry | (fit.as_dict() | {"said": str(fit.method)} if fit else {"why_not": _why_not(at, tokens, budget)})
         )
     told = {
         "model": settings.model.name,
@@ -95,23 +96,6 @@ def machine_table(planner: Planner, dtype: str, lengths: Sequence[int] = LENGTHS
         methods = {n: str(fit.method) if fit else None for n, fit in fits.items()}
         rows.append({"name": machine.name, "usable": machine.usable, "methods": methods})
     return rows
-
-
-def inference_outlook(planner: Planner) -> dict[str, Any]:
-    """Weights, and the keys and values of a sequence in the own cache of the engine's library, by length."""
-    cache_bytes = import_module(f"longrepo.engines.{planner.estimator.engine}.key_values").cache_bytes
-
-    weights = planner.estimator.weights
-    tiers = [n for n in TIERS if n <= planner.shape.max_positions]
-    cache = {n: cache_bytes(planner.estimator.config, n, planner.estimator.dtype) for n in tiers}
-    return {
-        "model": planner.settings.model.name,
-        "weights": weights,
-        "overhead": planner.overhead,
-        "max_positions": planner.shape.max_positions,
-        "window": planner.estimator.window,
-        "cache": cache,
-    }
 
 
 def _epochs(planner: Planner, phases: list[dict[str, Any]], sequences: Path) -> list[dict[str, Any]]:

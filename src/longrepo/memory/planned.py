@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from longrepo.config.schema import ContextSettings
+from longrepo.context.change import OWN
+from longrepo.context.recorded import said
 from longrepo.engines.method import Method
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import StepMemory
@@ -62,17 +65,23 @@ class Planned:
 
 @dataclass(frozen=True)
 class PhasePlan:
-    """`rungs`: every method there is, from the cheapest in time to the leanest; `chosen`: the first that fits."""
+    """`rungs`: every method there is, from the cheapest in time to the leanest; `chosen`: the first that fits, at the
+    positions of `context`."""
 
     number: int
     rungs: tuple[Planned, ...]
     chosen: Planned
+    context: ContextSettings = OWN
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.chosen.as_dict() | {"context": self.context.model_dump(mode="json", exclude_defaults=True)}
 
     def line(self, budget: Budget) -> str:
         chosen = self.chosen
+        where = "" if self.context == OWN else f", positions {said(self.context)}"
         disk = f", {chosen.disk_held / GIB:.1f} GiB on disk" if chosen.disk_held else ""
         return (
-            f"memory: phase {self.number} ({chosen.length:,} tokens) needs {chosen.peak / GIB:.2f} GiB of "
+            f"memory: phase {self.number} ({chosen.length:,} tokens{where}) needs {chosen.peak / GIB:.2f} GiB of "
             f"{budget.bytes / GIB:.2f} GiB ({budget.reason}): {chosen.method}{disk}"
         )
 
@@ -93,6 +102,6 @@ class RunPlan:
         content = {
             "device": self.device,
             "budget": asdict(self.budget),
-            "phases": {str(number): phase.chosen.as_dict() for number, phase in self.phases.items()},
+            "phases": {str(number): phase.as_dict() for number, phase in self.phases.items()},
         }
         return json.dumps(content, indent=2) + "\n"

@@ -6,13 +6,15 @@ import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from longrepo.config.schema import Settings
+from longrepo.config.phase_list import GivenPhase
+from longrepo.config.schema import ContextSettings, Settings
+from longrepo.curriculum.phases import Phase
 from longrepo.engines.method import Method
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget, own_memory
@@ -65,6 +67,15 @@ class Planner:
         overhead = process_overhead(engine) if device == "cpu" else 0
         return Planner(settings, shape, estimator, overhead, disk_room(settings, scratch), time)
 
+    def at(self, context: ContextSettings) -> Planner:
+        """The same at other positions. Raises InputError where the model can't be computed so."""
+        if context == self.settings.context:
+            return self
+        settings = self.settings.model_copy(update={"context": context})
+        config = read_config(settings.model.name, settings.model.revision, context)
+        shape = replace(self.shape, max_positions=config.max_position_embeddings)
+        return replace(_with(self, settings, config), shape=shape)
+
     def rungs(self, length: int) -> tuple[Planned, ...]:
         """Every method that the settings and the architecture allow, from the cheapest in time to the leanest.
 
@@ -106,29 +117,45 @@ class Planner:
         return low.length
 
 
-def plan_run(planner: Planner, lengths: Mapping[int, int], budget: Budget) -> RunPlan:
-    """Each phase (number → longest sequence in tokens) by the cheapest method that fits.
+def plan_run(planner: Planner, phases: Sequence[Phase], budget: Budget) -> RunPlan:
+    """Each phase at its positions by the cheapest method that fits its longest sequence.
 
-    Raises InputError where none does, with the nearest settings that do.
+    Raises InputError where none does, with the nearest settings that do, or where the model can't be computed so.
     """
-    phases = {}
+    planned = {}
     check_weights(planner, budget)
-    for number, length in lengths.items():
-        if length > planner.shape.max_positions:
-            raise InputError(
-                f"long_context.phase{number}_max_length: {length:,} tokens, and the positions of "
-                f"{planner.settings.model.name} reach {planner.shape.max_positions:,}: set it to that or less, or have "
-                f"them reach farther with context.target_length={length} and a context.method"
-            )
-        rungs = planner.rungs(length)
-        chosen = rungs[0] if rungs[0].fits(budget.bytes, planner.disk) else None
+    for phase in phases:
+        length, at = phase.max_length, positioned(planner, phase)
+        rungs = at.rungs(length)
+        chosen = rungs[0] if rungs[0].fits(budget.bytes, at.disk) else None
         if chosen is None and rungs[-1].peak > budget.bytes:  # the leanest: no need to plan those between
-            raise InputError(_refusal(planner, number, rungs[-1:], budget))
-        chosen = chosen or next((rung for rung in rungs if rung.fits(budget.bytes, planner.disk)), None)
+            raise InputError(_refusal(at, phase, rungs[-1:], budget))
+        chosen = chosen or next((rung for rung in rungs if rung.fits(budget.bytes, at.disk)), None)
         if chosen is None:
-            raise InputError(_refusal(planner, number, rungs, budget))
-        phases[number] = PhasePlan(number, rungs, chosen)
-    return RunPlan(phases, budget, planner.estimator.device)
+            raise InputError(_refusal(at, phase, rungs, budget))
+        planned[phase.number] = PhasePlan(phase.number, rungs, chosen, phase.context)
+    return RunPlan(planned, budget, planner.estimator.device)
+
+
+def at_phase(planner: Planner, given: GivenPhase) -> Planner:
+    """The planner at a phase's positions. Raises InputError, naming its settings, where these can't be computed."""
+    try:
+        return planner.at(given.positions(planner.settings.context))
+    except InputError as error:
+        raise InputError(given.named(str(error))) from None
+
+
+def positioned(planner: Planner, phase: Phase) -> Planner:
+    """As `at_phase`. Raises InputError, too, where these positions don't reach the phase's longest sequence."""
+    given, at = phase.given, at_phase(planner, phase.given)
+    if phase.max_length <= at.shape.max_positions:
+        return at
+    farther = given.setting("context.") if given.is_further else "context."
+    raise InputError(
+        f"{given.setting('max_length')}: {phase.max_length:,} tokens, and the positions of "
+        f"{planner.settings.model.name} reach {at.shape.max_positions:,}: set it to that or less, or have them reach "
+        f"farther with {farther}target_length={phase.max_length} and a {farther}method"
+    )
 
 
 def methods(settings: Settings, length: int, layers: int, engine: EngineName = "torch") -> Iterator[Method]:
@@ -205,28 +232,28 @@ def check_weights(planner: Planner, budget: Budget) -> None:
     )
 
 
-def _refusal(planner: Planner, number: int, rungs: tuple[Planned, ...], budget: Budget) -> str:
+def _refusal(planner: Planner, phase: Phase, rungs: tuple[Planned, ...], budget: Budget) -> str:
     room, least = budget.bytes, min(rungs, key=lambda rung: rung.peak)
     of = f"{room / GIB:.2f} GiB ({budget.reason})"
     lean = [rung for rung in rungs if rung.peak <= room]
     if lean:  # then it is the disk
         need = min(rung.disk_held for rung in lean)
         return (
-            f"memory.max_disk_gb: phase {number} ({least.length:,} tokens) fits {of} only with {need / GIB:.1f} GiB on "
-            f"disk, and {planner.disk / GIB:.1f} GiB may be used: free some, or set a shorter phase"
+            f"memory.max_disk_gb: phase {phase.number} ({least.length:,} tokens) fits {of} only with {need / GIB:.1f} "
+            f"GiB on disk, and {planner.disk / GIB:.1f} GiB may be used: free some, or set a shorter phase"
         )
     return (
-        f"memory.budget_gb: phase {number} ({least.length:,} tokens) needs at least {least.peak / GIB:.2f} GiB "
-        f"({least.method}), the budget is {of}. What fits: {'; or '.join(_remedies(planner, number, least, budget))}"
+        f"memory.budget_gb: phase {phase.number} ({least.length:,} tokens) needs at least {least.peak / GIB:.2f} GiB "
+        f"({least.method}), the budget is {of}. What fits: {'; or '.join(_remedies(planner, phase, least, budget))}"
     )
 
 
-def _remedies(planner: Planner, number: int, least: Planned, budget: Budget) -> list[str]:
+def _remedies(planner: Planner, phase: Phase, least: Planned, budget: Budget) -> list[str]:
     """Each tried by the planner, not guessed."""
     settings, found = planner.settings, []
     shorter = planner.longest(budget.bytes, least.method, least.length)
     if shorter:
-        found.append(f"long_context.phase{number}_max_length={shorter}")
+        found.append(f"{phase.given.setting('max_length')}={shorter}")
     if (rank := _smaller_rank(planner, least, budget)) is not None:
         found.append(f"lora.r={rank}")
     if settings.memory.step == "plain" or settings.memory.store != "auto" or settings.memory.chunk_tokens != "auto":
@@ -235,8 +262,7 @@ def _remedies(planner: Planner, number: int, least: Planned, budget: Budget) -> 
         if (fit := open_.first_fit(least.length, budget.bytes)) is not None:
             found.append(f"memory.step, store and chunk_tokens = auto ({fit.method})")
     found.append(f"memory.budget_gb={math.ceil(least.peak / GIB * 10) / 10:g}")
-    off = "phase3_enabled=false" if number == 3 else f"phase{number}_epochs=0"
-    return [*found, f"long_context.{off}"]
+    return [*found, phase.given.off]
 
 
 def _smaller_rank(planner: Planner, least: Planned, budget: Budget) -> int | None:
@@ -256,7 +282,7 @@ def _smaller_rank(planner: Planner, least: Planned, budget: Budget) -> int | Non
     return rank
 
 
-def _with(planner: Planner, settings: Settings) -> Planner:
+def _with(planner: Planner, settings: Settings, config: Any = None) -> Planner:
     one = planner.estimator
-    estimator = Estimator(one.config, settings, one.device, one.dtype, one.added, one.engine)
-    return Planner(settings, planner.shape, estimator, planner.overhead, planner.disk, planner.time)
+    estimator = Estimator(config or one.config, settings, one.device, one.dtype, one.added, one.engine)
+    return replace(planner, settings=settings, estimator=estimator)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+from pydantic import BaseModel
+
+from longrepo.config.keys import Part, path_in
+from longrepo.config.phase_list import NUMBERED, GivenPhase, phase_list
 from longrepo.config.schema import Settings
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.planned import Planned
@@ -30,56 +34,95 @@ class Chooser:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.choices: list[Choice] = []
-        self._given = {
-            f"{section}.{key}"
-            for section in settings.model_fields_set
-            for key in getattr(settings, section).model_fields_set
-        }
+        self._given = set(_given(settings, ""))
 
     def given(self, key: str) -> bool:
-        """Whether a person set `section.key`, in a file or on the command line."""
+        """Whether a person set it, in a file or on the command line."""
         return key in self._given
 
     def choose(self, key: str, value: Any, reason: str) -> None:
-        """Set `section.key` unless a person did; record it either way, so that the reason for not doing it is seen."""
-        section, name = key.split(".")
-        part = getattr(self.settings, section)
+        """Set a setting unless a person did; record it either way, so that the reason for not doing it is seen."""
+        path = path_in(key) or ()
         if self.given(key):
-            self.choices.append(Choice(key, getattr(part, name), "as you set it"))
+            self.choices.append(Choice(key, _at(self.settings, path), "as you set it"))
             return
-        part = part.model_copy(update={name: value})
-        self.settings = self.settings.model_copy(update={section: part})
+        self.settings = _changed(self.settings, path, value)
         self.choices.append(Choice(key, value, reason))
 
 
-def choose_lengths(
-    chooser: Chooser, max_positions: int, budget: Budget, first_fit: Callable[[int], Planned | None]
-) -> None:
-    """Which phases the memory and the model's positions allow. `first_fit`: the cheapest method that fits for sequences
-    of so many tokens, or None."""
-    caps = chooser.settings.long_context
+def _given(part: BaseModel, prefix: str) -> Iterator[str]:
+    """The dotted keys that were set, those in lists of sections among them."""
+    for key in part.model_fields_set:
+        value = getattr(part, key)
+        yield prefix + key
+        if isinstance(value, BaseModel):
+            yield from _given(value, f"{prefix}{key}.")
+        elif isinstance(value, tuple):
+            for index, one in enumerate(value):
+                if isinstance(one, BaseModel):
+                    yield from _given(one, f"{prefix}{key}[{index}].")
+
+
+def _at(part: Any, path: Sequence[Part]) -> Any:
+    for name in path:
+        part = part[name] if isinstance(name, int) else getattr(part, name)
+    return part
+
+
+def _changed(part: Any, path: Sequence[Part], value: Any) -> Any:
+    """A copy of a section, or of a list of them, with one value changed."""
+    if not path:
+        return value
+    first, *rest = path
+    if isinstance(first, int):
+        return (*part[:first], _changed(part[first], rest, value), *part[first + 1 :])
+    return part.model_copy(update={first: _changed(getattr(part, first), rest, value)})
+
+
+class Fits(Protocol):
+    """How far positions reach, and what a step takes there; `longrepo.memory.planner.Planner` with its budget."""
+
+    def reach(self, phase: GivenPhase) -> int:
+        """Tokens. Raises InputError where the model can't be computed at the phase's positions."""
+        ...
+
+    def first(self, phase: GivenPhase) -> Planned | None:
+        """The cheapest method that fits the phase's longest sequence; None where none does."""
+        ...
+
+
+def choose_lengths(chooser: Chooser, budget: Budget, fits: Fits) -> None:
+    """Which phases after the first the memory and the model's positions allow."""
     room = f"{budget.bytes / GIB:.1f} GiB ({budget.reason})"
     asked = chooser.given("model.max_position_embeddings")
     length = chooser.settings.model.max_position_embeddings
-    if asked and caps.phase2_max_length > length:
-        chooser.choose("long_context.phase2_epochs", 0, f"you asked for {length:,} tokens")
-    elif first_fit(caps.phase2_max_length) is None:
-        chooser.choose("long_context.phase2_epochs", 0, f"no way to compute a step fits {room}")
-    if asked and caps.phase3_max_length > length:
-        enabled, reason = False, f"you asked for {length:,} tokens"
-    elif caps.phase3_max_length > max_positions:
-        enabled, reason = False, f"the base was trained to {max_positions:,} positions"
-    elif (fit := first_fit(caps.phase3_max_length)) is None:
-        enabled, reason = False, f"no way to compute a step fits {room}"
-    else:
-        enabled, reason = True, f"a step needs {fit.peak / GIB:.1f} GiB of {room}: {fit.method}"
-    chooser.choose("long_context.phase3_enabled", enabled, reason)
+    for phase in phase_list(chooser.settings.long_context)[1:]:
+        if phase.is_further and phase.enabled is False:
+            continue
+        fit = None
+        if asked and phase.max_length > length:
+            why = f"you asked for {length:,} tokens"
+        elif phase.number >= NUMBERED and phase.max_length > (reach := fits.reach(phase)):
+            why = f"the positions reach {reach:,}" if phase.context else f"the base was trained to {reach:,} positions"
+        elif (fit := fits.first(phase)) is None:
+            why = f"no way to compute a step fits {room}"
+        else:
+            why = f"a step needs {fit.peak / GIB:.1f} GiB of {room}: {fit.method}"
+        if fit is None:
+            _leave_out(chooser, phase, why)
+        elif phase.number >= NUMBERED:
+            chooser.choose(phase.setting("enabled"), phase.enabled or True, why)
+
+
+def _leave_out(chooser: Chooser, phase: GivenPhase, why: str) -> None:
+    key, _, value = phase.off.partition("=")
+    chooser.choose(key, False if value == "false" else 0, why)
 
 
 def choose_amounts(chooser: Chooser, training_sequences: Mapping[int, int]) -> None:
     """Epochs and accumulation from how many training sequences each phase has (`{1: 296, 2: 154, …}`)."""
-    enabled = [1, 2, 3] if chooser.settings.long_context.phase3_enabled is not False else [1, 2]
-    worth = [number for number in enabled if training_sequences.get(number, 0) >= WORTH_A_PHASE]
+    enabled = [phase for phase in phase_list(chooser.settings.long_context) if phase.enabled is not False]
+    worth = [phase.number for phase in enabled if training_sequences.get(phase.number, 0) >= WORTH_A_PHASE]
     fewest = min((training_sequences[number] for number in worth), default=WORTH_A_PHASE)
     rows = chooser.settings.training.batch_size_reference
     wanted = chooser.settings.training.gradient_accumulation_steps
@@ -91,24 +134,18 @@ def choose_amounts(chooser: Chooser, training_sequences: Mapping[int, int]) -> N
     )
     chooser.choose("training.gradient_accumulation_steps", steps, why)
     steps = chooser.settings.training.gradient_accumulation_steps
-    for number in enabled:
-        _choose_epochs(chooser, number, training_sequences.get(number, 0), rows * steps)
+    for phase in enabled:
+        _choose_epochs(chooser, phase, training_sequences.get(phase.number, 0), rows * steps)
 
 
-def _choose_epochs(chooser: Chooser, number: int, sequences: int, window: int) -> None:
-    key = f"phase{number}_epochs"
-    guide = getattr(chooser.settings.long_context, key)
+def _choose_epochs(chooser: Chooser, phase: GivenPhase, sequences: int, window: int) -> None:
     if sequences < WORTH_A_PHASE:
-        if number == 3:
-            reason = f"{sequences} training sequences in phase 3: not worth a phase"
-            chooser.choose("long_context.phase3_enabled", False, reason)
-        else:
-            chooser.choose(f"long_context.{key}", 0, f"{sequences} training sequences: not worth a phase")
+        _leave_out(chooser, phase, f"{sequences} training sequences in phase {phase.number}: not worth a phase")
         return
-    updates = -(-sequences // window)
+    updates, guide = -(-sequences // window), phase.epochs
     epochs = min(guide, max(2, -(-UPDATES_PER_PHASE // updates)))
     reason = f"{sequences} sequences, {updates} updates an epoch, about {UPDATES_PER_PHASE} a phase"
-    chooser.choose(f"long_context.{key}", epochs, reason if epochs < guide else f"the guide's value; {reason}")
+    chooser.choose(phase.setting("epochs"), epochs, reason if epochs < guide else f"the guide's value; {reason}")
 
 
 def latest(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:

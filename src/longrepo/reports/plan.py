@@ -9,6 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from longrepo.context.change import OWN
+from longrepo.context.recorded import said
+
 GIB, MIB = 2**30, 2**20
 PARTS = {
     "weights": "base model's weights",
@@ -61,19 +64,6 @@ def show_machines(rows: list[dict[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def show_inference(found: dict[str, Any], console: Console) -> None:
-    """Weights and cache by length."""
-    window = f"window of {found['window']:,}" if found["window"] else "no window"
-    title = f"{found['model']}: answering; {window}, trained to {found['max_positions']:,} positions"
-    table = Table(title=escape(title))
-    for column in ("tokens", "weights, GiB", "keys and values, GiB", "together, GiB"):
-        table.add_column(column, justify="right")
-    for tokens, size in found["cache"].items():
-        together = found["weights"] + size + found["overhead"]
-        table.add_row(f"{tokens:,}", _gib(found["weights"]), _gib(size), _gib(together))
-    console.print(table)
-
-
 def _show_parts(entries: list[dict[str, Any]], overhead: int, console: Console) -> None:
     if not entries:
         return
@@ -105,6 +95,8 @@ def _line(entry: dict[str, Any]) -> str:
         words.append(f"{_gib(entry['parts']['disk_written'])} GiB written to disk a sequence")
     if entry["seconds"] is not None:
         words.append(f"{entry['seconds']:.0f} s a sequence")
+    if entry["positions"] != said(OWN):
+        words.append(f"positions {entry['positions']}")
     return ", ".join(words)
 
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from longrepo.config.schema import ContextSettings
+from longrepo.context.recorded import said
 from longrepo.training.reporter import EpochRecord, PhaseRecord, UpdateRecord
 
 
@@ -33,6 +35,8 @@ class TerminalReporter:
         )
         replay = f", {record.replayed} of them replayed shorter ones" if record.replayed else ""
         self._print(f"  {record.sequences} sequences{replay}; {record.updates} updates in the phase")
+        if record.context:
+            self._print(f"  positions: {said(ContextSettings.model_validate(record.context))}")
         self._print(f"  validation loss before it {record.validation.loss:.4f}{_lengths(record.validation.by_length)}")
 
     def update(self, record: UpdateRecord) -> None:

@@ -26,7 +26,7 @@ def prepare(
 ) -> Prepared:
     """Build the sequences of phases 1..`phases` from repositories and their history.
 
-    Raises InputError where one holds nothing to train on.
+    Raises InputError where one holds nothing to train on, or there aren't as many phases.
     """
     chosen, notes = bands(settings.long_context, phases, max_length)
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from longrepo.repository.languages import language_of
 from longrepo.sequences import chance, fim
 from longrepo.sequences.chains import ChainPack, ChainPacker, chains_of, read_states
 from longrepo.sequences.compose import FilePiece, write_file, write_step
@@ -17,8 +18,10 @@ from longrepo.sequences.lengths import Band
 from longrepo.sequences.packing import TOO_SHORT, Completer, arrange, pack, walk
 from longrepo.sequences.questions.generate import Question
 from longrepo.sequences.questions.written import QuestionWriter
-from longrepo.sequences.text import TokenizedText
+from longrepo.sequences.text import PROSE, TokenizedText
 from longrepo.sequences.watch import Watch
+
+MUCH_PROSE = "prose beyond data.prose_share"
 
 
 @dataclass
@@ -69,7 +72,8 @@ class PhaseBuilder:
     def pack(self) -> None:
         """Decide which files and which changes go together."""
         corpus, band, data = self._corpus, self._band, self._data
-        order = walk(list(self._texts), corpus.neighbours, *self._seed)
+        left_out = self._much_prose({path: len(text) for path, text in self._texts.items()})
+        order = walk([path for path in self._texts if path not in left_out], corpus.neighbours, *self._seed)
         free = self._reserve + int(data.context_share * band.cap)
         packed = pack([self._texts[path] for path in order], band, corpus.sizes, free)
         self._packs = packed.packs
@@ -78,11 +82,33 @@ class PhaseBuilder:
         self.account.cuts += packed.cuts
         chains = chains_of(corpus.links)
         self.account.tokenized += sum(len(step.of) for steps in chains.values() for step in steps)
+        left_out = self._much_prose({path: sum(len(step.of) for step in steps) for path, steps in chains.items()})
+        chains = {path: steps for path, steps in chains.items() if path not in left_out}
         found = ChainPacker(corpus.sizes, self._frame).pack(chains, band)
         most = math.ceil(self._share(data.commit_share))
         for beyond in found[most:]:
             self.account.dropped["changes beyond data.commit_share"] += _size(beyond)
         self._chains = found[:most]
+
+    def _much_prose(self, sizes: Mapping[str, int]) -> set[str]:
+        """The prose to leave out, so that its share of these files' tokens is `data.prose_share`: other files in each
+        phase and turn, none where there is no code."""
+        prose = [path for path in sizes if self._language(path) in PROSE]
+        share, beyond = self._data.prose_share, set[str]()
+        if share == 1 or len(prose) == len(sizes):
+            return beyond
+        room = (sum(sizes.values()) - sum(sizes[path] for path in prose)) * share / (1 - share)
+        for path in sorted(prose, key=lambda path: chance.number(*self._seed, "prose", path)):
+            if sizes[path] <= room:
+                room -= sizes[path]
+            else:
+                beyond.add(path)
+        self.account.dropped[MUCH_PROSE] += sum(sizes[path] for path in beyond)
+        return beyond
+
+    def _language(self, path: str) -> str:
+        text = self._corpus.texts.get(path)
+        return text.language if text is not None else language_of(path)
 
     def _share(self, share: float) -> float:
         """How many sequences of a kind go with those of files."""

@@ -86,10 +86,10 @@ class Checkpoints:
         return next((path for path in self.newest_first() if path.resolve() not in skip and not damage(path)), None)
 
     def _prune(self, snapshot: Snapshot) -> None:
-        """Remove step checkpoints beyond `keep_last`, but never what a pointer or the state's best names."""
+        """Remove step checkpoints beyond `keep_last`, but never what a pointer or a best of the state names."""
         kept = {pointer.resolve() for pointer in (self.run / "last", self.run / "best")}
-        if snapshot.state.best:
-            kept.add((self.folder / snapshot.state.best.checkpoint).resolve())
+        bests = [*snapshot.state.former_bests, *([snapshot.state.best] if snapshot.state.best else [])]
+        kept |= {(self.folder / best.checkpoint).resolve() for best in bests}
         steps = [path for path in self.newest_first() if STEP.match(path.name)]
         for path in steps[self.keep_last :]:
             if path.resolve() not in kept:

@@ -1,4 +1,6 @@
-"""Step-down: where memory isn't enough, the run goes on by a method that needs less, says so, and stays there.
+"""How the engine computes a phase: at its positions, by a method that memory allows.
+
+Step-down: where memory isn't enough, the run goes on by a method that needs less, says so, and stays there.
 
 First what changes nothing (another store), then what changes rounding (smaller chunks), then, only with
 `memory.allow_lossy`, what changes the result: the largest LoRA modules are trained no further, then sequences are cut.
@@ -6,12 +8,12 @@ First what changes nothing (another store), then what changes rounding (smaller 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from longrepo.config.schema import MemorySettings
+from longrepo.config.schema import ContextSettings, MemorySettings
 from longrepo.engines.base import Engine
 from longrepo.engines.method import Method
 from longrepo.errors import OutOfMemory
@@ -42,10 +44,13 @@ class Descent:
         in_flight: InFlight,
         metrics: Metrics,
         reporter: Reporter,
+        contexts: Mapping[int, ContextSettings],
     ) -> None:
-        """`engine` has its weights and moments: what is frozen according to the state is frozen again."""
+        """`engine` has its weights and moments: what is frozen according to the state is frozen again. `contexts`: the
+        positions of each phase."""
         self._engine, self._given, self._state, self._settings, self._run = engine, given, state, settings, run
         self.in_flight, self._metrics, self._reporter = in_flight, metrics, reporter
+        self._contexts = contexts
         self.watch = given.watch(metrics.write_event, lambda sample: in_flight.renew(sample=sample))
         self._phase = 0
         self._rung: Rung | None = None
@@ -78,9 +83,12 @@ class Descent:
             self._fail_at(known.planned)
 
     def enter(self, phase: int) -> None:
-        """Compute by the phase's method from here on: the one it had, unless as much as that needs has failed."""
+        """Compute at the phase's positions and by its method from here on: the one it had, unless as much as that needs
+        has failed."""
         if phase == self._phase:
             return
+        if self._contexts[phase] != self._contexts.get(self._phase):
+            self._engine.position(self._contexts[phase])
         self._phase = phase
         ladder = self._ladder()
         if ladder is None:
@@ -170,7 +178,7 @@ class Descent:
         return [
             f"phase {number}: planned {phase.planned / GIB:.2f} GiB, used {phase.used / GIB:.2f} "
             f"({Method.from_dict(phase.method)})"
-            for number, phase in sorted(self.learnt.phases.items())
+            for number, phase in sorted(self.learnt.phases.items(), key=lambda item: int(item[0]))
             if phase.used
         ]
 
@@ -178,7 +186,7 @@ class Descent:
         ladder, cut_to = self._given.ladders.get(self._phase), self.learnt.max_length
         if ladder is None or cut_to is None or ladder.chosen.length <= cut_to or self._given.shorter is None:
             return ladder
-        return self._given.shorter(cut_to)
+        return self._given.shorter(self._phase, cut_to)
 
     def _use(self, rung: Rung) -> None:
         self._engine.use(rung.method, self._run)

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrepo.curriculum.gate import phase2_converged, should_stop
+from longrepo.curriculum.gate import converged, should_stop
 from longrepo.curriculum.learning_rate import learning_rate
 from longrepo.curriculum.order import EpochOrder
 from longrepo.engines.base import Engine
@@ -89,19 +89,15 @@ def open_phase(session: Session) -> bool:
     if losses.start is not None:
         session.memory.enter(state.phase)
         return True
-    if state.phase == 3 and plan.settings.long_context.phase3_enabled == "auto":
-        before = state.losses_of(2)
-        verdict = phase2_converged(before.start, before.epochs, plan.settings.training.early_stopping_min_delta)
-        state.phase3_verdict = verdict.because
-        session.reporter.note(verdict.because)
-        if not verdict.go:
-            state.enter(None)
-            return False
+    if not _may_run(session):
+        state.enter(session.schedule.following(state.phase))
+        return False
     session.memory.enter(state.phase)
     validation = session.validate()
     if validation is None:
         return False
     losses.start = validation.loss
+    session.compare_anew(validation)
     work = session.phase_plan()
     first = session.schedule.epochs_before(state.phase)
     record = PhaseRecord(
@@ -116,10 +112,24 @@ def open_phase(session: Session) -> bool:
         replayed=work.orders[0].replayed,
         updates=sum(work.updates),
         validation=validation,
+        context=work.phase.positions,
     )
     session.metrics.write(record)
     session.reporter.phase(record)
     return True
+
+
+def _may_run(session: Session) -> bool:
+    """The verdict of the phase's gate; true where it has none."""
+    state, schedule = session.state, session.schedule
+    phase, before = schedule.phase(state.phase), schedule.before(state.phase)
+    if not phase.gated or before is None:
+        return True
+    losses, min_delta = state.losses_of(before.number), session.plan.settings.training.early_stopping_min_delta
+    verdict = converged(before.number, losses.start, losses.epochs, min_delta, phase.number)
+    state.verdicts[str(phase.number)] = verdict.because
+    session.reporter.note(verdict.because)
+    return verdict.go
 
 
 def run_updates(session: Session) -> bool:
@@ -196,7 +206,7 @@ def close_epoch(session: Session) -> None:
     work, epoch, so_far = session.phase_plan(), session.epoch, state.so_far
     best = state.best is None or validation.loss < state.best.loss
     if best:
-        state.best = BestSoFar(validation.loss, epoch, "")
+        state.best = BestSoFar(validation.loss, epoch, "", work.phase.positions, list(validation.by_length))
     losses = state.losses_of(state.phase)
     losses.epochs.append(validation.loss)
     record = _epoch_record(session, work, so_far, validation, best)

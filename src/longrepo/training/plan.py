@@ -52,11 +52,14 @@ class Plan:
     source: SequenceSource
     catalogue: Catalogue
     schedule: Schedule
-    validation: ValidationSet
     state: TrainingState
     sequences: str
     tokenizer_sha256: str | None
     notes: tuple[str, ...]
+
+    def validation(self, number: int) -> ValidationSet:
+        """What a phase is validated on: the same for all phases at its positions. Raises InputError for nothing."""
+        return validation_set(self.catalogue, self.schedule.comparable(number), self.settings)
 
     def phase_plan(self, schedule: Schedule, number: int) -> PhasePlan:
         phase = schedule.phase(number)
@@ -93,7 +96,7 @@ def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha25
     schedule = _within_updates(schedule, catalogue, settings)
     if start.kind == "resume" and state.schedule_from == "time budget":
         schedule = schedule.with_epochs({int(number): epochs for number, epochs in state.schedule.items()})
-    if not _stays_ended(state, schedule, settings):
+    if not _stays_ended(state, schedule):
         state.place_in(schedule)
     state.schedule = epochs_of(schedule)
     if start.epochs is not None:
@@ -101,7 +104,7 @@ def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha25
     if start.kind != "resume" and state.ended:
         raise InputError(
             f"{start.checkpoint} stands at the end of the schedule ({schedule.epochs} epochs): enable another phase "
-            "(long_context.phase3_enabled=true) or give a phase more epochs"
+            "(long_context.phase3_enabled=true, long_context.further_phases) or give a phase more epochs"
         )
     notes += [held_out] if held_out else []
     too_long = len(catalogue.indices("train", above=schedule.phases[-1].max_length))
@@ -114,10 +117,10 @@ def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha25
         notes.append(f"--epochs {start.epochs}: the schedule has {sum(ahead.values())} left, and those are trained")
     for number in ahead:
         _check_has_data(schedule, schedule.phase(number), catalogue, settings)
-    return Plan(
-        start, settings, source, catalogue, schedule, validation_set(catalogue, schedule, settings), state,
-        sequences, tokenizer_sha256, tuple(notes),
-    )  # fmt: skip
+    plan = Plan(start, settings, source, catalogue, schedule, state, sequences, tokenizer_sha256, tuple(notes))
+    for number in ahead:
+        plan.validation(number)
+    return plan
 
 
 def _within_updates(schedule: Schedule, catalogue: Catalogue, settings: Settings) -> Schedule:
@@ -138,9 +141,9 @@ def _within_updates(schedule: Schedule, catalogue: Catalogue, settings: Settings
     return schedule.with_epochs(needed)
 
 
-def _stays_ended(state: TrainingState, schedule: Schedule, settings: Settings) -> bool:
-    """Whether a run that reached its end has nothing new to do: the same epochs, and no phase 3 against the gate."""
-    forced = state.phase3_verdict is not None and settings.long_context.phase3_enabled is True
+def _stays_ended(state: TrainingState, schedule: Schedule) -> bool:
+    """Whether a run that reached its end has nothing new to do: the same epochs, and no phase against its gate."""
+    forced = any(str(phase.number) in state.verdicts and not phase.gated for phase in schedule.phases)
     return state.ended and state.schedule == epochs_of(schedule) and not forced
 
 
@@ -175,8 +178,7 @@ def _check_has_data(schedule: Schedule, phase: Phase, catalogue: Catalogue, sett
             f"{what} of difficulty {' or '.join(phase.bands)}, and long_context.strict_difficulty leaves out the "
             f"{order.left_out['difficulty']} others: set it to false"
         )
-    off = "long_context.phase3_enabled=false" if phase.number == 3 else f"long_context.phase{phase.number}_epochs=0"
     raise InputError(
         f"{what} of {phase.above + 1}-{phase.max_length} tokens: build sequences with --sequence-length "
-        f"{phase.max_length}, or set {off}"
+        f"{phase.max_length}, or set {phase.given.off}"
     )

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
+from longrepo.config.combinations import impossible_combinations
+from longrepo.config.keys import path_in
 from longrepo.config.schema import Settings
+from longrepo.errors import InputError
+
+FURTHER = "further_phases"  # a list of sections, compared one by one
+_INDEX = re.compile(r"\[\d+\]")
 
 _BASE = "its adapter was trained on that base"
 _SHAPE = "its adapter is of that kind"
@@ -43,6 +51,10 @@ _RUN = _ADAPTER | {
     "long_context.phase2_max_length": _PLACE,
     "long_context.phase3_min_length": _PLACE,
     "long_context.phase3_max_length": _PLACE,
+    "long_context.further_phases[].min_length": _PLACE,
+    "long_context.further_phases[].max_length": _PLACE,
+    "long_context.further_phases[].replay_share": _PLACE,
+    "long_context.further_phases[].context": _POSITIONS,
     "training.max_validation_sequences": "losses compare only on one validation set",
 }
 _CHOSEN = "the run's time budget chose its epochs at the start"
@@ -51,6 +63,7 @@ _BY_BUDGET = {
     "long_context.phase1_epochs": _CHOSEN,
     "long_context.phase2_epochs": _CHOSEN,
     "long_context.phase3_epochs": _CHOSEN,
+    "long_context.further_phases[].epochs": _CHOSEN,
 }
 # The new value holds, and the weights are the same as without the change.
 _HARMLESS = (
@@ -89,17 +102,34 @@ def reconcile_weights(old: Mapping[str, Any], new: Settings) -> tuple[Settings, 
 def differences(old: Mapping[str, Any], new: Settings) -> Iterator[tuple[str, Any, Any]]:
     """(key, old value, new value) wherever they differ; a key unknown to the old one counts as unchanged."""
     for section, values in new.model_dump(mode="json").items():
-        for key, value in values.items():
-            was = old.get(section, {}).get(key, value)
-            if was != value:
-                yield f"{section}.{key}", was, value
+        yield from _differing(section, old.get(section, {}), values)
+
+
+def _differing(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    for key, value in new.items():
+        if key == FURTHER:
+            for index, (was, now) in enumerate(zip_longest(old.get(key, ()), value)):
+                place = f"{name}.{key}[{index}]"
+                if was is None or now is None:
+                    yield place, was or "not there", now or "not there"
+                else:
+                    yield from _differing(place, was, now)
+        elif (was := old.get(key, value)) != value:
+            yield f"{name}.{key}", was, value
 
 
 def _keep(old: Mapping[str, Any], new: Settings, kept: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """Raises InputError where what is kept and what is new can't both be."""
     tree, notes = new.model_dump(mode="json"), []
-    for dotted, was, now in differences(old, new):
-        if dotted in kept:
-            section, _, key = dotted.partition(".")
-            tree[section][key] = was
-            notes.append(f"{dotted}: the checkpoint's {was} holds, not {now}: {kept[dotted]}")
-    return Settings.model_validate(tree), notes
+    for key, was, now in differences(old, new):
+        if why := kept.get(_INDEX.sub("[]", key)):
+            *above, last = path_in(key) or ()
+            inside: Any = tree
+            for part in above:
+                inside = inside[part]
+            inside[last] = was
+            notes.append(f"{key}: the checkpoint's {was} holds, not {now}: {why}")
+    settings = Settings.model_validate(tree)
+    for key, problem in impossible_combinations(settings) if notes else ():
+        raise InputError(f"{key}: {problem}, with what holds of the checkpoint's settings: {notes[0]}")
+    return settings, notes

@@ -31,6 +31,7 @@ class PhaseRecord:
     replayed: int
     updates: int  # in the whole phase
     validation: Validation
+    context: dict[str, Any] = field(default_factory=dict)  # its positions: settings that aren't at their default
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from longrepo.config.schema import ContextSettings
+from longrepo.context.recorded import said
 from longrepo.curriculum.phases import Phase, Schedule
 from longrepo.engines.base import Engine
 from longrepo.errors import OutOfMemory, RunError
@@ -42,7 +44,7 @@ class Session:
     other_engine: str | None = None  # the one the run was on before, where that was another
     saved: tuple[Any, ...] | None = None  # what the newest checkpoint holds, so that it isn't written twice
     _phase: PhasePlan | None = field(default=None, repr=False)
-    _validated: tuple[int, Validation] | None = None  # a phase begins with the weights the one before it ended with
+    _validated: tuple[int, ContextSettings, Validation] | None = None
 
     @property
     def epoch(self) -> int:
@@ -56,12 +58,15 @@ class Session:
         return self._phase
 
     def validate(self) -> Validation | None:
-        """The fixed validation set's loss, computed once for the same weights; None where Ctrl-C came."""
-        if self._validated and self._validated[0] == self.state.update:
-            return self._validated[1]
+        """The validation set's loss at the phase's positions, computed once for the same weights (a phase begins with
+        those that the one before it ended with); None where Ctrl-C came."""
+        context = self.schedule.phase(self.state.phase).context
+        if self._validated and self._validated[:2] == (self.state.update, context):
+            return self._validated[2]
+        chosen = self.plan.validation(self.state.phase)
 
         def work() -> Validation | None:
-            source, chosen, stop = self.plan.source, self.plan.validation, self.interrupt
+            source, stop = self.plan.source, self.interrupt
             return validate(self.engine, source, chosen, self.reporter.validating, lambda: stop.requested)
 
         try:
@@ -71,8 +76,27 @@ class Session:
             raise
         except RunError as error:
             raise self.failed(str(error)) from None
-        self._validated = (self.state.update, validation) if validation else None
+        self._validated = (self.state.update, context, validation) if validation else None
         return validation
+
+    def compare_anew(self, validation: Validation) -> None:
+        """Where the best was found at other positions, or on other lengths, than a phase that begins: set it aside."""
+        best, phase = self.state.best, self.schedule.phase(self.state.phase)
+        if best is None:
+            return
+        lengths = list(validation.by_length)
+        if best.context != phase.positions:
+            other = f"computes at other positions ({said(phase.context)})"
+        elif best.lengths and best.lengths != lengths:
+            other = f"is validated on other lengths ({', '.join(lengths)} tokens)"
+        else:
+            return
+        self.reporter.note(
+            f"phase {phase.number} {other}: its losses don't compare with those before, and the best counts anew. "
+            f"The best until here, {best.loss:.4f}, stays in {best.checkpoint}"
+        )
+        self.state.former_bests.append(best)
+        self.state.best = None
 
     def save(self, phase_ended: Phase | None = None, best: bool = False) -> None:
         """Write a checkpoint of where the state stands now, and move the pointers."""
@@ -145,7 +169,17 @@ def begin(
         reporter=reporter,
         interrupt=interrupt,
         identity=identity,
-        memory=Descent(engine, given, state, plan.settings.memory, run.path, in_flight, metrics, reporter),
+        memory=Descent(
+            engine,
+            given,
+            state,
+            plan.settings.memory,
+            run.path,
+            in_flight,
+            metrics,
+            reporter,
+            {phase.number: phase.context for phase in plan.schedule.phases},
+        ),
         death=death,
         other_engine=other_engine,
     )
@@ -170,6 +204,7 @@ def settle_in(session: Session) -> None:
         state.schedule, state.schedule_from = epochs_of(session.schedule), "time budget"
         session.reporter.note(sentence)
     if session.saved is None:
+        session.memory.enter(state.phase)
         session.save()  # so that a kill before the first update resumes too, with the schedule that was chosen
 
 

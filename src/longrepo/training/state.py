@@ -34,11 +34,14 @@ class PhaseLosses:
 
 @dataclass
 class BestSoFar:
-    """The lowest validation loss, and the checkpoint that holds its weights."""
+    """The lowest validation loss, and the checkpoint that holds its weights. It compares with losses at the same
+    positions (`context`: the settings that aren't at their default) on the same `lengths`."""
 
     loss: float
     epoch: int
     checkpoint: str
+    context: dict[str, Any] = field(default_factory=dict)
+    lengths: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -121,9 +124,10 @@ class TrainingState:
     phases_ended: list[int] = field(default_factory=list)
     losses: dict[str, PhaseLosses] = field(default_factory=dict)
     best: BestSoFar | None = None
+    former_bests: list[BestSoFar] = field(default_factory=list)  # that later phases' losses don't compare with
     so_far: EpochSoFar = field(default_factory=EpochSoFar)
     records: int = 0  # lines of metrics.jsonl written up to here
-    phase3_verdict: str | None = None
+    verdicts: dict[str, str] = field(default_factory=dict)  # of `auto`, by the phase that was judged
     memory: MemoryState = field(default_factory=MemoryState)
 
     @property
@@ -176,6 +180,9 @@ class TrainingState:
         values = dict(tree)
         values["losses"] = {number: PhaseLosses(**losses) for number, losses in values["losses"].items()}
         values["best"] = BestSoFar(**values["best"]) if values["best"] else None
+        values["former_bests"] = [BestSoFar(**best) for best in values.get("former_bests", ())]
+        if verdict := values.pop("phase3_verdict", None):  # of runs of earlier versions
+            values["verdicts"] = {"3": verdict}
         values["so_far"] = EpochSoFar(**values["so_far"])
         if "memory" in values:  # not in runs of earlier versions
             values["memory"] = MemoryState.from_json(values["memory"])

@@ -68,7 +68,8 @@ def _seconds_an_epoch(engine: Engine, plan: Plan, memory: Descent, number: int) 
             engine.drop_gradients()
         return seconds / int(batch.lengths.sum())
 
-    scored = sum(int(plan.catalogue.lengths[index]) for group in plan.validation.groups.values() for index in group)
+    groups = plan.validation(number).groups
+    scored = sum(int(plan.catalogue.lengths[index]) for group in groups.values() for index in group)
     return memory.attempt(per_token) * (order.tokens + FORWARD_SHARE * scored)
 
 

@@ -61,11 +61,12 @@ MakeWatch = Callable[[Callable[[Event], None], Callable[[Event], None]], Watch]
 
 @dataclass(frozen=True)
 class RunMemory:
-    """`ladders`: of each phase ahead; a phase without one runs as the engine stands. `shorter` plans sequences cut to
-    a number of tokens, and `largest` names the LoRA modules to freeze first: both for `memory.allow_lossy`."""
+    """`ladders`: of each phase ahead; a phase without one runs as the engine stands. `shorter` plans a phase's
+    sequences cut to a number of tokens, and `largest` names the LoRA modules to freeze first: both for
+    `memory.allow_lossy`."""
 
     ladders: Mapping[int, Ladder] = field(default_factory=dict)
-    shorter: Callable[[int], Ladder] | None = None
+    shorter: Callable[[int, int], Ladder] | None = None  # (phase, tokens)
     largest: tuple[str, ...] = ()
     watch: MakeWatch = lambda write, note: Unwatched()
 
@@ -89,8 +90,8 @@ def run_memory(planner: Planner, plan: RunPlan, read_peak: Callable[[], int]) ->
     set_gb = planner.settings.memory.budget_gb
     budget = None if set_gb is None else int(set_gb * GIB)
 
-    def shorter(length: int) -> Ladder:
-        rungs = planner.rungs(length)
+    def shorter(phase: int, length: int) -> Ladder:
+        rungs = planner.at(plan.phases[phase].context).rungs(length)
         # Not the plain step if there is another: the validation set, which isn't cut, is scored by it, too.
         first = next((rung for rung in rungs if rung.method.step == "chunked"), rungs[0])
         return Ladder(rungs, first, planner.disk)

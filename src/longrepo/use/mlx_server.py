@@ -6,12 +6,15 @@ import json
 import socket
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from functools import partial
 from http.server import ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
+import mlx.core as mx
 from mlx_lm import server
 from mlx_lm.models.cache import LRUPromptCache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
@@ -25,7 +28,12 @@ _COMPLETIONS = "/v1/completions"
 
 
 class MlxServer:
-    """See `longrepo.use.serving.Server`."""
+    """See `longrepo.use.serving.Server`.
+
+    Answers are computed in the thread that calls `run`, and requests are read in others, the reverse of mlx-lm's own
+    server. MLX keeps what it compiled in thread-local storage, with Python objects in it. Python 3.11's `Thread.join`
+    returns before that storage is taken down, which aborts the process where the interpreter is ending meanwhile.
+    """
 
     def __init__(self, listening: socket.socket, tuned: Tuned, prompts: Prompts) -> None:
         provider = _OneModel(_arguments(), tuned)
@@ -36,14 +44,20 @@ class MlxServer:
         self._http.socket = listening
 
     def run(self) -> None:
+        web = Thread(target=self._http.serve)
         try:
-            self._http.serve_forever()
+            web.start()
+            self._generator.answer()
         finally:
-            self._http.server_close()
-            self._generator.stop_and_join()
+            self.stop()
+            self._http.ended = True
+            if web.is_alive():
+                web.join()
+            self._http.hang_up()
+            mx.synchronize()
 
     def stop(self) -> None:
-        self._http.shutdown()
+        self._generator.stop_and_join()
 
 
 def _arguments() -> Namespace:
@@ -67,16 +81,33 @@ class _OneModel(server.ModelProvider):
         mine: Any = self  # its own attributes are typed as None
         engine: Any = tuned.engine
         engine.model.eval()
-        mine.model, mine.model_key = engine.model, (tuned.name, None, None)
+        mine.model, self._adaptive = engine.model, tuned.adaptive
         mine.tokenizer = TokenizerWrapper(tuned.tokenizer.source, eos_token_ids=ends(tuned))
 
     def load(self, *_: Any, **__: Any) -> tuple[Any, Any]:
         return self.model, self.tokenizer
 
+    def hold(self, tokens: int) -> None:
+        """Move to the tier of a text of so many tokens. What is kept of an answer is found under these positions."""
+        mine: Any = self
+        mine.model_key = self._adaptive.hold(tokens).context
+
 
 class _Generator(server.ResponseGenerator):
+    def _run_generate(self) -> None:
+        """Nothing: this is the thread that mlx-lm computes in."""
+
+    def answer(self) -> None:
+        """Answer requests until stopped."""
+        self._generate()
+
+    def generation_available(self) -> bool:
+        return not self._stop
+
     def _tokenize(self, tokenizer: Any, request: Any, args: Any) -> tuple[Any, ...]:
-        """The prompt is tokenized already."""
+        """The prompt is tokenized already. mlx-lm asks before it looks for what it keeps of earlier answers."""
+        provider: Any = self.model_provider
+        provider.hold(len(request.prompt) + (args.max_tokens or NEW))
         return request.prompt, [request.prompt], ["assistant"], "normal", None
 
 
@@ -119,7 +150,35 @@ class _Handler(server.APIHandler):
 
 
 class _Http(ThreadingHTTPServer):
+    daemon_threads = False  # one that tokenizes while the interpreter ends aborts the process
+    timeout = 0.1  # seconds between looks at `ended`
+    ended = False
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        self._open: set[socket.socket] = set()
+        super().__init__(*given, **named)
+
+    def serve(self) -> None:
+        """Unlike `serve_forever`, can be ended before it has begun."""
+        while not self.ended:
+            self.handle_request()
+
+    def hang_up(self) -> None:
+        """Listen no more, and leave every request under way, once `serve` has ended."""
+        for request in tuple(self._open):
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+        self.server_close()  # waits for their threads
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def close_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().close_request(request)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """An editor that no longer wants an answer hangs up."""
-        if not isinstance(sys.exc_info()[1], ConnectionError):
+        """An editor that no longer wants an answer hangs up, and so do we in the end."""
+        if not (self.ended or isinstance(sys.exc_info()[1], ConnectionError)):
             super().handle_error(request, client_address)

@@ -33,18 +33,20 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Makes prompts that leave room for a completion in `length` tokens."""
+    """Makes prompts that leave room for a completion: in `length` tokens what is put together here; a text that is
+    taken as it is may have `longest`, the completion's with it (None: `length`, too)."""
 
     tokenizer: RepoTokenizer
     length: int
     around: Around | None = None
+    longest: int | None = None
     _turn: Lock = field(default_factory=Lock)
 
     def at(self, path: str, before: str, after: str | None, new: int) -> Prompt:
         """For `new` tokens in the file at `path`, between two texts; None: at the end. What doesn't fit is left out,
         the farthest first; the file itself has half the room at least."""
         with self._turn:
-            return self._at(path, before, after, self._room(new))
+            return self._at(path, before, after, _room(self.length, new))
 
     def as_given(self, text: str, after: str | None, new: int) -> Prompt:
         """For `new` tokens after a text as it is, in which the names of special tokens are these tokens, or between
@@ -53,8 +55,12 @@ class Prompts:
         if after is not None:
             fim = self._fim()
             ids = [fim.prefix, *ids, fim.suffix, *self._marked(after), fim.middle]
-        if len(ids) > (room := self._room(new)):
-            raise InputError(f"the prompt has {len(ids)} tokens; of {self.length} in all, {new} new ones leave {room}")
+        longest = self.longest or self.length
+        if len(ids) > (room := _room(longest, new)):
+            raise InputError(
+                f"the prompt has {len(ids)} tokens; of {longest} in all, {new} new ones leave {room}: give less, or a "
+                "larger --length, and beyond the model's positions a context.method and a context.target_length"
+            )
         return Prompt(ids, after is not None or (self.tokenizer.fim is not None and FIM_MIDDLE in text))
 
     def asked(self, text: str, after: str | None, new: int) -> Prompt:
@@ -99,14 +105,15 @@ class Prompts:
     def _marked(self, text: str) -> list[int]:
         return list(self.tokenizer.source.encode(text, add_special_tokens=False))
 
-    def _room(self, new: int) -> int:
-        if (room := self.length - new) < _LEAST:
-            raise InputError(
-                f"{new} new tokens leave {max(room, 0)} of {self.length} for the prompt, which takes {_LEAST} at least"
-            )
-        return room
-
     def _fim(self) -> Fim:
         if self.tokenizer.fim is None:
             raise InputError(f"{self.tokenizer.name}: its tokenizer has no fill-in-the-middle tokens")
         return self.tokenizer.fim
+
+
+def _room(length: int, new: int) -> int:
+    if (room := length - new) < _LEAST:
+        raise InputError(
+            f"{new} new tokens leave {max(room, 0)} of {length} for the prompt, which takes {_LEAST} at least"
+        )
+    return room

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ContextSettings, Settings
+from longrepo.context.tiers import Tier
 from longrepo.curriculum.phases import phases_from
+from longrepo.engines.adaptive import Adaptive, tiers_for
 from longrepo.engines.base import Engine
 from longrepo.engines.choose import Choice, create
 from longrepo.engines.peft_names import CONFIG
@@ -22,54 +25,68 @@ _MORE_THAN_LORA = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "m
 
 @dataclass(frozen=True)
 class Tuned:
-    """`positions`: tokens that the base reaches, as the run trained it; `notes` are lines for the terminal."""
+    """`adaptive` has its engine at the positions of each text; `notes` are lines for the terminal."""
 
     name: str
-    engine: Engine
+    adaptive: Adaptive
     tokenizer: RepoTokenizer
     settings: Settings
-    positions: int
     notes: tuple[str, ...]
 
     @staticmethod
-    def load(path: Path, model: str | None, choice: Choice, device: str) -> Tuned:
-        """Of a run's folder, a checkpoint's or an adapter's; `model` stands in for the base it names.
+    def load(path: Path, model: str | None, choice: Choice, device: str, asked: ContextSettings | None = None) -> Tuned:
+        """Of a run's folder, a checkpoint's or an adapter's; `model` stands in for the base it names, `asked` are the
+        positions of texts that are longer than its own reach.
 
         Raises InputError where it can't be had, or the adapter is another base's.
         """
-        from longrepo.memory.shape import read_config
-
         found = find_source(path)
         source, notes = found.on(model), found.notes
-        settings = _with_lora(source.settings, source.adapter)
+        settings = with_lora(source.settings, source.adapter)
         base = settings.model
         if base.name != found.settings.model.name:
             notes += (f"the adapter names {found.settings.model.name} as its base; {base.name} is taken, as asked",)
+        tiers = tiers_for(base, settings.context, asked, _longest(settings))
         tokenizer = load_tokenizer(source.tokenizer, base.revision, settings.data.structure_tokens)
         engine = create(choice, settings, tokenizer, device)
         engine.load_adapter(source.adapter)
-        positions = int(getattr(read_config(base.name, base.revision, settings.context), "max_position_embeddings", 0))
         name = f"{Path(base.name).name}-{path.resolve().name}"
-        return Tuned(name, engine, tokenizer, settings, positions or _longest(settings), notes)
+        return Tuned(name, Adaptive(engine, tiers), tokenizer, settings, notes)
+
+    @property
+    def engine(self) -> Engine:
+        return self.adaptive.engine
 
     def length(self, asked: int | None) -> int:
         """Tokens of prompt and completion together: what is asked for, else the longest the run was planned for, as
-        far as the base reaches. Raises InputError for more than that."""
-        if asked is not None and asked > self.positions:
-            raise InputError(f"--length {asked}: {self.settings.model.name} reaches {self.positions} tokens here")
-        return asked or min(self.positions, _longest(self.settings))
+        far as the positions reach. Raises InputError for more than that."""
+        tiers = self.adaptive.tiers
+        if asked is not None and asked > tiers.reach:
+            name = self.settings.model.name
+            raise InputError(f"--length {asked}: {name} reaches {tiers.reach} tokens here: {tiers.way_out(asked)}")
+        return asked or min(tiers.reach, _longest(self.settings))
+
+    def check_cache(self, tier: Tier, bits: int) -> None:
+        """Raises InputError where the engine's library can't keep so many bits of keys and values in this tier."""
+        from longrepo.memory.shape import read_config
+
+        config = read_config(self.settings.model.name, self.settings.model.revision, tier.context)
+        library: Any = import_module(f"longrepo.engines.{self.engine.name}.key_values")
+        if reason := library.why_not(config, bits, self.engine.device):
+            raise InputError(f"--cache-bits {bits}: {reason}; leave it out, or see longrepo plan --inference")
 
     def prompts(self, length: int | None, repo: Path | None) -> Prompts:
-        """Of `length` tokens (see there), with the files of a repository around what is asked, if one is given."""
+        """Of `length` tokens (see there), with the files of a repository around what is asked, if one is given. Without
+        a `length`, a text as it is may have all that the positions reach."""
         around = Around.read(repo, self.tokenizer, self.settings) if repo is not None else None
-        return Prompts(self.tokenizer, self.length(length), around)
+        return Prompts(self.tokenizer, self.length(length), around, length or self.adaptive.tiers.reach)
 
 
 def _longest(settings: Settings) -> int:
     return max(phase.max_length for phase in phases_from(settings))
 
 
-def _with_lora(settings: Settings, adapter: Path) -> Settings:
+def with_lora(settings: Settings, adapter: Path) -> Settings:
     """The settings with the LoRA of an adapter's folder, which an adapter alone brings without its run's settings."""
     if settings.training.weights == "all":
         return settings

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +28,7 @@ from longrepo.engines.mlx.chunked.support import why_not
 from longrepo.engines.mlx.device import Placement, place
 from longrepo.engines.mlx.fidelity.families import set_positions
 from longrepo.engines.mlx.gradients import Gradients
+from longrepo.engines.mlx.key_values import generation
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.mlx.lora import Lora, Slot, attach_lora, slots_of
 from longrepo.engines.mlx.loss import Scored, nll_of
@@ -140,13 +140,21 @@ class MlxEngine:
                     scores[row, start + 1 + place] = nll
         return scores
 
-    def generate(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+    def generate(
+        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+    ) -> list[int]:
         from mlx_lm.generate import generate_step
 
         self.model.eval()
-        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens)
-        ends = set(self.model.eos_token_ids)
-        return list(itertools.takewhile(lambda token: token not in ends, (int(token) for token, _ in steps)))
+        packed = generation(self.model.published, bits)
+        new: list[int] = []
+        for token, _ in generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, **packed):
+            if tick:
+                tick()
+            if int(token) in self.model.eos_token_ids:
+                break
+            new.append(int(token))
+        return new
 
     @contextmanager
     def base_only(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from longrepo.engines.torch.chunked.step import ChunkedStep
 from longrepo.engines.torch.chunked.store import DiskStore, MemoryStore, Store
 from longrepo.engines.torch.chunked.support import in_chunks, why_not
 from longrepo.engines.torch.device import Placement, place
+from longrepo.engines.torch.key_values import Ticking, generation
 from longrepo.engines.torch.load import load_base
 from longrepo.engines.torch.lora import attach_lora
 from longrepo.engines.torch.loss import Scored, backward_weighted, token_nll
@@ -163,13 +164,15 @@ class TorchEngine:
         return scores
 
     @torch.no_grad()
-    def generate(self, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+    def generate(
+        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+    ) -> list[int]:
         self.model.eval()
         ids = torch.tensor([list(prompt)], device=self._placement.device)
+        asked = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation(bits)}
+        streamer = Ticking(tick) if tick else None
         with self._autocast():
-            out = self.model.generate(
-                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False
-            )
+            out = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer, **asked)
         new: list[int] = out[0, len(prompt) :].tolist()
         end = self.model.generation_config.eos_token_id
         return new[: new.index(end)] if end in new else new

@@ -1,25 +1,78 @@
-"""The size of the keys and values of a sequence in transformers' own cache, found on fake tensors."""
+"""Keys and values in transformers' own caches: their size, found on fake tensors, and how generation is told."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
+from transformers.generation.streamers import BaseStreamer
+
+_KEPT = ("keys", "values", "_quantized_keys", "_quantized_values")
 
 
-def cache_bytes(config: Any, tokens: int, dtype: str) -> int:
+def why_not(config: Any, bits: int, device: str) -> str | None:
+    """Why a cache of so many bits can't be had; None where it can."""
+    if bits == 16:
+        return None
+    if bits != 8:
+        return f"transformers keeps {bits} bits with optimum-quanto or hqq alone, which the torch engine doesn't use"
+    if device == "mps":
+        return "transformers keeps 8 bits as float8, which Metal doesn't have"
+    if getattr(config, "sliding_window", None) is not None and _windowed(config):
+        return "transformers has no quantised cache for layers with a window"
+    return None
+
+
+def generation(bits: int) -> dict[str, Any]:
+    """What `generate` of transformers is told. Eight bits: float8 with one scale for each layer's keys and values."""
+    return {} if bits == 16 else {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
+
+
+def cache_of(config: Any, bits: int = 16) -> Any:
+    """An empty one, as `generate` makes it."""
+    from transformers import DynamicCache, QuantizedCache
+
+    return DynamicCache(config=config) if bits == 16 else QuantizedCache("fp8", config)
+
+
+def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
     """Bytes right after a prompt of `tokens` tokens, before the first new token: until then even a layer with a sliding
     window holds all of it (what it keeps is a view)."""
-    from transformers import DynamicCache
-
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     with FakeTensorMode():
-        cache = DynamicCache(config=config)
+        cache = cache_of(config, bits)
         for layer in range(config.num_hidden_layers):
             states = torch.empty(1, heads, tokens, width, dtype=getattr(torch, dtype))
             cache.update(states, states.clone(), layer)
-        layers: list[Any] = list(cache.layers)
-        kept: list[torch.Tensor] = [tensor for layer in layers for tensor in (layer.keys, layer.values)]
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept)
+    return held(cache)
+
+
+def held(cache: Any) -> int:
+    """Bytes of the tensors in one."""
+    leaves = tree_leaves([getattr(layer, name, None) for layer in cache.layers for name in _KEPT])
+    return sum(leaf.untyped_storage().nbytes() for leaf in leaves if isinstance(leaf, torch.Tensor))
+
+
+class Ticking(BaseStreamer):
+    """Calls `tick` at each new token."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick, self._begun = tick, False
+
+    def put(self, value: Any) -> None:
+        """First the prompt, then token by token."""
+        if self._begun:
+            self._tick()
+        self._begun = True
+
+    def end(self) -> None:
+        """Nothing more comes."""
+
+
+def _windowed(config: Any) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    return kinds is None or "sliding_attention" in kinds

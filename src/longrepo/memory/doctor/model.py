@@ -76,10 +76,10 @@ def fits(settings: Settings, engine: EngineName, placement: Placed) -> Finding:
     from longrepo.curriculum.phases import phases_from
     from longrepo.memory.planner import Planner, plan_run
 
-    lengths = {phase.number: phase.max_length for phase in phases_from(settings) if phase.epochs}
+    phases = [phase for phase in phases_from(settings) if phase.epochs]
     try:
         planner = Planner.of(settings, placement.kind, placement.dtype, engine=engine)
-        plan = plan_run(planner, lengths, find_budget(placement.kind, settings.memory.budget_gb))
+        plan = plan_run(planner, phases, find_budget(placement.kind, settings.memory.budget_gb))
     except InputError as error:
         return Finding("problem", "main job", str(error))
     chosen = [phase.chosen for phase in plan.phases.values()]

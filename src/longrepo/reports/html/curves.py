@@ -69,13 +69,15 @@ def _losses(history: History) -> Chart:
     updates = [one.update for one in history.updates]
     losses = [one.loss for one in history.updates]
     smooth = _smoothed(losses)
-    checks = [(update, found.loss) for update, found in history.validations]
+    groups = [[(update, found.loss) for update, found in group] for group in history.checks]
+    checks = groups[-1]
 
     def paint(axes: Axes, narrow: bool) -> None:
         _phases(axes, history, narrow)
         axes.plot(updates, losses, color=canvas.MUTED, linewidth=0.7, alpha=0.55)
         axes.plot(updates, smooth, color=canvas.ACCENT)
-        axes.plot(*zip(*checks, strict=True), color=canvas.TUNED, marker="o", markersize=4)
+        for group in groups:
+            axes.plot(*zip(*group, strict=True), color=canvas.TUNED, marker="o", markersize=4)
         ends = [(updates[-1], smooth[-1], "training", canvas.ACCENT), (*checks[-1], "validation", canvas.TUNED)]
         _finish(axes, ends, "nats a token")
 
@@ -83,13 +85,15 @@ def _losses(history: History) -> Chart:
         f"Training loss from {smooth[0]:.3f} to {smooth[-1]:.3f} (smoothed), validation loss from {checks[0][1]:.3f} "
         f"to {checks[-1][1]:.3f} nats a token over {updates[-1]} updates."
     )
-    rows = [(f"{update:,}", f"{loss:.4f}") for update, loss in checks]
+    if len(groups) > 1:
+        says += " Where its line breaks, positions or lengths changed: the parts don't compare."
+    rows = [(f"{update:,}", f"{loss:.4f}") for group in groups for update, loss in group]
     return draw("losses", "Loss", says, paint, 260, ("after update", "validation loss"), rows)
 
 
 def _by_length(history: History) -> list[Chart]:
-    checks = history.validations
-    names = list(checks[0][1].by_length)
+    checks = [check for group in history.checks for check in group]
+    names = list(dict.fromkeys(name for _, found in checks for name in found.by_length))
     if len(names) < 2 or len(checks) < 2:
         return []
     colours = (canvas.THIRD, canvas.ACCENT, canvas.TUNED, canvas.BASE)
@@ -109,8 +113,9 @@ def _by_length(history: History) -> list[Chart]:
         for update, found in checks
     ]
     says = "Validation loss by length, first to last: " + "; ".join(
-        f"{name} tokens {checks[0][1].by_length[name]:.3f} to {checks[-1][1].by_length.get(name, 0):.3f}"
+        f"{name} tokens {found[0]:.3f} to {found[-1]:.3f}"
         for name in names
+        if (found := [found.by_length[name] for _, found in checks if name in found.by_length])
     )
     title = "Validation loss by length"
     return [draw("by-length", title, says, paint, 210, ("after update", *names), rows)]

@@ -46,10 +46,23 @@ class History:
         return sum(update.tokens for update in self.updates)
 
     @property
+    def checks(self) -> list[list[tuple[int, Validation]]]:
+        """(updates done before it, what was found) from the first phase's start on, in groups of those that compare: at
+        the same positions, on the same lengths. A group begins with the start of its first phase."""
+        found: list[list[tuple[int, Validation]]] = []
+        same: object = None
+        for phase, start in zip(self.phases, self.starts, strict=True):
+            compares = phase.context, list(phase.validation.by_length)
+            if compares != same:
+                found.append([(start, phase.validation)])
+                same = compares
+            found[-1] += [(one.update, one.validation) for one in self.epochs if one.phase == phase.phase]
+        return found
+
+    @property
     def validations(self) -> list[tuple[int, Validation]]:
-        """(updates done before it, what was found), from the first phase's start on."""
-        first = [(self.starts[0], self.phases[0].validation)] if self.phases else []
-        return first + [(epoch.update, epoch.validation) for epoch in self.epochs]
+        """The last of the groups: what the best was chosen among."""
+        return self.checks[-1] if self.phases else []
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:

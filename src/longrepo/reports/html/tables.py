@@ -65,7 +65,7 @@ def built(header: Header) -> Table:
 
 def accounts(header: Header) -> Table:
     """Every token of the repository's text: used, or dropped and why."""
-    phases = [(phase, account) for phase, account in sorted(header.accounts.items())]
+    phases = [(phase, account) for phase, account in sorted(header.accounts.items(), key=lambda item: int(item[0]))]
     reasons = list(dict.fromkeys(reason for _, account in phases for reason in account["dropped"]))
     rows = [["read", *(f"{account['tokenized']:,}" for _, account in phases)]]
     rows.append(["used", *(f"{account['used']:,}" for _, account in phases)])
@@ -112,7 +112,7 @@ def memory(run: Run) -> Table:
     plans = (run.plan or {}).get("phases", {})
     spans = {phase: (start, end) for phase, start, end in run.history.spans}
     rows = []
-    for number in sorted(set(plans) | {str(phase) for phase in spans}):
+    for number in sorted(set(plans) | {str(phase) for phase in spans}, key=int):
         plan = plans.get(number)
         start, end = spans.get(int(number), (0, 0))
         used = max(
@@ -158,7 +158,7 @@ def epochs(run: Run) -> Table:
         ]
         for one in run.history.epochs
     ]  # fmt: skip
-    best = min(run.history.epochs, key=lambda one: one.validation.loss, default=None)
+    best = next((one for one in reversed(run.history.epochs) if one.best), None)
     return Table(columns, rows, frozenset(number for number, one in enumerate(run.history.epochs) if one is best))
 
 
