@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from arms import ABLATIONS, ARMS, BASE, LENGTHS, OURS, PLAIN, RATES_ON, STAGES, TRIED, TUNED
+from arms import ABLATIONS, ARMS, BASE, BEFORE, LENGTHS, OURS, PLAIN, RATES_ON, STAGES, TRIED, TUNED
 from results import ELSEWHERE, Compared, Lines, Result, compared, read
 from samples import LAYOUTS
 
@@ -30,7 +30,7 @@ def show(work: Path) -> None:
         (f"`ours` against `plain`, related context, {LONG} tokens", _main(by_arm)),
         ("`ours` against `plain` by context and length", _contexts(by_arm)),
         ("`ours` with one thing left out, against `ours`", _ablations(by_arm)),
-        ("Changes of `ours` tried, against `ours`, on validation", _tried(by_arm)),
+        ("Changes of what `ours` was before, against that, on validation", _tried(by_arm)),
         ("Layouts, validation loss at 1,024 tokens", _layouts(by_arm)),
         ("What a run is", _runs(by_arm)),
         ("Validation loss on the way", _curves(by_arm)),
@@ -102,10 +102,10 @@ def _ablations(by_arm: dict[str, list[Result]]) -> Iterator[str]:
 
 def _tried(by_arm: dict[str, list[Result]]) -> Iterator[str]:
     yield from _table("arm", "repositories", "cross-file tokens", "cross-file", "all lines", "what it is")
-    for arm in (PLAIN, *TRIED):
+    for arm in (PLAIN, OURS, *TRIED):
         kinds = (Lines("related", LONG, CROSS_FILE, "validation"), Lines("related", LONG, split="validation"))
-        ours, other = ([one for one in by_arm[name] if one.validation] for name in (OURS.name, arm.name))
-        found = [compared(ours, other, lines) for lines in kinds]
+        before, other = ([one for one in by_arm[name] if one.validation] for name in (BEFORE.name, arm.name))
+        found = [compared(before, other, lines) for lines in kinds]
         if found[0]:
             yield _row(arm.name, found[0].repositories, found[0].tokens, *map(_percent, found), arm.says)
 

@@ -79,12 +79,13 @@ def test_a_model_that_cannot_be_loaded_leaves_the_output_free(places: Path, tmp_
     base = shutil.copytree(embedded.path(), tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors", "__*"))
     made = run(
         *("tokenizers/git_tokenizer_rich.py", "--repo", places / "shop", "--model", "embedded", "--output", "s.jsonl"),
-        *("--sequence-length", "1024"),
+        *("--sequence-length", "256", "--overlap", "32"),
         cwd=tmp_path,
     )
     assert made.returncode == 0, made.stderr
     train = ("training/model_trainer_unified.py", "--sequences", "s.jsonl", "--model", base, "--output", "run")
-    done = run(*train, "--set", "long_context.phase2_epochs=0", cwd=tmp_path)
+    short = ("--set", "long_context.phase2_epochs=0", "--set", "long_context.phase1_max_length=256")
+    done = run(*train, *short, cwd=tmp_path)
     assert done.returncode == 2 and "can't be loaded" in done.stderr, done.stderr
     assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != ".lock"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,8 +21,8 @@ SMALL = {
     "data.held_out_per_length": 4,
     "training.base_learning_rate": 2e-3,
     "training.gradient_accumulation_steps": 4,
-    "training.max_tokens_per_epoch": 4000,
-    "training.max_validation_sequences": 6,
+    "training.max_tokens_per_epoch": 2500,
+    "training.max_validation_sequences": 3,
     "training.save_every_steps": 1,
     "long_context.phase1_max_length": 256,
     "long_context.phase2_min_length": 384,
@@ -160,7 +161,9 @@ def test_the_guide_s_commands_from_prepare_to_phase_3_from_best(repo: Path, tmp_
     assert {record["phase"] for record in records} == {3}
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(repo: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_the_same_command_goes_on(piped: tuple[Path, str], repo: Path, tmp_path: Path) -> None:
+    prepared = only(piped[0], "sequences-*")
+    shutil.copytree(prepared, tmp_path / "out" / prepared.name)
     words = command("run_pipeline_dynamic.py", "--repo", repo, "--model", "embedded", "--output", "out", *SETTINGS)
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240

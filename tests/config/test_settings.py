@@ -82,7 +82,7 @@ def test_a_misplaced_key_names_its_section(tmp_path: Path) -> None:
     ("override", "expected"),
     [
         ("data.overlap=4096", "must be below model.max_position_embeddings"),
-        ("data.commit_share=0.95", "leave room for files"),
+        ("data.commit_share=0.97", "leave room for files"),
         ("long_context.phase2_min_length=1000", r"must be above phase1_max_length \(1024\)"),
         ("long_context.phase3_max_length=2048", r"must be above phase2_max_length \(2048\)"),
         ("training.base_learning_rate=-1", "training.base_learning_rate: expected greater than 0"),

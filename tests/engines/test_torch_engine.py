@@ -257,7 +257,7 @@ def test_released_dropouts_are_set_to_zero_and_said(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_had_is_said_in_one_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="no such folder"):
         engine_of(tmp_path / "missing")
     with pytest.raises(InputError, match=r"no gate_proj; it has"):

@@ -82,7 +82,8 @@ def test_the_same_targets_stand_at_every_length(case: Case, tokenizer: RepoToken
         assert min(len(row.input_ids) for row in case.of(split, band["phase"])) > 0.9 * band["cap"]
 
 
-def test_questions_have_answers_that_stand_in_the_repository(case: Case, tokenizer: RepoTokenizer) -> None:
+def test_questions_have_answers_that_stand_in_the_repository(long_history: Path, tokenizer: RepoTokenizer) -> None:
+    case = prepared(long_history, tokenizer, load_settings(None, ["data.question_share=0.2"]), phases=2)
     asked = [shown(tokenizer, row).rpartition("QUESTION: ")[2] for row in case.of("train", kind="qa")]
     assert len({tuple(text.split()[:3]) for text in asked}) >= 4
     for text in asked:

@@ -61,12 +61,15 @@ def pipeline(
     overrides = [*(set_ or ()), *(f"{key}={value}" for key, value in named.items() if value is not None)]
     settings = load_settings(config, overrides)
     from longrepo.reports.pipeline import PipelineReporter
+    from longrepo.sequences.output import check_writable
     from longrepo.training.boards import check_board
 
     check_board(settings.training.report_to)
     with opened(repo, weight, revision) as origins:
         walk = _Walk(origins, settings, engine.value, device.value, verbose, PipelineReporter())
-        status = walk.run(output or Path("runs") / walk.name, long_context_mode)
+        output = output or Path("runs") / walk.name
+        check_writable(output)
+        status = walk.run(output, long_context_mode)
     if status:
         raise typer.Exit(status)
 
