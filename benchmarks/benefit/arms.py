@@ -95,6 +95,7 @@ ABLATIONS = (
 SAME_RATE = ("long_context.phase2_lr_multiplier=1", "long_context.phase3_lr_multiplier=1")
 MUCH = ("data.prose_share=1", "data.commit_share=0.25", "data.question_share=0.12")  # what defaults once were
 FEWER_OTHERS = ("data.prose_share=1", "data.commit_share=0.1", "data.question_share=0.04")
+MOSTLY_LONG = tuple(f"long_context.phase{number}_epochs={epochs}" for number, epochs in ((1, 1), (2, 1), (3, 4)))
 TOGETHER = (*FEWER_OTHERS, "data.context_weight=1")
 BEFORE = Arm("before", "all prose, a quarter changes, 12 % questions", data=MUCH)
 TRIED = (
@@ -108,7 +109,10 @@ TRIED = (
         data=(*TOGETHER, "data.fim_share=0"), training=SAME_RATE,
     ),
     Arm("now_weight_03", "ours as it is now, context and prompts weigh 0.3", data=("data.context_weight=0.3",)),
-    Arm("now_weight_1", "ours as it is now, context and prompts weigh 1", data=("data.context_weight=1",)),
+    Arm(
+        "now_long", "ours as it is now, four of six epochs at up to 2,048 tokens, one peak learning rate",
+        training=(*SAME_RATE, *MOSTLY_LONG),
+    ),
 )  # fmt: skip
 TUNED = (PLAIN, OURS)
 ARMS = {arm.name: arm for arm in (BASE, PLAIN, OURS, BEFORE, *ABLATIONS, *TRIED)}
