@@ -12,7 +12,7 @@ from longrepo.config.schema import Settings
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.yaml"
 TOKENS = 200_000  # trained on in a run
-STAGES = 6  # validated stretches of a run: the demo's three phases of two epochs, or one phase of six
+STAGES = 6  # validated stretches of a run: the demo's three phases (1, 1 and 4 epochs), or one of six
 LENGTHS = (1024, 2048)  # tokens, measured at
 RATES = (3e-3, 1e-3, 1e-2)  # base learning rates tried for the arms in TUNED
 RATES_ON = "pallets/click"
@@ -92,26 +92,31 @@ ABLATIONS = (
     Arm("ranges", "only lengths in the guide's ranges (256-512, 768-1024, 1536-2048)", "ranges"),
     Arm("text_marks", "marks as text of the base's own vocabulary", marks=False),
 )
-SAME_RATE = ("long_context.phase2_lr_multiplier=1", "long_context.phase3_lr_multiplier=1")
+THIRDS = tuple(f"long_context.phase{number}_epochs=2" for number in (1, 2, 3))  # as long as the demo's had once
+FALLING = ("long_context.phase2_lr_multiplier=0.5", "long_context.phase3_lr_multiplier=0.25")
 MUCH = ("data.prose_share=1", "data.commit_share=0.25", "data.question_share=0.12")  # what defaults once were
 FEWER_OTHERS = ("data.prose_share=1", "data.commit_share=0.1", "data.question_share=0.04")
-MOSTLY_LONG = tuple(f"long_context.phase{number}_epochs={epochs}" for number, epochs in ((1, 1), (2, 1), (3, 4)))
 TOGETHER = (*FEWER_OTHERS, "data.context_weight=1")
-BEFORE = Arm("before", "all prose, a quarter changes, 12 % questions", data=MUCH)
+BEFORE = Arm(
+    "before", "all prose, a quarter changes, 12 % questions, as `thirds`", data=MUCH, training=(*THIRDS, *FALLING)
+)
 TRIED = (
-    Arm("code", "no sequences that are mostly prose", "code", data=MUCH),
-    Arm("fewer_others", "a tenth changes, 4 % questions", data=FEWER_OTHERS),
-    Arm("weight_1", "context and prompts weigh 1", data=(*MUCH, "data.context_weight=1")),
-    Arm("same_rate", "one peak learning rate in all phases", data=MUCH, training=SAME_RATE),
-    Arm("together", "the four above", "code", data=TOGETHER, training=SAME_RATE),
+    Arm("code", "before, without what is mostly prose", "code", data=MUCH, training=(*THIRDS, *FALLING)),
+    Arm("fewer_others", "before, a tenth changes, 4 % questions", data=FEWER_OTHERS, training=(*THIRDS, *FALLING)),
+    Arm(
+        "weight_1", "before, context and prompts weigh 1",
+        data=(*MUCH, "data.context_weight=1"), training=(*THIRDS, *FALLING),
+    ),
+    Arm("same_rate", "before, one peak learning rate in all phases", data=MUCH, training=THIRDS),
+    Arm("together", "the four above", "code", data=TOGETHER, training=THIRDS),
     Arm(
         "together_no_fim", "the four above, no fill-in-the-middle", "code",
-        data=(*TOGETHER, "data.fim_share=0"), training=SAME_RATE,
+        data=(*TOGETHER, "data.fim_share=0"), training=THIRDS,
     ),
-    Arm("now_weight_03", "ours as it is now, context and prompts weigh 0.3", data=("data.context_weight=0.3",)),
+    Arm("thirds", "ours, two epochs in each phase, falling peaks", training=(*THIRDS, *FALLING)),
     Arm(
-        "now_long", "ours as it is now, four of six epochs at up to 2,048 tokens, one peak learning rate",
-        training=(*SAME_RATE, *MOSTLY_LONG),
+        "thirds_weight_03", "thirds, context and prompts weigh 0.3",
+        data=("data.context_weight=0.3",), training=(*THIRDS, *FALLING),
     ),
 )  # fmt: skip
 TUNED = (PLAIN, OURS)

@@ -13,7 +13,7 @@ micro-batches allow; both are in the table), the snapshot and the redaction, the
 learning rates tried (three for `plain`, three for `ours`, on one repository, by validation).
 Not equal: what the tokens are. `plain` sees code alone, at 2,048 tokens or to the end of a file, with one cosine;
 `ours` sees prose and history too, a tenth of the loss weight on context, and three phases of growing length, each with
-its own warm-up and a lower rate. An arm with something left out has the learning rate of `ours`.
+its own warm-up. An arm with something left out has the learning rate of `ours`.
 
 Every arm is measured in the layout that serves it best, chosen on validation: structure tokens (where it has them), the
 base's own file separator, a comment with the path, or nothing but an end token between files.
