@@ -13,6 +13,7 @@ from longrepo.config.schema import Settings
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.yaml"
 TOKENS = 200_000  # trained on in a run
 STAGES = 6  # validated stretches of a run: the demo's three phases (1, 1 and 4 epochs), or one of six
+ACCUMULATION = 3  # micro-batches an update of ours: about 70 updates
 LENGTHS = (1024, 2048)  # tokens, measured at
 RATES = (3e-3, 1e-3, 1e-2)  # base learning rates tried for the arms in TUNED
 RATES_ON = "pallets/click"

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from arms import ARMS, OURS, STAGES, TOKENS, Arm, Job
+from arms import ACCUMULATION, ARMS, OURS, STAGES, TOKENS, Arm, Job
 from data import clone, sequences_of
 from samples import CHOSEN_AT, Sample, layouts_of, make_samples, samples_of
 
@@ -79,7 +79,7 @@ def run(work: Path, job: Job, commit: str, source: str | None) -> None:
 
 def fitted(file: SequenceFile, ours: SequenceFile, job: Job) -> Plan:
     """The run's plan, its tokens and updates as near as whole sequences allow to TOKENS and to the updates of ours."""
-    arm, steps = ARMS[job.arm], OURS.trained_with(1e-3, job.seed, TOKENS // STAGES, 4)
+    arm, steps = ARMS[job.arm], OURS.trained_with(1e-3, job.seed, TOKENS // STAGES, ACCUMULATION)
     accumulation = steps.training.gradient_accumulation_steps
     wanted = _updates(_with_tokens(ours, OURS, job, accumulation))
     if arm.training:
