@@ -15,7 +15,7 @@ TOKENS = 200_000  # trained on in a run
 STAGES = 6  # validated stretches of a run: the demo's three phases (1, 1 and 4 epochs), or one of six
 ACCUMULATION = 3  # micro-batches an update of ours: about 70 updates
 LENGTHS = (1024, 2048)  # tokens, measured at
-RATES = (3e-3, 1e-3, 1e-2)  # base learning rates tried for the arms in TUNED
+RATES = (3e-3, 1e-3, 1e-2, 3e-2)  # base learning rates tried for the arms in TUNED
 RATES_ON = "pallets/click"
 TRIED_ON = ("pallets/click", "google/gson")
 ABLATED_ON = ("pallets/click", "google/gson", "tokio-rs/axum")
@@ -119,6 +119,7 @@ TRIED = (
         "thirds_weight_03", "thirds, context and prompts weigh 0.3",
         data=("data.context_weight=0.3",), training=(*THIRDS, *FALLING),
     ),
+    Arm("rank_64", "ours, LoRA of rank 64, alpha 128", training=("lora.r=64", "lora.alpha=128")),
 )  # fmt: skip
 TUNED = (PLAIN, OURS)
 ARMS = {arm.name: arm for arm in (BASE, PLAIN, OURS, BEFORE, *ABLATIONS, *TRIED)}

@@ -10,7 +10,7 @@ of its own with one thread; its result is one file in DIR/results, and a run who
 Equal in every arm: the base (embedded), LoRA's modules, rank and alpha, optimizer, warm-up and cosine decay, engine,
 precision, the tokens trained on (200,000, as near as whole sequences allow), the number of updates (as near as whole
 micro-batches allow; both are in the table), the snapshot and the redaction, the lines measured on, the number of
-learning rates tried (three for `plain`, three for `ours`, on one repository, by validation).
+learning rates tried (four for `plain`, four for `ours`, on one repository, by validation).
 Not equal: what the tokens are. `plain` sees code alone, at 2,048 tokens or to the end of a file, with one cosine;
 `ours` sees prose and history too, a tenth of the loss weight on context, and three phases of growing length, each with
 its own warm-up. An arm with something left out has the learning rate of `ours`.

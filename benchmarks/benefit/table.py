@@ -29,6 +29,8 @@ def show(work: Path) -> None:
         (f"Learning rates, validation loss on {RATES_ON}", _rates(results)),
         (f"`ours` against `plain`, related context, {LONG} tokens", _main(by_arm)),
         ("`ours` against `plain` by context and length", _contexts(by_arm)),
+        ("`ours` against the base, all held-out lines, related context", _tuned(by_arm)),
+        ("What related context is worth: loss with it against without", _gains(by_arm)),
         ("`ours` with one thing left out, against `ours`", _ablations(by_arm)),
         ("Changes of what `ours` was before, against that, on validation", _tried(by_arm)),
         ("Layouts, validation loss at 1,024 tokens", _layouts(by_arm)),
@@ -88,6 +90,31 @@ def _contexts(by_arm: dict[str, list[Result]]) -> Iterator[str]:
             )
             if one:
                 yield _row(context, length, f"{one.first:.3f}", f"{one.second:.3f}", *map(_percent, (one, two, both)))
+
+
+def _tuned(by_arm: dict[str, list[Result]]) -> Iterator[str]:
+    yield from _table("repository", "runs", "commits", "scored tokens", *(f"{length:,} tokens" for length in LENGTHS))
+    for name in dict.fromkeys(one.repository for one in by_arm[OURS.name]):
+        base, ours = ([one for one in by_arm[arm.name] if one.repository == name] for arm in (BASE, OURS))
+        found = [compared(base, ours, Lines("related", length)) for length in LENGTHS]
+        if one := found[-1]:
+            yield _row(name, one.runs, one.commits, one.tokens, *map(_percent, found))
+
+
+def _gains(by_arm: dict[str, list[Result]]) -> Iterator[str]:
+    """Means over runs; the context is laid out alike, and a length's lines are the same with and without it."""
+    yield from _table("arm", "runs", *(f"{what}, {length:,}" for what in ("cross-file", "all") for length in LENGTHS))
+    for arm in (BASE, PLAIN, OURS):
+        if results := by_arm[arm.name]:
+            kinds = [(length, *classes) for classes in ((CROSS_FILE,), ()) for length in LENGTHS]
+            yield _row(arm.name, len(results), *(f"{_gain(results, *kind):+.1f} %" for kind in kinds))
+
+
+def _gain(results: Sequence[Result], length: int, *classes: Sequence[str]) -> float:
+    def nats(one: Result, context: str) -> float:
+        return sum(nats for _, nats in one.sums(Lines(context, length, *classes)).values())
+
+    return sum(100 * (nats(one, "related") / nats(one, "none") - 1) for one in results) / len(results)
 
 
 def _ablations(by_arm: dict[str, list[Result]]) -> Iterator[str]:
