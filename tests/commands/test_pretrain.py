@@ -95,6 +95,11 @@ def test_a_repository_is_trained_on_in_windows_of_the_context(tmp_path: Path) ->
     assert plan["phases"]["1"]["length"] == 256 and plan["phases"]["1"]["parts"]["adapter"] == 0
 
 
+FURTHER = (
+    "long_context.phase3_enabled=false",
+    "long_context.further_phases=[{min_length: 1536, max_length: 2048, epochs: 1}]",
+    "model.max_position_embeddings=2048",
+)
 BAD: dict[str, tuple[list[str], str]] = {
     "an unknown preset": (["--preset", "15M_1024", "--input", "TEXT"], r"preset 15M_1024: .* did you mean 150M_1024\?"),
     "an unknown context": (["--preset", "150M_1000", "--input", "TEXT"], "nearest context of 150M is 150M_1024"),
@@ -109,6 +114,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no memory": (
         ["--preset", "embedded_256", "--input", "TEXT", "--set", "memory.budget_gb=0.01"],
         r"weights, gradients and moments take 0\.08 GiB .* the budget is 0\.01 GiB .* no smaller preset fits either",
+    ),
+    "a further phase beyond the positions": (
+        ["--preset", "embedded_256", "--input", "TEXT", *(word for one in FURTHER for word in ("--set", one))],
+        r"further_phases\[0\].max_length: 2,048 tokens, and the positions of embedded_256 reach 256",
     ),
     "nothing to go on with": (["--resume", "auto"], "no training has begun"),
     "another resume": (["--resume", "there"], "--resume there: expected auto"),

@@ -119,11 +119,12 @@ def _check_free(output: Path) -> None:
 def _plan(chosen: Preset, settings: Settings, device: str, output: Path) -> None:
     from longrepo.engines.choose import choose, place
     from longrepo.memory.budget import find_budget
-    from longrepo.models.planned import check_fits, planner_of
+    from longrepo.models.planned import check_fits, check_positions, planner_of
     from longrepo.models.start import longest
 
     kind, dtype, _ = place(choose("torch", device), device, settings.training.precision)
     budget = find_budget(kind, settings.memory.budget_gb)
+    check_positions(chosen, settings, kind, dtype)
     check_fits(planner_of(chosen, settings, kind, dtype, output), chosen, longest(settings), budget)
 
 

@@ -6,11 +6,12 @@ import tempfile
 from pathlib import Path
 
 from longrepo.config.schema import Settings
+from longrepo.curriculum.phases import phases_from
 from longrepo.engines.method import Method
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.planned import Planned
-from longrepo.memory.planner import Planner
+from longrepo.memory.planner import Planner, positioned
 from longrepo.models.presets import CONTEXTS, Preset, preset, sizes
 
 SHORTEST = 2  # tokens
@@ -19,10 +20,29 @@ SHORTEST = 2  # tokens
 def planner_of(chosen: Preset, settings: Settings, device: str, dtype: str, scratch: Path | None = None) -> Planner:
     """Plans steps of the preset by torch; `settings.model.name` is not read."""
     with tempfile.TemporaryDirectory() as folder:
-        chosen.write_config(Path(folder))
-        named = settings.model.model_copy(update={"name": folder, "revision": None})
-        planner = Planner.of(settings.model_copy(update={"model": named}), device, dtype, scratch)
-        planner.estimator.config.name_or_path = chosen.name
+        return _planner(Path(folder), chosen, settings, device, dtype, scratch)
+
+
+def check_positions(chosen: Preset, settings: Settings, device: str, dtype: str) -> None:
+    """Raises InputError where the positions of a phase that is going to be trained don't reach its longest sequence, or
+    can't be computed."""
+    with tempfile.TemporaryDirectory() as folder:
+        planner = _planner(Path(folder), chosen, settings, device, dtype, None)
+        try:
+            for phase in phases_from(settings):
+                if phase.epochs:
+                    positioned(planner, phase)
+        except InputError as error:
+            raise InputError(str(error).replace(folder, chosen.name)) from None
+
+
+def _planner(
+    folder: Path, chosen: Preset, settings: Settings, device: str, dtype: str, scratch: Path | None
+) -> Planner:
+    chosen.write_config(folder)
+    named = settings.model.model_copy(update={"name": str(folder), "revision": None})
+    planner = Planner.of(settings.model_copy(update={"model": named}), device, dtype, scratch)
+    planner.estimator.config.name_or_path = chosen.name
     return planner
 
 
