@@ -21,10 +21,11 @@ from typing import Any
 from capped import clean_up_when_terminated, run_capped
 from rich.console import Console
 from rich.table import Table
-from true_shape import StructureTokens, shape_in
+from true_shape import shape_in
 
 from longrepo.config.load import load_settings
 from longrepo.engines.method import Method
+from longrepo.memory.planner import Planner
 
 GIB = 2**30
 SCORED = 4096
@@ -93,20 +94,11 @@ class Case:
         (self.work / "long_window.json").write_text(json.dumps(self.results() | {key: told}, indent=1))
 
     def planned(self, layers: int) -> int:
-        """Bytes of tensors at the highest moment, by dry run."""
-        import torch
-        from transformers import AutoConfig
-
-        from longrepo.engines.torch.dry_run import PHASES, DryRun
-
+        """Bytes of tensors at the highest moment, as `longrepo plan` says."""
         model = shape_in(self.work, layers)
-        settings = load_settings(None, [f"model.name={model}", "training.precision=bfloat16", *self.overrides])
-        added = len(StructureTokens().initial_from)
-        run = DryRun(AutoConfig.from_pretrained(model), settings, self.method, "cpu", torch.bfloat16, added)
-        # A dry run of so many tokens is long: beyond the window every peak grows by the same for each token.
-        first, second = 3 * 4096, 4 * 4096
-        peaks = [max(run.whole(tokens)[f"peak {phase}"] for phase in PHASES) for tokens in (first, second)]
-        return peaks[0] + (peaks[1] - peaks[0]) * (self.length - first) // (second - first)
+        fixed = [f"model.name={model}", "training.precision=bfloat16", "lora.r=32"]
+        planner = Planner.of(load_settings(None, [*fixed, *self.overrides]), "cpu", "bfloat16", self.work)
+        return planner.planned(self.method, self.length).peak - planner.overhead
 
 
 def show(case: Case) -> None:
