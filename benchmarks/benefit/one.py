@@ -68,6 +68,7 @@ def run(work: Path, job: Job, commit: str, source: str | None) -> None:
         **asdict(job),
         "facts": engine.facts(),
         **curve.totals(),
+        "learnt": learnt(file, plan) if arm.name != "base" else 0.0,
         "curve": curve.points,
         "by_layout": by_layout,
         "layout": layout,
@@ -105,6 +106,12 @@ def _phases(plan: Plan) -> list[Any]:
 
 def _updates(plan: Plan) -> int:
     return sum(sum(phase.updates) for phase in _phases(plan))
+
+
+def learnt(file: SequenceFile, plan: Plan) -> float:
+    """Loss weights of all tokens trained on, added up: tokens that are learnt from."""
+    orders = (order for phase in _phases(plan) for order in phase.orders)
+    return float(sum(file.weights(at).sum(dtype=np.float64) for order in orders for at in order.indices))
 
 
 def _engine(settings: Settings) -> Engine:

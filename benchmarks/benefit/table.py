@@ -146,12 +146,11 @@ def _layouts(by_arm: dict[str, list[Result]]) -> Iterator[str]:
 
 
 def _runs(by_arm: dict[str, list[Result]]) -> Iterator[str]:
-    yield from _table("arm", "runs", "tokens", "updates", "seconds", "CPU seconds", "layouts")
+    yield from _table("arm", "runs", "tokens", "learnt from", "updates", "seconds", "CPU seconds", "layouts")
     for name, results in by_arm.items():
         if results:
-            spans = [
-                _span([getattr(one, key) for one in results]) for key in ("tokens", "updates", "seconds", "cpu_seconds")
-            ]
+            keys = ("tokens", "learnt", "updates", "seconds", "cpu_seconds")
+            spans = [_span([one.tree[key] for one in results if key in one.tree]) for key in keys]
             layouts = sorted({one.layout for one in results})
             yield _row(name, len(results), *spans, ", ".join(layouts))
 
@@ -173,6 +172,8 @@ def _means(curves: Sequence[Sequence[dict[str, float]]]) -> Callable[[int, str],
 
 
 def _span(values: Sequence[float]) -> str:
+    if not values:
+        return ""
     low, high = round(min(values)), round(max(values))
     return f"{low:,}" if low == high else f"{low:,}-{high:,}"
 

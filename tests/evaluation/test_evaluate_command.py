@@ -20,6 +20,7 @@ from longrepo.commands.app import app
 from longrepo.errors import InputError
 from longrepo.evaluation import loaded
 from longrepo.evaluation.result import Comparison, Estimate, Evaluation, Figure, read_evaluation
+from longrepo.models.given import write_given
 from longrepo.reports.evaluation import print_evaluation
 
 
@@ -139,6 +140,9 @@ def test_what_doesn_t_belong_together_is_refused(
     assert "--length 100: expected 256 tokens or more" in refused(run, *repo, "--length", 100)
     assert "no --repo holds the commit" in refused(run, "--repo", young.folder)
     assert "no such sequences" in refused(run, *repo, "--sequences", tmp_path / "gone")
+    (tmp_path / "notes.txt").write_text("A line of notes.\n" * 400)
+    write_given(tmp_path / "text", tmp_path / "notes.txt", shop.tokenizer, 256, redact=True)
+    assert "made of a text, and only a repository has" in refused(run, *repo, "--sequences", tmp_path / "text")
     config = run / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace("embedded", "someone/else"))
     assert "is an adapter for someone/else, and its run was made for embedded" in refused(run, *repo)

@@ -24,6 +24,7 @@ from longrepo import embedded
 from longrepo.config.load import dump_yaml, load_settings
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.training.checkpoint import trained_folder
 
 WINDOW = 16
 
@@ -55,7 +56,7 @@ def spell_rope_for_mlx_lm(folder: Path) -> None:
 
 
 def trained_run(folder: Path, model: Path | str, *overrides: str) -> Run:
-    """What a finished run leaves: settings and adapter, its weights random."""
+    """What a finished run leaves: settings and adapter, or model, its weights random."""
     settings = load_settings(
         None,
         [f"model.name={model}", "model.quantization=none", "lora.r=4", "training.precision=float32", *overrides],
@@ -65,9 +66,10 @@ def trained_run(folder: Path, model: Path | str, *overrides: str) -> Run:
     torch.manual_seed(1)
     for name, parameter in engine.parameters.items():
         parameter.data += torch.randn_like(parameter) * (0.05 if "rows" in name else 0.02)
-    (folder / "adapter").mkdir(parents=True)
+    trained = folder / trained_folder(settings)
+    trained.mkdir(parents=True)
     (folder / "settings.yaml").write_text(dump_yaml(settings))
-    engine.save_adapter(folder / "adapter")
+    engine.save_adapter(trained)
     prompt = [*tokenizer.structure_ids.values()][:1] + tokenizer.encode("def main(argv):\n    parser = ")
     return Run(folder, Path(model), engine, tokenizer, prompt)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -140,13 +142,54 @@ def test_a_step_needs_what_was_planned(folder: Path, tokenizer: RepoTokenizer, m
     assert planned.peak == pytest.approx(tracker.peak, rel=0.02)
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_the_base_is_what_training_began_with_and_every_trained_bit_is_back(
+    folder: Path, tokenizer: RepoTokenizer, tmp_path: Path, stored: torch.dtype
+) -> None:
+    Starcoder2ForCausalLM.from_pretrained(folder, dtype=stored).save_pretrained(tmp_path)
+    fresh = engine_of(tmp_path, tokenizer).score(batch())
+    engine = engine_of(tmp_path, tokenizer)
+    engine.accumulate(batch(1), 100.0, 1)
+    engine.apply_update(1e-2, 1.0)
+    engine.accumulate(batch(2), 100.0, 2)
+    held, moments = gradients(engine), [*_moments(engine)]
+    trained, weights = engine.score(batch()), {name: p.detach().clone() for name, p in engine.parameters.items()}
+    for _ in range(2):
+        with engine.base_only():
+            np.testing.assert_array_equal(engine.score(batch()), fresh)
+    with pytest.raises(KeyboardInterrupt), engine.base_only():
+        raise KeyboardInterrupt
+    np.testing.assert_array_equal(engine.score(batch()), trained)
+    assert (trained != fresh).any()
+    assert all(torch.equal(p, weights[name]) for name, p in engine.parameters.items())
+    assert gradients(engine).keys() == held.keys() and all(
+        torch.equal(g, held[n]) for n, g in gradients(engine).items()
+    )
+    assert all(torch.equal(one, other) for one, other in zip(_moments(engine), moments, strict=True))
+    kept = engine._start._weights.values() if engine._start else ()
+    assert {one.dtype for one in kept if one.ndim > 1} == {stored}, "as it is stored"
+
+
+def _moments(engine: TorchEngine) -> Iterator[torch.Tensor]:
+    return (tensor.clone() for state in engine._optimizer.state.values() for tensor in state.values())
+
+
+def test_a_start_that_is_another_model_by_now_is_refused(
+    folder: Path, tokenizer: RepoTokenizer, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "start")
+    engine = engine_of(tmp_path / "start", tokenizer)
+    config = Starcoder2Config.from_pretrained(folder, intermediate_size=64)
+    Starcoder2ForCausalLM(config).save_pretrained(tmp_path / "start")
+    with pytest.raises(InputError, match=r"isn't what training began with \(.*mlp.*differs\)"), engine.base_only():
+        pass
+
+
 def test_what_cannot_be_is_refused(folder: Path, tokenizer: RepoTokenizer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"training\.weights: all needs model\.quantization=none"):
         load_settings(None, ["training.weights=all"])
     with pytest.raises(InputError, match="MLX engine trains LoRA alone"):
         create(Choice("mlx", "asked"), settings(folder), tokenizer, "cpu")
     engine = engine_of(folder, tokenizer)
-    with pytest.raises(InputError, match="the base's weights were trained themselves"), engine.base_only():
-        pass
     with pytest.raises(InputError, match="can't be read as a model's weights"):
         engine.load_adapter(tmp_path)

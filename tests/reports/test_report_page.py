@@ -135,7 +135,8 @@ def test_it_prints_dark_on_light(browser: Browser, page_file: Path) -> None:
         assert page.pdf()[:5] == b"%PDF-"
 
 
-@pytest.mark.parametrize("lines", [0, 4, 8])
+@pytest.mark.filterwarnings("error:constrained_layout")
+@pytest.mark.parametrize("lines", [0, 2, 4, 8])
 def test_a_run_that_was_cut_off_is_told_as_far_as_it_got(browser: Browser, tmp_path: Path, lines: int) -> None:
     run = write_run(tmp_path, epochs=1)
     cut(run, lines)

@@ -1,4 +1,4 @@
-"""`longrepo export` and `longrepo import-adapter`: adapters for other tools, and of other tools."""
+"""`longrepo export` and `longrepo import-adapter`: what was trained for other tools, and adapters of other tools."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def export(
         typer.Option(help="Give mlx's base a model file where mlx-lm's own model computes something else."),
     ] = True,
 ) -> None:
-    """Write an adapter as other tools load it."""
+    """Write an adapter, or a model whose weights were all trained, as other tools load it."""
     from longrepo.export.formats import Choices, export
     from longrepo.export.source import find_source
 

@@ -125,8 +125,9 @@ class Engine(Protocol):
         ...
 
     def base_only(self) -> AbstractContextManager[None]:
-        """While entered, the adapter and the trained rows are off: the model is the base. Raises InputError where all
-        weights are trained: the base is gone."""
+        """While entered, the adapter and the trained rows are off: the model is the base. Where all weights are
+        trained, it has those that they began as, and its own again afterwards, bit for bit; raises InputError where
+        these can't be had."""
         ...
 
     def save_adapter(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""A run's model with its adapter, and the sequences that it is compared on."""
+"""A run's base and what it was tuned to, and the sequences that it is compared on."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from longrepo.sequences.header import check_tokenizer
 from longrepo.sequences.store import SequenceFile, read_sequences
 from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.sequences.watch import Watch
+from longrepo.training import disk
 from longrepo.training.checkpoint import STATE
 
 SPLITS = ("validation", "test")
@@ -68,12 +69,14 @@ class Loaded:
         """
         if split not in SPLITS:
             raise InputError(f"--split {split}: expected {' or '.join(SPLITS)}")
-        source = find_source(run)
+        source = find_source(run).on(None)
         settings = source.settings
         _check_base(source)
         tiers = tiers_for(settings.model, settings.context, asked, max((*lengths, *caps(settings))))
         _check_lengths(lengths, tiers, settings.model.name)
         file = read_sequences(sequences or trained_on(run))
+        if file.header.repositories and not any(one.head for one in file.header.repositories):
+            raise InputError(f"{file.path}: made of a text, and only a repository has held-out commits to measure on")
         if split not in file.column("split"):
             raise InputError(f"{file.path}: holds no {split} sequences to compare on; prepare them again")
         folders = repositories(file, run, repos)
@@ -104,7 +107,7 @@ class Loaded:
         seed, tiers = settings.training.seed, self.adaptive.tiers
         about = {**self.about, "lengths": self.lengths, "amount": amount.name}
         about["positions"] = {n: tiers.holding(n).context.model_dump(mode="json") for n in self.lengths}
-        same = {"format": FORMAT, "adapter": _digest(self.source.adapter), **{name: about[name] for name in _DECIDES}}
+        same = {"format": FORMAT, "adapter": _digest(self.source.files), **{name: about[name] for name in _DECIDES}}
         with (
             opened(self.file, self.tokenizer, settings, self.folders, others, watch) as (material, elsewhere),
             Store(self.run / MEASUREMENTS, same) as store,
@@ -145,6 +148,8 @@ def trained_on(run: Path) -> Path:
 
 
 def _check_base(source: Source) -> None:
+    if source.whole:
+        return
     named, wanted = read_adapter_config(source.adapter).get("base_model_name_or_path"), source.settings.model.name
     if named != wanted:
         raise InputError(
@@ -161,7 +166,8 @@ def _check_lengths(lengths: Sequence[int], tiers: Tiers, name: str) -> None:
 
 
 def _beyond(lengths: Sequence[int], settings: Settings, tiers: Tiers) -> Iterator[str]:
-    if left_out := [f"{cap:,}" for cap in caps(settings) if cap > tiers.reach]:
+    trained = (phase.max_length for phase in phases_from(settings) if phase.epochs)
+    if left_out := [f"{cap:,}" for cap in trained if cap > tiers.reach]:
         yield f"phases of {', '.join(left_out)} tokens are left out: its positions reach {tiers.reach:,}"
     for length in lengths:
         if (context := tiers.holding(length).context) != tiers.trained:
@@ -177,6 +183,5 @@ def _positioned(unit: Unit, tiers: Tiers) -> Unit:
     return replace(unit, key=f"{unit.key}@{digest[:12]}")
 
 
-def _digest(folder: Path) -> str:
-    files = sorted(folder.glob("adapter_*"))
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+def _digest(files: Sequence[Path]) -> str:
+    return hashlib.sha256(b"".join(bytes.fromhex(disk.sha256_of(file)) for file in files)).hexdigest()

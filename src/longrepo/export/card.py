@@ -22,6 +22,7 @@ from longrepo.sequences.licence import all_of, hub_licence
 CARD = "README.md"
 _EMBEDDED = "longrepo's embedded model"
 _RELATIONS = {"peft": "adapter", "mlx": "adapter", "transformers": "finetune", "gguf": "quantized"}
+_WHOLE_RELATIONS = {**_RELATIONS, "mlx": "finetune"}
 
 
 @dataclass(frozen=True)
@@ -89,16 +90,17 @@ def _front_matter(source: Source, use: Use, licence: BaseLicence, data: Header |
     license, name = hub_licence(all_of([licence.name, *(one.licence for one in data.repositories)] if data else [""]))
     base = source.settings.model.name
     on_hub = shown_base(base) == base
+    relations = _WHOLE_RELATIONS if source.whole else _RELATIONS
     facts = ModelCardData(
         base_model=base if on_hub else None,
-        base_model_relation=_RELATIONS[use.library] if on_hub else None,
+        base_model_relation=relations[use.library] if on_hub else None,
         language="code",
         library_name=use.library,
         license=license,
         license_name=name,
         license_link=(licence.link or None) if name else None,
         pipeline_tag="text-generation",
-        tags=["code", "lora", "long-context", "longrepo"],
+        tags=["code", *(() if source.whole else ("lora",)), "long-context", "longrepo"],
     )
     return f"---\n{facts.to_yaml()}\n---\n\n"
 

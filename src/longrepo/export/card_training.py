@@ -14,17 +14,22 @@ _QUANTISED = {"nf4": "4 bits (NF4)", "none": "not quantised"}
 
 def training(source: Source, run: Run | None) -> Iterator[str]:
     """Lines of Markdown."""
+    rows = [("method", "all weights")] if source.whole else _of_adapter(source)
+    if run is None:
+        yield from table(("", ""), rows)
+        yield f"\nNo run is known{'' if source.whole else f': this is what {CONFIG} says'}."
+        return
+    yield from table(("", ""), [*rows, *_of_run(run)])
+
+
+def _of_adapter(source: Source) -> list[tuple[str, str]]:
     adapter = read_adapter_config(source.adapter)
     lora = f"r {adapter.get('r')}, alpha {adapter.get('lora_alpha'):g}, dropout {adapter.get('lora_dropout'):g}"
     modules = adapter.get("target_modules") or ()
     rows = [("method", "LoRA"), ("LoRA", f"{lora}, on {', '.join(sorted(modules))}")]
     if marks := adapter.get("trainable_token_indices"):
         rows.append(("trained tokens", f"{len(marks)} structure tokens, rows of their own in the embedding"))
-    if run is None:
-        yield from table(("", ""), rows)
-        yield f"\nNo run is known: this is what {CONFIG} says."
-        return
-    yield from table(("", ""), [*rows, *_of_run(run)])
+    return rows
 
 
 def _of_run(run: Run) -> Iterator[tuple[str, str]]:

@@ -35,6 +35,8 @@ Writer = Callable[[Source, Choices, Path, Path], list[str]]
 def export(source: Source, format: str, choices: Choices, output: Path) -> list[str]:
     """Write a new folder, whole or not at all; return lines for the terminal. Raises InputError."""
     _check(format, choices)
+    if source.whole:
+        _check_whole(source, format, choices)
     return [*source.notes, *new_folder(output, lambda beside: FORMATS[format](source, choices, beside, output))]
 
 
@@ -71,6 +73,18 @@ def _check(format: str, choices: Choices) -> None:
             raise InputError(f"{option}: --format {format} has no use for it; leave it out")
         if value not in taken:
             raise InputError(f"{option} {value}: --format {format} takes {', '.join(taken)}")
+
+
+def _check_whole(source: Source, format: str, choices: Choices) -> None:
+    """Raises InputError for what there is of an adapter alone."""
+    asked = {
+        "--format peft": (format == "peft", "use --format merged"),
+        "--adapter-only": (choices.adapter_only, "leave it out"),
+        "--with-base": (choices.with_base, "leave it out"),
+    }
+    for option, (wanted, instead) in asked.items():
+        if wanted:
+            raise InputError(f"{option}: {source.adapter} is a model, all weights of it were trained; {instead}")
 
 
 def _mlx(source: Source, choices: Choices, folder: Path, final: Path) -> list[str]:

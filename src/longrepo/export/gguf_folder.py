@@ -20,7 +20,8 @@ from longrepo.export.converter import find_converter
 from longrepo.export.formats import Choices
 from longrepo.export.merged_folder import write_model
 from longrepo.export.merged_weights import load_float32
-from longrepo.export.peft_adapter import PeftAdapter, read_peft
+from longrepo.export.parts import Parts
+from longrepo.export.peft_adapter import PeftAdapter
 from longrepo.export.source import Source
 
 _KINDS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -31,7 +32,8 @@ _UNWINDOWED = ("starcoder2",)  # model types whose sliding window llama.cpp leav
 def write_gguf(source: Source, choices: Choices, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
     precision, kind = _kind(choices)
-    converter, adapter = find_converter(choices.llama_cpp), read_peft(source.adapter, load_float32)
+    converter, parts = find_converter(choices.llama_cpp), Parts.of(source, load_float32)
+    adapter = parts.adapter
     base = source.settings.model.name
     with_base = not choices.adapter_only or adapter.rows is not None or choices.with_base or source.repositioned
     file = f"{'base' if choices.adapter_only else 'model'}-{kind}.gguf"
@@ -40,13 +42,14 @@ def write_gguf(source: Source, choices: Choices, folder: Path, final: Path) -> l
     with _scratch(folder) as scratch:
         if with_base:
             merged = replace(adapter, lora={}) if choices.adapter_only else adapter
-            written = write_model(source, merged, precision, scratch, copies=2)
+            written = write_model(source, replace(parts, adapter=merged), precision, scratch, copies=2)
             notes += written.notes
             name = shown_base(base) + ("" if choices.adapter_only else ", tuned")
             write_card(scratch, source, Use("gguf", "", ""))  # the converter takes licence and base from it
             converter.model(scratch, folder / file, kind, name)
             rows = f"{len(adapter.row_ids)} trained rows in its embedding" if adapter.row_ids else "as published"
-            lines.append(f"{final / file} ({base}, {rows if choices.adapter_only else 'the adapter merged in'})")
+            tuned = "all weights trained" if source.whole else "the adapter merged in"
+            lines.append(f"{final / file} ({base}, {rows if choices.adapter_only else tuned})")
         else:
             _copy_config(source, scratch)
         notes += _differences(scratch)

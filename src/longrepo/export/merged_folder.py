@@ -1,4 +1,5 @@
-"""A whole model as transformers loads it: the base's own weights and the adapter in one, with tokenizer and card."""
+"""A whole model as transformers loads it, with tokenizer and card: the base's own weights and the adapter in one, or
+the weights that were all trained."""
 
 from __future__ import annotations
 
@@ -23,9 +24,8 @@ from longrepo.export.base_licence import licence_files
 from longrepo.export.card import Use, write_card
 from longrepo.export.formats import Choices
 from longrepo.export.merged_weights import MergedWeights, load_float32
-from longrepo.export.peft_adapter import PeftAdapter, read_peft
+from longrepo.export.parts import Parts
 from longrepo.export.source import Source
-from longrepo.sequences.tokenizer import load_tokenizer
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "auto": None}
 _HOW = """```python
@@ -49,22 +49,24 @@ class Written:
 
 def write_merged(source: Source, choices: Choices, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
-    written = write_model(source, read_peft(source.adapter, load_float32), choices.precision or "bfloat16", folder)
-    holds = f"The base's unquantised weights with the adapter merged in, in {written.dtype}."
+    written = write_model(source, Parts.of(source, load_float32), choices.precision or "bfloat16", folder)
+    holds, what = "The base's unquantised weights with the adapter merged in", "with the adapter merged in"
+    if source.whole:
+        holds, what = "A model whose weights were all trained", "with all weights trained"
+    holds = f"{holds}, in {written.dtype}."
     write_card(folder, source, Use("transformers", holds, _HOW.format(folder=final.name), written.notes))
     name, size = source.settings.model.name, written.bytes / 1e9
-    return [f"model: {final} ({name} with the adapter merged in, {written.dtype}, {size:.2f} GB)", *written.notes]
+    return [f"model: {final} ({name} {what}, {written.dtype}, {size:.2f} GB)", *written.notes]
 
 
-def write_model(source: Source, adapter: PeftAdapter, precision: str, folder: Path, copies: int = 1) -> Written:
+def write_model(source: Source, parts: Parts, precision: str, folder: Path, copies: int = 1) -> Written:
     """Write weights, config.json, generation_config.json, tokenizer and the base's licence files into a folder.
 
     Raises InputError where the base can't be had unquantised, the adapter is another base's, or the disk has no room
     for so many copies of the weights.
     """
     logging.set_verbosity_error()
-    settings = source.settings.model
-    tokenizer = load_tokenizer(source.tokenizer, settings.revision, source.settings.data.structure_tokens)
+    settings, base = parts.model, source.settings.model
     with loading(settings.name):
         where = model_location(settings.name)
         published, _ = PreTrainedConfig.get_config_dict(where, revision=settings.revision)
@@ -72,18 +74,18 @@ def write_model(source: Source, adapter: PeftAdapter, precision: str, folder: Pa
         if (checkpoint := find_checkpoint(where, settings.revision)) is None:
             raise InputError("it has no safetensors files; save it again with transformers and name that with --base")
         config = AutoConfig.from_pretrained(where, revision=settings.revision)
-        weights = MergedWeights(checkpoint, config, adapter, tokenizer, DTYPES[precision])
+        weights = MergedWeights(checkpoint, config, parts.adapter, parts.tokenizer, DTYPES[precision])
         _check_room(folder, weights.bytes * copies)
         weights.write(folder)
-    published |= changes(config.to_dict(), source.settings.context)
+    published |= changes(config.to_dict(), parts.context)
     _write_config(folder / "config.json", published, weights)
     with contextlib.suppress(OSError):  # then generation is what config.json says
         GenerationConfig.from_pretrained(where, revision=settings.revision or "main").save_pretrained(str(folder))
-    tokenizer.source.save_pretrained(str(folder))
-    for file in licence_files(where, settings.revision):
+    parts.tokenizer.source.save_pretrained(str(folder))
+    for file in licence_files(model_location(base.name), base.revision):
         shutil.copyfile(file, folder / file.name)
     notes: tuple[str, ...] = ()
-    if settings.quantization == "nf4":
+    if base.quantization == "nf4":
         notes = ("trained on 4 bits of that base: what longrepo evaluate measured there isn't quite this model",)
     return Written(weights.dtype, weights.bytes, notes)
 

@@ -35,17 +35,19 @@ class Tuned:
 
     @staticmethod
     def load(path: Path, model: str | None, choice: Choice, device: str, asked: ContextSettings | None = None) -> Tuned:
-        """Of a run's folder, a checkpoint's or an adapter's; `model` stands in for the base it names, `asked` are the
-        positions of texts that are longer than its own reach.
+        """Of a run's folder, a checkpoint's, or that of what they trained; `model` stands in for the base it names,
+        `asked` are the positions of texts that are longer than its own reach.
 
-        Raises InputError where it can't be had, or the adapter is another base's.
+        Raises InputError where it can't be had, or is another base's.
         """
         found = find_source(path)
         source, notes = found.on(model), found.notes
         settings = with_lora(source.settings, source.adapter)
         base = settings.model
         if base.name != found.settings.model.name:
-            notes += (f"the adapter names {found.settings.model.name} as its base; {base.name} is taken, as asked",)
+            own = found.settings.model.name
+            named = f"training began with {own}" if source.whole else f"the adapter names {own} as its base"
+            notes += (f"{named}; {base.name} is taken, as asked",)
         tiers = tiers_for(base, settings.context, asked, _longest(settings))
         tokenizer = load_tokenizer(source.tokenizer, base.revision, settings.data.structure_tokens)
         engine = create(choice, settings, tokenizer, device)

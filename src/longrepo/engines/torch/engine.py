@@ -35,7 +35,7 @@ from longrepo.engines.torch.optimizer_files import read_optimizer, write_optimiz
 from longrepo.engines.torch.peak import PeakMemory
 from longrepo.engines.torch.positions import set_positions
 from longrepo.engines.torch.rows import TokenRows, patch
-from longrepo.engines.torch.whole import read_model, stored, train_all, write_model
+from longrepo.engines.torch.whole import Start, read_model, stored, train_all, write_model
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,8 +50,12 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, model: Any, rows: TokenRows | None, settings: Settings, placement: Placement) -> None:
-        """`model`: PEFT's, whose adapter is trained, or one of transformers, all weights of which are."""
+    def __init__(
+        self, model: Any, rows: TokenRows | None, settings: Settings, placement: Placement, start: Start | None = None
+    ) -> None:
+        """`model`: PEFT's, whose adapter is trained, or one of transformers, all weights of which are; then `start` is
+        what it began as."""
+        self._start = start
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
         self.adapted = isinstance(model, peft.PeftModel)
         self.device = placement.device.type
@@ -80,7 +84,7 @@ class TorchEngine:
         model = train_all(base, settings) if whole else attach_lora(base, settings)
         if rows is not None:
             rows.weight.requires_grad_(True)
-        engine = cls(model, rows, settings, placement)
+        engine = cls(model, rows, settings, placement, Start(settings.model, tokenizer) if whole else None)
         if whole:
             engine.choices.append(("trained: all weights, in float32", "as set in training.weights"))
         quantised = "4-bit NF4" if settings.model.quantization == "nf4" else "not quantised"
@@ -179,8 +183,10 @@ class TorchEngine:
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
-        if not self.adapted:
-            raise InputError("training.weights=all: the base's weights were trained themselves; compare two folders")
+        if self._start is not None:
+            with self._start.instead(self.model):
+                yield
+            return
         with self.model.disable_adapter():
             if self.rows is not None:
                 self.rows.active = False
@@ -193,9 +199,9 @@ class TorchEngine:
     def save_adapter(self, folder: Path) -> None:
         if self.adapted:
             write_adapter(folder, self.model, self.rows, self._settings.model.name)
-            record(folder, self._settings.context)
         else:
             write_model(folder, self.model)
+        record(folder, self._settings.context)
 
     def load_adapter(self, folder: Path) -> None:
         if self.adapted:

@@ -1,20 +1,28 @@
-"""Training a model's own weights, all of them: float32 weights and moments, and the folder that they are written to."""
+"""Training a model's own weights, all of them: float32 weights and moments, the folder that they are written to, and
+the weights that they began as."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ModelSettings, Settings
 from longrepo.engines.torch.device import Placement
+from longrepo.engines.torch.load import load_base
 from longrepo.errors import InputError
+
+if TYPE_CHECKING:
+    from longrepo.sequences.tokenizer import RepoTokenizer
 
 WEIGHTS = "model.safetensors"
 
@@ -54,11 +62,57 @@ def read_model(folder: Path, model: Any) -> None:
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: can't be read as a model's weights ({str(error).splitlines()[0]})") from None
     ours = dict(model.named_parameters())  # what is tied has one name
-    differ = {name for name in ours.keys() | saved.keys() if _shape(ours, name) != _shape(saved, name)}
-    if differ:
-        raise InputError(f"{file}: holds another model's weights ({min(differ)} differs); give its own folder")
+    if differs := _difference(ours, saved):
+        raise InputError(f"{file}: holds another model's weights ({differs} differs); give its own folder")
     for name, parameter in ours.items():
         parameter.copy_(saved[name])
+
+
+class Start:
+    """The weights that a model began as: read when they are first asked for, then kept on the CPU, in 16 bits where
+    that loses nothing."""
+
+    def __init__(self, settings: ModelSettings, tokenizer: RepoTokenizer) -> None:
+        self._settings, self._tokenizer = settings, tokenizer
+
+    @contextmanager
+    def instead(self, model: Any) -> Iterator[None]:
+        """While entered, the model has these weights; its own lie beside, untouched, so its device holds both.
+
+        Raises InputError where they can't be had, or are another model's.
+        """
+        parameters = dict(model.named_parameters())
+        if differs := _difference(parameters, self._weights):
+            name = self._settings.name
+            raise InputError(f"model {name}: isn't what training began with ({differs} differs); put that back there")
+        trained = {name: parameter.data for name, parameter in parameters.items()}
+        try:
+            for name, parameter in parameters.items():
+                parameter.data = self._weights[name].to(parameter.device, parameter.dtype)
+            yield
+        finally:
+            for name, parameter in parameters.items():
+                parameter.data = trained[name]
+
+    @cached_property
+    def _weights(self) -> dict[str, torch.Tensor]:
+        placement = Placement(torch.device("cpu"), torch.float32, ())
+        model, _ = load_base(self._settings, self._tokenizer, placement)
+        for parameter in model.parameters():
+            parameter.data = _in_16_bits(parameter.data)
+        return {name: parameter.data for name, parameter in model.named_parameters()}
+
+
+def _in_16_bits(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers in 16 bits where one of the two types holds them, else the tensor itself."""
+    rounded = (tensor.to(dtype) for dtype in (torch.bfloat16, torch.float16))
+    return next((one for one in rounded if torch.equal(one.to(tensor.dtype), tensor)), tensor)
+
+
+def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """The first name that is lacking in one of them, or of another shape; None where there is none."""
+    differ = (name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name))
+    return min(differ, default=None)
 
 
 def _shape(tensors: Any, name: str) -> tuple[int, ...] | None:

@@ -189,6 +189,9 @@ def _phases(axes: Axes, history: History, narrow: bool) -> None:
 
 
 def _finish(axes: Axes, ends: Sequence[tuple[float, float, str, str]], unit: str) -> None:
+    left, right = axes.get_xlim()
+    if right - left < 1:  # one update: its phase is named in the middle of it
+        axes.set_xlim(0, right)
     low, high = axes.get_ylim()
     canvas.label_ends(axes, ends, (high - low) * 0.09)
     axes.set_xlabel("update")

@@ -16,7 +16,7 @@ from longrepo.evaluation.result import Evaluation, read_evaluation
 from longrepo.sequences.formats import HEADER_FILE
 from longrepo.sequences.header import Header
 from longrepo.sequences.output import SUMMARY
-from longrepo.training.checkpoint import ADAPTER, STATE
+from longrepo.training.checkpoint import STATE, trained_folder
 from longrepo.training.reporter import EpochRecord, MemoryUse, PhaseRecord, StepDownRecord, UpdateRecord, Validation
 from longrepo.training.run_folder import SETTINGS
 from longrepo.training.state import Snapshot
@@ -87,9 +87,19 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it did all it was asked, and left its adapter."""
+        """Whether it did all it was asked, and left what it trained."""
         done = self.snapshot is None or self.snapshot.state.finished
-        return done and (self.path / ADAPTER).is_dir()
+        return done and self.trained.is_dir()
+
+    @property
+    def trained(self) -> Path:
+        """The folder of its adapter, or of the model whose weights were all trained."""
+        return self.path / trained_folder(self.settings)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all weights are trained, not an adapter."""
+        return self.settings.training.weights == "all"
 
     @property
     def epochs_planned(self) -> int:

@@ -17,7 +17,7 @@ class Command:
 
 
 def commands(run: Run) -> list[Command]:
-    """Of a finished run what its adapter is for; of another one how to go on."""
+    """Of a finished run what its adapter or model is for; of another one how to go on."""
     path = shlex.quote(str(run.path))
     if not run.finished:
         sequences = shlex.quote(run.snapshot.identity.sequences if run.snapshot else "SEQUENCES")
@@ -31,12 +31,29 @@ def commands(run: Run) -> list[Command]:
             f"longrepo generate {path} --file FILE --line N",
         ),
         Command("For an editor", f"longrepo serve {path}"),
-        Command("For transformers and PEFT", f"longrepo export {path} --format peft --output DIR"),
+        *(_of_model(run, path) if run.whole else _of_adapter(run, path)),
         Command("For mlx-lm", f"longrepo export {path} --format mlx --output DIR"),
-        Command("In Python", _PYTHON.format(adapter=f"{run.path}/adapter", base=run.settings.model.name)),
     ]
 
 
+def _of_adapter(run: Run, path: str) -> list[Command]:
+    return [
+        Command("For transformers and PEFT", f"longrepo export {path} --format peft --output DIR"),
+        Command("In Python", _PYTHON.format(adapter=str(run.trained), base=run.settings.model.name)),
+    ]
+
+
+def _of_model(run: Run, path: str) -> list[Command]:
+    return [
+        Command("In 16 bits, with a model card", f"longrepo export {path} --format merged --output DIR"),
+        Command("In Python", _WHOLE.format(model=str(run.trained))),
+    ]
+
+
+_WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained({model!r})
+model = AutoModelForCausalLM.from_pretrained({model!r})"""
 _PYTHON = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
