@@ -70,7 +70,8 @@ def sequences(made: tuple[Path, Path, str], name: str) -> SequenceFile:
 def test_every_arm_can_be_set(arm: arms.Arm) -> None:
     settings = arm.trained_with(1e-3, 2, 5000, 3)
     assert settings.data.structure_tokens == arm.prepared_with().data.structure_tokens == arm.marks
-    assert (settings.training.seed, settings.lora) == (2, arms.OURS.trained_with(1e-3, 1, 1, 1).lora)
+    assert settings.training.seed == 2
+    assert arm.name == "rank_64" or settings.lora == arms.OURS.trained_with(1e-3, 1, 1, 1).lora
 
 
 def test_plain_shows_all_code_once_with_full_weight_and_nothing_else(made: tuple[Path, Path, str]) -> None:

@@ -1,0 +1,120 @@
+"""The benchmark of position scaling compares what it says, on texts that tuning never saw."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_repository import small_repository
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "context" / "by_method"))
+
+import rows
+import run
+import texts
+
+from longrepo.context.change import changes
+from longrepo.engines.base import Batch
+from longrepo.memory.shape import read_config
+from longrepo.sequences.tokenizer import load_tokenizer
+
+LENGTHS = (160, 320)
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> Iterator[texts.Texts]:
+    """Texts of 320 tokens."""
+    repository = small_repository(tmp_path_factory.mktemp("by_method") / "shop")
+    head = subprocess.run(["git", "-C", repository, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (texts, run):
+            patch.setattr(module, "LENGTHS", LENGTHS)
+            patch.setattr(module, "TARGET", LENGTHS[-1])
+        patch.setattr(texts, "WINDOWS", 2)
+        patch.setattr(texts, "UPDATES", 2)
+        patch.setattr(run, "SCORED", 64)
+        yield texts.read_texts(repository, head.stdout.strip(), load_tokenizer("embedded"), rows.ROWS[0].settings())
+
+
+@pytest.mark.parametrize("row", rows.ROWS, ids=[row.name for row in rows.ROWS])
+def test_every_row_can_be_computed_at_every_length(row: rows.Row) -> None:
+    config = read_config("embedded").to_dict()
+    for length in rows.LENGTHS:
+        asked = row.context(length, None)
+        changed = changes(config, asked)
+        assert asked.method in (row.method, "none")
+        if row.window == "full" and not row.by_length:
+            assert changed["sliding_window"] is None
+
+
+def test_no_text_is_both_tuned_and_measured_on(read: texts.Texts) -> None:
+    files = [
+        set(re.findall(r"<\|FILE_START\|> (\S+)\n", "".join(read.tokenizer.decode(ids.tolist()) for ids in some)))
+        for some in (read.tuning, read.held_out)
+    ]
+    assert all(files) and not files[0] & files[1]
+    assert {len(ids) for ids in (*read.tuning, *read.held_out)} == {LENGTHS[-1]}
+
+
+def test_a_needle_stands_at_its_depth_and_again_at_the_end(read: texts.Texts) -> None:
+    found = list(read.needles())
+    assert len(found) == len(LENGTHS) * len(texts.DEPTHS) * texts.DRAWS
+    for one in found:
+        assert len(one.ids) == one.length
+        names, at = one.ids[-texts.BLOCK :], (one.length - 2 * texts.BLOCK) * one.depth // 100
+        assert np.array_equal(one.ids[at : at + texts.BLOCK], names)
+
+
+class Scored:
+    """An engine whose loss of a token is its id, and which keeps how long the texts were."""
+
+    pad_id = 0
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+
+    def position(self, context: Any) -> None:
+        """As it is."""
+
+    def score(self, batch: Batch) -> np.ndarray:
+        self.lengths.append(batch.input_ids.shape[1])
+        return np.where(batch.loss_weights > 0, batch.input_ids, 0).astype(np.float32)
+
+
+@contextmanager
+def measuring(tmp_path: Path, read: texts.Texts, row: rows.Row) -> Iterator[tuple[run.Measuring, Scored]]:
+    engine = Scored()
+    one = run.Measuring(tmp_path, "some/shop", row, read)
+    one._made = engine
+    yield one, engine
+
+
+def test_the_same_tokens_are_scored_at_every_length(tmp_path: Path, read: texts.Texts) -> None:
+    with measuring(tmp_path, read, rows.Row("extrapolated", "")) as (one, engine):
+        one._part("before", one._measure)
+        short, long = one.result["before"]["lengths"].values()
+        assert short == long == [float(ids[-64:].sum()) for ids in read.held_out]
+        assert set(engine.lengths) == set(LENGTHS)
+        whole = [sum(stretches) for stretches in one.result["before"]["positions"]]
+        assert whole == [float(ids[1:].sum()) for ids in read.held_out]
+
+
+def test_a_truncated_text_is_read_from_its_end_and_what_is_done_stays(tmp_path: Path, read: texts.Texts) -> None:
+    row = rows.Row("truncated", "", reads=LENGTHS[0])
+    with measuring(tmp_path, read, row) as (one, engine):
+        one._part("before", one._measure)
+        one._part("needles before", one._find)
+        assert max(engine.lengths) == LENGTHS[0]
+    with measuring(tmp_path, read, row) as (again, engine):
+        again._part("before", again._measure)
+        assert not engine.lengths
+    kept = json.loads((tmp_path / "results" / "shop--truncated.json").read_text())
+    assert kept["row"] == "truncated" and "needles before" in kept
