@@ -11,13 +11,15 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings
+from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings, trained_rows_folder
 
+from longrepo.config.schema import ModelSettings
 from longrepo.engines.torch import base_cache
 from longrepo.engines.torch import load as load_module
 from longrepo.engines.torch.device import place
 from longrepo.engines.torch.load import load_base
 from longrepo.errors import InputError
+from longrepo.sequences.tokenizer import load_tokenizer
 
 FAMILIES = {
     "starcoder2, tied": lambda folder: model_folder(folder),
@@ -277,3 +279,19 @@ def test_an_index_that_is_none_is_one_line(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="not an index") as caught:
             load(tmp_path)
         assert "\n" not in str(caught.value)
+
+
+def test_rows_that_a_base_was_trained_with_stay_and_others_are_copies(tmp_path: Path) -> None:
+    folder = trained_rows_folder(tmp_path / "trained")
+    tokenizer = load_tokenizer(str(folder))
+
+    def table() -> torch.Tensor:
+        named = ModelSettings(name=str(folder), quantization="none")
+        model: Any = load_base(named, tokenizer, place("cpu", "float32"))[0]
+        return model.get_input_embeddings().weight
+
+    ids = list(tokenizer.structure_ids.values())
+    assert table()[ids, 0].tolist() == [place_ / 64 for place_ in range(len(ids))]
+    (folder / "tokenizer.json").unlink()
+    rows = table()
+    assert all(torch.equal(rows[new], rows[source]) for new, source in tokenizer.initial_from.items())

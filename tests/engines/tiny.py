@@ -44,3 +44,20 @@ def model_folder(folder: Path, **changes: Any) -> Path:
 def settings(folder: Path, *overrides: str) -> Settings:
     exact = ("lora.r=4", "lora.dropout=0", "training.precision=float32")
     return load_settings(None, [f"model.name={folder}", *exact, *overrides])
+
+
+def trained_rows_folder(folder: Path) -> Path:
+    """The embedded model as one that was trained with structure tokens: rows of theirs, and a tokenizer with them."""
+    from longrepo.config.schema import ModelSettings
+    from longrepo.engines.torch.device import place
+    from longrepo.engines.torch.load import load_base
+    from longrepo.sequences.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer("embedded")
+    model: Any = load_base(ModelSettings(name="embedded", quantization="none"), tokenizer, place("cpu", "float32"))[0]
+    with torch.no_grad():
+        for place_, id in enumerate(tokenizer.structure_ids.values()):
+            model.get_input_embeddings().weight[id] = place_ / 64
+    model.save_pretrained(folder)
+    tokenizer.source.save_pretrained(str(folder))
+    return folder

@@ -26,6 +26,7 @@ from longrepo.export.formats import Choices
 from longrepo.export.merged_weights import MergedWeights, load_float32
 from longrepo.export.parts import Parts
 from longrepo.export.source import Source
+from longrepo.sequences.tokenizer import new_rows
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "auto": None}
 _HOW = """```python
@@ -74,7 +75,8 @@ def write_model(source: Source, parts: Parts, precision: str, folder: Path, copi
         if (checkpoint := find_checkpoint(where, settings.revision)) is None:
             raise InputError("it has no safetensors files; save it again with transformers and name that with --base")
         config = AutoConfig.from_pretrained(where, revision=settings.revision)
-        weights = MergedWeights(checkpoint, config, parts.adapter, parts.tokenizer, DTYPES[precision])
+        rows = new_rows(parts.tokenizer, settings.name, settings.revision)
+        weights = MergedWeights(checkpoint, config, parts.adapter, parts.tokenizer, rows, DTYPES[precision])
         _check_room(folder, weights.bytes * copies)
         weights.write(folder)
     published |= changes(config.to_dict(), parts.context)

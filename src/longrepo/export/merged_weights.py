@@ -6,7 +6,7 @@ W + alpha / r · B · A is computed in float32 from the weights as published, ne
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def load_float32(file: Path) -> dict[str, Tensor]:
 
 class MergedWeights:
     """What the files are going to hold, under the names that the base was published with. `dtype` None: each tensor's
-    own. Raises InputError where the adapter is another base's, or isn't on linear layers alone."""
+    own; `new_rows`: see there. Raises InputError where the adapter is another base's, or not on linear layers alone."""
 
     def __init__(
         self,
@@ -47,11 +47,12 @@ class MergedWeights:
         config: Any,
         adapter: PeftAdapter,
         tokenizer: RepoTokenizer,
+        new_rows: Mapping[int, int],
         dtype: torch.dtype | None,
     ) -> None:
         self._checkpoint, self._adapter, self._dtype = checkpoint, adapter, dtype
         self._own = _types(checkpoint.files)
-        self._initial_from = tokenizer.initial_from
+        self._initial_from = new_rows
         settings = ModelSettings(name=tokenizer.name, quantization="none")
         try:
             skeleton = Skeleton(config, settings, _CPU, tokenizer.vocabulary_size)

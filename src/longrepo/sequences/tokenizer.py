@@ -222,6 +222,16 @@ def load_tokenizer(name: str, revision: str | None = None, structure_tokens: boo
     return RepoTokenizer(backend, name, end, pad, structure_tokens, source)
 
 
+def new_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) -> dict[int, int]:
+    """`initial_from` of the structure tokens that a base's own tokenizer lacks. One that has them was trained with
+    them, and their rows stay what they are. A base without a tokenizer lacks all."""
+    try:
+        known = load_tokenizer(base, revision, structure_tokens=False).structure_ids.values()
+    except InputError:
+        return tokenizer.initial_from
+    return {new: source for new, source in tokenizer.initial_from.items() if new not in known}
+
+
 def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
     """The tokenizer itself if it is one of ours, else a plain transformers tokenizer wrapped (tokens are added to it).
 

@@ -18,12 +18,14 @@ import torch
 import transformers
 from mlx.utils import tree_flatten
 from safetensors.torch import load_file, save_file
+from tiny import trained_rows_folder
 
 from longrepo import embedded
 from longrepo.config.schema import ModelSettings
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.mlx.require import require_mlx
 from longrepo.errors import InputError
+from longrepo.sequences.tokenizer import load_tokenizer
 
 VOCABULARY = 96
 COPIES = {96: 5, 97: 7, 40: 9}  # the last lies within the published table, as in one that is padded
@@ -273,3 +275,14 @@ def test_without_mlx_what_to_do_is_said(
     with pytest.raises(InputError, match=re.escape(expected)) as caught:
         require_mlx()
     assert "\n" not in str(caught.value)
+
+
+def test_rows_that_a_base_was_trained_with_stay_and_others_are_copies(tmp_path: Path) -> None:
+    folder = trained_rows_folder(tmp_path / "trained")
+    tokenizer = load_tokenizer(str(folder))
+    ids = list(tokenizer.structure_ids.values())
+    rows = np.array(load(folder, "none", tokenizer=tokenizer)[0].model.embed_tokens.weight)
+    assert rows[ids, 0].tolist() == [place / 64 for place in range(len(ids))]
+    (folder / "tokenizer.json").unlink()
+    rows = np.array(load(folder, "none", tokenizer=tokenizer)[0].model.embed_tokens.weight)
+    assert all(np.array_equal(rows[new], rows[source]) for new, source in tokenizer.initial_from.items())

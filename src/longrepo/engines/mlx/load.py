@@ -19,6 +19,7 @@ from longrepo.engines.mlx.quantised import BITS, GROUP, published_quantisation, 
 from longrepo.engines.mlx.weights import read_config, read_weights
 from longrepo.engines.said import loading
 from longrepo.errors import InputError
+from longrepo.sequences.tokenizer import new_rows
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
@@ -32,8 +33,8 @@ def load_base(
     """A frozen, evaluated `CausalLM`, its vocabulary wide enough for the tokenizer; and notes for the terminal.
 
     Quantising makes 4 bits of the layers' linears, in groups of 64; the embedding, an untied head and the norms stay in
-    `dtype`. A folder that is 4-bit already is taken as it is, its scales in `dtype`. Added rows are copies of those
-    that `tokenizer.initial_from` names. Its positions are as `context` says. `model.published` is its config.json with
+    `dtype`. A folder that is 4-bit already is taken as it is, its scales in `dtype`. Added rows begin as
+    `new_rows` says. Its positions are as `context` says. `model.published` is its config.json with
     these and the final `vocab_size`, `model.unpositioned` the same without them; `model.eos_token_ids` what generation
     ends at. Raises InputError where the model can't be had.
     """
@@ -68,7 +69,7 @@ def _load(
         quantise_skeleton(model, says, weights)
         notes.append(f"taken as published: MLX's affine {says['bits']} bits in groups of {says['group_size']}, not NF4")
     _check(model, weights, rows)
-    _fill_tables(model, weights, config["vocab_size"], tokenizer.initial_from, dtype)
+    _fill_tables(model, weights, config["vocab_size"], new_rows(tokenizer, settings.name, settings.revision), dtype)
     _fill_layers(model, weights, dtype, settings.quantization == "nf4" and says is None, notes)
     model.freeze()
     model.eval()

@@ -22,6 +22,7 @@ from longrepo.engines.torch.checkpoint import Checkpoint, find_checkpoint
 from longrepo.engines.torch.device import Placement
 from longrepo.engines.torch.quantised import quantise
 from longrepo.engines.torch.skeleton import NotStreamable, Skeleton, quantization
+from longrepo.sequences.tokenizer import new_rows
 
 if TYPE_CHECKING:
     from longrepo.sequences.tokenizer import RepoTokenizer
@@ -36,7 +37,7 @@ def load_base(
     """A frozen base model on its device, its embedding wide enough for the tokenizer; and notes for the terminal.
 
     Its positions are as `context` says, its `config` holds them; `published_config` is what it was made from. Added
-    rows begin as the rows that `tokenizer.initial_from` names. Raises InputError where the model can't be had.
+    rows begin as `new_rows` says. Raises InputError where the model can't be had.
     """
     import transformers
 
@@ -61,7 +62,7 @@ def load_base(
         # lossy, and without a backward pass from then on. Validation would silently end the training.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    _fill_added_rows(model, tokenizer)
+    _fill_added_rows(model, new_rows(tokenizer, settings.name, settings.revision))
     return model, notes
 
 
@@ -171,8 +172,8 @@ def _silence_dropouts(config: Any, notes: list[str]) -> None:
 
 
 @torch.no_grad()
-def _fill_added_rows(model: Any, tokenizer: RepoTokenizer) -> None:
+def _fill_added_rows(model: Any, copies: dict[int, int]) -> None:
     tables = {id(t): t for t in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
     for table in tables.values():
-        for new, source in tokenizer.initial_from.items():
+        for new, source in copies.items():
             table[new] = table[source]
