@@ -11,7 +11,7 @@ part. Several at once, each on a repository of its own, are fine.
 - Loss by position: all tokens of each held-out text of 16,384 tokens, in stretches of 512.
 - A needle: 64 tokens of made-up names planted in held-out text stand again at its end; loss of the last 56. The base
   can copy names and can't pick a number among decoys, which is what `longrepo evaluate` asks of real models.
-- The tuning: LoRA as the demo has it, 8 texts of 16,384 tokens, an update each, the learning rate falling to a tenth.
+- The tuning: LoRA as the demo has it, 6 texts of 16,384 tokens, an update each, the learning rate falling to a tenth.
 """
 
 from __future__ import annotations
@@ -120,14 +120,20 @@ class Measuring:
         return engine.score(Batch.of([(read, weights)], engine.pad_id))[0][-scored:].astype(np.float64)
 
     def _measure(self) -> Tree:
+        """What a row reads is scored once: the last stretch of a whole text is its loss at the target."""
+        read = [length for length in LENGTHS if length <= self._row.reads]
+        losses = {
+            length: [
+                self._losses(ids, SCORED if length < TARGET else TARGET - 1, length) for ids in self._texts.held_out
+            ]
+            for length in read
+        }
         by_length = {
-            length: [float(self._losses(ids, SCORED, length).sum()) for ids in self._texts.held_out]
-            for length in LENGTHS
+            length: [float(one[-SCORED:].sum()) for one in losses[min(length, read[-1])]] for length in LENGTHS
         }
         if self._row.reads < TARGET:
             return {"lengths": by_length}
-        whole = (self._losses(ids, TARGET - 1, TARGET) for ids in self._texts.held_out)
-        stretches = [[float(one.sum()) for one in _stretches(losses)] for losses in whole]
+        stretches = [[float(part.sum()) for part in _stretches(one)] for one in losses[TARGET]]
         return {"lengths": by_length, "positions": stretches}
 
     def _find(self) -> list[list[float]]:

@@ -19,8 +19,8 @@ from longrepo.sequences.text import PROSE, TokenizedText
 from longrepo.sequences.tokenizer import RepoTokenizer
 from longrepo.sequences.tokens import FILE_END, FILE_START
 
-WINDOWS, UPDATES = 8, 8  # texts measured on; texts tuned on, an update each
-DEPTHS, DRAWS = (10, 50, 90), 4  # percent of the text before the needle; needles at each depth and length
+WINDOWS, UPDATES = 6, 6  # texts measured on; texts tuned on, an update each
+DEPTHS, DRAWS = (10, 50, 90), 2  # percent of the text before the needle; needles at each depth and length
 BLOCK, TOLD = 64, 8  # tokens of a needle; those of its copy that say which one is asked for
 Ids = npt.NDArray[np.int32]
 
