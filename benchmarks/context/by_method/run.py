@@ -3,9 +3,10 @@
     python benchmarks/context/by_method/run.py --work DIR --repo google/gson=PATH --repo NAME=PATH [--only ROW,ROW]
     python benchmarks/context/by_method/run.py --work DIR --table [--picture FILE.svg]
 
-The embedded base (2,048 positions, window 4,096), bfloat16, plain computation, one thread; PATH is a clone of a
-repository of `repositories.json` that holds the commit named there. Resumable: each row's figures stay in DIR, part by
-part. Several at once, each on a repository of its own, are fine.
+The embedded base (2,048 positions, window 4,096), bfloat16, one thread, the plain computation; with the kept window, whose
+plain computation masks every pair of tokens, exact chunks. PATH is a clone of a repository of `repositories.json` that
+holds the commit named there. Resumable: each row's figures stay in DIR, part by part. Several at once, each on a
+repository of its own, are fine.
 
 - Loss by length: the same last 512 tokens of each held-out text, behind as much of the text as the length holds.
 - Loss by position: all tokens of each held-out text of 16,384 tokens, in stretches of 512.
@@ -32,7 +33,7 @@ from texts import BLOCK, TOLD, Texts, read_texts
 
 HERE = Path(__file__).resolve().parent
 SCORED, STRETCH = 512, 512  # tokens
-RATE = 1e-2
+RATE, CHUNK = 1e-2, 1024
 Tree = dict[str, Any]
 
 
@@ -100,8 +101,11 @@ class Measuring:
         """At the row's positions for texts of a length, with the adapter if it is tuned."""
         if not hasattr(self, "_made"):
             from longrepo.engines.choose import choose, create
+            from longrepo.engines.method import Method
 
             self._made = create(choose("torch", "cpu"), self._row.settings(), self._texts.tokenizer, "cpu")
+            if self._row.window == "keep" and self._row.reads == TARGET:
+                self._made.use(Method("chunked", CHUNK))
             if "tuning" in self.result:
                 self._made.load_adapter(self._adapter)
         factors = self.result.get("factors", {}).get("factors")
