@@ -3,9 +3,9 @@
     python benchmarks/context/by_method/run.py --work DIR --repo google/gson=PATH --repo NAME=PATH [--only ROW,ROW]
     python benchmarks/context/by_method/run.py --work DIR --table [--picture FILE.svg]
 
-The embedded base (2,048 positions, window 4,096), bfloat16, one thread, the plain computation; with the kept window, whose
-plain computation masks every pair of tokens, exact chunks. PATH is a clone of a repository of `repositories.json` that
-holds the commit named there. Resumable: each row's figures stay in DIR, part by part. Several at once, each on a
+The embedded base (2,048 positions, window 4,096), bfloat16, one thread, the plain computation; with the kept window,
+whose plain computation masks every pair of tokens, exact chunks. PATH is a clone of a repository of `repositories.json`
+that holds the commit named there. Resumable: each row's figures stay in DIR, part by part. Several at once, each on a
 repository of its own, are fine.
 
 - Loss by length: the same last 512 tokens of each held-out text, behind as much of the text as the length holds.
