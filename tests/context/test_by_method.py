@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "context" / "b
 
 import rows
 import run
+import table
 import texts
 
 from longrepo.context.change import changes
@@ -119,3 +120,23 @@ def test_a_truncated_text_is_read_from_its_end_and_what_is_done_stays(tmp_path: 
         assert not engine.lengths
     kept = json.loads((tmp_path / "results" / "shop--truncated.json").read_text())
     assert kept["row"] == "truncated" and "needles before" in kept
+
+
+def test_the_tables_and_the_picture_say_what_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "results").mkdir()
+    for name, nats in (("truncated", 2.0), ("yarn", 1.5)):
+        measured = {"lengths": {length: [nats * table.SCORED] * 2 for length in rows.LENGTHS}}
+        if name == "yarn":
+            measured["positions"] = [[nats * run.STRETCH] * (rows.TARGET // run.STRETCH)]
+        nats_of_copy = nats * (texts.BLOCK - texts.TOLD)
+        needles = [[length, depth, 0, nats_of_copy] for length in rows.LENGTHS for depth in texts.DEPTHS]
+        states = dict.fromkeys(table.STATES, measured) | {f"needles {state}": needles for state in table.STATES}
+        result = {"repository": "some/shop", "row": name, **states}
+        (tmp_path / "results" / f"shop--{name}.json").write_text(json.dumps(result))
+    table.show(tmp_path)
+    printed = capsys.readouterr().out
+    assert "| `yarn`: YaRN | 1 | 1.500 | 1.500 | 1.500 | 1.500 | -25.0 % [-25.0, -25.0] |" in printed
+    assert "| `yarn` | 3 | 1.50 → 1.50 | 1.50 → 1.50 | 1.50 → 1.50 | 1.50 → 1.50 |" in printed
+    table.draw(tmp_path, tmp_path / "picture.svg")
+    drawn = (tmp_path / "picture.svg").read_text()
+    assert "<!-- yarn -->" in drawn and "<!-- truncated -->" in drawn and "<!-- linear -->" not in drawn

@@ -35,28 +35,36 @@ def show(work: Path) -> None:
 
 
 def draw(work: Path, file: Path) -> None:
-    """Loss by position before and after tuning, one line a row."""
+    """Loss by position before and after tuning, and of the needles after it, one line a row."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    results = _read(work)
-    figure, both = pyplot.subplots(1, 2, figsize=(11, 4.4), sharey=True, layout="constrained")
-    for axes, state in zip(both, STATES, strict=True):
-        for place, row in enumerate(ROWS):
+    results, labelled = _read(work), {}
+    figure, (*both, needles) = pyplot.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
+    for place, row in enumerate(ROWS):
+        style: dict[str, Any] = {"color": f"C{place}", "linewidth": 1.4, "label": row.name}
+        for axes, state in zip(both, STATES, strict=True):
             curves = [one for result in results[row.name] for one in result.get(state, {}).get("positions", [])]
             if curves:
                 loss = np.sum(curves, axis=0) / len(curves) / np.diff([1, *range(STRETCH, TARGET + 1, STRETCH)])
                 positions = np.arange(STRETCH, TARGET + 1, STRETCH) - STRETCH / 2
-                axes.plot(positions, _smooth(loss), label=row.name, color=f"C{place}", linewidth=1.4)
-        axes.set(title=f"{state} tuning", xlabel="position in the text, tokens", xscale="log")
+                labelled[row.name] = axes.plot(positions, _smooth(loss), **style)[0]
+        if found := [one for one in results[row.name] if "needles after" in one]:
+            copied = [_copied(found, "after", length) for length in LENGTHS]
+            labelled[row.name] = needles.plot(LENGTHS, copied, marker=".", **style)[0]
+    both[1].sharey(both[0])
+    titles = ("loss by position, before tuning", "loss by position, after tuning", "needle, after tuning")
+    for axes, title in zip((*both, needles), titles, strict=True):
+        axes.set(title=title, xlabel="position in the text, tokens", xscale="log")
         axes.set_xticks([512, *LENGTHS], [f"{tick:,}" for tick in (512, *LENGTHS)])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     both[0].set_ylabel("nats a token, mean of 2,048 tokens around")
-    both[0].legend(frameon=False, fontsize="small")
-    figure.savefig(file, facecolor="white")
+    needles.set(xlabel="length of the text, tokens", ylabel="nats a token of the copy", xlim=both[0].get_xlim())
+    figure.legend(labelled.values(), labelled, loc="outside lower center", ncols=len(ROWS), frameon=False)
+    figure.savefig(file, facecolor="white", metadata={"Date": None})
 
 
 def _read(work: Path) -> Results:
