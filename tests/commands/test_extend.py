@@ -115,6 +115,7 @@ def test_a_dry_run_shows_the_change_and_writes_nothing(model: Path, tmp_path: Pa
         '+    "factor": 32.0',
     ):
         assert expected in said
+    assert '"rope_type": "yarn"' in run(model, "--to", TARGET, "--dry-run")
     assert {file.name: file.read_bytes() for file in model.iterdir()} == before
     assert not list(tmp_path.iterdir())
 

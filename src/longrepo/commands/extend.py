@@ -30,7 +30,7 @@ class Method(StrEnum):
 def extend(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub name, local folder, or `embedded`.")],
     to: Annotated[int, typer.Option("--to", min=64, help="Tokens that its positions are to reach.")],
-    method: Annotated[Method, typer.Option(help="How rotary positions are scaled; none: they aren't.")],
+    method: Annotated[Method, typer.Option(help="How rotary positions are scaled; none: they aren't.")] = Method.yarn,
     output: Annotated[Path | None, typer.Option(help="The folder to write; a new one.")] = None,
     window: Annotated[str, typer.Option(help="Tokens that windowed layers see: keep, a number, or full.")] = "keep",
     factor: Annotated[float | None, typer.Option(help="Of the scaling; default: --to / native length.")] = None,
