@@ -35,13 +35,14 @@ def show(work: Path) -> None:
 
 
 def draw(work: Path, file: Path) -> None:
-    """Loss by position before and after tuning, and of the needles after it, one line a row."""
+    """Loss by position before and after tuning, and of the needles after it, one line a row. The highest losses
+    are cut off, so that the others can be told apart."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    results, labelled = _read(work), {}
+    results, labelled, drawn = _read(work), {}, list[float]()
     figure, (*both, needles) = pyplot.subplots(1, 3, figsize=(13, 4.6), layout="constrained")
     for place, row in enumerate(ROWS):
         style: dict[str, Any] = {"color": f"C{place}", "linewidth": 1.4, "label": row.name}
@@ -50,11 +51,13 @@ def draw(work: Path, file: Path) -> None:
             if curves:
                 loss = np.sum(curves, axis=0) / len(curves) / np.diff([1, *range(STRETCH, TARGET + 1, STRETCH)])
                 positions = np.arange(STRETCH, TARGET + 1, STRETCH) - STRETCH / 2
-                labelled[row.name] = axes.plot(positions, _smooth(loss), **style)[0]
+                labelled[row.name] = axes.plot(positions, smooth := _smooth(loss), **style)[0]
+                drawn += list(smooth)
         if found := [one for one in results[row.name] if "needles after" in one]:
             copied = [_copied(found, "after", length) for length in LENGTHS]
             labelled[row.name] = needles.plot(LENGTHS, copied, marker=".", **style)[0]
     both[1].sharey(both[0])
+    both[0].set_ylim(0.98 * min(drawn), np.percentile(drawn, 85))
     titles = ("loss by position, before tuning", "loss by position, after tuning", "needle, after tuning")
     for axes, title in zip((*both, needles), titles, strict=True):
         axes.set(title=title, xlabel="position in the text, tokens", xscale="log")
