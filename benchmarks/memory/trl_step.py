@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,25 @@ class Report:
         self._file.write_text(json.dumps(self.facts))
 
 
+class Clock(transformers.TrainerCallback):
+    """Processor and wall seconds of each step, from its batch to the end of its optimizer's work; `enter` is told when
+    that begins."""
+
+    def __init__(self, enter: Callable[[str], None]) -> None:
+        self._enter = enter
+        self.began = (0.0, 0.0)
+        self.steps: list[tuple[float, float]] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.began = (time.process_time(), time.perf_counter())
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self._enter("optimizer")
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.steps.append((time.process_time() - self.began[0], time.perf_counter() - self.began[1]))
+
+
 def step(folder: str, length: str, attention: str, steps: str, report_file: str) -> None:
     """SFTTrainer's defaults (gradient checkpointing, bf16, fused AdamW) but batch 1 and no truncation."""
     report = Report(Path(report_file))
@@ -111,23 +131,7 @@ def step(folder: str, length: str, attention: str, steps: str, report_file: str)
             enter("backward")
             return loss
 
-    class Clock(transformers.TrainerCallback):
-        """Processor and wall seconds of each step, from its batch to the end of its optimizer's work."""
-
-        def __init__(self) -> None:
-            self.began = (0.0, 0.0)
-            self.steps: list[tuple[float, float]] = []
-
-        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-            self.began = (time.process_time(), time.perf_counter())
-
-        def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-            enter("optimizer")
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.steps.append((time.process_time() - self.began[0], time.perf_counter() - self.began[1]))
-
-    count, clock, tracker = int(steps), Clock(), PeakTracker()
+    count, clock, tracker = int(steps), Clock(enter), PeakTracker()
     model = load(folder)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(model.config.vocab_size, (count, int(length)), generator=generator).tolist()

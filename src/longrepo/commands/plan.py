@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from longrepo.engines.choose import Choice
     from longrepo.memory.budget import Budget
     from longrepo.memory.planner import Planner
+
+
+class _Place(NamedTuple):
+    """The kind of device, the precision, and whether it is this machine's."""
+
+    kind: str
+    dtype: str
+    here: bool
 
 
 def plan(
@@ -52,10 +61,10 @@ def plan(
 
     if inference:
         answering = Answering.of(of, config, overrides_of(set_, model), set_)
-        choice = choose(engine.value, device.value)
+        choice = choose(engine.value, device.value, answering.settings.training.weights)
         place = _place(choice, device.value, answering.settings, budget_gb)
         plan_inference(
-            answering, place, choice, _budget(place[0], answering.settings, budget_gb), seconds, as_json=json_
+            answering, place, choice, _budget(place.kind, answering.settings, budget_gb), seconds, as_json=json_
         )
         return
     if of is not None:
@@ -63,47 +72,67 @@ def plan(
     settings = load_settings(config, overrides_of(set_, model))
     from rich.console import Console
 
-    from longrepo.memory.calibration import calibration, checked_peak, step_overhead
-    from longrepo.memory.outlook import machine_table, outlook
-    from longrepo.memory.planner import Planner
+    from longrepo.memory.outlook import machine_table
     from longrepo.reports.plan import show_machines, show_outlook
 
-    console = Console(highlight=False)
-    choice = choose(engine.value, device.value)
-    kind, dtype, here = _place(choice, device.value, settings, budget_gb)
-    if calibrate and not here:
-        raise InputError(f"--calibrate times this machine, and --device {kind} with --budget-gb plans for another")
-    planner = Planner.of(settings, kind, dtype, engine=choice.name)
-    if here:
-        time = calibration(planner, anew=calibrate)
-        overhead = max(planner.overhead, step_overhead(choice.name)) if kind == "cpu" else 0
-        planner = replace(planner, time=time, overhead=overhead)
-    budget = _budget(kind, settings, budget_gb)
-    lengths = {f"{tokens:,} tokens": (tokens, planner) for tokens in length or ()} or _phases(planner)
-    told = outlook(planner, lengths, budget, sequences) | {"this_machine": here, "engine_reason": choice.reason}
-    told |= {"checked_peak": checked_peak(planner) if here and choice.name == "mlx" else None}
+    choice = choose(engine.value, device.value, settings.training.weights)
+    place = _place(choice, device.value, settings, budget_gb)
+    planner = _planner(settings, choice, place, calibrate)
+    told = _told(planner, choice, place, _budget(place.kind, settings, budget_gb), length or (), sequences)
     if machines:
-        told |= {"machines": machine_table(planner, dtype)}
+        told["machines"] = machine_table(planner, place.dtype)
     if json_:
         print(json.dumps(told, indent=2))
     else:
-        show_outlook(told, console)
+        show_outlook(told, console := Console(highlight=False))
         if machines:
             show_machines(told["machines"], console)
     if any("why_not" in entry for entry in told["phases"]):
         raise typer.Exit(2)
 
 
-def _place(choice: Choice, device: str, settings: Settings, budget_gb: float | None) -> tuple[str, str, bool]:
-    """(kind of device, precision, whether it is this machine's)."""
+def _planner(settings: Settings, choice: Choice, place: _Place, calibrate: bool) -> Planner:
+    """With this machine's times and overhead, where it is planned for."""
+    from longrepo.memory.calibration import calibration, step_overhead
+    from longrepo.memory.planner import Planner
+
+    if calibrate and not place.here:
+        another = f"--device {place.kind} with --budget-gb"
+        raise InputError(f"--calibrate times this machine, and {another} plans for another")
+    planner = Planner.of(settings, place.kind, place.dtype, engine=choice.name)
+    if not place.here:
+        return planner
+    overhead = max(planner.overhead, step_overhead(choice.name)) if place.kind == "cpu" else 0
+    return replace(planner, time=calibration(planner, anew=calibrate), overhead=overhead)
+
+
+def _told(
+    planner: Planner,
+    choice: Choice,
+    place: _Place,
+    budget: Budget,
+    lengths: Iterable[int],
+    sequences: Path | None,
+) -> dict[str, Any]:
+    """What is planned of these lengths, or of the phases, as it is printed."""
+    from longrepo.memory.calibration import checked_peak
+    from longrepo.memory.outlook import outlook
+
+    asked = {f"{tokens:,} tokens": (tokens, planner) for tokens in lengths} or _phases(planner)
+    checked = checked_peak(planner) if place.here and choice.name == "mlx" else None
+    told = outlook(planner, asked, budget, sequences)
+    return {**told, "this_machine": place.here, "engine_reason": choice.reason, "checked_peak": checked}
+
+
+def _place(choice: Choice, device: str, settings: Settings, budget_gb: float | None) -> _Place:
     from longrepo.engines.choose import place
 
     if budget_gb is None or device in ("auto", "cpu"):
         kind, dtype, _ = place(choice, device, settings.training.precision)
-        return kind, dtype, True
+        return _Place(kind, dtype, True)
     wanted = settings.training.precision
     kind = "metal" if choice.name == "mlx" else device
-    return kind, "bfloat16" if wanted == "auto" else wanted, False
+    return _Place(kind, "bfloat16" if wanted == "auto" else wanted, False)
 
 
 def _budget(kind: str, settings: Settings, budget_gb: float | None) -> Budget:

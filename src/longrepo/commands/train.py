@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from longrepo.engines.choose import Choice
     from longrepo.memory.planned import RunPlan
     from longrepo.memory.planner import Planner
+    from longrepo.sequences.tokenizer import RepoTokenizer
     from longrepo.training.plan import Plan
 
 OUTPUT = Path("model_long_context")  # the guide's
@@ -82,21 +83,66 @@ def train(
         raise typer.Exit(status)
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What is going to run: nothing is wrong with it as far as can be told before a model is loaded."""
+
+    output: Path
+    sequences: Path
+    resuming: bool
+    plan: Plan
+    tokenizer: RepoTokenizer
+
+
 def run_training(arguments: Arguments) -> int:
     """Train as told; return the exit status (0, or 130 when stopped by Ctrl-C). Raises InputError and RunError."""
     from longrepo.engines.choose import choose, create
     from longrepo.reports.training import TerminalReporter
+    from longrepo.training.run_folder import open_run
+
+    asked = _asked(arguments)
+    plan, tokenizer = asked.plan, asked.tokenizer
+    choice = choose(arguments.engine, arguments.device, plan.settings.training.weights)
+    planner, memory = _memory(plan, choice, arguments.device, asked.output)
+    reporter = TerminalReporter(verbose=arguments.verbose)
+    with open_run(asked.output, resuming=asked.resuming) as run:
+        from longrepo.training.loop import train as run_loop
+        from longrepo.training.watch import run_memory
+
+        for line in memory.lines():
+            reporter.note(line)
+        engine = create(choice, plan.settings, tokenizer, arguments.device)
+        write_text(run.path / "memory_plan.json", memory.as_json())
+        if choice.name == "mlx":
+            engine.choices += _limits(memory)
+        for what, reason in engine.choices:
+            reporter.note(f"{what}: {reason}")
+        try:
+            within = run_memory(planner, memory, engine.peak_memory)
+            outcome = run_loop(
+                engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), within
+            )
+        finally:
+            reporter.close()
+    if outcome.exit_status:
+        go_on = arguments.go_on or resume_command(arguments, asked.output, asked.sequences)
+        print(f"stopped and saved; go on with:\n  {go_on}", file=sys.stderr)
+    elif outcome.adapter and not outcome.already_finished:
+        print(f"{outcome.adapter.name}: {outcome.adapter}")
+    return outcome.exit_status
+
+
+def _asked(arguments: Arguments) -> _Run:
+    """A new run, one that goes on, or one that begins with another's weights. Raises InputError and RunError."""
     from longrepo.sequences.header import check_tokenizer
     from longrepo.sequences.store import read_sequences
     from longrepo.sequences.tokenizer import load_tokenizer
     from longrepo.training.boards import check_board
     from longrepo.training.plan import Start, settle
     from longrepo.training.resume import begun_from, find_run, resumed
-    from longrepo.training.run_folder import open_run
 
     if arguments.resume is not None and arguments.checkpoint is not None:
         raise InputError("--resume goes on with a run and --checkpoint begins a new one: give one of them")
-    choice = choose(arguments.engine, arguments.device)
     output = arguments.output or OUTPUT
     found = None
     if arguments.resume is not None:
@@ -116,33 +162,7 @@ def run_training(arguments: Arguments) -> int:
     held = plan.settings
     tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
     check_tokenizer(file.header, tokenizer)
-    planner, memory = _memory(plan, choice, arguments.device, output)
-    reporter = TerminalReporter(verbose=arguments.verbose)
-    with open_run(output, resuming=found is not None) as run:
-        from longrepo.training.loop import train as run_loop
-        from longrepo.training.watch import run_memory
-
-        for line in memory.lines():
-            reporter.note(line)
-        engine = create(choice, held, tokenizer, arguments.device)
-        write_text(run.path / "memory_plan.json", memory.as_json())
-        if choice.name == "mlx":
-            engine.choices += _limits(memory)
-        for what, reason in engine.choices:
-            reporter.note(f"{what}: {reason}")
-        try:
-            within = run_memory(planner, memory, engine.peak_memory)
-            outcome = run_loop(
-                engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), within
-            )
-        finally:
-            reporter.close()
-    if outcome.exit_status:
-        go_on = arguments.go_on or resume_command(arguments, output, path)
-        print(f"stopped and saved; go on with:\n  {go_on}", file=sys.stderr)
-    elif outcome.adapter and not outcome.already_finished:
-        print(f"{outcome.adapter.name}: {outcome.adapter}")
-    return outcome.exit_status
+    return _Run(output, path, found is not None, plan, tokenizer)
 
 
 def _memory(plan: Plan, choice: Choice, device: str, output: Path) -> tuple[Planner, RunPlan]:
