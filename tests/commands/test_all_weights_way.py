@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_repository import small_repository
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from longrepo.commands.app import app
 from longrepo.evaluation.result import read_evaluation
@@ -21,11 +21,15 @@ CPU = ("--device", "cpu")
 SETTINGS = ("training.gradient_accumulation_steps=1", "training.max_validation_sequences=1")
 
 
-def longrepo(*words: str | Path) -> str:
-    """What a command writes to standard output."""
+def ran(*words: str | Path) -> Result:
     out = CliRunner().invoke(app, [*map(str, words)])
     assert out.exit_code == 0, (out.output, out.exception)
-    return out.stdout
+    return out
+
+
+def longrepo(*words: str | Path) -> str:
+    """What a command writes to standard output."""
+    return ran(*words).stdout
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,18 @@ def test_it_is_evaluated_against_what_it_began_as_and_reported(run: Path, shop: 
     assert f"The model lies in <code>{run}/model</code>" in page
     assert f"AutoModelForCausalLM.from_pretrained(&#39;{run}/model&#39;)" in page
     assert "--format merged" in page and "--format peft" not in page
+
+
+def test_the_pipeline_trains_them_and_says_where_the_model_lies(shop: Path, tmp_path: Path) -> None:
+    """An automatic choice keeps its reason down to the training."""
+    phases = ("phase1_max_length=256", "phase1_epochs=1", "phase2_min_length=384", "phase2_max_length=512")
+    wanted = [f"long_context.{one}" for one in (*phases, "phase2_epochs=0")]
+    wanted += ["model.quantization=none", "training.weights=all", "training.max_tokens_per_epoch=1000", *SETTINGS]
+    settings = [word for one in wanted for word in ("--set", one)]
+    done = ran("pipeline", "--repo", shop, "--model", "embedded", "--output", tmp_path / "out", *settings, *CPU)
+    (model,) = (tmp_path / "out").glob("training-*/model")
+    assert f"model: {model}\n  in transformers' format; how to load it: {model}/README.md" in done.stdout
+    assert "engine: torch: the one that trains all weights" in done.stderr
 
 
 def test_an_export_writes_what_the_run_does(run: Path, tmp_path: Path) -> None:

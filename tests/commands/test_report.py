@@ -57,6 +57,9 @@ def test_several_runs_are_compared_and_what_hinders_that_is_said(tmp_path: Path)
     assert "different sequences" not in html
     row = r'<th scope="row">training\.<wbr>base_<wbr>learning_<wbr>rate</th><td>0\.003</td><td>0\.001</td>'
     assert re.search(row, html)
+    assert re.search(r'<th scope="col">engine</th>', html) and re.search(
+        r'<th scope="row">other</th>\s*<td>torch</td>', html
+    )
     assert "model.name" not in re.sub("<wbr>", "", html.split("Where their settings differ")[1])
 
 

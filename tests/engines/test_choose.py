@@ -25,6 +25,7 @@ def test_auto_is_mlx_on_apple_silicon_where_it_is_installed(monkeypatch: pytest.
     on(monkeypatch, "Darwin", "arm64", "mlx", "mlx_lm")
     assert choose("auto", "auto") == choose("auto", "mps") == Choice("mlx", "Apple Silicon, and MLX is installed")
     assert choose("torch", "auto").name == "torch"
+    assert choose("auto", "mps", "all") == Choice("torch", "the one that trains all weights")
 
 
 def test_auto_is_torch_elsewhere_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

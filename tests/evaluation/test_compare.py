@@ -99,7 +99,8 @@ def row(cap: int, difference: float, low: float, high: float) -> Comparison:
         ([row(1024, -0.2, -0.3, -0.1), row(2048, -0.1, -0.2, -0.05)], "below base at every length."),
         ([row(1024, -0.2, -0.3, -0.1), row(2048, -0.1, -0.2, 0.1)], "beyond chance at 1 of 2"),
         ([row(1024, -0.2, -0.3, 0.1)], "too few independent commits"),
-        ([row(1024, -0.2, -0.3, -0.1), row(2048, 0.1, -0.2, 0.3)], "NOT below base up to 2,048"),
+        ([row(1024, -0.2, -0.3, -0.1), row(2048, 0.1, -0.2, 0.3)], "NOT below base up to 2,048 tokens: more data"),
+        ([row(1024, 0.3, 0.1, 0.5), row(2048, 0.1, -0.2, 0.3)], "up to 1,024, 2,048 tokens: a lower learning rate"),
         ([], "no held-out sequence"),
     ],
 )

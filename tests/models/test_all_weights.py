@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCa
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch
-from longrepo.engines.choose import Choice, create
+from longrepo.engines.choose import choose
 from longrepo.engines.method import Method
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import tensors_of
@@ -188,8 +188,8 @@ def test_a_start_that_is_another_model_by_now_is_refused(
 def test_what_cannot_be_is_refused(folder: Path, tokenizer: RepoTokenizer, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"training\.weights: all needs model\.quantization=none"):
         load_settings(None, ["training.weights=all"])
-    with pytest.raises(InputError, match="MLX engine trains LoRA alone"):
-        create(Choice("mlx", "asked"), settings(folder), tokenizer, "cpu")
+    with pytest.raises(InputError, match=r"--engine mlx: with .*=all it trains LoRA alone; use --engine torch"):
+        choose("mlx", "cpu", "all")
     engine = engine_of(folder, tokenizer)
     with pytest.raises(InputError, match="can't be read as a model's weights"):
         engine.load_adapter(tmp_path)

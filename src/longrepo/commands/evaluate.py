@@ -39,12 +39,13 @@ def evaluate(
     from longrepo.engines.choose import choose
     from longrepo.evaluation.loaded import Loaded
     from longrepo.evaluation.measuring import FULL, QUICK
+    from longrepo.export.source import find_source
     from longrepo.reports.evaluation import print_evaluation
     from longrepo.reports.html.run import EVALUATION, check_is_run
     from longrepo.reports.progress import Terminal
 
     check_is_run(run)
-    choice = choose(engine.value, device.value)
+    choice = choose(engine.value, device.value, find_source(run).settings.training.weights)
     loaded = Loaded.of(run, sequences, repo or (), split, choice, device.value, length or (), asked_positions(set_))
     print(f"{choice.line[0]}: {choice.reason}")
     for note in loaded.notes:

@@ -74,6 +74,7 @@ def generate(
 ) -> None:
     """Write a completion to standard output, greedily: at a place in a file, or after a text."""
     from longrepo.engines.choose import choose
+    from longrepo.export.source import find_source
     from longrepo.sequences.prompt import written
     from longrepo.use.place import read_place, read_prompt
     from longrepo.use.tuned import Tuned
@@ -82,7 +83,8 @@ def generate(
         raise InputError("give --file FILE --line N, or --prompt TEXT")
     text = read_prompt(prompt) if prompt is not None else ""
     place = read_place(file, line, column, repo, fim) if file is not None else None
-    tuned = Tuned.load(run, model, choose(engine.value, device.value), device.value, asked_positions(set_))
+    choice = choose(engine.value, device.value, find_source(run).settings.training.weights)
+    tuned = Tuned.load(run, model, choice, device.value, asked_positions(set_))
     for note in tuned.notes:
         print(note, file=sys.stderr)
     prompts = tuned.prompts(length, place.repo if place else None)

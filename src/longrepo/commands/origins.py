@@ -76,7 +76,7 @@ def _base_model(settings: Settings, tokenizer: RepoTokenizer, choice: Choice | N
     from longrepo.engines.base import Batch
     from longrepo.engines.choose import choose, create
 
-    engine = create(choice or choose("auto", "auto"), settings, tokenizer)
+    engine = create(choice or choose("auto", "auto", settings.training.weights), settings, tokenizer)
 
     def score(ids: np.ndarray, weights: np.ndarray) -> float:
         with engine.base_only():

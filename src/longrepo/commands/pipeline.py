@@ -88,11 +88,13 @@ class _Walk:
     ) -> None:
         self.origins = origins
         self.name = "+".join(origin.repository.name for origin in origins)
-        self.engine = choose(engine, device)
+        self.asked, self.engine = engine, choose(engine, device, settings.training.weights)
         self.chooser, self.device, self.verbose, self.reporter = Chooser(settings), device, verbose, reporter
 
     def run(self, output: Path, long_context: bool) -> int:
         """Walk; return the exit status (130 when Ctrl-C stopped the training, saved and ready to go on)."""
+        from longrepo.training.checkpoint import trained_folder
+
         reporter = self.reporter
         places = [f"{origin.repository.name} at {origin.commit[:10]}" for origin in self.origins]
         reporter.stage(1, 4, "look", ", ".join(places))
@@ -106,7 +108,7 @@ class _Walk:
             return status
         settings = self.chooser.settings
         measured = self._evaluate(output, run, sequences, header)
-        reporter.use(run / "adapter", settings.model.name, run, settings.training.report_to)
+        reporter.use(run / trained_folder(settings), settings.model.name, run, settings.training.report_to)
         self._report(run, measured)
         return 0
 
@@ -193,7 +195,7 @@ class _Walk:
                 resume="auto" if stage.folder.exists() else None,
                 overrides=(),
                 device=self.device,
-                engine=self.engine.name,
+                engine=self.asked,
                 verbose=self.verbose,
                 go_on=shlex.join(sys.orig_argv),  # its stages know what is done
             )

@@ -30,9 +30,10 @@ def serve(
 ) -> None:
     """Answer completion and fill-in-the-middle requests, for this machine alone, until Ctrl-C."""
     from longrepo.engines.choose import choose
+    from longrepo.export.source import find_source
     from longrepo.use.serving import check_installed, listen, serve_on
 
-    choice = choose(engine.value, device.value)
+    choice = choose(engine.value, device.value, find_source(run).settings.training.weights)
     check_installed(choice.name)
     with _ended_once(), listen(port) as listening:
         from longrepo.use.tuned import Tuned

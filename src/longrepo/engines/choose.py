@@ -40,14 +40,19 @@ class Placed(NamedTuple):
     choices: tuple[tuple[str, str], ...]
 
 
-def choose(engine: str, device: str) -> Choice:
-    """Resolve `auto|torch|mlx` for `auto|mps|cuda|cpu`. Raises InputError for MLX on CUDA."""
+def choose(engine: str, device: str, weights: str = "lora") -> Choice:
+    """Resolve `auto|torch|mlx` for `auto|mps|cuda|cpu` and a run's `training.weights`. Raises InputError for what MLX
+    can't do."""
     if engine == "mlx":
+        if weights == "all":
+            raise InputError("--engine mlx: with training.weights=all it trains LoRA alone; use --engine torch")
         if device == "cuda":
             raise InputError("--engine mlx --device cuda: MLX computes on Metal or a CPU; use --engine torch")
         return Choice("mlx", "as asked")
     if engine == "torch":
         return Choice("torch", "as asked")
+    if weights == "all":
+        return Choice("torch", "the one that trains all weights")
     if device == "cuda":
         return Choice("torch", "the one that computes on CUDA")
     if (platform.system(), platform.machine()) != ("Darwin", "arm64"):
@@ -74,8 +79,6 @@ def place(choice: Choice, device: str, precision: str) -> Placed:
 def create(choice: Choice, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> Engine:
     """The engine, with its base loaded; the choice is among its `choices`. Raises InputError for what can't be had."""
     engine: Engine
-    if choice.name == "mlx" and settings.training.weights == "all":
-        raise InputError("training.weights=all: the MLX engine trains LoRA alone; use --engine torch")
     if choice.name == "mlx":
         _prepare_mlx()
         from longrepo.engines.mlx.engine import MlxEngine

@@ -65,7 +65,9 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
         doubt = chance.get(len(sure), f", beyond chance at {len(sure)} of {len(comparisons)}")
         return f"Tuned is below base at every length{doubt}."
     lengths = ", ".join(f"{row.cap:,}" for row in comparisons if row.difference >= 0)
-    return f"Tuned is NOT below base up to {lengths} tokens: more data, more epochs or a higher rate may help."
+    worse = any(row.certain and row.difference > 0 for row in comparisons)
+    help = "a lower learning rate or fewer epochs" if worse else "more data, more epochs or a higher learning rate"
+    return f"Tuned is NOT below base up to {lengths} tokens: {help} may help."
 
 
 def _longest(figures: Sequence[Figure]) -> list[Figure]:

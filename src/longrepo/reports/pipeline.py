@@ -16,6 +16,7 @@ _CURVES = {
     "trackio": "  curves: trackio show --project longrepo\n",
     "none": "",
 }
+_FORMATS = {"adapter": "PEFT's", "model": "transformers'"}
 
 
 class PipelineReporter:
@@ -37,11 +38,11 @@ class PipelineReporter:
             table.add_row(f"  {key}", escape(value), f"[dim]{escape(reason)}[/dim]")
         self.console.print(table)
 
-    def use(self, adapter: Path, base: str, run: Path, report_to: str) -> None:
-        """Where the adapter is and what to do with it."""
+    def use(self, trained: Path, base: str, run: Path, report_to: str) -> None:
+        """Where the adapter is, or the model whose weights were all trained, and what to do with it."""
         self.console.print(
-            f"\n[bold]adapter:[/bold] {escape(str(adapter))}\n"
-            f"  in PEFT's format; how to load it, in six lines: {escape(str(adapter / 'README.md'))}\n"
+            f"\n[bold]{trained.name}:[/bold] {escape(str(trained))}\n"
+            f"  in {_FORMATS[trained.name]} format; how to load it: {escape(str(trained / 'README.md'))}\n"
             f"  base model: {escape(base)}\n"
             f"{_CURVES[report_to].format(run=escape(str(run)))}"
             f"  more samples, questions, a planted definition: longrepo evaluate {escape(str(run))}"

@@ -20,7 +20,7 @@ def examine(settings: Settings, wanted: str, device: str, output: Path) -> Itera
     """Look at this machine for a run with these settings by the engine `wanted` (`auto`, `torch` or `mlx`) on `auto`,
     `mps`, `cuda` or `cpu` into `output`."""
     try:
-        choice = choose(wanted, device)
+        choice = choose(wanted, device, settings.training.weights)
     except InputError as error:
         what, _, usable = str(error).partition("; ")
         yield Finding("problem", "engine", what, usable)

@@ -56,7 +56,7 @@ def _notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
 
 def _overview(names: Sequence[str], runs: Sequence[Run]) -> Table:
     columns = (
-        "run", "epochs", "tokens", "hours", "best validation loss", "held-out, base", "tuned",
+        "run", "engine", "epochs", "tokens", "hours", "best validation loss", "held-out, base", "tuned",
         "difference", "95 % interval", "most memory",
     )  # fmt: skip
     best = min(
@@ -72,7 +72,8 @@ def _row(name: str, run: Run) -> list[str]:
     losses = [found.loss for _, found in history.validations]
     peak = max([one.memory.get("peak", 0) for one in history.updates], default=0)
     row = [
-        name, f"{len(history.epochs)} of {run.epochs_planned}", f"{history.tokens:,}",
+        name, run.snapshot.identity.engine if run.snapshot else "–",
+        f"{len(history.epochs)} of {run.epochs_planned}", f"{history.tokens:,}",
         f"{history.seconds / 3600:.2f}", f"{min(losses):.4f}" if losses else "–",
     ]  # fmt: skip
     if run.evaluation and run.evaluation.comparisons:
