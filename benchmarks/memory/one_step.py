@@ -22,6 +22,7 @@ from true_shape import StructureTokens
 from longrepo.config.load import load_settings
 from longrepo.engines.base import Batch
 from longrepo.engines.method import Method
+from longrepo.engines.process import give_back_freed
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.tracker import PeakTracker
 
@@ -58,6 +59,7 @@ def main() -> None:
         report.update(facts)
         given.report.write_text(json.dumps(report))
 
+    give_back_freed()  # as `longrepo train` does with a model of this size
     settings = load_settings(
         None, [f"model.name={given.model}", "training.precision=bfloat16", "lora.r=32", *given.set]
     )

@@ -147,28 +147,43 @@ def settings_of(case: Case, folder: Path) -> Any:
     )
 
 
+def planner_of(case: Case, folder: Path) -> Planner:
+    """Of the configuration that lies in a folder."""
+    return Planner.of(settings_of(case, folder), "cpu", case.precision)
+
+
 def planned(case: Case) -> int:
-    """From the configuration alone."""
+    """Bytes of tensors, from the configuration alone."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(MODELS[case.model][0] | ENDS))
-        planner = Planner.of(settings_of(case, Path(folder)), "cpu", case.precision)
-        return planner.planned(case.method, case.length).memory.peak
+        return planner_of(case, Path(folder)).planned(case.method, case.length).memory.peak
 
 
-def measured(case: Case) -> int:
-    """With weights."""
+def write_model(case: Case, folder: Path) -> None:
+    """With random weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = dict(MODELS[case.model][0] | ENDS)
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        made = AutoConfig.for_model(config.pop("model_type"), **config)
-        AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16).save_pretrained(folder)
-        tokens = StructureTokens.beyond(config["vocab_size"])
-        engine = TorchEngine.create(settings_of(case, Path(folder)), tokens, "cpu")  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    made = AutoConfig.for_model(config.pop("model_type"), **config)
+    AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16).save_pretrained(folder)
+
+
+def ready(case: Case, folder: Path) -> tuple[TorchEngine, Batch]:
+    """The engine on the model in a folder, and a micro-batch of random tokens."""
+    vocabulary = MODELS[case.model][0]["vocab_size"]
+    tokens = StructureTokens.beyond(vocabulary)
+    engine = TorchEngine.create(settings_of(case, folder), tokens, "cpu")  # type: ignore[arg-type]
     engine.use(case.method)
-    ids = np.random.default_rng(0).integers(0, config["vocab_size"], case.length).tolist()
-    batch = Batch.of([(ids, [1.0] * case.length)], engine.pad_id)
+    ids = np.random.default_rng(0).integers(0, vocabulary, case.length).tolist()
+    return engine, Batch.of([(ids, [1.0] * case.length)], engine.pad_id)
+
+
+def measured(case: Case) -> int:
+    """Bytes of tensors, with weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(case, Path(folder))
+        engine, batch = ready(case, Path(folder))
     engine.accumulate(batch, 2 * batch.weight, 0)
     engine.apply_update(1e-5, 1.0)
     engine.accumulate(batch, 2 * batch.weight, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -109,7 +110,7 @@ def run_training(arguments: Arguments) -> int:
         from longrepo.training.loop import train as run_loop
         from longrepo.training.watch import run_memory
 
-        for line in memory.lines():
+        for line in (*memory.lines(), *_freed(memory)):
             reporter.note(line)
         engine = create(choice, plan.settings, tokenizer, arguments.device)
         write_text(run.path / "memory_plan.json", memory.as_json())
@@ -180,11 +181,18 @@ def _memory(plan: Plan, choice: Choice, device: str, output: Path) -> tuple[Plan
     return planner, plan_run(planner, phases, find_budget(kind, plan.settings.memory.budget_gb))
 
 
+def _freed(memory: RunPlan) -> Iterator[str]:
+    """On a CPU what is freed isn't kept for reuse, where the plan is no small one."""
+    from longrepo.engines.process import give_back_freed
+
+    if memory.device == "cpu" and not memory.roomy and give_back_freed():
+        yield "memory: the plan is large, or most of the budget, so what is freed is given back at once"
+
+
 def _limits(memory: RunPlan) -> tuple[tuple[str, str], ...]:
     from longrepo.engines.mlx.limits import set_limits
 
-    planned = max((phase.chosen.peak for phase in memory.phases.values()), default=0)
-    return set_limits(memory.device, planned, memory.budget.bytes)
+    return set_limits(memory.device, memory.peak, memory.budget.bytes)
 
 
 def resume_command(arguments: Arguments, output: Path, sequences: Path) -> str:

@@ -94,6 +94,16 @@ class RunPlan:
     budget: Budget
     device: str
 
+    @property
+    def peak(self) -> int:
+        """Bytes of the phase that needs most; 0 where none is left."""
+        return max((phase.chosen.peak for phase in self.phases.values()), default=0)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether it matters little what the process holds beside that."""
+        return self.peak <= min(2 * GIB, self.budget.bytes // 2)
+
     def lines(self) -> Iterator[str]:
         """What to tell a person, one line a phase."""
         return (phase.line(self.budget) for phase in self.phases.values())
