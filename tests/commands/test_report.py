@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
-from reports.written_run import evaluate, write_run
+from reports.written_run import UPDATES, evaluate, write_run
 from typer.testing import CliRunner, Result
 
 from longrepo.commands.app import app
 from longrepo.errors import InputError
+from longrepo.reports.html.headlines import headlines
 from longrepo.reports.html.run import read_run
 from longrepo.reports.html.use import commands
 
@@ -61,6 +62,24 @@ def test_several_runs_are_compared_and_what_hinders_that_is_said(tmp_path: Path)
         r'<th scope="row">other</th>\s*<td>torch</td>', html
     )
     assert "model.name" not in re.sub("<wbr>", "", html.split("Where their settings differ")[1])
+
+
+def test_what_training_made_worse_is_no_one_s_best(tmp_path: Path) -> None:
+    one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other")
+    metrics = one / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"loss": 2.3', '"loss": 1.0'))
+    found = read_run(one)
+    assert found.history.best == (UPDATES, found.history.epochs[0].validation)
+    headline = next(line for line in headlines(found) if line.label == "validation loss")
+    assert (headline.value, headline.good) == ("+110.0 %", False)
+    page = tmp_path / "page.html"
+    report(one, other, "--output", page)
+    assert page.read_text().count("<td>2.1000</td>") == 2
+    assert "Bold: the lowest validation loss." in page.read_text()
+    state = other / "checkpoints" / "phase-1" / "state.json"
+    state.write_text(re.sub('"data_sha256": "[^"]*"', '"data_sha256": "another"', state.read_text()))
+    report(one, other, "--output", page)
+    assert "different sequences" in page.read_text() and "Bold" not in page.read_text()
 
 
 @pytest.mark.parametrize("epochs", [1, 2])

@@ -39,9 +39,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 def _notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """What makes their figures less than comparable, and what isn't there."""
-    data = {run.snapshot.identity.data_sha256 for run in runs if run.snapshot}
     notes = []
-    if len(data) > 1:
+    if len(_data(runs)) > 1:
         notes.append("They were trained on different sequences, so their validation losses are of different texts.")
     measured = {run.evaluation.about.get("sequences_sha256") for run in runs if run.evaluation}
     if len(measured) > 1:
@@ -54,27 +53,28 @@ def _notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
     return notes
 
 
+def _data(runs: Sequence[Run]) -> set[str]:
+    """What they were trained and validated on."""
+    return {run.snapshot.identity.data_sha256 for run in runs if run.snapshot}
+
+
 def _overview(names: Sequence[str], runs: Sequence[Run]) -> Table:
     columns = (
         "run", "engine", "epochs", "tokens", "hours", "best validation loss", "held-out, base", "tuned",
         "difference", "95 % interval", "most memory",
     )  # fmt: skip
-    best = min(
-        (number for number, run in enumerate(runs) if run.history.validations),
-        key=lambda number: min(found.loss for _, found in runs[number].history.validations),
-        default=-1,
-    )
-    return Table(columns, [_row(name, run) for name, run in zip(names, runs, strict=True)], frozenset({best}))
+    losses = {number: run.history.best[1].loss for number, run in enumerate(runs) if run.history.best}
+    best = {min(losses, key=lambda number: losses[number])} if losses and len(_data(runs)) < 2 else ()
+    return Table(columns, [_row(name, run) for name, run in zip(names, runs, strict=True)], frozenset(best))
 
 
 def _row(name: str, run: Run) -> list[str]:
     history = run.history
-    losses = [found.loss for _, found in history.validations]
     peak = max([one.memory.get("peak", 0) for one in history.updates], default=0)
     row = [
         name, run.snapshot.identity.engine if run.snapshot else "–",
         f"{len(history.epochs)} of {run.epochs_planned}", f"{history.tokens:,}",
-        f"{history.seconds / 3600:.2f}", f"{min(losses):.4f}" if losses else "–",
+        f"{history.seconds / 3600:.2f}", f"{history.best[1].loss:.4f}" if history.best else "–",
     ]  # fmt: skip
     if run.evaluation and run.evaluation.comparisons:
         one = run.evaluation.comparisons[-1]

@@ -103,7 +103,7 @@ def _validation(run: Run) -> Headline | None:
     checks = run.history.validations
     if not checks:
         return None
-    first, best = checks[0][1].loss, min(checks, key=lambda check: check[1].loss)
+    first, best = checks[0][1].loss, run.history.best or checks[0]
     value = f"{(best[1].loss / first - 1) * 100:+.1f} %".replace("-", "−")
     meaning = (
         f"From {first:.3f} to {best[1].loss:.3f} nats a token, best after update {best[0]:,}: the weights kept "

@@ -61,8 +61,13 @@ class History:
 
     @property
     def validations(self) -> list[tuple[int, Validation]]:
-        """The last of the groups: what the best was chosen among."""
+        """The last of the groups: where it began, then its epochs."""
         return self.checks[-1] if self.phases else []
+
+    @property
+    def best(self) -> tuple[int, Validation] | None:
+        """Of the group's epochs, which the weights are chosen among; None before one has ended."""
+        return min(self.validations[1:], key=lambda check: check[1].loss, default=None)
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
