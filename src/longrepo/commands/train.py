@@ -92,18 +92,18 @@ class _Run:
     sequences: Path
     resuming: bool
     plan: Plan
+    choice: Choice
     tokenizer: RepoTokenizer
 
 
 def run_training(arguments: Arguments) -> int:
     """Train as told; return the exit status (0, or 130 when stopped by Ctrl-C). Raises InputError and RunError."""
-    from longrepo.engines.choose import choose, create
+    from longrepo.engines.choose import create
     from longrepo.reports.training import TerminalReporter
     from longrepo.training.run_folder import open_run
 
     asked = _asked(arguments)
-    plan, tokenizer = asked.plan, asked.tokenizer
-    choice = choose(arguments.engine, arguments.device, plan.settings.training.weights)
+    plan, choice, tokenizer = asked.plan, asked.choice, asked.tokenizer
     planner, memory = _memory(plan, choice, arguments.device, asked.output)
     reporter = TerminalReporter(verbose=arguments.verbose)
     with open_run(asked.output, resuming=asked.resuming) as run:
@@ -135,6 +135,7 @@ def run_training(arguments: Arguments) -> int:
 
 def _asked(arguments: Arguments) -> _Run:
     """A new run, one that goes on, or one that begins with another's weights. Raises InputError and RunError."""
+    from longrepo.engines.choose import choose
     from longrepo.sequences.header import check_tokenizer
     from longrepo.sequences.store import read_sequences
     from longrepo.sequences.tokenizer import load_tokenizer
@@ -161,9 +162,10 @@ def _asked(arguments: Arguments) -> _Run:
         start = Start("new", settings, epochs=arguments.epochs)
     plan = settle(start, file, str(path.resolve()), file.header.tokenizer.sha256)
     held = plan.settings
+    choice = choose(arguments.engine, arguments.device, held.training.weights)
     tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
     check_tokenizer(file.header, tokenizer)
-    return _Run(output, path, found is not None, plan, tokenizer)
+    return _Run(output, path, found is not None, plan, choice, tokenizer)
 
 
 def _memory(plan: Plan, choice: Choice, device: str, output: Path) -> tuple[Planner, RunPlan]:
