@@ -59,7 +59,7 @@ def main() -> None:
         report.update(facts)
         given.report.write_text(json.dumps(report))
 
-    give_back_freed()  # as `longrepo train` does with a model of this size
+    give_back_freed()  # as `longrepo train` does where the plan is more than half of the budget
     settings = load_settings(
         None, [f"model.name={given.model}", "training.precision=bfloat16", "lora.r=32", *given.set]
     )

@@ -184,11 +184,11 @@ def _memory(plan: Plan, choice: Choice, device: str, output: Path) -> tuple[Plan
 
 
 def _freed(memory: RunPlan) -> Iterator[str]:
-    """On a CPU what is freed isn't kept for reuse, where the plan is no small one."""
+    """On a CPU what is freed isn't kept for reuse, where the plan leaves little room."""
     from longrepo.engines.process import give_back_freed
 
     if memory.device == "cpu" and not memory.roomy and give_back_freed():
-        yield "memory: the plan is large, or most of the budget, so what is freed is given back at once"
+        yield "memory: more than half of the budget is planned for, so what is freed is given back at once"
 
 
 def _limits(memory: RunPlan) -> tuple[tuple[str, str], ...]:

@@ -34,7 +34,8 @@ def give_back_freed() -> bool:
     """Have the C library give each freed block of 128 KiB or more back at once; whether it can be told to (glibc).
 
     By itself it keeps those of up to 32 MiB as soon as it has seen one freed, and a step's blocks of many sizes leave
-    gaps: faster for small models, and half as much again as was planned. Source: mallopt(3), M_MMAP_THRESHOLD.
+    gaps: faster, and up to twice what was planned (`benchmarks/memory/process_accuracy.py`). Source: mallopt(3),
+    M_MMAP_THRESHOLD.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

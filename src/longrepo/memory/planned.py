@@ -102,7 +102,7 @@ class RunPlan:
     @property
     def roomy(self) -> bool:
         """Whether it matters little what the process holds beside that."""
-        return self.peak <= min(2 * GIB, self.budget.bytes // 2)
+        return self.peak <= self.budget.bytes // 2
 
     def lines(self) -> Iterator[str]:
         """What to tell a person, one line a phase."""
