@@ -43,7 +43,9 @@ ONE_PHASE = (
 @dataclass(frozen=True)
 class Arm:
     """`data`, `training`: settings for preparing and for the run; `made`: what is done with what was prepared;
-    `marks`: whether structure tokens exist; `frozen`: parts of the model that aren't trained."""
+    `marks`: whether structure tokens exist; `mean_rows`: whether their rows begin as the mean of the base's, as
+    transformers widens an embedding, in place of a related token's; `frozen`: parts of the model that aren't trained.
+    """
 
     name: str
     says: str
@@ -51,6 +53,7 @@ class Arm:
     data: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
     marks: bool = True
+    mean_rows: bool = False
     frozen: tuple[str, ...] = ()
 
     def prepared_with(self) -> Settings:
@@ -119,10 +122,24 @@ TRIED = (
         "thirds_weight_03", "thirds, context and prompts weigh 0.3",
         data=("data.context_weight=0.3",), training=(*THIRDS, *FALLING),
     ),
-    Arm("rank_64", "ours, LoRA of rank 64, alpha 128", training=("lora.r=64", "lora.alpha=128")),
 )  # fmt: skip
+PACKS = (
+    "data.prose_share=0",
+    "data.commit_share=0",
+    "data.question_share=0",
+    "data.fim_share=0",
+    "data.context_weight=1",
+)
+VARIED = (
+    Arm("rank_64", "ours, LoRA of rank 64, alpha 128", training=("lora.r=64", "lora.alpha=128")),
+    Arm("mean_marks", "ours, structure tokens' rows begin as the mean of the base's", mean_rows=True),
+    Arm("full_weight", "ours, context and prompts weigh 1", data=("data.context_weight=1",)),
+    Arm("packs_alone", "packs of code alone, all tokens weigh 1, one phase", "shuffled", PACKS, ONE_PHASE),
+    Arm("packs_phased", "packs of code alone, all tokens weigh 1, the phases of ours", data=PACKS),
+    Arm("packs_fim", "packs_alone, with fill-in-the-middle", "shuffled", (*PACKS, "data.fim_share=0.5"), ONE_PHASE),
+)
 TUNED = (PLAIN, OURS)
-ARMS = {arm.name: arm for arm in (BASE, PLAIN, OURS, BEFORE, *ABLATIONS, *TRIED)}
+ARMS = {arm.name: arm for arm in (BASE, PLAIN, OURS, BEFORE, *ABLATIONS, *TRIED, *VARIED)}
 
 
 @dataclass(frozen=True)
@@ -142,7 +159,7 @@ class Job:
     @property
     def tried(self) -> bool:
         """Whether it is an experiment: measured on validation alone."""
-        return self.arm in {arm.name for arm in (BEFORE, *TRIED)}
+        return self.arm in {arm.name for arm in (BEFORE, *TRIED, *VARIED)}
 
     @property
     def chooses(self) -> bool:
@@ -177,6 +194,6 @@ def ablation_jobs(repositories: list[str], seed: int, rates: dict[str, float]) -
 
 def tried_jobs(rates: dict[str, float]) -> Iterator[Job]:
     """Changes of ours, judged by validation before any becomes a default."""
-    for arm in (*TUNED, BEFORE, *TRIED):
+    for arm in (*TUNED, BEFORE, *TRIED, *VARIED):
         for repository in TRIED_ON:
             yield Job(repository, arm.name, 1, rates.get(arm.name, rates[OURS.name]))

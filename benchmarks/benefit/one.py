@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from arms import ACCUMULATION, ARMS, OURS, STAGES, TOKENS, Arm, Job
 from data import clone, sequences_of
 from samples import CHOSEN_AT, Sample, layouts_of, make_samples, samples_of
@@ -25,6 +26,7 @@ from longrepo.config.files import write_text
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, Engine
 from longrepo.engines.choose import choose, create
+from longrepo.engines.torch.engine import TorchEngine
 from longrepo.sequences.store import SequenceFile
 from longrepo.sequences.tokenizer import load_tokenizer
 from longrepo.training.loop import train
@@ -52,6 +54,8 @@ def run(work: Path, job: Job, commit: str, source: str | None) -> None:
     plan = fitted(file, ours, job)
     engine = _engine(plan.settings)
     engine.freeze(arm.frozen)
+    if arm.mean_rows:
+        begin_as_mean(engine)
     if arm.name != "base":
         folder = work / "runs" / job.key
         shutil.rmtree(folder, ignore_errors=True)
@@ -112,6 +116,16 @@ def learnt(file: SequenceFile, plan: Plan) -> float:
     """Loss weights of all tokens trained on, added up: tokens that are learnt from."""
     orders = (order for phase in _phases(plan) for order in phase.orders)
     return float(sum(file.weights(at).sum(dtype=np.float64) for order in orders for at in order.indices))
+
+
+def begin_as_mean(engine: Engine) -> None:
+    """Set the structure tokens' trained rows to the mean of all other rows of the embedding."""
+    if not isinstance(engine, TorchEngine) or engine.rows is None:
+        raise ValueError("no trained rows of the torch engine")
+    table = engine.model.get_input_embeddings().weight.detach().float()
+    others = torch.ones(len(table), dtype=torch.bool).index_fill(0, engine.rows.ids, False)
+    with torch.no_grad():
+        engine.rows.weight.copy_(table[others].mean(0))
 
 
 def _engine(settings: Settings) -> Engine:

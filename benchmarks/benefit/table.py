@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from arms import ABLATIONS, ARMS, BASE, BEFORE, LENGTHS, OURS, PLAIN, RATES_ON, STAGES, TRIED, TUNED
+from arms import ABLATIONS, ARMS, BASE, BEFORE, LENGTHS, OURS, PLAIN, RATES_ON, STAGES, TRIED, TUNED, VARIED, Arm
 from results import ELSEWHERE, Compared, Lines, Result, compared, read
 from samples import LAYOUTS
 
@@ -32,7 +32,8 @@ def show(work: Path) -> None:
         ("`ours` against the base, all held-out lines, related context", _tuned(by_arm)),
         ("What related context is worth: loss with it against without", _gains(by_arm)),
         ("`ours` with one thing left out, against `ours`", _ablations(by_arm)),
-        ("Changes of what `ours` was before, against that, on validation", _tried(by_arm)),
+        ("Changes of what `ours` was before, against that, on validation", _tried(by_arm, BEFORE, (OURS, *TRIED))),
+        ("Changes of `ours` as it is, against that, on validation", _tried(by_arm, OURS, VARIED)),
         ("Layouts, validation loss at 1,024 tokens", _layouts(by_arm)),
         ("What a run is", _runs(by_arm)),
         ("Validation loss on the way", _curves(by_arm)),
@@ -127,12 +128,12 @@ def _ablations(by_arm: dict[str, list[Result]]) -> Iterator[str]:
             yield _row(arm.name, found[0].repositories, found[0].runs, *map(_percent, found), arm.says)
 
 
-def _tried(by_arm: dict[str, list[Result]]) -> Iterator[str]:
+def _tried(by_arm: dict[str, list[Result]], of: Arm, arms: Sequence[Arm]) -> Iterator[str]:
     yield from _table("arm", "repositories", "cross-file tokens", "cross-file", "all lines", "what it is")
-    for arm in (PLAIN, OURS, *TRIED):
+    for arm in (PLAIN, *arms):
         kinds = (Lines("related", LONG, CROSS_FILE, "validation"), Lines("related", LONG, split="validation"))
-        before, other = ([one for one in by_arm[name] if one.validation] for name in (BEFORE.name, arm.name))
-        found = [compared(before, other, lines) for lines in kinds]
+        first, second = ([one for one in by_arm[name] if one.validation] for name in (of.name, arm.name))
+        found = [compared(first, second, lines) for lines in kinds]
         if found[0]:
             yield _row(arm.name, found[0].repositories, found[0].tokens, *map(_percent, found), arm.says)
 

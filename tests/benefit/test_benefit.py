@@ -21,6 +21,7 @@ import one
 import results
 import samples
 
+from longrepo.engines.torch.engine import TorchEngine
 from longrepo.sequences.header import tokenizer_of
 from longrepo.sequences.store import SequenceFile
 
@@ -105,6 +106,17 @@ def test_a_run_is_trained_and_measured(made: tuple[Path, Path, str]) -> None:
     assert found.curve[-1]["tokens"] == found.tokens
     measured = found.sums(results.Lines("related", LENGTHS[0])).values()
     assert sum(nats for _, nats in measured) / sum(tokens for tokens, _ in measured) < 8
+
+
+def test_rows_begin_as_the_mean_of_the_others() -> None:
+    engine = one._engine(arms.ARMS["mean_marks"].trained_with(1e-3, 1, TOKENS, 1))
+    assert isinstance(engine, TorchEngine) and engine.rows is not None
+    table = engine.model.get_input_embeddings().weight.detach().float().numpy()
+    others = np.delete(table, engine.rows.ids.numpy(), axis=0)
+    one.begin_as_mean(engine)
+    np.testing.assert_allclose(
+        engine.rows.weight.detach().numpy(), np.tile(others.mean(0), (len(engine.rows.ids), 1)), atol=1e-6
+    )
 
 
 def test_a_difference_is_paired_and_relative(tmp_path: Path) -> None:
