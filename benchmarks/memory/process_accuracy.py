@@ -62,9 +62,11 @@ def main() -> None:
         print(json.dumps(figures(case, given.one[1], given.work / case.model)))
         return
     for case in CASES:
-        if not (given.work / case.model).exists():
-            (given.work / case.model).mkdir(parents=True)
-            write_model(case, given.work / case.model)
+        folder = given.work / case.model
+        if not folder.exists():
+            partial = folder.with_name(f".{case.model}.part")
+            write_model(case, partial)
+            partial.rename(folder)
     table = Table(title=f"the process's peak against the plan; CPU, torch {torch.__version__}")
     for column in ("configuration", "planned, MiB", *WAYS, *(f"CPU-s, {way}" for way in WAYS)):
         table.add_column(column, justify="left" if column == "configuration" else "right")
