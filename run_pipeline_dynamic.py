@@ -1,7 +1,7 @@
-"""The whole way in one go: `python run_pipeline_dynamic.py --repo PATH`. See `longrepo.commands.pipeline`."""
+"""The whole way in one go: `python run_pipeline_dynamic.py --repo PATH`. See `longrepo.cli.pipeline`."""
 
-from longrepo.commands.app import run_alone
-from longrepo.commands.pipeline import pipeline
+from longrepo.cli.app import run_alone
+from longrepo.cli.pipeline import pipeline
 
 if __name__ == "__main__":
     run_alone(pipeline)

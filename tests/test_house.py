@@ -127,7 +127,7 @@ def test_help_names_the_options_and_loads_nothing_heavy(door: str) -> None:
 def test_answers_come_before_anything_heavy_is_imported(command: str) -> None:
     """Under a second follows from this; the time itself is measured in benchmarks/answer_times.py."""
     code = (
-        "import sys\nfrom longrepo.commands.app import main\n"
+        "import sys\nfrom longrepo.cli.app import main\n"
         f"sys.argv = ['longrepo', {command!r}, '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    print('status', end.code)\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'mlx', 'peft', 'matplotlib'}\n"

@@ -1,5 +1,5 @@
 """The documented import: from training.long_context_scheduler import LongContextPhaseScheduler."""
 
-from longrepo.curriculum.scheduler import LongContextPhaseScheduler
+from longrepo.curriculum.schedule import LongContextPhaseScheduler
 
 __all__ = ["LongContextPhaseScheduler"]

@@ -12,22 +12,18 @@ import numpy as np
 from arms import OURS, Arm
 
 from longrepo.config.schema import Settings
-from longrepo.evaluation.held import Repo
-from longrepo.evaluation.trees import Trees
+from longrepo.data.dataset import Row, SequenceFile, read_sequences, write_sequences
+from longrepo.data.metadata import tokenizer_of
+from longrepo.data.packing import bands
+from longrepo.data.prepare import SEQUENCES, Origin, Tools, prepare, write_prepared
+from longrepo.data.repo_tree import Trees
+from longrepo.data.template import Draft, FilePiece, Sizes, write_file
+from longrepo.data.text import PROSE, TokenizedText
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.evaluation.blocks import Repo
 from longrepo.repository.repository import Repository
-from longrepo.sequences import chance
-from longrepo.sequences.assembly import Origin, Tools
-from longrepo.sequences.cache import Cache, cache_folder
-from longrepo.sequences.compose import FilePiece, Sizes, write_file
-from longrepo.sequences.draft import Draft
-from longrepo.sequences.header import tokenizer_of
-from longrepo.sequences.lengths import bands
-from longrepo.sequences.output import SEQUENCES, write_prepared
-from longrepo.sequences.prepare import prepare
-from longrepo.sequences.rows import Row
-from longrepo.sequences.store import SequenceFile, read_sequences, write_sequences
-from longrepo.sequences.text import PROSE, TokenizedText
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.utils import hashing
+from longrepo.utils.cache import Cache, cache_folder
 
 LENGTH = 2048  # tokens of a plain chunk
 _LEAST = 64  # tokens: a shorter sequence of a single file isn't worth its marks
@@ -128,7 +124,7 @@ def _plain(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer) -> list[Ro
             piece = ids[start : start + LENGTH]
             if len(piece) > 1:
                 rows.append(_as_row(piece, np.ones(len(piece), np.float32), "window", text, "easy"))
-    return sorted(rows, key=lambda row: chance.number("plain", row.files[0], row.input_ids[:64].tobytes()))
+    return sorted(rows, key=lambda row: hashing.number("plain", row.files[0], row.input_ids[:64].tobytes()))
 
 
 def _single(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, settings: Settings) -> Iterator[Row]:
@@ -141,7 +137,7 @@ def _single(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, settings:
                 end = len(text) if len(text) - at <= room else text.cut_in(at, at + room, 3 * room // 4)[0]
                 draft = Draft(tokenizer)
                 key = ("single", band.phase, path, at)
-                fim_key = str(chance.number(*key)) if chance.share(*key) < data.fim_share else None
+                fim_key = str(hashing.number(*key)) if hashing.share(*key) < data.fim_share else None
                 write_file(draft, FilePiece(text, at, end), data.context_weight, fim_key)
                 draft.end()
                 at = end
@@ -157,7 +153,7 @@ def _as_row(ids: np.ndarray, weights: np.ndarray, kind: str, of: TokenizedText, 
 def _shuffled(rows: Iterator[Row]) -> list[Row]:
     """All equally difficult, in an order that is chance's."""
     alike = [replace(row, difficulty="easy", difficulty_score=0.0) for row in rows]
-    return sorted(alike, key=lambda row: (row.split != "train", chance.number("shuffled", row.input_ids.tobytes())))
+    return sorted(alike, key=lambda row: (row.split != "train", hashing.number("shuffled", row.input_ids.tobytes())))
 
 
 def _in_ranges(rows: Iterator[Row], settings: Settings) -> list[Row]:

@@ -22,17 +22,17 @@ from arms import ACCUMULATION, ARMS, OURS, STAGES, TOKENS, Arm, Job
 from data import clone, sequences_of
 from samples import CHOSEN_AT, Sample, layouts_of, make_samples, samples_of
 
-from longrepo.config.files import write_text
 from longrepo.config.schema import Settings
+from longrepo.data.dataset import SequenceFile
+from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.base import Batch, Engine
-from longrepo.engines.choose import choose, create
+from longrepo.engines.registry import choose, create
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.sequences.store import SequenceFile
-from longrepo.sequences.tokenizer import load_tokenizer
+from longrepo.training.checkpoint import open_run
+from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
 from longrepo.training.loop import train
 from longrepo.training.plan import Plan, Start, settle
-from longrepo.training.reporter import EpochRecord, PhaseRecord, UpdateRecord
-from longrepo.training.run_folder import open_run
+from longrepo.utils.files import write_text
 
 Parts = dict[str, Any]
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from arms import LENGTHS
 
-from longrepo.evaluation.bootstrap import RESAMPLES, Interval
-from longrepo.evaluation.line_class import CLASSES, CROSS_FILE
+from longrepo.evaluation.loss import CLASSES, CROSS_FILE
+from longrepo.evaluation.scoring import RESAMPLES, Interval
 
 Array = npt.NDArray[np.float64]
 ELSEWHERE = tuple(name for name in CLASSES if name not in CROSS_FILE)

@@ -15,18 +15,14 @@ from typing import Any, cast
 import numpy as np
 from arms import LENGTHS, OURS, Arm
 
-from longrepo.config.files import write_text
-from longrepo.evaluation.context import SHORT
-from longrepo.evaluation.held import Held
-from longrepo.evaluation.layout import Layout, Place, lay, lay_short
-from longrepo.evaluation.line_class import LineClasses
-from longrepo.evaluation.measuring import block_size
-from longrepo.evaluation.opening import opened
-from longrepo.sequences.header import tokenizer_of
-from longrepo.sequences.store import SequenceFile
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.sequences.tokens import FILE_END, FILE_START
-from longrepo.sequences.watch import Unwatched
+from longrepo.data.dataset import SequenceFile
+from longrepo.data.metadata import tokenizer_of
+from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer, load_tokenizer
+from longrepo.evaluation.blocks import Held
+from longrepo.evaluation.loss import SHORT, Layout, LineClasses, Place, lay, lay_short
+from longrepo.evaluation.run import block_size, opened
+from longrepo.utils.files import write_text
+from longrepo.utils.progress import Unwatched
 
 BLOCKS = {"validation": 48, "test": 48}  # held-out blocks of lines at most, from as many commits as possible
 CHOSEN_AT = LENGTHS[0]  # tokens, of related context: where the layout is chosen

@@ -9,9 +9,8 @@ from arms import ABLATIONS, ARMS, BASE, BEFORE, LENGTHS, OURS, PLAIN, RATES_ON, 
 from results import ELSEWHERE, Compared, Lines, Result, compared, read
 from samples import LAYOUTS
 
-from longrepo.evaluation.bootstrap import Interval
-from longrepo.evaluation.context import SHORT
-from longrepo.evaluation.line_class import CROSS_FILE
+from longrepo.evaluation.loss import CROSS_FILE, SHORT
+from longrepo.evaluation.scoring import Interval
 
 LONG = max(LENGTHS)
 HEADLINE = Lines("related", LONG, CROSS_FILE)

@@ -4,7 +4,8 @@
 
 Resumable: each preset's figures stay in --work. The plan comes from the configuration alone; then the model is made
 with random weights, and an update and two micro-batches are computed for real. Both count the bytes of tensors at the
-highest moment by `longrepo.engines.torch.tracker`, on the CPU in float32, by the plain step with layers computed again.
+highest moment by `longrepo.engines.torch.fake_model`, on the CPU in float32, by the plain step with layers computed
+again.
 """
 
 from __future__ import annotations
@@ -24,16 +25,13 @@ from rich.table import Table
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
+from longrepo.data.tokenizer import load_tokenizer
+from longrepo.engines.base import Batch, Method
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.engines.torch.fake_model import tensors_of
-from longrepo.engines.torch.tracker import PeakTracker
-from longrepo.engines.torch.whole import write_new_model
-from longrepo.models.needs import all_weights
-from longrepo.models.planned import planner_of
-from longrepo.models.presets import Preset, preset
-from longrepo.sequences.tokenizer import load_tokenizer
+from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
+from longrepo.engines.torch.full_finetune import write_new_model
+from longrepo.pretrain.presets import Preset, preset
+from longrepo.pretrain.requirements import all_weights, planner_of
 
 PRESETS = ("150M_256", "150M_1024")
 

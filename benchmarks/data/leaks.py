@@ -19,11 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.sequences.header import tokenizer_of
-from longrepo.sequences.leaks import HELD_OUT, LEAKS, LeakCheck, check_leaks
-from longrepo.sequences.rows import Row
-from longrepo.sequences.store import SequenceFile, read_sequences, write_sequences
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.contamination import HELD_OUT, LEAKS, LeakCheck, check_leaks
+from longrepo.data.dataset import Row, SequenceFile, read_sequences, write_sequences
+from longrepo.data.metadata import tokenizer_of
+from longrepo.data.tokenizer import RepoTokenizer
 
 NAIVE_SHARE = 0.1
 

@@ -21,10 +21,10 @@ from rich.table import Table
 from tree_sitter import Parser
 from tree_sitter_language_pack import SupportedLanguage, get_language
 
+from longrepo.repository.grammars import GRAMMARS
+from longrepo.repository.outline import Outline, outline
 from longrepo.repository.repository import Repository
-from longrepo.repository.syntax.grammar import GRAMMARS
-from longrepo.repository.syntax.outline import Outline, outline
-from longrepo.repository.syntax.tree import MAX_CHARACTERS
+from longrepo.repository.syntax import MAX_CHARACTERS
 
 MB = 1_000_000
 

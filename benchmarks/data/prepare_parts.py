@@ -18,7 +18,7 @@ from typing import Any
 
 from measured_run import Measured, run, wait_until_quiet
 
-from longrepo.sequences.store import read_sequences
+from longrepo.data.dataset import read_sequences
 
 ROOT = Path(__file__).parents[2]
 NEW_COMMITS = 10

@@ -18,12 +18,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from longrepo.data.questions.generate import ChangeFact, Question, Source, left_out, questions
+from longrepo.data.questions.verify import Checker
 from longrepo.repository.imports.graph import import_graph
+from longrepo.repository.outline import outline
 from longrepo.repository.repository import Repository
-from longrepo.repository.syntax.outline import outline
-from longrepo.sequences import chance
-from longrepo.sequences.questions.check import Checker
-from longrepo.sequences.questions.generate import ChangeFact, Question, Source, left_out, questions
+from longrepo.utils import hashing
 
 SNIPPET = "<|SNIPPET_0|>"
 
@@ -47,7 +47,7 @@ def main() -> int:
         began = time.perf_counter()
         refuted = check(folder, commit, made, asked[name], confirmed[name], swapped[name])
         notes.append(f"{name}: {note}; checked in {time.perf_counter() - began:.1f} s")
-        for one, why in sorted(refuted, key=lambda pair: chance.number(given.seed, pair[0].text))[: given.show]:
+        for one, why in sorted(refuted, key=lambda pair: hashing.number(given.seed, pair[0].text))[: given.show]:
             print(f"refuted ({name}, {one.kind}): {one.text} {one.answer}: {why}", file=sys.stderr)
     table = Table(title="questions confirmed, of those asked")
     table.add_column("kind")

@@ -16,8 +16,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer
 
 from longrepo import embedded
-from longrepo.sequences.header import tokenizer_of
-from longrepo.sequences.store import read_sequences
+from longrepo.data.dataset import read_sequences
+from longrepo.data.metadata import tokenizer_of
 
 AT_ONCE = 1000
 

@@ -24,7 +24,7 @@ from rich.table import Table
 from true_shape import shape_in
 
 from longrepo.config.load import load_settings
-from longrepo.engines.method import Method
+from longrepo.engines.base import Method
 from longrepo.memory.planner import Planner
 
 GIB = 2**30

@@ -20,11 +20,10 @@ import torch
 from true_shape import StructureTokens
 
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
-from longrepo.engines.process import give_back_freed
+from longrepo.engines.base import Batch, Method
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.engines.torch.tracker import PeakTracker
+from longrepo.engines.torch.fake_model import PeakTracker
+from longrepo.utils.process import give_back_freed
 
 GIB = 2**30
 

@@ -4,7 +4,7 @@
 
 Resumable: each configuration's figures stay in --work. The plan is made first, from the configuration alone (the dry
 run of one and two layers, extrapolated); then the model is made with random weights, and two micro-batches and an
-update are computed for real, twice. Both are counted by `longrepo.engines.torch.tracker`, which a test holds to
+update are computed for real, twice. Both are counted by `longrepo.engines.torch.fake_model`, which a test holds to
 torch's profiler.
 """
 
@@ -25,11 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
+from longrepo.engines.base import Batch, Method
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.engines.torch.fake_model import tensors_of
-from longrepo.engines.torch.tracker import PeakTracker
+from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
 from longrepo.memory.planner import Planner
 
 ADDED = 20

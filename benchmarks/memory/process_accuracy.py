@@ -4,7 +4,7 @@
 
 Resumable. Each step has a process of its own: four micro-batches and two updates on random weights. `planned`: tensors
 and libraries, as `longrepo plan` counts a machine that was never calibrated. `kept`: the process's highest resident
-memory as glibc manages it, `given back`: with `longrepo.engines.process.give_back_freed`, both in parts of the plan;
+memory as glibc manages it, `given back`: with `longrepo.utils.process.give_back_freed`, both in parts of the plan;
 CPU-seconds are the last micro-batch's.
 """
 
@@ -23,7 +23,7 @@ from plan_accuracy import Case, chunks, planner_of, ready, write_model
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.engines.process import give_back_freed, peak_resident
+from longrepo.utils.process import give_back_freed, peak_resident
 
 CASES = (
     Case("starcoder2", 512),

@@ -32,12 +32,12 @@ from longrepo.config.schema import Settings
 from longrepo.memory.budget import find_budget
 from longrepo.memory.planner import Planner, plan_run
 from longrepo.reports.training import TerminalReporter
+from longrepo.training.checkpoint import open_run
+from longrepo.training.events import UpdateRecord
 from longrepo.training.loop import train
 from longrepo.training.plan import Start, settle
-from longrepo.training.reporter import UpdateRecord
 from longrepo.training.resume import find_run, resumed
-from longrepo.training.run_folder import open_run
-from longrepo.training.watch import run_memory
+from longrepo.training.step_down import run_memory
 
 GIB, MIB = 2**30, 2**20
 VOCABULARY, UPDATES, DISTURBED_AFTER = 512, 3, 1

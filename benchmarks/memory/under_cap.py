@@ -5,7 +5,7 @@
 Random weights, NF4, float32 LoRA r=32 on all six projections, batch 1, bfloat16; the gradients of an accumulation
 window and AdamW's moments are held, and one update is taken. Loading is inside the cap, too. Each run is a process of
 its own; results stay in WORK/under_cap.json, and what is there is not run again. `tensors`: the highest sum of live
-tensors (longrepo.engines.torch.tracker); `anonymous`: the process's anonymous memory, sampled five times a second.
+tensors (longrepo.engines.torch.fake_model); `anonymous`: the process's anonymous memory, sampled five times a second.
 """
 
 from __future__ import annotations

@@ -29,8 +29,7 @@ from shapes import Tokens
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
+from longrepo.engines.base import Batch, Method
 from longrepo.engines.mlx.device import place
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.load import load_base

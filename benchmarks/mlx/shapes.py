@@ -11,8 +11,8 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from longrepo.engines.mlx.fidelity.families import build
-from longrepo.engines.mlx.weights import read_config
+from longrepo.engines.mlx.load import read_config
+from longrepo.engines.mlx.models import build
 
 COMMON = {
     "model_type": "starcoder2",

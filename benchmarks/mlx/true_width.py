@@ -32,12 +32,11 @@ from shapes import Tokens, make_model, shape
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
+from longrepo.data.tokenizer import STRUCTURE_TOKENS
+from longrepo.engines.base import Batch, Method
 from longrepo.engines.mlx.dry_run import DryRun
 from longrepo.engines.mlx.engine import MlxEngine
-from longrepo.memory.shape import read_config
-from longrepo.sequences.tokens import STRUCTURE_TOKENS
+from longrepo.engines.model_shape import read_config
 
 ADDED = len(STRUCTURE_TOKENS)
 SCORED, CHUNK, WARM_UP = 256, 256, 8  # tokens

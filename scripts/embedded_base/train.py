@@ -20,10 +20,9 @@ from pathlib import Path
 import numpy as np
 from packing import Corpus, sequence
 
-from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
-from longrepo.sequences.rows import Row
-from longrepo.sequences.store import write_sequences
-from longrepo.sequences.tokenizer import load_tokenizer
+from longrepo.data.dataset import Row, write_sequences
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.tokenizer import load_tokenizer
 
 SHARES = {512: 0.45, 1024: 0.17, 2048: 0.38}  # tokens a sequence → of the updates
 AN_UPDATE = 4  # sequences

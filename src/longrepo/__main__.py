@@ -1,6 +1,6 @@
 """`python -m longrepo` is the `longrepo` command."""
 
-from longrepo.commands.app import main
+from longrepo.cli.app import main
 
 if __name__ == "__main__":
     main()

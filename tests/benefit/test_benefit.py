@@ -21,9 +21,9 @@ import one
 import results
 import samples
 
+from longrepo.data.dataset import SequenceFile
+from longrepo.data.metadata import tokenizer_of
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.sequences.header import tokenizer_of
-from longrepo.sequences.store import SequenceFile
 
 LENGTHS = (256, 512)
 TOKENS = 3000

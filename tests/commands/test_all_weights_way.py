@@ -13,8 +13,8 @@ from small_repository import small_repository
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
-from longrepo.commands.app import app
-from longrepo.evaluation.result import read_evaluation
+from longrepo.cli.app import app
+from longrepo.evaluation.results import read_evaluation
 
 PROMPT, TOKENS = "from shop.account import Account\n\n\ndef test_account", "12"
 CPU = ("--device", "cpu")

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longrepo.commands.app import main
-from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
-from longrepo.sequences.rows import Row
-from longrepo.sequences.store import write_sequences
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.cli.app import main
+from longrepo.data.dataset import Row, write_sequences
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 
 Check = Callable[..., tuple[int, str, str]]
 TRAINED = "def total(amounts):\n    return sum(amounts)\n\x1b[2Jprint('\u202e')\n"

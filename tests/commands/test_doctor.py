@@ -20,10 +20,10 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from longrepo.commands.doctor import doctor
-from longrepo.memory.doctor import engine, machine
-from longrepo.memory.doctor.finding import Finding
-from longrepo.reports.doctor import print_findings, verdict
+from longrepo.cli.plan import doctor
+from longrepo.memory import doctor_checks
+from longrepo.memory.doctor_checks import Finding
+from longrepo.reports.planning import print_findings, verdict
 
 SHORT = ("--set", "long_context.phase1_max_length=128", "--set", "long_context.phase2_epochs=0")
 ANYWHERE = {"engine", "engines", "git", "chip", "device", "precision", "4-bit", "memory", "cgroup"}
@@ -79,16 +79,16 @@ def test_a_damaged_folder_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_four_bit_weights_that_do_not_work_are_a_problem() -> None:
-    found = engine.four_bit("meta", "float32", double=True)
+    found = doctor_checks.four_bit("meta", "float32", double=True)
     assert found.status == "problem" and found.what.startswith("4-bit weights don't work on meta (")
     assert "model.quantization=none" in found.remedy
 
 
 def test_a_full_disk_is_a_problem_only_for_what_must_be_there(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
-    assert machine.disk("results", folder, 2**20).status == "ok"
-    assert machine.disk("results", folder, 2**60).status == "problem"
-    assert machine.disk("results", folder, 2**60, must=False).status == "note"
+    assert doctor_checks.disk("results", folder, 2**20).status == "ok"
+    assert doctor_checks.disk("results", folder, 2**60).status == "problem"
+    assert doctor_checks.disk("results", folder, 2**60, must=False).status == "note"
     assert not folder.parent.exists()
 
 
@@ -146,7 +146,7 @@ def look(home: Path, endpoint: str, name: str = "owner/model", **more: str) -> d
     code = (
         "import json, os, time\nfrom dataclasses import asdict\nimport huggingface_hub\n"
         "from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache\n"
-        "from longrepo.config.schema import ModelSettings\nfrom longrepo.memory.doctor.model import find_model\n"
+        "from longrepo.config.schema import ModelSettings\nfrom longrepo.memory.doctor import find_model\n"
         f"began = time.perf_counter()\naccess = find_model(ModelSettings(name={name!r}))\n"
         "seconds = time.perf_counter() - began\n"
         "print(json.dumps({**asdict(access.finding), 'folder': str(access.folder), 'download': access.download,"
@@ -188,7 +188,7 @@ def test_offline_is_said_without_asking(tmp_path: Path) -> None:
 
 def test_help_loads_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom longrepo.commands.app import main\nsys.argv = ['longrepo', 'doctor', '--help']\n"
+        "import sys\nfrom longrepo.cli.app import main\nsys.argv = ['longrepo', 'doctor', '--help']\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "print('heavy', sorted({'torch', 'transformers', 'rich', 'huggingface_hub'} & set(sys.modules)))\n"
     )

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from longrepo import embedded
-from longrepo.commands.app import app
-from longrepo.context.folder import _LINKED
+from longrepo.cli.app import app
 from longrepo.errors import InputError
+from longrepo.rope.extend import _LINKED
 
 NATIVE, TARGET = 4096, 131072
 

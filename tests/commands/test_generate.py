@@ -10,9 +10,9 @@ from export.exported import base_folder
 from typer.testing import CliRunner, Result
 from use.tried import Tried, tried
 
-from longrepo.commands.app import app
+from longrepo.cli.app import app
+from longrepo.data.template import written
 from longrepo.errors import InputError
-from longrepo.sequences.prompt import written
 
 NEW = 16
 

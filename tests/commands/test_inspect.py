@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from longrepo.commands.app import main
+from longrepo.cli.app import main
 from longrepo.config.schema import DataSettings
-from longrepo.sequences.builder import LongContextSequenceBuilder, Version
-from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
-from longrepo.sequences.rows import Row, row_of
-from longrepo.sequences.sequence import LongContextSequence
-from longrepo.sequences.store import write_sequences
-from longrepo.sequences.tokenizer import load_tokenizer
+from longrepo.data.builder import LongContextSequenceBuilder, Version
+from longrepo.data.dataset import Row, row_of, write_sequences
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.text import LongContextSequence
+from longrepo.data.tokenizer import load_tokenizer
 
 Look = Callable[..., tuple[int, str, str]]
 CODE = "import os\n\n\ndef total(amounts):\n    return sum(amounts)\n"
@@ -163,7 +162,7 @@ def test_a_model_with_another_tokenizer_is_named(look: Look, tmp_path: Path) -> 
 @pytest.mark.parametrize("command", ["inspect", "check-leaks"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (
-        f"import sys\nfrom longrepo.commands.app import main\nsys.argv = ['longrepo', {command!r}, '--help']\n"
+        f"import sys\nfrom longrepo.cli.app import main\nsys.argv = ['longrepo', {command!r}, '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    print('status', end.code)\n"
         "print('heavy', sorted({'torch', 'transformers', 'datasets', 'pyarrow', 'tokenizers'} & set(sys.modules)))\n"
     )

@@ -11,16 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from longrepo.commands.app import app
+from longrepo.cli.app import app
 from longrepo.config.load import load_settings
-from longrepo.engines.method import Method
+from longrepo.engines.base import Method
+from longrepo.engines.model_shape import read_config
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import Estimator
-from longrepo.memory.shape import read_config
-from longrepo.models.needs import all_weights
-from longrepo.models.planned import check_fits, planner_of
-from longrepo.models.presets import preset
+from longrepo.pretrain.presets import preset
+from longrepo.pretrain.requirements import all_weights, check_fits, planner_of
 
 KNOWN = Path(__file__).parents[1] / "models" / "known"
 
@@ -104,7 +103,7 @@ def test_bad_input_is_one_line(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", [["models"], ["models", "params"], ["pretrain"]], ids=" ".join)
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
     code = (
-        "import sys\nfrom longrepo.commands.app import main\n"
+        "import sys\nfrom longrepo.cli.app import main\n"
         f"sys.argv = ['longrepo', *{command!r}, '--help']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    print('status', end.code)\n"
         "print('heavy', sorted({'torch', 'transformers', 'pyarrow', 'mlx', 'peft', 'rich.table'} & set(sys.modules)))\n"

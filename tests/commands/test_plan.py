@@ -7,7 +7,7 @@ import json
 import pytest
 from typer.testing import CliRunner, Result
 
-from longrepo.commands.app import app
+from longrepo.cli.app import app
 from longrepo.errors import InputError
 
 PARTS = ("weights", "adapter", "gradients", "moments", "kept", "working")

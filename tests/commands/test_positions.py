@@ -8,12 +8,12 @@ import pytest
 from export.exported import base_folder, trained_run
 from typer.testing import CliRunner, Result
 
-from longrepo.commands.app import app
+from longrepo.cli.app import app
 from longrepo.config.schema import ContextSettings
-from longrepo.engines.choose import choose
+from longrepo.data.template import written
+from longrepo.engines.registry import choose
 from longrepo.errors import InputError
-from longrepo.sequences.prompt import written
-from longrepo.use.tuned import Tuned
+from longrepo.serve.model import Tuned
 
 NEW = 8
 LINEAR = ContextSettings(method="linear", target_length=1024, window="full")

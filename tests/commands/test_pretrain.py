@@ -14,7 +14,7 @@ from small_repository import small_repository
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
-from longrepo.commands.app import app
+from longrepo.cli.app import app
 from longrepo.errors import InputError
 from longrepo.reports.training import TerminalReporter
 

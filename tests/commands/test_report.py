@@ -9,11 +9,10 @@ import pytest
 from reports.written_run import UPDATES, evaluate, write_run
 from typer.testing import CliRunner, Result
 
-from longrepo.commands.app import app
+from longrepo.cli.app import app
 from longrepo.errors import InputError
-from longrepo.reports.html.headlines import headlines
-from longrepo.reports.html.run import read_run
-from longrepo.reports.html.use import commands
+from longrepo.reports.html.page import commands, headlines
+from longrepo.reports.run_record import read_run
 
 
 def report(*arguments: object) -> Result:

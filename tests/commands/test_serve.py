@@ -16,9 +16,9 @@ import pytest
 from export.exported import trained_run
 from typer.testing import CliRunner
 
-from longrepo.commands.app import app
+from longrepo.cli.app import app
 from longrepo.errors import InputError
-from longrepo.use import serving
+from longrepo.serve import server
 
 TEXT = "class Basket:\n    def __init__(self, owner):\n        self."
 LONG = 400  # tokens of an answer that is under way for a while
@@ -85,7 +85,7 @@ def test_a_port_in_use_is_said_at_once(run: Path) -> None:
 
 
 def test_what_the_server_needs_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "_NEEDS", ("fastapi", "no_such_package"))
+    monkeypatch.setattr(server, "_NEEDS", ("fastapi", "no_such_package"))
     error = CliRunner().invoke(app, ["serve", str(run), "--engine", "torch"]).exception
     assert isinstance(error, InputError)
     assert "transformers' server needs no_such_package; pip install 'longrepo[serve]'" in str(error)

@@ -120,8 +120,8 @@ def test_plain_peft_gives_the_engine_s_logits_structure_rows_included(piped: tup
 
     from longrepo import embedded
     from longrepo.config.load import load_settings
+    from longrepo.data.tokenizer import load_tokenizer
     from longrepo.engines.torch.engine import TorchEngine
-    from longrepo.sequences.tokenizer import load_tokenizer
 
     run_folder = only(piped[0], "training-*/adapter").parent
     script, out = tmp_path / "plain.py", tmp_path / "logits.pt"

@@ -14,14 +14,12 @@ import torch
 
 from longrepo import embedded
 from longrepo.config.load import load_settings
-from longrepo.context.change import OWN
-from longrepo.context.recorded import recorded
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.engines.base import Batch, Method
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.rope.apply import OWN, recorded
 
 NATIVE, TOKENS, CHUNK, TOLERANCE = 64, 130, 50, 1e-4  # the text is longer than the native length, or nothing is scaled
 METHODS = ("none", "linear", "base", "dynamic", "yarn", "longrope", "llama3")

@@ -21,10 +21,10 @@ import run
 import table
 import texts
 
-from longrepo.context.change import changes
+from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.base import Batch
-from longrepo.memory.shape import read_config
-from longrepo.sequences.tokenizer import load_tokenizer
+from longrepo.engines.model_shape import read_config
+from longrepo.rope.apply import changes
 
 LENGTHS = (160, 320)
 CUT: list[set[str]] = []  # the files that tuning's texts and the held-out ones are cut from

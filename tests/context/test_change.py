@@ -9,10 +9,9 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig, Qwen2Config, Starc
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings
-from longrepo.context.change import changes, positioned, reach_of
-from longrepo.context.rotary import check_published
-from longrepo.context.said import lines
 from longrepo.errors import InputError
+from longrepo.rope.apply import changes, lines, positioned, reach_of
+from longrepo.rope.scaling import check_published
 
 STARCODER2 = Starcoder2Config(max_position_embeddings=16384, sliding_window=4096).to_dict()
 LLAMA = LlamaConfig(max_position_embeddings=4096, rope_parameters={"rope_type": "default", "rope_theta": 1e4}).to_dict()

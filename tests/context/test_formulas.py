@@ -14,8 +14,8 @@ from transformers import LlamaConfig, Starcoder2Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longrepo.config.schema import ContextSettings
-from longrepo.context.change import at_length, changes, positioned
-from longrepo.engines.mlx.fidelity.rope import rope
+from longrepo.engines.mlx.models import rope
+from longrepo.rope.apply import at_length, changes, positioned
 
 Array = npt.NDArray[np.float64]
 NATIVE, TARGET, THETA, SIZE = 2048, 16384, 1e5, 32

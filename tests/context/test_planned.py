@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from longrepo.config.schema import ContextSettings
+from longrepo.engines.model_shape import read_config, read_shape
 from longrepo.errors import InputError
-from longrepo.memory.shape import read_config, read_shape
 
 
 def test_positions_and_windows_are_those_of_the_settings() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from longrepo.config.schema import ContextSettings
-from longrepo.context.recorded import POSITIONS, check_recorded, record, recorded
 from longrepo.errors import InputError
+from longrepo.rope.apply import POSITIONS, check_recorded, record, recorded
 
 YARN = ContextSettings(method="yarn", target_length=8192, window="full")
 DYNAMIC = ContextSettings(method="dynamic", target_length=8192, window="full")

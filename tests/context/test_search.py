@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from longrepo.context.search import CROSSOVERS, MUTATIONS, Factors, search
+from longrepo.engines.longrope_search import CROSSOVERS, MUTATIONS, Factors, search
 
 COUNT, EXTENSION = 8, 4.0
 BEST = [1.0, 1.0, 1.2, 1.6, 2.0, 2.9, 4.5, 4.9]

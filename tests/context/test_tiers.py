@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from longrepo.config.schema import ContextSettings
-from longrepo.context.change import OWN
-from longrepo.context.tiers import Tiers, tiers_of
+from longrepo.engines.tiers import Tiers, tiers_of
 from longrepo.errors import InputError
+from longrepo.rope.apply import OWN
 
 STARCODER2_3B: dict[str, Any] = {
     "model_type": "starcoder2",

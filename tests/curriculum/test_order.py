@@ -9,9 +9,8 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.curriculum.order import EpochOrder, epoch_order, stretch, updates_in
-from longrepo.curriculum.phases import phases_from
-from longrepo.curriculum.source import Catalogue
+from longrepo.curriculum.sampler import Catalogue, EpochOrder, epoch_order, stretch, updates_in
+from longrepo.curriculum.schedule import phases_from
 
 
 def catalogue(short: int = 40, long: int = 30) -> Catalogue:

@@ -10,10 +10,9 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.curriculum.phases import Schedule, phases_from
-from longrepo.curriculum.scheduler import LongContextPhaseScheduler
+from longrepo.curriculum.schedule import LongContextPhaseScheduler, Schedule, phases_from
+from longrepo.data.text import LongContextSequence
 from longrepo.errors import InputError
-from longrepo.sequences.sequence import LongContextSequence
 
 ALL = {"long_context": {"phase3_enabled": True}}
 

@@ -7,9 +7,7 @@ from itertools import pairwise
 import pytest
 
 from longrepo.config.schema import Settings
-from longrepo.curriculum.gate import Verdict, converged, should_stop
-from longrepo.curriculum.learning_rate import learning_rate
-from longrepo.curriculum.phases import phases_from
+from longrepo.curriculum.schedule import Verdict, converged, learning_rate, phases_from, should_stop
 
 
 def test_warm_up_then_cosine_to_the_final_ratio_in_every_phase() -> None:

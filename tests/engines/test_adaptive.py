@@ -10,12 +10,11 @@ import pytest
 from tiny import TinyTokenizer, model_folder, settings
 
 from longrepo.config.schema import ContextSettings
-from longrepo.context.change import OWN
-from longrepo.engines.adaptive import Adaptive, tiers_for
 from longrepo.engines.base import Batch
-from longrepo.engines.choose import choose, create
-from longrepo.engines.speed import SHORT, speeds
+from longrepo.engines.registry import choose, create
+from longrepo.engines.tiers import SHORT, Adaptive, speeds, tiers_for
 from longrepo.errors import InputError
+from longrepo.rope.apply import OWN
 
 YARN = ContextSettings(method="yarn", target_length=256, window="full")
 

@@ -9,8 +9,8 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
-from longrepo.engines import choose as choosing
-from longrepo.engines.choose import Choice, choose, place
+from longrepo.engines import registry as choosing
+from longrepo.engines.registry import Choice, choose, place
 from longrepo.errors import InputError
 
 
@@ -56,10 +56,10 @@ def test_a_machine_that_mlx_is_not_for_is_one_line(monkeypatch: pytest.MonkeyPat
 
 def test_mlx_is_placed_and_loaded_without_torch() -> None:
     code = (
-        "import sys\nfrom longrepo.engines.choose import choose, place\n"
+        "import sys\nfrom longrepo.engines.registry import choose, place\n"
         "placed = place(choose('mlx', 'cpu'), 'cpu', 'auto')\n"
         "import longrepo.engines.mlx.engine, longrepo.engines.mlx.dry_run\n"
-        "from longrepo.memory.shape import read_config, read_shape\n"
+        "from longrepo.engines.model_shape import read_config, read_shape\n"
         "shape = read_shape(read_config('embedded'), 'mlx')\n"
         "print(placed.kind, placed.dtype, shape.linear + shape.other, 'torch' in sys.modules)\n"
     )

@@ -11,8 +11,8 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from longrepo.engines.torch.chunked import attention
-from longrepo.engines.torch.chunked.attention import Kernel, attend, forced, register, window_of
+from longrepo.engines.torch import attention
+from longrepo.engines.torch.attention import Kernel, attend, forced, register, window_of
 
 Tensor = torch.Tensor
 SCALING, TILE = 0.35, 16

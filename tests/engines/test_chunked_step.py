@@ -20,9 +20,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
-from longrepo.engines.torch.chunked import attention
+from longrepo.engines.base import Batch, Method
+from longrepo.engines.torch import attention
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError, RunError
 

@@ -9,8 +9,8 @@ from tiny import model_folder
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
-from longrepo.engines.dropout_key import BLOCK, DropoutKey
-from longrepo.engines.torch.dropout import DerivedDropout, install
+from longrepo.engines.chunked import BLOCK, DropoutKey
+from longrepo.engines.torch.lora import DerivedDropout, install
 
 
 def dropout(p: float = 0.25, number: int = 0, key: int = 11) -> DerivedDropout:

@@ -10,14 +10,11 @@ import torch
 from tiny import ADDED, TinyTokenizer, model_folder, settings
 from transformers import AutoConfig
 
-from longrepo.engines.base import Batch
-from longrepo.engines.base_config import two_depths
-from longrepo.engines.method import Method
-from longrepo.engines.torch.chunked.cache import ChunkCache
+from longrepo.engines.base import Batch, Method, two_depths
+from longrepo.engines.torch.chunked import ChunkCache
 from longrepo.engines.torch.dry_run import DryRun, Measured
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.engines.torch.fake_model import tensors_of
-from longrepo.engines.torch.tracker import PeakTracker
+from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
 
 SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 1000, "sliding_window": 64}
 METHODS = (

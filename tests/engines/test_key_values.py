@@ -12,10 +12,10 @@ from mlx_lm.generate import generate_step
 from tiny import TinyTokenizer, model_folder, settings
 
 from longrepo.config.schema import ContextSettings
-from longrepo.engines.choose import choose, create
-from longrepo.engines.mlx import key_values as on_mlx
-from longrepo.engines.torch import key_values as on_torch
-from longrepo.memory.shape import read_config
+from longrepo.engines.mlx import kv_cache as on_mlx
+from longrepo.engines.model_shape import read_config
+from longrepo.engines.registry import choose, create
+from longrepo.engines.torch import kv_cache as on_torch
 
 FULL = ContextSettings(method="linear", target_length=1024, window="full")
 OWN = ContextSettings()

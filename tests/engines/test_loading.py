@@ -14,12 +14,11 @@ from safetensors.torch import load_file, save_file
 from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings, trained_rows_folder
 
 from longrepo.config.schema import ModelSettings
-from longrepo.engines.torch import base_cache
+from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.torch import load as load_module
 from longrepo.engines.torch.device import place
 from longrepo.engines.torch.load import load_base
 from longrepo.errors import InputError
-from longrepo.sequences.tokenizer import load_tokenizer
 
 FAMILIES = {
     "starcoder2, tied": lambda folder: model_folder(folder),
@@ -134,8 +133,8 @@ def test_names_that_transformers_changes_at_loading_are_found(tmp_path: Path) ->
 def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A cache of its own, for bases of any size; where they lie."""
     monkeypatch.setenv("LONGREPO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(base_cache, "LEAST_BYTES", 1)
-    monkeypatch.setattr(base_cache, "_PART_BYTES", 20_000)  # several files
+    monkeypatch.setattr(load_module, "LEAST_BYTES", 1)
+    monkeypatch.setattr(load_module, "_PART_BYTES", 20_000)  # several files
     return tmp_path / "cache" / "bases"
 
 
@@ -175,7 +174,7 @@ def test_no_more_than_three_bases_are_kept(tmp_path: Path, kept: Path) -> None:
     for number in range(5):
         torch.manual_seed(number)
         load(model_folder(tmp_path / "model", num_hidden_layers=number + 1))
-    assert len(list(kept.iterdir())) == base_cache.KEEP == 3
+    assert len(list(kept.iterdir())) == load_module.KEEP == 3
     _, said = load(tmp_path / "model")
     assert "read from" in said[0]
 
@@ -212,9 +211,9 @@ def test_a_full_disk_does_not_stop_the_run(
         raise SafetensorError("No space left on device")
 
     if when == "before":
-        monkeypatch.setattr(base_cache.shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
+        monkeypatch.setattr(load_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
     else:
-        monkeypatch.setattr(base_cache, "save_file", full)
+        monkeypatch.setattr(load_module, "save_file", full)
     model, said = load(folder)
     assert "not kept" in said[0]
     assert not list(kept.iterdir())
@@ -224,7 +223,7 @@ def test_a_full_disk_does_not_stop_the_run(
 def test_small_bases_and_whole_ones_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGREPO_CACHE", str(tmp_path / "cache"))
     assert load(model_folder(tmp_path / "model"))[1] == []
-    monkeypatch.setattr(base_cache, "LEAST_BYTES", 1)
+    monkeypatch.setattr(load_module, "LEAST_BYTES", 1)
     load(tmp_path / "model", "model.quantization=none")
     monkeypatch.setenv("LONGREPO_CACHE", "off")
     load(tmp_path / "model")

@@ -13,13 +13,12 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import llama
 
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
+from longrepo.engines.base import Batch, Method
 from longrepo.engines.mlx.device import place
 from longrepo.engines.mlx.engine import MlxEngine
-from longrepo.engines.mlx.fidelity.families import build
-from longrepo.engines.mlx.quantised import quantise
-from longrepo.engines.mlx.rows import patch
+from longrepo.engines.mlx.load import quantise
+from longrepo.engines.mlx.lora import patch
+from longrepo.engines.mlx.models import build
 from longrepo.errors import InputError, RunError
 
 VOCABULARY, LAYERS, WINDOW = 100, 4, 13

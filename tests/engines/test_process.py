@@ -10,7 +10,7 @@ import pytest
 
 CODE = """
 import sys, torch
-from longrepo.engines.process import give_back_freed
+from longrepo.utils.process import give_back_freed
 from longrepo.memory.budget import own_memory
 torch.empty(20 * 2**20, dtype=torch.uint8)  # freed at once: from here on glibc keeps blocks of such sizes
 if sys.argv[1] == "give back":

@@ -6,8 +6,8 @@ import bitsandbytes
 import pytest
 import torch
 
-from longrepo.engines.torch import quantised
-from longrepo.engines.torch.quantised import dequantised, quantise
+from longrepo.engines.torch import quantization
+from longrepo.engines.torch.quantization import dequantised, quantise
 
 SHAPES = ((192, 128), (100, 64), (77, 33), (130, 2), (1, 192))  # with and without a last block that is not full
 
@@ -29,8 +29,8 @@ def linear4(
 def test_slices_dequantise_to_the_bits_of_the_whole(
     shape: tuple[int, int], dtype: torch.dtype, double: bool, native: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantised, "AT_ONCE", 64 * shape[1])
-    monkeypatch.setattr(quantised, "_NATIVE", ("cpu",) if native else ())
+    monkeypatch.setattr(quantization, "AT_ONCE", 64 * shape[1])
+    monkeypatch.setattr(quantization, "_NATIVE", ("cpu",) if native else ())
     module, _ = linear4(shape, dtype, double)
     whole = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
     assert torch.equal(dequantised(module, dtype), whole)
@@ -55,7 +55,7 @@ def test_the_forward_pass_multiplies_with_the_dequantised_weight() -> None:
 def test_slices_quantise_to_the_bits_of_the_whole(
     shape: tuple[int, int], double: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantised, "AT_ONCE", 64 * shape[1])
+    monkeypatch.setattr(quantization, "AT_ONCE", 64 * shape[1])
     module, dense = linear4(shape, dtype, double)
     packed, state = quantise(dense.float(), dtype, torch.device("cpu"), double)
     theirs = module.weight.quant_state.as_dict(packed=True)

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from longrepo.engines.base import Batch
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.engines.torch.tracker import PeakTracker
+from longrepo.engines.torch.fake_model import PeakTracker
 
 MIB = 2**20
 

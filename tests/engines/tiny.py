@@ -49,9 +49,9 @@ def settings(folder: Path, *overrides: str) -> Settings:
 def trained_rows_folder(folder: Path) -> Path:
     """The embedded model as one that was trained with structure tokens: rows of theirs, and a tokenizer with them."""
     from longrepo.config.schema import ModelSettings
+    from longrepo.data.tokenizer import load_tokenizer
     from longrepo.engines.torch.device import place
     from longrepo.engines.torch.load import load_base
-    from longrepo.sequences.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer("embedded")
     model: Any = load_base(ModelSettings(name="embedded", quantization="none"), tokenizer, place("cpu", "float32"))[0]

@@ -9,7 +9,7 @@ from evaluated import Prepared, TwoLosses, prepared
 from git_helper import Made, make_repo
 from small_repository import small_repository
 
-from longrepo.evaluation.held import Material
+from longrepo.evaluation.blocks import Material
 
 
 @pytest.fixture(scope="session")

@@ -13,19 +13,16 @@ import numpy as np
 
 from longrepo.config.load import dump_yaml, load_settings
 from longrepo.config.schema import ContextSettings, Settings
+from longrepo.data.dataset import SequenceFile, read_sequences
+from longrepo.data.prepare import SEQUENCES, Origin, Tools, prepare, write_prepared
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.base import Batch
-from longrepo.evaluation.held import Material
-from longrepo.evaluation.measuring import Other
-from longrepo.evaluation.opening import opened
+from longrepo.evaluation.blocks import Material
+from longrepo.evaluation.run import Other, opened
 from longrepo.repository.repository import Repository
-from longrepo.sequences.assembly import Origin, Tools
-from longrepo.sequences.output import SEQUENCES, write_prepared
-from longrepo.sequences.prepare import prepare
-from longrepo.sequences.store import SequenceFile, read_sequences
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.sequences.watch import Unwatched
 from longrepo.training.checkpoint import Checkpoints, trained_folder
 from longrepo.training.state import BestSoFar, RunIdentity, Snapshot, TrainingState
+from longrepo.utils.progress import Unwatched
 
 LENGTHS = (256, 512, 1024)
 _SMALL = (

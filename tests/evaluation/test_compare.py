@@ -10,11 +10,9 @@ import pytest
 from evaluated import TwoLosses
 
 from longrepo.errors import InputError
-from longrepo.evaluation.bootstrap import mean_interval, paired_intervals
-from longrepo.evaluation.compare import Comparison, compare
-from longrepo.evaluation.figures import figures_of
-from longrepo.evaluation.measured import Row
-from longrepo.evaluation.result import (
+from longrepo.evaluation.completion import similarity
+from longrepo.evaluation.held_out_loss import Comparison, compare
+from longrepo.evaluation.results import (
     Evaluation,
     Example,
     read_evaluation,
@@ -22,7 +20,8 @@ from longrepo.evaluation.result import (
     write_evaluation,
     write_result,
 )
-from longrepo.evaluation.similarity import similarity
+from longrepo.evaluation.run import figures_of
+from longrepo.evaluation.scoring import Row, mean_interval, paired_intervals
 from longrepo.reports.evaluation import verdict
 
 

@@ -16,18 +16,18 @@ from git_helper import git
 from rich.console import Console
 from typer.testing import CliRunner
 
-from longrepo.commands.app import app
+from longrepo.cli.app import app
 from longrepo.errors import InputError
-from longrepo.evaluation import loaded
-from longrepo.evaluation.result import Comparison, Estimate, Evaluation, Figure, read_evaluation
-from longrepo.models.given import write_given
+from longrepo.evaluation import run as evaluation_run
+from longrepo.evaluation.results import Comparison, Estimate, Evaluation, Figure, read_evaluation
+from longrepo.pretrain.inputs import write_given
 from longrepo.reports.evaluation import print_evaluation
 
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> TwoLosses:
     made = TwoLosses()
-    monkeypatch.setattr(loaded, "create", lambda *_: made)
+    monkeypatch.setattr(evaluation_run, "create", lambda *_: made)
     return made
 
 

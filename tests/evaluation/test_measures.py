@@ -14,20 +14,17 @@ from evaluated import LENGTHS, Prepared, TwoLosses
 from git_helper import git
 from small_repository import small_repository
 
-from longrepo.context.change import OWN
-from longrepo.context.tiers import Tier, Tiers
-from longrepo.engines.adaptive import Adaptive
 from longrepo.engines.base import Batch
+from longrepo.engines.tiers import Adaptive, Tier, Tiers
 from longrepo.errors import InputError
-from longrepo.evaluation import completion, context, needle, other, questions
-from longrepo.evaluation.figures import figures_of
-from longrepo.evaluation.held import Material
-from longrepo.evaluation.layout import CONTEXTS, Place, lay, lay_fim, lay_short
-from longrepo.evaluation.line_class import CLASSES, LineClasses
-from longrepo.evaluation.measured import Measured, Unit
-from longrepo.evaluation.measuring import FULL, QUICK, measure, plan, summed
-from longrepo.evaluation.store import Store
+from longrepo.evaluation import completion, held_out_loss, loss, needle, questions
+from longrepo.evaluation.blocks import Material
+from longrepo.evaluation.inputs import Store
+from longrepo.evaluation.loss import CLASSES, CONTEXTS, LineClasses, Place, lay, lay_fim, lay_short
+from longrepo.evaluation.run import FULL, QUICK, figures_of, measure, plan, summed
+from longrepo.evaluation.scoring import Measured, Unit
 from longrepo.repository.repository import Repository
+from longrepo.rope.apply import OWN
 
 SEED = 42
 
@@ -90,7 +87,7 @@ def test_a_middle_is_asked_for_in_the_order_of_training(material: Material) -> N
 
 
 def test_losses_come_out_as_the_engine_has_them_by_every_part(material: Material, engine: TwoLosses) -> None:
-    found = run(list(context.units(material, LENGTHS, SEED)), engine)
+    found = run(list(loss.units(material, LENGTHS, SEED)), engine)
     figures = figures_of((row for one in found for row in one.rows), SEED)
     by = defaultdict(list)
     for figure in figures:
@@ -124,7 +121,7 @@ class FallsWithContext(TwoLosses):
 def test_longppl_counts_the_tokens_that_the_base_needs_context_for(material: Material) -> None:
     held = material.held[0]
     length = 512
-    found = run([unit for unit in context.units(material, [length], SEED) if held.key in unit.key], FallsWithContext())
+    found = run([unit for unit in loss.units(material, [length], SEED) if held.key in unit.key], FallsWithContext())
     block = held.target.of.ids[held.target.start : held.target.end]
     key = int(((block % 4 == 0) & held.scored).sum())
     layouts = [lay_short(Place.of_block(held), 128, material.tokenizer)]
@@ -211,7 +208,7 @@ def test_another_repository_is_scored_plainly_and_never_the_same_one(
     git(elsewhere, "add", ".")
     git(elsewhere, "commit", "-q", "-m", "More")
     with shop.opened(elsewhere) as (_, (one,)):
-        units = list(other.units(one.trees, one.commit, 256, 5, SEED))
+        units = list(held_out_loss.other_units(one.trees, one.commit, 256, 5, SEED))
         (figure,) = figures_of((row for found in run(units, engine) for row in found.rows), SEED)
     assert (figure.parts, figure.groups, figure.base.value) == ({"repository": "elsewhere"}, 5, 2.0)
 

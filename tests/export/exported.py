@@ -22,8 +22,8 @@ from tiny import model_folder
 
 from longrepo import embedded
 from longrepo.config.load import dump_yaml, load_settings
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.training.checkpoint import trained_folder
 
 WINDOW = 16

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from longrepo.errors import InputError
-from longrepo.export import merged_weights
-from longrepo.export.formats import Choices, export
-from longrepo.export.source import find_source
+from longrepo.export import merged
+from longrepo.export.adapter import ExportOptions
+from longrepo.export.formats import export
+from longrepo.training.artifact import find_source
 
-FLOAT32 = Choices(precision="float32")
+FLOAT32 = ExportOptions(precision="float32")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +79,8 @@ def test_bfloat16_is_float32_rounded_once_and_files_hold_a_part_each(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(find_source(run.folder), "merged", FLOAT32, tmp_path / "exact")
-    monkeypatch.setattr(merged_weights, "_SHARD", 40_000)
-    export(find_source(run.folder), "merged", Choices(), tmp_path / "rounded")
+    monkeypatch.setattr(merged, "_SHARD", 40_000)
+    export(find_source(run.folder), "merged", ExportOptions(), tmp_path / "rounded")
     files = sorted((tmp_path / "rounded").glob("model-*.safetensors"))
     assert len(files) > 2 and (tmp_path / "rounded" / "model.safetensors.index.json").is_file()
     rounded = {name: tensor for file in files for name, tensor in load_file(file).items()}
@@ -120,9 +121,9 @@ def test_another_base_a_full_disk_and_weights_beyond_float16_are_one_line(
         export(find_source(run.folder).on(str(narrow)), "merged", FLOAT32, tmp_path / "merged")
     wide = base_folder(tmp_path / "wide", initializer_range=40000.0)
     with pytest.raises(InputError, match=r"beyond the range of torch\.float16; choose --precision bfloat16"):
-        export(find_source(run.folder).on(str(wide)), "merged", Choices(precision="float16"), tmp_path / "merged")
+        export(find_source(run.folder).on(str(wide)), "merged", ExportOptions(precision="float16"), tmp_path / "merged")
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("longrepo.export.merged_folder.shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("longrepo.export.merged.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(InputError, match="GB are needed there"):
         export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
     assert not (tmp_path / "merged").exists() and not list(tmp_path.glob(".writing*"))
@@ -131,14 +132,14 @@ def test_another_base_a_full_disk_and_weights_beyond_float16_are_one_line(
 @pytest.mark.parametrize(
     "format, choices, expected",
     [
-        ("merged", Choices(adapter_only=True), "--adapter-only: --format merged has no use for it"),
-        ("mlx", Choices(precision="float16"), "--precision float16: --format mlx takes auto, bfloat16, float32"),
-        ("gguf", Choices(quantization="4bit"), "--quantization 4bit: --format gguf takes none, 8bit"),
-        ("peft", Choices(quantization="none"), "--quantization: --format peft has no use for it"),
+        ("merged", ExportOptions(adapter_only=True), "--adapter-only: --format merged has no use for it"),
+        ("mlx", ExportOptions(precision="float16"), "--precision float16: --format mlx takes auto, bfloat16, float32"),
+        ("gguf", ExportOptions(quantization="4bit"), "--quantization 4bit: --format gguf takes none, 8bit"),
+        ("peft", ExportOptions(quantization="none"), "--quantization: --format peft has no use for it"),
     ],
 )
 def test_an_option_that_the_format_does_not_take_is_one_line(
-    run: Run, tmp_path: Path, format: str, choices: Choices, expected: str
+    run: Run, tmp_path: Path, format: str, choices: ExportOptions, expected: str
 ) -> None:
     with pytest.raises(InputError, match=expected):
         export(find_source(run.folder), format, choices, tmp_path / "out")

@@ -12,10 +12,10 @@ from exported import base_folder, trained_run
 from huggingface_hub import ModelCard, metadata_load
 
 from longrepo.export import card
-from longrepo.export.base_licence import BaseLicence, base_licence
-from longrepo.export.card import Use, model_card
-from longrepo.export.formats import Choices, export
-from longrepo.export.source import Source, find_source
+from longrepo.export.adapter import ExportOptions
+from longrepo.export.card import BaseLicence, Use, base_licence, model_card
+from longrepo.export.formats import export
+from longrepo.training.artifact import Source, find_source
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
 
@@ -75,7 +75,7 @@ def test_what_the_hub_reads_is_what_the_base_and_the_data_are(source: Source) ->
 
 def test_the_restrictions_of_starcoder2_are_passed_on(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card, "model_location", lambda name: name)
-    monkeypatch.setattr("longrepo.export.base_licence._file", lambda *where: None)
+    monkeypatch.setattr("longrepo.export.card._file", lambda *where: None)
     text = model_card(with_licence(source, "MIT").on("bigcode/starcoder2-3b"), USE)
     facts = front_matter(text)
     assert facts["base_model"] == "bigcode/starcoder2-3b" and facts["base_model_relation"] == "finetune"
@@ -95,7 +95,7 @@ def test_a_bases_licence_is_read_from_its_own_card(tmp_path: Path) -> None:
 def test_an_adapter_without_its_run_says_what_is_not_known_and_no_path_of_this_machine(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"))
     (tmp_path / "run" / "settings.yaml").unlink()
-    export(find_source(run.folder / "adapter"), "merged", Choices(), tmp_path / "merged")
+    export(find_source(run.folder / "adapter"), "merged", ExportOptions(), tmp_path / "merged")
     text = (tmp_path / "merged" / "README.md").read_text()
     assert "Not known here." in text and "No run is known" in text and "Not measured" in text
     assert str(tmp_path) not in text and "# model tuned on" in text
@@ -104,7 +104,7 @@ def test_an_adapter_without_its_run_says_what_is_not_known_and_no_path_of_this_m
 @pytest.mark.parametrize("format", ["peft", "merged", "mlx"])
 def test_every_folder_has_one(tmp_path: Path, format: str) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"))
-    export(find_source(run.folder), format, Choices(), tmp_path / "out")
+    export(find_source(run.folder), format, ExportOptions(), tmp_path / "out")
     facts = metadata_load(tmp_path / "out" / "README.md")
     assert facts is not None
     assert facts["library_name"] == {"merged": "transformers"}.get(format, format)

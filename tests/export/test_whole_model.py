@@ -15,17 +15,18 @@ from exported import Run, base_folder, mlx_logits, torch_logits, trained_run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from longrepo.context.change import OWN
-from longrepo.engines.choose import Choice
+from longrepo.engines.registry import Choice
 from longrepo.errors import InputError
-from longrepo.export.converter import LORA_SCRIPT, MODEL_SCRIPT
-from longrepo.export.formats import Choices, export
-from longrepo.export.source import find_source
-from longrepo.use.tuned import Tuned
+from longrepo.export.adapter import ExportOptions
+from longrepo.export.formats import export
+from longrepo.export.gguf import LORA_SCRIPT, MODEL_SCRIPT
+from longrepo.rope.apply import OWN
+from longrepo.serve.model import Tuned
+from longrepo.training.artifact import find_source
 
 WHOLE = "training.weights=all"
 YARN = ("context.method=yarn", "context.target_length=8192", "context.window=full")
-EXACT = Choices(precision="auto")
+EXACT = ExportOptions(precision="auto")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_transformers_loads_an_export_and_computes_what_was_trained(tmp_path: Pa
 def test_nothing_is_merged_and_every_row_is_the_trained_one(run: Run, tmp_path: Path) -> None:
     """The rows of structure tokens too, in the embedding and in the head that isn't tied to it."""
     export(find_source(run.folder), "merged", EXACT, tmp_path / "exact")
-    export(find_source(run.folder), "merged", Choices(), tmp_path / "rounded")
+    export(find_source(run.folder), "merged", ExportOptions(), tmp_path / "rounded")
     trained = load_file(run.folder / "model" / "model.safetensors")
     exact, rounded = (load_file(tmp_path / name / "model.safetensors") for name in ("exact", "rounded"))
     assert exact.keys() == rounded.keys() == trained.keys()
@@ -67,7 +68,7 @@ def test_nothing_is_merged_and_every_row_is_the_trained_one(run: Run, tmp_path: 
 
 
 def test_mlx_lm_loads_an_export_and_computes_what_was_trained(run: Run, tmp_path: Path) -> None:
-    lines = export(find_source(run.folder), "mlx", Choices(precision="float32"), tmp_path / "mlx")
+    lines = export(find_source(run.folder), "mlx", ExportOptions(precision="float32"), tmp_path / "mlx")
     model, _ = mlx_lm.load(str(tmp_path / "mlx"), trust_remote_code=True)  # type: ignore[misc]
     ids = run.prompt + run.engine.generate(run.prompt, 30)
     np.testing.assert_allclose(mlx_logits(model, ids), torch_logits(run, ids), rtol=0, atol=1e-3)
@@ -83,7 +84,9 @@ def test_llama_cpps_converter_is_given_the_trained_model(run: Run, tmp_path: Pat
         (tmp_path / name).write_text(stand_in)
     (tmp_path / "conversion").mkdir()
     (tmp_path / "conversion" / "base.py").write_text("class TextModel:\n    get_vocab_base_pre = None\n")
-    lines = export(find_source(run.folder), "gguf", Choices(None, "float32", llama_cpp=tmp_path), tmp_path / "gguf")
+    lines = export(
+        find_source(run.folder), "gguf", ExportOptions(None, "float32", llama_cpp=tmp_path), tmp_path / "gguf"
+    )
     given = load_file(tmp_path / "gguf" / "model-f32.gguf")
     trained = load_file(run.folder / "model" / "model.safetensors")
     assert given.keys() == trained.keys() and all(torch.equal(given[name], trained[name]) for name in trained)
@@ -93,13 +96,17 @@ def test_llama_cpps_converter_is_given_the_trained_model(run: Run, tmp_path: Pat
 @pytest.mark.parametrize(
     ("format", "choices", "expected"),
     [
-        ("peft", Choices(), "--format peft: .*model is a model, all weights of it were trained; use --format merged"),
-        ("gguf", Choices(adapter_only=True), "--adapter-only: .*; leave it out"),
-        ("mlx", Choices(with_base=True), "--with-base: .*; leave it out"),
+        (
+            "peft",
+            ExportOptions(),
+            "--format peft: .*model is a model, all weights of it were trained; use --format merged",
+        ),
+        ("gguf", ExportOptions(adapter_only=True), "--adapter-only: .*; leave it out"),
+        ("mlx", ExportOptions(with_base=True), "--with-base: .*; leave it out"),
     ],
 )
 def test_what_there_is_of_an_adapter_alone_is_one_line(
-    run: Run, tmp_path: Path, format: str, choices: Choices, expected: str
+    run: Run, tmp_path: Path, format: str, choices: ExportOptions, expected: str
 ) -> None:
     with pytest.raises(InputError, match=expected) as caught:
         export(find_source(run.folder), format, choices, tmp_path / "out")
@@ -141,5 +148,5 @@ def test_where_training_began_may_have_moved_and_its_loss_is_one_line(run: Run, 
     with tuned.engine.base_only():
         base = tuned.engine.generate(run.prompt, 20)
     assert base != run.engine.generate(run.prompt, 20)
-    export(source.on(str(run.model)), "merged", Choices(), tmp_path / "merged")
+    export(source.on(str(run.model)), "merged", ExportOptions(), tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from longrepo.config.load import load_settings
-from longrepo.engines.method import Method
+from longrepo.engines.base import Method
+from longrepo.engines.model_shape import read_config, read_shape
 from longrepo.errors import InputError
 from longrepo.memory.estimate import Estimator
-from longrepo.memory.shape import read_config, read_shape
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj")
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from longrepo.memory import guard as module
-from longrepo.memory.budget import GIB, Room
+from longrepo.memory.budget import GIB, MachineSensors, Pressure, Room, Sample, read_pressure, swap_used, sysctl_int
 from longrepo.memory.guard import Guard
-from longrepo.memory.pressure import MachineSensors, Pressure, Sample, read_pressure, swap_used, sysctl_int
 
 CALM = Sample(resident=3 * GIB, anonymous=2 * GIB, swap=0, pressure=Pressure())
 STRAINED = Sample(3 * GIB, 2 * GIB, 0, Pressure(some=60, full=30))

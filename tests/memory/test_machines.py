@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from longrepo.memory.budget import GIB
-from longrepo.memory.machines import MIB, mac_working_set, machines
+from longrepo.memory.report import MIB, mac_working_set, machines
 
 TABLE = {machine.name: machine for machine in machines()}
 

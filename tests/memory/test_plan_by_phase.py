@@ -11,15 +11,14 @@ import pytest
 from transformers import Starcoder2Config
 
 from longrepo.config.load import load_settings
-from longrepo.curriculum.phases import phases_from
-from longrepo.engines.method import Method
+from longrepo.curriculum.schedule import phases_from
+from longrepo.engines.base import Method
+from longrepo.engines.model_shape import read_config
 from longrepo.errors import InputError
 from longrepo.memory import planner as planner_module
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import StepMemory
-from longrepo.memory.planned import PhasePlan
-from longrepo.memory.planner import Planner, plan_run
-from longrepo.memory.shape import read_config
+from longrepo.memory.planner import PhasePlan, Planner, plan_run
 
 
 @dataclass

@@ -10,14 +10,14 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.curriculum.phases import Phase, phases_from
-from longrepo.engines.method import Method
+from longrepo.curriculum.schedule import Phase, phases_from
+from longrepo.engines.base import Method
+from longrepo.engines.model_shape import ModelShape
 from longrepo.errors import InputError
 from longrepo.memory import planner as planner_module
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import StepMemory
 from longrepo.memory.planner import Planner, disk_room, methods, plan_run
-from longrepo.memory.shape import ModelShape
 
 SHAPE = ModelShape(
     30, 3072, 24, 49152, 2_878_341_120, 152_030_208, 49664,

@@ -13,15 +13,13 @@ from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCa
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch
-from longrepo.engines.choose import choose
-from longrepo.engines.method import Method
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.engines.base import Batch, Method
+from longrepo.engines.registry import choose
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.engines.torch.fake_model import tensors_of
-from longrepo.engines.torch.tracker import PeakTracker
+from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
 from longrepo.errors import InputError
 from longrepo.memory.planner import Planner
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
 
 VOCABULARY = 4096
 

@@ -9,12 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from longrepo.config.load import load_settings
+from longrepo.engines.model_shape import read_config, read_shape
 from longrepo.errors import InputError
-from longrepo.memory.shape import read_config, read_shape
-from longrepo.models.needs import lora_settings
-from longrepo.models.parts import count_parts
-from longrepo.models.presets import CONTEXTS, names, preset, sizes
-from longrepo.models.start import LEARNING_RATES
+from longrepo.pretrain.presets import CONTEXTS, LEARNING_RATES, names, preset, sizes
+from longrepo.pretrain.requirements import count_parts, lora_settings
 
 KNOWN = Path(__file__).parent / "known"
 # As published: the sum of the elements of the released safetensors files.

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrepo.config.load import load_settings
-from longrepo.config.phase_list import GivenPhase
-from longrepo.engines.method import Method
+from longrepo.config.schema import GivenPhase
+from longrepo.engines.base import Method
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import StepMemory
-from longrepo.memory.planned import Planned
-from longrepo.pipeline.choices import Chooser, choose_amounts, choose_lengths, latest
-from longrepo.pipeline.stages import Stage
+from longrepo.memory.planner import Planned
+from longrepo.pipeline import Chooser, Stage, choose_amounts, choose_lengths, latest
 
 
 def budget(gib: float) -> Budget:

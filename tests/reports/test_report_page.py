@@ -13,7 +13,7 @@ from reports.browser import opened, started
 from reports.written_run import STEP_DOWN, cut, evaluate, write_run
 
 from longrepo.reports.html.page import write_report
-from longrepo.reports.html.run import read_run
+from longrepo.reports.run_record import read_run
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CONTRAST = """() => {

@@ -7,14 +7,21 @@ import os
 from pathlib import Path
 
 from longrepo.config.load import load_settings
-from longrepo.evaluation.compare import Comparison
-from longrepo.evaluation.result import Estimate, Evaluation, Example, Figure, write_evaluation
-from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
-from longrepo.sequences.sequence import LongContextSequence
-from longrepo.sequences.store import write_sequences
-from longrepo.training.metrics import Metrics
-from longrepo.training.reporter import EpochRecord, MemoryUse, PhaseRecord, StepDownRecord, UpdateRecord, Validation
-from longrepo.training.run_folder import open_run
+from longrepo.data.dataset import write_sequences
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.text import LongContextSequence
+from longrepo.evaluation.held_out_loss import Comparison
+from longrepo.evaluation.results import Estimate, Evaluation, Example, Figure, write_evaluation
+from longrepo.training.checkpoint import open_run
+from longrepo.training.events import (
+    EpochRecord,
+    MemoryUse,
+    Metrics,
+    PhaseRecord,
+    StepDownRecord,
+    UpdateRecord,
+    Validation,
+)
 from longrepo.training.state import BestSoFar, RunIdentity, Snapshot, TrainingState
 
 GIB = 2**30

@@ -7,8 +7,7 @@ import random
 import pytest
 
 from longrepo.repository.imports.graph import import_graph
-from longrepo.repository.languages import language_of
-from longrepo.repository.model import TextFile
+from longrepo.repository.types import TextFile, language_of
 
 
 def edges(files: dict[str, str]) -> dict[str, tuple[str, ...]]:

@@ -11,8 +11,7 @@ import pytest
 
 from longrepo.repository.imports.graph import ImportGraph, import_graph
 from longrepo.repository.imports.statements import Import, imports
-from longrepo.repository.languages import language_of
-from longrepo.repository.model import TextFile
+from longrepo.repository.types import TextFile, language_of
 
 
 def graph(files: dict[str, str]) -> ImportGraph:

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from longrepo.repository.model import Change
-from longrepo.repository.noise import commit_noise, only_formatting, path_noise, text_noise
+from longrepo.repository.filters import commit_noise, only_formatting, path_noise, text_noise
+from longrepo.repository.types import Change
 
 
 @pytest.mark.parametrize(

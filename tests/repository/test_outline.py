@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from longrepo.repository.syntax.grammar import GRAMMARS
-from longrepo.repository.syntax.outline import Definition, Outline, outline
-from longrepo.repository.syntax.tree import MAX_CHARACTERS
+from longrepo.repository.grammars import GRAMMARS
+from longrepo.repository.outline import Definition, Outline, outline
+from longrepo.repository.syntax import MAX_CHARACTERS
 
 PYTHON = '''"""Größe – a text whose bytes and characters differ."""
 import os

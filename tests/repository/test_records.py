@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from git_helper import Link, Made, Submodule, commit_ids, git, make_repo
 
-from longrepo.repository import history, records
+from longrepo.repository import history
 from longrepo.repository.git import ObjectReader
-from longrepo.repository.model import CommitRecord, FileChange
 from longrepo.repository.repository import Repository
+from longrepo.repository.types import CommitRecord, FileChange
 
 LONG = "".join(f"line {n}\n" for n in range(30))
 COMMITS = [
@@ -79,7 +79,7 @@ def test_a_second_run_compares_only_new_commits(tmp_path: Path, monkeypatch: pyt
     found = walk(folder, store)
     assert asked == [blob(folder, "HEAD")] and store.puts == [6, 1]
     assert found == walk(folder) and found[0][0].message == "New"
-    monkeypatch.setattr(records, "RECORD_VERSION", records.RECORD_VERSION + 1)
+    monkeypatch.setattr(history, "RECORD_VERSION", history.RECORD_VERSION + 1)
     asked.clear()
     assert walk(folder, store) == found and len(asked) == 7, "another version's entries are made anew"
 

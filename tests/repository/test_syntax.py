@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from longrepo.repository.languages import language_of
-from longrepo.repository.syntax.grammar import GRAMMARS
-from longrepo.repository.syntax.outline import outline
+from longrepo.repository.grammars import GRAMMARS
+from longrepo.repository.outline import outline
+from longrepo.repository.types import language_of
 
 DATA = {"HTML", "CSS", "Markdown", "YAML", "TOML", "JSON"}  # nothing in them is called by name from elsewhere
 SAMPLES = {

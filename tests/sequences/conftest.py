@@ -12,10 +12,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.sequences.analysed import unpack
-from longrepo.sequences.analysis import Analyser, FileJob
-from longrepo.sequences.text import TokenizedText, path_tokens
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.features import Analyser, FileJob, unpack
+from longrepo.data.text import TokenizedText, path_tokens
+from longrepo.data.tokenizer import RepoTokenizer
 
 SPECIAL = ["<|endoftext|>", "<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<file_sep>", "<pr_base>"]
 

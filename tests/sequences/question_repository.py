@@ -7,10 +7,10 @@ from pathlib import Path
 
 from git_helper import Made
 
+from longrepo.data.questions.generate import ChangeFact, Question, Source, left_out, questions
 from longrepo.repository.imports.graph import import_graph
+from longrepo.repository.outline import outline
 from longrepo.repository.repository import Repository
-from longrepo.repository.syntax.outline import outline
-from longrepo.sequences.questions.generate import ChangeFact, Question, Source, left_out, questions
 
 SHAPES = '''"""Shapes."""
 

@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 from small_packages import module
 
+from longrepo.data.features import (
+    AddedJob,
+    Analysed,
+    Analyser,
+    FileJob,
+    Job,
+    StepJob,
+    WindowJob,
+    left_out,
+    still_valid,
+    unpack,
+    why_left_out,
+)
+from longrepo.data.text import boundaries, path_tokens
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.redaction.redactor import Redactor
-from longrepo.sequences.analysed import Analysed, left_out, still_valid, unpack, why_left_out
-from longrepo.sequences.analysis import AddedJob, Analyser, FileJob, Job, StepJob, WindowJob
-from longrepo.sequences.lines import line_hash
-from longrepo.sequences.text import boundaries, path_tokens
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.utils.hashing import line_hash
 
 TEXT = module("amber", "birch", 5)
 COMMIT = "0123456789abcdef" * 2 + "01234567"

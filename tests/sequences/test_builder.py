@@ -4,9 +4,9 @@ import pytest
 from small_packages import module
 
 from longrepo.config.schema import DataSettings
-from longrepo.sequences.builder import LongContextSequenceBuilder, Version
-from longrepo.sequences.sequence import DIFFICULTIES, LongContextSequence, NotBuilt
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.builder import LongContextSequenceBuilder, Version
+from longrepo.data.text import DIFFICULTIES, LongContextSequence, NotBuilt
+from longrepo.data.tokenizer import RepoTokenizer
 
 FILES = [("package/amber.py", module("amber", None, 3)), ("package/birch.py", module("birch", "amber", 3))]
 PLAIN = DataSettings(fim_share=0)

@@ -12,11 +12,11 @@ from small_packages import NAMES, history, module
 from whole import Case, prepared
 
 from longrepo.config.schema import Settings
-from longrepo.sequences import cache as caching
-from longrepo.sequences.analysis import Analyser, FileJob, Job, StepJob
-from longrepo.sequences.cache import Cache, cache_folder
-from longrepo.sequences.output import write_prepared
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.features import Analyser, FileJob, Job, StepJob
+from longrepo.data.prepare import write_prepared
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.utils import cache as caching
+from longrepo.utils.cache import Cache, cache_folder
 
 Bytes = Callable[[Case], dict[str, bytes]]
 

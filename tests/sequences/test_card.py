@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longrepo.sequences.card import dataset_card
-from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
-from longrepo.sequences.licence import licence_of
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, dataset_card, licence_of
 
 MIT = (
     "MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining\n"

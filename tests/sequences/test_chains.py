@@ -12,8 +12,8 @@ from test_hunks import applied
 from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings
-from longrepo.sequences.rows import Row
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.dataset import Row
+from longrepo.data.tokenizer import RepoTokenizer
 
 SECTION = re.compile(
     r"<\|FILE_START\|> (?P<path>.*?)\n(?P<code>.*?)<\|FILE_END\|>|<\|COMMIT_START\|>(?P<step>.*?)<\|COMMIT_END\|>", re.S

@@ -12,7 +12,7 @@ import pytest
 from small_packages import NAMES, module
 from tokenizers import Tokenizer
 
-from longrepo.sequences.store import read_sequences
+from longrepo.data.dataset import read_sequences
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,11 +6,9 @@ from collections.abc import Callable
 import pytest
 from small_packages import module
 
-from longrepo.sequences.difficulty import FIXED_THRESHOLDS, PARTS, label, parts_of, quantile_thresholds, score_of
-from longrepo.sequences.draft import Part
-from longrepo.sequences.names import Names
-from longrepo.sequences.sequence import DIFFICULTIES
-from longrepo.sequences.text import TokenizedText
+from longrepo.data.difficulty import FIXED_THRESHOLDS, PARTS, Names, label, parts_of, quantile_thresholds, score_of
+from longrepo.data.template import Part
+from longrepo.data.text import DIFFICULTIES, TokenizedText
 
 
 def test_the_score_is_between_0_and_1_and_grows_with_each_part() -> None:

@@ -11,10 +11,10 @@ from small_packages import NAMES, module
 from whole import Case, prepared, shown, weighed
 
 from longrepo.config.schema import Settings
-from longrepo.sequences.corpus_reading import DUPLICATE
-from longrepo.sequences.duplicates import duplicates
-from longrepo.sequences.text import TokenizedText
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.corpus import DUPLICATE
+from longrepo.data.dedup import duplicates
+from longrepo.data.text import TokenizedText
+from longrepo.data.tokenizer import RepoTokenizer
 
 Read = Callable[[str, str], TokenizedText]
 TEXT = module("amber", None, 12)

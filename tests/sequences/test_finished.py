@@ -12,11 +12,11 @@ from small_packages import NAMES, module
 from whole import Case, prepared
 
 from longrepo.config.schema import Settings
+from longrepo.data import finished, prepare
+from longrepo.data.prepare import write_prepared
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.repository.repository import Repository
-from longrepo.sequences import finished, prepare
-from longrepo.sequences.cache import Cache
-from longrepo.sequences.output import write_prepared
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.utils.cache import Cache
 
 Run = Callable[..., Case]
 

@@ -9,9 +9,9 @@ from git_helper import make_repo
 from whole import prepared
 
 from longrepo.config.load import load_settings
+from longrepo.data.packing import bands, bands_up_to, last_phase
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
-from longrepo.sequences.lengths import bands, bands_up_to, last_phase
-from longrepo.sequences.tokenizer import RepoTokenizer
 
 FURTHER = (
     "long_context.further_phases=[{min_length: 500, max_length: 768, epochs: 1}, "

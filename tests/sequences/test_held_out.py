@@ -14,14 +14,13 @@ from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.sequences.leaks import check_leaks
-from longrepo.sequences.lines import LEAST_CHARACTERS
-from longrepo.sequences.output import write_prepared
-from longrepo.sequences.rows import Row
-from longrepo.sequences.shown import Shown
-from longrepo.sequences.store import SequenceFile, read_sequences, write_sequences
-from longrepo.sequences.text import TokenizedText
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.contamination import check_leaks
+from longrepo.data.dataset import Row, SequenceFile, read_sequences, write_sequences
+from longrepo.data.dedup import Shown
+from longrepo.data.prepare import write_prepared
+from longrepo.data.text import TokenizedText
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.utils.hashing import LEAST_CHARACTERS
 
 SIGNS = ("+", "-", " ")
 

@@ -11,13 +11,13 @@ import pytest
 from git_helper import environment
 from small_packages import module
 
-from longrepo.sequences import hunks
-from longrepo.sequences.hunks import added_rows
+from longrepo.data import diff
+from longrepo.data.diff import added_rows
 
 
 def hunk_rows(before: str, after: str) -> list[str]:
     """The hunks as the rows of a unified diff."""
-    return [row for hunk in hunks.hunks(before, after) for row in (hunk.title, *hunk.rows)]
+    return [row for hunk in diff.hunks(before, after) for row in (hunk.title, *hunk.rows)]
 
 
 def applied(before: str, rows: list[str]) -> str:
@@ -62,7 +62,7 @@ def test_applied_to_the_text_before_they_give_the_text_after() -> None:
 
 @pytest.mark.parametrize("cells", [0, 40])
 def test_so_they_do_where_too_much_differs_to_compare_each_line(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hunks, "_MATCHED_CELLS", cells)
+    monkeypatch.setattr(diff, "_MATCHED_CELLS", cells)
     for seed in range(300):
         before, after = changed(seed)
         assert applied(before, hunk_rows(before, after)) == after, seed

@@ -8,15 +8,13 @@ from small_packages import module
 from tokenizers import Tokenizer
 
 from longrepo.config.schema import DataSettings
-from longrepo.sequences.builder import LongContextSequenceBuilder, Version
-from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
-from longrepo.sequences.leaks import LeakCheck, check_leaks
-from longrepo.sequences.lines import line_hash, normalise_line
-from longrepo.sequences.rows import Row, row_of
-from longrepo.sequences.sequence import LongContextSequence
-from longrepo.sequences.store import read_sequences, write_sequences
-from longrepo.sequences.stored_text import StoredText
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.builder import LongContextSequenceBuilder, Version
+from longrepo.data.contamination import LeakCheck, check_leaks
+from longrepo.data.dataset import Row, read_sequences, row_of, write_sequences
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.text import LongContextSequence, StoredText
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.utils.hashing import line_hash, normalise_line
 
 Piece = str | tuple[str, float]  # text or a mark's name, and its weight (text alone: 0.1)
 

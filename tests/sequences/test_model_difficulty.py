@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from longrepo.sequences.analysed import unpack
-from longrepo.sequences.analysis import Analyser, FileJob
-from longrepo.sequences.compose import FilePiece, write_file
-from longrepo.sequences.draft import Built, Draft
-from longrepo.sequences.model_difficulty import judge_by_model
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.difficulty import judge_by_model
+from longrepo.data.features import Analyser, FileJob, unpack
+from longrepo.data.template import Built, Draft, FilePiece, write_file
+from longrepo.data.tokenizer import RepoTokenizer
 
 
 @pytest.fixture

@@ -11,11 +11,10 @@ from small_packages import module
 from whole import Case, prepared, shown
 
 from longrepo.config.load import load_settings
-from longrepo.sequences.compose import FilePiece, Sizes
-from longrepo.sequences.lengths import Band
-from longrepo.sequences.packing import NO_ROOM, Completer, arrange, pack, walk
-from longrepo.sequences.text import TokenizedText
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.data.packing import NO_ROOM, Band, Completer, arrange, pack, walk
+from longrepo.data.template import FilePiece, Sizes
+from longrepo.data.text import TokenizedText
+from longrepo.data.tokenizer import RepoTokenizer
 
 Read = Callable[[str, str], TokenizedText]
 WORDS = [

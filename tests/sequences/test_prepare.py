@@ -10,11 +10,11 @@ from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
+from longrepo.data.dataset import read_sequences
+from longrepo.data.prepare import check_writable, write_prepared
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.repository.repository import Repository
-from longrepo.sequences.output import check_writable, write_prepared
-from longrepo.sequences.store import read_sequences
-from longrepo.sequences.tokenizer import RepoTokenizer
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from small_packages import module, words
 from whole import Case, prepared
 
 from longrepo.config.load import load_settings
-from longrepo.sequences.text import PROSE
-from longrepo.sequences.tokenizer import RepoTokenizer
-from longrepo.sequences.training_set import MUCH_PROSE
+from longrepo.data.mixture import MUCH_PROSE
+from longrepo.data.text import PROSE
+from longrepo.data.tokenizer import RepoTokenizer
 
 NAMES = ["ash", "bay", "elm", "fir", "oak", "yew"]
 

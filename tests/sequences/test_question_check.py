@@ -11,13 +11,12 @@ import pytest
 from git_helper import commit_ids, make_repo
 from question_repository import COMMITS, answers, ask
 
+from longrepo.data.dataset import Row, read_sequences, write_sequences
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.questions.verify import Checker, check
+from longrepo.data.questions.write import read_question
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
-from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts
-from longrepo.sequences.questions.check import Checker, check
-from longrepo.sequences.questions.rows import read_question
-from longrepo.sequences.rows import Row
-from longrepo.sequences.store import read_sequences, write_sequences
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
 
 HERE = ", in <|SNIPPET_0|>"
 
@@ -186,8 +185,8 @@ def test_a_row_is_read_as_the_model_sees_it(repository: Path, tmp_path: Path, em
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "import typer; from longrepo.commands.app import run_alone\n"
-    code += "from longrepo.commands.check_questions import check_questions\nrun_alone(check_questions)"
+    code = "import typer; from longrepo.cli.app import run_alone\n"
+    code += "from longrepo.cli.data import check_questions\nrun_alone(check_questions)"
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
 

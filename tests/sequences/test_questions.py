@@ -9,9 +9,9 @@ import pytest
 from git_helper import Made, commit_ids, make_repo
 from question_repository import COMMITS, DRAWING, SHAPES, answers, ask
 
+from longrepo.data.questions.generate import KINDS, ChangeFact, Source, questions
 from longrepo.repository.imports.graph import ImportGraph
-from longrepo.repository.syntax.outline import outline
-from longrepo.sequences.questions.generate import KINDS, ChangeFact, Source, questions
+from longrepo.repository.outline import outline
 
 
 @pytest.fixture(scope="module")

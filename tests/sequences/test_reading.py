@@ -9,14 +9,22 @@ import pytest
 from git_helper import commit_ids, git, make_repo
 from small_packages import NAMES, module
 
+from longrepo.data import workers
+from longrepo.data.features import Analysed
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.workers import (
+    AddedRequest,
+    AnalysisPool,
+    FileRequest,
+    LeftOut,
+    Reader,
+    Request,
+    StepRequest,
+    WindowRequest,
+)
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.repository import Repository
-from longrepo.sequences import reading
-from longrepo.sequences.analysed import Analysed
-from longrepo.sequences.cache import Cache
-from longrepo.sequences.pool import AnalysisPool
-from longrepo.sequences.reading import AddedRequest, FileRequest, LeftOut, Reader, Request, StepRequest, WindowRequest
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.utils.cache import Cache
 
 FILES = {f"{name}.py": module(name, None, 4) for name in NAMES}
 ODD = {
@@ -58,8 +66,8 @@ def blob(folder: Path, path: str, commit: str = "HEAD") -> str:
 def test_answers_come_in_the_order_asked_whatever_is_known(
     repository: Repository, folder: Path, tokenizer: RepoTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_AT_ONCE", 4)
-    monkeypatch.setattr(reading, "_CHANGES_AT_ONCE", 3)
+    monkeypatch.setattr(workers, "_AT_ONCE", 4)
+    monkeypatch.setattr(workers, "_CHANGES_AT_ONCE", 3)
     reader, counted = reader_of(repository, tokenizer), list[int]()
     known: list[Request] = [FileRequest(path, blob(folder, path, "HEAD~1")) for path in list(FILES)[::3]]
     assert all(isinstance(answer, Analysed) for answer in reader.read(known, counted.append))

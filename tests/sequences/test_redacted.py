@@ -14,8 +14,8 @@ from small_packages import NAMES, module
 from whole import Case, prepared, shown
 
 from longrepo.config.load import load_settings
-from longrepo.sequences.output import write_prepared
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.prepare import write_prepared
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 PEOPLE = ("Ottilie Fernbach", "Bartholomew Quist", "Solveig Ramnefalk")

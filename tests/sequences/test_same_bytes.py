@@ -19,14 +19,14 @@ from tokenizers import Tokenizer
 from whole import prepared
 
 from longrepo.config.schema import Settings
+from longrepo.data import workers as pooling
+from longrepo.data.features import FileJob
+from longrepo.data.prepare import write_prepared
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.workers import AnalysisPool
 from longrepo.errors import RunError
 from longrepo.redaction.redactor import Redactor
-from longrepo.sequences import pool as pooling
-from longrepo.sequences.analysis import FileJob
-from longrepo.sequences.cache import Cache
-from longrepo.sequences.output import write_prepared
-from longrepo.sequences.pool import AnalysisPool
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.utils.cache import Cache
 
 ROOT = Path(__file__).parents[2]
 PEOPLE = [("Ottilie Fernbach", "of@fernbach-works.org")]
@@ -136,7 +136,7 @@ def now(when):
         time.sleep(0.5)
 if __name__ == "__mp_main__":
     now("starting")
-from longrepo.sequences import pool
+from longrepo.data import pool
 pool._WORTH_IT, pool._CHARACTERS = 0, 3_000
 results = pool._results
 def slow(*given):
@@ -144,9 +144,9 @@ def slow(*given):
     now("working")
     return found
 pool._results = slow
-from longrepo.commands import origins
+from longrepo.cli import origins
 origins.os.cpu_count = lambda: 2
-from longrepo.commands.app import main
+from longrepo.cli.app import main
 if __name__ == "__main__":
     main()
 """

@@ -14,11 +14,10 @@ from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
+from longrepo.data.dataset import read_sequences
+from longrepo.data.prepare import BELOW_ONE, write_prepared
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
-from longrepo.sequences.output import write_prepared
-from longrepo.sequences.prepare import BELOW_ONE
-from longrepo.sequences.store import read_sequences
-from longrepo.sequences.tokenizer import RepoTokenizer
 
 ROOT = Path(__file__).parents[2]
 WORDS = {

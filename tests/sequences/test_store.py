@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from longrepo.data import dataset
+from longrepo.data.dataset import Row, read_sequences, row_of, write_sequences
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
+from longrepo.data.text import LongContextSequence
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError, RunError
-from longrepo.sequences import store
-from longrepo.sequences.header import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
-from longrepo.sequences.rows import Row, row_of
-from longrepo.sequences.sequence import LongContextSequence
-from longrepo.sequences.store import read_sequences, write_sequences
-from longrepo.sequences.tokenizer import RepoTokenizer
 
 NAMES = ["sequences", "sequences.json", "sequences.jsonl", "sequences.parquet"]
 
@@ -134,8 +133,8 @@ def test_the_folder_opens_with_plain_datasets(header: Header, tmp_path: Path) ->
 
 def test_neither_writing_nor_reading_imports_datasets(tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom longrepo.sequences.header import *\n"
-        "from longrepo.sequences.store import read_sequences, write_sequences\n"
+        "import sys\nfrom pathlib import Path\nfrom longrepo.data.metadata import *\n"
+        "from longrepo.data.dataset import read_sequences, write_sequences\n"
         "header = Header(TokenizerFacts('tiny', '0', 9), [RepositoryFacts('repo', 'h')])\n"
         "write_sequences(Path('out'), [], header)\nread_sequences(Path('out'))\n"
         "print(sorted({'datasets', 'pandas', 'torch', 'transformers'} & set(sys.modules)))"
@@ -231,7 +230,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "_sync", full)
+    monkeypatch.setattr(dataset, "_sync", full)
     with pytest.raises(RunError, match="No space left on device"):
         write_sequences(tmp_path / name, sequences(), header)
     assert read_sequences(tmp_path / name).content_sha256 == old.content_sha256

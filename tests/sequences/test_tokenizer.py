@@ -7,9 +7,8 @@ import pytest
 from small_packages import module
 from tokenizers import Tokenizer, normalizers
 
+from longrepo.data.tokenizer import PLACEHOLDERS, STRUCTURE_TOKENS, RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
-from longrepo.sequences.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.sequences.tokens import PLACEHOLDERS, STRUCTURE_TOKENS
 
 
 def test_names_of_special_tokens_in_a_source_file_stay_text(tokenizer: RepoTokenizer) -> None:

@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from longrepo.config.schema import Settings
+from longrepo.data.dataset import Row
+from longrepo.data.prepare import Origin, Prepared, Tools, prepare
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.windows import windows
 from longrepo.repository.repository import Repository
-from longrepo.sequences.assembly import Origin, Prepared, Tools
-from longrepo.sequences.cache import Cache
-from longrepo.sequences.prepare import prepare
-from longrepo.sequences.rows import Row
-from longrepo.sequences.tokenizer import RepoTokenizer
-from longrepo.sequences.windows import windows
+from longrepo.utils.cache import Cache
 
 
 @dataclass

@@ -12,10 +12,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from longrepo.config.schema import ContextSettings
-from longrepo.context.recorded import record, said
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
+from longrepo.engines.base import Batch, Method
 from longrepo.errors import OutOfMemory
+from longrepo.rope.apply import record, said
 
 VOCABULARY = 12
 FROZEN = 8

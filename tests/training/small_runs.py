@@ -13,12 +13,12 @@ from fake_engine import VOCABULARY, FakeEngine
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
+from longrepo.training.checkpoint import open_run
+from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
 from longrepo.training.loop import Outcome, train
 from longrepo.training.plan import Start, settle
-from longrepo.training.reporter import EpochRecord, PhaseRecord, UpdateRecord
 from longrepo.training.resume import begun_from, find_run, resumed
-from longrepo.training.run_folder import open_run
-from longrepo.training.watch import RunMemory
+from longrepo.training.step_down import RunMemory
 
 SMALL = (
     "long_context.phase1_max_length=64", "long_context.phase1_epochs=2", "long_context.phase2_min_length=80",

@@ -13,9 +13,7 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.errors import InputError
-from longrepo.training.boards import check_board
-from longrepo.training.metrics import Metrics
-from longrepo.training.reporter import EpochRecord, MemoryUse, UpdateRecord, Validation
+from longrepo.training.events import EpochRecord, MemoryUse, Metrics, UpdateRecord, Validation, check_board
 
 UPDATE = UpdateRecord(1, 1, 7, 7, 12, 2.5, 3e-3, 0.3, 1000, 2.0, {"peak": 1 << 30})
 EPOCH = EpochRecord(
@@ -74,7 +72,7 @@ def test_none_keeps_the_records_alone(tmp_path: Path) -> None:
 
 
 def test_trackio_that_is_not_installed_is_said_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("longrepo.training.boards.find_spec", lambda _: None)
+    monkeypatch.setattr("longrepo.training.events.find_spec", lambda _: None)
     for known in ("tensorboard", "none"):
         check_board(known)
     with pytest.raises(InputError, match="trackio isn't installed; pip install trackio, or set tensorboard"):

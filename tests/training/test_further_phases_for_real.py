@@ -15,11 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 
 from tiny import TinyTokenizer, model_folder
 
-from longrepo.context.change import OWN
 from longrepo.engines.base import Batch
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import RunError
+from longrepo.rope.apply import OWN
 
 NATIVE = 128  # the tiny model's positions; its window is 16
 LONG = sequences(4, lengths=(40, 150, 180))

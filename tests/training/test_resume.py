@@ -14,8 +14,7 @@ from small_runs import Told, records, run, sequences, weights_of
 
 from longrepo.engines.base import Batch
 from longrepo.errors import InputError, RunError
-from longrepo.training.checkpoint import read_snapshot
-from longrepo.training.run_folder import open_run
+from longrepo.training.checkpoint import open_run, read_snapshot
 
 
 class Stop(BaseException):

@@ -12,12 +12,12 @@ import pytest
 from fake_engine import FROZEN, VOCABULARY, FakeEngine
 from small_runs import Told, records, run, weights_of
 
-from longrepo.engines.method import Method
+from longrepo.engines.base import Method
 from longrepo.errors import OutOfMemory
 from longrepo.memory.guard import Verdict
-from longrepo.memory.ladder import Ladder
-from longrepo.training import descent
-from longrepo.training.watch import RunMemory, Unwatched, largest
+from longrepo.memory.planner import Ladder
+from longrepo.training import step_down
+from longrepo.training.step_down import RunMemory, Unwatched, largest
 
 MIB = 2**20
 MEMORY, DISK = Method("chunked", 32), Method("chunked", 32, "disk")
@@ -148,7 +148,7 @@ def test_without_a_rung_left_one_line_says_what_helps_and_all_is_saved(tmp_path:
 
 
 def test_lossy_steps_are_the_last_and_only_when_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "SHORTEST", 32)
+    monkeypatch.setattr(step_down, "SHORTEST", 32)
     engine, told = FakeEngine(), Told()
     engine.fails = lambda call: call == "accumulate" and (not engine.frozen or engine.method == MEMORY)
     memory = planned(MEMORY, DISK, largest=("c_fc", "c_proj"), shorter=lambda _, length: ladder(length, MEMORY, DISK))
@@ -165,7 +165,7 @@ def test_sequences_are_cut_in_halves_and_what_loses_its_weight_is_skipped_and_co
 ) -> None:
     from small_runs import sequences
 
-    monkeypatch.setattr(descent, "SHORTEST", 20)
+    monkeypatch.setattr(step_down, "SHORTEST", 20)
     source = sequences()
     for row in source.rows[:2]:  # nothing counts in their first half
         row["weights"] = [0.0] * 32 + row["weights"][32:]

@@ -9,7 +9,7 @@ import pytest
 from fake_engine import FakeEngine
 from small_runs import Told, run
 
-from longrepo.training.time_budget import choose_epochs
+from longrepo.training.session import choose_epochs
 
 EPOCHS = {1: 5, 2: 8, 3: 8}
 

@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 from safetensors.torch import load_file
 from tiny import TinyTokenizer, model_folder, settings
 
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
+from longrepo.engines.base import Batch, Method
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import OutOfMemory
 

@@ -13,12 +13,12 @@ import pytest
 from fake_engine import FakeEngine
 from small_runs import Told, records, run, sequences, settings_with, weights_of
 
-from longrepo.curriculum.phases import Schedule, phases_from
-from longrepo.curriculum.source import catalogue_of
+from longrepo.curriculum.sampler import catalogue_of
+from longrepo.curriculum.schedule import Schedule, phases_from
 from longrepo.engines.base import Batch
 from longrepo.errors import InputError, RunError
 from longrepo.training.batches import micro_key, windows
-from longrepo.training.metrics import Metrics
+from longrepo.training.events import Metrics
 from longrepo.training.validation import hold_out, validate, validation_set
 
 

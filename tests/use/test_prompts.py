@@ -8,7 +8,7 @@ import pytest
 from use.tried import Tried
 
 from longrepo.errors import InputError
-from longrepo.use.prompts import Prompts
+from longrepo.serve.prompts import Prompts
 
 PATH = "shop/invoice.py"
 

@@ -11,10 +11,10 @@ import pytest
 from export.exported import base_folder, trained_run
 
 from longrepo.config.schema import ContextSettings
-from longrepo.engines.choose import choose
-from longrepo.sequences.prompt import written
-from longrepo.use.serving import listen, serve_on
-from longrepo.use.tuned import Tuned
+from longrepo.data.template import written
+from longrepo.engines.registry import choose
+from longrepo.serve.model import Tuned
+from longrepo.serve.server import listen, serve_on
 
 NEW = 8
 LINEAR = ContextSettings(method="linear", target_length=1024, window="full")

@@ -10,10 +10,10 @@ import openai
 import pytest
 from use.tried import Tried
 
-from longrepo.sequences.prompt import written
-from longrepo.use.prompts import Prompt, Prompts
-from longrepo.use.serving import listen, serve_on
-from longrepo.use.tuned import Tuned
+from longrepo.data.template import written
+from longrepo.serve.model import Tuned
+from longrepo.serve.prompts import Prompt, Prompts
+from longrepo.serve.server import listen, serve_on
 
 NEW = 16
 BEFORE = "class Basket:\n    def __init__(self, owner):\n        self."

@@ -8,8 +8,8 @@ from pathlib import Path
 from export.exported import trained_run
 from small_repository import small_repository
 
-from longrepo.engines.choose import choose
-from longrepo.use.tuned import Tuned
+from longrepo.engines.registry import choose
+from longrepo.serve.model import Tuned
 
 
 @dataclass(frozen=True)

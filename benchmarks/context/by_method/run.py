@@ -100,8 +100,8 @@ class Measuring:
     def _engine(self, length: int = TARGET) -> Any:
         """At the row's positions for texts of a length, with the adapter if it is tuned."""
         if not hasattr(self, "_made"):
-            from longrepo.engines.choose import choose, create
-            from longrepo.engines.method import Method
+            from longrepo.engines.base import Method
+            from longrepo.engines.registry import choose, create
 
             self._made = create(choose("torch", "cpu"), self._row.settings(), self._texts.tokenizer, "cpu")
             if self._row.window == "keep" and self._row.reads == TARGET:
@@ -164,9 +164,9 @@ class Measuring:
         return {"losses": losses, "facts": engine.facts()}
 
     def _search(self) -> Tree:
-        from longrepo.engines.long_factors import find_factors
-        from longrepo.memory.shape import read_config
-        from longrepo.sequences.tokens import FILE_END, FILE_START
+        from longrepo.data.tokenizer import FILE_END, FILE_START
+        from longrepo.engines.longrope_search import find_factors
+        from longrepo.engines.model_shape import read_config
 
         text = "\n".join(self._texts.tokenizer.decode(ids.tolist()) for ids in self._texts.tuning[:2])
         self._text.write_text(text.replace(FILE_START, "").replace(FILE_END, "\n"))
@@ -185,7 +185,7 @@ def _stretches(losses: Any) -> list[Any]:
 
 
 def _texts(folder: Path, commit: str) -> Texts:
-    from longrepo.sequences.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer import load_tokenizer
 
     settings = ROWS[0].settings()
     return read_texts(folder, commit, load_tokenizer(settings.model.name), settings)

@@ -16,7 +16,7 @@ from rows import LENGTHS, ROWS, TARGET, Row
 from run import SCORED, STRETCH
 from texts import BLOCK, DEPTHS, TOLD
 
-from longrepo.evaluation.bootstrap import Interval, paired_intervals
+from longrepo.evaluation.scoring import Interval, paired_intervals
 
 Results = dict[str, list[dict[str, Any]]]
 STATES = ("before", "after")

@@ -11,13 +11,12 @@ import numpy.typing as npt
 from rows import LENGTHS, TARGET
 
 from longrepo.config.schema import Settings
-from longrepo.evaluation.trees import Trees
+from longrepo.data.repo_tree import Trees
+from longrepo.data.text import PROSE, TokenizedText
+from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer
 from longrepo.repository.repository import Repository
-from longrepo.sequences import chance
-from longrepo.sequences.cache import Cache, cache_folder
-from longrepo.sequences.text import PROSE, TokenizedText
-from longrepo.sequences.tokenizer import RepoTokenizer
-from longrepo.sequences.tokens import FILE_END, FILE_START
+from longrepo.utils import hashing
+from longrepo.utils.cache import Cache, cache_folder
 
 WINDOWS, UPDATES = 6, 6  # texts measured on; texts tuned on, an update each
 DEPTHS, DRAWS = (10, 50, 90), 2  # percent of the text before the needle; needles at each depth and length
@@ -71,14 +70,14 @@ def read_texts(folder: Path, commit: str, tokenizer: RepoTokenizer, settings: Se
     finally:
         trees.close()
         cache.close()
-    code.sort(key=lambda text: chance.number("context", text.path))
+    code.sort(key=lambda text: hashing.number("context", text.path))
     needed, held_out = WINDOWS * TARGET, list[TokenizedText]()
     while code and sum(map(len, held_out)) < needed:
         held_out.append(code.pop())
     tuning = _cut(code, tokenizer)
     if len(tuning) < UPDATES:
         raise SystemExit(f"{folder}: too little code: {WINDOWS + UPDATES} texts of {TARGET:,} tokens are needed")
-    tuning.sort(key=lambda ids: chance.number("tuning", ids[:64].tobytes()))
+    tuning.sort(key=lambda ids: hashing.number("tuning", ids[:64].tobytes()))
     return Texts(tokenizer, tuning[:UPDATES], _cut(held_out, tokenizer)[:WINDOWS])
 
 

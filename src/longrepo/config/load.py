@@ -1,21 +1,146 @@
-"""One way in for settings: a YAML file, then `--set key=value`, then one report of everything that is wrong."""
+"""YAML + --set -> Settings; all errors at once.
+
+Names of settings: `section.key`, and `section.key[0].name` inside a list of sections.
+
+What no key says alone: values that are each fine and can't be meant together.
+
+One way in for settings: a YAML file, then `--set key=value`, then one report of everything that is wrong.
+"""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from longrepo.config.combinations import impossible_combinations
-from longrepo.config.keys import Part, dotted, nearest, path_in, path_of
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ContextSettings, GivenPhase, Settings, phase_list
 from longrepo.errors import InputError
+
+Part = str | int
+_NAME = re.compile(r"\w+(\.\w+|\[\d+\])*")
+
+
+def dotted(path: Sequence[Part]) -> str:
+    """`("long_context", "further_phases", 0, "epochs")` → `long_context.further_phases[0].epochs`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def path_in(key: str) -> tuple[Part, ...] | None:
+    """The other way round; None for what is no name of a setting inside a section."""
+    if not _NAME.fullmatch(key):
+        return None
+    parts = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"\w+", key))
+    deep = len(parts) > 3 and isinstance(parts[2], int)
+    return parts if len(parts) == 2 or deep else None
+
+
+def path_of(location: Sequence[Part]) -> tuple[Part, ...]:
+    """A validation error's location, without what pydantic adds for the members of a union or the items of a value."""
+    path: list[Part] = []
+    section: type[BaseModel] | None = Settings
+    for part in location:
+        if section is None:
+            break
+        path.append(part)
+        if isinstance(part, str):
+            field = section.model_fields.get(part)
+            section = _section_in(field.annotation) if field else None
+    return tuple(path)
+
+
+def nearest(path: Sequence[Part]) -> str | None:
+    """The known key that an unknown one was probably meant to be."""
+    *above, wrong = path
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    if not above:
+        known = [*sections, *(f"{s}.{k}" for s, model in sections.items() for k in model.model_fields)]  # type: ignore[union-attr]
+        by_last = {name.rpartition(".")[2]: name for name in known}
+        match = difflib.get_close_matches(str(wrong), list(by_last), n=1)
+        return by_last[match[0]] if match else None
+    section: type[BaseModel] | None = Settings
+    for part in above:
+        if isinstance(part, str) and section is not None:
+            section = _section_in(section.model_fields[part].annotation)
+    match = difflib.get_close_matches(str(wrong), list(section.model_fields) if section else [], n=1, cutoff=0.5)
+    return dotted((*above, match[0])) if match else None
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, or a list of them, if it does."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for one in get_args(annotation) if (found := _section_in(one))), None)
+
+
+def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield (key, what is wrong and what was expected) for each impossible combination."""
+    data, model, phases = settings.data, settings.model, phase_list(settings.long_context)
+    if data.overlap >= model.max_position_embeddings:
+        yield (
+            "data.overlap",
+            f"must be below model.max_position_embeddings ({model.max_position_embeddings}), got {data.overlap}",
+        )
+    if data.commit_share + data.question_share >= 1:
+        yield (
+            "data.question_share",
+            "data.commit_share and data.question_share must leave room for files: expected a sum below 1, "
+            f"got {data.commit_share + data.question_share:g}",
+        )
+    if settings.training.weights == "all" and model.quantization != "none":
+        yield "training.weights", "all needs model.quantization=none: 4-bit weights can't be trained themselves"
+    yield from _positions(settings.context, "context.")
+    if settings.context.method != "none" and settings.context.target_length is None:
+        how = f"context.method={settings.context.method} needs the tokens to be reached, such as 16384"
+        yield "context.target_length", how
+    yield from _lengths(phases)
+    yield from _further(phases)
+    on = [phase for phase in phases if phase.enabled is not False]
+    if not any(phase.epochs for phase in on):
+        yield phases[0].setting("epochs"), "every phase has 0 epochs or is disabled: nothing would be trained"
+    for before, phase in pairwise(on):
+        if phase.enabled == "auto" and before.epochs == 0:
+            yield phase.setting("enabled"), f"auto judges phase {before.number}, which has 0 epochs: use true or false"
+
+
+def _positions(context: ContextSettings, prefix: str) -> Iterator[tuple[str, str]]:
+    if context.method == "none" and context.factor is not None:
+        yield f"{prefix}factor", f"{prefix}method=none scales nothing: give a method, or leave the factor out"
+    if context.method != "longrope" and context.long_factors is not None:
+        yield f"{prefix}long_factors", f"only {prefix}method=longrope takes them, got {context.method}"
+
+
+def _lengths(phases: Sequence[GivenPhase]) -> Iterator[tuple[str, str]]:
+    for before, phase in pairwise(phases):
+        below, cap, low = before.max_length, phase.max_length, phase.min_length
+        name = before.setting("max_length").removeprefix("long_context.")
+        if below >= cap:
+            yield phase.setting("max_length"), f"must be above {name} ({below}), got {cap}"
+        elif not below < low <= cap:
+            own = phase.setting("max_length").removeprefix("long_context.")
+            yield phase.setting("min_length"), f"must be above {name} ({below}) and at most {own} ({cap}), got {low}"
+
+
+def _further(phases: Sequence[GivenPhase]) -> Iterator[tuple[str, str]]:
+    """What is wrong with positions that a phase has for itself."""
+    for phase in phases:
+        if phase.context is None:
+            continue
+        yield from _positions(phase.context, phase.setting("context."))
+        target = phase.context.target_length
+        if target is not None and target < phase.max_length:
+            yield (
+                phase.setting("context.target_length"),
+                f"must reach the phase's max_length ({phase.max_length}), got {target}",
+            )
+
 
 _LONG = 100  # characters of an override, from which on a message shows its key alone
 

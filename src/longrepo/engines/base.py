@@ -1,22 +1,65 @@
-"""The engine protocol: all that the loop needs of a framework.
+"""Engine protocol, Batch, Method, EngineName.
+
+How a micro-batch is computed: plainly, or in chunks, and where a chunked step keeps what its backward pass needs.
+
+Every method computes the same loss and gradients. The store never changes a bit; the chunk size changes rounding.
+
+The engine protocol: all that the loop needs of a framework.
 
 An engine knows no phases, files of sequences, or metrics; the loop knows no framework. Every source of randomness
 inside an engine is derived from the `key` it is given, so that an engine has no random state to save.
+
+What a dry run measures, and how it grows.
+
+A base's configuration: what is changed of it, and how few layers tell what all need.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings
-from longrepo.engines.method import Method
+
+Step = Literal["plain", "chunked"]
+Store = Literal["memory", "recompute", "disk"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """`plain`: one graph for a sequence (layers checkpointed as `training.use_gradient_checkpointing` says).
+    `chunked`: reverse mode in chunks of `chunk` tokens; each layer's inputs, keys and values are kept in memory, on
+    disk, or (`recompute`) only the input of every `every`-th layer, and the layers between are computed again."""
+
+    step: Step = "plain"
+    chunk: int = 0
+    store: Store = "memory"
+    every: int = 1
+
+    def __str__(self) -> str:
+        if self.step == "plain":
+            return "plain"
+        kept = f"1 layer in {self.every}" if self.store == "recompute" else self.store
+        return f"chunks of {self.chunk}, {kept}"
+
+    def as_dict(self) -> dict[str, str | int]:
+        if self.step == "plain":
+            return {"step": "plain"}
+        kept = {"every": self.every} if self.store == "recompute" else {}
+        return {"step": self.step, "chunk": self.chunk, "store": self.store, **kept}
+
+    @staticmethod
+    def from_dict(tree: dict[str, str | int]) -> Method:
+        """Raises TypeError for what isn't a method."""
+        return Method(**tree)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -120,7 +163,7 @@ class Engine(Protocol):
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
     ) -> list[int]:
         """Greedy continuation of a prompt, without the prompt, up to and without the end token. `bits` of the cached
-        keys and values: 8 or 4 where `key_values.why_not` has nothing against it. `tick` is called at each new token.
+        keys and values: 8 or 4 where `kv_cache.why_not` has nothing against it. `tick` is called at each new token.
         """
         ...
 
@@ -156,3 +199,39 @@ class Engine(Protocol):
     def facts(self) -> dict[str, Any]:
         """Versions, dtypes and parameter counts (total, trainable) for the run's records."""
         ...
+
+
+Measured = dict[str, int]  # bytes by name; names that begin with `peak ` are of the step's phases
+
+
+def line(x1: int, first: Measured, x2: int, second: Measured, x: int) -> Measured:
+    """The straight line through two measurements, at `x`."""
+    return {name: first[name] + round((second[name] - first[name]) * (x - x1) / (x2 - x1)) for name in first}
+
+
+DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")  # set to 0: lora.dropout is the only one
+
+
+def two_depths(config: Any, method: Method) -> tuple[int, int]:
+    """Numbers of layers that end as the whole model does: they differ by a period of unlike layers, and of those that
+    are computed again together. Of the latter there are at least two."""
+    kinds = getattr(config, "layer_types", None) or ["layer"]
+    period = next(n for n in range(1, len(kinds) + 1) if all(k == kinds[i % n] for i, k in enumerate(kinds)))
+    every = method.every if method.store == "recompute" else 1
+    step = math.lcm(period, every)
+    small = (config.num_hidden_layers - 1) % step + 1
+    if small <= every > 1:
+        small += step
+    return small, small + step
+
+
+def shortened(config: Any, layers: int) -> Any:
+    """A configuration of transformers with so many layers, and without the base's own dropouts."""
+    config = copy.deepcopy(config)
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:layers]
+    for name in DROPOUTS:
+        if getattr(config, name, 0):
+            setattr(config, name, 0.0)
+    return config

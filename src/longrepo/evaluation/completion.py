@@ -1,22 +1,46 @@
-"""Completions at held-out lines: the next line, the next block, and a line in the middle, written greedily."""
+"""Completions and similarity.
+
+How near a completion comes to what was written.
+
+Completions at held-out lines: the next line, the next block, and a line in the middle, written greedily.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from rapidfuzz.distance import Levenshtein
+
+from longrepo.data.template import written
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.engines.base import Engine
-from longrepo.evaluation.held import Held, Material
-from longrepo.evaluation.layout import Layout, Place, lay, lay_fim
-from longrepo.evaluation.line_class import CROSS_FILE, LineClasses
-from longrepo.evaluation.measured import Measured, Row, Unit
-from longrepo.evaluation.result import Example, Parts
-from longrepo.evaluation.scoring import write_both
-from longrepo.evaluation.similarity import similarity
-from longrepo.sequences import chance
-from longrepo.sequences.prompt import written
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.evaluation.blocks import Held, Material
+from longrepo.evaluation.loss import CROSS_FILE, Layout, LineClasses, Place, lay, lay_fim
+from longrepo.evaluation.results import Example, Parts
+from longrepo.evaluation.scoring import Measured, Row, Unit, write_both
+from longrepo.utils import hashing
+
+_IDENTIFIER = re.compile(r"[^\W\d]\w*")
+
+
+def similarity(wanted: str, written: str) -> dict[str, float]:
+    """`exact`: equal; `edit`: 1 - edits / characters of the longer; `identifiers`: F1 of the words that may be names,
+    each as often as it stands. All 0 to 1, higher is nearer; what CrossCodeEval measures (arXiv 2310.11248)."""
+    return {
+        "exact": float(wanted == written),
+        "edit": Levenshtein.normalized_similarity(wanted, written),
+        "identifiers": _f1(Counter(_IDENTIFIER.findall(wanted)), Counter(_IDENTIFIER.findall(written))),
+    }
+
+
+def _f1(wanted: Counter[str], written: Counter[str]) -> float:
+    total = wanted.total() + written.total()
+    return 2 * (wanted & written).total() / total if total else 1.0
+
 
 BLOCK_ROWS = 6  # at most
 SPARE = 8  # tokens beyond what was written: a completion may differ in length; each costs a step of decoding
@@ -46,13 +70,13 @@ def _points(material: Material, wanted: int, seed: int) -> list[Point]:
     for held in material.held:
         classes, rows = LineClasses(held), held.target.of.text.split("\n")
         taken: set[str] = set()
-        for row in sorted(held.rows, key=lambda row: chance.number(seed, "complete", held.key, row)):
+        for row in sorted(held.rows, key=lambda row: hashing.number(seed, "complete", held.key, row)):
             place = "cross_file" if classes.of(row) in CROSS_FILE else "in_file"
             if place not in taken and len(rows[row].strip()) >= _LEAST_LINE:
                 taken.add(place)
                 found[place].append(Point(held, row, place))
     for points in found.values():
-        points.sort(key=lambda point: chance.number(seed, "complete", point.held.key))
+        points.sort(key=lambda point: hashing.number(seed, "complete", point.held.key))
     turns = max(map(len, found.values()))
     return [points[turn] for turn in range(turns) for points in found.values() if turn < len(points)][:wanted]
 

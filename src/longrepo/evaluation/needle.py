@@ -8,19 +8,15 @@ from functools import partial
 
 import numpy as np
 
+from longrepo.data.repo_tree import Tree
+from longrepo.data.template import Draft, FilePiece, Sizes, write_file, written
+from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer
 from longrepo.engines.base import Engine
+from longrepo.evaluation.blocks import Material
 from longrepo.evaluation.completion import tidy
-from longrepo.evaluation.held import Material
-from longrepo.evaluation.measured import Measured, Row, Unit
-from longrepo.evaluation.result import Example, Parts
-from longrepo.evaluation.scoring import Ids, score_both, write_both
-from longrepo.evaluation.trees import Tree
-from longrepo.sequences import chance
-from longrepo.sequences.compose import FilePiece, Sizes, write_file
-from longrepo.sequences.draft import Draft
-from longrepo.sequences.prompt import written
-from longrepo.sequences.tokenizer import RepoTokenizer
-from longrepo.sequences.tokens import FILE_END, FILE_START
+from longrepo.evaluation.results import Example, Parts
+from longrepo.evaluation.scoring import Ids, Measured, Row, Unit, score_both, write_both
+from longrepo.utils import hashing
 
 DECOYS = 4
 _PIECE = 192  # tokens of a file shown at most, so that a depth can be met
@@ -86,13 +82,13 @@ def _plant(tree: Tree, draw: int, seed: int) -> list[Planted]:
     """A needle and its decoys, named alike."""
     languages = [text.language for text in tree.texts.values() if text.language in _FORMS]
     suffix, form = _FORMS[max(sorted(set(languages)), key=languages.count, default="Python")]
-    words = sorted(_WORDS, key=lambda word: chance.number(seed, "needle", draw, word))
-    kind = _KINDS[chance.number(seed, "needle", draw) % len(_KINDS)]
+    words = sorted(_WORDS, key=lambda word: hashing.number(seed, "needle", draw, word))
+    kind = _KINDS[hashing.number(seed, "needle", draw) % len(_KINDS)]
     return [
         Planted(
             f"settings/{word}{suffix}",
             form.format(name=f"{word}_{kind}".upper()),
-            str(10_000 + chance.number(seed, "value", draw, word) % 90_000),
+            str(10_000 + hashing.number(seed, "value", draw, word) % 90_000),
         )
         for word in words[: 1 + DECOYS]
     ]
@@ -115,14 +111,14 @@ def _write(
     room = length - len(asked) - ends - 8 - sum(len(ids) + ends for ids in planted.values())
     pieces: list[FilePiece | Planted] = []
     total = 0
-    for path in sorted(tree.texts, key=lambda path: chance.number(*key, path)):
+    for path in sorted(tree.texts, key=lambda path: hashing.number(*key, path)):
         of = tree.texts[path]
         piece = FilePiece(of, 0, len(of) if len(of) <= _PIECE else of.cut_in(0, _PIECE)[0], (), False)
         if total + sizes.file(piece) <= room:
             pieces.append(piece)
             total += sizes.file(piece)
     for decoy in decoys:
-        pieces.insert(chance.number(*key, decoy.path) % (len(pieces) + 1), decoy)
+        pieces.insert(hashing.number(*key, decoy.path) % (len(pieces) + 1), decoy)
     pieces.insert(round(len(pieces) * depth / 100), needle)
     draft = Draft(tokenizer)
     for one in pieces:

@@ -6,21 +6,18 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
+from longrepo.data.packing import Band
+from longrepo.data.questions.generate import ChangeFact, Question, Source, left_out, questions
+from longrepo.data.questions.write import QuestionWriter, training_commit
+from longrepo.data.repo_tree import RELATED
+from longrepo.data.splits import usable
+from longrepo.data.template import Draft, Sizes
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.engines.base import Engine
+from longrepo.evaluation.blocks import Material, Repo
 from longrepo.evaluation.completion import tidy
-from longrepo.evaluation.held import Material, Repo
-from longrepo.evaluation.measured import Measured, Row, Unit
-from longrepo.evaluation.result import Example
-from longrepo.evaluation.scoring import write_both
-from longrepo.evaluation.trees import RELATED
-from longrepo.sequences.compose import Sizes
-from longrepo.sequences.draft import Draft
-from longrepo.sequences.lengths import Band
-from longrepo.sequences.questions.generate import ChangeFact, Question, Source, left_out, questions
-from longrepo.sequences.questions.rows import training_commit
-from longrepo.sequences.questions.written import QuestionWriter
-from longrepo.sequences.splits import usable
-from longrepo.sequences.tokenizer import RepoTokenizer
+from longrepo.evaluation.results import Example
+from longrepo.evaluation.scoring import Measured, Row, Unit, write_both
 
 SPARE = 8  # tokens beyond the expected answer
 _PHASE = 3  # as many snippets as the longest sequences show

@@ -1,23 +1,172 @@
-"""The model card, README.md of every exported folder: what the hub shows of it, and what its user must know."""
+"""Model card.
+
+Base against tuned, as a model card tells it.
+
+The settings and versions of a run, as its model card tells them.
+
+Under which licence a base was published: what is made of it stays under it.
+
+The model card, README.md of every exported folder: what the hub shows of it, and what its user must know.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from longrepo import __version__
-from longrepo.config.files import write_text
-from longrepo.config.model_source import model_location
+from longrepo.data.metadata import Header, all_of, cell, hub_licence, table
+from longrepo.engines.adapter_io import CONFIG
 from longrepo.errors import InputError
-from longrepo.export.base_licence import BaseLicence, base_licence
-from longrepo.export.card_figures import figures
-from longrepo.export.card_training import training
-from longrepo.export.source import Source
-from longrepo.reports.html.run import Run, read_run
-from longrepo.sequences.card import cell, table
-from longrepo.sequences.header import Header
-from longrepo.sequences.licence import all_of, hub_licence
+from longrepo.evaluation.results import Comparison, Evaluation, Figure
+from longrepo.reports.run_record import Run, read_run
+from longrepo.training.artifact import Source, read_adapter_config
+from longrepo.utils.files import write_text
+from longrepo.utils.hub import model_location
+
+_COLUMNS = ("held-out lines", "base", "tuned", "difference", "95 % interval", "samples", "commits")
+_SHOWN = (("context", "loss"), ("gain", "gain"), ("completion", "exact"), ("completion", "edit"), ("short", "loss"))
+
+
+def figures(evaluation: Evaluation | None) -> Iterator[str]:
+    """Lines of Markdown: losses by length, then the measures that matter most at the longest length."""
+    if evaluation is None or not (evaluation.comparisons or evaluation.figures):
+        yield "Not measured: `longrepo evaluate RUN` compares base and tuned on the repository's held-out commits."
+        return
+    about = evaluation.about
+    yield (
+        f"Measured on the {about.get('split', 'held-out')} commits that training never saw, with the "
+        f"{about.get('engine', '')} engine in {about.get('dtype', '')}, the base as it was trained on. Losses are nats "
+        "a token. Intervals by bootstrap over commits, paired; with fewer than about ten commits they are too narrow.\n"
+    )
+    rows = [_compared(one) for one in evaluation.comparisons]
+    yield from table(_COLUMNS, [*rows, *(_measured(one) for one in _most_important(evaluation))])
+    yield from (f"\n{note}" for note in evaluation.notes)
+
+
+def _most_important(evaluation: Evaluation) -> Iterator[Figure]:
+    for measure, metric in _SHOWN:
+        found = evaluation.find(measure, metric)
+        most = max((int(one.parts.get("length", 0)) for one in found), default=0)
+        yield from (one for one in found if int(one.parts.get("length", 0)) == most)
+
+
+def _compared(row: Comparison) -> tuple[str, ...]:
+    interval = f"{row.low:+.3f} to {row.high:+.3f}" if row.groups > 1 else "one commit: none"
+    counts = f"{row.sequences:,}", f"{row.groups:,}"
+    label = f"loss, sequences of up to {row.cap:,} tokens"
+    return label, f"{row.base:.3f}", f"{row.tuned:.3f}", f"{row.difference:+.3f}", interval, *counts
+
+
+def _measured(one: Figure) -> tuple[str, ...]:
+    parts = ", ".join(f"{name.replace('_', ' ')} {value}".replace("_", " ") for name, value in one.parts.items())
+    change = one.difference
+    interval = f"{change.low:+.3f} to {change.high:+.3f}" if one.groups > 1 else "one commit: none"
+    values = f"{one.base.value:.3f}", f"{one.tuned.value:.3f}", f"{change.value:+.3f}"
+    return f"{one.measure} {one.metric}: {parts}", *values, interval, f"{one.samples:,}", f"{one.groups:,}"
+
+
+_QUANTISED = {"nf4": "4 bits (NF4)", "none": "not quantised"}
+
+
+def training(source: Source, run: Run | None) -> Iterator[str]:
+    """Lines of Markdown."""
+    rows = [("method", "all weights")] if source.whole else _of_adapter(source)
+    if run is None:
+        yield from table(("", ""), rows)
+        yield f"\nNo run is known{'' if source.whole else f': this is what {CONFIG} says'}."
+        return
+    yield from table(("", ""), [*rows, *_of_run(run)])
+
+
+def _of_adapter(source: Source) -> list[tuple[str, str]]:
+    adapter = read_adapter_config(source.adapter)
+    lora = f"r {adapter.get('r')}, alpha {adapter.get('lora_alpha'):g}, dropout {adapter.get('lora_dropout'):g}"
+    modules = adapter.get("target_modules") or ()
+    rows = [("method", "LoRA"), ("LoRA", f"{lora}, on {', '.join(sorted(modules))}")]
+    if marks := adapter.get("trainable_token_indices"):
+        rows.append(("trained tokens", f"{len(marks)} structure tokens, rows of their own in the embedding"))
+    return rows
+
+
+def _of_run(run: Run) -> Iterator[tuple[str, str]]:
+    settings, history = run.settings, run.history
+    batch = settings.training.batch_size_reference * settings.training.gradient_accumulation_steps
+    yield "base while training", _QUANTISED.get(settings.model.quantization, settings.model.quantization)
+    for phase in history.phases:
+        yield (
+            f"phase {phase.phase}",
+            f"sequences of {phase.longer_than + 1:,}–{phase.max_length:,} tokens, epochs {phase.first_epoch}–"
+            f"{phase.last_epoch}, learning rate {phase.learning_rate:.2e}",
+        )
+    yield "batch", f"{batch} sequences an update"
+    yield "seed", str(settings.training.seed)
+    if run.snapshot is not None:
+        best = run.snapshot.state.best
+        if best is not None:
+            yield "validation loss", f"{best.loss:.4f} nats a token, checkpoint {best.checkpoint} (the lowest)"
+        names = ", ".join(f"{name} {version}" for name, version in run.snapshot.identity.versions.items())
+        yield "engine", f"{run.snapshot.identity.engine}: {names}"
+    if not run.finished:
+        yield "state", "the run was not finished when this was exported"
+
+
+_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "LICENSE-sources.md")
+_OPEN_RAIL = "https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement"
+_LINKS = {"bigcode-openrail-m": _OPEN_RAIL}
+_FAMILIES = {"bigcode/starcoder2": "bigcode-openrail-m"}  # where the base's card can't be had
+
+
+@dataclass(frozen=True)
+class BaseLicence:
+    """`name` as the hub spells it (`apache-2.0`), or the base's own name for it; empty where none is known."""
+
+    name: str
+    link: str = ""
+
+    @property
+    def restricts_use(self) -> bool:
+        """Whether it is one of the responsible AI licences, whose restrictions every copy passes on."""
+        return "rail" in self.name.lower()
+
+
+def base_licence(name: str, where: str, revision: str | None) -> BaseLicence:
+    """From the card of the base at `where`, a folder or a hub id; without one, of a family that is known by name."""
+    facts: Any = {}
+    if card := _file(where, "README.md", revision):
+        from huggingface_hub import metadata_load
+
+        facts = metadata_load(card) or {}
+    known = str(facts.get("license") or "")
+    if known == "other":
+        known = str(facts.get("license_name") or "")
+    known = known or next((licence for family, licence in _FAMILIES.items() if name.startswith(family)), "")
+    return BaseLicence(known, str(facts.get("license_link") or _LINKS.get(known, "")))
+
+
+def licence_files(where: str, revision: str | None) -> Iterator[Path]:
+    """The base's licence texts, which go with every copy."""
+    for name in _FILES:
+        if file := _file(where, name, revision):
+            yield file
+
+
+def _file(where: str, name: str, revision: str | None) -> Path | None:
+    """None where there is none, or the hub can't be reached."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        where,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return Path(found) if found else None
+
 
 CARD = "README.md"
 _EMBEDDED = "longrepo's embedded model"

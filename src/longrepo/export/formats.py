@@ -1,49 +1,44 @@
-"""What an adapter can be exported as: a line each."""
+"""Dispatch; PEFT.
+
+What an adapter can be exported as: a line each.
+
+The adapter as PEFT loads it, with its tokenizer.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal
 
 from safetensors import SafetensorError
 
+from longrepo.data.tokenizer import load_tokenizer
+from longrepo.engines.adapter_io import CONFIG
 from longrepo.errors import InputError
-from longrepo.export.source import Source
-from longrepo.training import disk
+from longrepo.export.adapter import ExportOptions
+from longrepo.export.card import Use, shown_base, write_card
+from longrepo.training.artifact import Source, read_adapter_config
+from longrepo.utils import files
+from longrepo.utils.files import write_text
 
-Quantization = Literal["none", "4bit", "8bit"]
-Precision = Literal["auto", "bfloat16", "float16", "float32"]
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the command was told. None: as the run's settings."""
-
-    quantization: Quantization | None = None
-    precision: Precision | None = None
-    with_base: bool = False  # also where the base as published would do
-    model_file: bool = True  # also a model file, where mlx-lm's own model computes something else
-    adapter_only: bool = False  # of gguf: the adapter in a file of its own
-    llama_cpp: Path | None = None  # where its converters are; None: on PATH
+Writer = Callable[[Source, ExportOptions, Path, Path], list[str]]
 
 
-Writer = Callable[[Source, Choices, Path, Path], list[str]]
-
-
-def export(source: Source, format: str, choices: Choices, output: Path) -> list[str]:
+def export(source: Source, format: str, options: ExportOptions, output: Path) -> list[str]:
     """Write a new folder, whole or not at all; return lines for the terminal. Raises InputError."""
-    _check(format, choices)
+    _check(format, options)
     if source.whole:
-        _check_whole(source, format, choices)
-    return [*source.notes, *new_folder(output, lambda beside: FORMATS[format](source, choices, beside, output))]
+        _check_whole(source, format, options)
+    return [*source.notes, *new_folder(output, lambda beside: FORMATS[format](source, options, beside, output))]
 
 
 def import_mlx(adapter: Path, base: str | None, output: Path) -> list[str]:
     """Write a new folder in PEFT's format with an adapter of mlx-lm, trained on `base` (None: what it names)."""
     _require_mlx()
-    from longrepo.export.mlx_import import write_imported
+    from longrepo.export.mlx import write_imported
 
     return new_folder(output, lambda beside: write_imported(adapter, base, beside, output))
 
@@ -53,19 +48,19 @@ def new_folder(output: Path, fill: Callable[[Path], list[str]]) -> list[str]:
     if output.exists():
         raise InputError(f"--output {output}: is there already; give a new folder, or remove it")
     try:
-        with disk.folder_beside(output) as beside:
+        with files.folder_beside(output) as beside:
             lines = fill(beside)
-            disk.move_into_place(beside, output)
+            files.move_into_place(beside, output)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--output {output}: can't be written ({reason}); give another folder") from None
     return lines
 
 
-def _check(format: str, choices: Choices) -> None:
+def _check(format: str, options: ExportOptions) -> None:
     """Raises InputError for an option that the format has no use for, or not with that value."""
-    for field in fields(choices):
-        value, option = getattr(choices, field.name), f"--{field.name.replace('_', '-')}"
+    for field in fields(options):
+        value, option = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
         taken = _TAKEN[field.name].get(format)
         if value == field.default or taken == ():
             continue
@@ -75,45 +70,44 @@ def _check(format: str, choices: Choices) -> None:
             raise InputError(f"{option} {value}: --format {format} takes {', '.join(taken)}")
 
 
-def _check_whole(source: Source, format: str, choices: Choices) -> None:
+def _check_whole(source: Source, format: str, options: ExportOptions) -> None:
     """Raises InputError for what there is of an adapter alone."""
     asked = {
         "--format peft": (format == "peft", "use --format merged"),
-        "--adapter-only": (choices.adapter_only, "leave it out"),
-        "--with-base": (choices.with_base, "leave it out"),
+        "--adapter-only": (options.adapter_only, "leave it out"),
+        "--with-base": (options.with_base, "leave it out"),
     }
     for option, (wanted, instead) in asked.items():
         if wanted:
             raise InputError(f"{option}: {source.adapter} is a model, all weights of it were trained; {instead}")
 
 
-def _mlx(source: Source, choices: Choices, folder: Path, final: Path) -> list[str]:
+def _mlx(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     _require_mlx()
-    from longrepo.export.mlx_folder import write_mlx
+    from longrepo.export.mlx import write_mlx
 
-    return write_mlx(source, choices, folder, final)
+    return write_mlx(source, options, folder, final)
 
 
-def _peft(source: Source, choices: Choices, folder: Path, final: Path) -> list[str]:
-    from longrepo.export.peft_folder import write_peft
+def _peft(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
 
     return write_peft(source, folder, final)
 
 
-def _merged(source: Source, choices: Choices, folder: Path, final: Path) -> list[str]:
-    from longrepo.export.merged_folder import write_merged
+def _merged(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+    from longrepo.export.merged import write_merged
 
-    return write_merged(source, choices, folder, final)
+    return write_merged(source, options, folder, final)
 
 
-def _gguf(source: Source, choices: Choices, folder: Path, final: Path) -> list[str]:
-    from longrepo.export.gguf_folder import write_gguf
+def _gguf(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+    from longrepo.export.gguf import write_gguf
 
-    return write_gguf(source, choices, folder, final)
+    return write_gguf(source, options, folder, final)
 
 
 def _require_mlx() -> None:
-    from longrepo.engines.mlx.require import require_mlx
+    from longrepo.engines.registry import require_mlx
 
     require_mlx()
 
@@ -131,3 +125,36 @@ _TAKEN: dict[str, dict[str, tuple[str, ...]]] = {  # option -> the formats that 
     "llama_cpp": {"gguf": ()},
 }
 FORMATS: dict[str, Writer] = {"mlx": _mlx, "peft": _peft, "merged": _merged, "gguf": _gguf}
+
+
+_HOW = """Load {shown}, then the adapter. The tokenizer in this folder has the structure tokens, for which the
+embedding needs room:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{base}")
+if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    model.resize_token_embeddings(len(tokenizer))
+model = PeftModel.from_pretrained(model, "{folder}")
+```"""
+_POSITIONS = "trained on other positions than its base's ({context}): the other formats hold them, this one doesn't"
+
+
+def write_peft(source: Source, folder: Path, final: Path) -> list[str]:
+    """Copy the adapter's folder into an existing empty one; return lines for the terminal."""
+    shutil.copytree(source.adapter, folder, dirs_exist_ok=True)
+    settings, config = source.settings, read_adapter_config(folder)
+    if not (folder / "tokenizer.json").is_file():
+        tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
+        tokenizer.source.save_pretrained(str(folder))
+    if config.get("base_model_name_or_path") != settings.model.name:
+        text = json.dumps(config | {"base_model_name_or_path": settings.model.name}, indent=2, sort_keys=True)
+        write_text(folder / CONFIG, text + "\n")
+    notes = (_POSITIONS.format(context=settings.context),) if source.repositioned else ()
+    name = settings.model.name
+    how = _HOW.format(folder=final.name, base=name if shown_base(name) == name else "BASE", shown=shown_base(name))
+    write_card(folder, source, Use("peft", "A LoRA adapter in PEFT's format.", how, notes))
+    return [f"adapter: {final} (base: {name})", *notes]

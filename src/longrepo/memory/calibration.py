@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from longrepo.engines.method import Method
-from longrepo.engines.process import give_back_freed
+from longrepo.engines.base import Method
 from longrepo.memory.estimate import code_identity
-from longrepo.memory.kept import Kept
 from longrepo.memory.planner import Planner
+from longrepo.utils.cache import Kept
+from longrepo.utils.process import give_back_freed
 
 if TYPE_CHECKING:
-    from longrepo.engines.choose import EngineName
+    from longrepo.engines.registry import EngineName
+
 
 CHUNK = 256
 CHUNK_OF_MLX_ON_CPU = 32  # it computes some hundred times slower there
@@ -103,10 +104,10 @@ def _measure(planner: Planner) -> Rates:
 
 def _timed_step(engine: EngineName, run: Any) -> Any:
     if engine == "mlx":
-        from longrepo.engines.mlx import timed as on_mlx
+        from longrepo.engines.mlx import measure as on_mlx
 
         return on_mlx.TimedStep(run, 1)
-    from longrepo.engines.torch import timed as on_torch
+    from longrepo.engines.torch import dry_run as on_torch
 
     return on_torch.TimedStep(run, 1)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from longrepo.config.schema import Settings
-from longrepo.engines.measured import Measured, line
-from longrepo.engines.method import Method
-from longrepo.memory.kept import Kept
+from longrepo.engines.base import Measured, Method, line
+from longrepo.utils.cache import Kept
 
 if TYPE_CHECKING:
-    from longrepo.engines.choose import EngineName
+    from longrepo.engines.registry import EngineName
+
 
 FIXED = ("weights", "adapter", "gradients", "moments")
 UNWINDOWED = 24  # chunks

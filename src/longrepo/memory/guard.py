@@ -15,8 +15,7 @@ from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Literal
 
-from longrepo.memory.budget import GIB, Room
-from longrepo.memory.pressure import MAC_WARNING, MachineSensors, Sample, Sensors
+from longrepo.memory.budget import GIB, MAC_WARNING, MachineSensors, Room, Sample, Sensors
 
 EVERY = 1.0  # seconds between samples, and between looks while it waits
 SAY_EVERY, LONGEST_WAIT = 60.0, 600.0  # seconds

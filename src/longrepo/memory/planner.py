@@ -1,31 +1,141 @@
-"""Which method each phase is trained by: the cheapest that fits, found before anything is loaded."""
+"""Cheapest method that fits, per phase.
+
+A plan's parts: methods with what they need, each phase's choice, and the run's.
+
+Which method each phase is trained by: the cheapest that fits, found before anything is loaded.
+
+A phase's rungs: the methods a step can be computed by, and which comes next when one needs too much memory.
+"""
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from longrepo.config.phase_list import GivenPhase
-from longrepo.config.schema import ContextSettings, Settings
-from longrepo.curriculum.phases import Phase
-from longrepo.engines.method import Method
+from longrepo.config.schema import ContextSettings, GivenPhase, Settings
+from longrepo.curriculum.schedule import Phase
+from longrepo.data.tokenizer import STRUCTURE_TOKENS
+from longrepo.engines.base import Method
+from longrepo.engines.model_shape import ModelShape, read_config, read_shape
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget, own_memory
-from longrepo.memory.estimate import Estimator, code_identity
-from longrepo.memory.kept import Kept
-from longrepo.memory.planned import PhasePlan, Planned, RunPlan
-from longrepo.memory.shape import ModelShape, read_config, read_shape
-from longrepo.sequences.tokens import STRUCTURE_TOKENS
+from longrepo.memory.estimate import Estimator, StepMemory, code_identity
+from longrepo.rope.apply import OWN, said
+from longrepo.utils.cache import Kept
 
 if TYPE_CHECKING:
-    from longrepo.engines.choose import EngineName
+    from longrepo.engines.registry import EngineName
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A method for sequences of `length` tokens. What it needs is found when it is first asked for: seconds where it
+    was never dry-run before. `overhead`: bytes of the process beside its tensors. `seconds`: of one micro-batch."""
+
+    method: Method
+    length: int
+    estimate: Callable[[Method, int], StepMemory]
+    overhead: int = 0
+    time: Callable[[Method, int], float | None] = lambda method, length: None
+
+    @cached_property
+    def memory(self) -> StepMemory:
+        return self.estimate(self.method, self.length)
+
+    @property
+    def peak(self) -> int:
+        """Bytes, as the budget counts them: tensors and, where the whole process is counted, its overhead."""
+        return self.memory.peak + self.overhead
+
+    @property
+    def disk_held(self) -> int:
+        return self.memory.disk_held
+
+    @property
+    def disk_written(self) -> int:
+        """Bytes of one micro-batch."""
+        return self.memory.disk_written
+
+    @cached_property
+    def seconds(self) -> float | None:
+        return self.time(self.method, self.length)
+
+    def fits(self, budget: int, disk: int) -> bool:
+        return self.peak <= budget and self.disk_held <= disk
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "method": self.method.as_dict(),
+            "length": self.length,
+            "peak": self.peak,
+            "overhead": self.overhead,
+            "parts": self.memory.as_dict(),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """`rungs`: every method there is, from the cheapest in time to the leanest; `chosen`: the first that fits, at the
+    positions of `context`."""
+
+    number: int
+    rungs: tuple[Planned, ...]
+    chosen: Planned
+    context: ContextSettings = OWN
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.chosen.as_dict() | {"context": self.context.model_dump(mode="json", exclude_defaults=True)}
+
+    def line(self, budget: Budget) -> str:
+        chosen = self.chosen
+        where = "" if self.context == OWN else f", positions {said(self.context)}"
+        disk = f", {chosen.disk_held / GIB:.1f} GiB on disk" if chosen.disk_held else ""
+        return (
+            f"memory: phase {self.number} ({chosen.length:,} tokens{where}) needs {chosen.peak / GIB:.2f} GiB of "
+            f"{budget.bytes / GIB:.2f} GiB ({budget.reason}): {chosen.method}{disk}"
+        )
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Phase number → its plan."""
+
+    phases: Mapping[int, PhasePlan]
+    budget: Budget
+    device: str
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the phase that needs most; 0 where none is left."""
+        return max((phase.chosen.peak for phase in self.phases.values()), default=0)
+
+    @property
+    def roomy(self) -> bool:
+        """Whether it matters little what the process holds beside that."""
+        return self.peak <= self.budget.bytes // 2
+
+    def lines(self) -> Iterator[str]:
+        """What to tell a person, one line a phase."""
+        return (phase.line(self.budget) for phase in self.phases.values())
+
+    def as_json(self) -> str:
+        content = {
+            "device": self.device,
+            "budget": asdict(self.budget),
+            "phases": {str(number): phase.as_dict() for number, phase in self.phases.items()},
+        }
+        return json.dumps(content, indent=2) + "\n"
+
 
 CHUNKS = (1024, 512, 256, 128)
 STEP = 128  # tokens: lengths that are looked for are multiples of it
@@ -199,7 +309,7 @@ def _buffers(engine: EngineName) -> int:
     """Bytes of freed buffers that an engine keeps for reuse on a CPU."""
     if engine == "torch":
         return 0
-    from longrepo.engines.mlx.limits import LEAST_CACHE
+    from longrepo.engines.mlx.device import LEAST_CACHE
 
     return LEAST_CACHE
 
@@ -286,3 +396,75 @@ def _with(planner: Planner, settings: Settings, config: Any = None) -> Planner:
     one = planner.estimator
     estimator = Estimator(config or one.config, settings, one.device, one.dtype, one.added, one.engine)
     return replace(planner, settings=settings, estimator=estimator)
+
+
+class Rung(Protocol):
+    """A method as planned for sequences of `length` tokens: it needs `peak` bytes, and `disk_held` on disk. Asking
+    for them may take seconds the first time."""
+
+    @property
+    def method(self) -> Method: ...
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def peak(self) -> int: ...
+
+    @property
+    def disk_held(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The rungs of one length in the planner's order of preference, the one it chose, and the bytes that a store may
+    hold on disk (None: any number).
+
+    Down means less memory: first another store with the same chunks, which changes no bit; then smaller chunks, the
+    largest of them first; then whatever else needs less.
+    """
+
+    rungs: tuple[Rung, ...]
+    chosen: Rung
+    disk: int | None = None
+
+    def of(self, method: Method) -> Rung | None:
+        return next((rung for rung in self.rungs if rung.method == method), None)
+
+    def start(self, method: Method | None = None, ceiling: int | None = None) -> Rung:
+        """The rung of `method` (without one, or where it isn't among the rungs, the chosen one) if it is planned
+        below `ceiling` bytes; else the next that is; where none is, the one that needs least."""
+        first = (self.of(method) if method else None) or self.chosen
+        if ceiling is None or first.peak < ceiling:
+            return first
+        below = next((rung for rung in self._down_from(first) if rung.peak < ceiling), None)
+        return below or min((first, *self._down_from(first)), key=lambda rung: rung.peak)
+
+    def lower(self, current: Rung, room: int | None = None) -> Rung | None:
+        """The next rung that needs less than `current`: within `room` bytes if any is, else the one that needs least;
+        None where `current` is the lowest. Without `room` simply the next."""
+        following = next((rung for rung in self._down_from(current) if room is None or rung.peak <= room), None)
+        return following or min(self._down_from(current), key=lambda rung: rung.peak, default=None)
+
+    def _down_from(self, current: Rung) -> Iterator[Rung]:
+        """Those that need less, in order; each is planned only when its turn comes."""
+
+        def order(rung: Rung) -> tuple[int, int]:
+            if same_chunks(rung.method, current.method):
+                return 0, 0
+            smaller = rung.method.step == "chunked" and (
+                current.method.step == "plain" or rung.method.chunk < current.method.chunk
+            )
+            return (1, -rung.method.chunk) if smaller else (2, rung.method.chunk)
+
+        for rung in sorted(self.rungs, key=order):
+            if rung.method != current.method and self._has_disk(rung) and rung.peak < current.peak:
+                yield rung
+
+    def _has_disk(self, rung: Rung) -> bool:
+        return rung.method.store != "disk" or self.disk is None or rung.disk_held <= self.disk
+
+
+def same_chunks(one: Method, other: Method) -> bool:
+    """Whether two methods give the same bits: they differ in the store alone."""
+    return (one.step, one.chunk) == (other.step, other.chunk)

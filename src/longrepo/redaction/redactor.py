@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from longrepo.redaction import addresses, assignments, credentials, private_keys, tokens
+from longrepo.redaction import people, secrets
 from longrepo.redaction.people import People
-from longrepo.redaction.scan import Scan
-from longrepo.redaction.spans import Span, applied, lines_of, merged, outside
+from longrepo.redaction.spans import Scan, Span, applied, lines_of, merged, outside
 
 _TRAILER = re.compile(r"^[ \t]*(?:[a-z]+(?:-[a-z]+)*-by|cc|change-id)[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
 _CHANGE_ID = re.compile(r"\s*change-id", re.IGNORECASE)
@@ -50,7 +49,7 @@ class Redactor:
         scan = Scan(text)
         secrets = merged(_secrets(scan, language))
         if "@" in text:
-            secrets = merged(chain(secrets, outside(addresses.find(text), secrets)))
+            secrets = merged(chain(secrets, outside(people.find(text), secrets)))
         candidates, found = self._people.find(scan, language)
         names = tuple(sorted(self._people.known.intersection(candidates)))
         spans = sorted(chain(secrets, outside(found, secrets))) if found else secrets
@@ -75,8 +74,8 @@ class Redactor:
 
 def _secrets(scan: Scan, language: str) -> Iterable[Span]:
     return chain(
-        private_keys.find(scan),
-        tokens.find(scan),
-        credentials.find(scan),
-        assignments.find(scan, language),
+        secrets.find_private_keys(scan),
+        secrets.find_tokens(scan),
+        secrets.find_credentials(scan),
+        secrets.find_assignments(scan, language),
     )

@@ -8,7 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.evaluation.result import Comparison, Evaluation, Figure
+from longrepo.evaluation.results import Comparison, Evaluation, Figure
 
 _TITLES = {
     "context": "The same new lines, behind different other files",

@@ -1,16 +1,35 @@
-"""A training run in the terminal: a banner a phase, a few lines an epoch, a progress bar where there is a terminal."""
+"""Terminal: training, pipeline, progress.
+
+A training run in the terminal: a banner a phase, a few lines an epoch, a progress bar where there is a terminal.
+
+The pipeline in the terminal: what stage runs, what was chosen and why, and how to use what came out.
+
+Bars for work of known size, on standard error, where somebody is watching a terminal.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
 
 from longrepo.config.schema import ContextSettings
-from longrepo.context.recorded import said
-from longrepo.training.reporter import EpochRecord, PhaseRecord, UpdateRecord
+from longrepo.reports.html.page import Headline
+from longrepo.rope.apply import said
+from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
 
 
 class TerminalReporter:
@@ -114,3 +133,81 @@ def _lengths(by_length: dict[str, float]) -> str:
     if len(by_length) < 2:
         return ""
     return "  (" + ", ".join(f"{name}: {loss:.4f}" for name, loss in by_length.items()) + ")"
+
+
+_CURVES = {
+    "tensorboard": "  curves: tensorboard --logdir {run}\n",
+    "trackio": "  curves: trackio show --project longrepo\n",
+    "none": "",
+}
+_FORMATS = {"adapter": "PEFT's", "model": "transformers'"}
+
+
+class PipelineReporter:
+    """Writes to standard output; the training's own lines go to standard error."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def stage(self, number: int, of: int, name: str, note: str = "") -> None:
+        self.console.print(f"\n[bold]{number}/{of} {name}[/bold]" + (f"  {escape(note)}" if note else ""))
+
+    def note(self, text: str) -> None:
+        self.console.print(f"· {escape(text)}")
+
+    def choices(self, choices: Sequence[tuple[str, str, str]]) -> None:
+        """What was chosen: (key, value, reason) each."""
+        table = Table.grid(padding=(0, 2))
+        for key, value, reason in choices:
+            table.add_row(f"  {key}", escape(value), f"[dim]{escape(reason)}[/dim]")
+        self.console.print(table)
+
+    def use(self, trained: Path, base: str, run: Path, report_to: str) -> None:
+        """Where the adapter is, or the model whose weights were all trained, and what to do with it."""
+        self.console.print(
+            f"\n[bold]{trained.name}:[/bold] {escape(str(trained))}\n"
+            f"  in {_FORMATS[trained.name]} format; how to load it: {escape(str(trained / 'README.md'))}\n"
+            f"  base model: {escape(base)}\n"
+            f"{_CURVES[report_to].format(run=escape(str(run)))}"
+            f"  more samples, questions, a planted definition: longrepo evaluate {escape(str(run))}"
+        )
+
+    def figures(self, headlines: Sequence[Headline], page: Path) -> None:
+        """The most important ones, and where the rest stands."""
+        self.console.print("\n[bold]what it bought[/bold]")
+        table = Table.grid(padding=(0, 2))
+        for one in headlines:
+            table.add_row(f"  {one.value}", escape(one.label))
+        self.console.print(table)
+        self.console.print(f"[bold]page:[/bold] {escape(str(page))}")
+
+
+@contextmanager
+def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show `what`; call what is yielded once for each piece done."""
+    with Terminal().count(what, total) as done:
+        yield lambda: done(1)
+
+
+class Terminal:
+    """Shows steps and counted work with the time that is left: the `Watch` of a command. Where nobody is watching,
+    steps become lines if `verbose` asks for them."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        self._console = Console(stderr=True)
+        self._verbose = verbose
+
+    def step(self, what: str) -> None:
+        """A line, with `--verbose`."""
+        if self._verbose:
+            self._console.print(f"… {what}", style="dim", highlight=False)
+
+    @contextmanager
+    def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar while the work lasts."""
+        self.step(what)
+        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        disable = not self._console.is_terminal
+        with Progress(*columns, console=self._console, transient=True, disable=disable) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda count: bar.advance(task, count)

@@ -1,10 +1,16 @@
-"""Git's plumbing, run so that nothing a repository says is run.
+"""Git plumbing, nothing of the repo executed.
+
+`git cat-file`, asked ahead of its answers.
+
+Git's plumbing, run so that nothing a repository says is run.
 
 A repository can name programs in its configuration: a file-system monitor, hooks, diff drivers, filters, an ssh
 command, a promisor remote that is asked for missing objects. So objects are read through a throw-away git folder of
 our own that has no configuration, references or working tree and only borrows the repository's object store
 (`GIT_OBJECT_DIRECTORY`): none of those settings exists there, and the user's own can't change a result either.
 Only what needs references (resolving a revision) runs in the repository itself, with the options below.
+
+Commits with their raw changes, from one `git diff-tree --stdin`.
 """
 
 from __future__ import annotations
@@ -13,14 +19,64 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from subprocess import Popen
 from threading import Thread
-from typing import IO
+from typing import IO, NamedTuple
 
 from longrepo.errors import InputError, RunError
-from longrepo.repository.git_batch import ASKED_AHEAD, Batch, in_groups
+
+ASKED_AHEAD = 250  # 65 bytes each: always fits an empty pipe, so asking before reading can't lock up
+MISSING = "missing"
+_ENDED = "git cat-file ended in the middle of its answers; check the repository with git fsck"
+
+
+class Batch:
+    """One process, asked for object ids and answering in order: a header each, and the content with `--batch`.
+
+    No more than `ASKED_AHEAD` ids may be without an answer.
+    """
+
+    def __init__(self, process: Popen[bytes]) -> None:
+        assert process.stdin and process.stdout
+        self._requests, self._answers = process.stdin, process.stdout
+
+    def ask(self, ids: Iterable[str]) -> None:
+        """Ask for objects. Raises RunError where git has ended."""
+        try:
+            self._requests.write("".join(f"{one}\n" for one in ids).encode())
+            self._requests.flush()
+        except BrokenPipeError:
+            raise RunError(_ENDED) from None
+
+    def header(self) -> tuple[str, int]:
+        """(type, bytes) of the next object; the type is MISSING where it isn't here."""
+        words = self._answers.readline().split()
+        if len(words) == 3:
+            return words[1].decode(), int(words[2])
+        if len(words) == 2 and words[1] == b"missing":
+            return MISSING, 0
+        raise RunError(_ENDED)
+
+    def content(self, size: int) -> bytes:
+        """The content of the object whose header was read last."""
+        content = self._answers.read(size)
+        if self._answers.read(1) != b"\n":  # ends every content
+            raise RunError(_ENDED)
+        return content
+
+
+def in_groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    """The items, `size` at a time."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group
+
 
 # Settings of the command line win over a repository's. An empty value switches a program off.
 _OVERRIDES = {
@@ -257,3 +313,100 @@ def _failed(command: str, said: bytes) -> RunError:
     lines = said.decode(errors="replace").strip().splitlines()[-2:] or ["no message"]
     reason = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in lines)
     return RunError(f"git {command} failed: {reason}; check the repository with git fsck")
+
+
+MOST_BYTES = 3 << 28  # of git's memory: two files of a gigabyte aren't compared for likeness
+_FORMAT = "%H%n%P%n%e%n%an%n%ae%n%B"  # not one of these can hold a NUL, nor all but the last a line break
+_OPTIONS = ("-r", "-z", "--raw", "--no-abbrev", "--root", "--always", "--no-ext-diff", "--encoding=UTF-8")
+
+
+class RawChange(NamedTuple):
+    """One line of `--raw` output: modes are six octal digits, ids full, `status` a letter of ADMRT, paths bytes."""
+
+    old_mode: str
+    new_mode: str
+    old_id: str
+    new_id: str
+    status: str
+    path: bytes
+    old_path: bytes | None
+
+
+@dataclass(frozen=True)
+class RawCommit:
+    """A commit as git prints it. `changes` are the first ones, `files` counts them all."""
+
+    id: str
+    parent: str | None
+    message: str
+    author_name: str
+    author_email: str
+    changes: list[RawChange]
+    files: int
+
+
+def read_changes(reader: ObjectReader, ids: Sequence[str], most: int) -> Iterator[tuple[str, RawCommit | None, bool]]:
+    """(id, commit, whether renames were judged in full) of each id, in order; None where its trees are missing.
+
+    At most `most` changes and one more are kept of a commit. Judging a changed file as renamed reads both texts, so
+    a commit that git dies of (one is missing, or too large) is tried once more with exact renames alone; what it dies
+    of then is a missing tree.
+    """
+    rest = deque(ids)
+    while rest:
+        # A commit of `most` files can't need more comparisons than this limit allows, and others aren't looked into.
+        for commit in parse_raw(_diff(reader, list(rest), "-M", f"-l{most + 1}"), most):
+            yield rest.popleft(), commit, True
+        if rest:
+            stuck = rest.popleft()
+            yield stuck, next(parse_raw(_diff(reader, [stuck], "-M100%"), most), None), False
+
+
+def _diff(reader: ObjectReader, ids: Iterable[str], *renames: str) -> Iterator[bytes]:
+    options = ("--stdin", *_OPTIONS, f"--format={_FORMAT}", *renames)
+    return reader.fields("diff-tree", *options, stdin=ids, strict=False, most_bytes=MOST_BYTES)
+
+
+def parse_raw(fields: Iterator[bytes], most: int) -> Iterator[RawCommit]:
+    """Commits from the fields of `git diff-tree --stdin -z --raw`.
+
+    A field is a commit's header and message, which begins with its id, or a change, which begins with ":" and is
+    followed by its paths: neither a message nor a path that looks like a change can be mistaken for one. git prints a
+    commit once all of it is known: the last is whole or absent.
+    """
+    header, changes, files = b"", list[RawChange](), 0
+    for field in fields:
+        if field[:1] == b"\n":  # stands between a message and the changes
+            field = field[1:]
+        if field[:1] != b":":
+            if header:
+                yield _commit(header, changes, files)
+            header, changes, files = field, [], 0
+            continue
+        old_mode, new_mode, old_id, new_id, status = field[1:].decode("ascii").split(" ")
+        path, old_path = next(fields, b""), None
+        if status[0] in "RC":
+            path, old_path = next(fields, b""), path
+        files += 1
+        if files <= most + 1:
+            changes.append(RawChange(old_mode, new_mode, old_id, new_id, status[0], path, old_path))
+    if header:
+        yield _commit(header, changes, files)
+
+
+def _commit(header: bytes, changes: list[RawChange], files: int) -> RawCommit:
+    commit, parents, encoding, *rest = header.split(b"\n", 5)
+    name, email, message = (decode_words(one, encoding) for one in rest)
+    parent = parents.decode("ascii").split(" ")[0] or None
+    return RawCommit(commit.decode("ascii"), parent, message.strip("\n"), name, email, changes, files)
+
+
+def decode_words(raw: bytes, encoding: bytes) -> str:
+    """A message or a name. git has made UTF-8 of it where it knows the encoding that the commit names; what isn't
+    UTF-8 even so is read in that encoding, or with U+FFFD."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        with suppress(LookupError, ValueError):
+            return raw.decode(encoding.decode("ascii", "replace"))
+        return raw.decode("utf-8", "replace")

@@ -1,4 +1,12 @@
-"""A repository's commits, newest first, without the noise: as object ids, or with their texts.
+"""Commits, their texts, people, stored records.
+
+The names and e-mail addresses that a history holds.
+
+Commits with the texts of their changes.
+
+What a commit came to, as bytes to keep: a second run asks git's diff only for commits it has not seen.
+
+A repository's commits, newest first, without the noise: as object ids, or with their texts.
 
 One `git rev-list`, `git diff-tree --stdin` and `git cat-file --batch` whatever the number of commits, each working
 ahead of this process, so that two cores are used; memory doesn't grow with the history.
@@ -6,16 +14,173 @@ ahead of this process, so that two cores are used; memory doesn't grow with the 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+import json
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from longrepo.repository.decode import decode_path
-from longrepo.repository.git import ObjectReader
-from longrepo.repository.git_batch import MISSING
-from longrepo.repository.git_changes import RawChange, RawCommit, read_changes
-from longrepo.repository.model import CommitRecord, FileChange
-from longrepo.repository.noise import BULK_FILES, commit_noise, path_noise
-from longrepo.repository.records import Outcome, RecordStore, from_bytes, to_bytes
+from longrepo.repository.files import TextPipe
+from longrepo.repository.filters import BULK_FILES, commit_noise, only_formatting, path_noise
+from longrepo.repository.git import ASKED_AHEAD, MISSING, ObjectReader, RawChange, RawCommit, decode_words, read_changes
+from longrepo.repository.types import Change, Commit, CommitRecord, FileChange, decode_path
+
+
+def read_people(reader: ObjectReader, tip: str) -> tuple[tuple[str, str], ...]:
+    """The sorted distinct (name, e-mail address) of authors and committers of every commit that `tip` reaches."""
+    found = set[tuple[bytes, bytes, bytes]]()
+    for entry in reader.fields("log", "-z", "--encoding=UTF-8", "--format=%e%n%an%n%ae%n%cn%n%ce", tip, "--"):
+        encoding, *words = entry.split(b"\n")
+        found |= {(encoding, words[0], words[1]), (encoding, words[2], words[3])}
+    return tuple(
+        sorted({(decode_words(name, encoding), decode_words(email, encoding)) for encoding, name, email in found})
+    )
+
+
+# A file's text after one commit is its text before the next: with this many, 1 to 6 in 100 are read twice.
+_CACHED_CHARACTERS = 32_000_000
+_BLOBS_AT_ONCE = ASKED_AHEAD // 2 - 2 * BULK_FILES  # before the last commit of a group; two groups are under way
+
+
+class _Text:
+    """A text, or why it is left out: filled in when git answers."""
+
+    __slots__ = ("reason", "text")
+
+    def __init__(self) -> None:
+        self.text: str | None = None
+        self.reason = ""
+
+
+_Group = tuple[list[CommitRecord], dict[str, _Text], int]  # records, their texts, how many of those are asked for
+
+
+class TextHistory:
+    """Joins records and texts. `left_out` counts commits (formatting, no text change) and changes ("change: …")."""
+
+    def __init__(self, reader: ObjectReader, max_file_bytes: int, left_out: Counter[str]) -> None:
+        self._reader = reader
+        self._max_file_bytes = max_file_bytes
+        self._left_out = left_out
+        self._cache: OrderedDict[str, _Text] = OrderedDict()
+        self._characters = 0
+
+    def commits(self, records: Iterable[CommitRecord]) -> Iterator[Commit]:
+        """The records as commits, in order, while git reads the texts of the next ones."""
+        with TextPipe(self._reader, self._max_file_bytes) as pipe:
+            waiting: deque[_Group] = deque()
+            for group in self._groups(records, pipe):
+                waiting.append(group)
+                if len(waiting) > 2:  # one is sized and one is read meanwhile
+                    yield from self._finish(waiting.popleft(), pipe)
+            while waiting:
+                yield from self._finish(waiting.popleft(), pipe)
+
+    def _groups(self, records: Iterable[CommitRecord], pipe: TextPipe) -> Iterator[_Group]:
+        group: list[CommitRecord] = []
+        texts: dict[str, _Text] = {}
+        new: list[str] = []
+        for record in records:
+            group.append(record)
+            for blob in _blobs(record.changes):
+                if blob not in texts:
+                    if blob not in self._cache:
+                        self._cache[blob] = _Text()
+                        new.append(blob)
+                    self._cache.move_to_end(blob)
+                    texts[blob] = self._cache[blob]
+            if len(new) >= _BLOBS_AT_ONCE or len(group) >= _BLOBS_AT_ONCE:
+                pipe.ask(new)
+                yield group, texts, len(new)
+                group, texts, new = [], {}, []
+        if group:
+            pipe.ask(new)
+            yield group, texts, len(new)
+
+    def _finish(self, group: _Group, pipe: TextPipe) -> Iterator[Commit]:
+        records, texts, asked = group
+        for _ in range(asked):
+            blob, text, reason = pipe.take()
+            found = texts[blob]
+            found.text = text
+            found.reason = "" if text is not None else reason  # an emptied file is a change like any other
+            if self._cache.get(blob) is found:
+                self._characters += len(text or "")
+        self._forget()
+        for record in records:
+            changes = [*filter(None, (self._change(one, texts) for one in record.changes))]
+            if not changes:
+                self._left_out["no text change"] += 1
+            elif only_formatting(changes):
+                self._left_out["formatting"] += 1
+            else:
+                yield Commit(record.id, record.parent, record.message, record.author_name, tuple(changes))
+
+    def _forget(self) -> None:
+        """Drop the least recently used texts; a group under way holds its own."""
+        while self._characters > _CACHED_CHARACTERS:
+            _, oldest = self._cache.popitem(last=False)
+            self._characters -= len(oldest.text or "")
+
+    def _change(self, change: FileChange, texts: dict[str, _Text]) -> Change | None:
+        before, after = (texts[blob] if blob else _Text() for blob in (change.before, change.after))
+        if reason := before.reason or after.reason:
+            self._left_out[f"change: {reason}"] += 1
+            return None
+        return Change(change.path, before.text, after.text, change.old_path)
+
+
+def _blobs(changes: Iterable[FileChange]) -> Iterator[str]:
+    return (blob for change in changes for blob in (change.before, change.after) if blob)
+
+
+RECORD_VERSION = 1  # to be raised with any change to what is noise, or to this format
+
+
+class RecordStore(Protocol):
+    """Keeps entries by full commit id. An entry depends on nothing but the commit and `RECORD_VERSION`."""
+
+    def get(self, ids: Sequence[str]) -> Mapping[str, bytes]:
+        """The entries there are for these commits; the others are left out."""
+
+    def put(self, items: Mapping[str, bytes]) -> None:
+        """Keep these entries."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A commit's record, or None and the reason; `counts` holds its single changes left out, by reason."""
+
+    record: CommitRecord | None
+    reason: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+def to_bytes(outcome: Outcome) -> bytes:
+    """An outcome as compact JSON, without the commit's id."""
+    record = outcome.record
+    if record is None:
+        return _dump([RECORD_VERSION, outcome.reason, outcome.counts])
+    changes = [[one.path, one.before, one.after, one.old_path] for one in record.changes]
+    facts = [record.parent, record.message, record.author_name, record.author_email, changes, record.files]
+    return _dump([RECORD_VERSION, "", outcome.counts, *facts])
+
+
+def from_bytes(commit: str, entry: bytes) -> Outcome | None:
+    """The outcome of a commit, or None where another version wrote the entry."""
+    version, reason, counts, *facts = json.loads(entry)
+    if version != RECORD_VERSION:
+        return None
+    if reason:
+        return Outcome(None, reason, counts)
+    parent, message, name, email, changes, files = facts
+    kept = tuple(FileChange(*change) for change in changes)
+    return Outcome(CommitRecord(commit, parent, message, name, email, kept, files), "", counts)
+
+
+def _dump(values: list[object]) -> bytes:
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
 
 _COMMITS_AT_ONCE = 2048  # a process each: fewer cost their start and git's caches, more make the store's answer large
 _REGULAR = ("100644", "100755", "100664", "000000")  # zeros: there is no file

@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longrepo.errors import InputError
-from longrepo.repository.blobs import read_texts
+from longrepo.repository.files import Entry, read_snapshot, read_texts, tracked
 from longrepo.repository.git import ObjectReader, git_program, run_inside
-from longrepo.repository.history import History
-from longrepo.repository.history_people import read_people
-from longrepo.repository.history_texts import TextHistory
-from longrepo.repository.model import Commit, CommitRecord, Snapshot
-from longrepo.repository.records import RecordStore
-from longrepo.repository.snapshot import Entry, read_snapshot, tracked
+from longrepo.repository.history import History, RecordStore, TextHistory, read_people
+from longrepo.repository.types import Commit, CommitRecord, Snapshot
 
 if TYPE_CHECKING:
     from git import Repo
+
 
 _FULL_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _MAX_FILE_BYTES = 1_000_000

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from longrepo.config.schema import TrainingSettings
-from longrepo.curriculum.source import SequenceSource
+from longrepo.curriculum.sampler import SequenceSource
 from longrepo.engines.base import Batch
 
 

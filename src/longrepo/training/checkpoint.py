@@ -1,25 +1,34 @@
-"""Checkpoints: whole or not there. Written beside, synced, renamed to a new name; the pointers move last.
+"""Atomic checkpoints, run folder.
+
+Checkpoints: whole or not there. Written beside, synced, renamed to a new name; the pointers move last.
 
 `state.json` is readable, weights and moments are safetensors, `manifest.json` holds each file's SHA-256. No pickles.
+
+A run's folder: settings, metrics, TensorBoard events, checkpoints, `best`, `last`, and the final `adapter/` or
+`model/`.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import TracebackType
 
 from safetensors import SafetensorError
 
-from longrepo.config.files import WRITING
+from longrepo.config.load import dump_yaml
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
-from longrepo.training import disk
 from longrepo.training.state import Snapshot
+from longrepo.utils import files
+from longrepo.utils.files import WRITING, write_text
 
 ADAPTER, MODEL = "adapter", "model"  # the folder of what is trained: an adapter, or a model's weights themselves
 OPTIMIZER, STATE, MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
@@ -56,14 +65,14 @@ class Checkpoints:
         """
         final = self.folder / name
         try:
-            with disk.folder_beside(final) as beside:
+            with files.folder_beside(final) as beside:
                 (beside / self.trained).mkdir()
                 engine.save_adapter(beside / self.trained)
                 engine.save_optimizer(beside / OPTIMIZER)
                 (beside / STATE).write_text(json.dumps(snapshot.as_json(), indent=1) + "\n", encoding="utf-8")
                 (beside / MANIFEST).write_text(json.dumps(_manifest(beside), indent=1) + "\n", encoding="utf-8")
-                disk.move_into_place(beside, final)
-            disk.swap_pointer(self.run / "last", final)
+                files.move_into_place(beside, final)
+            files.swap_pointer(self.run / "last", final)
             self.point_best(snapshot)
         except (OSError, SafetensorError) as error:
             raise RunError(_cannot_save(error, final, self.newest_whole())) from None
@@ -73,7 +82,7 @@ class Checkpoints:
     def point_best(self, snapshot: Snapshot) -> None:
         """Let `best` point to what the snapshot calls the best, if that is there."""
         if snapshot.state.best and (target := self.folder / snapshot.state.best.checkpoint).is_dir():
-            disk.swap_pointer(self.run / "best", target)
+            files.swap_pointer(self.run / "best", target)
 
     def newest_first(self) -> list[Path]:
         """All checkpoints, the one written last first."""
@@ -100,20 +109,20 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None where every file is as it was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
+        checksums = dict(manifest["files"])
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{MANIFEST} can't be read"
-    for name, sha256 in files.items():
+    for name, sha256 in checksums.items():
         try:
-            if disk.sha256_of(folder / name) != sha256:
+            if files.sha256_of(folder / name) != sha256:
                 return f"{name} is damaged (its checksum differs)"
         except FileNotFoundError:
             return f"{name} is missing"
         except OSError as error:
             return f"{name} can't be read ({error.strerror})"
-    missing = [name for name in (STATE, OPTIMIZER) if name not in files]
+    missing = [name for name in (STATE, OPTIMIZER) if name not in checksums]
     return f"{missing[0]} is not in {MANIFEST}" if missing else None
 
 
@@ -138,8 +147,8 @@ def _instead(folder: Path) -> str:
 
 
 def _manifest(folder: Path) -> dict[str, dict[str, str]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {"files": {path.relative_to(folder).as_posix(): disk.sha256_of(path) for path in files}}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {"files": {path.relative_to(folder).as_posix(): files.sha256_of(path) for path in paths}}
 
 
 def _cannot_save(error: Exception, final: Path, last: Path | None) -> str:
@@ -148,3 +157,118 @@ def _cannot_save(error: Exception, final: Path, last: Path | None) -> str:
     do = "free some space" if full else "make the folder writable"
     kept = f"{last} is whole" if last else "nothing was saved before"
     return f"checkpoint {final.name} couldn't be saved: {what}; {kept}; {do} and go on with --resume auto"
+
+
+LOCK = ".lock"
+SETTINGS = "settings.yaml"
+
+
+class RunFolder:
+    """An opened run folder, held by this process alone until it is closed."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self._lock = lock
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_settings(self, settings: Settings) -> None:
+        """Write `settings.yaml`, which `--config` reads back."""
+        write_text(self.path / SETTINGS, dump_yaml(settings))
+
+    def write_trained(self, best: Path, base: str, save_tokenizer: Callable[[Path], None] | None) -> Path:
+        """Put what the best checkpoint trained (its `adapter` or `model`), the tokenizer and a README into a folder of
+        that name, whole or not at all. It is there only when the run has finished."""
+        final = self.path / best.name
+        with files.folder_beside(final) as beside:
+            shutil.copytree(best, beside, dirs_exist_ok=True)
+            if save_tokenizer:
+                save_tokenizer(beside)
+            text = _READMES[best.name].format(base=base, checkpoint=best.parent.name)
+            (beside / "README.md").write_text(text, encoding="utf-8")
+            if final.exists():  # of an earlier end of this run, before it was told to go on
+                former = self.path / f"{WRITING}former-{best.name}"
+                shutil.rmtree(former, ignore_errors=True)
+                os.rename(final, former)
+            files.move_into_place(beside, final)
+        files.remove_unfinished(self.path)
+        return final
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._lock)
+
+
+def open_run(path: Path, resuming: bool) -> RunFolder:
+    """Create or open a run's folder and lock it; use it with `with`. What a dead process left unfinished is removed.
+
+    Raises InputError where it can't be written, another process trains in it, or a new run would mix with an old one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(f"--output {path}: can't be written ({error.strerror}); give a folder you may write") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise InputError(f"--output {path}: another process is training there; wait for it or give another") from None
+    if not resuming and _holds_something(path):
+        os.close(lock)
+        raise InputError(
+            f"--output {path} is not empty: continue that run with --resume auto, or give another --output"
+        )
+    try:
+        files.remove_unfinished(path)
+        (path / "checkpoints").mkdir(exist_ok=True)
+        files.remove_unfinished(path / "checkpoints")
+    except OSError as error:
+        os.close(lock)
+        raise InputError(f"--output {path}: can't be written ({error.strerror}); give a folder you may write") from None
+    return RunFolder(path, lock)
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether more is there than what a run leaves that ended before it began, say for a mistyped model."""
+    return any(entry.name not in (LOCK, "checkpoints") for entry in path.iterdir()) or any(path.glob("checkpoints/*"))
+
+
+_ADAPTER_README = """# LoRA adapter
+
+Trained with longrepo on `{base}` (weights of checkpoint `{checkpoint}`, the lowest validation loss of its run).
+In PEFT's format. The tokenizer in this folder has the structure tokens, for which the embedding needs room; their
+trained rows travel in the adapter (`trainable_token_indices`), so resize before loading it:
+
+```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH/adapter")
+model = AutoModelForCausalLM.from_pretrained("{base}")
+if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+    model.resize_token_embeddings(len(tokenizer))
+model = PeftModel.from_pretrained(model, "PATH/adapter")
+```
+"""
+
+_MODEL_README = """# Model
+
+All weights were trained with longrepo, from those of `{base}` on (checkpoint `{checkpoint}`, the lowest validation loss
+of its run). In float32, with its tokenizer:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH/model")
+model = AutoModelForCausalLM.from_pretrained("PATH/model")
+```
+"""
+
+_READMES = {ADAPTER: _ADAPTER_README, MODEL: _MODEL_README}

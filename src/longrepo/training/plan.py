@@ -9,9 +9,16 @@ from typing import Literal
 
 from longrepo.config.load import settings_hash
 from longrepo.config.schema import Settings
-from longrepo.curriculum.order import EpochOrder, epoch_order, first_updates, updates_in
-from longrepo.curriculum.phases import Phase, Schedule, phases_from
-from longrepo.curriculum.source import Catalogue, SequenceSource, catalogue_of
+from longrepo.curriculum.sampler import (
+    Catalogue,
+    EpochOrder,
+    SequenceSource,
+    catalogue_of,
+    epoch_order,
+    first_updates,
+    updates_in,
+)
+from longrepo.curriculum.schedule import Phase, Schedule, phases_from
 from longrepo.errors import InputError
 from longrepo.training.state import RunIdentity, TrainingState
 from longrepo.training.validation import ValidationSet, hold_out, validation_set

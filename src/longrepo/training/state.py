@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from longrepo.curriculum.phases import Phase, Schedule
+from longrepo.curriculum.schedule import Phase, Schedule
 
 FORMAT = 1
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from longrepo.config.schema import Settings
-from longrepo.curriculum.phases import Schedule
-from longrepo.curriculum.source import Catalogue, SequenceSource
+from longrepo.curriculum.sampler import Catalogue, SequenceSource
+from longrepo.curriculum.schedule import Schedule
+from longrepo.data.text import TARGET_WEIGHT
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
-from longrepo.sequences.sequence import TARGET_WEIGHT
 from longrepo.training.batches import batch_of
-from longrepo.training.reporter import Validation
+from longrepo.training.events import Validation
 
 HELD_OUT = 0.05  # of the training sequences of each length, where the file has no validation split
 

@@ -13,20 +13,17 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch
-from longrepo.engines.measured import Measured
-from longrepo.engines.method import Method
+from longrepo.engines.base import Batch, Measured, Method
 from longrepo.engines.mlx.allocator import Allocator
-from longrepo.engines.mlx.device import Placement
+from longrepo.engines.mlx.device import LEAST_CACHE, Placement, set_limits
 from longrepo.engines.mlx.dry_run import DryRun
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays
 from longrepo.engines.mlx.graph import trace
-from longrepo.engines.mlx.key_values import cache_bytes
-from longrepo.engines.mlx.limits import LEAST_CACHE, set_limits
-from longrepo.engines.mlx.rows import patch
-from longrepo.engines.mlx.skeleton import skeleton
-from longrepo.memory.shape import read_config, read_shape
+from longrepo.engines.mlx.kv_cache import cache_bytes
+from longrepo.engines.mlx.load import skeleton
+from longrepo.engines.mlx.lora import patch
+from longrepo.engines.model_shape import read_config, read_shape
 
 STARCODER: dict[str, Any] = {
     "model_type": "starcoder2",

@@ -20,10 +20,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings
 
 from longrepo.engines.base import Batch
-from longrepo.engines.mlx.adapter_files import lora_tensors, read_adapter, write_adapter
-from longrepo.engines.mlx.lora import attach_lora
-from longrepo.engines.mlx.optimizer_files import read_optimizer, write_optimizer
-from longrepo.engines.mlx.rows import TokenRows, patch
+from longrepo.engines.mlx.adapter_io import lora_tensors, read_adapter, read_optimizer, write_adapter, write_optimizer
+from longrepo.engines.mlx.lora import TokenRows, attach_lora, patch
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError
 

@@ -22,10 +22,10 @@ from tiny import trained_rows_folder
 
 from longrepo import embedded
 from longrepo.config.schema import ModelSettings
+from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.mlx.load import load_base
-from longrepo.engines.mlx.require import require_mlx
+from longrepo.engines.registry import require_mlx
 from longrepo.errors import InputError
-from longrepo.sequences.tokenizer import load_tokenizer
 
 VOCABULARY = 96
 COPIES = {96: 5, 97: 7, 40: 9}  # the last lies within the published table, as in one that is padded

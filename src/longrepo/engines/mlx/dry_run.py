@@ -11,20 +11,16 @@ from unittest.mock import patch
 import mlx.core as mx
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch
-from longrepo.engines.base_config import shortened, two_depths
-from longrepo.engines.measured import Measured, line
-from longrepo.engines.method import Method
+from longrepo.engines.base import Batch, Measured, Method, line, shortened, two_depths
 from longrepo.engines.mlx import engine as engine_module
 from longrepo.engines.mlx.allocator import Allocator
-from longrepo.engines.mlx.chunked.step import ChunkedStep
-from longrepo.engines.mlx.chunked.support import REFUSALS
+from longrepo.engines.mlx.chunked import REFUSALS, ChunkedStep
 from longrepo.engines.mlx.device import Placement
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays
-from longrepo.engines.mlx.rows import patch as patch_rows
+from longrepo.engines.mlx.load import skeleton
+from longrepo.engines.mlx.lora import patch as patch_rows
 from longrepo.engines.mlx.sampled import sampled
-from longrepo.engines.mlx.skeleton import skeleton
 
 PHASES = ("forward", "head", "recompute", "backward", "update")
 

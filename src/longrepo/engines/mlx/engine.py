@@ -16,32 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.context.change import positioned
-from longrepo.context.recorded import record
-from longrepo.engines import process
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
-from longrepo.engines.mlx.adapter_files import read_adapter, write_adapter
-from longrepo.engines.mlx.chunked.step import ChunkedStep
-from longrepo.engines.mlx.chunked.store import DiskStore, MemoryStore, Store
-from longrepo.engines.mlx.chunked.support import why_not
-from longrepo.engines.mlx.device import Placement, place
-from longrepo.engines.mlx.fidelity.families import set_positions
-from longrepo.engines.mlx.gradients import Gradients
-from longrepo.engines.mlx.key_values import generation
+from longrepo.engines.base import Batch, Method
+from longrepo.engines.messages import computing
+from longrepo.engines.mlx.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
+from longrepo.engines.mlx.chunked import ChunkedStep, DiskStore, MemoryStore, Scored, Store, nll_of, plain_step, why_not
+from longrepo.engines.mlx.device import Placement, place, to_float
+from longrepo.engines.mlx.kv_cache import generation
 from longrepo.engines.mlx.load import load_base
-from longrepo.engines.mlx.lora import Lora, Slot, attach_lora, slots_of
-from longrepo.engines.mlx.loss import Scored, nll_of
-from longrepo.engines.mlx.optimizer import AdamW
-from longrepo.engines.mlx.optimizer_files import read_optimizer, write_optimizer
-from longrepo.engines.mlx.plain import plain_step
-from longrepo.engines.mlx.rows import TokenRows, patch
-from longrepo.engines.mlx.scalar import number
-from longrepo.engines.said import computing
+from longrepo.engines.mlx.lora import AdamW, Gradients, Lora, Slot, TokenRows, attach_lora, patch, slots_of
+from longrepo.engines.mlx.models import set_positions
 from longrepo.errors import InputError
+from longrepo.rope.apply import positioned, record
+from longrepo.utils import process
 
 if TYPE_CHECKING:
-    from longrepo.sequences.tokenizer import RepoTokenizer
+    from longrepo.data.tokenizer import RepoTokenizer
+
 
 OUT_OF_MEMORY = ("allocat",)  # on Metal for a single array that is too large
 SCORING = 512  # tokens of a chunk where the method has none
@@ -106,7 +96,7 @@ class MlxEngine:
                 # One chunk of the whole sequence is the plain step with its layers checkpointed.
                 method = Method("chunked", batch.input_ids.shape[1]) if plain else self.method
                 parts = self._chunks.accumulate(batch, normaliser, method, self._store, self._gradients)
-        return math.fsum(number(part) for part in parts)
+        return math.fsum(to_float(part) for part in parts)
 
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
         norm = self._optimizer.update(self.slots, self._gradients, learning_rate, max_grad_norm)

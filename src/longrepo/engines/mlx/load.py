@@ -1,7 +1,19 @@
-"""Loading a causal language model of mlx-lm's, 4-bit or not, ready for an adapter: never the whole in full."""
+"""Load and quantise a base.
+
+A published model's configuration, and its weights as arrays that are read when they are evaluated.
+
+4-bit layers: what a published folder says of its own, and what this engine makes.
+
+Loading a causal language model of mlx-lm's, 4-bit or not, ready for an adapter: never the whole in full.
+
+A model's architecture without its weights: lazy arrays of the true shapes, none of them evaluated.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -9,20 +21,142 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from longrepo.config.model_source import model_location
-from longrepo.config.schema import ContextSettings, ModelSettings
-from longrepo.context.change import OWN, positioned
-from longrepo.context.said import lines
-from longrepo.engines.base_config import DROPOUTS
-from longrepo.engines.mlx.fidelity.families import build
-from longrepo.engines.mlx.quantised import BITS, GROUP, published_quantisation, quantise, quantise_skeleton
-from longrepo.engines.mlx.weights import read_config, read_weights
-from longrepo.engines.said import loading
+from longrepo.config.schema import ContextSettings, ModelSettings, Settings
+from longrepo.data.tokenizer import new_rows
+from longrepo.engines.base import DROPOUTS
+from longrepo.engines.messages import loading
+from longrepo.engines.mlx.models import build, family_of
 from longrepo.errors import InputError
-from longrepo.sequences.tokenizer import new_rows
+from longrepo.rope.apply import OWN, lines, positioned
+from longrepo.rope.scaling import check_published
+from longrepo.utils.hub import model_location
 
 if TYPE_CHECKING:
-    from longrepo.sequences.tokenizer import RepoTokenizer
+    from longrepo.data.tokenizer import RepoTokenizer
+
+
+def read_config(where: str, revision: str | None) -> dict[str, Any]:
+    """config.json, with transformers' defaults for what it doesn't say; `eos_token_id` is what generation ends at.
+
+    Raises OSError where it can't be had, ValueError where transformers can't read it, InputError where this engine has
+    no such model.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+
+    published, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
+    family_of(published)
+    check_published(published)
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision).to_dict()
+    except StrictDataclassError as error:
+        raise InputError(f"its config.json is wrong: {str(error).splitlines()[-1].strip()}") from None
+    if "quantization" in published and "quantization_config" in published:
+        config["quantization_config"] = None  # mlx-lm writes the same twice
+    try:
+        ends = GenerationConfig.from_pretrained(where, revision=revision or "main").eos_token_id
+    except OSError:
+        ends = None
+    config["eos_token_id"] = config.get("eos_token_id") if ends is None else ends
+    return config
+
+
+def read_weights(where: str, revision: str | None) -> dict[str, mx.array]:
+    """Tensors by name, of a folder or a hub repository, downloaded if need be; none of them is in memory yet.
+
+    Raises OSError where the hub can't be reached, InputError for files that are missing, cut off or no safetensors.
+    """
+    found: dict[str, mx.array] = {}
+    for file in _files(where, revision):
+        if not file.is_file():
+            raise InputError(f"{file}: the index names this file, but it isn't there; download it again")
+        try:
+            found |= mx.load(str(file), format="safetensors")  # type: ignore[arg-type]
+        except (RuntimeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(f"{file}: can't be read as safetensors ({reason}); download it again") from None
+    return found
+
+
+def _files(where: str, revision: str | None) -> list[Path]:
+    from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+
+    def find(name: str) -> str | None:
+        return cached_file(where, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+
+    if single := find("model.safetensors"):
+        return [Path(single)]
+    if (index := find("model.safetensors.index.json")) is None:
+        raise InputError("it has no safetensors files, the only ones the MLX engine reads; use --engine torch")
+    try:
+        shards, _ = get_checkpoint_shard_files(where, index, revision=revision)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{index}: not an index of safetensors files; download it again") from None
+    return [Path(shard) for shard in shards]
+
+
+BITS, GROUP = 4, 64
+
+
+def published_quantisation(config: dict[str, Any], settings: ModelSettings) -> dict[str, Any] | None:
+    """mlx-lm's `quantization` of a folder whose weights are 4-bit already, else None.
+
+    Raises InputError where it isn't MLX's affine 4 bits, or isn't what the settings ask for.
+    """
+    says = config.get("quantization")
+    if says is None:
+        if other := config.get("quantization_config"):
+            method = other.get("quant_method", "another library")
+            raise InputError(f"published quantised by {method}; give the unquantised model or an MLX 4-bit folder")
+        return None
+    kind = f"{says.get('bits')} bits in groups of {says.get('group_size')}"
+    if says.get("bits") != BITS or says.get("mode", "affine") != "affine" or not says.get("group_size"):
+        raise InputError(
+            f"its weights are {says.get('mode', 'affine')} {kind}; the MLX engine takes affine {BITS} bits: "
+            "give such a folder or the unquantised model"
+        )
+    if settings.quantization == "none":
+        raise InputError(
+            f"its weights are {kind} already; set model.quantization to nf4 (they are taken as they are), "
+            "or give the unquantised model"
+        )
+    return dict(says)
+
+
+def quantise_skeleton(model: Any, says: dict[str, Any], weights: dict[str, mx.array]) -> None:
+    """Turn into quantised layers those of an unevaluated model that have scales among the weights; evaluates nothing.
+
+    Raises InputError where the weights aren't packed as their configuration says.
+    """
+
+    def packing(path: str, module: Any) -> bool | dict[str, Any]:
+        if f"{path}.scales" not in weights:
+            return False
+        own = says.get(path)
+        asked = {key: ({**says, **own} if isinstance(own, dict) else says)[key] for key in ("group_size", "bits")}
+        width = module.weight.shape[-1]
+        packed, scales = (weights[f"{path}.{name}"].shape[-1] for name in ("weight", "scales"))
+        is_packed = {"group_size": width // scales, "bits": packed * 32 // width}
+        if is_packed != asked:
+            raise InputError(
+                f"{path} is packed as {is_packed['bits']} bits in groups of {is_packed['group_size']}, its config.json "
+                f"says {asked['bits']} in groups of {asked['group_size']}; download it again"
+            )
+        return asked
+
+    nn.quantize(model, class_predicate=packing)
+
+
+def quantise(linear: Any) -> Any:
+    """The linear in 4 bits, evaluated, and the linear emptied: its weight in full is gone. None (nothing done) where
+    its input width isn't a multiple of the group."""
+    if linear.weight.shape[-1] % GROUP:
+        return None
+    quantised = linear.to_quantized(GROUP, BITS)
+    mx.eval(quantised.parameters())
+    linear.clear()
+    return quantised
+
 
 TABLES = ("model.embed_tokens", "lm_head")
 
@@ -167,3 +301,43 @@ def _cast(array: mx.array, dtype: mx.Dtype) -> mx.array:
 
 def _is_float(array: mx.array) -> bool:
     return bool(mx.issubdtype(array.dtype, mx.floating))
+
+
+def skeleton(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> Any:
+    """What `longrepo.engines.mlx.load.load_base` would load for `config`, transformers' with the final vocabulary.
+
+    Raises InputError where this engine has no such model.
+    """
+    model: Any = build(config)
+    model.set_dtype(dtype)
+    if published := config.get("quantization"):
+        nn.quantize(model, published["group_size"], published["bits"])
+    elif settings.model.quantization == "nf4":
+        packed = [(path, one.to_quantized(GROUP, BITS)) for path, one in linears(model) if _packable(one)]
+        model.update_modules(tree_unflatten(packed))
+    model.freeze()
+    model.eval()
+    return model
+
+
+def counts(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a model: `linear` parameters of the layers' linear modules, `other` parameters, and `lora`: by the name of a
+    linear module its in and out features, summed over all layers."""
+    model = build(config)
+    arrays: list[Any] = tree_flatten(model.parameters())  # type: ignore[assignment]
+    total = sum(array.size for _, array in arrays)
+    linear, lora = 0, dict[str, int]()
+    for path, module in linears(model):
+        name = path.rpartition(".")[2]
+        linear += module.weight.size
+        lora[name] = lora.get(name, 0) + sum(module.weight.shape)
+    return {"linear": linear, "other": total - linear, "lora": lora}
+
+
+def linears(model: Any) -> Iterator[tuple[str, Any]]:
+    """The layers' linear modules with their paths."""
+    return ((path, one) for path, one in model.named_modules() if isinstance(one, nn.Linear) and ".layers." in path)
+
+
+def _packable(linear: Any) -> bool:
+    return linear.weight.shape[-1] % GROUP == 0

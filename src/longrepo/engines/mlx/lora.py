@@ -1,7 +1,19 @@
-"""LoRA on a frozen base: mlx-lm's layer, its weights cast to what is computed in, its dropout ours."""
+"""LoRA, token rows, dropout, AdamW.
+
+Trained rows for the structure tokens: k rows of their own that stand before the base's table, tied head included.
+
+Dropout of LoRA's inputs with derived masks (`longrepo.engines.dropout_key`).
+
+LoRA on a frozen base: mlx-lm's layer, its weights cast to what is computed in, its dropout ours.
+
+What was accumulated since the last update, float32 by name.
+
+AdamW of mlx, bias correction as torch's, one parameter evaluated at a time.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,12 +21,90 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optim
 from mlx_lm.tuner.lora import LoRALinear
 
 from longrepo.config.schema import Settings
-from longrepo.engines.dropout_key import DropoutKey
-from longrepo.engines.mlx.dropout import DerivedDropout
+from longrepo.engines.chunked import BLOCK, DropoutKey, blocks, seed_of
+from longrepo.engines.mlx.device import to_float
 from longrepo.errors import InputError
+
+
+class TokenRows(nn.Module):
+    """`weight` float32 `[k, hidden]`, for the token ids `ids` int32 `[k]`, ascending. `active` False: the base's."""
+
+    def __init__(self, ids: Sequence[int], embedding: Any, vocabulary: int) -> None:
+        super().__init__()
+        self.ids = mx.array(sorted(ids), dtype=mx.int32)
+        self.weight = embedding(self.ids).astype(mx.float32)
+        slots = [-1] * vocabulary
+        for slot, token in enumerate(sorted(ids)):
+            slots[token] = slot
+        self._slots = mx.array(slots, dtype=mx.int32)  # token -> its row, or -1
+        self.active = True
+        mx.eval(self.weight, self._slots)
+
+    def of(self, ids: mx.array) -> tuple[mx.array, mx.array]:
+        """Which of `ids` are ours, and the row of each."""
+        slots = self._slots[ids]
+        return slots >= 0, self.weight[mx.maximum(slots, 0)]
+
+
+class PatchedEmbedding(nn.Module):
+    """The base's embedding, and as a tied head its logits, with the rows of some ids taken from `rows`."""
+
+    def __init__(self, base: Any, rows: TokenRows) -> None:
+        super().__init__()
+        self.base, self.rows = base, rows
+
+    def __call__(self, ids: mx.array) -> mx.array:
+        hidden = self.base(ids)
+        if not self.rows.active:
+            return hidden
+        ours, rows = self.rows.of(ids)
+        return mx.where(ours[..., None], rows.astype(hidden.dtype), hidden)
+
+    def as_linear(self, hidden: mx.array) -> mx.array:
+        logits = self.base.as_linear(hidden)
+        if not self.rows.active:
+            return logits
+        logits[..., self.rows.ids] = (hidden @ self.rows.weight.T.astype(hidden.dtype)).astype(logits.dtype)
+        return logits
+
+
+def patch(model: Any, ids: Sequence[int], vocabulary: int) -> TokenRows:
+    """Put trained rows for `ids` into a model of mlx-lm; return them."""
+    rows = TokenRows(ids, model.model.embed_tokens, vocabulary)
+    model.model.embed_tokens = PatchedEmbedding(model.model.embed_tokens, rows)
+    return rows
+
+
+class DerivedDropout(nn.Module):
+    """Zeroes each element of `[rows, tokens, features]` with chance `p` and scales the others by 1 / (1 - p). The
+    identity in evaluation."""
+
+    def __init__(self, p: float, number: int, key: DropoutKey) -> None:
+        super().__init__()
+        self._p, self._number, self._key = p, number, key
+
+    def __call__(self, x: mx.array) -> mx.array:
+        if not self.training or self._p == 0:
+            return x
+        return mx.where(self._mask(*x.shape), x * (1 / (1 - self._p)), mx.zeros((), x.dtype))
+
+    def _mask(self, rows: int, tokens: int, features: int) -> mx.array:
+        """What is kept, bool `[rows, tokens, features]`."""
+        start = self._key.start
+        masks = [
+            mx.concatenate([self._block(row, *place, features) for place in blocks(start, start + tokens)])
+            for row in range(rows)
+        ]
+        return mx.stack(masks)
+
+    def _block(self, row: int, block: int, first: int, last: int, features: int) -> mx.array:
+        key = mx.random.key(seed_of(self._key.key, self._number, row, block))
+        return mx.random.bernoulli(1 - self._p, (BLOCK, features), key)[first:last]
+
 
 PARTS = ("lora_a", "lora_b")
 
@@ -112,3 +202,55 @@ def _parent(model: Any, path: str) -> tuple[Any, str]:
     for part in way:
         model = model[int(part)] if isinstance(model, list) else getattr(model, part)
     return model, name
+
+
+class Gradients:
+    """Of the slots named in `trained`; others' are dropped."""
+
+    def __init__(self, trained: set[str]) -> None:
+        self.trained = trained
+        self.by_name: dict[str, mx.array] = {}
+
+    def add(self, slots: Sequence[Slot], news: Sequence[mx.array]) -> None:
+        for slot, new in zip(slots, news, strict=True):
+            if slot.name in self.trained:
+                former = self.by_name.get(slot.name)
+                self.by_name[slot.name] = new if former is None else former + new
+
+    def of(self, slots: Sequence[Slot]) -> list[mx.array]:
+        return [self.by_name[slot.name] for slot in slots if slot.name in self.by_name]
+
+    def clear(self) -> None:
+        self.by_name.clear()
+
+
+Moments = tuple[mx.array, mx.array]  # of the gradient and of its square, float32
+
+
+class AdamW:
+    """`moments`: by the parameter's name, once it has been updated; `step`: updates until now."""
+
+    def __init__(self, weight_decay: float) -> None:
+        self._adamw = optim.AdamW(0.0, weight_decay=weight_decay, bias_correction=True)
+        self.moments: dict[str, Moments] = {}
+        self.step = 0
+
+    def update(self, slots: Sequence[Slot], gradients: Gradients, learning_rate: float, max_norm: float) -> float:
+        """Clip by global norm and step, unless the norm isn't finite; return the norm before clipping."""
+        norm = math.sqrt(math.fsum(to_float(mx.square(g).sum()) for g in gradients.by_name.values()))
+        if not math.isfinite(norm):
+            return norm
+        scale = min(1.0, max_norm / (norm + 1e-6))
+        self.step += 1
+        self._adamw.learning_rate = learning_rate
+        self._adamw.state["step"] = mx.array(self.step, mx.uint64)
+        for slot in slots:
+            gradient = gradients.by_name.pop(slot.name, None)
+            if gradient is None:
+                continue
+            first, second = self.moments.get(slot.name) or (mx.zeros_like(slot.value), mx.zeros_like(slot.value))
+            state = {"m": first, "v": second}
+            slot.value = self._adamw.apply_single(gradient * scale, slot.value, state)
+            self.moments[slot.name] = state["m"], state["v"]
+            mx.eval(slot.value, *self.moments[slot.name])
+        return norm

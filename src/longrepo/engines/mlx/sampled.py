@@ -15,8 +15,7 @@ from unittest.mock import patch
 
 import mlx.core as mx
 
-from longrepo.engines.mlx.chunked.layer import LayerPass
-from longrepo.engines.mlx.chunked.step import ChunkedStep
+from longrepo.engines.mlx.chunked import ChunkedStep, LayerPass
 
 Like = Callable[[mx.array], mx.array]
 

@@ -1,11 +1,26 @@
-"""One training step on fake tensors: the real operations, sizes and order, without weights or arithmetic."""
+"""Memory of a step on fake tensors; timed step.
+
+A chunked step in which only the chunks that can need most are computed: the others' results just take their room.
+
+What a chunk needs grows with the keys before it and with what earlier chunks left, up to the window. So of all chunks
+of a layer, of the head and of the embedding the highest moment lies in the first (there are no keys before it), in the
+last whole one, or in the last.
+
+One training step on fake tensors: the real operations, sizes and order, without weights or arithmetic.
+
+The time of a real step of a few layers of true width, with random weights, and what its process holds beside it.
+
+The memory of an answer, dry: a prompt read and a first token written on fake tensors, as `generate` does it.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -15,18 +30,67 @@ from transformers import masking_utils
 from transformers.integrations import sdpa_attention
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch
-from longrepo.engines.base_config import shortened, two_depths
-from longrepo.engines.measured import Measured, line
-from longrepo.engines.method import Method
-from longrepo.engines.torch.chunked.attention import Kernel, forced
+from longrepo.engines.base import Batch, Measured, Method, line, shortened, two_depths
+from longrepo.engines.torch import chunked
+from longrepo.engines.torch.attention import Kernel, forced
+from longrepo.engines.torch.chunked import Ends, LayerPass
 from longrepo.engines.torch.device import Placement
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.engines.torch.fake_model import materialise, meta_model, tensors_of
-from longrepo.engines.torch.sampled import sampled
-from longrepo.engines.torch.tracker import PeakTracker
+from longrepo.engines.torch.fake_model import PeakTracker, materialise, meta_model, tensors_of
+from longrepo.engines.torch.kv_cache import cache_of
+from longrepo.engines.torch.loss import backward_weighted
+from longrepo.utils.process import peak_resident, reset_peak_resident
 
 Tensor = torch.Tensor
+
+
+@contextmanager
+def sampled(chunks: int) -> Iterator[None]:
+    """Within: one micro-batch in `chunks` chunks, on fake tensors."""
+    forward, backward, embed, finish = LayerPass.forward, LayerPass.backward, Ends.embed, Ends.finish
+    embedded, finished, lost = count(), count(), count()
+    like: list[tuple[int, torch.dtype]] = []
+
+    def left_out(index: int) -> bool:
+        return 0 < index < chunks - 2
+
+    def in_layer(self: LayerPass, index: int, hidden: Tensor) -> Tensor:
+        return torch.empty_like(hidden) if left_out(index) else forward(self, index, hidden)
+
+    def back_in_layer(self: LayerPass, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
+        return torch.empty_like(hidden) if left_out(index) else backward(self, index, hidden, gradient)
+
+    def at_embedding(self: Ends, ids: Tensor) -> Tensor:
+        number = next(embedded)  # every chunk, one token for the tables of positions, every chunk again
+        if left_out(number if number < chunks else number - chunks - 1):
+            return torch.empty(*ids.shape, like[0][0], dtype=like[0][1])
+        hidden = embed(self, ids)
+        like.append((hidden.shape[-1], hidden.dtype))
+        return hidden
+
+    def at_norm(self: Ends, hidden: Tensor) -> Tensor:
+        return hidden if left_out(next(finished)) else finish(self, hidden)
+
+    def at_head(*arguments: Any) -> list[Tensor]:
+        return [] if left_out(next(lost)) else backward_weighted(*arguments)
+
+    places: tuple[tuple[Any, str, Any], ...] = (
+        (LayerPass, "forward", in_layer),
+        (LayerPass, "backward", back_in_layer),
+        (Ends, "embed", at_embedding),
+        (Ends, "finish", at_norm),
+        (chunked, "backward_weighted", at_head),
+    )
+    before = [getattr(owner, name) for owner, name, _ in places]
+    for owner, name, new in places:
+        setattr(owner, name, new)
+    try:
+        yield
+    finally:
+        for (owner, name, _), old in zip(places, before, strict=True):
+            setattr(owner, name, old)
+
+
 FIXED = ("weights", "adapter", "gradients", "moments")
 PHASES = ("forward", "head", "recompute", "backward", "update")
 
@@ -220,3 +284,89 @@ def _foreach(engine: TorchEngine, on: bool) -> None:
 def _new_gradients(engine: TorchEngine) -> None:
     for parameter in engine.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
+
+
+class Seconds(NamedTuple):
+    """Of one micro-batch: embedding and layers forward, head and loss, layers backward (computed again before)."""
+
+    forward: float
+    head: float
+    backward: float
+
+
+class TimedStep:
+    """An engine with `layers` layers on `run.device`, which must be there."""
+
+    def __init__(self, run: DryRun, layers: int) -> None:
+        model, rows = meta_model(run.shortened(layers), run.settings, run.dtype, run.added)
+        materialise(model, run.device)
+        _fill(model)
+        self._engine = TorchEngine(model, rows, run.settings, Placement(torch.device(run.device), run.dtype, ()))
+        self._engine.method = run.method
+
+    def seconds(self, tokens: int) -> Seconds:
+        """One sequence."""
+        base = self._engine.base
+        heads: list[float] = []
+        layers: list[float] = []
+        hooks = [
+            base.get_output_embeddings().register_forward_pre_hook(lambda *_: heads.append(time.perf_counter())),
+            next(base.get_decoder().layers[-1].children()).register_forward_pre_hook(
+                lambda *_: layers.append(time.perf_counter())
+            ),
+        ]
+        began = time.perf_counter()
+        self._engine.accumulate(_batch(tokens), 1.0, 0)  # its loss is read from the device: nothing is left in flight
+        ended = time.perf_counter()
+        for hook in hooks:
+            hook.remove()
+        back = next(at for at in layers if at > heads[0])
+        return Seconds(heads[0] - began, back - heads[0], ended - back)
+
+    def overhead(self, tokens: int) -> int:
+        """Bytes that the process holds above its tensors at the highest moment of a step on the CPU."""
+        tracker = PeakTracker()
+        tracker.adopt(tensors_of(self._engine.model), "model")
+        reset_peak_resident()
+        with tracker:
+            self._engine.accumulate(_batch(tokens), 1.0, 0)
+        return peak_resident() - tracker.peak
+
+
+def _batch(tokens: int) -> Batch:
+    return Batch.of([([1] * tokens, [1.0] * tokens)], 0)
+
+
+@torch.no_grad()
+def _fill(model: torch.nn.Module) -> None:
+    """Values that stay finite: what they are doesn't change the time."""
+    for tensor in tensors_of(model):
+        if tensor.is_floating_point():
+            tensor.normal_(0, 0.02)
+        else:
+            tensor.zero_()
+
+
+def answering(run: DryRun, tokens: int, bits: int = 16) -> Measured:
+    """Bytes of tensors for a prompt of `tokens` tokens: the `model`, and at the highest moment (`peak`)."""
+    small, large = two_depths(run.config, Method())
+    layers = run.config.num_hidden_layers
+    if layers <= large:
+        return _at(run, layers, tokens, bits)
+    return line(small, _at(run, small, tokens, bits), large, _at(run, large, tokens, bits), layers)
+
+
+def _at(run: DryRun, layers: int, tokens: int, bits: int) -> Measured:
+    with run._faked(layers) as engine, ExitStack() as stack:
+        tracker = PeakTracker()
+        model: Any = engine.model.eval()
+        tracker.adopt(tensors_of(model), "model")
+        held = tracker.live
+        for entered in (torch.no_grad(), engine._autocast(), tracker):
+            stack.enter_context(entered)
+        cache, ids = cache_of(engine.base.config, bits), torch.ones(1, tokens, dtype=torch.long)
+        for part, seen in ((ids, tokens), (ids[:, :1], tokens + 1)):
+            mask = torch.ones(1, seen, dtype=torch.long)
+            asked = {"input_ids": part, "attention_mask": mask, "past_key_values": cache, "logits_to_keep": 1}
+            model(**asked, use_cache=True).logits[:, -1].float().argmax(-1)
+        return {"model": held, "peak": tracker.peak}

@@ -17,29 +17,24 @@ import torch
 import transformers
 
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.context.recorded import record
-from longrepo.engines.base import Batch
-from longrepo.engines.method import Method
-from longrepo.engines.said import computing
-from longrepo.engines.torch import dropout
-from longrepo.engines.torch.adapter_files import read_adapter, write_adapter
-from longrepo.engines.torch.chunked.step import ChunkedStep
-from longrepo.engines.torch.chunked.store import DiskStore, MemoryStore, Store
-from longrepo.engines.torch.chunked.support import in_chunks, why_not
-from longrepo.engines.torch.device import Placement, place
-from longrepo.engines.torch.key_values import Ticking, generation
+from longrepo.engines.base import Batch, Method
+from longrepo.engines.messages import computing
+from longrepo.engines.torch import lora
+from longrepo.engines.torch.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
+from longrepo.engines.torch.chunked import ChunkedStep, DiskStore, MemoryStore, Store, in_chunks, why_not
+from longrepo.engines.torch.device import PeakMemory, Placement, place
+from longrepo.engines.torch.full_finetune import Start, read_model, stored, train_all, write_model
+from longrepo.engines.torch.kv_cache import Ticking, generation
 from longrepo.engines.torch.load import load_base
-from longrepo.engines.torch.lora import attach_lora
+from longrepo.engines.torch.lora import TokenRows, attach_lora, patch
 from longrepo.engines.torch.loss import Scored, backward_weighted, token_nll
-from longrepo.engines.torch.optimizer_files import read_optimizer, write_optimizer
-from longrepo.engines.torch.peak import PeakMemory
 from longrepo.engines.torch.positions import set_positions
-from longrepo.engines.torch.rows import TokenRows, patch
-from longrepo.engines.torch.whole import Start, read_model, stored, train_all, write_model
 from longrepo.errors import InputError
+from longrepo.rope.apply import record
 
 if TYPE_CHECKING:
-    from longrepo.sequences.tokenizer import RepoTokenizer
+    from longrepo.data.tokenizer import RepoTokenizer
+
 
 # CUDA has an exception of its own for it; Metal and the CPU's allocator say it in a RuntimeError's text.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
@@ -66,7 +61,7 @@ class TorchEngine:
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(_groups(self.parameters.values(), settings.training.weight_decay), lr=0.0)
         self._peak = PeakMemory(placement.device)
-        self._dropout = dropout.install(model, settings.lora.dropout)
+        self._dropout = lora.install(model, settings.lora.dropout)
         self.method = Method()
         self._store: Store = MemoryStore()
         self._chunks = ChunkedStep(self._decoder, self._head, placement.device, placement.dtype, self._dropout.at)

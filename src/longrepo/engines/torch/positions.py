@@ -1,12 +1,21 @@
-"""Other positions for a model of transformers that is loaded: new rotary tables and windows, the same weights."""
+"""Move a loaded model to other positions; verify a folder.
+
+Other positions for a model of transformers that is loaded: new rotary tables and windows, the same weights.
+
+Does a model's folder load in plain transformers, and compute at the far end of its positions?
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from longrepo.config.schema import ContextSettings
-from longrepo.context.change import positioned
-from longrepo.context.rotary import RECORD
+from longrepo.engines.base import shortened
+from longrepo.errors import InputError
+from longrepo.rope.apply import positioned
+from longrepo.rope.scaling import RECORD
 
 _KEYS = ("max_position_embeddings", "rope_parameters", "sliding_window", "layer_types", "use_sliding_window", RECORD)
 
@@ -46,3 +55,46 @@ def _set_windows(decoder: Any, config: Any) -> None:
                 setattr(module, name, noted[name])
     if hasattr(decoder, "has_sliding_layers"):
         decoder.has_sliding_layers = "sliding_attention" in kinds
+
+
+LAYERS, TOKENS = 2, 8
+
+
+def prove(folder: Path, reach: int, expected: dict[str, Any]) -> str:
+    """Read the configuration, then logits of the first two layers at both ends of `reach` tokens, with the folder's own
+    weights, read for those layers alone, or random ones where it has none. One line of what was seen.
+
+    Raises InputError where transformers reads another value than `expected` (key → value), or logits aren't finite.
+    """
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    config = transformers.AutoConfig.from_pretrained(folder)
+    read = config.to_dict()
+    for key in ("max_position_embeddings", "sliding_window"):
+        if key in expected and read[key] != expected[key]:
+            raise InputError(f"{folder}: transformers reads {key} as {read[key]}, not {expected[key]}")
+    for key, value in expected.get("rope_parameters", {}).items():
+        if read["rope_parameters"].get(key) != value:
+            raise InputError(f"{folder}: transformers reads {key} as {read['rope_parameters'].get(key)}, not {value}")
+    if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+        return "transformers reads the configuration; published quantised, its weights weren't tried"
+    few = shortened(config, min(LAYERS, config.num_hidden_layers))
+    own = any(folder.glob("*.safetensors"))
+    kind: Any = transformers.AutoModelForCausalLM
+    model = kind.from_pretrained(folder, config=few, dtype="auto") if own else kind.from_config(few)
+    model.eval()
+    ids = torch.arange(1, TOKENS + 1)[None]
+    for start in (0, reach - TOKENS):
+        at = torch.arange(start, start + TOKENS)[None]
+        with torch.no_grad():
+            logits = model(input_ids=ids, position_ids=at, use_cache=False).logits
+        if not logits.isfinite().all():
+            raise InputError(f"{folder}: logits at tokens {start:,} to {start + TOKENS:,} aren't finite")
+    weights = "its own weights" if own else "random weights, as it has none"
+    return (
+        f"transformers loads it: configuration, and logits of {few.num_hidden_layers} of {config.num_hidden_layers} "
+        f"layers at tokens 1 and {reach:,} ({weights})"
+    )

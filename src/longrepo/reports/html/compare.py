@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from longrepo.reports.html import canvas
-from longrepo.reports.html.canvas import Chart, draw
-from longrepo.reports.html.measured import shown
-from longrepo.reports.html.run import Run
+from longrepo.reports.html import charts
+from longrepo.reports.html.charts import Chart, draw
+from longrepo.reports.html.figures import shown
 from longrepo.reports.html.tables import GIB, Table, leaves
+from longrepo.reports.run_record import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLOURS = (canvas.TUNED, canvas.BASE, canvas.ACCENT, canvas.THIRD)
+
+_COLOURS = (charts.TUNED, charts.BASE, charts.ACCENT, charts.THIRD)
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 
@@ -105,7 +106,7 @@ def _validation(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
             axes.plot(*zip(*points, strict=True), color=colour, marker="os^D"[number % 4], markersize=4, linestyle=dash)
             ends.append((*points[-1], name if len(name) < 24 else f"…{name[-20:]}", colour))
         low, high = axes.get_ylim()
-        canvas.label_ends(axes, ends, (high - low) * 0.07)
+        charts.label_ends(axes, ends, (high - low) * 0.07)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:,.0f} K")
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel("tokens trained on")
@@ -125,11 +126,11 @@ def _difference(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
         return []
 
     def paint(axes: Axes, narrow: bool) -> None:
-        axes.axvline(0, color=canvas.MUTED, linewidth=1)
+        axes.axvline(0, color=charts.MUTED, linewidth=1)
         for number, (_, one) in enumerate(rows):
             at = len(rows) - 1 - number
-            axes.plot([one.low, one.high], [at, at], color=canvas.TUNED)
-            axes.plot([one.difference], [at], "o", color=canvas.TUNED)
+            axes.plot([one.low, one.high], [at, at], color=charts.TUNED)
+            axes.plot([one.difference], [at], "o", color=charts.TUNED)
         labels = [name if not narrow or len(name) < 18 else f"…{name[-14:]}" for name, _ in rows]
         axes.set_yticks(range(len(rows) - 1, -1, -1), labels)
         axes.set_ylim(-0.6, len(rows) - 0.4)

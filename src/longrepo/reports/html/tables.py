@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from longrepo.config.schema import Settings
-from longrepo.engines.method import Method
-from longrepo.reports.html.run import Run
-from longrepo.sequences.header import Header
-from longrepo.sequences.sequence import DIFFICULTIES
+from longrepo.data.metadata import Header
+from longrepo.data.text import DIFFICULTIES
+from longrepo.engines.base import Method
+from longrepo.reports.run_record import Run
 
 GIB = 2**30
 KINDS = {"hierarchical": "related files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from longrepo.repository.imports.paths import Paths, folder_of, join, upward, ways_down
 from longrepo.repository.imports.statements import Import
-from longrepo.repository.model import TextFile
+from longrepo.repository.types import TextFile
 
 _MODULE = ("/__init__.py", ".py", ".pyx", "/__init__.pyi", ".pyi")  # in the interpreter's order, then stubs
 _STUB = ("/__init__.pyi", ".pyi", "/__init__.py", ".py", ".pyx")

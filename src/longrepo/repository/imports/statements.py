@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from tree_sitter import Node
 
-from longrepo.repository.model import TextFile
-from longrepo.repository.syntax.tree import Parsed, parse
+from longrepo.repository.syntax import Parsed, parse
+from longrepo.repository.types import TextFile
 
 
 class Import(NamedTuple):

@@ -1,0 +1,80 @@
+"""The `longrepo` command: registers the commands and turns our two errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from longrepo import __version__
+from longrepo.cli.data import check_leaks, check_questions, inspect, prepare, tokenize
+from longrepo.cli.evaluate import evaluate, report
+from longrepo.cli.export import export, extend, import_adapter
+from longrepo.cli.generate import generate, serve
+from longrepo.cli.pipeline import pipeline
+from longrepo.cli.plan import doctor, models, plan
+from longrepo.cli.pretrain import pretrain
+from longrepo.cli.train import train
+from longrepo.errors import InputError, RunError
+
+COMMANDS = (
+    prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, export,
+    import_adapter, extend, report, generate, serve, pretrain,
+)  # fmt: skip
+
+
+def _new_app(**options: Any) -> typer.Typer:
+    return typer.Typer(
+        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True, **options
+    )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"longrepo {__version__}")
+        raise typer.Exit
+
+
+app = _new_app(help="Tune a 4-bit code model on your own git repository, at long context.")
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    del version  # its callback has answered
+
+
+for command in COMMANDS:
+    app.command()(command)
+app.add_typer(models, name="models")
+
+
+def main() -> None:
+    """The `longrepo` command."""
+    _run(app)
+
+
+def run_alone(command: Callable[..., None]) -> None:
+    """Run one command as a program of its own: what the front doors at the top of the repository call."""
+    alone = _new_app()
+    alone.command()(command)
+    _run(alone)
+
+
+def _run(program: typer.Typer) -> None:
+    try:
+        program()
+    except (InputError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; without this Python complains again while flushing at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

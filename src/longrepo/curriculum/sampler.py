@@ -1,0 +1,239 @@
+"""Epoch order: seed -> indices.
+
+What the curriculum needs of a file of sequences, and the table it makes of it once.
+
+Which sequences an epoch trains on, and in which order: a pure function of seed, phase, epoch and data.
+
+No sampler state exists, so a run resumes from a position alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from longrepo.config.schema import Settings
+from longrepo.curriculum.schedule import Phase, phases_from
+from longrepo.data.text import DIFFICULTIES
+from longrepo.errors import InputError
+
+
+class SequenceSource(Protocol):
+    """A file of sequences, as `longrepo.data.dataset.read_sequences` returns it; tests use one in memory."""
+
+    @property
+    def content_sha256(self) -> str:
+        """A hash of every token and weight: equal content, equal hash."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def column(self, name: str) -> list[Any]:
+        """One value a sequence: `difficulty`, `difficulty_score`, `split`, `files`, …"""
+        ...
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of every sequence, `[sequences]`."""
+        ...
+
+    def tokens(self, index: int) -> npt.NDArray[np.int32]:
+        """Token ids of one sequence, `[tokens]`."""
+        ...
+
+    def weights(self, index: int) -> npt.NDArray[np.float32]:
+        """The loss weight of each token as a target, `[tokens]`; 1 marks a target that validation counts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What decides when a sequence is trained on, one entry a sequence: tokens, difficulty, score 0..1, split, the file
+    of its target."""
+
+    lengths: npt.NDArray[np.int64]
+    difficulty: tuple[str, ...]
+    score: npt.NDArray[np.float64]
+    split: tuple[str, ...]
+    files: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def indices(self, split: str, above: int = 0, at_most: int | None = None) -> list[int]:
+        """The sequences of a split longer than `above` and of at most `at_most` tokens, in file order."""
+        return [
+            index
+            for index, name in enumerate(self.split)
+            if name == split and above < self.lengths[index] and (at_most is None or self.lengths[index] <= at_most)
+        ]
+
+
+def catalogue_of(source: SequenceSource) -> Catalogue:
+    """Read the columns once. Raises InputError for a difficulty that has no place in the order."""
+    difficulty = tuple(source.column("difficulty"))
+    unknown = sorted(set(difficulty) - set(DIFFICULTIES))
+    if unknown:
+        raise InputError(f"the sequences have difficulty {unknown[0]!r}; expected one of {', '.join(DIFFICULTIES)}")
+    return Catalogue(
+        lengths=source.lengths(),
+        difficulty=difficulty,
+        score=np.array(source.column("difficulty_score"), dtype=np.float64),
+        split=tuple(source.column("split")),
+        files=tuple(files[-1] if files else "" for files in source.column("files")),
+    )
+
+
+FIRST_JITTER = 0.3  # how much of the first epoch's order is chance; the last epoch's is all chance
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """Sequence indices in the order of training, the share that is replay, and what was left out and why."""
+
+    indices: tuple[int, ...]
+    replayed: int
+    tokens: int
+    by_difficulty: dict[str, int]
+    left_out: dict[str, int]
+
+
+def epoch_order(catalogue: Catalogue, phase: Phase, epoch: int, settings: Settings) -> EpochOrder:
+    """The order of the phase's `epoch`-th epoch (from 1).
+
+    *Order*: each sequence has a rank 0..1 by difficulty (class, then score) within the phase and a random number 0..1
+    of (seed, phase, epoch). Sorted by (1 - j) × rank + j × random, where j grows evenly from 0.3 in the phase's first
+    epoch to 1 in its last: first from easy to hard with some jitter, at the end a plain shuffle.
+
+    *Cap*: with `training.max_tokens_per_epoch` each epoch takes the next stretch of one fixed permutation, so that
+    over the epochs all sequences are used. Files are dealt out to the phases by chance, as many as each has epochs. In
+    a phase's permutation the sequences of its own files stand first, so that little is learnt twice before everything
+    was learnt once; of these, those in its difficulty bands.
+
+    *Replay*: after phase 1 the share `phase.replay_share` of the epoch's tokens comes from shorter sequences, again by
+    stretches of a fixed permutation, spread evenly by chance.
+    """
+    own, left_out = _own(catalogue, phase, settings)
+    shorter = catalogue.indices("train", at_most=phase.above) if phase.replay_share > 0 else []
+    share = phase.replay_share if shorter else 0.0
+    cap = settings.training.max_tokens_per_epoch
+    seed = settings.training.seed
+    chosen, dealt = own, set[str]()
+    if cap is not None:
+        pool = _permuted(own, seed, phase.number, 1)
+        dealt = _dealt(catalogue, phase, settings)
+        pool.sort(
+            key=lambda index: (catalogue.files[index] not in dealt, catalogue.difficulty[index] not in phase.bands)
+        )
+        chosen = stretch(pool, catalogue.lengths, cap * (1 - share), epoch - 1)
+        left_out["token cap"] = len(own) - len(chosen)
+    replay: list[int] = []
+    if share and chosen:
+        wanted = _tokens(catalogue, chosen) * share / (1 - share)
+        again = _permuted(shorter, seed, phase.number, 2)
+        again.sort(key=lambda index: catalogue.files[index] not in dealt)
+        replay = stretch(again, catalogue.lengths, wanted, epoch - 1)
+    left_out["length"] -= len(replay)
+    indices = _arranged(catalogue, chosen, replay, phase, epoch, seed)
+    counts = Counter(catalogue.difficulty[index] for index in indices)
+    return EpochOrder(
+        indices=tuple(indices),
+        replayed=len(replay),
+        tokens=_tokens(catalogue, indices),
+        by_difficulty={name: counts[name] for name in DIFFICULTIES},
+        left_out=left_out,
+    )
+
+
+def first_updates(
+    order: EpochOrder, updates: int, catalogue: Catalogue, phase: Phase, settings: Settings
+) -> EpochOrder:
+    """The first `updates` updates of an epoch; what comes after counts as left out."""
+    training = settings.training
+    indices = order.indices[: updates * training.batch_size_reference * training.gradient_accumulation_steps]
+    counts = Counter(catalogue.difficulty[index] for index in indices)
+    return EpochOrder(
+        indices=indices,
+        replayed=sum(int(catalogue.lengths[index]) <= phase.above for index in indices),
+        tokens=_tokens(catalogue, indices),
+        by_difficulty={name: counts[name] for name in DIFFICULTIES},
+        left_out=order.left_out | {"update limit": len(order.indices) - len(indices)},
+    )
+
+
+def updates_in(order: EpochOrder, settings: Settings) -> int:
+    """Optimizer updates of an epoch; the last may stand on a shorter accumulation window."""
+    batches = math.ceil(len(order.indices) / settings.training.batch_size_reference)
+    return math.ceil(batches / settings.training.gradient_accumulation_steps)
+
+
+def _own(catalogue: Catalogue, phase: Phase, settings: Settings) -> tuple[list[int], dict[str, int]]:
+    in_split = catalogue.indices("train")
+    fits = [index for index in in_split if phase.takes(int(catalogue.lengths[index]))]
+    own = fits
+    if settings.long_context.strict_difficulty:
+        own = [index for index in fits if catalogue.difficulty[index] in phase.bands]
+    return own, {"length": len(in_split) - len(fits), "difficulty": len(fits) - len(own), "token cap": 0}
+
+
+def _dealt(catalogue: Catalogue, phase: Phase, settings: Settings) -> set[str]:
+    """The files that fall to a phase."""
+    others = [one for one in phases_from(settings) if one.number != phase.number]
+    before = sum(one.epochs for one in others if one.number < phase.number)
+    every = sum(one.epochs for one in others) + phase.epochs
+    names = sorted(set(catalogue.files))
+    places = _random(len(names), settings.training.seed, 5) * every
+    return {name for name, place in zip(names, places, strict=True) if before <= place < before + phase.epochs}
+
+
+def stretch(pool: Sequence[int], lengths: npt.NDArray[np.int64], budget: float, turn: int) -> list[int]:
+    """The `turn`-th helping (from 0) of the pool: each begins where the one before it stopped, goes round at the end,
+    holds at least one sequence, none twice, and otherwise at most `budget` tokens."""
+    start, taken = 0, list[int]()
+    for _ in range(turn + 1 if pool else 0):
+        taken, total = [], 0
+        for step in range(len(pool)):
+            index = pool[(start + step) % len(pool)]
+            if taken and total + lengths[index] > budget:
+                break
+            taken.append(index)
+            total += int(lengths[index])
+        start = (start + len(taken)) % len(pool)
+    return taken
+
+
+def _arranged(
+    catalogue: Catalogue, chosen: list[int], replay: list[int], phase: Phase, epoch: int, seed: int
+) -> list[int]:
+    progress = (epoch - 1) / (phase.epochs - 1) if phase.epochs > 1 else 0.0
+    jitter = FIRST_JITTER + (1 - FIRST_JITTER) * min(1.0, progress)
+    chance = _random(len(chosen), seed, phase.number, 3, epoch)
+    ranked = sorted(
+        chosen, key=lambda index: (DIFFICULTIES.index(catalogue.difficulty[index]), catalogue.score[index], index)
+    )
+    keys = {
+        index: (1 - jitter) * rank / max(1, len(ranked) - 1) + jitter * chance[rank]
+        for rank, index in enumerate(ranked)
+    }
+    own = sorted(chosen, key=lambda index: (keys[index], index))
+    places = [((place + 0.5) / len(own), 0, index) for place, index in enumerate(own)]
+    spread = _random(len(replay), seed, phase.number, 4, epoch)
+    places += [(float(place), 1, index) for place, index in zip(spread, replay, strict=True)]
+    return [index for _, _, index in sorted(places)]
+
+
+def _permuted(pool: list[int], seed: int, *path: int) -> list[int]:
+    return [pool[place] for place in np.argsort(_random(len(pool), seed, *path), kind="stable")]
+
+
+def _random(count: int, seed: int, *path: int) -> npt.NDArray[np.float64]:
+    return np.random.Generator(np.random.PCG64([seed, *path])).random(count)
+
+
+def _tokens(catalogue: Catalogue, indices: Sequence[int]) -> int:
+    return int(catalogue.lengths[list(indices)].sum()) if indices else 0

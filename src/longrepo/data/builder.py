@@ -1,0 +1,242 @@
+"""Builds one sequence from texts given by hand: the public way in, without a repository."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from longrepo.config.schema import DataSettings
+from longrepo.data import template
+from longrepo.data.difficulty import Names, judge
+from longrepo.data.features import Analysed, Analyser, FileJob, Job, StepJob, inline_text, unpack
+from longrepo.data.template import (
+    Built,
+    Draft,
+    FilePiece,
+    Sizes,
+    Step,
+    question_ids,
+    unique,
+    write_file,
+    write_question,
+    write_step,
+)
+from longrepo.data.text import Kind, LongContextSequence, NotBuilt, TokenizedText, path_tokens
+from longrepo.data.tokenizer import SNIPPETS, as_repo_tokenizer
+from longrepo.utils import hashing
+
+
+@dataclass(frozen=True)
+class Version:
+    """A file's text after a commit."""
+
+    commit: str
+    message: str
+    text: str
+
+
+class LongContextSequenceBuilder:
+    """Builds sequences of at most `max_length` tokens from texts.
+
+    `tokenizer`: a RepoTokenizer or any fast transformers tokenizer (the structure tokens are added to it). Too long a
+    text gives NotBuilt, or with `truncate=True` a sequence cut between syntax nodes, its end token kept. With
+    `pad_to_max=True` the tokens are padded to `max_length`; padding has weight 0 by its position, so that an end token
+    that is also the padding token is still learnt. Difficulty is labelled by fixed thresholds: a single sequence has no
+    quantiles (`longrepo.data.difficulty.FIXED_THRESHOLDS`). Texts are taken as they are: nothing is redacted.
+    """
+
+    def __init__(
+        self, tokenizer: Any, max_length: int = 2048, *, data: DataSettings | None = None, seed: int = 42
+    ) -> None:
+        self.tokenizer = as_repo_tokenizer(tokenizer)
+        self.max_length = max_length
+        self.data = data or DataSettings()
+        self.seed = seed
+        self._sizes = Sizes(self.tokenizer)
+        self._analyser = Analyser(self.tokenizer, None, self.data.context_weight)
+
+    def build_hierarchical_sequence(
+        self,
+        files: Sequence[tuple[str, str]],
+        metadata_base: Mapping[str, Any] | None = None,
+        *,
+        pad_to_max: bool = False,
+        truncate: bool = False,
+    ) -> LongContextSequence | NotBuilt:
+        """Files as (path, text), definitions first, the target last. All code is scored; the last file is written as
+        fill-in-the-middle for `data.fim_share` of the choices of files (and where the tokenizer can)."""
+        pieces = [FilePiece.whole(text) for text in self._tokenize(files) if len(text)]
+        if not pieces:
+            return NotBuilt("no text in the given files")
+        key = hashing.number(self.seed, *[(piece.of.path, piece.of.text) for piece in pieces])
+        wants_fim = self.tokenizer.fim is not None and hashing.share(key, "fim") < self.data.fim_share
+        room = self.max_length - 1 - (template.EXTRA_TOKENS if wants_fim else 0)
+        total = sum(map(self._sizes.file, pieces))
+        if total > room and not truncate:
+            return self._too_long(total)
+        kept: list[FilePiece] = []
+        for piece in pieces:
+            frame = self._sizes.frame(piece.of)
+            if frame >= room:
+                break
+            kept.append(_shorten(piece, room - frame))
+            room -= self._sizes.file(kept[-1])
+        if not kept:
+            return self._too_long(total)
+        draft = Draft(self.tokenizer)
+        for piece in kept:
+            last = piece is kept[-1]
+            write_file(draft, piece, self.data.context_weight, str(key) if last and wants_fim else None)
+        cut = sum(piece.end for piece in pieces) - sum(piece.end for piece in kept)
+        texts = [piece.of for piece in pieces]
+        return self._finish(draft, "hierarchical", texts, metadata_base, pad_to_max, tokens_cut=cut)
+
+    def build_commit_evolution_sequence(
+        self,
+        path: str,
+        versions: Sequence[Version],
+        before: str | None = None,
+        metadata_base: Mapping[str, Any] | None = None,
+        *,
+        pad_to_max: bool = False,
+        truncate: bool = False,
+    ) -> LongContextSequence | NotBuilt:
+        """A file as it was before (None: it did not exist) and its versions, oldest first, each as hunks with its
+        message. Message and added rows are scored fully, the rest at `data.context_weight`."""
+        context = self.data.context_weight
+        texts = [before or "", *[version.text for version in versions]]
+        jobs = [
+            StepJob(path, version.commit, version.message, old, version.text)
+            for old, version in zip(texts, versions, strict=False)
+        ]
+        steps = [
+            Step(job.commit, done.text, done.facts["message"], "", done.facts["row"])
+            for job, done in zip(jobs, self._analyse(jobs), strict=True)
+            if len(done.text)
+        ]
+        if not steps:
+            return NotBuilt("no version changes the file")
+        state, after = self._tokenize([(path, before or ""), (path, versions[-1].text)])
+        size = len(state) and self._sizes.frame(state) + len(state)
+        total = size + sum(map(self._sizes.step, steps))
+        if total > self.max_length - 1 and not truncate:
+            return self._too_long(total)
+        room = self.max_length - 1 - size
+        kept: list[Step] = []
+        for step in steps:
+            frame = self._sizes.step(step) - len(step.of)
+            if frame >= room:
+                break
+            end = len(step.of) if frame + len(step.of) <= room else step.of.cut_in(0, room - frame)[0]
+            kept.append(replace(step, end=end))
+            room -= self._sizes.step(kept[-1])
+        if not kept:
+            return self._too_long(total)
+        draft = Draft(self.tokenizer)
+        if len(state):
+            write_file(draft, FilePiece.whole(state, target=False), context)
+        for step in kept:
+            write_step(draft, step, context)
+        cut = sum(len(step.of) for step in steps) - sum(step.stop for step in kept)
+        commits = [step.commit for step in kept]
+        known = [state, after]
+        return self._finish(draft, "commit_evolution", known, metadata_base, pad_to_max, commits, tokens_cut=cut)
+
+    def build_qa_sequence(
+        self,
+        snippets: Sequence[tuple[str, str]],
+        question: str,
+        answer: str,
+        metadata_base: Mapping[str, Any] | None = None,
+        *,
+        pad_to_max: bool = False,
+        truncate: bool = False,
+    ) -> LongContextSequence | NotBuilt:
+        """Up to 16 snippets as (path, text), then a question on them; only the answer is scored fully. Truncation
+        shortens the longest snippets from their end."""
+        if len(snippets) > len(SNIPPETS):
+            return NotBuilt(f"{len(snippets)} snippets, there are {len(SNIPPETS)} snippet tokens")
+        asked = question_ids(self.tokenizer, question)
+        answered = self._answer(question, answer)
+        pieces = [FilePiece.whole(text, target=False) for text in self._tokenize(snippets)]
+
+        def total() -> int:
+            shown = sum(self._sizes.snippet(number, piece) for number, piece in enumerate(pieces))
+            return shown + len(asked) + len(answered)
+
+        full = total()
+        if full > self.max_length - 1 and not truncate:
+            return self._too_long(full)
+        while (over := total() - (self.max_length - 1)) > 0:
+            index = max(range(len(pieces)), key=lambda at: pieces[at].end, default=-1)
+            if index < 0 or pieces[index].end <= 1:
+                return self._too_long(full)
+            longest = pieces[index]
+            # At most down to half at a time, so that one long snippet isn't emptied while others stay whole.
+            pieces[index] = _shorten(longest, max(longest.end - over, longest.end // 2))
+        draft = Draft(self.tokenizer)
+        write_question(draft, pieces, asked, answered, self.data.context_weight)
+        texts = [piece.of for piece in pieces]
+        return self._finish(draft, "qa", texts, metadata_base, pad_to_max, tokens_cut=full - total())
+
+    def _analyse(self, jobs: Sequence[Job]) -> list[Analysed]:
+        results = self._analyser.analyse(jobs)
+        return [
+            unpack(result, job.path, path_tokens(self.tokenizer, job.path))
+            for job, result in zip(jobs, results, strict=True)
+        ]
+
+    def _tokenize(self, files: Sequence[tuple[str, str]]) -> list[TokenizedText]:
+        return [done.text for done in self._analyse([FileJob(path, text) for path, text in files])]
+
+    def _answer(self, question: str, answer: str) -> TokenizedText:
+        """An answer; its names are those of what is asked and answered, and no file holds it."""
+        ids = np.array(self.tokenizer.encode(f" {answer}"), np.int32)
+        return inline_text(f"{question} {answer}", ids)
+
+    def _too_long(self, tokens: int) -> NotBuilt:
+        return NotBuilt(f"too long: {tokens + 1} tokens with the end token, at most {self.max_length}", tokens)
+
+    def _finish(
+        self,
+        draft: Draft,
+        kind: Kind,
+        texts: Sequence[TokenizedText],
+        base: Mapping[str, Any] | None,
+        pad: bool,
+        commits: Sequence[str] = (),
+        **more: Any,
+    ) -> LongContextSequence:
+        draft.end()
+        # In a handful of files nothing is common knowledge; what they define is known all the same.
+        built = Built(draft, kind, "train", "", unique(commits))
+        judge([built], Names(ambiguous=Names.of(texts).ambiguous))
+        ids, weights = draft.arrays()
+        metadata: dict[str, Any] = {
+            "kind": kind,
+            "files_included": built.files,
+            "commits_included": list(built.commits),
+            "language": built.language,
+            "split": "train",
+            "roles": dict(draft.roles),
+            "curriculum_difficulty": built.difficulty,
+            "difficulty_score": built.score,
+            "difficulty_parts": built.parts,
+            **more,
+        }
+        sequence = LongContextSequence(ids.tolist(), weights.astype(float).tolist(), metadata)
+        if pad and len(sequence) < self.max_length:
+            missing = self.max_length - len(sequence)
+            sequence.tokens.extend([self.tokenizer.pad_id] * missing)
+            sequence.loss_weights.extend([0.0] * missing)
+        sequence.metadata = {**(base or {}), **sequence.metadata}
+        return sequence
+
+
+def _shorten(piece: FilePiece, room: int) -> FilePiece:
+    if piece.end - piece.start <= room:
+        return piece
+    return replace(piece, end=piece.of.cut_in(piece.start, piece.start + room)[0])

@@ -1,0 +1,558 @@
+"""Read/write sequences (Arrow, parquet, JSON).
+
+A sequence as a row of a file, rows as Arrow batches, and the hash that tells a whole file from a damaged one.
+
+Rows at random from groups of rows (Arrow record batches), one group in hand at a time.
+
+How rows and header lie in each format: an Arrow folder as `datasets` lays it out, `.json`, `.jsonl`, `.parquet`.
+
+A writer takes batches as they come and asks for the header once they have all gone by; a reader gives the header's tree
+and the rows, unchecked.
+
+Sequences on disk: an Arrow folder (default), `.json`, `.jsonl` or `.parquet`, by suffix; whole or not there.
+
+Written beside the target, a batch of rows at a time, and renamed once synced: memory doesn't grow with the rows, and a
+full disk or a kill leaves the old file. Read back, every row is counted and hashed against the header before any of it
+is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, islice, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from numpy.typing import NDArray
+
+from longrepo.data.metadata import Header, dataset_card
+from longrepo.data.text import LongContextSequence
+from longrepo.errors import InputError, RunError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Batches = Iterable[pa.RecordBatch]
+    Finish = Callable[[], Header]
+
+
+COLUMNS = (
+    "input_ids",
+    "loss_weights",
+    "kind",
+    "difficulty",
+    "difficulty_score",
+    "difficulty_parts",
+    "files",
+    "commits",
+    "language",
+    "split",
+    "repository",
+)
+NUMBERS: dict[str, type[np.generic]] = {"input_ids": np.int32, "loss_weights": np.float32}
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A sequence ready to be written: `input_ids` and `loss_weights` are `[tokens]`, `files` ends with the target,
+    `repository` is the name it has in the header."""
+
+    input_ids: NDArray[np.int32]
+    loss_weights: NDArray[np.float32]
+    kind: str
+    difficulty: str
+    difficulty_score: float
+    difficulty_parts: Mapping[str, float]
+    files: Sequence[str]
+    commits: Sequence[str]
+    language: str
+    split: str
+    repository: str
+
+
+def row_of(sequence: LongContextSequence) -> Row:
+    """The row of a sequence built by hand."""
+    about = sequence.metadata
+    return Row(
+        np.asarray(sequence.tokens, np.int32),
+        np.asarray(sequence.loss_weights, np.float32),
+        about["kind"],
+        about["curriculum_difficulty"],
+        about["difficulty_score"],
+        about["difficulty_parts"],
+        about["files_included"],
+        about["commits_included"],
+        about["language"],
+        about["split"],
+        about.get("repository", ""),
+    )
+
+
+def schema() -> pa.Schema:
+    """The columns' Arrow types. `difficulty_parts` is JSON text."""
+    import pyarrow as pa
+
+    text = pa.string()
+    return pa.schema(
+        {
+            "input_ids": pa.list_(pa.int32()),
+            "loss_weights": pa.list_(pa.float32()),
+            "kind": text,
+            "difficulty": text,
+            "difficulty_score": pa.float64(),
+            "difficulty_parts": text,
+            "files": pa.list_(text),
+            "commits": pa.list_(text),
+            "language": text,
+            "split": text,
+            "repository": text,
+        }
+    )
+
+
+def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
+    """Rows as one Arrow batch, its numbers copied as whole arrays."""
+    import pyarrow as pa
+
+    types = schema()
+    columns: list[pa.Array] = []
+    for column in types:
+        values = [getattr(row, column.name) for row in rows]
+        if column.name in NUMBERS:
+            columns.append(_lists(values, _plain(_joined(values, NUMBERS[column.name]), column.type.value_type)))
+        elif column.name == "difficulty_parts":
+            columns.append(_texts([json.dumps(dict(value), sort_keys=True) for value in values]))
+        elif column.name == "difficulty_score":
+            columns.append(_plain(np.array(values, np.float64), column.type))
+        elif pa.types.is_list(column.type):
+            columns.append(_lists(values, _texts([text for value in values for text in value])))
+        else:
+            columns.append(_texts(values))
+    return pa.RecordBatch.from_arrays(columns, schema=types)
+
+
+# Arrays are made from their buffers: `pyarrow.array` would import pandas, which takes half a second.
+def _plain(values: NDArray[Any], of: pa.DataType) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(of, len(values), [None, pa.py_buffer(values)])
+
+
+def _texts(values: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
+
+    encoded = [value.encode() for value in values]
+    buffers = [None, pa.py_buffer(_ends(encoded)), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+def _lists(values: Sequence[Sized], flat: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.list_(flat.type), len(values), [None, pa.py_buffer(_ends(values))], children=[flat])
+
+
+def _joined(values: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([*values, np.zeros(0, dtype)]).astype(dtype, copy=False)
+
+
+def _ends(values: Sequence[Sized]) -> NDArray[np.int32]:
+    return np.cumsum([0, *map(len, values)], dtype=np.int32)
+
+
+def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
+    """The rows of a batch; their numbers are views of it."""
+    others = batch.select(COLUMNS[2:]).to_pylist()
+    for ids, weights, rest in zip(numbers(batch, "input_ids"), numbers(batch, "loss_weights"), others, strict=True):
+        yield Row(ids, weights, **rest | {"difficulty_parts": json.loads(rest["difficulty_parts"])})
+
+
+def numbers(batch: pa.RecordBatch, name: str) -> Iterator[NDArray[Any]]:
+    """A list column's values row by row, without a copy."""
+    column = batch.column(name)
+    values = np.frombuffer(column.values.buffers()[1] or b"", NUMBERS[name])  # `to_numpy` would import pandas, too
+    ends = np.frombuffer(column.buffers()[1] or b"", np.int32, len(column) + 1, 4 * column.offset)
+    for start, end in pairwise(ends.tolist()):
+        yield values[start:end]
+
+
+class RowHash:
+    """SHA-256 over rows in their order, the same whatever format they are stored in and however they are grouped."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self.rows = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take in the rows of a batch."""
+        others = batch.select(COLUMNS[2:]).to_pylist()
+        for ids, weights, rest in zip(numbers(batch, "input_ids"), numbers(batch, "loss_weights"), others, strict=True):
+            text = json.dumps(list(rest.values())).encode()
+            self._hash.update(f"{ids.nbytes},{weights.nbytes},{len(text)};".encode())
+            for part in (ids.astype("<i4").tobytes(), weights.astype("<f4").tobytes(), text):
+                self._hash.update(part)
+        self.rows += batch.num_rows
+
+    def hexdigest(self) -> str:
+        """Of the rows so far."""
+        return self._hash.hexdigest()
+
+
+@dataclass
+class GroupedTable:
+    """`load(g, columns)` gives the batch of group `g`; `sizes` are the rows of each group."""
+
+    load: Callable[[int, list[str] | None], pa.RecordBatch]
+    sizes: list[int]
+    _held: tuple[int, Any] | None = None
+    _ends: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._ends = list(accumulate(self.sizes))
+
+    @staticmethod
+    def of(batches: Sequence[pa.RecordBatch]) -> GroupedTable:
+        """Batches that are at hand (in memory, or memory-mapped)."""
+        return GroupedTable(
+            lambda group, columns: batches[group].select(columns) if columns else batches[group],
+            [batch.num_rows for batch in batches],
+        )
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _find(self, index: int) -> tuple[Any, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        group = bisect_right(self._ends, index)
+        if self._held is None or self._held[0] != group:
+            self._held = (group, self.load(group, None))
+        return self._held[1], index - (self._ends[group - 1] if group else 0)
+
+    def array(self, name: str, index: int) -> NDArray[Any]:
+        """A list column's values in one row, `[values]`."""
+        batch, at = self._find(index)
+        values: NDArray[Any] = batch.column(name)[at].values.to_numpy()
+        return values
+
+    def row(self, index: int) -> dict[str, Any]:
+        """One row as Python values."""
+        batch, at = self._find(index)
+        return {name: batch.column(name)[at].as_py() for name in batch.schema.names}
+
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows as Python values."""
+        return [value for group in range(len(self.sizes)) for value in self.load(group, [name]).column(0).to_pylist()]
+
+    def lengths(self, name: str) -> NDArray[np.int64]:
+        """The lengths of a list column, `[rows]`."""
+        parts = [np.diff(self.load(group, [name]).column(0).offsets.to_numpy()) for group in range(len(self.sizes))]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """Every group in order."""
+        return (self.load(group, None) for group in range(len(self.sizes)))
+
+
+HEADER_FILE = "header.json"
+BLOCK = 256  # rows of a batch, and of a parquet row group
+DATA_FILE = "data-00000-of-00001.arrow"
+_HEADER_KEY = b"longrepo"
+_COPIED = 1 << 20  # bytes at a time
+
+
+def write_arrow(folder: Path, batches: Batches, finish: Finish) -> None:
+    """The folder that `datasets.Dataset.save_to_disk` writes, with a header and a dataset card."""
+    import pyarrow as pa
+
+    folder.mkdir()
+    with pa.OSFile(str(folder / DATA_FILE), "wb") as sink, pa.ipc.new_stream(sink, schema()) as out:
+        for batch in batches:
+            out.write_batch(batch)
+    header = finish()
+    _write_tree(folder / "dataset_info.json", {"features": _features(), "license": header.licence})
+    state = {"_data_files": [{"filename": DATA_FILE}], "_fingerprint": header.content_sha256[:16]}
+    plain: dict[str, Any] = {"_format_columns": None, "_format_kwargs": {}, "_format_type": None}
+    _write_tree(folder / "state.json", {**state, **plain, "_output_all_columns": False, "_split": None})
+    _write_tree(folder / HEADER_FILE, header.as_dict())
+    (folder / "README.md").write_text(dataset_card(header), encoding="utf-8", errors="replace", newline="\n")
+
+
+def read_arrow(folder: Path) -> tuple[Any, GroupedTable]:
+    """Memory-mapped: rows stay on disk."""
+    import pyarrow as pa
+
+    tree = json.loads((folder / HEADER_FILE).read_text("utf-8", "surrogatepass"))
+    with pa.ipc.open_stream(pa.memory_map(str(folder / DATA_FILE))) as stream:
+        return tree, GroupedTable.of(list(stream))
+
+
+def write_json(file: Path, batches: Batches, finish: Finish) -> None:
+    """One object; a row a line."""
+    _write_lines(file, batches, finish, '{{"header": {},\n"sequences": [\n', ",\n", "\n]}\n")
+
+
+def write_jsonl(file: Path, batches: Batches, finish: Finish) -> None:
+    """The header as first line, then a row a line."""
+    _write_lines(file, batches, finish, '{{"header": {}}}\n', "\n", "\n")
+
+
+def read_json(file: Path) -> tuple[Any, GroupedTable]:
+    """In memory."""
+    tree = json.loads(file.read_text("utf-8"))
+    return tree["header"], GroupedTable.of(list(_batches(iter(tree["sequences"]))))
+
+
+def read_jsonl(file: Path) -> tuple[Any, GroupedTable]:
+    """In memory, read line by line."""
+    with file.open(encoding="utf-8") as lines:
+        head = json.loads(lines.readline())
+        return head["header"], GroupedTable.of(list(_batches(map(json.loads, lines))))
+
+
+def write_parquet(file: Path, batches: Batches, finish: Finish) -> None:
+    """The header in the file's metadata."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(file, schema(), compression="zstd") as out:
+        for batch in batches:
+            out.write_batch(batch)
+        out.add_key_value_metadata({_HEADER_KEY: json.dumps(finish().as_dict()).encode()})
+
+
+def read_parquet(file: Path) -> tuple[Any, GroupedTable]:
+    """A row group at a time."""
+    import pyarrow.parquet as pq
+
+    opened = pq.ParquetFile(file)
+    facts = opened.metadata
+    sizes = [facts.row_group(group).num_rows for group in range(facts.num_row_groups)]
+
+    def load(group: int, columns: list[str] | None) -> pa.RecordBatch:
+        (batch,) = opened.read_row_group(group, columns=columns).combine_chunks().to_batches()
+        return batch
+
+    return json.loads((facts.metadata or {})[_HEADER_KEY]), GroupedTable(load, sizes)
+
+
+def _write_lines(file: Path, batches: Batches, finish: Finish, head: str, between: str, end: str) -> None:
+    """Rows go to a nameless file first, as the header that stands before them is known last."""
+    with tempfile.TemporaryFile(dir=file.parent) as body, file.open("wb") as out:
+        for number, row in enumerate(row for batch in batches for row in _json_rows(batch)):
+            body.write(((between if number else "") + json.dumps(row)).encode())
+        header = finish()
+        out.write(head.format(json.dumps(header.as_dict())).encode())
+        body.seek(0)
+        shutil.copyfileobj(body, out, _COPIED)
+        out.write(end.encode() if header.rows or between == ",\n" else b"")
+
+
+def _json_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    others = batch.select(COLUMNS[2:]).to_pylist()
+    for ids, weights, rest in zip(numbers(batch, "input_ids"), numbers(batch, "loss_weights"), others, strict=True):
+        yield {"input_ids": ids.tolist(), "loss_weights": _short(weights), **rest}
+
+
+def _short(weights: NDArray[np.float32]) -> list[float]:
+    """The shortest numbers that give the same float32: 0.1, not 0.10000000149011612."""
+    kinds, places = np.unique(weights, return_inverse=True)
+    shortest: list[float] = np.array([float(str(kind)) for kind in kinds])[places].tolist()
+    return shortest
+
+
+def _batches(rows: Iterator[Any]) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    while block := list(islice(rows, BLOCK)):
+        yield pa.RecordBatch.from_pylist(block, schema())
+
+
+def _features() -> dict[str, Any]:
+    """The columns as `datasets` names their types."""
+    import pyarrow as pa
+
+    def feature(kind: pa.DataType) -> dict[str, Any]:
+        if pa.types.is_list(kind):
+            return {"feature": feature(kind.value_type), "_type": "List"}
+        return {"dtype": {"float": "float32", "double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}
+
+    return {field.name: feature(field.type) for field in schema()}
+
+
+def _write_tree(file: Path, tree: dict[str, Any]) -> None:
+    text = json.dumps(tree, indent=1, ensure_ascii=False)
+    file.write_text(text + "\n", encoding="utf-8", errors="surrogatepass", newline="\n")
+
+
+_WRITERS = {".json": write_json, ".jsonl": write_jsonl, ".parquet": write_parquet}
+
+
+def write_sequences(path: Path, rows: Iterable[Row | LongContextSequence], header: Header) -> Header:
+    """Write rows under `path` as they come; returns the header with `rows` and `content_sha256` filled in.
+
+    The header is written last: what the making of the rows adds to it is in the file. Raises InputError where the place
+    can't be written to, RunError where writing fails part of the way (disk full); what stood at `path` before is then
+    still there.
+    """
+    total = RowHash()
+
+    def finish() -> Header:
+        return replace(header, rows=total.rows, content_sha256=total.hexdigest())
+
+    with placed(Path(path)) as beside:
+        _WRITERS.get(Path(path).suffix, write_arrow)(beside, _stored_batches(iter(rows), total), finish)
+    return finish()
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[Path]:
+    """A place beside `path` to write sequences to; where the block ends well they are put at `path`, whole.
+
+    Raises InputError and RunError as `write_sequences` does.
+    """
+    if path.is_dir() and (path.suffix in _WRITERS or not _replaceable(path)):
+        raise InputError(f"{path}: is a folder that holds other things; give another name for the sequences")
+    if path.is_file() and path.suffix not in _WRITERS:
+        raise InputError(f"{path}: is a file; give a folder, or a name ending in .json, .jsonl or .parquet")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
+        _sync(beside)
+    except OSError as error:
+        _remove(beside)
+        where = f"{path}: can't be written ({error.strerror or error})"
+        if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+            raise InputError(f"{where}; give a folder you may write to") from None
+        raise RunError(f"{where}; free some space there, or write elsewhere") from None
+    except BaseException:
+        _remove(beside)
+        raise
+    _move(beside, path)
+
+
+def _stored_batches(rows: Iterator[Row | LongContextSequence], total: RowHash) -> Iterator[pa.RecordBatch]:
+    with ThreadPoolExecutor(1) as beside:  # while a batch is hashed, the next is made
+        hashed: Future[None] | None = None
+        while block := list(islice(rows, BLOCK)):
+            batch = batch_of([one if isinstance(one, Row) else row_of(one) for one in block])
+            if hashed:
+                hashed.result()
+            hashed = beside.submit(total.add, batch)
+            yield batch
+        if hashed:
+            hashed.result()
+
+
+def read_sequences(path: Path) -> SequenceFile:
+    """Open sequences written by `write_sequences`. Raises InputError where they are missing, cut short or altered."""
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such sequences; make them with prepare_long_context.py")
+    if path.is_dir() and not (path / HEADER_FILE).is_file():
+        raise InputError(
+            f"{path}: holds no sequences ({HEADER_FILE} is missing); make them with prepare_long_context.py"
+        )
+    readers = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
+    if not path.is_dir() and path.suffix not in readers:
+        raise InputError(f"{path}: not a file of sequences; expected a folder, .json, .jsonl or .parquet")
+    read = read_arrow if path.is_dir() else readers[path.suffix]
+    import pyarrow as pa
+
+    found = RowHash()
+    try:
+        tree, table = read(path)
+        header = Header.from_dict(tree, str(path))
+        for batch in table.batches():
+            batch.validate(full=True)
+            found.add(batch)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
+        first = (str(error).splitlines() or [""])[0][:120]
+        raise InputError(f"{path}: damaged or cut short ({first}); make the sequences again") from None
+    if found.rows != header.rows:
+        raise InputError(f"{path}: cut short: {found.rows} of {header.rows} sequences; make them again")
+    if found.hexdigest() != header.content_sha256:
+        raise InputError(f"{path}: altered since it was written (content hash differs); make the sequences again")
+    return SequenceFile(path, header, table)
+
+
+class SequenceFile:
+    """Checked sequences. Arrow stays on disk (memory-mapped), parquet is read a row group at a time."""
+
+    def __init__(self, path: Path, header: Header, table: GroupedTable) -> None:
+        self.path = path
+        self.header = header
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def content_sha256(self) -> str:
+        """Of the rows; the same in every format."""
+        return self.header.content_sha256
+
+    def tokens(self, index: int) -> npt.NDArray[np.int32]:
+        """Token ids of a row, `[tokens]`."""
+        return self._table.array("input_ids", index).astype(np.int32, copy=False)
+
+    def weights(self, index: int) -> npt.NDArray[np.float32]:
+        """Loss weights of a row as targets, `[tokens]`."""
+        return self._table.array("loss_weights", index).astype(np.float32, copy=False)
+
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of every row, `[rows]`."""
+        return self._table.lengths("input_ids")
+
+    def column(self, name: str) -> list[Any]:
+        """A whole column as Python values (for `input_ids` and `loss_weights` prefer `tokens` and `weights`)."""
+        if name not in COLUMNS:
+            raise KeyError(f"no column {name}; there are {', '.join(COLUMNS)}")
+        return self._table.column(name)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """All columns of one row."""
+        return self._table.row(index)
+
+
+def _replaceable(folder: Path) -> bool:
+    return (folder / HEADER_FILE).is_file() or next(folder.iterdir(), None) is None
+
+
+def _move(beside: Path, path: Path) -> None:
+    """Put what is whole in the place of what stood there; only a folder needs a moment for it."""
+    try:
+        if beside.is_dir() and path.is_dir():
+            old = path.with_name(f".{path.name}.{os.getpid()}.old")
+            path.rename(old)
+            beside.rename(path)
+            _remove(old)
+        else:
+            beside.replace(path)
+    except OSError as error:
+        _remove(beside)
+        raise RunError(f"{path}: can't be put in its place ({error.strerror or error})") from None
+
+
+def _sync(path: Path) -> None:
+    for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if one.is_file():
+            with one.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    remove: Callable[[Path], None] = shutil.rmtree if path.is_dir() else Path.unlink
+    with suppress(OSError):
+        remove(path)

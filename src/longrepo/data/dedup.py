@@ -1,0 +1,174 @@
+"""Near-duplicate files and blocks.
+
+Files that say nearly the same: one of them is learnt, the others are left out and counted.
+
+Alike means: the Jaccard similarity of the sets of lines (without white space, short ones apart) is at least 0.85. Found
+exactly, without comparing all pairs: two sets that alike share one of their few rarest lines (prefix filtering,
+Chaudhuri et al. 2006; Bayardo et al. 2007).
+
+Scored blocks that stand almost word for word in another sequence.
+
+Words are the tokens that hold a letter: white space, signs and digits neither make a copy nor hide one. A shingle is
+five words in a row. A block is a near-duplicate of a sequence that holds at least 80 % of its distinct shingles
+(containment: Broder 1997, "On the resemblance and containment of documents"). It is counted exactly, not estimated:
+shingles are 64-bit numbers, looked up in a sorted table of those of the blocks, which takes under a microsecond each.
+
+What training shows, as far as held-out targets must not stand in it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrepo.data.text import TokenizedText, marks_of
+from longrepo.data.tokenizer import RepoTokenizer
+
+ALIKE = 0.85
+_LEAST_LINES = 10  # a shorter file is alike by chance
+
+
+def duplicates(texts: Mapping[str, TokenizedText]) -> dict[str, str]:
+    """Path → the path of a file it repeats; of two that are alike, the one whose path comes later is a duplicate."""
+    found: dict[str, str] = {}
+    contents: dict[bytes, str] = {}
+    for path in sorted(texts):
+        same = contents.setdefault(texts[path].ids.tobytes(), path)
+        if same != path and len(texts[path]):
+            found[path] = same
+    return found | _near(_line_sets({path: text for path, text in texts.items() if path not in found}))
+
+
+def _line_sets(texts: Mapping[str, TokenizedText]) -> dict[str, NDArray[np.int64]]:
+    """Path → its lines as ranks, ascending, the rarest line of all texts first; files of few lines are left out."""
+    said = {path: np.unique(text.row_hashes[text.row_hashes != 0]) for path, text in sorted(texts.items())}
+    said = {path: lines for path, lines in said.items() if len(lines) >= _LEAST_LINES}
+    lines, back, count = np.unique(
+        np.concatenate([np.zeros(0, np.uint64), *said.values()]), return_inverse=True, return_counts=True
+    )
+    rank = np.empty(len(lines), np.int64)
+    rank[np.lexsort((lines, count))] = np.arange(len(lines))
+    ends = np.cumsum([len(one) for one in said.values()])
+    ranked = np.split(rank[back], ends[:-1]) if said else []
+    return {path: np.sort(one) for path, one in zip(said, ranked, strict=True)}
+
+
+def _near(sets: Mapping[str, NDArray[np.int64]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    holders: defaultdict[int, list[str]] = defaultdict(list)
+    for path, lines in sets.items():
+        prefix = lines[: len(lines) - int(np.ceil(ALIKE * len(lines))) + 1].tolist()
+        others = dict.fromkeys(other for line in prefix for other in holders.get(line, ()))
+        alike = next((other for other in others if _jaccard(lines, sets[other]) >= ALIKE), None)
+        if alike is not None:
+            found[path] = alike
+            continue
+        for line in prefix:
+            holders[line].append(path)
+    return found
+
+
+def _jaccard(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
+    if min(len(one), len(other)) < ALIKE * max(len(one), len(other)):
+        return 0.0
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)
+
+
+WORDS = 5  # of a shingle
+LEAST_SHINGLES = 20  # a block with fewer is too short to tell a copy from an idiom
+CONTAINED = 0.8  # the share of a block's shingles from which on it is a copy
+_LOW = np.uint64((1 << 20) - 1)
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+Shingles = NDArray[np.uint64]
+
+
+class Shingler:
+    """Shingles of token sequences."""
+
+    def __init__(self, tokenizer: RepoTokenizer) -> None:
+        texts = [tokenizer.decode([id]) for id in range(tokenizer.vocabulary_size)]
+        # U+FFFD: a part of a character beyond ASCII, most likely of a letter.
+        is_word = [any(one.isalpha() or one == "\ufffd" for one in text) for text in texts]
+        self._is_word = np.array(is_word) & ~marks_of(tokenizer)
+
+    def of(self, ids: NDArray[np.int32], scored: NDArray[np.bool_] | None = None) -> Shingles:
+        """The distinct shingles of `ids` `[tokens]`, sorted; with `scored` `[tokens]` those of scored words alone."""
+        shingles = self.every(ids)
+        if scored is not None and len(shingles):
+            runs = np.convolve(scored[self._is_word[ids]], np.ones(WORDS, np.int64), "valid")
+            shingles = shingles[runs == WORDS]
+        return np.unique(shingles)
+
+    def every(self, ids: NDArray[np.int32]) -> Shingles:
+        """The shingles of `ids` `[tokens]` in their order, those that stand twice too."""
+        values = ids[self._is_word[ids]].astype(np.uint64)
+        count = len(values) - WORDS + 1
+        if count < 1:
+            return np.zeros(0, np.uint64)
+        shingles = np.zeros(count, np.uint64)
+        for offset in range(WORDS):
+            shingles = shingles * _FACTOR + values[offset : offset + count] + np.uint64(1)
+        return shingles
+
+
+@lru_cache(maxsize=1)
+def shingler(tokenizer: RepoTokenizer) -> Shingler:
+    """The one of a tokenizer: all its tokens have to be read for it."""
+    return Shingler(tokenizer)
+
+
+class Blocks:
+    """Blocks by their shingles, to ask which of them a sequence holds: at least the share `contained` of one."""
+
+    def __init__(self, blocks: Sequence[Shingles], contained: float = CONTAINED) -> None:
+        self._contained = contained
+        self._sizes = np.array([len(block) for block in blocks], np.int64)
+        flat = np.concatenate([np.zeros(0, np.uint64), *blocks])
+        order = np.argsort(flat, kind="stable")
+        self._owners = np.repeat(np.arange(len(blocks)), self._sizes)[order]
+        self._shingles, self._starts = np.unique(flat[order], return_index=True)
+        self._ends = np.append(self._starts[1:], len(flat))
+        self._may_hold = np.zeros(int(_LOW) + 1, bool)  # by the last bits: most shingles of a text are of no block
+        self._may_hold[self._shingles & _LOW] = True
+
+    def held_by(self, sequence: Shingles) -> Iterator[tuple[int, float]]:
+        """Every block that a sequence with these shingles, in any order, is a near-duplicate of, and the share held."""
+        if not len(self._shingles):
+            return
+        sequence = sequence[self._may_hold[sequence & _LOW]]
+        at = np.searchsorted(self._shingles, sequence).clip(max=len(self._shingles) - 1)
+        at = np.unique(at[self._shingles[at] == sequence])
+        if not len(at):
+            return
+        owners = [self._owners[start:end] for start, end in zip(self._starts[at], self._ends[at], strict=True)]
+        counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *owners]), minlength=len(self._sizes))
+        for block in np.flatnonzero((counts >= self._contained * self._sizes) & (self._sizes >= LEAST_SHINGLES)):
+            yield int(block), float(counts[block] / self._sizes[block])
+
+
+_CONTAINED = 0.6  # of a block's shingles in one text: a sequence of several texts may hold more of them
+
+
+class Shown:
+    """Texts that any training sequence shows a part of."""
+
+    def __init__(self, tokenizer: RepoTokenizer, texts: Iterable[TokenizedText]) -> None:
+        self._texts = list({id(text): text for text in texts}.values())
+        self.shingler = shingler(tokenizer)
+        self._lines = np.unique(np.concatenate([np.zeros(1, np.uint64), *(text.row_hashes for text in self._texts)]))
+
+    def fresh(self, lines: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Which lines (hashes, 0 for one that doesn't count) stand in none of the texts."""
+        at = np.minimum(self._lines.searchsorted(lines), len(self._lines) - 1)
+        return (lines != 0) & (self._lines[at] != lines)
+
+    def copied(self, blocks: Sequence[Shingles]) -> set[int]:
+        """Which blocks stand in one of the texts nearly word for word."""
+        known = Blocks(blocks, _CONTAINED)
+        return {block for text in self._texts for block, _ in known.held_by(self.shingler.every(text.ids))}

@@ -1,0 +1,291 @@
+"""Difficulty scores and labels.
+
+How hard a sequence is for the base model, where the settings ask for it (`data.model_difficulty`).
+
+Two more parts, each in 0..1, on the last 256 target tokens:
+
+- loss: l / (l + 3), where l is their loss in nats a token after everything before them in the sequence.
+- context: 1 / (1 + g), where g is how many nats a token lower that is than without what stands before them: where the
+  context doesn't help, what is needed stands nowhere.
+
+The score is then 0.6 of the score without a model + 0.25 loss + 0.15 context.
+
+The names in texts, numbered and side by side in long arrays, so that many sequences are judged at once.
+
+How hard a sequence is, judged without a model. Length plays no part: length is the phase.
+
+score = 0.35 unseen + 0.25 distance + 0.20 references + 0.20 nesting, each part in 0..1:
+
+- unseen: of the names in the target text, the share that stands nowhere earlier in the sequence and isn't common in
+  the training snapshot (in 5 % of its files, and at least 3). Names are words of two letters or more.
+- distance: from where a name is defined to its use in the target, mean over uses of log2(1 + d) / log2(1 + 8192) with
+  d in tokens (1 at 8192 and beyond); 0 where nothing that is used is defined in the sequence.
+- references: files in the sequence whose names the target uses from another file, r / (r + 2).
+- nesting: the deepest nesting of bodies in the target (in a change, of indentation), n / (n + 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrepo.data.template import Built, Part
+from longrepo.data.text import DIFFICULTIES, TARGET_WEIGHT, Numbers, TokenizedText
+
+MODEL_PARTS = {"loss": 0.25, "context": 0.15}
+_TOKENS = 256
+
+# The mean loss in nats of the tokens of weight 1, each given those before it: (ids, weights), `[tokens]` each.
+Scorer = Callable[[Numbers, NDArray[np.float32]], float]
+
+
+def judge_by_model(built: Built, score: Scorer) -> None:
+    """Add the two parts and weigh them in; a sequence without two target tokens keeps its score."""
+    ids, weights = built.draft.arrays()
+    targets = np.flatnonzero(weights == TARGET_WEIGHT)[-_TOKENS:]
+    if len(targets) < 2:
+        return
+    start = int(targets[0])
+    judged = np.zeros(len(ids), np.float32)
+    judged[targets[1:]] = 1.0
+    after_all = score(ids, judged)
+    alone = score(ids[start:], judged[start:])
+    found = {
+        "loss": round(after_all / (after_all + 3), 4),
+        "context": round(1 / (1 + max(0.0, alone - after_all)), 4),
+    }
+    built.parts = built.parts | found
+    without = 1 - sum(MODEL_PARTS.values())
+    built.score = round(without * built.score + sum(MODEL_PARTS[name] * found[name] for name in MODEL_PARTS), 6)
+
+
+_COMMON_SHARE, _COMMON_FILES = 0.05, 3
+_AMBIGUOUS = 3  # a name defined in more files than this says nothing about where it comes from
+
+Names32 = NDArray[np.uint32]
+
+
+class Names:
+    """What the training snapshot knows of names: those that are common, and those that so many files define that a
+    definition says nothing.
+
+    What counts of each text is noted once. `[names of all texts noted]`: `number` of the name, `known` (it is common)
+    and `defines` (its text defines it), and `token` where it stands, counted through all texts.
+    """
+
+    def __init__(self, common: Names32 | None = None, ambiguous: Names32 | None = None) -> None:
+        """Ascending hashes of names."""
+        self.common = _no_names() if common is None else common
+        self.ambiguous = _no_names() if ambiguous is None else ambiguous
+        self._numbers: dict[int, int] = {}
+        self._began: dict[int, tuple[int, TokenizedText]] = {}
+        self._tokens = 0
+        self._arrays = {"number": _Grown(np.int32), "token": _Grown(np.int32)}
+        self._flags = {"known": _Grown(np.bool_), "defines": _Grown(np.bool_)}
+
+    @staticmethod
+    def of(texts: Sequence[TokenizedText]) -> Names:
+        """Read from the files of a snapshot."""
+        held, by = _counted([np.unique(text.names) for text in texts])
+        defined, places = _counted([text.defines for text in texts])
+        enough = max(_COMMON_FILES, _COMMON_SHARE * len(texts))
+        return Names(held[by >= enough], defined[places > _AMBIGUOUS])
+
+    def __len__(self) -> int:
+        """Different names so far."""
+        return len(self._numbers)
+
+    @property
+    def number(self) -> NDArray[np.int32]:
+        """Of each name."""
+        return self._arrays["number"].filled
+
+    @property
+    def token(self) -> NDArray[np.int32]:
+        """Where each stands, ascending."""
+        return self._arrays["token"].filled
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Whether it is common."""
+        return self._flags["known"].filled
+
+    @property
+    def defines(self) -> NDArray[np.bool_]:
+        """Whether its text defines it, and few others do."""
+        return self._flags["defines"].filled
+
+    def began(self, of: TokenizedText) -> int:
+        """The token that a noted text begins at."""
+        return self._began[id(of)][0]
+
+    def note(self, texts: Iterable[TokenizedText]) -> None:
+        """Note those of the texts that aren't yet."""
+        new = [text for key, text in {id(text): text for text in texts}.items() if key not in self._began]
+        if not new:
+            return
+        numbers, tokens = self._numbers, list[NDArray[np.int32]]()
+        for text in new:
+            self._began[id(text)] = self._tokens, text
+            tokens.append(text.name_tokens + np.int32(self._tokens))
+            self._tokens += len(text) + 1  # a name at a text's end stands before the next text
+        names = np.concatenate([text.names for text in new])
+        distinct, place = np.unique(names, return_inverse=True)
+        number = [numbers.setdefault(name, len(numbers)) for name in distinct.tolist()]
+        defined = among(_keyed([text.names for text in new]), _keyed([text.defines for text in new]))
+        self._arrays["number"].add(np.array(number, np.int32)[place])
+        self._arrays["token"].add(np.concatenate(tokens))
+        self._flags["known"].add(among(distinct, self.common)[place])
+        self._flags["defines"].add(defined & ~among(distinct, self.ambiguous)[place])
+
+
+class _Grown:
+    """An array that grows at its end."""
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self._values: NDArray[Any] = np.empty(1024, dtype)
+        self._size = 0
+
+    @property
+    def filled(self) -> NDArray[Any]:
+        return self._values[: self._size]
+
+    def add(self, more: NDArray[Any]) -> None:
+        size = self._size + len(more)
+        if size > len(self._values):
+            grown = np.empty(max(size, len(self._values) * 3 // 2), self._values.dtype)
+            grown[: self._size] = self.filled
+            self._values = grown
+        self._values[self._size : size] = more
+        self._size = size
+
+
+def among(some: NDArray[Any], ascending: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which of some values are among others."""
+    if not len(ascending):
+        return np.zeros(len(some), bool)
+    slot = np.minimum(ascending.searchsorted(some), len(ascending) - 1)
+    return np.asarray(ascending[slot] == some)
+
+
+def _keyed(each: Sequence[Names32]) -> NDArray[np.uint64]:
+    """Names with the number of their text before them."""
+    text = np.repeat(np.arange(len(each), dtype=np.uint64), [len(one) for one in each])
+    return np.asarray(text << np.uint64(32) | np.concatenate(each))
+
+
+def _no_names() -> Names32:
+    return np.zeros(0, np.uint32)
+
+
+def _counted(each: Sequence[Names32]) -> tuple[Names32, NDArray[np.int64]]:
+    return np.unique(np.concatenate([_no_names(), *each]), return_counts=True)
+
+
+PARTS = {"unseen": 0.35, "distance": 0.25, "references": 0.20, "nesting": 0.20}
+# For a sequence built outside a corpus, which has no quantiles: set by hand, near what repositories give.
+FIXED_THRESHOLDS = (0.25, 0.35, 0.45)
+_FAR = 8192  # tokens
+_AT_ONCE = 64  # sequences
+
+
+def parts_of(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, float]]:
+    """For the parts of each sequence the four parts of its difficulty, each in 0..1, for the target text among them."""
+    found: list[dict[str, float]] = []
+    for first in range(0, len(each), _AT_ONCE):
+        found += _judged(each[first : first + _AT_ONCE], names)
+    return found
+
+
+def _judged(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, float]]:
+    parts = [part for one in each for part in one]
+    names.note(part.of for part in parts)
+    files: dict[str, int] = {}
+    began = np.array([names.began(part.of) for part in parts], np.int32)
+    start, end = (np.array([getattr(part, name) for part in parts], np.int32) for name in ("start", "end"))
+    first = names.token.searchsorted(began + start)
+    size = names.token.searchsorted(began + end) - first
+    ends = np.cumsum(size)
+    index = np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + size, size)
+    shift = np.array([part.at for part in parts], np.int64) - start - began
+    which = np.repeat([files.setdefault(part.of.path, len(files)) for part in parts], size)
+    limits = np.concatenate([[0], ends])[np.cumsum([0, *map(len, each)])]
+    seen, definition = _places(names, index, limits)
+    uses = np.flatnonzero(np.repeat([part.target for part in parts], size))
+    owner = np.repeat(np.arange(len(each)), np.diff(limits))
+    count = np.bincount(owner[uses], minlength=len(each))
+    fresh = uses[(seen[uses] == uses) & ~names.known[index[uses]]]
+    unseen = np.bincount(owner[fresh], minlength=len(each)) / np.maximum(count, 1)
+    uses = uses[(definition[uses] >= limits[owner[uses]]) & (definition[uses] < uses)]
+    where = names.token[index] + np.repeat(shift, size)
+    away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition[uses]]) / np.log2(1.0 + _FAR))
+    told = np.bincount(owner[uses], minlength=len(each))
+    distance = np.bincount(owner[uses], away, minlength=len(each)) / np.maximum(told, 1)
+    other = uses[which[definition[uses]] != which[uses]]
+    pairs = np.unique(owner[other] * max(1, len(files)) + which[definition[other]])
+    references = np.bincount(pairs // max(1, len(files)), minlength=len(each))
+    return [
+        {
+            "unseen": round(float(unseen[number]), 4),
+            "distance": round(float(distance[number]), 4),
+            "references": round(float(references[number] / (references[number] + 2)), 4),
+            "nesting": _nesting(one),
+        }
+        for number, one in enumerate(each)
+    ]
+
+
+def _places(
+    names: Names, index: NDArray[np.int64], limits: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where in `index` each of its names stands first in the sequence, and where it is defined first (somewhere before
+    the sequence, where it isn't). Sequences end at `limits`."""
+    name, defines = names.number[index], names.defines[index]
+    scratch, scratch_of_definitions = np.full(len(names), -1), np.full(len(names), -1)
+    seen, definition = np.empty(len(index), np.int64), np.empty(len(index), np.int64)
+    place = np.arange(len(index))
+    for begin, end in pairwise(limits.tolist()):
+        own, at = name[begin:end], place[begin:end]
+        scratch[own[::-1]] = at[::-1]
+        seen[begin:end] = scratch[own]
+        defined = at[defines[begin:end]][::-1]
+        scratch_of_definitions[name[defined]] = defined
+        definition[begin:end] = scratch_of_definitions[own]
+    return seen, definition
+
+
+def _nesting(parts: Sequence[Part]) -> float:
+    depths = [part.of.depth[part.start : part.end] for part in parts if part.target and len(part.of.depth)]
+    deepest = max((int(depth.max()) for depth in depths), default=0)
+    return round(deepest / (deepest + 6), 4)
+
+
+def score_of(parts: Mapping[str, float]) -> float:
+    """The weighted sum, 0..1; grows with each part."""
+    return round(sum(weight * parts[name] for name, weight in PARTS.items()), 6)
+
+
+def label(score: float, thresholds: tuple[float, float, float] = FIXED_THRESHOLDS) -> str:
+    """One of DIFFICULTIES: how many of the three ascending thresholds the score reaches."""
+    return DIFFICULTIES[sum(score >= threshold for threshold in thresholds)]
+
+
+def judge(built: Sequence[Built], names: Names) -> None:
+    """Write score, parts and the difficulty by fixed thresholds into sequences."""
+    for one, parts in zip(built, parts_of([one.draft.parts for one in built], names), strict=True):
+        one.parts = parts
+        one.score = score_of(parts)
+        one.difficulty = label(one.score)
+
+
+def quantile_thresholds(scores: Iterable[float]) -> tuple[float, float, float]:
+    """The scores at 25, 50 and 75 % of a phase's training sequences (the fixed ones where there are under four)."""
+    ordered = sorted(scores)
+    if len(ordered) < 4:
+        return FIXED_THRESHOLDS
+    one, two, three = (ordered[min(len(ordered) - 1, len(ordered) * quarter // 4)] for quarter in (1, 2, 3))
+    return one, two, three

@@ -1,0 +1,383 @@
+"""Text -> tokens, rows, cuts, names (cached per blob).
+
+What an analysis found, as bytes that can be kept and sent between processes, and as a text again.
+
+From a text to its tokens and landmarks, and to bytes and back: done once for each blob, by any process, and kept.
+
+What is emitted is redacted here, before anything else sees it. A job is plain text in, one `bytes` out; nothing in the
+result depends on the path, so that a file that was moved is not read again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from longrepo.data.diff import Hunk, added_rows, hunks
+from longrepo.data.text import TARGET_WEIGHT, Numbers, TokenizedText, boundaries
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.redaction.redactor import Finding, Redacted, Redactor
+from longrepo.repository.outline import OUTLINE_VERSION, Outline, outline
+from longrepo.repository.types import language_of
+from longrepo.utils.hashing import line_hash
+
+
+@dataclass(frozen=True)
+class Analysed:
+    """`facts`: findings [[kind, line]…]; for a step also `message` (tokens of " id8 message\\n"), `row` (of the file as
+    it was, where its first hunk begins) and `formatting` (only white space differs); for a window `row` (the wanted
+    row within it); for what a commit added `added` ([[first row, last row]…], the last excluded)."""
+
+    text: TokenizedText
+    facts: dict[str, Any]
+
+
+def unpack(data: bytes, path: str, path_ids: Numbers) -> Analysed:
+    """A result of `Analyser.analyse` as the text of a path; nothing of `data` is held on to."""
+    arrays, about = _split(data)
+    text = arrays["text"].tobytes().decode("utf-8", "surrogatepass")
+    sizes = np.cumsum(arrays["sizes"], dtype=np.int32)
+    of = TokenizedText(
+        path=path,
+        language=about.pop("language"),
+        text=text,
+        ids=arrays["ids"].astype(np.int32),
+        starts=sizes - arrays["sizes"].astype(np.int32),
+        rows=np.cumsum(arrays["rows"], dtype=np.int32),
+        row_hashes=arrays["row_hashes"].copy(),
+        cuts=arrays["cuts"].copy(),
+        names=arrays["names"].copy(),
+        name_tokens=np.cumsum(arrays["name_tokens"], dtype=np.int32),
+        depth=arrays["depth"].copy(),
+        weights=arrays["weights"].copy() if "weights" in arrays else None,
+        defines=arrays["defines"].copy(),
+        path_ids=path_ids,
+        outline_json=arrays["outline"].tobytes().decode("utf-8", "surrogatepass"),
+    )
+    return Analysed(of, about)
+
+
+def left_out(reason: str) -> bytes:
+    """The result for a text that isn't used."""
+    return join({}, {"left out": reason})
+
+
+def why_left_out(data: bytes) -> str:
+    """The reason, "" for a text that is used."""
+    return str(json.loads(data[: data.index(b"\n")])[1].get("left out", "")) if data.startswith(b"[[], ") else ""
+
+
+def still_valid(data: bytes, redactor: Redactor | None) -> bool:
+    """Whether a kept result hides just the names that are known to be people's now."""
+    if redactor is None:
+        return True
+    arrays, _ = _split(data)
+    candidates = arrays["candidates"].tolist() if arrays else []
+    return not candidates or list(redactor.names_now(candidates)) == arrays["redacted_names"].tolist()
+
+
+def narrow(values: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers (none negative) in the smallest type that holds them."""
+    most = int(values.max()) if len(values) else 0
+    return values.astype(np.uint8 if most < 1 << 8 else np.uint16 if most < 1 << 16 else np.uint32)
+
+
+def join(arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> bytes:
+    """Arrays behind a line of JSON that says what they are; each begins at a multiple of 8 bytes."""
+    layout = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
+    head = json.dumps([layout, about], ensure_ascii=True).encode() + b"\n"
+    parts = [head, b" " * (-len(head) % 8)]
+    for array in arrays.values():
+        parts += [array.tobytes(), b"\0" * (-array.nbytes % 8)]
+    return b"".join(parts)
+
+
+def _split(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    end = data.index(b"\n") + 1
+    layout, about = json.loads(data[:end])
+    at = end + -end % 8
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, dtype, count in layout:
+        arrays[name] = np.frombuffer(data, dtype, count, at)
+        at += arrays[name].nbytes + -arrays[name].nbytes % 8
+    return arrays, about
+
+
+ANALYSIS_VERSION = f"4.{OUTLINE_VERSION}"
+_NAME = re.compile(r"[A-Za-z_]\w+")
+_BLOCK_MARKS = ("PRIVATE KEY", "Private-Lines:")
+_REACH = 36_000  # characters of a file around what a commit added: more than a sequence holds before it
+_MOST_NAMES = 100_000  # whose hashes are remembered
+_LEAD = 6  # lines above a part that are read with it
+
+
+@dataclass(frozen=True)
+class FileJob:
+    """A file as it is. `path` only tells the language."""
+
+    path: str
+    text: str
+
+
+@dataclass(frozen=True)
+class AddedJob:
+    """A file as a commit left it, with the lines it added."""
+
+    path: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class StepJob:
+    """What a commit made of a file."""
+
+    path: str
+    commit: str
+    message: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class WindowJob:
+    """The `characters` of a file around a row, whole lines."""
+
+    path: str
+    text: str
+    row: int
+    characters: int
+
+
+Job = FileJob | AddedJob | StepJob | WindowJob
+
+
+class Analyser:
+    """Does jobs. `redactor` None leaves texts as they are."""
+
+    def __init__(self, tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
+        self._tokenizer = tokenizer
+        self._redactor = redactor
+        self._context = context_weight
+        self._hashes = _Hashes()
+
+    def analyse(self, jobs: Sequence[Job]) -> list[bytes]:
+        """One result a job, in their order."""
+        read = [self._read(job) for job in jobs]
+        encoded = self._tokenizer.encode_many(text for text, _, _ in read)
+        return [self._pack(job, *one, *tokens) for job, one, tokens in zip(jobs, read, encoded, strict=True)]
+
+    def _read(self, job: Job) -> tuple[str, Redacted, dict[str, Any]]:
+        if isinstance(job, FileJob):
+            redacted = self._redact(job.text, language_of(job.path, job.text))
+            return redacted.text, redacted, {}
+        if isinstance(job, AddedJob):
+            return self._added(job)
+        if isinstance(job, StepJob):
+            return self._step(job)
+        return self._window(job)
+
+    def _redact(self, text: str, language: str) -> Redacted:
+        return self._redactor.text(text, language) if self._redactor else Redacted(text, (), (), ())
+
+    def _lines(self, lines: Sequence[str], first: int, own: Sequence[str], language: str) -> Redacted:
+        """The lines `own`, which stand from row `first` of a text on, redacted together with a few that stand above
+        them: a value may stand below its name. Findings are those of its own, by the text's lines."""
+        top = max(0, first - _LEAD)
+        redacted = self._redact("\n".join([*lines[top:first], *own]), language)
+        kept = redacted.text.split("\n")[first - top :]
+        findings = tuple(Finding(one.kind, top + one.line) for one in redacted.findings if one.line > first - top)
+        return Redacted("\n".join(kept), findings, redacted.candidates, redacted.names)
+
+    def _hunk(self, hunk: Hunk, before: Sequence[str], after: Sequence[str], language: str) -> tuple[Redacted, ...]:
+        """The rows of a hunk as the text after has them and as the text before has them, redacted apart: what stands
+        below a name may be another value in each."""
+        return tuple(
+            self._lines(lines, first, [row[1:] for row in hunk.rows if row[0] in f" {sign}"], language)
+            for sign, lines, first in (("+", after, hunk.new), ("-", before, hunk.old))
+        )
+
+    def _step(self, job: StepJob) -> tuple[str, Redacted, dict[str, Any]]:
+        language = language_of(job.path, job.after)
+        message = self._redactor.message(job.message) if self._redactor else Redacted(job.message.strip(), (), (), ())
+        parts, before, after = [message], job.before, job.after
+        if whole := _holds_a_block(before) or _holds_a_block(after):
+            parts += [self._redact(before, language), self._redact(after, language)]
+            before, after = (part.text for part in parts[1:])
+        found = hunks(before, after)
+        if formatting := _only_formatting(found):
+            found = []
+        old, new = (text.split("\n") if found else [] for text in (before, after))
+        rows: list[str] = []
+        for hunk in found:
+            rows.append(hunk.title)
+            if whole:
+                rows += hunk.rows
+                continue
+            sides = self._hunk(hunk, old, new, language)
+            parts += sides
+            texts = {sign: iter(side.text.split("\n")) for sign, side in zip("+-", sides, strict=True)}
+            for row in hunk.rows:
+                said = [next(texts[sign]) for sign in "+-" if row[0] in f" {sign}"]
+                rows.append(row[0] + next((text for text in said if text != row[1:]), row[1:]))
+        head = f" {job.commit[:8]} {message.text.strip()}\n"
+        text = head + "\n".join(rows) + "\n" if rows else ""
+        return text, _together(text, parts), {"head": len(head), "formatting": formatting}
+
+    def _added(self, job: AddedJob) -> tuple[str, Redacted, dict[str, Any]]:
+        added = added_rows(job.before, job.after)
+        redacted, first, last = self._around(job.path, job.after, added[0][0] if added else 0, _REACH)
+        runs = [[max(one, first) - first, min(end, last) - first] for one, end in added if one < last and end > first]
+        return redacted.text, redacted, {"added": runs}
+
+    def _window(self, job: WindowJob) -> tuple[str, Redacted, dict[str, Any]]:
+        redacted, first, _ = self._around(job.path, job.text, job.row, job.characters)
+        return redacted.text, redacted, {"row": job.row - first}
+
+    def _around(self, path: str, text: str, row: int, characters: int) -> tuple[Redacted, int, int]:
+        """About so many characters of a text around a row, and which rows they are."""
+        language = language_of(path, text)
+        lines = text.split("\n")
+        first, last = _rows_around(lines, row, characters)
+        if _holds_a_block(text):
+            redacted = self._redact(text, language)
+            kept = "\n".join(redacted.text.split("\n")[first:last])
+        else:
+            redacted = self._lines(lines, first, lines[first:last], language)
+            kept = redacted.text
+        return replace(redacted, text=kept + ("\n" if last < len(lines) else "")), first, last
+
+    def _pack(
+        self, job: Job, text: str, redacted: Redacted, facts: dict[str, Any], ids: Numbers, starts: Numbers
+    ) -> bytes:
+        language = language_of(job.path, job.after if isinstance(job, StepJob) else text)
+        is_step = isinstance(job, StepJob)
+        found = Outline((), (), (), (), ()) if is_step else outline(text, language)
+        lines = text.split("\n")
+        line_starts = np.cumsum([0, *(len(line) + 1 for line in lines[:-1])])
+        rows = boundaries(starts, len(text), line_starts)
+        if is_step:
+            facts = {**facts, **self._hunk_facts(lines, facts["head"], starts, text)}
+            weights = facts.pop("weights")
+        named = [(match.group(), match.start()) for match in _NAME.finditer(text)]
+        names = np.fromiter(map(self._hashes.__getitem__, (name for name, _ in named)), np.uint32, len(named))
+        name_tokens = starts.searchsorted([at for _, at in named], "right") - 1 if named else np.zeros(0)
+        cuts = np.unique(boundaries(starts, len(text), found.cuts))
+        arrays: dict[str, NDArray[Any]] = {
+            "text": np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8),
+            "outline": np.frombuffer(found.to_json().encode("utf-8", "surrogatepass"), np.uint8),
+            "ids": narrow(ids),
+            "sizes": narrow(np.diff(starts, append=np.int32(len(text)))),
+            "rows": narrow(np.diff(rows, prepend=np.int32(0))),
+            "row_hashes": np.array([line_hash(line) for line in _said(lines, is_step)], np.uint64),
+            "cuts": cuts[(cuts > 0) & (cuts < len(ids))].astype(np.int32),
+            "names": names,
+            "name_tokens": narrow(np.diff(name_tokens, prepend=0)),
+            "defines": np.unique(np.array([self._hashes[one.name] for one in found.definitions], np.uint32)),
+            "depth": _indented(lines, rows, len(ids)) if is_step else _depth(found.bodies, starts, len(text)),
+            "candidates": np.array(redacted.candidates, np.uint64),
+            "redacted_names": np.array(redacted.names, np.uint64),
+        }
+        if is_step:
+            arrays["weights"] = weights
+        about = {**facts, "language": language, "findings": [[one.kind, one.line] for one in redacted.findings]}
+        return join(arrays, about)
+
+    def _hunk_facts(self, lines: list[str], head: int, starts: Numbers, text: str) -> dict[str, Any]:
+        """Which tokens count: the message and the added rows; the id, what was removed and what is around less."""
+        bounds, weights = [0, len(" 12345678 ")], [self._context, TARGET_WEIGHT]
+        at, first_row = 0, 0
+        for line in lines:
+            if at >= head:
+                if not first_row and line.startswith("@@"):
+                    first_row = int(line[4:].split(",")[0])
+                bounds.append(at)
+                weights.append(TARGET_WEIGHT if line.startswith("+") else self._context)
+            at += len(line) + 1
+        per_token = np.array(weights, np.float32)[np.searchsorted(bounds, starts, side="right") - 1]
+        message = int(boundaries(starts, len(text), [head])[0])
+        return {"weights": per_token, "message": message, "row": max(0, first_row - 1)}
+
+
+def _indented(lines: list[str], rows: Numbers, tokens: int) -> NDArray[np.uint8]:
+    """How many steps of indentation each token's row of a change stands at: a diff has no bodies to count."""
+    texts = [line[1:].expandtabs(4) for line in lines]
+    widths = np.array([len(text) - len(text.lstrip()) if text.strip() else 0 for text in texts])
+    unit = max(2, int(min(widths[widths > 1], default=4)))
+    return np.repeat(np.clip(widths // unit, 0, 255), np.diff(rows, append=tokens)).astype(np.uint8)
+
+
+def _holds_a_block(text: str) -> bool:
+    """Whether a secret of many lines may stand in a text, so that it must be redacted whole."""
+    return any(mark in text for mark in _BLOCK_MARKS)
+
+
+def _only_formatting(found: Sequence[Hunk]) -> bool:
+    """Whether nothing but white space differs."""
+    sides = [
+        "".join("".join(row[1:].split()) for hunk in found for row in hunk.rows if row[0] == sign) for sign in "-+"
+    ]
+    return bool(found) and sides[0] == sides[1]
+
+
+def _together(text: str, parts: Sequence[Redacted]) -> Redacted:
+    """A text made of redacted parts."""
+    return Redacted(
+        text,
+        tuple(finding for part in parts for finding in part.findings),
+        tuple(sorted({one for part in parts for one in part.candidates})),
+        tuple(sorted({one for part in parts for one in part.names})),
+    )
+
+
+class _Hashes(dict[str, int]):
+    def __missing__(self, name: str) -> int:
+        if len(self) > _MOST_NAMES:
+            self.clear()
+        found = self[name] = xxhash.xxh32_intdigest(name.encode("utf-8", "surrogatepass"))
+        return found
+
+
+def inline_text(text: str, ids: Numbers) -> TokenizedText:
+    """Tokens that no file holds, with the names of a text, all at their first token."""
+    hashes = _Hashes()
+    names = np.array([hashes[name] for name in _NAME.findall(text)], np.uint32)
+    nowhere = np.zeros(len(ids), np.int32)
+    return TokenizedText("", "Other", text, ids, nowhere, names=names, name_tokens=np.zeros(len(names), np.int32))
+
+
+def _said(lines: list[str], is_step: bool) -> list[str]:
+    """What the lines of a text say: those of a change with and without their sign."""
+    return [*lines, *(line[1:] for line in lines)] if is_step else lines
+
+
+def _depth(bodies: Sequence[tuple[int, int]], starts: Numbers, length: int) -> NDArray[np.uint8]:
+    steps = np.zeros(len(starts) + 1, np.int32)
+    if bodies:
+        spans = np.array(bodies)
+        np.add.at(steps, boundaries(starts, length, spans[:, 0]), 1)
+        np.add.at(steps, boundaries(starts, length, spans[:, 1]), -1)
+    return np.clip(np.cumsum(steps[:-1]), 0, 255).astype(np.uint8)
+
+
+def _rows_around(lines: Sequence[str], row: int, characters: int) -> tuple[int, int]:
+    """Rows first..last around a row in about `characters`, a third of them below it; begun, where one is near, at a
+    line that isn't indented and stands after a blank one."""
+    sizes = np.cumsum([0, *(len(line) + 1 for line in lines)])
+    if sizes[-1] <= characters:
+        return 0, len(lines)
+    row = min(row, len(lines) - 1)
+    last = max(row + 1, int(np.searchsorted(sizes, sizes[row] + characters // 3, "right")) - 1)
+    first = bisect_left(sizes, max(0, sizes[min(last, len(lines))] - characters))
+    for at in range(first, min(row, first + (row - first) // 3) + 1):
+        if at and lines[at][:1].strip() and not lines[at - 1].strip():
+            return at, min(last, len(lines))
+    return min(first, row), min(last, len(lines))

@@ -1,0 +1,216 @@
+"""Held-out targets: lines that training never saw, added by a held-out commit or standing in a held-out file.
+
+A line counts as seen when, without its white space, it stands in any text that training shows (`longrepo.sequences.
+lines`), as target or as context. Everything else, marks included, has weight 0 in a held-out sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from longrepo.data.dedup import Shingles, Shown
+from longrepo.data.packing import Band
+from longrepo.data.template import Built, Draft, FilePiece, Sizes, write_file
+from longrepo.data.text import PROSE, NotBuilt, TokenizedText
+from longrepo.data.tokenizer import FILE_END, FILE_START
+from longrepo.data.workers import AddedRequest, FileRequest, LeftOut, Reader, Request
+from longrepo.repository.types import CommitRecord, language_of
+from longrepo.utils import hashing
+
+TARGET_TOKENS = 400
+LEAST_SCORED = 12  # tokens: less says nothing about a model
+ENOUGH = 8  # usable targets a split should have before files are held out as well
+_LEAST_CONTEXT = 32  # tokens of a file that are worth its frame
+_ALIKE = 0.5  # of a target's scored lines in another target: the same change once more
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text of which lines may be scored: all that no text of training holds, or (`before`) those a commit added."""
+
+    split: str
+    path: str
+    blob: str
+    before: str | None = None
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Tokens `start`..`end` of a text, of which those in `scored` (token ranges) have weight 1."""
+
+    split: str
+    of: TokenizedText
+    start: int
+    end: int
+    scored: tuple[tuple[int, int], ...]
+    lines: frozenset[int]  # hashes of the scored lines
+    shingles: Shingles  # of the scored text
+    commit: str | None
+
+
+def commit_candidates(split: str, records: Iterable[CommitRecord]) -> list[Candidate]:
+    """One candidate for each file a held-out commit changed or added."""
+    return [
+        Candidate(split, change.path, change.after, change.before, record.id)
+        for record in records
+        for change in record.changes
+        if change.after is not None and change.after != change.before
+    ]
+
+
+class TargetChooser:
+    """Chooses targets among candidates, one of each in turn, code before prose."""
+
+    def __init__(self, reader: Reader, shown: Shown, size: int, seed: int) -> None:
+        """`size`: tokens a target spans at most."""
+        self._reader = reader
+        self._shown = shown
+        self._size = size
+        self._seed = seed
+        self._chosen: list[Target] = []
+
+    def choose(
+        self, candidates: Mapping[str, Sequence[Candidate]], wanted: Mapping[str, int]
+    ) -> dict[str, list[Target]]:
+        """Up to `wanted` targets of each split, none nearly the same as another or as a text that training shows."""
+        offered = {split: self._offered(of_split, wanted[split]) for split, of_split in candidates.items()}
+        every = [target for targets in offered.values() for target in targets]
+        copied = {id(every[number]) for number in self._shown.copied([target.shingles for target in every])}
+        found: dict[str, list[Target]] = {}
+        for split, targets in offered.items():
+            found[split] = []
+            for target in targets:
+                if len(found[split]) == wanted[split]:
+                    break
+                if id(target) not in copied and not any(_alike(target, other) for other in self._chosen):
+                    found[split].append(target)
+                    self._chosen.append(target)
+        return found
+
+    def _offered(self, candidates: Sequence[Candidate], wanted: int) -> list[Target]:
+        order = sorted(
+            candidates,
+            key=lambda one: (language_of(one.path) in PROSE, hashing.number(self._seed, one.commit, one.path)),
+        )
+        rounds: list[list[Target]] = []
+        for start in range(0, len(order), max(1, wanted)):  # reading them all would be waste in a long history
+            if 4 * sum(map(len, rounds)) >= 5 * wanted:  # a few will turn out to be copies
+                break
+            for one, of, added in self._texts(order[start : start + wanted]):
+                for number, target in enumerate(self._blocks(one, of, added)):
+                    while len(rounds) <= number:
+                        rounds.append([])
+                    rounds[number].append(target)
+        return [target for targets in rounds for target in targets]
+
+    def _texts(self, some: Sequence[Candidate]) -> Iterator[tuple[Candidate, TokenizedText, list[tuple[int, int]]]]:
+        requests: list[Request] = [
+            AddedRequest(one.path, one.before, one.blob) if one.commit else FileRequest(one.path, one.blob)
+            for one in some
+        ]
+        for one, answer in zip(some, self._reader.read(requests, lambda _: None), strict=True):
+            if not isinstance(answer, LeftOut):
+                yield one, answer.text, answer.facts.get("added", [(0, len(answer.text.rows))])
+
+    def _blocks(self, one: Candidate, of: TokenizedText, added: list[tuple[int, int]]) -> Iterator[Target]:
+        """The lines to be scored in blocks that span at most `size` tokens each."""
+        rows = np.zeros(len(of.row_hashes), bool)
+        for first, last in added:
+            rows[first:last] = True
+        fresh = rows & self._shown.fresh(of.row_hashes)
+        scored: list[tuple[int, int, int]] = []
+        for row in np.flatnonzero(fresh).tolist():
+            first, last = of.row_token(row), of.row_token(row + 1)
+            if last - first > self._size:
+                continue  # a single line longer than a target
+            if scored and last - scored[0][0] > self._size:
+                yield from self._target(one, of, scored)
+                scored = []
+            scored.append((first, last, int(of.row_hashes[row])))
+        yield from self._target(one, of, scored)
+
+    def _target(self, one: Candidate, of: TokenizedText, scored: list[tuple[int, int, int]]) -> Iterator[Target]:
+        if sum(last - first for first, last, _ in scored) < LEAST_SCORED:
+            return
+        spans = tuple((first, last) for first, last, _ in scored)
+        start, end = spans[0][0], spans[-1][1]
+        counts = np.zeros(end - start, bool)
+        for first, last in spans:
+            counts[first - start : last - start] = True
+        shingles = self._shown.shingler.of(of.ids[start:end], counts)
+        yield Target(one.split, of, start, end, spans, frozenset(line for _, _, line in scored), shingles, one.commit)
+
+
+def _alike(target: Target, other: Target) -> bool:
+    return len(target.lines & other.lines) >= _ALIKE * min(len(target.lines), len(other.lines))
+
+
+class HeldOutBuilder:
+    """Puts targets behind context from the training snapshot. `texts` are its files, without held-out ones."""
+
+    def __init__(
+        self,
+        repository: str,
+        sizes: Sizes,
+        texts: Mapping[str, TokenizedText],
+        related: Callable[[str], Sequence[str]],
+        rank: Mapping[str, int],
+    ) -> None:
+        self._repository = repository
+        self._texts = texts
+        self._related = related
+        self._rank = rank
+        self._sizes = sizes
+
+    def build(self, target: Target, band: Band) -> Built | NotBuilt:
+        """The target at the end of a sequence that fills the band's cap as far as the repository's text goes."""
+        room = band.cap - 1 - self._sizes.frame(target.of) - (target.end - target.start)
+        if room < 0:
+            return NotBuilt("target longer than the phase's cap", target.end - target.start)
+        own = target.start - target.of.start_in(target.start, room // 2)
+        before, left = self._context(target.of.path, room - own)
+        # What related files could not fill is given to the file's own beginning.
+        start = target.of.start_in(target.start, own + left) if left else target.start - own
+        draft = Draft(self._sizes.tokenizer)
+        for piece in reversed(before):  # the nearest relation stands nearest to the target
+            write_file(draft, piece, 0.0)
+        draft.mark(FILE_START, 0.0)
+        draft.plain(target.of.path_ids, 0.0)
+        draft.text(target.of, start, target.start, 0.0, False)
+        weights = np.zeros(target.end - target.start, np.float32)
+        for first, last in target.scored:
+            weights[first - target.start : last - target.start] = 1.0
+        draft.text(target.of, target.start, target.end, weights, True)
+        draft.mark(FILE_END, 0.0)
+        draft.end(0.0)
+        if len(draft) <= band.floor:
+            return NotBuilt("too little text in the training snapshot to fill this length", len(draft))
+        return Built(draft, "hierarchical", target.split, self._repository, (target.commit,) if target.commit else ())
+
+    def _context(self, path: str, room: int) -> tuple[list[FilePiece], int]:
+        """Pieces of other files, nearest relation first, and the tokens they leave free."""
+        pieces: list[FilePiece] = []
+        for one in self._others(path):
+            of = self._texts[one]
+            free = room - self._sizes.frame(of)
+            if free < _LEAST_CONTEXT:
+                if room < _LEAST_CONTEXT + 8:
+                    break
+                continue
+            if one == path or not len(of):
+                continue
+            end = len(of) if len(of) <= free else of.cut_in(0, free, free // 2)[0]
+            pieces.append(FilePiece(of, 0, end, (), False))
+            room -= self._sizes.file(pieces[-1])
+        return pieces, room
+
+    def _others(self, path: str) -> Iterator[str]:
+        near = dict.fromkeys(one for one in self._related(path) if one in self._texts)
+        yield from near
+        folder = path.rpartition("/")[0]
+        rest = (one for one in self._texts if one not in near)
+        yield from sorted(rest, key=lambda one: (one.rpartition("/")[0] != folder, self._rank.get(one, 0), one))

@@ -1,0 +1,391 @@
+"""Header, dataset card, licence.
+
+Which licence a repository says it has, from the licence files at its root.
+
+What stands at the head of a file of sequences: enough to refuse it where it doesn't belong.
+
+The dataset card of an Arrow folder: what the Hugging Face hub shows of it, and what its reader must know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.errors import InputError
+
+_FILE = re.compile(r"(un)?licen[sc]e|copying", re.I)
+_IDENTIFIER = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+\w[)+]*)")
+_GNU = re.compile(r"gnu (affero |lesser |library )?general public license,? ?\(?(?:version |v)(\d(?:\.\d)?)")
+_GNU_NAMES = {"": "GPL", "affero ": "AGPL", "lesser ": "LGPL", "library ": "LGPL"}
+_HUB = (
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "agpl-3.0"),
+    *("mpl-2.0", "isc", "unlicense", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "bsl-1.0", "zlib", "epl-1.0", "epl-2.0"),
+    *("artistic-2.0", "wtfpl", "bigcode-openrail-m"),
+)
+_TITLE = 600  # characters: further down, other licences name the GNU ones as compatible
+_CHOICE = re.compile(r"\beither\b|\bdual[- ]licen[sc]ed\b|\bat your option\b")
+
+# Phrases, all of which a licence's text holds and none of which (after "!") it holds; lower case, single spaces.
+_PHRASES: dict[str, tuple[str, ...]] = {
+    "Apache-2.0": ("apache license", "version 2.0", "terms and conditions for use, reproduction, and distribution"),
+    "MIT": ("permission is hereby granted, free of charge, to any person obtaining a copy", "shall be included in"),
+    "MIT-0": ("permission is hereby granted, free of charge, to any person obtaining a copy", "!shall be included in"),
+    "BSD-3-Clause": (
+        "redistribution and use in source and binary forms",
+        "endorse or promote",
+        "!advertising materials",
+    ),
+    "BSD-4-Clause": ("redistribution and use in source and binary forms", "advertising materials mentioning"),
+    "BSD-2-Clause": ("redistribution and use in source and binary forms", "!endorse or promote"),
+    "curl": ("purpose with or without fee is hereby granted, provided that", "except as contained in this notice"),
+    "ISC": ("purpose with or without fee is hereby granted, provided that", "!except as contained in this notice"),
+    "0BSD": ("purpose with or without fee is hereby granted.",),
+    "MPL-2.0": ("mozilla public license", "2.0", "!eclipse public license"),
+    "Unlicense": ("this is free and unencumbered software released into the public domain",),
+    "CC0-1.0": ("cc0 1.0 universal",),
+    "CC-BY-4.0": ("attribution 4.0 international", "!sharealike 4.0"),
+    "CC-BY-SA-4.0": ("attribution-sharealike 4.0 international",),
+    "BSL-1.0": ("boost software license - version 1.0",),
+    "Zlib": ("altered source versions must be plainly marked",),
+    "EPL-1.0": ("eclipse public license - v 1.0",),
+    "EPL-2.0": ("eclipse public license - v 2.0",),
+    "Python-2.0": ("python software foundation license version 2",),
+    "Artistic-2.0": ("the artistic license 2.0",),
+    "WTFPL": ("do what the fuck you want to public license",),
+}
+
+
+def licence_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
+    """An SPDX expression from the texts of the files at the root (path → text; others are passed over), or "".
+
+    The texts of several licences are joined with AND, the reading that permits least, or with OR where one of the files
+    offers the choice. A GNU licence's text doesn't say whether later versions may be chosen: it is named without.
+    """
+    pairs = files.items() if isinstance(files, Mapping) else files
+    found: list[str] = []
+    choice = False
+    for path, text in sorted(pairs):
+        if "/" in path or not _FILE.match(path):
+            continue
+        here = _licences_in(text)
+        choice = choice or (not here and bool(_CHOICE.search(text.lower())))
+        found += here
+    several = list(dict.fromkeys(found))
+    if len(several) < 2:
+        return "".join(several)
+    return (" OR " if choice else " AND ").join(f"({one})" if " " in one else one for one in several)
+
+
+def all_of(licences: Iterable[str]) -> str:
+    """One expression for what falls under all of them; empty where one is unknown. Case doesn't tell two apart."""
+    found = list({one.lower(): one for one in licences}.values())
+    if "" in found or len(found) < 2:
+        return "" if "" in found else "".join(found)
+    return " AND ".join(f"({one})" if " OR " in one else one for one in found)
+
+
+def hub_licence(licence: str) -> tuple[str, str | None]:
+    """`license` and `license_name` of a card: the hub knows some licences by their lower-case ids and everything else
+    as `other` with a name."""
+    if not licence:
+        return "unknown", None
+    return (licence.lower(), None) if licence.lower() in _HUB else ("other", licence)
+
+
+def _licences_in(text: str) -> list[str]:
+    if identifiers := _IDENTIFIER.findall(text):
+        return [one.strip() for one in identifiers]
+    plain = " ".join(re.sub(r"^\W+", "", line) for line in text.lower().splitlines())
+    plain = re.sub(r"\s+", " ", plain)
+    if gnu := _GNU.search(plain[:_TITLE]):
+        number = gnu[2] if "." in gnu[2] else f"{gnu[2]}.0"
+        return [f"{_GNU_NAMES[gnu[1] or '']}-{number}"]
+    return [name for name, phrases in _PHRASES.items() if all(_holds(plain, phrase) for phrase in phrases)]
+
+
+def _holds(text: str, phrase: str) -> bool:
+    return phrase[1:] not in text if phrase.startswith("!") else phrase in text
+
+
+FORMAT_VERSION = 2
+
+
+@dataclass
+class TokenizerFacts:
+    """Which tokenizer the ids are of. `structure_tokens` is name → id, `initial_from` new id → id it starts from."""
+
+    name: str
+    sha256: str
+    vocabulary_size: int
+    structure_tokens: dict[str, int] = field(default_factory=dict)
+    initial_from: dict[int, int] = field(default_factory=dict)
+
+    @staticmethod
+    def of(tokenizer: RepoTokenizer) -> TokenizerFacts:
+        """Of a loaded tokenizer."""
+        return TokenizerFacts(
+            tokenizer.name,
+            tokenizer.sha256,
+            tokenizer.vocabulary_size,
+            dict(tokenizer.structure_ids),
+            dict(tokenizer.initial_from),
+        )
+
+
+@dataclass
+class RepositoryFacts:
+    """Which repository: HEAD and where validation and test begin (full commit ids), and what was noted on the way.
+
+    `licence` is an SPDX expression, or empty where none was recognised; `weight` its share beside other repositories.
+    """
+
+    name: str
+    head: str
+    validation_from: str | None = None  # training is what this commit reaches; validation comes after it
+    test_from: str | None = None  # validation is what this commit reaches beyond that; test comes after it
+    held_out_files: dict[str, list[str]] = field(default_factory=dict)  # split -> paths
+    notes: list[str] = field(default_factory=list)
+    licence: str = ""
+    weight: float = 1.0
+
+
+@dataclass
+class Header:
+    """The head of a file of sequences. `write_sequences` fills `rows` and `content_sha256`.
+
+    `counts`: split → phase → {sequences, tokens, target_tokens, kinds, difficulties, languages}.
+    `accounts`: phase → {tokenized, used, dropped: {reason: tokens}, context, structure}, in tokens.
+    `thresholds`: phase → the difficulty scores at 25, 50, 75 % of its training sequences.
+    `redactions`: kind of secret or personal detail → how many were replaced.
+    """
+
+    tokenizer: TokenizerFacts
+    repositories: list[RepositoryFacts]
+    settings: str = ""  # hash of the settings that decide the content
+    made_by: str = "prepare"
+    seed: int = 0
+    bands: list[dict[str, int]] = field(default_factory=list)  # phase, floor, low, cap
+    counts: dict[str, Any] = field(default_factory=dict)
+    accounts: dict[str, Any] = field(default_factory=dict)
+    thresholds: dict[str, list[float]] = field(default_factory=dict)
+    redactions: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    content_sha256: str = ""
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def name(self) -> str:
+        """The repositories' names, for display."""
+        return ", ".join(one.name for one in self.repositories)
+
+    @property
+    def licence(self) -> str:
+        """The repositories' licences as one SPDX expression; empty where one of them has none that was recognised."""
+        return all_of(one.licence for one in self.repositories)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was noted of every repository, with its name where there are several."""
+        several = len(self.repositories) > 1
+        return [f"{one.name}: {note}" if several else note for one in self.repositories for note in one.notes]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON holds it (keys of `initial_from` become text)."""
+        tree = asdict(self)
+        tree["tokenizer"]["initial_from"] = {str(new): old for new, old in self.tokenizer.initial_from.items()}
+        return tree
+
+    @staticmethod
+    def from_dict(tree: Any, where: str) -> Header:
+        """Read back what `as_dict` gave. Raises InputError naming `where` for another version or a broken header."""
+        if not isinstance(tree, dict) or "format_version" not in tree:
+            raise InputError(f"{where}: no sequences header; make the file again with prepare_long_context.py")
+        if tree["format_version"] != FORMAT_VERSION:
+            raise InputError(
+                f"{where}: sequences of format {tree['format_version']}, this version reads {FORMAT_VERSION}; "
+                "make the sequences again with prepare_long_context.py"
+            )
+        known = {one.name for one in fields(Header)}
+        try:
+            tokenizer = dict(tree["tokenizer"])
+            tokenizer["initial_from"] = {int(new): int(old) for new, old in tokenizer["initial_from"].items()}
+            rest = {key: value for key, value in tree.items() if key in known - {"tokenizer", "repositories"}}
+            repositories = [RepositoryFacts(**one) for one in tree["repositories"]]
+            return Header(TokenizerFacts(**tokenizer), repositories, **rest)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{where}: its header is damaged ({error!r}); make the file again") from None
+
+
+def check_tokenizer(header: Header, tokenizer: RepoTokenizer) -> None:
+    """Raise InputError where the sequences were made with another tokenizer than the given one."""
+    made = header.tokenizer
+    if made.sha256 != tokenizer.sha256:
+        raise InputError(
+            f"the sequences were made with the tokenizer of {made.name} (sha256 {made.sha256[:12]}), the model has "
+            f"that of {tokenizer.name} ({tokenizer.sha256[:12]}); prepare them again with --model {tokenizer.name}"
+        )
+
+
+def tokenizer_of(header: Header, model: str | None = None) -> RepoTokenizer:
+    """The tokenizer that the sequences were made with: of `model`, or of the model that the header names.
+
+    Raises InputError where it can't be had, or is another one.
+    """
+    made = header.tokenizer
+    tokenizer = load_tokenizer(model or made.name, structure_tokens=bool(made.structure_tokens))
+    if tokenizer.sha256 != made.sha256:
+        raise InputError(
+            f"--model {tokenizer.name}: its tokenizer (sha256 {tokenizer.sha256[:12]}) is not the one that the "
+            f"sequences were made with ({made.name}, {made.sha256[:12]}); give the model they were made with"
+        )
+    return tokenizer
+
+
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_KINDS = {
+    "hierarchical": "files in the order of their imports, the target last",
+    "commit_evolution": "a file as it was, then commits as messages and hunks",
+    "qa": "snippets, a question and its answer",
+    "window": "a window of the repository's text",
+}
+
+
+def dataset_card(header: Header) -> str:
+    """README.md: the hub's YAML, then prose and tables. The same for the same header."""
+    return "\n".join([*_front_matter(header), *_body(header)]) + "\n"
+
+
+def _front_matter(header: Header) -> Iterator[str]:
+    yield from (
+        "---",
+        f"pretty_name: {json.dumps(_title(header))}",
+    )
+    license, name = hub_licence(header.licence)
+    yield from (f"license: {license}", *([f"license_name: {json.dumps(name)}"] if name else []))
+    yield from ("language:", "- code", "task_categories:", "- text-generation", "size_categories:")
+    yield f"- {next((name for most, name in _SIZES if header.rows < most), '1M<n<10M')}"
+    yield from ("tags:", "- code", "- git", "- long-context", "- longrepo")
+    yield from ("configs:", "- config_name: default", "  data_files:", "  - split: sequences", "    path: data-*.arrow")
+    yield from ("---", "")
+
+
+def _body(header: Header) -> Iterator[str]:
+    yield f"# {_title(header)}\n"
+    yield (
+        f"{header.rows:,} token sequences for tuning a code model, made by longrepo (`{header.made_by}`, seed "
+        f"{header.seed}) from the files and the git history below. The text is the repository's; questions and their "
+        "answers are read from its code and history."
+    )
+    yield "\n## Where it comes from, and its licence\n"
+    yield from table(
+        ("repository", "revision", "licence", "weight"),
+        [(one.name, f"`{one.head}`", one.licence or "none found", f"{one.weight:g}") for one in header.repositories],
+    )
+    yield f"\n{_licence_sentence(header.repositories)}"
+    notes = [f"- {cell(note)}" for note in header.notes]
+    yield from ["\n## Notes from the preparation\n", *notes] if notes else []
+    yield "\n## Tokenizer\n"
+    tokenizer = header.tokenizer
+    yield (
+        f"`{tokenizer.name}`, SHA-256 `{tokenizer.sha256}`, {tokenizer.vocabulary_size:,} ids, of which "
+        f"{len(tokenizer.structure_tokens)} are structure tokens that were added. The ids mean nothing to another one."
+    )
+    yield "\n## What is in it\n"
+    yield from _counts(header)
+    yield "\n## Secrets and people\n"
+    yield from _redactions(header.redactions)
+    yield "\n## Held-out lines\n"
+    yield from _held_out(header.repositories)
+    yield "\n## How to open it\n"
+    yield from ("```python", "from datasets import load_from_disk", "")
+    yield from (
+        'sequences = load_from_disk("FOLDER")  # this folder',
+        'training = sequences.filter(lambda row: row["split"] == "train")',
+        "```",
+    )
+    yield "\n## Loss weights\n"
+    yield (
+        "`loss_weights` has one number a token: how much its prediction from the tokens before it counts. 1 is a "
+        "target, a number between 0 and 1 is context (a tenth, unless set otherwise), 0 is not scored. The first token "
+        "of a sequence is always 0. In validation and test rows the scored tokens alone have 1. Sequences are not "
+        "padded."
+    )
+
+
+def _licence_sentence(repositories: Sequence[RepositoryFacts]) -> str:
+    text = (
+        "This data is text of the repository and falls under the repository's licence, as read from the licence files "
+        "at its root."
+    )
+    unknown = [one.name for one in repositories if not one.licence]
+    if unknown:
+        text += (
+            f" For {cell(', '.join(unknown))} no licence was found: without one, nobody but its owners may pass "
+            "this data on."
+        )
+    return text
+
+
+def _counts(header: Header) -> Iterator[str]:
+    rows: list[tuple[str, ...]] = []
+    met: set[str] = set()
+    for split, phases in header.counts.items():
+        for phase, cell in phases.items():
+            kinds = cell.get("kinds", {})
+            met.update(kinds)
+            listed = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+            numbers = [f"{cell.get(name, 0):,}" for name in ("sequences", "tokens", "target_tokens")]
+            rows.append((split, str(phase), *numbers, listed))
+    yield from table(("split", "phase", "sequences", "tokens", "target tokens", "kinds"), rows)
+    if header.bands:
+        caps = "; ".join(f"phase {band['phase']}: up to {band['cap']:,} tokens" for band in header.bands)
+        yield f"\nPhases are lengths: {caps}."
+    yield from ["", *[f"- `{kind}`: {_KINDS.get(kind, 'made by hand')}" for kind in sorted(met)]] if met else []
+
+
+def _redactions(redactions: dict[str, int]) -> Iterator[str]:
+    if not redactions:
+        yield "No replaced keys, passwords, addresses or names were recorded. Look before you pass the data on."
+        return
+    yield "Found by rules and replaced, history included. Rules miss things: look before you pass the data on.\n"
+    yield from table(("kind", "replaced"), [(kind, f"{count:,}") for kind, count in redactions.items()])
+
+
+def _held_out(repositories: Sequence[RepositoryFacts]) -> Iterator[str]:
+    yield (
+        "Splits follow the commits' ancestry, not their dates. Training is what one commit reaches, validation what "
+        "the next reaches beyond it, test what comes after. In a validation or test row only lines are scored that "
+        "such a commit (or a file held out whole) brought and that no training row holds, white space aside; "
+        "`longrepo check-leaks` checks it.\n"
+    )
+    rows = []
+    for one in repositories:
+        files = ", ".join(f"{split} {len(paths):,}" for split, paths in one.held_out_files.items() if paths)
+        rows.append((one.name, _commit(one.validation_from), _commit(one.test_from), files or "none"))
+    yield from table(("repository", "training reaches", "validation reaches", "files held out whole"), rows)
+
+
+def _commit(id: str | None) -> str:
+    return f"`{id}`" if id else "–"
+
+
+def _title(header: Header) -> str:
+    return f"Training sequences of {header.name}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """The lines of a table in Markdown."""
+    yield f"| {' | '.join(head)} |"
+    yield "|" + "---|" * len(head)
+    for row in rows:
+        yield f"| {' | '.join(map(cell, row))} |"
+
+
+def cell(text: str) -> str:
+    """Text as a table's cell holds it: one line, no bars."""
+    return " ".join(text.replace("|", "\\|").split())

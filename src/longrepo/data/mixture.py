@@ -1,0 +1,207 @@
+"""The training sequences of one phase: files, changes and questions in the shares the settings ask for."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from longrepo.data import template
+from longrepo.data.commits import ChainPack, ChainPacker, chains_of, read_states
+from longrepo.data.corpus import Corpus
+from longrepo.data.packing import TOO_SHORT, Band, Completer, arrange, pack, walk
+from longrepo.data.questions.generate import Question
+from longrepo.data.questions.write import QuestionWriter
+from longrepo.data.template import Built, Draft, FilePiece, unique, write_file, write_step
+from longrepo.data.text import PROSE, TokenizedText
+from longrepo.repository.types import language_of
+from longrepo.utils import hashing
+from longrepo.utils.progress import Watch
+
+MUCH_PROSE = "prose beyond data.prose_share"
+
+
+@dataclass
+class PhaseAccount:
+    """Every token of one phase's material: `tokenized` = `used` + the sum of `dropped`. `cuts` counts how long files
+    were cut, `fim` the sequences written as fill-in-the-middle, `questions_dropped` questions by reason."""
+
+    tokenized: int = 0
+    used: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    cuts: Counter[str] = field(default_factory=Counter)
+    fim: int = 0
+    questions_dropped: Counter[str] = field(default_factory=Counter)
+
+    def __iadd__(self, other: PhaseAccount) -> PhaseAccount:
+        """Another repository's account of the same phase."""
+        self.tokenized += other.tokenized
+        self.used += other.used
+        self.fim += other.fim
+        self.dropped += other.dropped
+        self.cuts += other.cuts
+        self.questions_dropped += other.questions_dropped
+        return self
+
+
+class PhaseBuilder:
+    """Builds one phase from a corpus, in three steps that may overlap with another phase's: `pack`, `read_states` (it
+    alone reads the repository) and `build`. `turn` counts how often the corpus was packed before: other neighbours
+    meet."""
+
+    def __init__(self, corpus: Corpus, band: Band, turn: int, watch: Watch) -> None:
+        self._corpus = corpus
+        self._band = band
+        self._watch = watch
+        self._data = corpus.settings.data
+        self._seed = (corpus.settings.training.seed, band.phase, *([turn] if turn else []))
+        self._reserve = 1 + (template.EXTRA_TOKENS if self._fim_share else 0)
+        self._texts = {path: text for path, text in corpus.texts.items() if len(text)}
+        self._packs: list[list[FilePiece]] = []
+        self._chains: list[ChainPack] = []
+        self.account = PhaseAccount()
+        self.states: list[TokenizedText] = []  # files as they were, shown before changes
+
+    @property
+    def _fim_share(self) -> float:
+        return self._data.fim_share if self._corpus.tokenizer.fim else 0.0
+
+    def pack(self) -> None:
+        """Decide which files and which changes go together."""
+        corpus, band, data = self._corpus, self._band, self._data
+        left_out = self._much_prose({path: len(text) for path, text in self._texts.items()})
+        order = walk([path for path in self._texts if path not in left_out], corpus.neighbours, *self._seed)
+        free = self._reserve + int(data.context_share * band.cap)
+        packed = pack([self._texts[path] for path in order], band, corpus.sizes, free)
+        self._packs = packed.packs
+        self.account.tokenized += sum(map(len, self._texts.values()))
+        self.account.dropped += packed.dropped
+        self.account.cuts += packed.cuts
+        chains = chains_of(corpus.links)
+        self.account.tokenized += sum(len(step.of) for steps in chains.values() for step in steps)
+        left_out = self._much_prose({path: sum(len(step.of) for step in steps) for path, steps in chains.items()})
+        chains = {path: steps for path, steps in chains.items() if path not in left_out}
+        found = ChainPacker(corpus.sizes, self._frame).pack(chains, band)
+        most = math.ceil(self._share(data.commit_share))
+        for beyond in found[most:]:
+            self.account.dropped["changes beyond data.commit_share"] += _size(beyond)
+        self._chains = found[:most]
+
+    def _much_prose(self, sizes: Mapping[str, int]) -> set[str]:
+        """The prose to leave out, so that its share of these files' tokens is `data.prose_share`: other files in each
+        phase and turn, none where there is no code."""
+        prose = [path for path in sizes if self._language(path) in PROSE]
+        share, beyond = self._data.prose_share, set[str]()
+        if share == 1 or len(prose) == len(sizes):
+            return beyond
+        room = (sum(sizes.values()) - sum(sizes[path] for path in prose)) * share / (1 - share)
+        for path in sorted(prose, key=lambda path: hashing.number(*self._seed, "prose", path)):
+            if sizes[path] <= room:
+                room -= sizes[path]
+            else:
+                beyond.add(path)
+        self.account.dropped[MUCH_PROSE] += sum(sizes[path] for path in beyond)
+        return beyond
+
+    def _language(self, path: str) -> str:
+        text = self._corpus.texts.get(path)
+        return text.language if text is not None else language_of(path)
+
+    def _share(self, share: float) -> float:
+        """How many sequences of a kind go with those of files."""
+        return len(self._packs) / (1 - self._data.commit_share - self._data.question_share) * share
+
+    def read_states(self) -> None:
+        """Read the files as they were before the changes."""
+        read_states(self._chains, self._corpus.reader, lambda _: None)
+
+    def build(self, asked: Sequence[Question], states: Future[None]) -> list[Built]:
+        """All training sequences of the phase; `states` is done when `read_states` is."""
+        from_files = self._hierarchical()
+        from_questions = self._questions(round(self._share(self._data.question_share)), asked)
+        states.result()
+        from_changes = self._evolution()
+        sequences = [*from_files, *from_changes, *from_questions]
+        self._corpus.judge(sequences)
+        self.account.used = sum(sequence.draft.roles["target"] for sequence in sequences)
+        return sequences
+
+    def _built(self, draft: Draft, kind: str, commits: Sequence[str] = ()) -> Built:
+        return Built(draft, kind, "train", self._corpus.facts.name, unique(commits))  # type: ignore[arg-type]
+
+    def _hierarchical(self) -> list[Built]:
+        corpus, band, data, texts = self._corpus, self._band, self._data, self._texts
+        completer = Completer(
+            band, corpus.sizes, texts, corpus.graph.imports, corpus.related, data.hard_negative_share, *self._seed
+        )
+        sequences: list[Built] = []
+        with self._watch.count(f"phase {band.phase}: files", len(self._packs)) as done:
+            for number, own in enumerate(self._packs):
+                key = (*self._seed, number, own[-1].of.path, own[-1].start)
+                pieces = arrange(completer.complete(own, self._reserve), corpus.rank, data.random_order_share, *key)
+                draft = Draft(corpus.tokenizer)
+                for piece in pieces:
+                    as_fim = piece is pieces[-1] and piece.target and hashing.share(*key, "fim") < self._fim_share
+                    fim_key = str(hashing.number(*key)) if as_fim else None
+                    self.account.fim += write_file(draft, piece, data.context_weight, fim_key)
+                draft.end()
+                if len(draft) > band.floor:
+                    sequences.append(self._built(draft, "hierarchical"))
+                else:
+                    self.account.dropped[TOO_SHORT] += draft.roles["target"]
+                done(1)
+        return sequences
+
+    def _evolution(self) -> list[Built]:
+        sequences: list[Built] = []
+        with self._watch.count(f"phase {self._band.phase}: changes", len(self._chains)) as done:
+            for packed in self._chains:
+                built = self._chain(packed)
+                if len(built) > self._band.floor:
+                    sequences.append(built)
+                else:
+                    self.account.dropped[TOO_SHORT] += _size(packed)
+                done(1)
+        return sequences
+
+    def _frame(self, path: str) -> int:
+        text = self._corpus.texts.get(path)
+        return self._corpus.sizes.frame(text) if text is not None else self._corpus.sizes.path_frame(path)
+
+    def _chain(self, packed: ChainPack) -> Built:
+        corpus, data = self._corpus, self._data
+        states = [run.state for run in packed.runs if run.state is not None]
+        self.states += [state.of for state in states]
+        draft = Draft(corpus.tokenizer)
+        size = 1 + sum(map(corpus.sizes.file, states)) + sum(map(corpus.sizes.step, packed.steps))
+        completer = Completer(self._band, corpus.sizes, corpus.texts, {}, corpus.related, 0.0)
+        for piece in completer.before(packed.runs[0].path, {run.path for run in packed.runs}, size):
+            write_file(draft, piece, data.context_weight)
+        for run in packed.runs:
+            if run.state is not None:
+                write_file(draft, run.state, data.context_weight)
+            for step in run.steps:
+                write_step(draft, step, data.context_weight)
+        draft.end()
+        return self._built(draft, "commit_evolution", [step.commit for step in packed.steps])
+
+    def _questions(self, wanted: int, asked: Sequence[Question]) -> list[Built]:
+        corpus, data = self._corpus, self._data
+        writer = QuestionWriter(corpus.sizes, corpus.texts, corpus.related, data.context_weight, self._seed[0])
+        sequences: list[Built] = []
+        with self._watch.count(f"phase {self._band.phase}: questions", wanted) as done:
+            for question in asked:
+                if len(sequences) == wanted:
+                    break
+                if written := writer.write(question, self._band):
+                    sequences.append(self._built(written, "qa"))
+                    done(1)
+        self.account.questions_dropped += writer.dropped
+        self.account.tokenized += sum(sequence.draft.roles["target"] for sequence in sequences)
+        return sequences
+
+
+def _size(packed: ChainPack) -> int:
+    return sum(step.stop - step.start for step in packed.steps)

@@ -1,0 +1,300 @@
+"""Files -> sequences; lengths per phase.
+
+The lengths each phase is filled towards: caps that touch, so that no length falls between two phases.
+
+Files into sequences of one phase: filled by related files, long ones cut between syntax nodes, nothing lost.
+
+Files come in an order in which neighbours belong together. A sequence is filled with them until the next doesn't fit;
+that one is cut at the last syntax cut that fits and goes on in the next sequence, after its imports and enclosing
+lines as context. Every token of every file is scored in exactly one sequence of each phase. A share of each sequence is
+kept free for what its files depend on: signatures of what they import, related files, now and then an unrelated one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from longrepo.config.schema import NUMBERED, LongContextSettings, phase_list
+from longrepo.data.template import FilePiece, Sizes
+from longrepo.data.text import TokenizedText
+from longrepo.errors import InputError
+from longrepo.utils import hashing
+
+
+@dataclass(frozen=True)
+class Band:
+    """A phase's lengths in tokens: filled towards `low`..`cap`; above `floor` (the cap below) it belongs to it."""
+
+    phase: int
+    floor: int
+    low: int
+    cap: int
+
+
+def last_phase(settings: LongContextSettings) -> int:
+    """The last phase to build sequences for where nobody says which: 3, or the last further one that isn't off."""
+    return max(NUMBERED, *(given.number for given in phase_list(settings) if given.enabled is not False))
+
+
+def bands(settings: LongContextSettings, phases: int, max_length: int) -> tuple[list[Band], list[str]]:
+    """The bands of phases 1..`phases` without those between that are off, and notes on what was decided.
+
+    `max_length` below the longest of them is raised to it (and said); above it, the last band is not stretched. Raises
+    InputError where there aren't as many phases.
+    """
+    given = phase_list(settings)
+    if phases > len(given):
+        raise InputError(
+            f"phase {phases} is asked for, and the settings have {len(given)}: add it to long_context.further_phases"
+        )
+    found, floor = [], 0
+    for one in given[:phases]:
+        if one.enabled is not False or one.number == phases:
+            found.append(Band(one.number, floor, one.min_length, one.max_length))
+        floor = one.max_length
+    notes = []
+    if max_length < floor:
+        notes.append(f"length raised from {max_length} to {floor} tokens: phase {phases} is asked for and needs it")
+    elif max_length > floor:
+        notes.append(f"sequences reach {floor} tokens, not {max_length}: phase {phases} is the longest asked for")
+    return found, notes
+
+
+def bands_up_to(settings: LongContextSettings, length: int) -> list[Band]:
+    """Every phase's band whose cap is within `length`, and a last one cut to it where it lies between two caps."""
+    found, _ = bands(settings, last_phase(settings), length)
+    whole = [band for band in found if band.cap <= length]
+    if len(whole) < len(found):
+        next_one = found[len(whole)]
+        if next_one.floor < length:
+            low = min(next_one.low, (next_one.floor + length + 1) // 2)
+            whole.append(Band(next_one.phase, next_one.floor, low, length))
+    return whole
+
+
+def phase_of(length: int, of: list[Band]) -> int:
+    """The phase whose band a sequence of `length` tokens falls in (the last one for anything longer)."""
+    return next((band.phase for band in of if length <= band.cap), of[-1].phase)
+
+
+_LEAST_PIECE = 48  # tokens: a shorter beginning of a file isn't worth its frame
+NO_ROOM = "the marks and the path alone are longer than the phase's cap"
+TOO_SHORT = "too little text to fill this length"
+_HEAD_SHARE = 12  # a repeated head takes at most a twelfth of a sequence
+
+Related = Callable[[str], Sequence[str]]
+
+
+@dataclass
+class Packs:
+    """Sequences as lists of pieces, the tokens that found no place by reason, and how the cuts were made."""
+
+    packs: list[list[FilePiece]] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    cuts: Counter[str] = field(default_factory=Counter)  # "syntax", "line", "token" -> cuts
+
+
+def walk(paths: Sequence[str], related: Related, *seed: object) -> list[str]:
+    """The paths in an order in which neighbours belong together: from a file on to its nearest one not yet visited,
+    and where there is none to a file of the same folder, else to any. Differs from seed to seed."""
+    left = dict.fromkeys(sorted(paths, key=lambda path: hashing.number(*seed, path)))
+    folders: dict[str, dict[str, None]] = {}
+    for path in left:
+        folders.setdefault(path.rpartition("/")[0], {})[path] = None
+    order: list[str] = []
+    trail: list[str] = []  # visited files that may still have unvisited neighbours
+    while left:
+        following = None
+        while trail and following is None:
+            following = next((path for path in related(trail[-1]) if path in left), None)
+            if following is None:
+                done = trail.pop()
+                following = next(iter(folders[done.rpartition("/")[0]]), None)
+        path = following or next(iter(left))
+        del left[path]
+        del folders[path.rpartition("/")[0]][path]
+        order.append(path)
+        trail.append(path)
+    return order
+
+
+def pack(texts: Sequence[TokenizedText], band: Band, sizes: Sizes, reserve: int) -> Packs:
+    """Fill sequences of `band` from texts in this order. `reserve` tokens of each stay free."""
+    result = Packs()
+    current: list[FilePiece] = []
+    room = full = band.cap - reserve
+    for text in texts:
+        at = 0
+        while at < len(text):
+            piece, how = _next_piece(text, at, room, full, band, sizes)
+            if how == NO_ROOM:
+                result.dropped[NO_ROOM] += len(text) - at
+                break
+            if piece is None:  # the next sequence begins with this file
+                result.packs.append(current)
+                current, room = [], full
+                continue
+            current.append(piece)
+            room -= sizes.file(piece)
+            at = piece.end
+            if how:
+                result.cuts[how] += 1
+                result.packs.append(current)
+                current, room = [], full
+    if current:
+        result.packs.append(current)
+    return result
+
+
+def _next_piece(
+    text: TokenizedText, at: int, room: int, full: int, band: Band, sizes: Sizes
+) -> tuple[FilePiece | None, str]:
+    head = tuple(text.head(at, band.cap // _HEAD_SHARE)) if at else ()
+    whole = FilePiece(text, at, len(text), head)
+    if sizes.file(whole) <= room:
+        return whole, ""
+    left = room - (sizes.file(whole) - (len(text) - at))
+    fresh = room == full
+    used = full - room
+    if not fresh and left < _LEAST_PIECE:
+        return None, ""
+    if left <= 0:
+        return None, NO_ROOM
+    # A syntax cut is taken where it leaves the sequence three quarters full; else a line, and a fresh sequence's own.
+    end, how = text.cut_in(at, at + left, max(1, 3 * full // 4 - used, 0 if fresh else _LEAST_PIECE))
+    if not fresh and how == "token":
+        return None, ""
+    return FilePiece(text, at, end, head), how
+
+
+@dataclass
+class _Filling:
+    """What is added to a sequence, and the tokens that are left for more."""
+
+    room: int
+    held: set[str]
+    sizes: Sizes
+    added: list[FilePiece] = field(default_factory=list)
+
+    @property
+    def full(self) -> bool:
+        return self.room < _LEAST_PIECE
+
+    def add(self, piece: FilePiece | None) -> None:
+        if piece is not None:
+            self.held.add(piece.of.path)
+            self.added.append(piece)
+            self.room -= self.sizes.file(piece)
+
+
+class Completer:
+    """Adds what a sequence's files depend on, in front of them, until its phase's cap is nearly reached."""
+
+    def __init__(
+        self,
+        band: Band,
+        sizes: Sizes,
+        texts: Mapping[str, TokenizedText],
+        imports: Mapping[str, Sequence[str]],
+        related: Related,
+        negatives: float,
+        *seed: object,
+    ) -> None:
+        self._band = band
+        self._sizes = sizes
+        self._texts = texts
+        self._imports = imports
+        self._related = related
+        self._negatives = negatives
+        self._seed = seed
+
+    def complete(self, current: list[FilePiece], reserve: int) -> list[FilePiece]:
+        """Context pieces and the sequence's own, at most the cap less `reserve` tokens."""
+        size = reserve + sum(map(self._sizes.file, current))
+        last = current[-1]
+        filling = _Filling(self._band.cap - size, {piece.of.path for piece in current}, self._sizes)
+        if hashing.share(*self._seed, "negative", last.of.path, last.start) < self._negatives:
+            strangers = (self._context(path, filling.room // 2) for path in self._strangers(last.of.path, filling.held))
+            filling.add(next(filter(None, strangers), None))
+        for path in self._dependencies(current):
+            if filling.full:
+                break
+            if path not in filling.held:
+                filling.add(self._signatures(path, filling.room))
+        return [*self._fill(last.of.path, filling), *current]
+
+    def before(self, path: str, held: set[str], size: int) -> list[FilePiece]:
+        """Context pieces in front of `size` tokens that are about a file, none of them of `held`."""
+        return self._fill(path, _Filling(self._band.cap - size, set(held), self._sizes))
+
+    def _fill(self, path: str, filling: _Filling) -> list[FilePiece]:
+        """Related files until there is little room left; where there are too few, any."""
+        for near in self._related(path):
+            if filling.full:
+                break
+            if near not in filling.held:
+                filling.add(self._context(near, filling.room))
+        if filling.room > self._band.cap // 10:
+            for other in self._texts:
+                if filling.room <= self._band.cap // 20:
+                    break
+                if other not in filling.held:
+                    filling.add(self._context(other, filling.room))
+        return filling.added[::-1]
+
+    def _dependencies(self, current: Sequence[FilePiece]) -> list[str]:
+        """What the files import, the last file's first."""
+        return list(dict.fromkeys(path for piece in reversed(current) for path in self._imports.get(piece.of.path, ())))
+
+    def _strangers(self, path: str, held: set[str]) -> list[str]:
+        """Files near one in name or folder that neither import it nor are imported: furthest first."""
+        near = {*self._imports.get(path, ()), *held}
+        return [
+            one for one in reversed(self._related(path)) if one not in near and path not in self._imports.get(one, ())
+        ]
+
+    def _signatures(self, path: str, room: int) -> FilePiece | None:
+        """What a file defines: the whole file where it fits, else its signatures, as many as fit."""
+        text = self._texts.get(path)
+        if text is None or not len(text):
+            return None
+        left = room - self._sizes.frame(text)
+        if len(text) <= left // 2:
+            return FilePiece.whole(text, target=False)
+        ranges: list[tuple[int, int]] = []
+        for start, end in text.skeleton:
+            if end - start < left:
+                ranges.append((start, end))
+                left -= end - start + 1
+        return FilePiece(text, 0, 0, tuple(text.apart(ranges, len(text))), False) if ranges else None
+
+    def _context(self, path: str, room: int) -> FilePiece | None:
+        text = self._texts.get(path)
+        left = room - self._sizes.frame(text) if text is not None else 0
+        if text is None or not len(text) or left < _LEAST_PIECE // 2:
+            return None
+        return context_piece(text, left)
+
+
+def context_piece(text: TokenizedText, room: int) -> FilePiece:
+    """A file as context in at most `room` tokens: whole, or its beginning up to a syntax cut (a line, where that would
+    leave half of the room empty)."""
+    if len(text) <= room:
+        return FilePiece.whole(text, target=False)
+    return FilePiece(text, 0, text.cut_in(0, room, room // 2)[0], (), False)
+
+
+def arrange(current: list[FilePiece], rank: Mapping[str, int], random_share: float, *key: object) -> list[FilePiece]:
+    """Definitions first and the target last; for `random_share` of the sequences in path or random order."""
+    chosen = hashing.share(*key, "order")
+    context = [piece for piece in current if not piece.target]
+    targets = [piece for piece in current if piece.target]
+    if chosen < random_share / 2:
+        return sorted(current, key=lambda piece: (piece.of.path, piece.start))
+    if chosen < random_share:
+        return sorted(current, key=lambda piece: (hashing.number(*key, piece.of.path), piece.start))
+    for pieces in (context, targets):
+        pieces.sort(key=lambda piece: (rank.get(piece.of.path, len(rank)), piece.of.path, piece.start))
+    return [*context, *targets]

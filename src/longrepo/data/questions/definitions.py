@@ -1,0 +1,254 @@
+"""Questions about one definition.
+
+What a question is, and what a kind of question has to offer.
+
+Questions about one definition: where it is, its signature, a default in it, what holds it, what it extends.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from longrepo.data.questions.sources import (
+    EVERYWHERE,
+    SCRIPTS,
+    Book,
+    Place,
+    begins_statement,
+    called_at,
+    given_away,
+    may_define,
+    name_at,
+    plain,
+    stands,
+)
+from longrepo.repository.outline import Definition
+
+
+@dataclass(frozen=True)
+class Question:
+    """`needs`: (path, character) pairs that the shown pieces must hold, the one with the answer first. `answer` holds
+    `{snippet}` where the number of the snippet with the answer goes."""
+
+    kind: str
+    text: str
+    answer: str
+    needs: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`subjects`: the names, paths or commit ids that this kind could ask about; `ask`: the question about one of
+    them, or the reason why there is none."""
+
+    name: str
+    subjects: Callable[[Book], Iterable[str]]
+    ask: Callable[[Book, str], Question | str]
+
+
+CLASSES = ("class", "struct", "interface", "trait", "enum")
+FUNCTIONS = ("function", "method")
+_UNTOLD = ("#", "//", "/*", '"""', "'''")  # comments and literals of several lines: not the same on one line
+_CUT = 390  # characters: a signature this long is cut short
+_OWNER_LANGUAGES = ("Python", "Java", "PHP", *SCRIPTS)
+_RECEIVER = re.compile(r"func \(\s*(?:\w+\s+)?\*?(\w+)(?:\[[^\]]*\])?\s*\)")
+_EXTENDS = re.compile(r"\bextends ([\w.]+) ?(?:<.*>)? ?(?:implements\b.*|$)")
+_PYTHON_BASES = re.compile(r"class \w+ ?\(([\w., =]*)\) ?:?$")
+
+
+_OPENS = re.compile(r"\s*(?:<[^(]*>|\[[^(]*\])?\s*\(")
+_PARAMETER = re.compile(r"\w+(?=\s*(?::|$))")
+_INDENTATION = re.compile(r"[ \t]*")
+_RECEIVERS = ("self", "cls", "&self", "&mut self", "mut self", "this", "void")
+
+
+def only(book: Book, name: str) -> Place | str:
+    """The only definition of a name, or the reason why the text leaves a doubt that it is."""
+    if name not in book.decided:
+        book.decided[name] = _only(book, name)
+    return book.decided[name]
+
+
+def _only(book: Book, name: str) -> Place | str:
+    place = book.unique[name]
+    if len(book.holders[name]) > EVERYWHERE:
+        return "name is an everyday word here"
+    own = name_at(place)
+    is_function = place.source.language == "C" and place.definition.kind in FUNCTIONS
+    if is_function and not called_at(place.source.text, own, name):  # a macro's argument
+        return "definition can't be told from its text"
+    for source in book.holders[name]:
+        for at in stands(name, source.text):
+            if (source is not place.source or at != own) and may_define(source, name, at, place.definition.kind):
+                return "name may be defined elsewhere too"
+    return place
+
+
+def base_of(place: Place) -> str | None:
+    """The one class that a class extends, as written without type arguments; None where it isn't just one."""
+    signature, language = place.definition.signature, place.source.language
+    if language == "Python":
+        match = _PYTHON_BASES.search(signature)
+        bases = [one.strip() for one in match.group(1).split(",")] if match else []
+        bases = [one for one in bases if one and "=" not in one]
+        return bases[0] if len(bases) == 1 and bases[0] != "object" else None
+    if language in ("Java", "PHP", *SCRIPTS) and signature.count(" extends ") == 1:
+        found = _EXTENDS.search(signature)
+        return found.group(1) if found else None
+    return None
+
+
+def parameters(signature: str, name: str) -> list[tuple[str, str]] | None:
+    """Each parameter's text before and after its `=` ("" without one); None where the brackets don't close."""
+    opening = next((at for at in stands(name, signature) if _OPENS.match(signature, at + len(name))), None)
+    if opening is None:
+        return None
+    found, depth, quote, begin, equals = list[tuple[str, str]](), 0, "", signature.index("(", opening) + 1, 0
+    for at in range(begin, len(signature)):
+        c = signature[at]
+        if quote:
+            quote = "" if c == quote and signature[at - 1] != "\\" else quote
+        elif c in "'\"`":
+            quote = c
+        elif c in "([{":
+            depth += 1
+        elif depth and c in ")]}":
+            depth -= 1
+        elif depth == 0 and c in ",)":
+            before, after = (
+                (signature[begin:equals], signature[equals + 1 : at]) if equals else (signature[begin:at], "")
+            )
+            if before.strip():
+                found.append((before.strip(), after.strip()))
+            if c == ")":
+                return found
+            begin, equals = at + 1, 0
+        elif depth == 0 and c == "=" and not equals and signature[at + 1] not in "=>":
+            equals = at
+    return None
+
+
+def directly_inside(text: str, outer: Definition, inner: Definition) -> bool:
+    """Whether a definition is indented under another's head, nothing between: no condition, no anonymous class."""
+    at = text.rfind("\n", 0, inner.start) + 1
+    width = _width(text, at)
+    while at > outer.start:
+        at = text.rfind("\n", 0, at - 1) + 1
+        line = text[at : text.find("\n", at)].strip()
+        if line and line[0] not in ")}]" and _width(text, at) < width:
+            return at <= outer.body and text.find("\n", at) >= outer.start
+    return False
+
+
+def _width(text: str, at: int) -> int:
+    match = _INDENTATION.match(text, at)
+    return match.end() - at if match else 0
+
+
+def _named(*kinds: str) -> Callable[[Book], Iterator[str]]:
+    def subjects(book: Book) -> Iterator[str]:
+        return (name for name, place in book.unique.items() if place.definition.kind in kinds)
+
+    return subjects
+
+
+def _where(book: Book, name: str) -> Question | str:
+    place = only(book, name)
+    if isinstance(place, str):
+        return place
+    if given_away(name, place.source.path):
+        return "answered by the question itself"
+    text = f"In which file is the {place.definition.kind} {name} defined?"
+    return _question("where", text, f"{place.source.path}, in {{snippet}}", place)
+
+
+def _signature(book: Book, name: str) -> Question | str:
+    place = only(book, name)
+    if isinstance(place, str):
+        return place
+    source, start = place.source, place.definition.start
+    alone = source.language != "C" or begins_statement(source.text, start)
+    signature = _whole_signature(place) if alone else ""
+    found = parameters(signature, name) if signature else None
+    if found is None:
+        return "signature can't be told from its text"
+    if not [one for one, _ in found if one not in _RECEIVERS]:
+        return "signature without parameters"
+    return _question("signature", f"What is the signature of {name}?", f"{signature}, in {{snippet}}", place)
+
+
+def _default(book: Book, name: str) -> Question | str:
+    place = only(book, name)
+    if isinstance(place, str):
+        return place
+    found = parameters(_whole_signature(place), name) or []
+    names = ((_PARAMETER.match(before), value) for before, value in found)
+    told = [(one.group(), value) for one, value in names if one and value not in ("", "None", "undefined")]
+    if not told:
+        return "no parameter with a default that says something"
+    parameter, value = told[-1]
+    text = f"What is the default of the parameter {parameter} of {name}?"
+    return _question("default", text, f"{value}, in {{snippet}}", place)
+
+
+def _owner(book: Book, name: str) -> Question | str:
+    place = only(book, name)
+    if isinstance(place, str):
+        return place
+    owner = _owner_name(book, place)
+    if owner is None:
+        return "what holds the method can't be told from its text"
+    if plain(owner) in plain(name):
+        return "answered by the question itself"
+    return _question("owner", f"Which type has the method {name}?", f"{owner}, in {{snippet}}", place)
+
+
+def _owner_name(book: Book, place: Place) -> str | None:
+    source, one = place.source, place.definition
+    if source.language == "Go":
+        receiver = _RECEIVER.match(one.signature)
+        return receiver.group(1) if receiver else None
+    owner = book.owner(place)
+    if owner is None or source.language not in _OWNER_LANGUAGES or owner.kind not in CLASSES:
+        return None
+    return owner.name if directly_inside(source.text, owner, one) else None
+
+
+def _base(book: Book, name: str) -> Question | str:
+    place = only(book, name)
+    if isinstance(place, str):
+        return place
+    base = base_of(place)
+    if base is None:
+        return "class doesn't extend exactly one other"
+    if plain(base.rpartition(".")[2]) in plain(name):
+        return "answered by the question itself"
+    return _question("base", f"Which class does {name} extend?", f"{base}, in {{snippet}}", place)
+
+
+def _whole_signature(place: Place) -> str:
+    """The signature without what ends it; empty where it is cut short or holds a comment."""
+    signature = place.definition.signature.rstrip()
+    if len(signature) > _CUT or any(mark in signature for mark in _UNTOLD):
+        return ""
+    return signature.removesuffix(":").removesuffix("=").removesuffix(";").rstrip()
+
+
+def _question(kind: str, text: str, answer: str, place: Place) -> Question:
+    return Question(kind, text, answer, ((place.source.path, name_at(place)),))
+
+
+def _with_default(book: Book) -> Iterator[str]:
+    asked = ("Python", *SCRIPTS)
+    return (name for name in _named(*FUNCTIONS)(book) if book.unique[name].source.language in asked)
+
+
+NAME_KINDS = (
+    Kind("where", _named("macro", "type", "message", "service", *FUNCTIONS, *CLASSES), _where),
+    Kind("signature", _named(*FUNCTIONS), _signature),
+    Kind("default", _with_default, _default),
+    Kind("owner", _named("method"), _owner),
+    Kind("base", _named("class"), _base),
+)

@@ -1,0 +1,356 @@
+"""What questions are made from.
+
+What questions are made from: outlined files, changes, and words of the files that are left out of training.
+
+How a name is used where it stands: whether a place may define it again, call it, or import it. All of these err on
+the side of yes, so that a question is dropped where the text leaves a doubt.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from longrepo.repository.imports.graph import ImportGraph
+
+if TYPE_CHECKING:
+    from longrepo.repository.outline import Call, Definition, Outline
+
+
+SCRIPTS = ("JavaScript", "TypeScript")
+# Those that the checker can read without a grammar; it lost its way in one of fifty questions on C++, Kotlin or C#.
+ASKED_LANGUAGES = frozenset((*SCRIPTS, "Python", "Rust", "Go", "Java", "C", "PHP"))
+NO_CODE = frozenset(
+    ("Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML", "CSS")
+)
+EVERYWHERE = 40  # files: a name that stands in more is an everyday word
+_LEAST_NAME = 4  # letters: shorter names say too little about what is meant
+_WORD = re.compile(r"[A-Za-z_]\w{3,}", re.ASCII)
+_PLAIN_NAME = re.compile(r"[A-Za-z_]\w+", re.ASCII)
+_TEST = re.compile(
+    r"(^|/)(tests?|__tests__|specs?|testing|testdata|fixtures)/|(^|/)test_[^/]*$|[._-](test|tests|spec)\.\w+$"
+    r"|(Test|Tests|IT)\.\w+$|(^|/)conftest\.py$"
+)
+_READ_AT_MOST = 32_000_000  # bytes of a left-out file
+
+
+@dataclass(frozen=True)
+class Source:
+    """A training file, secrets replaced, with its outline."""
+
+    path: str
+    text: str
+    language: str
+    outline: Outline
+
+
+@dataclass(frozen=True)
+class ChangeFact:
+    """One file's change in a training commit (full id); `files`: how many the commit changed, left-out ones too."""
+
+    commit: str
+    path: str
+    message: str
+    files: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """The files of the commit that aren't among the sources: their paths, and every word of four letters in them."""
+
+    paths: frozenset[str] = frozenset()
+    words: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Place:
+    """A definition in a source: `index` counts its outline's definitions."""
+
+    source: Source
+    index: int
+
+    @property
+    def definition(self) -> Definition:
+        """The definition itself."""
+        return self.source.outline.definitions[self.index]
+
+
+def is_test(path: str) -> bool:
+    """Whether a file is a test, or lies among tests, by its path."""
+    return _TEST.search(path) is not None
+
+
+def left_out(repository: Path, commit: str, known: Iterable[str]) -> LeftOut:
+    """Read the files of a commit whose paths aren't `known` (binary ones and those above 32 MB by path alone)."""
+    from longrepo.data.questions.evidence import object_reader
+    from longrepo.repository.files import tracked
+
+    used = frozenset(known)
+    words: set[str] = set()
+    with object_reader(repository, commit) as reader:
+        rest = [one for one in tracked(reader, commit) if one.path not in used]
+        blobs = {one.blob for one in rest if one.size is not None and one.size <= _READ_AT_MOST}
+        with reader.batch() as batch:
+            for blob in sorted(blobs):
+                batch.ask([blob])
+                content = batch.content(batch.header()[1])
+                if b"\0" not in content[:8000]:  # as git tells binary files
+                    words.update(_WORD.findall(content.decode("utf-8", "replace")))
+    return LeftOut(frozenset(one.path for one in rest), frozenset(words))
+
+
+class Book:
+    """The sources, indexed: `unique` holds names defined once in the whole repository, `holders` the sources in which
+    such a name or a file's stem stands as a word, `commits` the changes of each commit. `decided`: what was found out
+    of names already."""
+
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        graph: ImportGraph,
+        changes: Iterable[ChangeFact],
+        outside: LeftOut,
+        dropped: Counter[str],
+    ) -> None:
+        self.sources = {source.path: source for source in sorted(sources, key=lambda one: one.path)}
+        self.graph = graph
+        self.outside = outside
+        self.unique = self._defined_once(dropped)
+        self.commits: defaultdict[str, list[ChangeFact]] = defaultdict(list)
+        for change in changes:
+            self.commits[change.commit].append(change)
+        wanted = self.unique.keys() | self.stems.keys()
+        self.holders: defaultdict[str, list[Source]] = defaultdict(list)
+        for source in self.sources.values():
+            for word in wanted.intersection(_WORD.findall(source.text)):
+                self.holders[word].append(source)
+        self.decided: dict[str, Place | str] = {}
+        self._owners: dict[str, list[int | None]] = {}
+
+    @cached_property
+    def stems(self) -> dict[str, list[str]]:
+        """A file name without its suffix -> the paths of the whole commit that have it."""
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for path in (*self.sources, *sorted(self.outside.paths)):
+            found[PurePosixPath(path).name.partition(".")[0]].append(path)
+        return dict(found)
+
+    @cached_property
+    def tests(self) -> frozenset[str]:
+        """The paths of the sources that are tests."""
+        return frozenset(filter(is_test, self.sources))
+
+    @cached_property
+    def calls(self) -> dict[str, list[tuple[Source, Call]]]:
+        """The calls of each name that is defined once and stands in several files, but not everywhere."""
+        asked = {name for name in self.unique if 1 < len(self.holders[name]) <= EVERYWHERE}
+        found: defaultdict[str, list[tuple[Source, Call]]] = defaultdict(list)
+        for source in self.sources.values():
+            for call in source.outline.calls:
+                if call.name in asked:
+                    found[call.name].append((source, call))
+        return dict(found)
+
+    @cached_property
+    def folders(self) -> frozenset[str]:
+        """The names of all folders."""
+        paths = (*self.sources, *self.outside.paths)
+        return frozenset(part for path in paths for part in PurePosixPath(path).parts[:-1])
+
+    def owner(self, place: Place) -> Definition | None:
+        """The innermost definition around one, None at the top level."""
+        path = place.source.path
+        if path not in self._owners:
+            self._owners[path] = _owners(place.source.outline.definitions)
+        above = self._owners[path][place.index]
+        return None if above is None else place.source.outline.definitions[above]
+
+    def _defined_once(self, dropped: Counter[str]) -> dict[str, Place]:
+        places: defaultdict[str, list[Place]] = defaultdict(list)
+        for source in self.sources.values():
+            for index, one in enumerate(source.outline.definitions):
+                places[one.name].append(Place(source, index))
+        found: dict[str, Place] = {}
+        for name, all_of_it in places.items():
+            meant = _without_constructors(all_of_it)
+            if len(meant) != 1:
+                dropped["name defined more than once"] += 1
+            elif len(name) < _LEAST_NAME or name.startswith("__") or not _PLAIN_NAME.fullmatch(name):
+                dropped["name too short or reserved"] += 1
+            elif meant[0].source.path in self.tests and name.lower().startswith("test"):
+                dropped["a test's own name"] += 1
+            elif name in self.outside.words:
+                dropped["name stands in a file that is left out"] += 1
+            elif meant[0].source.language not in ASKED_LANGUAGES or meant[0].definition.kind == "module":
+                dropped["definition of a sort that isn't asked about"] += 1
+            else:
+                found[name] = meant[0]
+        return found
+
+
+def _without_constructors(places: list[Place]) -> list[Place]:
+    """A constructor has its class's name, and C's `typedef struct x {…} x` gives one name to two nodes."""
+    outermost: list[Place] = []
+    for place in places:
+        one, last = place.definition, outermost[-1] if outermost else None
+        inside = last is not None and last.source is place.source and one.end <= last.definition.end
+        language = place.source.language
+        repeated = (language in ("Java", "C#", "C++") and one.kind == "method") or language in ("C", "C++")
+        if not (inside and repeated):
+            outermost.append(place)
+    return outermost
+
+
+def _owners(definitions: tuple[Definition, ...]) -> list[int | None]:
+    owners: list[int | None] = []
+    stack: list[int] = []
+    for index, one in enumerate(definitions):
+        while stack and definitions[stack[-1]].end <= one.start:
+            stack.pop()
+        owners.append(stack[-1] if stack else None)
+        stack.append(index)
+    return owners
+
+
+_KEYWORDS = (
+    "def class func fn function fun struct enum union trait interface type typedef module namespace mod macro "
+    "macro_rules! record object protocol define sub"
+)
+_BINDINGS = "const let var val static abstract public private protected readonly get set async"
+_C = ("C", "C++")
+_MEMBERS_BEGIN_LINES = (*SCRIPTS, "Go")
+_DEFINES = re.compile(rf"(?:^|[^\w.])(?:{'|'.join(map(re.escape, _KEYWORDS.split()))})[ \t]*\*?[ \t]*$")
+_BINDS = re.compile(rf"\b(?:{'|'.join(_BINDINGS.split())})[ \t]+[*#]?$")
+_RENAMES = re.compile(r"\bas[ \t]+$")
+_TAG = re.compile(r"\b(?:struct|enum|union|class)[ \t]+$")
+_ASSIGNED = re.compile(r"[ \t]*(?::=|=(?![=>~]))")
+_ANNOTATES = re.compile(r"(?::|->)[ \t]*$")
+_KEY = re.compile(r"[ \t]*\??:(?!:)[ \t]*(?:async\b|function\b|\(|\w+[ \t]*=>)")
+_HAS_BODY = re.compile(r"[ \t]*(?:final[ \t]*)?(?:\{|:[^:]|\n)")
+_C_HEAD = re.compile(r"(?:[A-Za-z_][\w \t*&:<>,]*)?")
+_C_BODY = re.compile(r"\s*\([^;{}]*\)\s*(?:const\s*)?\{")
+_ENDS_TYPEDEF = re.compile(r"\s*\)?\s*[;(\[]")
+_DELEGATE = re.compile(r"\bdelegate[ \t]+\S+[ \t]+$")
+_VALUES = ("Kotlin", "Swift", "Scala", "Rust", "Go")
+_VALUE = re.compile(r"\b(?:val|var|let|const)[ \t]+$")
+_TYPED_MEMBER = re.compile(r"\??(?:<[^;{}()=]*>\s*\(|\s*\([^()]*\)\s*:)")
+_FIELD = re.compile(r"[ \t]*(?:\w+\.)?")
+_LOOPS = re.compile(r"\bfor[ \t][\w \t,(*]*$")
+_IN = re.compile(r"[\w \t,)]*\bin\b")
+_UNPACKS = re.compile(r"[ \t\w,.*(\[]*")
+_UNPACKED = re.compile(r"[ \t\w,.*)\]]*=(?!=)")
+_ANNOTATED = re.compile(r"[ \t]*:[ \t]*[\w\"'\[]")
+_CALLED = re.compile(r"\s*(?:<[\w\s,<>]*>|::<[^()]*>|!)?\s*\(")
+_IMPORTING = re.compile(r"\b(?:import|from|require|include|use|using|load|export|mod)\b")
+
+
+def plain(text: str) -> str:
+    """Small letters and digits alone, to compare names written in different styles."""
+    return "".join(c for c in text.lower() if c.isalnum())
+
+
+def given_away(name: str, path: str) -> bool:
+    """Whether a path's last part answers a question that names `name`."""
+    return plain(name) in plain(PurePosixPath(path).name.partition(".")[0])
+
+
+def stands(word: str, text: str) -> Iterator[int]:
+    """Where a word stands whole in a text."""
+    at = text.find(word)
+    while at >= 0:
+        end = at + len(word)
+        if not (at and _is_letter(text[at - 1])) and not (end < len(text) and _is_letter(text[end])):
+            yield at
+        at = text.find(word, end)
+
+
+def _is_letter(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def name_at(place: Place) -> int:
+    """Where a definition's own name stands."""
+    text, one = place.source.text, place.definition
+    found = [one.start + at for at in stands(one.name, text[one.start : one.body])]
+    sure = (at for at in found if may_define(place.source, one.name, at, one.kind) or called_at(text, at, one.name))
+    return next(sure, found[0] if found else one.start)
+
+
+def may_define(source: Source, name: str, at: int, kind: str) -> bool:
+    """Whether the word at `at` may be another definition of that name."""
+    text, end = source.text, at + len(name)
+    before, after = text[text.rfind("\n", 0, at) + 1 : at], text[end : end + 80]
+    language = source.language
+    if language in _C and _TAG.search(before):
+        return _HAS_BODY.match(after) is not None
+    if language in _C and _C_HEAD.fullmatch(before) and _C_BODY.match(text, end):
+        return True  # where the grammar lost its way between #if and #else
+    if _DEFINES.search(before) or _declared_otherwise(language, before, after):
+        return True
+    if language in ("Python", *SCRIPTS) and _RENAMES.search(before):
+        return language == "Python" or before.lstrip().startswith(("import", "export", "}"))
+    if language in SCRIPTS and (_BINDS.search(before) or _KEY.match(after)):
+        return True
+    if language in SCRIPTS and not before.strip() and _TYPED_MEMBER.match(after):
+        return True
+    if language in _MEMBERS_BEGIN_LINES and kind == "method" and not before.strip() and _CALLED.match(after):
+        return True
+    return _ASSIGNED.match(after) is not None and not _ANNOTATES.search(before)
+
+
+def _declared_otherwise(language: str, before: str, after: str) -> bool:
+    if language in _C:
+        return before.lstrip().startswith("typedef") and _ENDS_TYPEDEF.match(after) is not None
+    if language == "C#":
+        return _DELEGATE.search(before) is not None
+    if language in _VALUES:
+        return _VALUE.search(before) is not None
+    if language != "Python":
+        return False
+    if _FIELD.fullmatch(before) and _ANNOTATED.match(after):
+        return True
+    looped = _LOOPS.search(before) and _IN.match(after)
+    return bool(looped or (_UNPACKS.fullmatch(before) and _UNPACKED.match(after)))
+
+
+def called_at(text: str, at: int, name: str) -> bool:
+    """Whether an argument list follows the word at `at`."""
+    return _CALLED.match(text, at + len(name)) is not None
+
+
+def imports_it(source: Source, name: str, at: int) -> bool:
+    """Whether the word at `at` only imports the name."""
+    if called_at(source.text, at, name):
+        return False
+    line = source.text[source.text.rfind("\n", 0, at) + 1 : at]
+    if _IMPORTING.search(line):
+        return True
+    return bool(re.fullmatch(r"[\s(]*(?:\w+,\s*)*", line)) and any(name in one.names for one in source.outline.imports)
+
+
+def may_import(source: Source, stem: str) -> bool:
+    """Whether a source names a file's stem where it imports something."""
+    for one in source.outline.imports:
+        if stem in one.names or stem in re.split(r"\W+", one.module):
+            return True
+    text = source.text
+    lines = (text[text.rfind("\n", 0, at) + 1 : text.find("\n", at)] for at in stands(stem, text))
+    return source.language not in NO_CODE and any(_IMPORTING.search(line) for line in lines)
+
+
+def begins_statement(text: str, at: int) -> bool:
+    """Whether nothing of the same statement stands before a position: not in its line, nor (C) as a macro above it."""
+    start = text.rfind("\n", 0, at) + 1
+    if text[start:at].strip():
+        return False
+    while start:
+        end, start = start - 1, text.rfind("\n", 0, start - 1) + 1
+        line = text[start:end].strip()
+        if line and not line.startswith("#"):
+            return line.endswith(("}", ";", "{", "/", ":", ">", ")", "\\")) or "//" in line
+    return True

@@ -1,0 +1,234 @@
+"""Questions as sequences and back.
+
+Questions behind the snippets that answer them, filled to a phase's lengths.
+
+Questions as a file of sequences holds them: what is shown, asked and answered in a row, and whether it is right.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from longrepo.data.dataset import SequenceFile
+from longrepo.data.features import inline_text
+from longrepo.data.metadata import RepositoryFacts
+from longrepo.data.packing import Band
+from longrepo.data.questions.evidence import holds
+from longrepo.data.questions.generate import Question
+from longrepo.data.questions.verify import Checker, Verdict
+from longrepo.data.template import Draft, FilePiece, Sizes, encoded, question_ids, write_question
+from longrepo.data.text import Numbers, TokenizedText
+from longrepo.data.tokenizer import SNIPPETS, RepoTokenizer
+from longrepo.errors import InputError
+from longrepo.utils import hashing
+
+_SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase: each then has a few hundred tokens
+_LEAST_SNIPPET = 32  # tokens
+
+
+class QuestionWriter:
+    """Shows what a question needs among related snippets, never next to the question itself."""
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        texts: Mapping[str, TokenizedText],
+        related: Callable[[str], Sequence[str]],
+        context: float,
+        seed: int,
+    ) -> None:
+        self._tokenizer = sizes.tokenizer
+        self._texts = texts
+        self._related = related
+        self._context = context
+        self._seed = seed
+        self._sizes = sizes
+        self._snippet_size = max(self._sizes.marks(name) for name in SNIPPETS)
+        self.dropped: Counter[str] = Counter()
+
+    def write(self, question: Question, band: Band) -> Draft | None:
+        """The draft; None, and counted by reason, where it can't be asked."""
+        key = (self._seed, band.phase, question.kind, question.text)
+        asked = question_ids(self._tokenizer, question.text)
+        longest = self._answer_ids(question, SNIPPETS[-1])
+        room = band.cap - 1 - len(asked) - len(longest)
+        wanted = _SNIPPETS_WANTED.get(band.phase, 8)
+        needed = [self._piece(path, at, room // max(wanted, len(question.needs) + 1)) for path, at in question.needs]
+        pieces = [piece for piece in needed if piece is not None]
+        if len(pieces) < len(question.needs) or len(pieces) >= len(SNIPPETS):
+            self.dropped["what it is about is not among the training files"] += 1
+            return None
+        room -= sum(self._sizes.snippet(0, piece) for piece in pieces)
+        others = self._others(question, room, room // max(1, wanted - len(pieces)), len(SNIPPETS) - len(pieces))
+        if not others:
+            self.dropped["no other snippet to stand between answer and question"] += 1
+            return None
+        last = others.pop(0)  # the nearest relation: a good decoy next to the question
+        if self._gives_away(last, question):
+            self.dropped["the adjacent snippet answers it"] += 1
+            return None
+        shown = [*pieces, *others]
+        shown.sort(key=lambda piece: hashing.number(*key, piece.of.path, piece.start))
+        shown.append(last)
+        ids = self._answer_ids(question, SNIPPETS[shown.index(pieces[0])])
+        answer = inline_text(f"{question.text} {question.answer}", ids)  # its names: those asked about and answered
+        draft = Draft(self._tokenizer)
+        write_question(draft, shown, asked, answer, self._context)
+        draft.end()
+        if len(draft) <= band.floor:
+            self.dropped["too little text to fill this length"] += 1
+            return None
+        return draft
+
+    def _answer_ids(self, question: Question, snippet: str) -> Numbers:
+        """The answer with a snippet's name as its token, if the tokenizer has it."""
+        before, mark, after = question.answer.partition("{snippet}")
+        ids = [encoded(self._tokenizer, f" {before}".rstrip(" ") if mark else f" {before}")]
+        if mark:
+            ids.append(self._tokenizer.mark_ids(snippet))
+        if after:
+            ids.append(encoded(self._tokenizer, after))
+        return np.concatenate(ids)
+
+    def _piece(self, path: str, at: int, size: int) -> FilePiece | None:
+        """The piece of a file that holds a character, in at most `size` tokens with its mark and path."""
+        of = self._texts.get(path)
+        if of is None or not len(of):
+            return None
+        room = size - self._snippet_size - len(of.path_ids)
+        if room < _LEAST_SNIPPET:
+            return None
+        if len(of) <= room:
+            return FilePiece.whole(of, target=False)
+        token = of.token_at(at)
+        before: list[int] = of.cuts[: of.cuts.searchsorted(token, "right")].tolist()
+        start = next((cut for cut in before if token - cut < room // 2), of.start_in(token, room // 2) if token else 0)
+        return FilePiece(of, start, of.cut_in(start, min(len(of), start + room), token - start + 1)[0], (), False)
+
+    def _others(self, question: Question, room: int, size: int, most: int) -> list[FilePiece]:
+        """Related pieces that fill `room` tokens, nearest first."""
+        asked_about = {path for path, _ in question.needs}
+        found: list[FilePiece] = []
+        for path in self._related(question.needs[0][0]):
+            if len(found) == most or room < _LEAST_SNIPPET:
+                break
+            if path in asked_about or path not in self._texts:
+                continue
+            of = self._texts[path]
+            start = int(of.cuts[hashing.number(self._seed, question.text, path) % len(of.cuts)]) if len(of.cuts) else 0
+            start = start if len(of) - start >= size // 2 else 0
+            frame = self._snippet_size + len(of.path_ids)
+            last_one = len(found) == most - 1
+            limit = min(len(of), start + (room if last_one else min(room, max(size, _LEAST_SNIPPET))) - frame)
+            if limit - start < _LEAST_SNIPPET:
+                continue
+            end = limit if limit == len(of) else of.cut_in(start, limit, (limit - start) // 2)[0]
+            found.append(FilePiece(of, start, end, (), False))
+            room -= self._sizes.snippet(0, found[-1])
+        return found
+
+    def _gives_away(self, piece: FilePiece, question: Question) -> bool:
+        text = piece.of.slice_text(piece.start, piece.end)
+        return question.answer.partition(", in {snippet}")[0] in text
+
+
+_QUESTION, _ANSWER = "\nQUESTION: ", "\nANSWER:"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A row's question and answer as text; `snippets`: number -> (path as shown, code)."""
+
+    row: int
+    question: str
+    answer: str
+    snippets: Mapping[int, tuple[str, str]]
+
+
+def training_commit(facts: RepositoryFacts) -> str:
+    """The commit whose files the questions are about."""
+    return facts.validation_from or facts.head
+
+
+def folders_of(file: SequenceFile, given: Sequence[Path]) -> dict[str, Path]:
+    """Repository name in the header -> the given folder that holds its training commit. Raises InputError where none
+    does."""
+    found: dict[str, Path] = {}
+    for facts in file.header.repositories:
+        commit = training_commit(facts)
+        folder = next((one for one in given if holds(one, commit)), None)
+        if folder is None:
+            raise InputError(f"no --repo holds the commit {commit[:10]} of {facts.name}; give the repository prepared")
+        found[facts.name] = folder
+    return found
+
+
+def read_question(file: SequenceFile, row: int, tokenizer: RepoTokenizer) -> Asked:
+    """What a row of kind qa shows, asks and answers. Raises InputError where it isn't in that format."""
+    pieces = _pieces(file.tokens(row).tolist(), tokenizer)
+    last = max((number for number, (_, text) in enumerate(pieces) if _ANSWER in text), default=-1)
+    shown, _, asked = pieces[last][1].rpartition(_QUESTION)
+    question, found, answer = asked.rpartition(_ANSWER)
+    if last < 0 or not found:
+        raise InputError(f"{file.path}: row {row} asks no question; make the sequences again")
+    snippets: dict[int, tuple[str, str]] = {}
+    for number, text in [*pieces[:last], (pieces[last][0], shown)]:
+        if number is not None:
+            path, _, code = text.partition("\n")
+            snippets[number] = (path.strip(), code)
+    rest = "".join(f" {SNIPPETS[number or 0]}{text}" for number, text in pieces[last + 1 :])
+    return Asked(row, question, " ".join(f"{answer}{rest}".removesuffix(_end(tokenizer)).split()), snippets)
+
+
+def check_rows(
+    file: SequenceFile,
+    tokenizer: RepoTokenizer,
+    folders: Mapping[str, Path],
+    limit: int | None = None,
+    done: Callable[[], None] = lambda: None,
+) -> list[tuple[Asked, Verdict]]:
+    """The verdict on every question of the file, or on `limit` of them, always the same ones; in the order of rows."""
+    repositories = file.column("repository")
+    found: list[tuple[Asked, Verdict]] = []
+    by_repository: defaultdict[str, list[Asked]] = defaultdict(list)
+    for row in question_rows(file, limit):
+        by_repository[repositories[row]].append(read_question(file, row, tokenizer))
+    for facts in file.header.repositories:
+        asked = by_repository.pop(facts.name, [])
+        with Checker(folders[facts.name], training_commit(facts)) as checker:
+            checker.look_up([one.question for one in asked])
+            for one in asked:
+                found.append((one, checker.check(one.question, one.answer, one.snippets)))
+                done()
+    unknown = "of a repository that the header doesn't name"
+    found += [(one, Verdict(False, "", unknown)) for asked in by_repository.values() for one in asked]
+    return sorted(found, key=lambda pair: pair[0].row)
+
+
+def question_rows(file: SequenceFile, limit: int | None = None) -> list[int]:
+    """The rows of kind qa, or `limit` of them."""
+    rows = [row for row, kind in enumerate(file.column("kind")) if kind == "qa"]
+    return sorted(sorted(rows, key=lambda row: hashing.number("check", row))[:limit])
+
+
+def _pieces(ids: list[int], tokenizer: RepoTokenizer) -> list[tuple[int | None, str]]:
+    """(number of the snippet, text after its mark), first what stands before any mark."""
+    numbers = {tokenizer.structure_ids[name]: n for n, name in enumerate(SNIPPETS) if name in tokenizer.structure_ids}
+    if not numbers:  # the marks are text
+        marks = re.split(r"<\|SNIPPET_(\d+)\|>", tokenizer.decode(ids))
+        return [(None, marks[0]), *((int(n), text) for n, text in zip(marks[1::2], marks[2::2], strict=True))]
+    cuts = [at for at, id in enumerate(ids) if id in numbers]
+    pieces: list[tuple[int | None, str]] = [(None, tokenizer.decode(ids[: cuts[0]] if cuts else ids))]
+    for start, stop in zip(cuts, [*cuts[1:], len(ids)], strict=True):
+        pieces.append((numbers[ids[start]], tokenizer.decode(ids[start + 1 : stop])))
+    return pieces
+
+
+def _end(tokenizer: RepoTokenizer) -> str:
+    return tokenizer.decode([tokenizer.end_id])

@@ -1,0 +1,180 @@
+"""A commit as an editor sees it; BM25.
+
+What a user would do without tuning: search the repository for text like what is being written, and show that.
+
+BM25 over pieces of files (Robertson and Zaragoza 2009; Lucene's variant, from the bm25s library), asked with the lines
+before the cursor, as in CrossCodeEval (arXiv 2310.11248).
+
+What stood in a repository at a commit, tokenized as sequences are: what an editor has to show around a line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
+
+import numpy as np
+
+from longrepo.config.schema import Settings
+from longrepo.data.difficulty import Names
+from longrepo.data.template import FilePiece
+from longrepo.data.text import TokenizedText
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.workers import AnalysisPool, FileRequest, LeftOut, Reader
+from longrepo.redaction.redactor import Redactor
+from longrepo.repository.files import unread_reason
+from longrepo.repository.imports.graph import ImportGraph, Targets, import_graph
+from longrepo.repository.imports.statements import Import
+from longrepo.repository.repository import Repository
+from longrepo.repository.types import TextFile, language_of
+from longrepo.utils.cache import Cache
+
+LINES = 20  # of a piece, and of a question
+_WORD = re.compile(r"[^\W\d_]{2,}\w*|\w{3,}")
+
+
+class Index:
+    """Pieces of texts by the words in them."""
+
+    def __init__(self, texts: Sequence[TokenizedText]) -> None:
+        import bm25s
+
+        pieces = [one for of in texts for one in _pieces_of(of)]
+        self._pieces = [piece for piece, _ in pieces]
+        self._scores = bm25s.BM25() if pieces else None
+        if self._scores is not None:
+            self._scores.index([words for _, words in pieces], show_progress=False)
+
+    def search(self, question: str, without: str) -> list[FilePiece]:
+        """The pieces that share a word with a question, the best first, none of the path `without`."""
+        words = words_of(question)
+        if self._scores is None or not words:
+            return []
+        scores = self._scores.get_scores(words)
+        order = np.argsort(-scores, kind="stable")
+        return [self._pieces[at] for at in order.tolist() if scores[at] > 0 and self._pieces[at].of.path != without]
+
+
+def words_of(text: str) -> list[str]:
+    """The words to search by, as they stand."""
+    return _WORD.findall(text)
+
+
+@lru_cache(maxsize=1 << 14)  # most files of a tree are those of the last
+def _pieces_of(of: TokenizedText) -> list[tuple[FilePiece, list[str]]]:
+    """Runs of so many lines with the words in them, those without any left out."""
+    bounds = [*range(0, len(of.rows), LINES), len(of.rows)]
+    spans = [(of.row_token(first), of.row_token(last)) for first, last in pairwise(bounds)]
+    pieces = [FilePiece(of, start, end, (), False) for start, end in spans]
+    return [(piece, words) for piece in pieces if (words := words_of(of.slice_text(piece.start, piece.end)))]
+
+
+RELATED = 40  # files looked at around a target
+COMMON_FILES, COMMON_SHARE = 8, 0.1  # a name in so many files, and so many of all, says nothing about a line
+_KEPT = 3  # trees at a time: an index and a graph each; their texts are shared
+
+
+@dataclass(frozen=True)
+class Tree:
+    """`texts`: path → its files that can be learnt from; `statements`: path → its imports."""
+
+    commit: str
+    texts: Mapping[str, TokenizedText]
+    statements: Mapping[str, Sequence[Import]]
+
+    @cached_property
+    def ambiguous(self) -> frozenset[int]:
+        """Names (hashes) that too many files define to say where they come from."""
+        return frozenset(Names.of(list(self.texts.values())).ambiguous.tolist())
+
+    @cached_property
+    def common(self) -> frozenset[int]:
+        """Names (hashes) that stand all over the project, keywords among them."""
+        each = [np.unique(text.names) for text in self.texts.values()]
+        names, files = np.unique(np.concatenate([np.zeros(0, np.uint32), *each]), return_counts=True)
+        return frozenset(names[files >= max(COMMON_FILES, COMMON_SHARE * len(each))].tolist())
+
+    @cached_property
+    def defined_in(self) -> Mapping[int, frozenset[str]]:
+        """Name (hash) → the paths that define it."""
+        found: defaultdict[int, set[str]] = defaultdict(set)
+        for path, text in self.texts.items():
+            for name in text.defines.tolist():
+                found[name].add(path)
+        return {name: frozenset(paths) for name, paths in found.items()}
+
+    @cached_property
+    def index(self) -> Index:
+        """Its files cut in pieces, to be searched."""
+        return Index(list(self.texts.values()))
+
+    @cached_property
+    def graph(self) -> ImportGraph:
+        """Which file imports which."""
+        return import_graph(self._files, self.statements)
+
+    def related(self, path: str, seen: Iterable[Import] = ()) -> list[str]:
+        """Paths of other files, nearest first, as sequences order them: by imports, then by name and folder. `seen`:
+        what the file at `path` imports beyond what it did in this tree."""
+        statements = dict.fromkeys((*self.statements.get(path, ()), *seen))
+        graph = self.graph
+        if len(statements) > len(self.statements.get(path, ())):
+            own = TextFile(path, "", "", language_of(path))
+            files = self._files if path in self.texts else [*self._files, own]
+            imports = Targets(files, {**self.statements, path: list(statements)}).of(own)
+            graph = ImportGraph({**graph.imports, path: imports}, graph.imported_by)
+        return [one for one in graph.related(path, RELATED) if one in self.texts and one != path]
+
+    @cached_property
+    def _files(self) -> list[TextFile]:
+        return [TextFile(path, text.text, "", text.language) for path, text in self.texts.items()]
+
+
+class Trees:
+    """The trees of one repository, each text read once. Close it after use; that closes the repository too."""
+
+    def __init__(self, repository: Repository, head: str, tokenizer: RepoTokenizer, settings: Settings, cache: Cache):
+        """`head`: the commit prepared, whose people are redacted as they were then."""
+        data = settings.data
+        redactor = Redactor(repository.people(head)) if data.redact else None
+        pool = AnalysisPool(tokenizer, redactor, data.context_weight, 1)
+        self.repository = repository
+        self.reader = Reader(repository, tokenizer, redactor, pool, cache, data.max_file_bytes, data.context_weight)
+        self._known: dict[tuple[str, str], tuple[TokenizedText, tuple[Import, ...]] | None] = {}
+        self.at = lru_cache(maxsize=_KEPT)(self._read)
+
+    def close(self) -> None:
+        """End the processes that read. May be called twice."""
+        self.reader.pool.close()
+        self.repository.close()
+
+    def files(self, found: Mapping[str, str]) -> dict[str, TokenizedText]:
+        """Path → text of the blobs of some paths, those that can be read."""
+        self._know(found.items())
+        return {path: one[0] for path, blob in found.items() if (one := self._known[path, blob])}
+
+    def _read(self, commit: str) -> Tree:
+        entries = {
+            entry.path: entry.blob
+            for entry in self.repository.tracked(commit)
+            if not unread_reason(entry, self.reader.max_file_bytes)
+        }
+        self._know(entries.items())
+        known = {path: one for path, blob in sorted(entries.items()) if (one := self._known[path, blob])}
+        return Tree(
+            commit, {path: one[0] for path, one in known.items()}, {path: one[1] for path, one in known.items()}
+        )
+
+    def _know(self, wanted: Iterable[tuple[str, str]]) -> None:
+        missing = [one for one in wanted if one not in self._known]
+        answers = self.reader.read([FileRequest(*one) for one in missing], lambda _: None)
+        for one, answer in zip(missing, answers, strict=True):
+            if isinstance(answer, LeftOut) or not len(answer.text):
+                self._known[one] = None
+                continue
+            self._known[one] = answer.text, answer.text.outline.imports
+            answer.text.forget_outline()

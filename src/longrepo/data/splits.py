@@ -1,0 +1,126 @@
+"""Training, validation and test: by commit ancestry, and where history is too short for that, by held-out files.
+
+Training is what commit T reaches along any parent; validation is what V reaches beyond T; test is what HEAD reaches
+beyond V. T and V lie on the first-parent line. Never by date: an author's date may lie months before the merge.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from longrepo.config.schema import DataSettings
+from longrepo.repository.history import RecordStore
+from longrepo.repository.repository import Repository
+from longrepo.repository.types import CommitRecord
+from longrepo.utils import hashing
+
+MOST_HELD_OUT = 200  # commits a split: more would only make what is trained on older
+
+
+@dataclass
+class Splits:
+    """`train` is T, `validation` is V, in full ids; both are HEAD where no commits are held out."""
+
+    head: str
+    train: str
+    validation: str
+    notes: list[str] = field(default_factory=list)
+
+    def held_out(self, repository: Repository, split: str, limit: int, known: RecordStore) -> Iterator[CommitRecord]:
+        """The commits of "validation" or "test" that change text, newest first."""
+        tip, exclude = (self.validation, self.train) if split == "validation" else (self.head, self.validation)
+        return usable(repository, tip, exclude, limit, known) if tip != exclude else iter(())
+
+
+def usable(
+    repository: Repository,
+    tip: str,
+    exclude: str | None,
+    limit: int,
+    known: RecordStore,
+    left_out: Counter[str] | None = None,
+) -> Iterator[CommitRecord]:
+    """Up to `limit` commits that change a file one could learn from, newest first; others counted in `left_out`."""
+    records = repository.log(tip, exclude=exclude, left_out=left_out, known=known)
+    return islice((record for record in records if record.changes), limit)
+
+
+def split_by_ancestry(
+    repository: Repository, data: DataSettings, commit: str, known: RecordStore, done: Callable[[int], None]
+) -> Splits:
+    """Choose T and V so that about `validation_share` and `test_share` of the commits up to `commit` come after.
+
+    `done` is told of each commit.
+    """
+    head = repository.resolve(commit)
+    if data.max_commits == 0:
+        return Splits(head, head, head, notes=["data.max_commits is 0: no commits are read, files alone are held out"])
+
+    counted: set[str] = set()
+    for record in usable(repository, head, None, data.max_commits, known):
+        counted.add(record.id)
+        done(1)
+    total = len(counted)
+    for_test, for_validation = (
+        min(MOST_HELD_OUT, round(total * share)) for share in (data.test_share, data.validation_share)
+    )
+    if not for_test or not for_validation:
+        return Splits(head, head, head, notes=[f"{total} usable commits are too few to hold any out"])
+    line = repository.first_parents(head, 10 * data.max_commits)
+
+    def beyond(index: int) -> int:
+        return len(counted.intersection(repository.beyond(head, line[index])))
+
+    at_test = _first(1, len(line) - 1, lambda index: beyond(index) >= for_test)
+    at_train = at_test and _first(at_test + 1, len(line) - 1, lambda index: beyond(index) >= for_test + for_validation)
+    if not at_train or not at_test:
+        return Splits(head, head, head, notes=["the first-parent line is too short to hold commits out"])
+    return Splits(head, line[at_train], line[at_test])
+
+
+def _first(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+    """The smallest number in low..high for which `holds`, which is monotone; None where there is none. Doubling steps
+    first: the answer lies near the front, and asking far back is what costs."""
+    if low > high:
+        return None
+    step, at = 1, low
+    while not holds(at):
+        if at == high:
+            return None
+        low = at + 1
+        at = min(high, at + step)
+        step *= 2
+    while low < at:
+        middle = (low + at) // 2
+        if holds(middle):
+            at = middle
+        else:
+            low = middle + 1
+    return at
+
+
+def choose_files(sizes: dict[str, int], share: float, tokens: int, seed: int, taken: Sequence[str] = ()) -> list[str]:
+    """Files to hold out: by a hash of the path until they hold `tokens` tokens, at most `share` of all tokens but at
+    least one file, never one of `taken`; none where fewer than three files would be left to train on.
+
+    `sizes` is path → tokens of every file that may be chosen. The smaller half is passed over: a target needs text.
+    """
+    left = {path: size for path, size in sizes.items() if path not in set(taken)}
+    if len(left) < 4:
+        return []
+    middle = sorted(left.values())[len(left) // 2]
+    order = sorted(
+        (path for path, size in left.items() if size >= middle), key=lambda path: hashing.number(seed, "held", path)
+    )
+    bound = share * sum(left.values())
+    chosen: list[str] = []
+    held = 0
+    for path in order[: max(1, len(left) // 3)]:
+        if held >= tokens or (chosen and held + left[path] > bound):
+            break
+        chosen.append(path)
+        held += left[path]
+    return chosen

@@ -1,0 +1,327 @@
+"""TokenizedText; stored rows back to lines.
+
+A text, its tokens, and where things stand in it, as arrays: a piece of a sequence is a slice of them.
+
+A training sequence: tokens, how much each counts in the loss, and where it came from.
+
+The lines of a stored row, read back from its tokens alone.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrepo.data.tokenizer import COMMIT_START, STRUCTURE_TOKENS, RepoTokenizer
+from longrepo.repository.outline import Outline
+
+MAX_PATH_TOKENS = 40  # a longer path keeps its end: the file's own name
+_IMPORT = re.compile(
+    r"(import|from|use|using|package|extern crate|mod|require|include|#\s*include|#\s*import)\b|const .*\brequire\("
+)
+_SOMETHING = re.compile(r"\S")
+PROSE = {"Other", "Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML"}
+_IMPORT_LINES = 200  # imports stand at the top; further down the pattern mostly meets prose
+
+Numbers = NDArray[np.int32]
+_NONE: Numbers = np.zeros(0, np.int32)
+
+
+@dataclass(eq=False)
+class TokenizedText:
+    """A text with what `longrepo.data.features` found in it. Arrays are int32 unless said.
+
+    `ids` and `starts` (the character each token begins at) are `[tokens]`, `depth` (uint8: how many bodies a token
+    stands in) too; `rows` is the token each line begins at and `row_hashes` (uint64) what it says, `[lines]`; `cuts`
+    are tokens at which a piece may begin without cutting a syntax node; `names` (uint32 hashes) and `name_tokens` are
+    its words of two letters or more, `[names]`; `weights` (float32, `[tokens]`) only in a change's text.
+    """
+
+    path: str
+    language: str
+    text: str
+    ids: Numbers
+    starts: Numbers
+    rows: Numbers = field(default_factory=lambda: np.zeros(1, np.int32))
+    row_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, np.uint64))
+    cuts: Numbers = field(default_factory=_NONE.copy)
+    names: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    name_tokens: Numbers = field(default_factory=_NONE.copy)
+    depth: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    weights: NDArray[np.float32] | None = None
+    defines: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))  # names, ascending
+    path_ids: Numbers = field(default_factory=_NONE.copy)  # " path\n", as it stands after a file's start token
+    outline_json: str = ""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def outline(self) -> Outline:
+        """Its definitions, calls and imports."""
+        return Outline.from_json(self.outline_json) if self.outline_json else Outline((), (), (), (), ())
+
+    def forget_outline(self) -> None:
+        """Let go of the outline's objects until they are asked for again: they take more memory than all the rest."""
+        self.__dict__.pop("outline", None)
+
+    def token_at(self, character: int) -> int:
+        """The last token boundary at or before a character: a token may span "\\n" and the indentation after it."""
+        return int(boundaries(self.starts, len(self.text), [character])[0])
+
+    def slice_text(self, start: int, end: int) -> str:
+        """The text of tokens start..end."""
+        if start >= min(end, len(self.ids)):
+            return ""
+        last = int(self.starts[end]) if end < len(self.ids) else len(self.text)
+        return self.text[int(self.starts[start]) : last]
+
+    @cached_property
+    def lines(self) -> Numbers:
+        """Token boundaries at which a line begins, ascending, the ends left out."""
+        found = np.unique(self.rows)
+        return found[(found > 0) & (found < len(self.ids))]
+
+    def row_token(self, row: int) -> int:
+        """The token boundary at which a row (0-based) begins; the end for one beyond the last."""
+        return int(self.rows[row]) if row < len(self.rows) else len(self.ids)
+
+    def cut_in(self, start: int, limit: int, at_least: int = 0) -> tuple[int, str]:
+        """Where to end a piece that begins at token `start` and may reach to `limit`, and how: the last syntax cut
+        that leaves at least `at_least` tokens, else the last line start that does, else the limit itself."""
+        low = start + max(1, at_least)
+        for how, places in (("syntax", self.cuts), ("line", self.lines)):
+            index = int(places.searchsorted(limit, "right")) - 1
+            if index >= 0 and places[index] >= low:
+                return int(places[index]), how
+        return limit, "token"
+
+    def start_in(self, end: int, room: int) -> int:
+        """The first line start that leaves at most `room` tokens up to `end` (`end - room` where no line starts)."""
+        first = max(0, end - room)
+        if first == 0:
+            return 0
+        index = int(self.lines.searchsorted(first))
+        found = int(self.lines[index]) if index < len(self.lines) else end
+        return found if found < end else first
+
+    @cached_property
+    def skeleton(self) -> list[tuple[int, int]]:
+        """The token ranges of the lines that say what the file defines: its signatures, without bodies."""
+        spans: list[tuple[int, int]] = []
+        starts = self._row_starts
+        for one in self.outline.definitions:
+            first = bisect_right(starts, one.start) - 1
+            said = len(self.text[one.start : one.body].rstrip())
+            last = bisect_right(starts, one.start + max(0, said - 1)) - 1
+            span = (self.row_token(first), self.row_token(last + 1))
+            if span[0] >= (spans[-1][1] if spans else 0) and span[1] > span[0]:
+                spans.append(span)
+        return spans
+
+    def head(self, start: int, budget: int) -> list[tuple[int, int]]:
+        """What a piece from token `start` on needs of what stands above it: import lines and the lines it is
+        indented under, as token ranges, at most `budget` tokens in all."""
+        if start <= 0 or start >= len(self.ids):
+            return []
+        row = self._row_of(int(self.starts[start]))
+        ranges: list[tuple[int, int]] = []
+        for one in [*self._enclosing(row), *(above for above in self._import_rows if above < row)]:
+            span = (self.row_token(one), self.row_token(one + 1))
+            size = span[1] - span[0] + 1
+            if 1 < size <= budget and span[1] <= start and span not in ranges:
+                ranges.append(span)
+                budget -= size
+        return self.apart(sorted(ranges), start)
+
+    def apart(self, ranges: Sequence[tuple[int, int]], following: int) -> list[tuple[int, int]]:
+        """Ascending token ranges of whole lines, with the line break between two of them where neither holds it, as
+        where one token is several line breaks; `following` is the token that comes after them."""
+        found: list[tuple[int, int]] = []
+        for start, end in [*ranges, (following, following)]:
+            if found and found[-1][1] < start and not self.slice_text(*found[-1]).endswith("\n"):
+                missing = not self.slice_text(start, start + 1).startswith("\n")
+                start -= missing and self.slice_text(start - 1, start).endswith("\n")
+            if start < end:
+                found.append((start, end))
+        return found
+
+    @cached_property
+    def _import_rows(self) -> list[int]:
+        top = [] if self.language in PROSE else self._rows[:_IMPORT_LINES]
+        return [row for row, line in enumerate(top) if _IMPORT.match(line)]
+
+    @cached_property
+    def _indents(self) -> Numbers:
+        """Of each row, in characters; a blank one is indented beyond any other."""
+        return np.array([len(row) - len(row.lstrip(" \t")) if row.strip() else 1 << 30 for row in self._rows], np.int32)
+
+    @cached_property
+    def _rows(self) -> list[str]:
+        return self.text.split("\n")
+
+    @cached_property
+    def _row_starts(self) -> list[int]:
+        return [0, *(match.end() for match in re.finditer("\n", self.text))]
+
+    def _row_of(self, character: int) -> int:
+        """The row of the first thing that isn't blank from a character on: its indentation is the piece's."""
+        found = _SOMETHING.search(self.text, character)
+        return bisect_right(self._row_starts, found.start() if found else character) - 1
+
+    def _enclosing(self, row: int) -> list[int]:
+        """The rows that a row is indented under, from the outermost on."""
+        found: list[int] = []
+        indent = int(self._indents[row])
+        while indent and len(less := np.flatnonzero(self._indents[:row] < indent)):
+            row = int(less[-1])
+            indent = int(self._indents[row])
+            found.append(row)
+        return found[::-1]
+
+
+def boundaries(starts: Numbers, length: int, characters: Iterable[int]) -> Numbers:
+    """For each character of a text of `length` the last token boundary at or before it; the number of tokens for one
+    at or beyond the end. Where a character takes several tokens they share a start, and the first of them is meant."""
+    at = np.fromiter(characters, np.int64)
+    found = starts.searchsorted(at)
+    inside = (found > 0) & (at < length)
+    inside[inside] &= np.append(starts, np.int32(-1))[found[inside]] != at[inside]
+    found[inside] = starts.searchsorted(starts[found[inside] - 1])
+    return found.astype(np.int32)
+
+
+def path_tokens(tokenizer: RepoTokenizer, path: str) -> Numbers:
+    """The tokens of " path\\n", a very long path without its beginning."""
+    return np.array(tokenizer.encode(f" {path}\n")[-MAX_PATH_TOKENS:], np.int32)
+
+
+Kind = Literal["hierarchical", "commit_evolution", "qa", "window"]
+Split = Literal["train", "validation", "test"]
+DIFFICULTIES = ("easy", "medium", "hard", "very_hard")
+KINDS: tuple[Kind, ...] = ("hierarchical", "commit_evolution", "qa", "window")
+TARGET_WEIGHT = 1.0  # a token with this weight is a target: validation and evaluation count these alone
+
+
+@dataclass
+class LongContextSequence:
+    """Token ids `[tokens]` and the loss weight of each as a target `[tokens]` (the first is always 0).
+
+    `metadata` holds `kind`, `curriculum_difficulty` (one of DIFFICULTIES), `difficulty_score` (0..1),
+    `difficulty_parts`, `files_included`, `commits_included`, `language`, `split`.
+    """
+
+    tokens: list[int]
+    loss_weights: list[float]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.loss_weights):
+            raise ValueError(f"{len(self.tokens)} tokens but {len(self.loss_weights)} loss weights")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class NotBuilt:
+    """Why no sequence came out, and the tokens that were not used. False in a condition, as None would be."""
+
+    reason: str
+    tokens: int = 0
+
+    def __bool__(self) -> bool:
+        return False
+
+
+_NAMES = re.compile("|".join(map(re.escape, STRUCTURE_TOKENS)))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a row: its number from 1, whether it is scored as a whole, and whether it stands in a commit."""
+
+    number: int
+    text: str
+    scored: bool
+    in_commit: bool
+
+
+class StoredText:
+    """Reads rows with a tokenizer.
+
+    Marks (structure, end and padding tokens) end a line. Fill-in-the-middle is put back into the file's order, so that
+    the lines it was cut in are whole again.
+    """
+
+    def __init__(self, tokenizer: RepoTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._marks = marks_of(tokenizer)
+        self._commit = tokenizer.structure_ids.get(COMMIT_START)
+
+    def lines(self, ids: NDArray[np.int32], kind: str, weights: NDArray[np.float32] | None = None) -> Iterator[Line]:
+        """The lines of a row of that kind. With `weights` a line is `scored` whose tokens, as far as they hold more
+        than white space, all have weight 1; without, none is."""
+        number = 0
+        for places, opened_by in self._stretches(ids):
+            in_commit = kind == "commit_evolution" and (self._commit is None or opened_by == self._commit)
+            for text, scored in self._split(ids[places], weights[places] if weights is not None else None):
+                number += 1
+                yield Line(number, text, scored, in_commit)
+
+    def _stretches(self, ids: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.intp], int]]:
+        """The places of each stretch of text, in the file's order, and the mark before it (-1: none)."""
+        at = np.flatnonzero(self._marks[ids])
+        bounds = [-1, *at.tolist(), len(ids)]
+        stretches = [np.arange(start + 1, end) for start, end in pairwise(bounds)]
+        marks = [-1, *ids[at].tolist()]
+        fim = self._tokenizer.fim
+        number = 0
+        while number < len(stretches):
+            places, width = stretches[number], 1
+            if fim and marks[number : number + 3] == [fim.prefix, fim.suffix, fim.middle]:
+                before, after, middle = stretches[number : number + 3]  # where the middle holds both, `before` is empty
+                places, width = np.concatenate([before, middle, after]), 3
+            if len(places):
+                yield places, marks[number]
+            number += width
+
+    def _split(self, ids: NDArray[np.int32], weights: NDArray[np.float32] | None) -> Iterator[tuple[str, bool]]:
+        """The lines of one stretch (nothing after its last break is no line), and whether each is scored as a whole."""
+        if weights is None:
+            yield from ((text, False) for text in self._decode(ids).removesuffix("\n").split("\n"))
+            return
+        full = weights == TARGET_WEIGHT
+        cuts = np.flatnonzero(np.diff(full)) + 1
+        line, whole = "", True
+        for part, scored in zip(np.split(ids, cuts), full[[0, *cuts.tolist()]].tolist(), strict=True):
+            head, *rest = self._decode(part).split("\n")
+            for text, starts in [(head, False), *((one, True) for one in rest)]:
+                if starts:
+                    yield line, whole and bool(line.strip())
+                    line, whole = "", True
+                line += text
+                whole = whole and (scored or not text.strip())
+        if line:
+            yield line, whole and bool(line.strip())
+
+    def _decode(self, ids: NDArray[np.int32]) -> str:
+        text = self._tokenizer.decode(ids.tolist())
+        return text if self._tokenizer.structure_ids else _NAMES.sub("\n", text)
+
+
+def marks_of(tokenizer: RepoTokenizer) -> NDArray[np.bool_]:
+    """Which ids are no text: structure tokens, end, padding, fill-in-the-middle, `[vocabulary]`."""
+    marks = np.zeros(tokenizer.vocabulary_size, bool)
+    fim = tokenizer.fim
+    marks[[*tokenizer.structure_ids.values(), tokenizer.end_id, tokenizer.pad_id]] = True
+    marks[[fim.prefix, fim.suffix, fim.middle] if fim else []] = True
+    return marks

@@ -1,0 +1,310 @@
+"""RepoTokenizer, special tokens.
+
+Structure tokens: what marks files, commits and snippets, and which known token each one starts from.
+
+StarCoder2 spells each of these in 7-8 tokens of plain text, so they join the vocabulary as special tokens. A new
+row of the embedding begins as the row of the nearest token the base model knows and is trained with the adapter.
+
+The tokenizer as this project uses it: structure tokens added, repository text never read as a special token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from longrepo.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+END = "<|endoftext|>"
+FILE_START, FILE_END = "<|FILE_START|>", "<|FILE_END|>"
+COMMIT_START, COMMIT_END = "<|COMMIT_START|>", "<|COMMIT_END|>"
+SNIPPETS = tuple(f"<|SNIPPET_{n}|>" for n in range(16))
+STRUCTURE_TOKENS = (FILE_START, FILE_END, COMMIT_START, COMMIT_END, *SNIPPETS)
+
+# What redacted text becomes; StarCoder2's tokenizer has a token for each, for others they are text.
+PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
+
+FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX = "<fim_prefix>", "<fim_middle>", "<fim_suffix>"
+
+# The first of these that the base tokenizer has; a tokenizer with none of them falls back to its end token.
+NEAREST: dict[str, tuple[str, ...]] = {
+    FILE_START: ("<file_sep>",),
+    FILE_END: (END,),
+    COMMIT_START: ("<pr_base>", "<commit_before>", "<file_sep>"),
+    COMMIT_END: (END,),
+    **dict.fromkeys(SNIPPETS, ("<pr_diff_hunk>", "<file_sep>")),
+}
+
+
+Ids = npt.NDArray[np.int32]
+Offsets = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Fim:
+    """Ids of the fill-in-the-middle tokens."""
+
+    prefix: int
+    suffix: int
+    middle: int
+
+
+class RepoTokenizer:
+    """A byte-level tokenizer (the `tokenizers` library's) with the structure tokens as special tokens.
+
+    `end` and `pad` are tokens; `source` gives the transformers tokenizer it is of, if that should be needed.
+    """
+
+    def __init__(
+        self,
+        backend: Tokenizer,
+        name: str,
+        end: str | None = None,
+        pad: str | None = None,
+        structure_tokens: bool = True,
+        source: Callable[[], Any] | None = None,
+    ) -> None:
+        """Raises InputError where it has no end token."""
+        from tokenizers import AddedToken, Tokenizer, processors
+
+        self.name = name
+        self._source = source
+        # A copy of its own: `encode_special_tokens` makes "<|FILE_START|>" inside a source file plain text, and
+        # offsets must cover the spaces that ByteLevel's default post-processor trims off. What stands for redacted
+        # text is the one thing that text says and a token is meant by.
+        state = json.loads(backend.to_str())
+        for token in state["added_tokens"]:
+            token["special"] = token["special"] and token["content"] not in PLACEHOLDERS
+        self._text = Tokenizer.from_str(json.dumps(state))
+        if structure_tokens:
+            self._text.add_special_tokens([AddedToken(token, special=True) for token in STRUCTURE_TOKENS])
+        self._text.no_truncation()
+        self._text.no_padding()
+        self._text.encode_special_tokens = True
+        self._text.post_processor = processors.ByteLevel(trim_offsets=False)
+        self._vocabulary: dict[str, int] = self._text.get_vocab(with_added_tokens=True)
+        found = self._vocabulary.get(end or END)
+        if found is None:
+            raise InputError(f"{name}: its tokenizer has no end token; use a model that has one")
+        self.end_id: int = found
+        self.pad_id: int = self._vocabulary.get(pad or "", found)
+        self._marks: dict[str, Ids] = {}
+        self._made_from = (backend.to_str(), name, end, pad, structure_tokens)
+        self.structure_ids: dict[str, int] = {
+            token: self._vocabulary[token] for token in STRUCTURE_TOKENS if token in self._vocabulary
+        }
+
+    def __reduce__(self) -> tuple[Callable[..., RepoTokenizer], tuple[Any, ...]]:
+        """For another process; there `source` is not to be had."""
+        return _rebuilt, self._made_from
+
+    @cached_property
+    def source(self) -> Any:
+        """The transformers tokenizer with the structure tokens added (to save beside a model). Imports transformers,
+        which takes seconds. Raises ValueError where it gives them other ids than the sequences hold."""
+        if self._source is None:
+            raise ValueError(f"{self.name}: made without a transformers tokenizer")
+        source = self._source()
+        if self.structure_ids:
+            added: dict[str, Any] = {"additional_special_tokens": list(STRUCTURE_TOKENS)}
+            source.add_special_tokens(added, replace_extra_special_tokens=False)
+        for token, id in self.structure_ids.items():
+            if source.convert_tokens_to_ids(token) != id:
+                raise ValueError(f"{self.name}: transformers gives {token} another id than tokenizer.json ({id})")
+        return source
+
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """Ids reach from 0 to below this, added tokens included."""
+        return max(self._vocabulary.values()) + 1
+
+    @cached_property
+    def initial_from(self) -> dict[int, int]:
+        """Structure token id → id of the known token whose embedding row it starts from."""
+        return {
+            id: next((self._vocabulary[known] for known in NEAREST[token] if known in self._vocabulary), self.end_id)
+            for token, id in self.structure_ids.items()
+        }
+
+    @cached_property
+    def fim(self) -> Fim | None:
+        """The fill-in-the-middle ids, or None where the tokenizer lacks one of them."""
+        ids = [self._vocabulary.get(token) for token in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)]
+        return Fim(*[id for id in ids if id is not None]) if None not in ids else None
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of everything that decides ids: vocabulary, merges, normaliser, pre-tokenizer, added tokens."""
+        state = json.loads(self._text.to_str())
+        model = state["model"]
+        merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges", [])]
+        added = sorted((one["id"], one["content"], one["special"]) for one in state["added_tokens"])
+        decides = [sorted(self._vocabulary.items()), merges, state["normalizer"], state["pre_tokenizer"], added]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+
+    @cached_property
+    def _bytes(self) -> npt.NDArray[np.int32]:
+        """Bytes of text each id stands for: a character of a byte-level token's name is one byte."""
+        sizes = np.zeros(self.vocabulary_size, np.int32)
+        for token, id in self._vocabulary.items():
+            sizes[id] = len(token)
+        for id, added in self._text.get_added_tokens_decoder().items():
+            sizes[id] = len(added.content.encode())
+        return sizes
+
+    @cached_property
+    def end_ids(self) -> Ids:
+        """The end token alone, `[1]`."""
+        return np.array([self.end_id], np.int32)
+
+    def mark_ids(self, name: str) -> Ids:
+        """A structure token's id, `[1]`; without structure tokens, the tokens of its name as text."""
+        if name not in self._marks:
+            known = self.structure_ids.get(name)
+            self._marks[name] = np.array(self.encode(name) if known is None else [known], np.int32)
+        return self._marks[name]
+
+    def id(self, token: str) -> int:
+        """The id of a special token. Raises KeyError where the tokenizer has none of that name."""
+        return self._vocabulary[token]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; the names of special tokens in it are text like any other."""
+        return list(self._text.encode(text, add_special_tokens=False).ids)
+
+    def encode_many(self, texts: Iterable[str], block: int = 256) -> list[tuple[Ids, Offsets]]:
+        """For each text its ids and the character each token begins at, `[tokens]`; on all free cores."""
+        todo = list(texts)
+        found: list[tuple[Ids, Offsets]] = []
+        for first in range(0, len(todo), block):  # an Encoding takes ~150 bytes a token: not all at once
+            some = todo[first : first + block]
+            for text, encoding in zip(some, self._text.encode_batch_fast(some, add_special_tokens=False), strict=True):
+                ids = np.array(encoding.ids, dtype=np.int32)
+                found.append((ids, self._starts(text, ids)))
+        return found
+
+    def _starts(self, text: str, ids: Ids) -> Offsets:
+        """Where each token begins, from what its bytes are; a normaliser that alters the text makes that impossible."""
+        ends = np.cumsum(self._bytes[ids], dtype=np.int32)
+        starts = ends - self._bytes[ids]
+        data = text.encode("utf-8", "surrogatepass")
+        if (int(ends[-1]) if len(ends) else 0) != len(data):
+            encoding = self._text.encode(text, add_special_tokens=False)
+            return np.array([start for start, _ in encoding.offsets], dtype=np.int32)
+        if len(data) == len(text):
+            return starts
+        characters = np.cumsum((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, dtype=np.int32) - 1
+        return np.asarray(characters[starts], np.int32)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens spelled out."""
+        return str(self._text.decode(list(ids), skip_special_tokens=False))
+
+
+def _rebuilt(state: str, *rest: Any) -> RepoTokenizer:
+    from tokenizers import Tokenizer
+
+    return RepoTokenizer(Tokenizer.from_str(state), *rest)
+
+
+def load_tokenizer(name: str, revision: str | None = None, structure_tokens: bool = True) -> RepoTokenizer:
+    """The tokenizer of "embedded", of a local model folder, or of a model on the Hugging Face hub.
+
+    It is read from `tokenizer.json` itself, without importing transformers. Raises InputError where it can't be had:
+    no such folder or model, offline and not yet downloaded, not a tokenizer.
+    """
+    from tokenizers import Tokenizer
+
+    file, config = _local(name) or _from_hub(name, revision)
+    try:
+        backend = Tokenizer.from_file(str(file))
+        tree = json.loads(config.read_text("utf-8")) if config else {}
+    except Exception as error:  # the Rust library raises Exception itself
+        raise InputError(f"--model {name}: {file} can't be read as a tokenizer ({_first_line(error)})") from None
+
+    def source() -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(str(file.parent))
+
+    end, pad = _token(tree.get("eos_token")), _token(tree.get("pad_token"))
+    return RepoTokenizer(backend, name, end, pad, structure_tokens, source)
+
+
+def new_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) -> dict[int, int]:
+    """`initial_from` of the structure tokens that a base's own tokenizer lacks. One that has them was trained with
+    them, and their rows stay what they are. A base without a tokenizer lacks all."""
+    try:
+        known = load_tokenizer(base, revision, structure_tokens=False).structure_ids.values()
+    except InputError:
+        return tokenizer.initial_from
+    return {new: source for new, source in tokenizer.initial_from.items() if new not in known}
+
+
+def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
+    """The tokenizer itself if it is one of ours, else a plain transformers tokenizer wrapped (tokens are added to it).
+
+    Raises InputError where it isn't a fast one.
+    """
+    if isinstance(tokenizer, RepoTokenizer):
+        return tokenizer
+    name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise InputError(f"{name}: its tokenizer has no tokenizer.json (a fast one); use a model that has")
+    wrapped = RepoTokenizer(
+        tokenizer.backend_tokenizer, name, tokenizer.eos_token, tokenizer.pad_token, True, lambda: tokenizer
+    )
+    _ = wrapped.source  # adds the tokens to it now, so that both know the same ids
+    return wrapped
+
+
+def _local(name: str) -> tuple[Path, Path | None] | None:
+    """`tokenizer.json` and the configuration beside it, where `name` means a folder on this machine."""
+    folder = Path(name).expanduser()
+    if name == "embedded":
+        from longrepo import embedded
+
+        folder = embedded.path()
+    elif not (name.startswith((".", "~", "/")) or folder.exists()):
+        return None
+    if not (folder / "tokenizer.json").is_file():
+        missing = "holds no tokenizer.json" if folder.is_dir() else "no such folder"
+        raise InputError(f"--model {name}: {missing}; give a model folder, a hub name, or `embedded`")
+    config = folder / "tokenizer_config.json"
+    return folder / "tokenizer.json", config if config.is_file() else None
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        file, config = (
+            Path(hf_hub_download(name, one, revision=revision)) for one in ("tokenizer.json", "tokenizer_config.json")
+        )
+    except Exception as error:  # the hub raises a dozen kinds; each means the same to the user
+        raise InputError(
+            f"--model {name}: its tokenizer can't be had ({_first_line(error)}); connect once to download it, "
+            "give a local model folder, or use `--model embedded`"
+        ) from None
+    return file, config
+
+
+def _first_line(error: Exception) -> str:
+    return textwrap.shorten((str(error).strip().splitlines() or [type(error).__name__])[0], 160, placeholder=" …")
+
+
+def _token(given: Any) -> str | None:
+    return given.get("content") if isinstance(given, dict) else given

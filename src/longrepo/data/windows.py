@@ -1,0 +1,130 @@
+"""The repository as overlapping windows: what `tokenizers/git_tokenizer_rich.py` makes.
+
+Files, definitions first, one after the other; each phase's windows walk over all of it. A window begins `overlap`
+tokens before the one before it ended, at the start of a line where there is one, and what overlaps has weight 0: each
+token is scored once a phase. The end token is scored where the text really ends.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from longrepo.config.schema import Settings
+from longrepo.data.corpus import Corpus
+from longrepo.data.mixture import PhaseAccount
+from longrepo.data.packing import TOO_SHORT, Band, bands_up_to
+from longrepo.data.prepare import Origin, Part, Prepared, Tools, assemble
+from longrepo.data.template import Built, Draft
+from longrepo.data.text import TARGET_WEIGHT, TokenizedText
+from longrepo.data.tokenizer import FILE_END, FILE_START
+from longrepo.errors import InputError
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A file in the stream: its marks and path begin at `at`, its text at `text_at`, its end mark at `end_at`."""
+
+    of: TokenizedText
+    at: int
+    text_at: int
+    end_at: int
+
+
+def windows(origins: Sequence[Origin], settings: Settings, tools: Tools, length: int, overlap: int) -> Prepared:
+    """Windows for every phase up to `length` tokens, and the same held-out sequences as `prepare`.
+
+    Raises InputError where a repository holds nothing to train on, or has a weight.
+    """
+    if any(origin.weight != 1 for origin in origins):
+        raise InputError("--weight: windows show every text once; leave it out, or build long-context sequences")
+    chosen = bands_up_to(settings.long_context, length)
+    without_changes = settings.model_copy(
+        update={"data": settings.data.model_copy(update={"commit_share": 0.0, "question_share": 0.0})}
+    )
+    lowered = {band.phase: min(overlap, band.cap // 2) for band in chosen}
+    notes = [
+        f"phase {phase}: overlap lowered from {overlap} to {used}, half its length"
+        for phase, used in lowered.items()
+        if used < overlap
+    ]
+
+    def build(part: Part, _: float) -> None:
+        for band in chosen:
+            tools.watch.step(f"cutting windows of {band.cap} tokens")
+            built, part.accounts[band.phase] = _phase(part.corpus, band, lowered[band.phase])
+            part.training += built
+
+    return assemble(origins, without_changes, tools, chosen, notes, f"tokenize, overlap {overlap}", build)
+
+
+def _phase(corpus: Corpus, band: Band, overlap: int) -> tuple[list[Built], PhaseAccount]:
+    texts = {path: text for path, text in corpus.texts.items() if len(text)}
+    stream, starts, length = _place([texts[path] for path in sorted(texts, key=corpus.rank.__getitem__)], corpus)
+    account = PhaseAccount(tokenized=sum(map(len, texts.values())))
+    built: list[Built] = []
+    for start, end, fresh in _spans(length, starts, band, overlap):
+        draft = _window(corpus, stream, start, end, fresh, end == length)
+        used = draft.roles["target"]
+        if len(draft) <= band.floor:
+            account.dropped[TOO_SHORT] += used
+            continue
+        account.used += used
+        built.append(Built(draft, "window", "train", corpus.facts.name))
+    corpus.judge(built)
+    return built, account
+
+
+def _place(texts: list[TokenizedText], corpus: Corpus) -> tuple[list[_Placed], list[int], int]:
+    """Where each file stands in the stream, where lines begin in it, and its length."""
+    sizes, at = corpus.sizes, 0
+    placed: list[_Placed] = []
+    starts: list[int] = []
+    for of in texts:
+        text_at = at + sizes.marks(FILE_START) + len(of.path_ids)
+        end_at = text_at + len(of)
+        placed.append(_Placed(of, at, text_at, end_at))
+        starts.append(at)
+        starts.extend((of.lines + text_at).tolist())
+        at = end_at + sizes.marks(FILE_END)
+    return placed, starts, at
+
+
+def _spans(length: int, starts: list[int], band: Band, overlap: int) -> Iterator[tuple[int, int, int]]:
+    """(start, end, first fresh token) of each window over a stream of `length` tokens."""
+    room, done, start = band.cap - 1, 0, 0
+    while done < length:
+        end = min(length, start + room)
+        if end == length and end - start < band.low - 1:
+            start = _line_from(starts, max(0, length - room), done)  # the last one: more overlap in place of too short
+        elif end < length:
+            line = starts[bisect_right(starts, end) - 1]
+            end = line if line > max(done, start + room // 2) else end
+        yield start, end, done
+        done = end
+        start = _line_from(starts, max(0, end - overlap), done)
+
+
+def _line_from(starts: list[int], at: int, before: int) -> int:
+    index = bisect_left(starts, at)
+    return starts[index] if index < len(starts) and starts[index] <= before else at
+
+
+def _window(corpus: Corpus, stream: list[_Placed], start: int, end: int, fresh: int, last: bool) -> Draft:
+    draft, context = Draft(corpus.tokenizer), corpus.settings.data.context_weight
+    first = bisect_right([placed.at for placed in stream], start) - 1
+    for placed in stream[first:]:
+        if placed.at >= end:
+            break
+        if start <= placed.at:
+            draft.mark(FILE_START, context if placed.at >= fresh else 0.0)
+            draft.plain(placed.of.path_ids, context if placed.at >= fresh else 0.0)
+        low, high = max(start, placed.text_at), min(end, placed.end_at)
+        middle = min(max(low, fresh), max(low, high))
+        draft.text(placed.of, low - placed.text_at, middle - placed.text_at, 0.0, False)
+        draft.text(placed.of, middle - placed.text_at, high - placed.text_at, TARGET_WEIGHT, True)
+        if placed.end_at < end:
+            draft.mark(FILE_END, TARGET_WEIGHT if placed.end_at >= fresh else 0.0)
+    draft.end(TARGET_WEIGHT if last else 0.0)
+    return draft

@@ -1,0 +1,126 @@
+"""Framework-free half of the chunked step: schedule, store, dropout keys.
+
+In which order a chunked step walks its layers, and what it keeps of each: the same for every framework.
+
+Forward through all layers, the head, backward from the last to the first. Where only every k-th layer's input is kept,
+the layers between are computed forward once more, a segment of k at a time; the last segment is kept whole, since its
+turn comes next.
+
+A file for what a step keeps on disk: without a name, so that nothing is left of it after a kill.
+
+Where a dropout's mask comes from: a function of where it falls, so that it needs no generator's state.
+
+The mask of `BLOCK` tokens comes from (key, module, row, block of absolute positions): a sequence walked in chunks of
+any size, and a chunk computed a second time, meet the masks that the whole sequence meets.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+
+from longrepo.engines.base import Method
+from longrepo.errors import RunError
+
+
+def walk(
+    method: Method,
+    layers: int,
+    forward: Callable[[int, bool, bool, bool], None],
+    head: Callable[[], None],
+    backward: Callable[[int], None],
+) -> None:
+    """`forward(layer, keep its input, keep its keys and values, discard its output)`; `backward(layer)`."""
+    again = method.store == "recompute"
+    segment = method.every if again else 1
+    last = (layers - 1) // segment * segment
+    for number in range(layers):
+        whole = not again or number >= last
+        forward(number, whole or number % segment == 0, whole, False)
+    head()
+    for first in range(last, -1, -segment):
+        numbers = range(first, min(first + segment, layers))
+        if again and first != last:
+            for number in numbers:
+                forward(number, True, True, number == numbers[-1])
+        for number in reversed(numbers):
+            backward(number)
+
+
+def spans_of(tokens: int, chunk: int) -> list[tuple[int, int]]:
+    """(start, end) of each chunk of `tokens` tokens."""
+    return [(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)]
+
+
+class ScratchFile:
+    """Bytes written one after the other in `folder`, read from where they were put. A full disk is a RunError."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # as long as the store
+        except OSError as error:
+            raise RunError(f"{folder}: no file for a step's store can be made there ({error.strerror})") from None
+        self._folder = folder
+        self._end = 0
+        self.written = 0  # bytes, ever
+
+    def append(self, data: memoryview) -> int:
+        """Write the bytes; return the place to read them from."""
+        place, count = self._end, data.nbytes
+        try:
+            while data:
+                done = os.pwrite(self._file.fileno(), data, self._end)
+                data, self._end = data[done:], self._end + done
+        except OSError as error:
+            raise RunError(
+                f"{self._folder}: the step's store can't be written ({error.strerror}) after {self._end / 2**30:.1f} "
+                "GiB; free some space, or set memory.store=recompute, and go on with --resume auto"
+            ) from None
+        self.written += count
+        return place
+
+    def read(self, place: int, into: memoryview) -> None:
+        while into:
+            count = os.preadv(self._file.fileno(), [into], place)
+            if not count:
+                raise RunError(f"{self._folder}: the step's store is shorter than what was written to it")
+            into, place = into[count:], place + count
+
+    def rewind(self) -> None:
+        """What was written is not asked for any more: begin at the file's start again."""
+        self._end = 0
+
+
+BLOCK = 64
+
+
+class DropoutKey:
+    """What all of a model's dropouts read: `key` (0 <= key < 2**63), and `start`, the first token's position."""
+
+    def __init__(self) -> None:
+        self.key = 0
+        self.start = 0
+
+    @contextmanager
+    def at(self, start: int) -> Iterator[None]:
+        """Within: inputs begin at position `start` of their sequence."""
+        before, self.start = self.start, start
+        try:
+            yield
+        finally:
+            self.start = before
+
+
+def seed_of(*numbers: int) -> int:
+    """64 bits from non-negative integers below 2**64."""
+    return int.from_bytes(blake2b(b"".join(n.to_bytes(8, "little") for n in numbers), digest_size=8).digest(), "little")
+
+
+def blocks(start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The blocks that the positions from `start` to `end` fall into: (number, first and last position within it)."""
+    for block in range(start // BLOCK, -(-end // BLOCK)):
+        yield block, max(start - block * BLOCK, 0), min(end - block * BLOCK, BLOCK)

@@ -1,0 +1,525 @@
+"""Exact chunked step.
+
+Stands where a layer expects mlx-lm's KV cache: hands a chunk the keys and values before it, notes its own.
+
+One layer over the chunks of a sequence: forward without a graph, and backward from the last chunk to the first.
+
+As `longrepo.engines.torch.chunked.layer`: a chunk's backward pass computes the chunk again and pulls back through three
+outputs at once, its output and its own keys and values, to which later chunks have left their gradients. Every chunk is
+evaluated before the next: one lazy graph of all would be walked breadth first, and peak higher.
+
+What a model of mlx-lm does before and after its layers, found by running it with its layers replaced by stand-ins.
+
+So embedding scales, masks, the final norm and the head are the model's own code, whatever the architecture. What
+isn't asked for costs nothing: MLX computes only what is evaluated.
+
+What a chunked step keeps between its forward and its backward pass: in memory, or in one file on disk.
+
+The head and the loss in parts: the logits of a whole sequence never exist at once.
+
+The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
+
+As `longrepo.engines.torch.chunked.step`, in the same order (`longrepo.engines.chunk_order`).
+
+Whether a model's layers can be walked in chunks: tried on the model itself.
+
+The plain step: one graph for a whole sequence. What the chunked step is held against.
+
+The exact chunked step in MLX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
+
+from longrepo.engines.base import Batch, Method, scored_positions
+from longrepo.engines.chunked import ScratchFile, spans_of, walk
+from longrepo.engines.mlx.device import to_float
+from longrepo.engines.mlx.lora import Gradients, Slot, placed, slots_of
+
+
+class ChunkCache:
+    """A chunk that begins at position `offset`, whose earlier keys and values begin at position `first`.
+
+    `keys`, `values`: those from `first` to `offset` in pieces, each `[rows, kv heads, tokens, head width]`.
+    """
+
+    def __init__(self, offset: int, first: int, keys: Sequence[mx.array] = (), values: Sequence[mx.array] = ()) -> None:
+        self.offset, self.first, self._keys, self._values = offset, first, keys, values
+        self.own: tuple[mx.array, mx.array] | None = None
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
+        """The keys and values from `first` up to the chunk's end."""
+        self.own = (keys, values)
+        if not self._keys:
+            return keys, values
+        return mx.concatenate([*self._keys, keys], axis=2), mx.concatenate([*self._values, values], axis=2)
+
+    def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array | str | None:
+        """For the chunk's `N` tokens: bool `[N, keys]`, or what mlx-lm says shorter."""
+        seen = self.offset - self.first + N
+        windowed = window_size is not None and seen > window_size
+        if N == 1 and not windowed and not return_array:
+            return None
+        if not windowed and not return_array:
+            return "causal"
+        at = mx.arange(self.offset, self.offset + N)[:, None]
+        keys = mx.arange(self.first, self.offset + N)[None]
+        mask = at >= keys
+        return mask if window_size is None else mask & (at < keys + window_size)
+
+
+Spans = Sequence[tuple[int, int]]
+At = Callable[[int], AbstractContextManager[None]]  # where a chunk begins, for what depends on positions (dropout)
+
+
+class LayerPass:
+    """`keys`, `values`: of each chunk `[rows, kv heads, chunk, head width]`, filled by `forward`. `window`: tokens
+    that the layer sees, None for all."""
+
+    def __init__(self, layer: Any, slots: Sequence[Slot], window: int | None, spans: Spans, at: At) -> None:
+        self._layer, self._slots, self._window = layer, slots, window
+        self._spans, self._at = spans, at
+        self.keys: dict[int, mx.array] = {}
+        self.values: dict[int, mx.array] = {}
+        self._key_gradients: dict[int, mx.array] = {}
+        self._value_gradients: dict[int, mx.array] = {}
+
+    def forward(self, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
+        """The layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`, None unless it is `wanted`:
+        then only its keys and values are computed. Chunks come in order."""
+        earlier = ([kept[i] for i in self._before(index)] for kept in (self.keys, self.values))
+        output, keys, values = self._run(index, hidden, *earlier)
+        self.keys[index], self.values[index] = keys, values
+        mx.eval(keys, values, [output] if wanted else [])
+        return output if wanted else None
+
+    def backward(
+        self, index: int, hidden: mx.array, gradient: mx.array | None, parameters: Sequence[mx.array]
+    ) -> tuple[mx.array, list[mx.array]]:
+        """The gradients of chunk `index`'s input (from that of its output, None for zero) and of `parameters` (float32,
+        one a slot), to be evaluated by the caller.
+
+        Chunks come from last to first: when a chunk's turn comes, the gradient of its keys and values is complete.
+        """
+        before = self._before(index)
+        count, pieces = len(self._slots), len(before)
+
+        def run(*primals: mx.array) -> tuple[mx.array, ...]:
+            keys, values = primals[count + 1 : count + 1 + pieces], primals[count + 1 + pieces :]
+            with placed(self._slots, primals[:count]):
+                outputs = self._run(index, primals[count], keys, values)
+            return outputs if gradient is not None else outputs[1:]
+
+        own = self.keys.pop(index), self.values.pop(index)
+        left = [
+            mx.zeros_like(kept) if (g := gradients.pop(index, None)) is None else g.astype(kept.dtype)
+            for kept, gradients in zip(own, (self._key_gradients, self._value_gradients), strict=True)
+        ]
+        primals = [*parameters, hidden, *(self.keys[i] for i in before), *(self.values[i] for i in before)]
+        _, found = mx.vjp(run, primals, left if gradient is None else [gradient, *left])
+        of_pieces = found[count + 1 :]
+        for gradients, news in (
+            (self._key_gradients, of_pieces[:pieces]),
+            (self._value_gradients, of_pieces[pieces:]),
+        ):
+            for i, new in zip(before, news, strict=True):
+                new = new.astype(mx.float32)
+                gradients[i] = gradients[i] + new if i in gradients else new
+        return found[count], found[:count]
+
+    def pending(self) -> list[mx.array]:
+        """What `backward` left to be evaluated beside what it returned."""
+        return [*self._key_gradients.values(), *self._value_gradients.values()]
+
+    def _run(
+        self, index: int, hidden: mx.array, keys: Sequence[mx.array], values: Sequence[mx.array]
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        start, end = self._spans[index]
+        before = self._before(index)
+        first = self._first_key(start)
+        if before and (cut := first - self._spans[before[0]][0]):
+            keys, values = ([kept[0][:, :, cut:], *kept[1:]] for kept in (keys, values))
+        cache = ChunkCache(start, first, keys, values)
+        with self._at(start):
+            output = self._layer(hidden, cache.make_mask(end - start, window_size=self._window), cache)
+        if cache.own is None:
+            raise TypeError("a layer did not ask its cache")
+        return output, *cache.own
+
+    def _before(self, index: int) -> list[int]:
+        """The chunks whose keys chunk `index` attends to, besides its own."""
+        first = self._first_key(self._spans[index][0])
+        return [i for i in range(index) if self._spans[i][1] > first]
+
+    def _first_key(self, start: int) -> int:
+        """The first token that a chunk beginning at `start` attends to."""
+        return 0 if self._window is None else max(0, start - self._window + 1)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A mask that was asked for, of a window of tokens."""
+
+    window: int | None
+
+
+class _Asking(ChunkCache):
+    def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Any:
+        return _Asked(window_size)
+
+
+class _StandIn:
+    """Answers for `layer` as far as its attributes go; notes what it is given and gives back `output`, or that."""
+
+    def __init__(self, layer: Any, output: mx.array | None = None) -> None:
+        self._layer, self._output = layer, output
+        self.hidden: mx.array | None = None
+        self.mask: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._layer, name)
+
+    def __call__(self, hidden: mx.array, mask: Any = None, cache: Any = None, **_: Any) -> mx.array:
+        self.hidden, self.mask = hidden, mask
+        return hidden if self._output is None else self._output
+
+
+class Ends:
+    """The two ends of `model`, whose decoder is `model.model` and its layers `model.model.layers`."""
+
+    def __init__(self, model: Any) -> None:
+        self._model, self._decoder = model, model.model
+        self.layers: list[Any] = list(model.model.layers)
+
+    def embed(self, ids: mx.array) -> mx.array:
+        """The first layer's input `[rows, tokens, width]`; ids `[rows, tokens]`."""
+        with self._replaced() as stand_ins:
+            self._decoder(ids, cache=self._caches(ChunkCache(0, 0)))
+        assert stand_ins[0].hidden is not None
+        return stand_ins[0].hidden
+
+    def windows(self) -> list[int | None]:
+        """How many tokens each layer sees; None for all. Raises TypeError where a mask isn't asked of the cache."""
+        with self._replaced() as stand_ins:
+            self._decoder(mx.zeros((1, 2), mx.int32), cache=self._caches(_Asking(0, 0)))
+        if not all(isinstance(one.mask, _Asked) for one in stand_ins):
+            raise TypeError("the model makes its own attention masks")
+        return [one.mask.window for one in stand_ins]
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """The model's output `[rows, tokens, vocabulary]` for the last layer's `[rows, tokens, width]`."""
+        with self._replaced(hidden):
+            return self._model(mx.zeros(hidden.shape[:2], mx.int32), cache=self._caches(ChunkCache(0, 0)))
+
+    def _caches(self, cache: ChunkCache) -> list[ChunkCache]:
+        return [cache] * len(self.layers)
+
+    @contextmanager
+    def _replaced(self, output: mx.array | None = None) -> Iterator[list[_StandIn]]:
+        stand_ins = [_StandIn(layer, output) for layer in self.layers]
+        real = self._decoder.layers
+        self._decoder.layers = stand_ins
+        try:
+            yield stand_ins
+        finally:
+            self._decoder.layers = real
+
+
+Key = tuple[str, int, int]  # what it is, the layer, the chunk
+
+
+class Store(Protocol):
+    """Evaluated arrays by key. What `take` returns is bit for bit what was `put`; the store no longer has it."""
+
+    def put(self, key: Key, array: mx.array) -> None: ...
+
+    def get(self, key: Key) -> mx.array: ...
+
+    def take(self, key: Key) -> mx.array: ...
+
+    def clear(self) -> None: ...
+
+
+class MemoryStore:
+    """Keeps the arrays themselves."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Key, mx.array] = {}
+
+    def put(self, key: Key, array: mx.array) -> None:
+        self._kept[key] = array
+
+    def get(self, key: Key) -> mx.array:
+        return self._kept[key]
+
+    def take(self, key: Key) -> mx.array:
+        return self._kept.pop(key)
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+class DiskStore:
+    """Keeps them in a file (`longrepo.engines.chunked`), used again from its start after `clear`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = ScratchFile(folder)
+        self._places: dict[Key, tuple[int, tuple[int, ...], mx.Dtype]] = {}
+
+    @property
+    def written(self) -> int:
+        """Bytes, ever."""
+        return self._file.written
+
+    def put(self, key: Key, array: mx.array) -> None:
+        flat: Any = mx.contiguous(array).reshape(-1).view(mx.uint8)
+        self._places[key] = (self._file.append(memoryview(flat)), array.shape, array.dtype)
+
+    def get(self, key: Key) -> mx.array:
+        place, shape, dtype = self._places[key]
+        data: Any = np.empty(int(np.prod(shape)) * dtype.size, dtype=np.uint8)
+        self._file.read(place, memoryview(data))
+        return mx.array(data).view(dtype).reshape(shape)
+
+    def take(self, key: Key) -> mx.array:
+        array = self.get(key)
+        del self._places[key]
+        return array
+
+    def clear(self) -> None:
+        self._places.clear()
+        self._file.rewind()
+
+
+Head = Callable[[mx.array], mx.array]
+PART = 256  # positions; 48 MiB of float32 logits at StarCoder2's vocabulary
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scored positions of some `[rows, tokens]`, flattened: `at` `[scored]` their indices, `targets` `[scored]` the
+    token that follows each, `weights` `[scored]`."""
+
+    at: mx.array
+    targets: mx.array
+    weights: mx.array
+
+    @staticmethod
+    def of(ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], start: int, end: int) -> Scored:
+        """Among the positions from `start` to `end` of each row. Position p is scored by the weight of token p + 1."""
+        at, targets, following = scored_positions(ids, weights, start, end)
+        return Scored(mx.array(at.astype(np.int32)), mx.array(targets.astype(np.int32)), mx.array(following))
+
+    def parts(self) -> Iterator[Scored]:
+        for start in range(0, self.at.size, PART):
+            part = slice(start, start + PART)
+            yield Scored(self.at[part], self.targets[part], self.weights[part])
+
+
+def nll_of(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
+    """The negative log-likelihood (nats, float32) `[positions]` of `targets` after `hidden` `[positions, width]`."""
+    return nn.losses.cross_entropy(head(hidden[None])[0].astype(mx.float32), targets)
+
+
+def nll_and_gradient(logits: mx.array, targets: mx.array, scales: mx.array) -> tuple[mx.array, mx.array]:
+    """`nll` `[positions]` from float32 `logits` `[positions, vocabulary]`, and the gradient of `sum(scales * nll)` by
+    the logits: softmax less the target, in place, half of what a derivative by `mx.vjp` holds at once."""
+    at = mx.arange(len(targets))
+    nll = mx.logsumexp(logits, axis=-1) - logits[at, targets]
+    return nll, (mx.softmax(logits, axis=-1) * scales[:, None]).at[at, targets].add(-scales)
+
+
+class ChunkedStep:
+    """`rows`: the slot of the trained token rows, if there are any. `at`: see `LayerPass`."""
+
+    def __init__(self, model: Any, rows: Slot | None, at: At) -> None:
+        self._ends, self._rows, self._at = Ends(model), rows, at
+        self._windows = self._ends.windows()
+        self._slots = [slots_of(layer, f"model.layers.{number}") for number, layer in enumerate(self._ends.layers)]
+
+    def accumulate(
+        self, batch: Batch, normaliser: float, method: Method, store: Store, gradients: Gradients
+    ) -> list[mx.array]:
+        """Add the gradient of `sum(weight * nll) / normaliser` to `gradients`; return the parts of
+        `sum(weight * nll)`. Tokens after the last scored one are left out: nothing depends on them."""
+        scored = np.flatnonzero(batch.loss_weights[:, 1:].any(axis=0))
+        if not len(scored):
+            return []
+        tokens = int(scored[-1]) + 1
+        ids = mx.array(batch.input_ids[:, :tokens].astype(np.int32))
+        spans = spans_of(tokens, method.chunk)
+        layers = len(self._ends.layers)
+        totals: list[mx.array] = []
+        parts = [Scored.of(batch.input_ids, batch.loss_weights, start, end) for start, end in spans]
+        wanted = [part.at.size > 0 for part in parts]  # of the last layer: nothing else depends on its output
+        above: list[mx.array | None] = [None] * len(spans)
+
+        def head() -> None:
+            for index, part in enumerate(parts):
+                if wanted[index]:
+                    hidden = store.take(("input", layers, index))
+                    above[index] = self._head(part, hidden, normaliser, totals, gradients)
+
+        def backward(number: int) -> None:
+            self._backward(number, spans, above, store, gradients)
+
+        def forward(number: int, keep_input: bool, keep_cache: bool, discard_output: bool) -> None:
+            outputs = wanted if number == layers - 1 else [not discard_output] * len(spans)
+            self._forward(number, spans, store, keep_input, keep_cache, outputs)
+
+        try:
+            self._embed(ids, spans, store)
+            walk(method, layers, forward, head, backward)
+            self._embedding_backward(ids, spans, above, gradients)
+        finally:
+            store.clear()
+        return totals
+
+    def hidden(self, ids: mx.array, chunk: int) -> Iterator[tuple[int, int, mx.array]]:
+        """(start, end, the last layer's output `[rows, end - start, width]`) of each chunk, without gradients."""
+        spans, store = spans_of(ids.shape[1], chunk), MemoryStore()
+        self._embed(ids, spans, store)
+        for number in range(len(self._ends.layers)):
+            self._forward(number, spans, store, False, False, [True] * len(spans))
+        for index, (start, end) in enumerate(spans):
+            yield start, end, store.take(("input", len(self._ends.layers), index))
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """`[rows, tokens, vocabulary]` of the last layer's output."""
+        return self._ends.logits(hidden)
+
+    def _embed(self, ids: mx.array, spans: Spans, store: Store) -> None:
+        for index, (start, end) in enumerate(spans):
+            embedded = self._ends.embed(ids[:, start:end])
+            mx.eval(embedded)
+            store.put(("input", 0, index), embedded)
+
+    def _pass(self, number: int, spans: Spans) -> LayerPass:
+        return LayerPass(self._ends.layers[number], self._slots[number], self._windows[number], spans, self._at)
+
+    def _forward(
+        self, number: int, spans: Spans, store: Store, keep_input: bool, keep_cache: bool, wanted: Sequence[bool]
+    ) -> None:
+        """`wanted`: of which chunks the output is."""
+        passing = self._pass(number, spans)
+        for index in range(len(spans)):
+            key = ("input", number, index)
+            output = passing.forward(index, store.get(key) if keep_input else store.take(key), wanted[index])
+            if output is not None:
+                store.put(("input", number + 1, index), output)
+            if keep_cache:
+                store.put(("keys", number, index), passing.keys[index])
+                store.put(("values", number, index), passing.values[index])
+
+    def _head(
+        self, scored: Scored, hidden: mx.array, normaliser: float, totals: list[mx.array], gradients: Gradients
+    ) -> mx.array:
+        """The gradient of a chunk of the last layer's output, a part of its scored positions at a time."""
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        total = mx.zeros_like(flat)
+        rows = [] if self._rows is None else [self._rows]
+        for part in scored.parts():
+
+            def logits(hidden: mx.array, *values: mx.array) -> mx.array:
+                with placed(rows, values):
+                    return self._ends.logits(hidden[None]).squeeze(0).astype(mx.float32)
+
+            primals = [flat[part.at], *(slot.value for slot in rows)]
+            nll, above = nll_and_gradient(logits(*primals), part.targets, part.weights / normaliser)
+            _, found = mx.vjp(logits, primals, [above])
+            summed = (nll * part.weights).sum()
+            total[part.at] = found[0]
+            gradients.add(rows, found[1:])
+            mx.eval(total, summed, gradients.of(rows))
+            totals.append(summed)
+        return total.reshape(hidden.shape)
+
+    def _backward(
+        self, number: int, spans: Spans, above: list[mx.array | None], store: Store, gradients: Gradients
+    ) -> None:
+        """Replace each chunk's gradient of the layer's output by that of its input."""
+        passing, slots = self._pass(number, spans), self._slots[number]
+        for index in range(len(spans)):
+            passing.keys[index] = store.take(("keys", number, index))
+            passing.values[index] = store.take(("values", number, index))
+        for index in reversed(range(len(spans))):
+            hidden = store.take(("input", number, index))
+            above[index], found = passing.backward(index, hidden, above[index], [slot.value for slot in slots])
+            gradients.add(slots, found)
+            mx.eval(above[index], gradients.of(slots), passing.pending())
+
+    def _embedding_backward(
+        self, ids: mx.array, spans: Spans, above: Sequence[mx.array | None], gradients: Gradients
+    ) -> None:
+        if self._rows is None:
+            return
+        rows = [self._rows]
+        for (start, end), gradient in zip(spans, above, strict=True):
+
+            def embedded(value: mx.array, start: int = start, end: int = end) -> mx.array:
+                with placed(rows, [value]):
+                    return self._ends.embed(ids[:, start:end])
+
+            assert gradient is not None  # the first layer has given each
+            _, found = mx.vjp(embedded, [self._rows.value], [gradient])
+            gradients.add(rows, found)
+            mx.eval(gradients.of(rows))
+
+
+TOKENS, CHUNK = 24, 10
+REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+
+
+def why_not(model: Any, rows: Slot | None, at: At) -> str | None:
+    """Why `model` can't be walked in chunks, or None where its first two layers give the same both ways."""
+    decoder: Any = getattr(model, "model", None)
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, list):
+        return "its decoder has no list of layers"
+    model.eval()
+    ids = mx.arange(TOKENS)[None]
+    decoder.layers = layers[:2]
+    try:
+        plain = model(ids)
+        step = ChunkedStep(model, rows, at)
+        chunks = mx.concatenate([step.logits(hidden) for _, _, hidden in step.hidden(ids, CHUNK)], axis=1)
+    except REFUSALS as error:
+        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
+    finally:
+        decoder.layers = layers
+    tolerance = 1e-3 if plain.dtype == mx.float32 else 0.1
+    off = (chunks - plain).astype(mx.float32)
+    if to_float(mx.linalg.norm(off)) > tolerance * to_float(mx.linalg.norm(plain.astype(mx.float32))):
+        return "its layers compute something else in chunks"
+    return None
+
+
+def plain_step(
+    model: Any, slots: Sequence[Slot], batch: Batch, normaliser: float, gradients: Gradients
+) -> list[mx.array]:
+    """Add the gradient of `sum(weight * nll) / normaliser` to `gradients`; return `sum(weight * nll)`."""
+    ids = mx.array(batch.input_ids.astype(np.int32))
+    scored = Scored.of(batch.input_ids, batch.loss_weights, 0, ids.shape[1])
+    if not scored.at.size:
+        return []
+
+    def loss(*values: mx.array) -> mx.array:
+        with placed(slots, values):
+            logits = model(ids)
+        logits = logits.reshape(-1, logits.shape[-1])[scored.at].astype(mx.float32)
+        return (nn.losses.cross_entropy(logits, scored.targets) * scored.weights).sum()
+
+    total, found = mx.vjp(loss, [slot.value for slot in slots], [mx.array(1 / normaliser)])
+    gradients.add(slots, found)
+    mx.eval(total, gradients.of(slots))
+    return list(total)

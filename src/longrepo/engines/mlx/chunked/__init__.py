@@ -1,1 +1,0 @@
-"""The exact chunked step in MLX."""

@@ -1,1 +1,0 @@
-"""mlx-lm's models, made to compute what a model's own configuration says."""

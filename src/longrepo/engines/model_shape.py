@@ -1,0 +1,111 @@
+"""A model's shape, counted on the model itself without any weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from longrepo.config.schema import ContextSettings
+from longrepo.errors import InputError
+from longrepo.rope.apply import OWN, positioned
+from longrepo.utils.cache import Kept
+from longrepo.utils.hub import model_location
+
+if TYPE_CHECKING:
+    from longrepo.engines.registry import EngineName
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Counts in parameters and features; `layer_widths` is the sum of in and out features of one layer's linears."""
+
+    layers: int
+    hidden: int
+    heads: int
+    vocabulary: int
+    linear: int  # parameters of the layers' linear modules: what 4-bit quantisation packs
+    other: int  # all other parameters, a tied head counted once
+    layer_widths: int
+    lora: dict[str, int]  # module name -> in + out features, summed over all layers; times r: its LoRA parameters
+    max_positions: int
+
+    def lora_parameters(self, r: int, target_modules: tuple[str, ...]) -> int:
+        return r * sum(self.lora.get(name, 0) for name in target_modules)
+
+
+def read_config(name: str, revision: str | None = None, context: ContextSettings = OWN) -> Any:
+    """The configuration of transformers, its positions as an engine computes them by `context`. Raises InputError where
+    there is none that can be read, or its positions can't be so."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(model_location(name), revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(name, error) from None
+    try:
+        config.update(positioned(config.to_dict(), context))
+    except InputError as error:
+        raise InputError(f"model {name}: {error}") from None
+    return config
+
+
+def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:
+    """Build the architecture without weights, by the engine's own library, and count, once. Raises InputError where
+    that has no such model."""
+    kept, key = Kept("shapes.json"), json.dumps(config.to_dict(), sort_keys=True, default=str)
+    if engine == "mlx":
+        key = f"mlx {key}"
+    if (found := kept.get(key)) is None:
+        found = asdict(_shape(config, _counted_by_mlx(config) if engine == "mlx" else _counted_by_torch(config)))
+        kept.put(key, found)
+    return ModelShape(**found)
+
+
+Counts = dict[str, Any]  # `linear`, `other` and `lora`, as in ModelShape
+
+
+def _shape(config: Any, counts: Counts) -> ModelShape:
+    return ModelShape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        heads=config.num_attention_heads,
+        vocabulary=config.vocab_size,
+        layer_widths=sum(counts["lora"].values()) // config.num_hidden_layers,
+        max_positions=config.max_position_embeddings,
+        **counts,
+    )
+
+
+def _counted_by_mlx(config: Any) -> Counts:
+    from longrepo.engines.mlx.load import counts
+
+    try:
+        return counts(config.to_dict())
+    except InputError as error:
+        raise InputError(f"model {config.name_or_path}: {error}") from None
+
+
+def _counted_by_torch(config: Any) -> Counts:
+    """On torch's `meta` device."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreadable(config.name_or_path, error) from None
+    head = model.get_output_embeddings()
+    linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
+    lora: dict[str, int] = {}
+    for path, module in linears.items():
+        key = path.rpartition(".")[2]
+        lora[key] = lora.get(key, 0) + module.in_features + module.out_features
+    linear = sum(m.weight.numel() for m in linears.values())
+    return {"linear": linear, "other": sum(p.numel() for p in model.parameters()) - linear, "lora": lora}
+
+
+def _unreadable(name: str, error: Exception) -> InputError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return InputError(f"model {name}: no readable configuration ({reason}); give a folder or a hub name")

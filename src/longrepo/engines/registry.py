@@ -1,0 +1,132 @@
+"""Choose, place and create an engine.
+
+Which engine computes, where, and why. Nothing heavy is imported before one is placed or made.
+
+Whether MLX is here; importable without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from longrepo.errors import InputError
+
+if TYPE_CHECKING:
+    from longrepo.config.schema import Settings
+    from longrepo.data.tokenizer import RepoTokenizer
+    from longrepo.engines.base import Engine
+
+
+EngineName = Literal["torch", "mlx"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An engine and why it was chosen."""
+
+    name: EngineName
+    reason: str
+
+    @property
+    def line(self) -> tuple[str, str]:
+        """As an engine's `choices` are."""
+        return f"engine: {self.name}", self.reason
+
+
+class Placed(NamedTuple):
+    """`kind` of device: `cuda`, `mps`, `cpu`; on MLX `metal` or `cpu`. `dtype`: `bfloat16` or `float32`."""
+
+    kind: str
+    dtype: str
+    choices: tuple[tuple[str, str], ...]
+
+
+def choose(engine: str, device: str, weights: str = "lora") -> Choice:
+    """Resolve `auto|torch|mlx` for `auto|mps|cuda|cpu` and a run's `training.weights`. Raises InputError for what MLX
+    can't do."""
+    if engine == "mlx":
+        if weights == "all":
+            raise InputError("--engine mlx: with training.weights=all it trains LoRA alone; use --engine torch")
+        if device == "cuda":
+            raise InputError("--engine mlx --device cuda: MLX computes on Metal or a CPU; use --engine torch")
+        return Choice("mlx", "as asked")
+    if engine == "torch":
+        return Choice("torch", "as asked")
+    if weights == "all":
+        return Choice("torch", "the one that trains all weights")
+    if device == "cuda":
+        return Choice("torch", "the one that computes on CUDA")
+    if (platform.system(), platform.machine()) != ("Darwin", "arm64"):
+        return Choice("torch", "this isn't Apple Silicon")
+    if missing := [name for name in ("mlx", "mlx_lm") if find_spec(name) is None]:
+        return Choice("torch", f"Apple Silicon, but {' and '.join(missing)} not installed: pip install mlx mlx-lm")
+    return Choice("mlx", "Apple Silicon, and MLX is installed")
+
+
+def place(choice: Choice, device: str, precision: str) -> Placed:
+    """Where the engine computes and in which precision. Raises InputError where the engine or the device is missing."""
+    if choice.name == "mlx":
+        _prepare_mlx()
+        from longrepo.engines.mlx.device import place as place_mlx
+
+        on_mlx = place_mlx(device, precision)
+        return Placed(on_mlx.device, on_mlx.dtype_name, on_mlx.choices)
+    from longrepo.engines.torch.device import place as place_torch
+
+    on_torch = place_torch(device, precision)
+    return Placed(on_torch.device.type, str(on_torch.dtype).removeprefix("torch."), on_torch.choices)
+
+
+def create(choice: Choice, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> Engine:
+    """The engine, with its base loaded; the choice is among its `choices`. Raises InputError for what can't be had."""
+    engine: Engine
+    if choice.name == "mlx":
+        _prepare_mlx()
+        from longrepo.engines.mlx.engine import MlxEngine
+
+        engine = MlxEngine.create(settings, tokenizer, device)
+    else:
+        from longrepo.engines.torch.engine import TorchEngine
+
+        engine = TorchEngine.create(settings, tokenizer, device)
+    engine.choices.insert(0, choice.line)
+    return engine
+
+
+def _prepare_mlx() -> None:
+    _keep_torch_out()
+
+    require_mlx()
+
+
+def _keep_torch_out() -> None:
+    """transformers, which mlx-lm imports, imports torch where it is installed: 180 MiB of a small Mac's memory. In a
+    process that has neither yet, transformers is told that there is no torch."""
+    if {"torch", "transformers"} & sys.modules.keys() or find_spec("transformers") is None:
+        return
+    for module in ("transformers.utils.import_utils", "transformers.utils"):
+        vars(import_module(module))["is_torch_available"] = lambda: "torch" in sys.modules
+
+
+def require_mlx() -> None:
+    """Raises InputError, with what to do, where mlx and mlx-lm can't be imported or don't exist for this machine."""
+    system, machine = platform.system(), platform.machine()
+    install = {"Darwin": "pip install mlx mlx-lm", "Linux": "pip install 'longrepo[mlx-linux]'"}.get(system)
+    if install is None or (system == "Darwin" and machine != "arm64"):
+        raise InputError(
+            f"--engine mlx: MLX is for Apple Silicon and Linux, this is {system} on {machine}; use --engine torch"
+        )
+    for name in ("mlx.core", "mlx_lm"):
+        try:
+            importlib.import_module(name)
+        except (ImportError, OSError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise InputError(
+                f"--engine mlx: {name} can't be imported ({reason}); {install}, or use --engine torch"
+            ) from None

@@ -1,0 +1,480 @@
+"""Exact chunked step.
+
+What a decoder does before and after its layers, found by running it with its layers replaced by stand-ins.
+
+So embedding scales, rotary tables and the final norm are the model's own code, whatever the architecture.
+
+Stands where a layer expects transformers' `Cache`: hands a chunk the keys and values before it, notes its own.
+
+One layer over the chunks of a sequence: forward without a graph, and backward from the last chunk to the first.
+
+Given the keys and values before it, a transformer layer is token-wise in everything else. So a chunk's backward pass
+makes leaves of its input and of the earlier keys and values, computes the chunk again, and pulls back through three
+outputs at once: the chunk's output and its own keys and values, to which later chunks have left their gradients.
+
+What a chunked step keeps between its forward and its backward pass: in memory, or in one file on disk.
+
+The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
+
+Forward, layer by layer, without a graph, keeping each layer's input, keys and values; the head chunk by chunk;
+backward, layers from last to first (`longrepo.engines.torch.chunked.layer`). It is exact, unlike a backward pass for
+each chunk that takes earlier keys and values as constants.
+
+Whether a model can be walked in chunks: tried on its first two layers, not guessed from its name.
+
+One exact training step in chunks of tokens: no activation of the whole sequence but each layer's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from longrepo.engines.base import Batch, Method
+from longrepo.engines.chunked import ScratchFile, spans_of, walk
+from longrepo.engines.torch.attention import NAME, register, window_of
+from longrepo.engines.torch.loss import Scored, backward_weighted
+from longrepo.engines.torch.quantization import lean
+
+Tensor = torch.Tensor
+
+
+class _Reached(Exception):
+    """Nothing after this layer is wanted."""
+
+
+class _StandIn(nn.Module):
+    """Notes what the decoder passes to a layer and gives back `output`, or its input; after the `last` it stops."""
+
+    def __init__(self, output: Tensor | None = None, last: bool = False) -> None:
+        super().__init__()
+        self.output, self.last = output, last
+        self.seen: Tensor | None = None
+        self.arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.seen, self.arguments = hidden, (args, kwargs)
+        if self.last:
+            raise _Reached
+        return hidden if self.output is None else self.output
+
+
+class Ends:
+    """The two ends of `decoder`, whose layers are in `decoder.layers`."""
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+        self.layers: list[Any] = list(decoder.layers)
+
+    def arguments(self, length: int, device: torch.device, dtype: torch.dtype) -> list[LayerArguments]:
+        """What each layer gets besides its input, for `length` tokens: position tables from the whole length."""
+        stand_ins = [_StandIn(last=layer is self.layers[-1]) for layer in self.layers]
+        with self._replaced(stand_ins), torch.no_grad(), suppress(_Reached):
+            self._decoder(inputs_embeds=torch.zeros(1, length, 1, device=device, dtype=dtype), use_cache=False)
+        return [LayerArguments(*stand_in.arguments, length) for stand_in in stand_ins]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """The first layer's input `[rows, tokens, width]`, with a graph where the embedding is trained."""
+        first = _StandIn(last=True)
+        with self._replaced([first]), suppress(_Reached):
+            self._decoder(input_ids=ids, use_cache=False)
+        assert first.seen is not None
+        return first.seen
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """The decoder's output for the last layer's output `hidden` `[rows, tokens, width]`."""
+        *others, last = [_StandIn() for _ in self.layers]
+        last.output = hidden
+        with self._replaced([*others, last]):
+            embeds = hidden.detach()[:, :, :1]
+            return self._decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
+
+    @contextmanager
+    def _replaced(self, stand_ins: list[_StandIn]) -> Iterator[None]:
+        real = self._decoder.layers
+        self._decoder.layers = nn.ModuleList(stand_ins)
+        try:
+            yield
+        finally:
+            self._decoder.layers = real
+
+
+class LayerArguments:
+    """A layer's other arguments for a whole sequence; `cut` gives those of the tokens from `start` to `end`."""
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], length: int) -> None:
+        self._args, self._kwargs, self._length = args, kwargs, length
+
+    def whole_masks(self) -> list[str]:
+        """Arguments that are `[…, length, length]` masks: chunks can't be cut from them by position alone."""
+        return [name for name, value in self._kwargs.items() if isinstance(value, Tensor) and value.ndim == 4]
+
+    def cut(self, start: int, end: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        args = tuple(self._part(value, start, end) for value in self._args)
+        return args, {name: self._part(value, start, end) for name, value in self._kwargs.items()}
+
+    def _part(self, value: Any, start: int, end: int) -> Any:
+        if isinstance(value, Tensor):
+            dimension = min(1, value.ndim - 1)  # [rows, tokens, …], or [tokens]
+            if value.ndim and value.shape[dimension] == self._length:
+                return value.narrow(dimension, start, end - start)
+        elif isinstance(value, tuple | list):
+            return type(value)(self._part(inner, start, end) for inner in value)
+        return value
+
+
+class ChunkCache:
+    """`keys`, `values`: those of the tokens before the chunk, `[rows, kv heads, tokens, head width]`, or None."""
+
+    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
+        self.keys, self.values = keys, values
+        self.own: tuple[Tensor, Tensor] | None = None
+
+    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """What `transformers.Cache.update` promises: the keys and values up to the chunk's end."""
+        self.own = (keys, values)
+        if self.keys is None or self.values is None:
+            return keys, values
+        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+
+    def get_seq_length(self, *_: Any, **__: Any) -> int:
+        return 0 if self.keys is None else self.keys.shape[2]
+
+
+Spans = list[tuple[int, int]]
+At = Callable[[int], AbstractContextManager[None]]  # where a chunk begins, for what depends on positions (dropout)
+
+
+class LayerPass:
+    """`keys`, `values` `[rows, kv heads, tokens, head width]`: of the whole sequence, filled by `forward`."""
+
+    def __init__(
+        self,
+        layer: Any,
+        arguments: LayerArguments,
+        spans: Spans,
+        at: At,
+        keys: Tensor | None = None,
+        values: Tensor | None = None,
+    ) -> None:
+        self._layer, self._arguments, self._spans, self._at = layer, arguments, spans, at
+        self.keys, self.values = keys, values
+        self._windows: list[int | None] | None = None
+        self._key_gradients: Tensor | None = None
+        self._value_gradients: Tensor | None = None
+
+    @torch.no_grad()
+    def forward(self, index: int, hidden: Tensor) -> Tensor:
+        """The layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; chunks come in order."""
+        start, end = self._spans[index]
+        first = self._first_key(start)
+        cache = ChunkCache(*(self._between(t, first, start) for t in (self.keys, self.values)))
+        output = self._run(hidden, start, end, cache)
+        if cache.own is None:
+            raise TypeError("a layer did not ask its cache")
+        own_keys, own_values = cache.own
+        if self.keys is None or self.values is None:
+            tokens = self._spans[-1][1]
+            self.keys, self.values = (
+                own.new_empty((*own.shape[:2], tokens, own.shape[3])) for own in (own_keys, own_values)
+            )
+        self.keys[:, :, start:end], self.values[:, :, start:end] = own_keys, own_values
+        return output
+
+    def backward(self, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of chunk `index`'s input from that of its output; parameters accumulate theirs.
+
+        Chunks come from last to first: when a chunk's turn comes, the gradient of its keys and values is complete.
+        """
+        assert self.keys is not None and self.values is not None
+        if self._key_gradients is None or self._value_gradients is None:
+            self._key_gradients, self._value_gradients = (
+                torch.zeros_like(t, dtype=torch.float32) for t in (self.keys, self.values)
+            )
+        start, end = self._spans[index]
+        first = self._first_key(start)
+        hidden = hidden.detach().requires_grad_()
+        before = [self._between(t, first, start) for t in (self.keys, self.values)]
+        leaves = [None if t is None else t.detach().requires_grad_() for t in before]
+        cache = ChunkCache(*leaves)
+        with torch.enable_grad():
+            output = self._run(hidden, start, end, cache)
+        assert cache.own is not None
+        left = [t[:, :, start:end] for t in (self._key_gradients, self._value_gradients)]
+        torch.autograd.backward(
+            [output, *cache.own], [gradient, *(g.to(own.dtype) for g, own in zip(left, cache.own, strict=True))]
+        )
+        for leaf, total in zip(leaves, (self._key_gradients, self._value_gradients), strict=True):
+            if leaf is not None and leaf.grad is not None:
+                total[:, :, first:start] += leaf.grad
+        assert hidden.grad is not None
+        return hidden.grad
+
+    def _run(self, hidden: Tensor, start: int, end: int, cache: ChunkCache) -> Tensor:
+        args, kwargs = self._arguments.cut(start, end)
+        kwargs |= {"past_key_values": cache, "use_cache": True}
+        with self._at(start):
+            output = self._layer(hidden, *args, **kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def _first_key(self, start: int) -> int:
+        """The first token that a chunk beginning at `start` attends to."""
+        if start == 0:
+            return 0
+        if self._windows is None:
+            self._windows = [window_of(module) for module in self._layer.modules() if window_of(module) is not None]
+        widest = max((window for window in self._windows if window), default=None)
+        return 0 if widest is None else max(0, start - widest + 1)
+
+    @staticmethod
+    def _between(tensor: Tensor | None, first: int, start: int) -> Tensor | None:
+        return tensor[:, :, first:start] if tensor is not None and start > first else None
+
+
+Key = tuple[str, int, int]  # what it is, the layer, the chunk (0 for what a layer has once)
+
+
+class Store(Protocol):
+    """Tensors by key. What `get` returns is bit for bit what was `put`."""
+
+    def put(self, key: Key, tensor: Tensor) -> None: ...
+
+    def get(self, key: Key) -> Tensor: ...
+
+    def drop(self, key: Key) -> None:
+        """It will not be asked for again."""
+        ...
+
+    def clear(self) -> None: ...
+
+
+class MemoryStore:
+    """Keeps the tensors themselves."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Key, Tensor] = {}
+
+    def put(self, key: Key, tensor: Tensor) -> None:
+        self._kept[key] = tensor
+
+    def get(self, key: Key) -> Tensor:
+        return self._kept[key]
+
+    def drop(self, key: Key) -> None:
+        del self._kept[key]
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+class DiskStore:
+    """Keeps them in a file (`longrepo.engines.chunked`), used again from its start after `clear`."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self._device, self._file = device, ScratchFile(folder)
+        self._places: dict[Key, tuple[int, torch.Size, torch.dtype]] = {}
+
+    @property
+    def written(self) -> int:
+        """Bytes, ever."""
+        return self._file.written
+
+    def put(self, key: Key, tensor: Tensor) -> None:
+        flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
+        place = self._file.append(memoryview(flat.numpy()))  # type: ignore[arg-type]
+        self._places[key] = (place, tensor.shape, tensor.dtype)
+
+    def get(self, key: Key) -> Tensor:
+        place, shape, dtype = self._places[key]
+        tensor = torch.empty(shape, dtype=dtype)
+        self._file.read(place, memoryview(tensor.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        return tensor.to(self._device)
+
+    def drop(self, key: Key) -> None:
+        del self._places[key]
+
+    def clear(self) -> None:
+        self._places.clear()
+        self._file.rewind()
+
+
+Head = Callable[[Tensor], Tensor]
+
+
+class ChunkedStep:
+    """`dtype`: what matrix products are computed in. `at`: see `LayerPass`."""
+
+    def __init__(self, decoder: nn.Module, head: Head, device: torch.device, dtype: torch.dtype, at: At) -> None:
+        register()
+        self._ends, self._head, self._at = Ends(decoder), head, at
+        self._device, self._dtype = device, dtype
+
+    def accumulate(self, batch: Batch, normaliser: float, method: Method, store: Store) -> list[Tensor]:
+        """Add the gradient of `sum(weight * nll) / normaliser` to what is held; return the parts of
+        `sum(weight * nll)`. Tokens after the last scored one are left out: nothing depends on them."""
+        scored = np.flatnonzero(batch.loss_weights[:, 1:].any(axis=0))
+        if not len(scored):
+            return []
+        tokens = int(scored[-1]) + 1
+        ids = torch.from_numpy(batch.input_ids[:, :tokens]).to(self._device)
+        spans = spans_of(tokens, method.chunk)
+        arguments = self._arguments(ids, tokens)
+        totals: list[Tensor] = []
+        gradients: list[Tensor] = []
+
+        def forward(number: int, keep_input: bool, keep_cache: bool, discard_output: bool) -> None:
+            self._forward(number, arguments[number], spans, store, keep_input, keep_cache, discard_output)
+
+        def head() -> None:
+            found = self._head_backward(batch, spans, len(arguments), normaliser, store)
+            totals.extend(found[0])
+            gradients.extend(found[1])
+
+        try:
+            for index, (start, end) in enumerate(spans):
+                with torch.no_grad():
+                    store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
+            walk(
+                method,
+                len(arguments),
+                forward,
+                head,
+                lambda number: self._backward(number, arguments[number], spans, gradients, store),
+            )
+            self._embedding_backward(ids, spans, gradients)
+        finally:
+            store.clear()
+        return totals
+
+    @torch.no_grad()
+    def hidden(self, ids: Tensor, chunk: int) -> Iterator[tuple[int, int, Tensor]]:
+        """(start, end, the decoder's output `[rows, end - start, width]`) of each chunk, without a graph."""
+        spans, store = spans_of(ids.shape[1], chunk), MemoryStore()
+        for index, (start, end) in enumerate(spans):
+            store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
+        arguments = self._arguments(ids, ids.shape[1])
+        for number, of_layer in enumerate(arguments):
+            self._forward(number, of_layer, spans, store, False, False)
+        for index, (start, end) in enumerate(spans):
+            yield start, end, self._ends.finish(store.get(("input", len(arguments), index)))
+
+    def _arguments(self, ids: Tensor, tokens: int) -> list[LayerArguments]:
+        table_dtype = self._ends.embed(ids[:, :1]).dtype
+        return self._ends.arguments(tokens, ids.device, table_dtype)
+
+    def _forward(
+        self,
+        number: int,
+        arguments: LayerArguments,
+        spans: Spans,
+        store: Store,
+        keep_input: bool,
+        keep_cache: bool,
+        discard_output: bool = False,
+    ) -> None:
+        layer = self._ends.layers[number]
+        passing = LayerPass(layer, arguments, spans, self._at)
+        with lean(layer, self._dtype):
+            for index in range(len(spans)):
+                output = passing.forward(index, store.get(("input", number, index)))
+                if not discard_output:
+                    store.put(("input", number + 1, index), output)
+                if not keep_input:
+                    store.drop(("input", number, index))
+        if keep_cache:
+            assert passing.keys is not None and passing.values is not None
+            store.put(("keys", number, 0), passing.keys)
+            store.put(("values", number, 0), passing.values)
+
+    def _head_backward(
+        self, batch: Batch, spans: Spans, layers: int, normaliser: float, store: Store
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The loss's parts, and the gradient of the last layer's output, chunk by chunk."""
+        totals: list[Tensor] = []
+        gradients = []
+        for index, (start, end) in enumerate(spans):
+            key = ("input", layers, index)
+            leaf = store.get(key).detach().requires_grad_()
+            with torch.enable_grad():
+                hidden = self._ends.finish(leaf).flatten(0, 1)
+            scored = Scored.of(batch.input_ids, batch.loss_weights, start, end, self._device)
+            totals += backward_weighted(self._head, hidden, scored, normaliser)
+            gradients.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
+            store.drop(key)
+        return totals, gradients
+
+    def _backward(
+        self, number: int, arguments: LayerArguments, spans: Spans, gradients: list[Tensor], store: Store
+    ) -> None:
+        """Replace each chunk's gradient of the layer's output by that of its input."""
+        layer = self._ends.layers[number]
+        names: tuple[tuple[str, int, int], ...] = (("keys", number, 0), ("values", number, 0))
+        passing = LayerPass(layer, arguments, spans, self._at, *(store.get(name) for name in names))
+        for name in names:
+            store.drop(name)
+        with lean(layer, self._dtype):
+            for index in reversed(range(len(spans))):
+                key = ("input", number, index)
+                gradients[index] = passing.backward(index, store.get(key), gradients[index])
+                store.drop(key)
+
+    def _embedding_backward(self, ids: Tensor, spans: Spans, gradients: list[Tensor]) -> None:
+        for (start, end), gradient in zip(spans, gradients, strict=True):
+            with torch.enable_grad():
+                embedded = self._ends.embed(ids[:, start:end])
+            if not embedded.requires_grad:
+                return
+            embedded.backward(gradient)
+
+
+TOKENS, CHUNK = 24, 10
+REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+
+
+@contextmanager
+def in_chunks(decoder: Any) -> Iterator[None]:
+    """While entered, the decoder's layers attend through `longrepo.engines.torch.attention` and don't
+    checkpoint themselves (transformers takes the cache away from a layer that does)."""
+    attention = decoder.config._attn_implementation
+    checkpointed = [layer for layer in decoder.layers if getattr(layer, "gradient_checkpointing", False)]
+    decoder.config._attn_implementation = NAME
+    for layer in checkpointed:
+        layer.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        decoder.config._attn_implementation = attention
+        for layer in checkpointed:
+            layer.gradient_checkpointing = True
+
+
+@torch.no_grad()
+def why_not(decoder: Any, device: torch.device, dtype: torch.dtype, at: At) -> str | None:
+    """Why `decoder` can't be walked in chunks, or None where its first two layers give the same both ways."""
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, nn.ModuleList):
+        return "its decoder has no list of layers"
+    ids = torch.arange(TOKENS, device=device)[None]
+    decoder.layers = layers[:2]
+    try:
+        plain = decoder(input_ids=ids, use_cache=False).last_hidden_state.float()
+        with in_chunks(decoder):
+            masked = [name for one in Ends(decoder).arguments(TOKENS, device, dtype) for name in one.whole_masks()]
+            if masked:
+                return f"its layers want a whole attention mask ({masked[0]})"
+            step = ChunkedStep(decoder, nn.Identity(), device, dtype, at)
+            chunks = torch.cat([hidden for _, _, hidden in step.hidden(ids, CHUNK)], dim=1).float()
+    except REFUSALS as error:
+        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
+    finally:
+        decoder.layers = layers
+    tolerance = 1e-3 if dtype == torch.float32 else 0.1
+    if (chunks - plain).norm() > tolerance * plain.norm():
+        return "its layers compute something else in chunks"
+    return None

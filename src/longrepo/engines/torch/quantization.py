@@ -1,0 +1,153 @@
+"""NF4 in slices; lean linears.
+
+4-bit weights in slices of rows: the bytes that bitsandbytes gives for the whole, without its temporaries.
+
+Where bitsandbytes has no kernel of its own it computes in plain torch, at 16 to 20 bytes a weight: 600 MiB for one
+matrix of 12288 x 3072. Its blocks of 64 weights are independent, so slices of 64 rows give the same bits.
+
+A layer's linear modules for the time of a pass: 4-bit weights de-quantised once for all chunks, LoRA without copies.
+
+PEFT's forward casts the input to float32 outside of CUDA's autocast, clones the output, and scales and adds matrices
+as wide as it: about half of a chunk's time on a CPU. Here the same sums are taken in the base's precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import bitsandbytes.functional as bnb
+import torch
+from bitsandbytes.nn.modules import Linear4bit
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from torch.nn.functional import linear
+
+Tensor = torch.Tensor
+AT_ONCE = 1 << 20  # weights of a slice
+BLOCK, NESTED_BLOCK = 64, 256  # weights with one scale, scales with one scale: what transformers leaves as they are
+_NATIVE = ("cpu", "cuda")  # a kernel that needs no temporaries
+
+
+def dequantised(module: nn.Module, dtype: torch.dtype) -> Tensor:
+    """The dense weight `[out, in]` of a linear layer in `dtype`: of a `Linear4bit` what its forward pass multiplies
+    with, bit for bit; of any other its weight."""
+    weight: Any = module.weight
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight.to(dtype)
+    packed, scales, shape = weight.data.view(-1).view(torch.uint8), _scales(state), tuple(state.shape)
+    if weight.device.type in _NATIVE:
+        return _dequantise(packed, scales, state, shape, dtype)
+    dense = torch.empty(shape, dtype=dtype, device=weight.device)
+    for rows in _row_slices(shape, state.blocksize):
+        first, last = rows.start * shape[1], rows.stop * shape[1]
+        part = packed[first // 2 : -(-last // 2)], scales[first // state.blocksize : -(-last // state.blocksize)]
+        dense[rows] = _dequantise(*part, state, (rows.stop - rows.start, shape[1]), dtype)
+    return dense
+
+
+def quantise(dense: Tensor, dtype: torch.dtype, device: torch.device, double: bool) -> tuple[Tensor, bnb.QuantState]:
+    """`dense` `[out, in]`, wherever it lies, cast to `dtype` and quantised to NF4 on `device`: packed bytes `[n, 1]`
+    and what undoes it, equal to `bitsandbytes.functional.quantize_4bit` of the whole. `double`: the scales as well."""
+    shape = dense.shape
+    packed = torch.empty((-(-dense.numel() // 2), 1), dtype=torch.uint8, device=device)
+    scales = torch.empty(-(-dense.numel() // BLOCK), dtype=torch.float32, device=device)
+    code = bnb.get_4bit_type("nf4", device=device)
+    for rows in _row_slices(shape, BLOCK):
+        first, last = rows.start * shape[1], rows.stop * shape[1]
+        part = dense[rows].to(device=device, dtype=dtype)
+        bits, state = bnb.quantize_4bit(part, blocksize=BLOCK, quant_type="nf4")
+        packed[first // 2 : -(-last // 2)] = bits
+        scales[first // BLOCK : -(-last // BLOCK)] = state.absmax
+    offset, nested = None, None
+    if double:
+        offset = scales.mean()
+        scales, nested = bnb.quantize_blockwise(scales - offset, blocksize=NESTED_BLOCK)
+    return packed, bnb.QuantState(
+        absmax=scales,
+        shape=shape,
+        dtype=dtype,
+        blocksize=BLOCK,
+        code=code,
+        quant_type="nf4",
+        offset=offset,
+        state2=nested,
+    )
+
+
+def _row_slices(shape: tuple[int, ...], block: int) -> Iterator[slice]:
+    """Rows that hold about `AT_ONCE` weights, in multiples of a block: no block lies in two slices."""
+    step = max(block, AT_ONCE // shape[1] // block * block)
+    return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
+
+
+def _scales(state: bnb.QuantState) -> Tensor:
+    """One float32 scale a block."""
+    if not state.nested:
+        return state.absmax
+    return bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
+
+
+def _dequantise(
+    packed: Tensor, scales: Tensor, state: bnb.QuantState, shape: tuple[int, ...], dtype: torch.dtype
+) -> Tensor:
+    return torch.ops.bitsandbytes.dequantize_4bit.default(
+        packed, scales, state.blocksize, state.quant_type, shape, dtype
+    )
+
+
+@contextmanager
+def lean(layer: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """While entered, `layer` computes in `dtype` with dense weights and, where it is plain LoRA, without copies."""
+    changed: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in layer.modules():
+        if isinstance(module, LoraLayer) and _is_plain(module):
+            base: Any = module.base_layer
+            inside.add(base)
+            module.forward = partial(_adapted, module, dequantised(base, dtype), base.bias)
+        elif isinstance(module, Linear4bit) and module not in inside:
+            module.forward = partial(_dense, dequantised(module, dtype), module.bias)  # type: ignore[method-assign]
+        else:
+            continue
+        changed.append(module)
+    try:
+        yield
+    finally:
+        for module in changed:
+            del module.forward
+
+
+def _is_plain(module: Any) -> bool:
+    """Neither merged, nor a variant such as DoRA, nor LoRA with a bias, on a linear module."""
+    names = [name for name in module.active_adapters if name in module.lora_A]
+    return (
+        isinstance(module.base_layer, nn.Linear)
+        and not module.merged
+        and not any(name in module.lora_variant or module.lora_B[name].bias is not None for name in names)
+    )
+
+
+def _dense(weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
+    """As bitsandbytes: in the weight's dtype, given back in the input's."""
+    return linear(hidden.to(weight.dtype), weight, _as(bias, weight)).to(hidden.dtype)
+
+
+def _adapted(module: Any, weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
+    """`W x + b + s B A dropout(x)` for `hidden` `[rows, tokens, in]`; only what is as narrow as the rank is scaled."""
+    inner = hidden.to(weight.dtype)
+    output = linear(inner, weight, _as(bias, weight))
+    for name in module.active_adapters:
+        if name in module.lora_A and not module.disable_adapters:
+            narrow = linear(module.lora_dropout[name](inner), _as(module.lora_A[name].weight, weight))
+            narrow = (narrow * module.scaling[name]).flatten(0, -2)
+            # In place: the product before it keeps no reference to its output.
+            output.view(-1, output.shape[-1]).addmm_(narrow, _as(module.lora_B[name].weight, weight).mT)
+    return output.to(hidden.dtype)
+
+
+def _as(tensor: Any, like: Tensor) -> Any:
+    return None if tensor is None else tensor.to(like.dtype)

@@ -1,0 +1,224 @@
+"""Held-out blocks and what training showed.
+
+What training shows, read back from its rows: nothing of it is measured as new.
+
+What is held out: blocks of lines that training never showed, and the tree that stood before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from longrepo.data.dataset import SequenceFile
+from longrepo.data.dedup import Shown
+from longrepo.data.held_out import Candidate, Target, TargetChooser, commit_candidates
+from longrepo.data.metadata import RepositoryFacts
+from longrepo.data.questions.verify import Checker
+from longrepo.data.questions.write import training_commit
+from longrepo.data.repo_tree import Tree, Trees
+from longrepo.data.splits import MOST_HELD_OUT, Splits
+from longrepo.data.text import StoredText, TokenizedText
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.repository.imports.statements import Import
+from longrepo.utils.hashing import line_hash
+
+_QUESTION = "QUESTION: "
+
+
+@dataclass(frozen=True)
+class Seen:
+    """`shown`: all texts; `asked`: the questions."""
+
+    shown: Shown
+    asked: frozenset[str]
+
+
+def seen_by(file: SequenceFile, tokenizer: RepoTokenizer, done: Callable[[], None] = lambda: None) -> Seen:
+    """All that the training rows of a file show; `done` is called once a row of the file."""
+    asked: set[str] = set()
+    return Seen(Shown(tokenizer, _texts(file, StoredText(tokenizer), asked, done)), frozenset(asked))
+
+
+def _texts(
+    file: SequenceFile, stored: StoredText, asked: set[str], done: Callable[[], None]
+) -> Iterator[TokenizedText]:
+    kinds = file.column("kind")
+    for row, split in enumerate(file.column("split")):
+        done()
+        if split != "train":
+            continue
+        ids = file.tokens(row)
+        said: list[str] = []
+        for line in stored.lines(ids, kinds[row]):
+            said.append(line.text)
+            if line.in_commit:
+                said.append(line.text[1:])  # without its sign
+            if kinds[row] == "qa" and line.text.startswith(_QUESTION):
+                asked.add(line.text.removeprefix(_QUESTION))
+        hashes = np.array([line_hash(text) for text in said], np.uint64)
+        yield TokenizedText("", "Other", "", ids, np.zeros(0, np.int32), row_hashes=hashes)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A block of lines of `target.of`, the file as it was after its commit (or a held-out file).
+
+    `before` is the commit whose tree it is shown with: the parent, or where training ends.
+    """
+
+    target: Target
+    before: str
+    trees: Trees
+    others: Mapping[str, str]  # path → blob of the other files the same commit changed
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.target.of.path
+
+    @property
+    def commit(self) -> str:
+        """The commit that added the lines; "" for a held-out file."""
+        return self.target.commit or ""
+
+    @property
+    def group(self) -> str:
+        """What blocks depend on each other by."""
+        return self.commit or self.path
+
+    @property
+    def key(self) -> str:
+        """Tells it from all other blocks."""
+        return f"{self.group[:12] if self.commit else ''}:{self.path}:{self.target.start}"
+
+    @property
+    def tree(self) -> Tree:
+        """What stood in the repository before."""
+        return self.trees.at(self.before)
+
+    @cached_property
+    def rows(self) -> list[int]:
+        """The rows of its file that are scored."""
+        starts = {first for first, _ in self.target.scored}
+        return [row for row, token in enumerate(self.target.of.rows.tolist()) if token in starts and self._said(row)]
+
+    def _said(self, row: int) -> bool:
+        of = self.target.of
+        return of.row_token(row + 1) > of.row_token(row)
+
+    @property
+    def imports_above(self) -> Sequence[Import]:
+        """What its file imports before the block."""
+        of = self.target.of
+        first = int(np.searchsorted(of.rows, self.target.start, "right"))
+        return [one for one in of.outline.imports if one.line < first]
+
+    @property
+    def scored(self) -> np.ndarray:
+        """Which tokens of the block are scored, `[end - start]`."""
+        found = np.zeros(self.target.end - self.target.start, bool)
+        for first, last in self.target.scored:
+            found[first - self.target.start : last - self.target.start] = True
+        return found
+
+    @property
+    def defined_beside(self) -> set[int]:
+        """Names (hashes) that other files define after the commit."""
+        return {name for text in self.trees.files(self.others).values() for name in text.defines.tolist()}
+
+
+@dataclass(frozen=True)
+class Repo:
+    """One repository prepared: its facts from the header, and its trees."""
+
+    facts: RepositoryFacts
+    trees: Trees
+
+    @property
+    def trained(self) -> Tree:
+        """What stood there where training ends."""
+        return self.trees.at(training_commit(self.facts))
+
+    @cached_property
+    def texts(self) -> dict[str, TokenizedText]:
+        """Its files there, without those held out."""
+        held = {path for paths in self.facts.held_out_files.values() for path in paths}
+        return {path: text for path, text in self.trained.texts.items() if path not in held}
+
+    @cached_property
+    def checker(self) -> Checker:
+        """Judges answers about that commit."""
+        return Checker(self.trees.repository.path, training_commit(self.facts))
+
+    def close(self) -> None:
+        """Close what reads it."""
+        if "checker" in self.__dict__:
+            self.checker.__exit__()
+        self.trees.close()
+
+
+@dataclass
+class Material:
+    """What is measured on. `seen`: what training shows; `held`: the blocks, those of a commit one after the other."""
+
+    tokenizer: RepoTokenizer
+    repositories: Sequence[Repo]
+    seen: Seen
+    held: list[Held] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Close what reads the repositories."""
+        for repo in self.repositories:
+            repo.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What it is, for the result."""
+        kinds = {"commits" if one.commit else "files" for one in self.held}
+        return {
+            "repositories": [
+                {"name": one.facts.name, "commit": training_commit(one.facts)} for one in self.repositories
+            ],
+            "targets": len(self.held),
+            "groups": len({one.group for one in self.held}),
+            "held_out": " and ".join(sorted(kinds)),
+        }
+
+    def choose(self, split: str, wanted: int, size: int, seed: int) -> None:
+        """Fill `held` with up to `wanted` blocks of at most `size` tokens: of held-out commits, and where those give
+        too few, of held-out files."""
+        for number, repo in enumerate(self.repositories):
+            share = wanted // len(self.repositories) + (number < wanted % len(self.repositories))
+            chooser = TargetChooser(repo.trees.reader, self.seen.shown, size, seed)
+            splits = Splits(repo.facts.head, training_commit(repo.facts), repo.facts.test_from or repo.facts.head)
+            records = list(splits.held_out(repo.trees.repository, split, MOST_HELD_OUT, repo.trees.reader.cache))
+            found = chooser.choose({split: commit_candidates(split, records)}, {split: share})[split]
+            by_id = {record.id: record for record in records}
+            for target in found:
+                record = by_id[target.commit or ""]
+                changed = {one.path: one.after for one in record.changes if one.after and one.path != target.of.path}
+                self.held.append(Held(target, record.parent or splits.train, repo.trees, changed))
+            if len(found) < share:
+                self._choose_files(repo, chooser, split, share - len(found), len(found))
+        self.held.sort(key=lambda one: (one.before, one.key))
+
+    def _choose_files(self, repo: Repo, chooser: TargetChooser, split: str, wanted: int, have: int) -> None:
+        paths = repo.facts.held_out_files.get(split, [])
+        commit = training_commit(repo.facts)
+        blobs = {entry.path: entry.blob for entry in repo.trees.repository.tracked(commit) if entry.path in paths}
+        candidates = [Candidate(split, path, blob) for path, blob in blobs.items()]
+        found = chooser.choose({split: candidates}, {split: wanted})[split] if candidates else []
+        self.held += [Held(target, commit, repo.trees, {}) for target in found]
+        if found:
+            of_commits = f"its held-out commits give {have} blocks of new lines" if have else "no commits are held out"
+            self.notes.append(
+                f"{repo.facts.name}: {of_commits}, so {len(found)} blocks come from {len(blobs)} files that were never "
+                "trained on; intervals are over files there"
+            )
+        elif not have:
+            self.notes.append(f"{repo.facts.name}: nothing is held out that training hasn't shown")

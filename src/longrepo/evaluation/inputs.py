@@ -1,0 +1,131 @@
+"""Find and open what is measured on; finished measurements.
+
+Where the repositories lie that a file of sequences was made of, when nobody says so.
+
+Finished measurements on disk, a line each, so that a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from longrepo.data.dataset import SequenceFile
+from longrepo.data.questions.evidence import holds
+from longrepo.data.questions.write import folders_of, training_commit
+from longrepo.errors import InputError, RunError
+from longrepo.evaluation.scoring import Measured
+
+STAGE, REPOSITORIES = "stage.json", "repositories"  # the pipeline's record beside the sequences; name → folder
+
+
+def repositories(file: SequenceFile, run: Path, given: Sequence[Path]) -> list[Path]:
+    """The folders given; else for each repository the first that holds its training commit: where the pipeline read
+    it, this folder, or one that the sequences or the run lie in.
+
+    Raises InputError where there is none.
+    """
+    if given:
+        return list(folders_of(file, given).values())
+    recorded = _recorded(file.path)
+    found = []
+    for facts in file.header.repositories:
+        commit, known = training_commit(facts), recorded.get(facts.name)
+        places = [Path(known)] if known else []
+        folder = next((one for one in (*places, Path(), *_around(file.path), *_around(run)) if _has(one, commit)), None)
+        if folder is None:
+            where = f"{known}, where it was read, doesn't hold it any more" if known else "where it lies isn't recorded"
+            raise InputError(f"no repository with commit {commit[:10]} of {facts.name}: {where}; give it with --repo")
+        found.append(folder)
+    return found
+
+
+def _recorded(sequences: Path) -> Mapping[str, str]:
+    try:
+        found = json.loads((sequences.parent / STAGE).read_text(encoding="utf-8"))[REPOSITORIES]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _around(path: Path) -> Iterator[Path]:
+    return (folder for folder in path.resolve().parents if (folder / ".git").exists())
+
+
+def _has(folder: Path, commit: str) -> bool:
+    try:
+        return folder.is_dir() and holds(folder, commit)
+    except InputError:
+        return False
+
+
+MEASUREMENTS = "measurements.jsonl"
+
+
+class Store:
+    """What was measured of one adapter on one file of sequences (`about`, the first line); of another it begins anew.
+
+    Use it in a `with`.
+    """
+
+    def __init__(self, file: Path, about: Mapping[str, Any]) -> None:
+        self._file = file
+        self._about = json.loads(json.dumps(about))
+        self._known: dict[str, Measured] = {}
+        self._stream: TextIO | None = None
+
+    def __enter__(self) -> Store:
+        whole = self._read()
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            if not whole:
+                self._file.write_text(json.dumps(self._about) + "\n", encoding="utf-8")
+            else:
+                os.truncate(self._file, whole)  # a line that was cut short
+            self._stream = self._file.open("a", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"{self._file}: can't be written ({error.strerror}); choose another folder") from None
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        if self._stream is not None:
+            self._stream.close()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Measured:
+        return self._known[key]
+
+    def add(self, key: str, measured: Measured) -> None:
+        """Keep a measurement, on disk before this returns. Raises RunError on a full disk."""
+        assert self._stream is not None
+        try:
+            self._stream.write(json.dumps({"key": key, **measured.as_dict()}) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise RunError(f"{self._file}: can't be written ({error.strerror}); free some space, run again") from None
+        self._known[key] = measured
+
+    def _read(self) -> int:
+        """Read what is there; return how many bytes of it are whole lines about the same thing, 0 for none."""
+        try:
+            lines = self._file.read_bytes().splitlines(keepends=True)
+        except OSError:
+            return 0
+        whole = 0
+        for line in lines:
+            try:
+                tree: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
+                if whole:
+                    self._known[tree["key"]] = Measured.from_dict(tree)
+                elif tree != self._about:
+                    return 0
+            except (ValueError, KeyError, TypeError):
+                break
+            whole += len(line)
+        return whole

@@ -1,0 +1,266 @@
+"""Merged model.
+
+A base's own weights with an adapter merged in, written tensor by tensor.
+
+W + alpha / r · B · A is computed in float32 from the weights as published, never from 4-bit ones, and rounded once.
+
+A whole model as transformers loads it, with tokenizer and card: the base's own weights and the adapter in one, or
+the weights that were all trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import StateDictSplit, split_torch_state_dict_into_shards
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers.utils import logging
+
+from longrepo.config.schema import ModelSettings
+from longrepo.data.tokenizer import RepoTokenizer, new_rows
+from longrepo.engines.messages import loading
+from longrepo.engines.torch.device import Placement
+from longrepo.engines.torch.weights import Checkpoint, NotStreamable, Skeleton, find_checkpoint
+from longrepo.errors import InputError
+from longrepo.export.adapter import ExportOptions, Parts, PeftAdapter
+from longrepo.export.card import Use, licence_files, write_card
+from longrepo.rope.apply import changes
+from longrepo.training.artifact import Source
+from longrepo.utils.files import write_text
+from longrepo.utils.hub import model_location
+
+INDEX = "model.safetensors.index.json"
+_SHARD = 2**30  # bytes of a file, and so what lies in memory at a time
+_CPU = Placement(torch.device("cpu"), torch.float32, ())
+
+Tensor = torch.Tensor
+
+
+def load_float32(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file in float32."""
+    return {name: tensor.float() for name, tensor in load_file(file).items()}
+
+
+class MergedWeights:
+    """What the files are going to hold, under the names that the base was published with. `dtype` None: each tensor's
+    own; `new_rows`: see there. Raises InputError where the adapter is another base's, or not on linear layers alone."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        config: Any,
+        adapter: PeftAdapter,
+        tokenizer: RepoTokenizer,
+        new_rows: Mapping[int, int],
+        dtype: torch.dtype | None,
+    ) -> None:
+        self._checkpoint, self._adapter, self._dtype = checkpoint, adapter, dtype
+        self._own = _types(checkpoint.files)
+        self._initial_from = new_rows
+        settings = ModelSettings(name=tokenizer.name, quantization="none")
+        try:
+            skeleton = Skeleton(config, settings, _CPU, tokenizer.vocabulary_size)
+            self._published = skeleton.match(checkpoint.names)
+        except NotStreamable as reason:
+            raise InputError(f"{reason}, and such a base can't be merged; export the adapter, --format peft") from None
+        model = skeleton.model
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        for ours, theirs in self._published.items():
+            skeleton.check_shape(ours, checkpoint.shape(theirs))
+        self._table = _name_of(model, model.get_input_embeddings())
+        self._head = _name_of(model, model.get_output_embeddings())
+        if config.get_text_config().tie_word_embeddings:
+            self._published.pop(self._head, None)
+        self._check(model)
+        self._split = self._sharded()
+        self.bytes = int(self._split.metadata["total_size"])
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Rows of the embedding."""
+        return self._shapes[self._table][0]
+
+    @property
+    def dtype(self) -> str:
+        """Of the embedding, as config.json names it."""
+        return str(self._type_of(self._table)).removeprefix("torch.")
+
+    def write(self, folder: Path) -> None:
+        """Write the files into an existing folder. Raises InputError where a weight is beyond the type's range."""
+        ours = {theirs: name for name, theirs in self._published.items()}
+        for file, names in self._split.filename_to_tensors.items():
+            tensors = {theirs: self._tensor(ours[theirs]) for theirs in names}
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+        if self._split.is_sharded:
+            index = {"metadata": self._split.metadata, "weight_map": self._split.tensor_to_filename}
+            write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    def _tensor(self, name: str) -> Tensor:
+        value = self._checkpoint.read(self._published[name])
+        dtype = self._type_of(name)
+        if not value.is_floating_point():
+            return value
+        module = name.removesuffix(".weight")
+        if (first := self._adapter.lora.get(f"{module}.lora_a")) is not None:
+            value = value.float() + self._adapter.scale * (first @ self._adapter.lora[f"{module}.lora_b"]).T
+        elif name in (self._table, self._head):
+            value = self._widened(name, value.float())
+        rounded = value.to(dtype).contiguous()
+        if not torch.isfinite(rounded).all():
+            raise InputError(f"{name} has weights beyond the range of {dtype}; choose --precision bfloat16")
+        return rounded
+
+    def _widened(self, name: str, table: Tensor) -> Tensor:
+        """With rows for the tokens that were added: those of the tokens they began as, or as they were trained."""
+        wide = table.new_zeros(self._shapes[name])
+        wide[: len(table)] = table
+        for new, source in self._initial_from.items():
+            wide[new] = wide[source]
+        if name == self._table and self._adapter.rows is not None:
+            wide[list(self._adapter.row_ids)] = self._adapter.rows
+        return wide
+
+    def _type_of(self, name: str) -> torch.dtype:
+        own = self._own[self._published[name]]
+        return (self._dtype or own) if own.is_floating_point else own
+
+    def _sharded(self) -> StateDictSplit:
+        """Which file holds which tensor, by tensors without content."""
+        empty = {
+            theirs: torch.empty(self._shapes[name], dtype=self._type_of(name), device="meta")
+            for name, theirs in self._published.items()
+        }
+        return split_torch_state_dict_into_shards(empty, max_shard_size=_SHARD)
+
+    def _check(self, model: Any) -> None:
+        modules, adapter = dict(model.named_modules()), self._adapter
+        for path, tensor in sorted(adapter.lora.items()):
+            name, _, matrix = path.rpartition(".")
+            module, side = modules.get(name), ("lora_a", "lora_b").index(matrix)
+            if module is not None and not isinstance(module, nn.Linear):
+                raise InputError(f"{name} isn't a linear layer, and only those can be merged; use --format peft")
+            asked = (module.in_features, module.out_features)[side] if module is not None else 0
+            if tensor.shape[side] != asked:
+                has = f"this base's is {asked}" if asked else "this base has no such layer"
+                raise InputError(f"the adapter is another base's: {path} is for a width of {tensor.shape[side]}, {has}")
+        rows, width = self._shapes[self._table]
+        if adapter.rows is not None and (max(adapter.row_ids) >= rows or adapter.rows.shape[1] != width):
+            raise InputError(
+                f"the adapter is another base's: it has rows of {adapter.rows.shape[1]} up to token "
+                f"{max(adapter.row_ids)}, this base has {rows} of {width}"
+            )
+
+
+def _name_of(model: nn.Module, module: nn.Module) -> str:
+    return next(name for name, one in model.named_modules() if one is module) + ".weight"
+
+
+def _types(files: Iterable[Path]) -> dict[str, torch.dtype]:
+    """Of every tensor, read without its content."""
+    found: dict[str, torch.dtype] = {}
+    for file in files:
+        with safe_open(str(file), framework="pt") as opened:
+            found |= {name: opened.get_slice(name)[:0].dtype for name in opened.keys()}  # noqa: SIM118
+    return found
+
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "auto": None}
+_HOW = """```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModelForCausalLM.from_pretrained("{folder}", dtype="auto")
+ids = tokenizer("def main(", return_tensors="pt")
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
+```"""
+
+
+@dataclass(frozen=True)
+class Written:
+    """`bytes` of weights in `dtype`; `notes` for the terminal."""
+
+    dtype: str
+    bytes: int
+    notes: tuple[str, ...]
+
+
+def write_merged(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+    """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
+    written = write_model(source, Parts.of(source, load_float32), options.precision or "bfloat16", folder)
+    holds, what = "The base's unquantised weights with the adapter merged in", "with the adapter merged in"
+    if source.whole:
+        holds, what = "A model whose weights were all trained", "with all weights trained"
+    holds = f"{holds}, in {written.dtype}."
+    write_card(folder, source, Use("transformers", holds, _HOW.format(folder=final.name), written.notes))
+    name, size = source.settings.model.name, written.bytes / 1e9
+    return [f"model: {final} ({name} {what}, {written.dtype}, {size:.2f} GB)", *written.notes]
+
+
+def write_model(source: Source, parts: Parts, precision: str, folder: Path, copies: int = 1) -> Written:
+    """Write weights, config.json, generation_config.json, tokenizer and the base's licence files into a folder.
+
+    Raises InputError where the base can't be had unquantised, the adapter is another base's, or the disk has no room
+    for so many copies of the weights.
+    """
+    logging.set_verbosity_error()
+    settings, base = parts.model, source.settings.model
+    with loading(settings.name):
+        where = model_location(settings.name)
+        published, _ = PreTrainedConfig.get_config_dict(where, revision=settings.revision)
+        _check_unquantised(published)
+        if (checkpoint := find_checkpoint(where, settings.revision)) is None:
+            raise InputError("it has no safetensors files; save it again with transformers and name that with --base")
+        config = AutoConfig.from_pretrained(where, revision=settings.revision)
+        rows = new_rows(parts.tokenizer, settings.name, settings.revision)
+        weights = MergedWeights(checkpoint, config, parts.adapter, parts.tokenizer, rows, DTYPES[precision])
+        _check_room(folder, weights.bytes * copies)
+        weights.write(folder)
+    published |= changes(config.to_dict(), parts.context)
+    _write_config(folder / "config.json", published, weights)
+    with contextlib.suppress(OSError):  # then generation is what config.json says
+        GenerationConfig.from_pretrained(where, revision=settings.revision or "main").save_pretrained(str(folder))
+    parts.tokenizer.source.save_pretrained(str(folder))
+    for file in licence_files(model_location(base.name), base.revision):
+        shutil.copyfile(file, folder / file.name)
+    notes: tuple[str, ...] = ()
+    if base.quantization == "nf4":
+        notes = ("trained on 4 bits of that base: what longrepo evaluate measured there isn't quite this model",)
+    return Written(weights.dtype, weights.bytes, notes)
+
+
+def _check_unquantised(published: dict[str, Any]) -> None:
+    how = published.get("quantization_config") or published.get("quantization")
+    if how:
+        kind = how.get("quant_method", f"{how.get('bits', 'few')} bits")
+        raise InputError(
+            f"published quantised ({kind}), and an adapter isn't merged into rounded weights; name the model it was "
+            "made from with --base, or export the adapter alone with --format peft"
+        )
+
+
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"--output: {needed / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free; "
+            "free some space or give a folder on another disk"
+        )
+
+
+def _write_config(file: Path, published: dict[str, Any], weights: MergedWeights) -> None:
+    """With its vocabulary and its type, which older readers call `torch_dtype`."""
+    config = {name: value for name, value in published.items() if not name.startswith("_")}
+    config |= {"vocab_size": weights.vocabulary_size, "dtype": weights.dtype}
+    if "torch_dtype" in config:
+        config["torch_dtype"] = weights.dtype
+    write_text(file, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,360 @@
+"""To and from mlx-lm.
+
+The folder that mlx-lm takes as `--adapter-path`.
+
+An adapter that mlx-lm trained, in PEFT's format.
+
+Where mlx-lm's own models compute something else than a configuration says, and the model file that mends it.
+
+The file is put together from the engine's own sources, so that an export computes what the engine does; it imports
+mlx and mlx_lm alone, and mlx-lm runs it where told `--trust-remote-code`.
+
+A base model's folder as mlx-lm loads it: trained structure rows in its embedding, rope as either spells it.
+
+An export for mlx-lm: `adapters/`, and `base/` where the base as published won't do; or a model whose weights were
+all trained. How to load it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+from mlx_lm.utils import save_config, save_model
+from safetensors.numpy import save_file
+
+from longrepo.engines.adapter_io import CONFIG, WEIGHTS, lora_config, tensor_name
+from longrepo.engines.mlx import models
+from longrepo.engines.mlx.adapter_io import load_float32
+from longrepo.engines.mlx.device import place
+from longrepo.engines.mlx.load import BITS, GROUP, load_base, read_config, read_weights
+from longrepo.errors import InputError
+from longrepo.export.adapter import ExportOptions, Parts, PeftAdapter
+from longrepo.export.card import Use, write_card
+from longrepo.training.artifact import Source, read_adapter_config
+from longrepo.utils.hub import model_location
+
+MLX_WEIGHTS = "adapters.safetensors"
+LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")  # of a module's path: the layer, and the rest
+
+
+def write_mlx_adapters(folder: Path, adapter: PeftAdapter, base: str, layers: int) -> None:
+    """Write `adapters.safetensors` and `adapter_config.json` into a new folder; the model has `layers` layers."""
+    folder.mkdir()
+    tensors = {path: mx.contiguous(tensor) for path, tensor in adapter.lora.items()}
+    mx.save_safetensors(str(folder / MLX_WEIGHTS), tensors, metadata={"format": "mlx"})
+    config: dict[str, Any] = {
+        "fine_tune_type": "lora",
+        "model": base,
+        "num_layers": layers,
+        "lora_parameters": {
+            "rank": adapter.r,
+            "scale": adapter.scale,
+            "dropout": adapter.dropout,
+            "keys": sorted({module_key(path.rpartition(".")[0]) for path in adapter.lora}),
+        },
+    }
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def module_key(module: str) -> str:
+    """mlx-lm's name of a module: within its layer, or whole."""
+    within = LAYER.fullmatch(module)
+    return within[2] if within else module
+
+
+_PARTS = ("lora_a", "lora_b")
+
+
+def write_imported(source: Path, base: str | None, folder: Path, final: Path) -> list[str]:
+    """Fill an existing empty folder that is going to be `final` with what `mlx_lm.lora` wrote to `source`, trained on
+    `base` (None: the model that it names); return lines for the terminal. Raises InputError."""
+    config, tensors = read_adapter_config(source), _read(source / MLX_WEIGHTS)
+    kind, parameters = config.get("fine_tune_type", "lora"), config.get("lora_parameters")
+    if kind != "lora" or not isinstance(parameters, dict) or not {"rank", "scale"} <= parameters.keys():
+        what = f"is a fine-tune of type {kind}" if kind != "lora" else "has no rank and scale in lora_parameters"
+        raise InputError(f"{source / CONFIG}: {what}; only what mlx_lm.lora wrote with fine_tune_type lora is imported")
+    base = base or config.get("model")
+    if not base:
+        raise InputError(f"{source / CONFIG}: names no model; give the one it was trained on with --model")
+    rank, scale = int(parameters["rank"]), float(parameters["scale"])
+    _check(source / MLX_WEIGHTS, tensors, rank)
+    try:
+        where = model_location(base)
+        about = read_config(where, None)
+        _check_base(source, base, tensors, about, read_weights(where, None))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"model {base}: can't be had ({reason}); give the one it was trained on with --model"
+        ) from None
+    modules = sorted({path.rpartition(".")[0] for path in tensors})
+    dropout = float(parameters.get("dropout", 0.0))
+    written = lora_config(base, rank, scale * rank, dropout, {module_key(module) for module in modules}, None)
+    layers = sorted({int(found[1]) for module in modules if (found := LAYER.fullmatch(module))})
+    if layers != list(range(about["num_hidden_layers"])):
+        written |= {"layers_to_transform": layers, "layers_pattern": "layers"}
+    save_file(
+        {tensor_name(path): np.ascontiguousarray(np.array(tensor).T) for path, tensor in tensors.items()},
+        folder / WEIGHTS,
+        metadata={"format": "pt"},
+    )
+    (folder / CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    lines = [f"adapter: {final} (base: {base}, LoRA on {len(modules)} modules of {len(layers)} layers)"]
+    if about.get("quantization"):
+        lines.append(f"{base} is an MLX folder: for PEFT, name the model it was made from with --model")
+    return lines
+
+
+def _read(file: Path) -> dict[str, mx.array]:
+    try:
+        return load_float32(file)
+    except RuntimeError as error:
+        raise InputError(f"{file}: can't be read ({error}); give the folder that mlx_lm.lora wrote") from None
+
+
+def _check(file: Path, tensors: dict[str, mx.array], rank: int) -> None:
+    """Raises InputError where it isn't LoRA of that rank on linear layers."""
+    for path, tensor in tensors.items():
+        name, _, matrix = path.rpartition(".")
+        if matrix not in _PARTS or tensor.ndim != 2:
+            raise InputError(f"{file}: only LoRA on linear layers is imported, and this has {path}")
+        if tensor.shape[1 - _PARTS.index(matrix)] != rank:
+            raise InputError(
+                f"{file}: {path} is of rank {tensor.shape[1 - _PARTS.index(matrix)]}, {CONFIG} says {rank}"
+            )
+        if any(f"{name}.{part}" not in tensors for part in _PARTS):
+            raise InputError(f"{file}: of {name} one of {' and '.join(_PARTS)} is missing; save it again")
+    if not tensors:
+        raise InputError(f"{file}: holds no tensors; give the folder that mlx_lm.lora wrote")
+
+
+def _check_base(
+    source: Path, base: str, tensors: dict[str, mx.array], config: dict[str, Any], weights: dict[str, mx.array]
+) -> None:
+    """Raises InputError where the base has no such linear layer."""
+    packed = config.get("quantization") or {}
+    for path, tensor in tensors.items():
+        name, _, matrix = path.rpartition(".")
+        if f"{name}.weight" not in weights or name.endswith("embed_tokens"):
+            raise InputError(f"{source}: an adapter of another base: {base} has no linear layer {name}")
+        out, width = weights[f"{name}.weight"].shape
+        if f"{name}.scales" in weights:
+            own = packed.get(name)
+            width = width * 32 // (own if isinstance(own, dict) else packed)["bits"]
+        asked = (width, out)[_PARTS.index(matrix)]
+        given = tensor.shape[_PARTS.index(matrix)]
+        if given != asked:
+            raise InputError(
+                f"{source}: an adapter of another base: {path} is for a width of {given}, {base}'s is {asked}"
+            )
+
+
+MODEL_FILE = "longrepo_model.py"
+_ACTIVATIONS = {"starcoder2": "gelu", "gemma": "gelu"}  # of mlx-lm's own classes; the others': silu
+_HEAD = '''"""What config.json says, computed with mlx and mlx-lm. Needs --trust-remote-code."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+sys.modules.setdefault(__name__, types.ModuleType(__name__))  # dataclasses look their module up there
+
+
+class InputError(ValueError):
+    """What config.json asks for can't be computed."""
+'''
+_TAIL = """
+
+class ModelArgs:
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @classmethod
+    def from_dict(cls, config: Config) -> ModelArgs:
+        return cls(config)
+
+
+def Model(args: ModelArgs) -> CausalLM:
+    return build(args.config)
+"""
+
+
+def differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
+    """What mlx-lm's own class computes otherwise than `config` (with transformers' defaults) says, from the config.json
+    that it reads."""
+    kind, rotary, family = config["model_type"], config["rope_parameters"], models.family_of(dict(config))
+    activation, own = config["hidden_act"], _ACTIVATIONS.get(kind, "silu")
+    theirs: Any = importlib.import_module(f"mlx_lm.models.{family.module}").ModelArgs.from_dict(dict(read))
+    found = []
+    if activation.replace("swish", "silu") != own:
+        found.append(f"its activation is {own}, not {activation}")
+    if windows := {window for window in family.windows(dict(config)) if window}:
+        found.append(f"beyond {min(windows)} tokens it attends to all, not to the last {min(windows)}")
+    if theirs.rope_theta != rotary["rope_theta"]:
+        found.append(f"its rotary base is {theirs.rope_theta:g}, not {rotary['rope_theta']:g}")
+    if rotary.get("rope_type", "default") != "default" and not getattr(theirs, "rope_scaling", None):
+        found.append(f"its rotary angles are unscaled, not {rotary['rope_type']}")
+    if rotary.get("attention_factor") is not None:
+        found.append("it computes YaRN's attention_factor itself")
+    if (kind == "starcoder2" and not config["use_bias"]) or (kind in ("qwen3", "gemma") and config["attention_bias"]):
+        found.append("it has other biases, and can't load this model")
+    return found
+
+
+def model_file() -> str:
+    """The text of a model file for any configuration that the MLX engine computes."""
+    return "\n\n".join([_HEAD.strip(), _body(models), _TAIL.strip()]) + "\n"
+
+
+def _body(module: ModuleType) -> str:
+    """A module's source without its docstring and what it imports from here or from the future."""
+    source = inspect.getsource(module)
+    lines = source.splitlines()
+    for node in ast.parse(source).body:
+        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ours = isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] in ("longrepo", "__future__")
+        if docstring or ours:
+            lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or node.lineno) - node.lineno + 1)
+    return "\n".join(lines).strip()
+
+
+def write_mlx_base(folder: Path, model: Any, adapter: PeftAdapter, with_file: bool) -> None:
+    """Write the model (as `load_base` made it) into a new folder, without its tokenizer.
+
+    Raises InputError where the adapter is another base's.
+    """
+    _check_shapes(model, adapter)
+    if adapter.rows is not None:
+        _set_rows(model, adapter.row_ids, adapter.rows)
+    save_model(folder, model)
+    config = mlx_config(model)
+    if with_file:
+        (folder / MODEL_FILE).write_text(model_file(), encoding="utf-8")
+        config["model_file"] = MODEL_FILE
+    save_config(config, folder / "config.json")
+
+
+def mlx_config(model: Any) -> dict[str, Any]:
+    """The model's config.json: mlx-lm reads `rope_theta` and `rope_scaling`, transformers `rope_parameters`."""
+    unset = ("quantization", "quantization_config")
+    config = {name: value for name, value in model.published.items() if value is not None or name not in unset}
+    rope = config["rope_parameters"]
+    config["rope_theta"] = rope["rope_theta"]
+    if rope.get("rope_type", "default") != "default":
+        config["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
+    config |= {"eos_token_id": list(model.eos_token_ids), "dtype": str(model.model.norm.weight.dtype).split(".")[-1]}
+    if any(isinstance(module, nn.QuantizedLinear) for module in model.modules()):
+        config.setdefault("quantization", {"group_size": GROUP, "bits": BITS, "mode": "affine"})
+    return config
+
+
+def _set_rows(model: Any, ids: tuple[int, ...], rows: mx.array) -> None:
+    table = model.model.embed_tokens
+    weight = table.weight
+    if isinstance(table, nn.QuantizedEmbedding):
+        weight = mx.dequantize(weight, table.scales, table.biases, table.group_size, table.bits, mode=table.mode)
+    if max(ids) >= len(weight):
+        raise InputError(f"trained token {max(ids)} is beyond the base's {len(weight)}: it is another base's")
+    plain = nn.Embedding(1, 1)
+    plain.weight = weight
+    plain.weight[mx.array(ids)] = rows.astype(weight.dtype)
+    model.model.embed_tokens = plain
+    mx.eval(plain.weight)
+
+
+def _check_shapes(model: Any, adapter: PeftAdapter) -> None:
+    modules = dict(model.named_modules())
+    for path, tensor in sorted(adapter.lora.items()):
+        name, _, matrix = path.rpartition(".")
+        side = ("lora_a", "lora_b").index(matrix)
+        asked, given = _widths(modules.get(name))[side], tensor.shape[side]
+        if given != asked:
+            has = f"this base's is {asked}" if asked else "this base has no such layer"
+            raise InputError(f"the adapter is another base's: {path} is for a width of {given}, {has}")
+
+
+def _widths(linear: Any) -> tuple[int, int]:
+    """(in, out) of a linear layer, packed or not; zeros for anything else."""
+    if not isinstance(linear, nn.Linear | nn.QuantizedLinear):
+        return 0, 0
+    out, packed = linear.weight.shape
+    return (packed * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else packed), out
+
+
+def write_mlx(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+    """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
+    parts = Parts.of(source, load_float32)
+    adapter, as_published = parts.adapter, options.quantization is None and not options.with_base
+    if as_published and not (source.whole or source.repositioned) and adapter.rows is None:
+        return _adapter_alone(source, adapter, folder, final)
+    model_settings = parts.model
+    if options.quantization is not None:
+        kind = "none" if options.quantization == "none" else "nf4"
+        model_settings = model_settings.model_copy(update={"quantization": kind})
+    placement = place("auto", options.precision or source.settings.training.precision)
+    model, notes = load_base(model_settings, parts.tokenizer, placement.dtype, parts.context)
+    differs = differences(model.published, mlx_config(model))
+    with_file = bool(differs) and options.model_file
+    part = "" if source.whole else "base"  # a whole model is all there is
+    write_mlx_base(folder / part, model, adapter, with_file)
+    parts.tokenizer.source.save_pretrained(str(folder / part))
+    rows = f", {len(adapter.row_ids)} trained rows in its embedding" if adapter.row_ids else ""
+    what = "4-bit" if model_settings.quantization == "nf4" else "not quantised"
+    kind = "model" if source.whole else "base"
+    lines = [f"{kind}: {final / part} ({model_settings.name}, {what}, {placement.dtype_name}{rows})"]
+    lines += [f"  {note}" for note in notes]
+    if not source.whole:
+        write_mlx_adapters(folder / "adapters", adapter, str(final / "base"), len(model.layers))
+        lines += [f"adapter: {final / 'adapters'}"]
+    if with_file:
+        lines.append(f"mlx-lm's own {model.model_type} differs: {'; '.join(differs)}. The {kind}'s model file mends it")
+    elif differs:
+        lines.append(f"without a model file this is not what was trained: {'; '.join(differs)}")
+    return _with_card(lines, source, folder, final, str(final / part), with_file)
+
+
+def _adapter_alone(source: Source, adapter: PeftAdapter, folder: Path, final: Path) -> list[str]:
+    from transformers import PreTrainedConfig
+
+    name = source.settings.model.name
+    where = model_location(name)
+    try:
+        published, _ = PreTrainedConfig.get_config_dict(where, revision=source.settings.model.revision)
+        config = read_config(where, source.settings.model.revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {name}: can't be had ({reason}); connect once to download it") from None
+    write_mlx_adapters(folder / "adapters", adapter, where, config["num_hidden_layers"])
+    lines = [f"adapter: {final / 'adapters'}", f"base: {where} as it is: no structure rows were trained"]
+    if differs := differences(config, published):
+        own = f"mlx-lm's own {config['model_type']} differs"
+        lines.append(f"{own}: {'; '.join(differs)}. --with-base writes a base that doesn't")
+    if source.settings.model.quantization == "nf4" and "quantization" not in published:
+        lines.append("it was trained on 4 bits of that base: --with-base writes such a one")
+    return _with_card(lines, source, folder, final, where, False)
+
+
+def _with_card(lines: list[str], source: Source, folder: Path, final: Path, base: str, trust: bool) -> list[str]:
+    """The lines and the two commands; the same in the folder's model card."""
+    holds, options = "a model whose weights were all trained", f"--model {shlex.quote(base)}"
+    if not source.whole:
+        holds = "an adapter and, where one is needed, its base"
+        options += f" --adapter-path {shlex.quote(str(final / 'adapters'))}"
+    options += " --trust-remote-code" if trust else ""
+    commands = [f"mlx_lm.generate {options} --prompt 'def main'", f"mlx_lm.server {options}"]
+    how = "\n\n".join([*(line.strip() for line in lines), "```sh\n" + "\n".join(commands) + "\n```"])
+    write_card(folder, source, Use("mlx", f"For mlx-lm: {holds}.", how))
+    return [*lines, *commands]

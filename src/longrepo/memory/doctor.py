@@ -1,0 +1,230 @@
+"""Would the main job run here.
+
+The model: where it is, whether it can be had, whether its tokenizer loads, and whether the main job fits.
+
+All checks, in the order a person reads them.
+
+What the machine, the libraries and the model are like for the main job, as findings with what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+
+from longrepo.config.schema import ModelSettings, Settings
+from longrepo.engines.registry import choose, place
+from longrepo.errors import InputError
+from longrepo.memory import doctor_checks
+from longrepo.memory.budget import GIB, find_budget
+from longrepo.memory.doctor_checks import Finding
+from longrepo.utils.hub import model_location
+
+if TYPE_CHECKING:
+    from longrepo.engines.registry import Choice, EngineName, Placed
+
+
+LONGEST = 3.0  # seconds the network may take to answer
+WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
+ELSEWHERE = "connect to the network once, give --model FOLDER with a downloaded one, or --model embedded"
+
+
+@dataclass(frozen=True)
+class Access:
+    """What was found, the folder with the model's configuration where there is one on this machine, and the bytes of
+    weights that the first run will download."""
+
+    finding: Finding
+    folder: Path | None
+    download: int = 0
+
+
+def find_model(model: ModelSettings) -> Access:
+    """Look for a model in this package, in a folder, in the hub's cache, and, for at most three seconds, on the hub."""
+    try:
+        where = model_location(model.name)
+    except InputError as error:
+        return Access(_from_error(error, "model"), None)
+    if Path(where).is_dir():
+        name = "embedded in this package" if model.name == "embedded" else f"in {where}"
+        if missing := _missing(Path(where)):
+            what = f"{name}: no {missing}"
+            return Access(Finding("problem", "model", what, "download the model again, weights included"), Path(where))
+        return Access(Finding("ok", "model", name), Path(where))
+    return _on_hub(model)
+
+
+def load_its_tokenizer(folder: Path, structure_tokens: bool) -> Finding:
+    """Load the tokenizer that lies beside the configuration."""
+    from longrepo.data.tokenizer import load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(str(folder), None, structure_tokens)
+    except InputError as error:
+        return _from_error(error, "tokenizer")
+    return Finding("ok", "tokenizer", f"{tokenizer.vocabulary_size:,} tokens")
+
+
+def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
+    """Bytes of all checkpoints a run keeps at once: LoRA and two moments in float32 each, for the last ones, one being
+    written, the best and the phases' ends. `settings.model.name` is a folder; raises InputError where it can't be read.
+    """
+    from longrepo.engines.model_shape import read_config, read_shape
+
+    shape = read_shape(read_config(settings.model.name), engine)
+    lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
+    return 3 * 4 * lora * (settings.training.keep_last + 2 + 3)
+
+
+def fits(settings: Settings, engine: EngineName, placement: Placed) -> Finding:
+    """Whether the planner finds a method for every phase that is to run, here and now. `settings.model.name` is a
+    folder. Up to a minute for a model that was never planned for."""
+    from longrepo.curriculum.schedule import phases_from
+    from longrepo.memory.planner import Planner, plan_run
+
+    phases = [phase for phase in phases_from(settings) if phase.epochs]
+    try:
+        planner = Planner.of(settings, placement.kind, placement.dtype, engine=engine)
+        plan = plan_run(planner, phases, find_budget(placement.kind, settings.memory.budget_gb))
+    except InputError as error:
+        return Finding("problem", "main job", str(error))
+    chosen = [phase.chosen for phase in plan.phases.values()]
+    steps = ", ".join(f"{one.length:,} tokens {one.peak / GIB:.2f} ({one.method})" for one in chosen)
+    room = f"{plan.budget.bytes / GIB:.2f} GiB ({plan.budget.reason})"
+    return Finding("ok", "main job", f"fits in {room}: {steps}")
+
+
+def _on_hub(model: ModelSettings) -> Access:
+    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache, utils
+
+    utils.logging.set_verbosity_error()  # it tells of each try
+    cached = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+    folder = Path(cached).parent if isinstance(cached, str) else None
+    if folder and not _missing(folder):
+        return Access(Finding("ok", "model", f"{model.name} is in the hub's cache: no network needed"), folder)
+    there = "its weights are not" if folder else "it is not"
+    if constants.HF_HUB_OFFLINE:
+        what = f"{model.name}: {there} in the hub's cache, and HF_HUB_OFFLINE is set"
+        return Access(Finding("problem", "model", what, f"unset it; or {ELSEWHERE}"), folder)
+
+    def ask() -> tuple[Path, int]:
+        info = HfApi().model_info(model.name, revision=model.revision, files_metadata=True)
+        sizes = [file.size or 0 for file in info.siblings or () if file.rfilename.endswith(".safetensors")]
+        return Path(hf_hub_download(model.name, "config.json", revision=model.revision)).parent, sum(sizes)
+
+    answer = _within(LONGEST, ask)
+    if isinstance(answer, tuple):
+        folder, size = answer
+        what = f"{model.name}: {there} in the hub's cache yet, the hub gives it ({size / GIB:.1f} GiB)"
+        return Access(Finding("note", "model", what, "nothing: the first run downloads it"), folder, size)
+    reason = type(answer).__name__ if answer is not None else f"no answer in {LONGEST:.0f} s"
+    what = f"{model.name}: {there} in the hub's cache, and the hub can't be reached ({reason})"
+    if reason in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "EntryNotFoundError"):
+        what = f"{model.name}: the hub doesn't give it ({reason})"
+    return Access(Finding("problem", "model", what, ELSEWHERE), folder)
+
+
+def _missing(folder: Path) -> str:
+    """The first file of weights that isn't there, or ""."""
+    index = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if index is None:
+        return "weights"
+    if index.suffix != ".json":
+        return ""
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return next((name for name in shards if not (folder / name).is_file()), "")
+
+
+def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+    """What `ask` returns or the error it raises, or None where it takes longer. Its thread may outlive the question:
+    looking up a name can't be interrupted."""
+    answer: list[Any] = []
+
+    def run() -> None:
+        try:
+            answer.append(ask())
+        except Exception as error:  # the hub raises a dozen kinds; the caller tells them apart by name
+            answer.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answer[0] if answer else None
+
+
+def _from_error(error: InputError, topic: str) -> Finding:
+    what, _, remedy = str(error).partition("; ")
+    return Finding("problem", topic, what, remedy)
+
+
+def examine(settings: Settings, wanted: str, device: str, output: Path) -> Iterator[Finding]:
+    """Look at this machine for a run with these settings by the engine `wanted` (`auto`, `torch` or `mlx`) on `auto`,
+    `mps`, `cuda` or `cpu` into `output`."""
+    try:
+        choice = choose(wanted, device, settings.training.weights)
+    except InputError as error:
+        what, _, usable = str(error).partition("; ")
+        yield Finding("problem", "engine", what, usable)
+        return
+    yield Finding("ok", "engine", f"{choice.name}: {choice.reason}")
+    libraries = list(doctor_checks.libraries())
+    yield from libraries
+    yield doctor_checks.git()
+    if any(finding.status == "problem" for finding in libraries):
+        return
+    placement: Placed | None = None
+    try:
+        placement = place(choice, device, settings.training.precision)
+    except InputError as error:
+        what, _, usable = str(error).partition("; ")
+        remedy = f"{usable}; or leave --device out" if what.startswith("--device") else usable
+        yield Finding("problem", "device", what, remedy)
+    yield doctor_checks.chip(placement.kind if placement else "cpu")
+    if choice.name == "torch":
+        yield doctor_checks.cores()
+    if placement:
+        yield from _computing(settings, choice, placement)
+    yield doctor_checks.cgroup()
+    yield from _the_model(settings, choice, placement, output)
+
+
+def _computing(settings: Settings, choice: Choice, placement: Placed) -> Iterator[Finding]:
+    for what, why in placement.choices:
+        topic, _, chosen = what.partition(": ")
+        yield Finding("ok", topic, f"{chosen}: {why}")
+    quantised = settings.model.quantization == "nf4"
+    if choice.name == "mlx":
+        if quantised:
+            yield doctor_checks.mlx_four_bit(placement.kind, placement.dtype)
+        yield doctor_checks.metal()
+    else:
+        if quantised:
+            yield doctor_checks.four_bit(placement.kind, placement.dtype, settings.model.double_quantization)
+        yield from doctor_checks.kernels(placement.kind)
+    yield doctor_checks.memory(placement.kind, settings.memory.budget_gb)
+
+
+def _the_model(settings: Settings, choice: Choice, placement: Placed | None, output: Path) -> Iterator[Finding]:
+    from huggingface_hub import constants
+
+    from longrepo.utils.cache import MOST_BYTES, cache_folder
+
+    access = find_model(settings.model)
+    yield access.finding
+    if access.folder is not None:
+        if (access.folder / "tokenizer.json").is_file() or not access.download:
+            yield load_its_tokenizer(access.folder, settings.data.structure_tokens)
+        there = settings.model.model_copy(update={"name": str(access.folder), "revision": None})
+        settings = settings.model_copy(update={"model": there})
+        if placement is not None:
+            yield (job := fits(settings, choice.name, placement))
+            if job.status == "ok":
+                yield doctor_checks.disk("checkpoints", output, checkpoint_bytes(settings, choice.name))
+    if access.download:
+        yield doctor_checks.disk("the model", Path(constants.HF_HUB_CACHE), access.download)
+    if (cache := cache_folder()) is not None:
+        yield doctor_checks.disk("what was read", cache, MOST_BYTES, must=False)

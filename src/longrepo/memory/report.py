@@ -1,0 +1,287 @@
+"""What plan tells: phases, machines, inference.
+
+Machines a person may ask about without having one at hand: what each gives a training process.
+
+What `longrepo plan` tells: parameters, phases, the longest length; other machines.
+
+What answering needs, tier by tier: weights, keys and values, and its highest moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from longrepo.config.schema import ContextSettings, Settings
+from longrepo.engines.base import Measured, Method
+from longrepo.engines.model_shape import read_config
+from longrepo.engines.tiers import Tier, Tiers
+from longrepo.errors import InputError
+from longrepo.memory.budget import GIB, Budget
+from longrepo.memory.estimate import Estimator, code_identity
+from longrepo.memory.planner import Planner, check_weights
+from longrepo.rope.apply import said
+from longrepo.utils.cache import Kept
+
+if TYPE_CHECKING:
+    from longrepo.engines.registry import EngineName
+
+
+MIB = 2**20
+
+Attention = Literal["tiled", "fused"]  # how long sequences are attended to there: in query chunks, or by one kernel
+
+MAC_SIZES = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128)  # GiB of unified memory
+GPU_SIZES = {  # MiB, as nvidia-smi reports them: error correction already takes its part of some
+    "RTX 4060 8 GB": 8188,
+    "RTX 4070 12 GB": 12282,
+    "RTX 3060 12 GB": 12288,
+    "T4 16 GB": 15360,
+    "A10 24 GB": 23028,
+    "L4 24 GB": 23034,
+    "RTX 4090 24 GB": 24564,
+    "RTX 3090 24 GB": 24576,
+    "RTX 5090 32 GB": 32607,
+    "A100 40 GB": 40960,
+    "H100 80 GB": 81559,
+    "A100 80 GB": 81920,
+    "H200 141 GB": 143771,
+}
+GPU_OVERHEAD = 820 * MIB  # what the driver keeps (0.3 to 0.5 GiB) and a process's context with cuBLAS: an estimate
+
+
+@dataclass(frozen=True)
+class Machine:
+    """`memory` is what the machine has, `usable` what one process gets of it where nothing else runs; in bytes.
+    `source` says where `usable` comes from."""
+
+    name: str
+    device: Literal["mps", "cuda"]
+    memory: int
+    usable: int
+    source: str
+
+    @property
+    def attention(self) -> Attention:
+        """Metal has no fused attention with a backward pass, CUDA has."""
+        return "tiled" if self.device == "mps" else "fused"
+
+
+def mac_working_set(memory: int) -> int:
+    """Metal's `recommendedMaxWorkingSetSize` in bytes, by a cautious rule (newer macOS gives more): two thirds of the
+    memory below 36 GiB, three quarters from there on.
+
+    As users report it: 5.3 GiB of 8 (SceneWorks pull request 1552), 10922 MiB of 16 GiB (llama-cpp-python issue 687),
+    21845 MiB of 32 (ollama issue 434), 75 % of large ones (gpustack issue 1375). Some newer systems give more: 11.84
+    of 16 GiB (llmfit pull request 754), 107.52 of 128 (ds4 pull request 893). On the machine itself Metal is asked.
+    """
+    return memory * 3 // 4 if memory >= 36 * GIB else memory * 2 // 3
+
+
+def machines() -> tuple[Machine, ...]:
+    """Macs, then GPUs, each from the smallest to the largest."""
+    macs = (
+        Machine(f"Mac {size} GB", "mps", size * GIB, mac_working_set(size * GIB), "recommendedMaxWorkingSetSize")
+        for size in MAC_SIZES
+    )
+    gpus = (
+        Machine(name, "cuda", size * MIB, size * MIB - GPU_OVERHEAD, "nvidia-smi's total less driver and context")
+        for name, size in GPU_SIZES.items()
+    )
+    return (*macs, *gpus)
+
+
+LENGTHS = (1024, 2048, 4096, 8192, 16384)
+
+
+def outlook(
+    planner: Planner, lengths: Mapping[str, tuple[int, Planner]], budget: Budget, sequences: Path | None
+) -> dict[str, Any]:
+    """`lengths`: name → tokens, and the planner at their positions. Bytes and seconds; a phase that nothing fits has no
+    method.
+
+    Raises InputError where not even the weights fit, or a length is beyond the model's positions.
+    """
+    shape, settings = planner.shape, planner.settings
+    for name, (tokens, at) in lengths.items():
+        if tokens > (reach := at.shape.max_positions):
+            raise InputError(
+                f"{name} ({tokens:,} tokens): {settings.model.name} was trained to {reach:,} positions; "
+                "plan that or less, or have them reach farther with context.target_length and a context.method"
+            )
+    check_weights(planner, budget)
+    lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
+    phases = []
+    for name, (tokens, at) in lengths.items():
+        fit = at.first_fit(tokens, budget.bytes)
+        entry: dict[str, Any] = {"name": name, "length": tokens, "positions": said(at.settings.context)}
+        phases.append(
+            entry | (fit.as_dict() | {"said": str(fit.method)} if fit else {"why_not": _why_not(at, tokens, budget)})
+        )
+    told = {
+        "model": settings.model.name,
+        "engine": planner.estimator.engine,
+        "device": planner.estimator.device,
+        "dtype": planner.estimator.dtype,
+        "budget": {"bytes": budget.bytes, "reason": budget.reason},
+        "parameters": {
+            "total": shape.linear + shape.other,
+            "layers": shape.linear,
+            "embeddings and norms": shape.other,
+            "lora": lora,
+            "structure tokens": planner.estimator.added * shape.hidden,
+            "by_module": {name: settings.lora.r * shape.lora[name] for name in settings.lora.target_modules},
+        },
+        "overhead": planner.overhead,
+        "phases": phases,
+        "plain_only": planner.estimator.why_not_chunked,
+        "longest": planner.longest(budget.bytes),
+        "epochs": _epochs(planner, phases, sequences) if sequences else None,
+    }
+    return told
+
+
+def _why_not(planner: Planner, tokens: int, budget: Budget) -> str:
+    """What the leanest method needs, where nothing fits."""
+    least = planner.rungs(tokens)[-1]
+    if least.peak <= budget.bytes:
+        room = f"{planner.disk / GIB:.1f} GiB may be used (memory.max_disk_gb, free space)"
+        return f"{least.method} would fit, but needs {least.disk_held / GIB:.1f} GiB on disk, and {room}"
+    return f"nothing fits: {least.method} needs {least.peak / GIB:.2f} GiB"
+
+
+def machine_table(planner: Planner, dtype: str, lengths: Sequence[int] = LENGTHS) -> list[dict[str, Any]]:
+    """Each machine with the cheapest method that fits it, by length; None where none does. Macs by the plan's engine,
+    GPUs always by torch."""
+    one, rows = planner.estimator, []
+    engines: dict[str, tuple[str, EngineName]] = {
+        "mps": ("metal", "mlx") if one.engine == "mlx" else ("mps", "torch"),
+        "cuda": ("cuda", "torch"),
+    }
+    by_kind = {
+        kind: replace(
+            planner, estimator=Estimator(one.config, one.settings, device, dtype, one.added, engine), overhead=0
+        )
+        for kind, (device, engine) in engines.items()
+    }
+    for machine in machines():
+        of = by_kind[machine.device]
+        fits = {n: of.first_fit(n, machine.usable) for n in lengths if n <= planner.shape.max_positions}
+        methods = {n: str(fit.method) if fit else None for n, fit in fits.items()}
+        rows.append({"name": machine.name, "usable": machine.usable, "methods": methods})
+    return rows
+
+
+def _epochs(planner: Planner, phases: list[dict[str, Any]], sequences: Path) -> list[dict[str, Any]]:
+    """Of each phase: tokens, seconds and bytes written to disk in an epoch, and its epochs."""
+    from longrepo.curriculum.schedule import phases_from
+    from longrepo.data.dataset import read_sequences
+
+    file = read_sequences(sequences)
+    lengths = [n for n, split in zip(file.lengths(), file.column("split"), strict=True) if split == "train"]
+    by_name = {entry["name"]: entry for entry in phases}
+    found = []
+    for phase in phases_from(planner.settings):
+        entry = by_name.get(f"phase {phase.number}")
+        if entry is None or "method" not in entry:
+            continue
+        taken = [int(n) for n in lengths if phase.takes(int(n))]
+        share = sum(taken) / entry["length"]  # of a longest sequence: time and disk grow with the tokens
+        seconds = None if entry["seconds"] is None else share * entry["seconds"]
+        written = int(share * entry["parts"]["disk_written"])
+        found.append(
+            {"phase": phase.number, "epochs": phase.epochs, "sequences": len(taken), "tokens": sum(taken),
+             "seconds": seconds, "written": written}
+        )  # fmt: skip
+    return found
+
+
+BITS = (16, 8, 4)
+
+
+def inference_outlook(planner: Planner, tiers: Tiers, budget: Budget) -> dict[str, Any]:
+    """`planner` is that of the trained positions. Bytes.
+
+    `together` is the model, a cache as computed and the process's libraries. `peak` adds what reading a prompt that
+    fills the tier works with, from a dry run; None on MLX, which has none for answers: there `together` is a lower
+    bound. `cache` by bits; None where the engine's library has none, and `why_not` says why. Text that was read is kept
+    in `dtype`, which `16` stands for.
+    """
+    one, step = planner.estimator, planner.estimator.step(Method(), 2)
+    model = step.weights + step.adapter
+    estimators = {tier.context: _at(one, planner.settings, tier.context) for tier in tiers.every}
+    rows = [_row(tier, estimators[tier.context], model, planner.overhead, budget) for tier in tiers.every]
+    return {
+        "model": planner.settings.model.name,
+        "engine": one.engine,
+        "device": one.device,
+        "dtype": one.dtype,
+        "weights": step.weights,
+        "adapter": step.adapter,
+        "overhead": planner.overhead,
+        "budget": {"bytes": budget.bytes, "reason": budget.reason},
+        "tiers": rows,
+        "why_not": _inference_why_not(estimators),
+    }
+
+
+def _at(one: Estimator, settings: Settings, context: ContextSettings) -> Estimator:
+    config = read_config(settings.model.name, settings.model.revision, context)
+    return Estimator(config, settings, one.device, one.dtype, one.added, one.engine)
+
+
+def _row(tier: Tier, of: Estimator, model: int, overhead: int, budget: Budget) -> dict[str, Any]:
+    library: Any = import_module(f"longrepo.engines.{of.engine}.kv_cache")
+    cache = {
+        bits: None if library.why_not(of.config, bits, of.device) else _bytes(library, of, tier.length, bits)
+        for bits in BITS
+    }
+    together = model + _bytes(library, of, tier.length, 16) + overhead
+    peak = _peak(of, tier.length) + overhead if of.engine == "torch" else None
+    return {
+        "length": tier.length,
+        "positions": said(tier.context),
+        "context": tier.context.model_dump(mode="json"),
+        "cache": cache,
+        "together": together,
+        "peak": peak,
+        "fits": (together if peak is None else max(peak, together)) <= budget.bytes,
+    }
+
+
+def _bytes(library: Any, of: Estimator, tokens: int, bits: int) -> int:
+    return int(library.cache_bytes(of.config, tokens, of.dtype, bits))
+
+
+def _peak(of: Estimator, tokens: int) -> int:
+    """Bytes of tensors at the highest moment of an answer, from dry runs that are kept."""
+    kept, key = Kept("answers.json"), _key(of, tokens)
+    found: Measured | None = kept.get(key)
+    if found is None:
+        answering = import_module(f"longrepo.engines.{of.engine}.dry_run").answering
+        found = answering(of.dry_run(Method()), tokens)
+        kept.put(key, found)
+    return found["peak"]
+
+
+def _key(of: Estimator, tokens: int) -> str:
+    model, lora = of.settings.model, of.settings.lora
+    matters = [
+        of.config.to_dict(), tokens, of.device, of.dtype, of.added, model.quantization, model.double_quantization,
+        lora.r, lora.target_modules, of.settings.training.weights, code_identity(of.engine),
+    ]  # fmt: skip
+    return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _inference_why_not(estimators: Mapping[ContextSettings, Estimator]) -> dict[int, str]:
+    """Of the bits that some tier can't have."""
+    found: dict[int, str] = {}
+    for of in estimators.values():
+        library: Any = import_module(f"longrepo.engines.{of.engine}.kv_cache")
+        found |= {bits: reason for bits in BITS if (reason := library.why_not(of.config, bits, of.device))}
+    return found

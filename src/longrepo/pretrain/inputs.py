@@ -1,0 +1,111 @@
+"""Text or sequences to pretrain on.
+
+A text file as windows of one length: what `pretrain --input FILE` trains on.
+
+What `pretrain --input` is given, as sequences to train on: some made before, or a text file's windows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from longrepo.data.dataset import Row, SequenceFile, read_sequences, write_sequences
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
+from longrepo.data.text import TARGET_WEIGHT
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.errors import InputError
+from longrepo.redaction.redactor import Redactor
+
+LEAST = 2  # windows: one is held out to validate on
+
+
+def text_windows(file: Path, tokenizer: RepoTokenizer, length: int, redact: bool) -> tuple[list[Row], Header]:
+    """The file's tokens and an end token in windows of `length` tokens, each beginning with the last token of the one
+    before, so that every token but the first is scored once.
+
+    Raises InputError for a file that isn't text, or has too little of it.
+    """
+    text, redactions = _read(file), Counter[str]()
+    if redact:
+        redacted = Redactor(()).text(text)
+        text, redactions = redacted.text, Counter(finding.kind for finding in redacted.findings)
+    ids = np.array([*tokenizer.encode(text), tokenizer.end_id], np.int32)
+    rows = list(_windows(ids, length, file.name))
+    if len(rows) < LEAST:
+        raise InputError(
+            f"--input {file}: {len(ids):,} tokens make {len(rows)} window of {length:,}, and {LEAST} are needed; give "
+            "more text or a preset of a shorter context"
+        )
+    header = Header(
+        TokenizerFacts.of(tokenizer),
+        [RepositoryFacts(file.name, "")],
+        made_by=f"pretrain, windows of {length}",
+        redactions=dict(redactions),
+    )
+    return rows, header
+
+
+def _windows(ids: np.ndarray, length: int, name: str) -> Iterator[Row]:
+    for start in range(0, len(ids) - 1, length - 1):
+        window = ids[start : start + length]
+        weights = np.full(len(window), TARGET_WEIGHT, np.float32)
+        weights[0] = 0
+        yield Row(window, weights, "window", "easy", 0.0, {}, (name,), (), "Text", "train", name)
+
+
+def _read(file: Path) -> str:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"--input {file}: no such file; give a text file or sequences") from None
+    except UnicodeDecodeError:
+        raise InputError(
+            f"--input {file}: isn't UTF-8 text; give a text file, or sequences that prepare made"
+        ) from None
+    except OSError as error:
+        raise InputError(f"--input {file}: can't be read ({error.strerror}); give a text file or sequences") from None
+    if not text.strip():
+        raise InputError(f"--input {file}: holds no text; give a file that does")
+    return text
+
+
+SUFFIXES = (".json", ".jsonl", ".parquet")
+
+
+def write_given(output: Path, given: Path, tokenizer: RepoTokenizer, length: int, redact: bool) -> None:
+    """Write what `given` holds to `output`, no sequence of more than `length` tokens.
+
+    Raises InputError for what is neither sequences of this tokenizer nor a text file, or has too little.
+    """
+    if not given.is_dir() and given.suffix not in SUFFIXES:
+        write_sequences(output, *text_windows(given, tokenizer, length, redact))
+        return
+    file = read_sequences(given)
+    check_tokenizer(file.header, tokenizer)
+    fit = [index for index, tokens in enumerate(file.lengths()) if tokens <= length]
+    if not fit:
+        raise InputError(f"--input {given}: no sequence has at most {length:,} tokens; make some of that length")
+    longer = len(file) - len(fit)
+    noted = f"{longer} of {len(file)} sequences are longer than {length:,} tokens: left out"
+    first = file.header.repositories[0]
+    repositories = [replace(first, notes=[*first.notes, noted]), *file.header.repositories[1:]]
+    header = replace(file.header, repositories=repositories) if longer else file.header
+    write_sequences(output, _rows(file, fit), header)
+
+
+def _rows(file: SequenceFile, indices: list[int]) -> Iterator[Row]:
+    for index in indices:
+        row = file.row(index)
+        parts = row.pop("difficulty_parts")
+        row |= {
+            "input_ids": np.asarray(row["input_ids"], np.int32),
+            "loss_weights": np.asarray(row["loss_weights"], np.float32),
+            "difficulty_parts": json.loads(parts) if isinstance(parts, str) else parts,
+        }
+        yield Row(**row)

@@ -1,0 +1,135 @@
+"""Sizes and starting folders.
+
+The presets: StarCoder2's architecture at 150 to 500 million parameters, and the embedded model's shape.
+
+A preset's name is a size and a context, `150M_1024`; a size alone takes the context in its file. Rotary positions have
+no parameters, so one file a size serves every context.
+
+Where training from scratch begins: a preset's settings, and a model folder with random weights and a tokenizer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longrepo import embedded
+from longrepo.config.schema import Settings
+from longrepo.curriculum.schedule import phases_from
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.errors import InputError
+from longrepo.utils import files
+
+CONTEXTS = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens
+SIZES = Path(__file__).parent / "sizes"
+STARCODER2 = "bigcode/starcoder2-3b"  # whose tokenizer has the sized presets' 49,152 tokens
+
+
+@dataclass(frozen=True)
+class Preset:
+    """`config`: what a `config.json` of transformers holds. `tokenizer`: a name as `--model` takes it."""
+
+    name: str
+    config: dict[str, Any]
+    tokenizer: str
+
+    @property
+    def context(self) -> int:
+        """Tokens."""
+        return int(self.config["max_position_embeddings"])
+
+    def write_config(self, folder: Path) -> None:
+        """As `config.json`, into an existing folder."""
+        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+
+
+def sizes() -> dict[str, Path]:
+    """Size → its file, from the smallest on."""
+    files = sorted(SIZES.glob("*.json"), key=lambda file: int(file.stem.removesuffix("M")))
+    return {"embedded": embedded.path() / "config.json"} | {file.stem: file for file in files}
+
+
+def names() -> list[str]:
+    """Every preset with its context: `embedded_256`, …, `500M_16384`."""
+    return [f"{size}_{context}" for size in sizes() for context in CONTEXTS]
+
+
+def preset(name: str) -> Preset:
+    """Raises InputError for an unknown name, with the nearest there is."""
+    size, _, context = name.partition("_")
+    known = sizes()
+    if size not in known or (context and context not in map(str, CONTEXTS)):
+        raise InputError(f"preset {name}: no such preset; {_nearest(name)}; see longrepo models list")
+    config = json.loads(known[size].read_text(encoding="utf-8"))
+    if context:
+        config["max_position_embeddings"] = int(context)
+    full = f"{size}_{config['max_position_embeddings']}"
+    return Preset(full, config, "embedded" if size == "embedded" else STARCODER2)
+
+
+def _nearest(name: str) -> str:
+    size, _, context = name.partition("_")
+    if size in sizes() and context.isdecimal():
+        closest = min(CONTEXTS, key=lambda tokens: abs(tokens - int(context)))
+        return f"the nearest context of {size} is {size}_{closest}"
+    found = difflib.get_close_matches(name, [*sizes(), *names()], n=1, cutoff=0)
+    return f"did you mean {found[0]}?"
+
+
+# GPT-3's by size (arXiv 2005.14165, table 2.1); the embedded model's small width takes more.
+LEARNING_RATES = {"embedded": 3e-3, "150M": 6e-4, "200M": 6e-4, "250M": 4e-4, "350M": 3e-4, "500M": 3e-4}
+
+
+def from_scratch(chosen: Preset, max_steps: int | None) -> tuple[str, ...]:
+    """Settings as `--set` takes them: all weights, one phase of the preset's context. Without `max_steps` one pass."""
+    context = chosen.context
+    return (
+        "training.weights=all",
+        "model.quantization=none",
+        f"model.max_position_embeddings={context}",
+        "data.overlap=0",
+        f"training.base_learning_rate={LEARNING_RATES[chosen.name.partition('_')[0]]}",
+        "training.weight_decay=0.1",
+        "training.warmup_ratio=0.05",
+        "training.gradient_accumulation_steps=8",
+        "training.early_stopping_patience=0",
+        f"training.max_updates={max_steps or 'null'}",
+        f"long_context.phase1_max_length={context}",
+        f"long_context.phase1_epochs={max_steps or 1}",
+        f"long_context.phase2_min_length={context + 1}",
+        f"long_context.phase2_max_length={2 * context}",
+        "long_context.phase2_epochs=0",
+        f"long_context.phase3_min_length={2 * context + 1}",
+        f"long_context.phase3_max_length={4 * context}",
+    )
+
+
+def longest(settings: Settings) -> int:
+    """Tokens of the longest sequence that is going to be trained on."""
+    return max(phase.max_length for phase in phases_from(settings) if phase.epochs)
+
+
+def check_vocabulary(chosen: Preset, tokenizer: RepoTokenizer) -> None:
+    """Raises InputError where the tokenizer has more tokens, structure tokens aside, than the preset's embedding."""
+    own = tokenizer.vocabulary_size - len(tokenizer.structure_ids)
+    rows = int(chosen.config["vocab_size"])
+    if own > rows:
+        raise InputError(
+            f"--tokenizer {tokenizer.name}: has {own:,} tokens, and {chosen.name} an embedding of {rows:,}; leave it "
+            f"out ({chosen.tokenizer}) or take a preset with more"
+        )
+
+
+def write_start(folder: Path, chosen: Preset, tokenizer: RepoTokenizer, settings: Settings) -> None:
+    """A Hugging Face folder, whole or not there: configuration, random weights (from `training.seed`), tokenizer."""
+    from longrepo.engines.torch.full_finetune import write_new_model
+
+    special = {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}
+    with files.folder_beside(folder) as beside:
+        Preset(chosen.name, chosen.config | special, chosen.tokenizer).write_config(beside)
+        write_new_model(beside, settings.training.seed)
+        tokenizer.source.save_pretrained(str(beside))
+        files.move_into_place(beside, folder)

@@ -1,0 +1,295 @@
+"""An evaluation's figures as charts: base hollow, tuned filled, each with its interval, the difference in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from longrepo.evaluation.held_out_loss import Comparison
+from longrepo.evaluation.results import FEW, Evaluation, Example, Figure
+from longrepo.reports.html import charts
+from longrepo.reports.html.charts import Chart, draw
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_LEAST_SHARE = 10  # percent that an axis of shares spans at least
+_VERDICTS = {"better": charts.TUNED, "worse": charts.BASE}
+COLUMNS = ("", "base", "tuned", "difference", "95 % interval", "samples", "groups", "")
+CONTEXTS = {"none": "no context", "random": "random files", "related": "related files", "retrieved": "BM25's choice"}
+CLASSES = {
+    "committed": "names of the same commit", "in_project": "names of the project", "in_file": "names of the file",
+    "common": "common names only", "other": "other names",
+}  # fmt: skip
+_TEXTS = {"new": "lines training never showed", "seen": "lines it showed"}
+TASKS = {"line": "next line", "block": "block", "fim": "in the middle"}
+PLACES = {"cross_file": "cross-file", "in_file": "in-file", "all": "all"}
+NEEDLE = {"exact": "written as planted", "loss": "loss of its digits"}
+METRICS = {"exact": "equal", "edit": "edit similarity", "identifiers": "F1 of identifiers", "right": "confirmed"}
+
+
+@dataclass(frozen=True)
+class View:
+    """How a measure is shown: its charts share a heading and a sentence on what it is."""
+
+    measure: str
+    title: str
+    what: str
+    label: Callable[[Figure], str]
+    chart: Callable[[Figure], str] = lambda figure: ""  # figures of one chart, its title
+
+
+def _length(figure: Figure) -> str:
+    return f"{figure.parts['length']:,} tokens" if "length" in figure.parts else ""
+
+
+def _reach(figure: Figure) -> str:
+    start, end = int(figure.parts["from"]), int(figure.parts["to"])
+    if start < 0:
+        return "nowhere before"
+    return f"{start:,} and more" if end < 0 else f"{start:,}–{end - 1:,}"
+
+
+def _class_title(figure: Figure) -> str:
+    context = CONTEXTS.get(str(figure.parts["context"]), str(figure.parts["context"]))
+    return f"{context}, {_length(figure)}"
+
+
+def _completion(figure: Figure) -> str:
+    task, place = str(figure.parts["task"]), str(figure.parts["place"])
+    return f"{TASKS.get(task, task)}, {PLACES.get(place, place)}"
+
+
+def _needle(figure: Figure) -> str:
+    depth = int(figure.parts["depth"])
+    return "all depths" if depth < 0 else f"{depth} % into the context"
+
+
+VIEWS = (
+    View(
+        "context", "Loss by context",
+        "Loss of the same added lines behind the same beginning of their file; only the files before it differ.",
+        lambda one: CONTEXTS.get(str(one.parts["context"]), str(one.parts["context"])), _length,
+    ),
+    View(
+        "gain", "What context is worth",
+        "By how much the loss falls against no context at all: more means the model makes better use of what it sees.",
+        lambda one: CONTEXTS.get(str(one.parts["context"]), str(one.parts["context"])), _length,
+    ),
+    View(
+        "position", "Loss by position in the sequence",
+        "A model that uses its context gets better towards the end of a sequence.",
+        _reach,
+        lambda one: f"{_TEXTS.get(str(one.parts['text']), '')}, {_length(one)}",
+    ),
+    View(
+        "distance", "Loss by how far back the names lie",
+        "Lines by how many tokens lie between them and where the farthest of their names was last seen.",
+        _reach, _length,
+    ),
+    View(
+        "line", "Loss by what a line names",
+        "Lines by the farthest place a name in them is defined in.",
+        lambda one: CLASSES.get(str(one.parts["class"]), str(one.parts["class"])), _class_title,
+    ),
+    View(
+        "completion", "Completions",
+        "Greedy completions against the text that was committed.",
+        _completion, lambda one: f"{METRICS.get(one.metric, one.metric)}, {_length(one)}",
+    ),
+    View(
+        "question", "Questions about the repository",
+        "Answers equal to the expected one, and answers that a second, independent look-up confirms.",
+        lambda one: str(one.parts["kind"]), lambda one: METRICS.get(one.metric, one.metric),
+    ),
+    View(
+        "needle", "A planted definition, among decoys",
+        "Whether its value is found, by how deep in the context it lies.",
+        _needle, lambda one: f"{NEEDLE.get(one.metric, one.metric)}, {_length(one)}",
+    ),
+    View(
+        "longppl", "LongPPL", "Perplexity of the tokens that need long context, chosen by the base.", _length,
+    ),
+    View(
+        "short", "What short context cost",
+        "The same added lines behind little of their own file: better or unchanged means nothing was lost.",
+        lambda one: f"{int(one.parts['context_tokens']):,} tokens before it",
+    ),
+    View(
+        "other", "What was forgotten",
+        "Files of other repositories, read plainly: better or unchanged means nothing was forgotten.",
+        lambda one: str(one.parts["repository"]),
+    ),
+)  # fmt: skip
+
+
+def measured(evaluation: Evaluation) -> list[Chart]:
+    """What was measured at the longest length, in the order a reader asks for it."""
+    return [chart for view in _views(evaluation) for chart in _charts(view, _longest(evaluation.find(view.measure)))]
+
+
+def shorter(evaluation: Evaluation) -> list[list[str]]:
+    """Rows under COLUMNS: what was measured at shorter lengths."""
+    rows = []
+    for view in _views(evaluation):
+        figures = evaluation.find(view.measure)
+        longest = _longest(figures)
+        for one in figures:
+            if one not in longest:
+                label = ", ".join(filter(None, (_titled(view, view.chart(one)), view.label(one))))
+                rows.append(row_of(one, label).cells())
+    return rows
+
+
+def asked(example: Example) -> str:
+    """What an example is of, in words."""
+    if example.measure == "completion":
+        task, place = (str(example.parts.get(name, "")) for name in ("task", "place"))
+        return ", ".join(filter(None, (TASKS.get(task, task), PLACES.get(place, place))))
+    return {"question": "a question", "needle": "a planted definition"}.get(example.measure, example.measure)
+
+
+def _views(evaluation: Evaluation) -> list[View]:
+    """The known ones, then one for each measure that has none of its own."""
+    known = {view.measure for view in VIEWS}
+    others = dict.fromkeys(one.measure for one in evaluation.figures if one.measure not in known)
+    return [*VIEWS, *(View(name, name, "", _parts) for name in others)]
+
+
+def _parts(figure: Figure) -> str:
+    return ", ".join(f"{name} {value}" for name, value in figure.parts.items())
+
+
+def _longest(figures: Sequence[Figure]) -> list[Figure]:
+    most = max((int(one.parts.get("length", 0)) for one in figures), default=0)
+    return [one for one in figures if int(one.parts.get("length", 0)) == most]
+
+
+def held_out(comparisons: Sequence[Comparison]) -> Chart:
+    """Base and tuned by length, on the sequences as prepared."""
+    rows = [
+        Row(f"≤ {one.cap:,} tokens", (one.base, one.base, one.base), (one.tuned, one.tuned, one.tuned),
+            (one.difference, one.low, one.high), one.certain, one.sequences, one.groups, "nats a token", True)
+        for one in comparisons
+    ]  # fmt: skip
+    return _chart(
+        "held-out",
+        "Loss on held-out lines",
+        rows,
+        "The same lines at every length, as they were prepared.",
+    )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a chart. Estimates are (value, low, high); `lower` is better, or higher."""
+
+    label: str
+    base: tuple[float, float, float]
+    tuned: tuple[float, float, float]
+    difference: tuple[float, float, float]
+    certain: bool
+    samples: int
+    groups: int
+    unit: str
+    lower: bool
+
+    @property
+    def verdict(self) -> str:
+        if self.groups < FEW:
+            return "one group: no interval" if self.groups == 1 else "too few groups"
+        if not self.certain:
+            return "could be chance"
+        return "better" if (self.difference[0] < 0) == self.lower else "worse"
+
+    def cells(self) -> list[str]:
+        difference, low, high = (_signed(value, self.unit) for value in self.difference)
+        interval = f"{low} to {high}" if self.groups > 1 else "–"
+        base, tuned = shown(self.base[0], self.unit), shown(self.tuned[0], self.unit)
+        return [self.label, base, tuned, difference, interval, f"{self.samples:,}", f"{self.groups:,}", self.verdict]
+
+
+def row_of(figure: Figure, label: str) -> Row:
+    base, tuned, difference = ((one.value, one.low, one.high) for one in (figure.base, figure.tuned, figure.difference))
+    return Row(
+        label, base, tuned, difference, figure.certain, figure.samples, figure.groups, figure.unit,
+        figure.better == "lower",
+    )  # fmt: skip
+
+
+def shown(value: float, unit: str) -> str:
+    """A value as text; shares in percent."""
+    return f"{value * 100:.1f} %" if unit == "share" else f"{value:.2f}" if unit == "perplexity" else f"{value:.3f}"
+
+
+def _signed(value: float, unit: str) -> str:
+    text = shown(abs(value), unit)
+    return ("+" if value >= 0 else "−") + (f"{text[:-2]} pp" if unit == "share" else text)
+
+
+def _charts(view: View, figures: Sequence[Figure]) -> list[Chart]:
+    by_chart: dict[tuple[str, str], list[Figure]] = {}
+    for figure in figures:
+        by_chart.setdefault((view.chart(figure), figure.unit), []).append(figure)
+    return [
+        _chart(
+            f"{view.measure}-{number}", _titled(view, title), [row_of(one, view.label(one)) for one in there], view.what
+        )
+        for number, ((title, _), there) in enumerate(by_chart.items())
+    ]  # fmt: skip
+
+
+def _titled(view: View, title: str) -> str:
+    return f"{view.title}: {title}" if title else view.title
+
+
+def _chart(name: str, title: str, rows: Sequence[Row], note: str = "") -> Chart:
+    unit = rows[0].unit
+    scale = 100 if unit == "share" else 1
+
+    def paint(axes: Axes, narrow: bool) -> None:
+        for number, row in enumerate(rows):
+            at = len(rows) - 1 - number
+            _interval(axes, row.base, at + 0.13, scale, charts.BASE, filled=False)
+            _interval(axes, row.tuned, at - 0.13, scale, charts.TUNED, filled=True)
+            axes.annotate(
+                _signed(row.difference[0], unit), (1, at), xycoords=("axes fraction", "data"), xytext=(6, 0),
+                textcoords="offset points", va="center", annotation_clip=False,
+                color=_VERDICTS.get(row.verdict, charts.MUTED), weight="bold" if row.certain else "normal",
+            )  # fmt: skip
+        labels = [_folded(row.label) if narrow else row.label for row in rows]
+        axes.set_yticks(range(len(rows) - 1, -1, -1), labels)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.margins(x=0.08)
+        if unit == "share":  # equal values would be drawn in thousandths of a percent, on both sides of 0
+            left, right = axes.get_xlim()
+            axes.set_xlim(max(left, -0.5), max(right, _LEAST_SHARE))
+        axes.grid(axis="x")
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", labelcolor=charts.INK)
+        axes.locator_params(axis="x", nbins=4 if narrow else 6)
+        axes.set_xlabel({"share": "%"}.get(unit, unit))
+
+    says = "; ".join(f"{row.label}: base {row.cells()[1]}, tuned {row.cells()[2]} ({row.verdict})" for row in rows)
+    height = 62 + 34 * len(rows)
+    return draw(name, title, f"{title}. {says}", paint, height, COLUMNS, [row.cells() for row in rows], note)
+
+
+def _interval(
+    axes: Axes, estimate: tuple[float, float, float], at: float, scale: int, colour: str, filled: bool
+) -> None:
+    value, low, high = (part * scale for part in estimate)
+    axes.plot([low, high], [at, at], color=colour, linewidth=1.6, alpha=0.75)
+    face = colour if filled else charts.PAPER
+    axes.plot([value], [at], "o", markersize=6, color=colour, markerfacecolor=face, markeredgewidth=1.6, clip_on=False)
+
+
+def _folded(label: str) -> str:
+    """On two lines where it is long."""
+    if len(label) <= 16 or " " not in label:
+        return label
+    spaces = [place for place, letter in enumerate(label) if letter == " "]
+    middle = min(spaces, key=lambda place: abs(place - len(label) / 2))
+    return label[:middle] + "\n" + label[middle + 1 :]

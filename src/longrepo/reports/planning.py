@@ -1,0 +1,339 @@
+"""Terminal: plan, inference, doctor, models.
+
+A plan in the terminal, at 80 columns.
+
+What answering needs and how fast it is, in the terminal, at 80 columns.
+
+Findings as a list for a terminal, or as JSON.
+
+Models and presets in the terminal, at 80 columns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from longrepo.memory.doctor_checks import Finding
+from longrepo.rope.apply import OWN, said
+
+GIB, MIB = 2**30, 2**20
+PARTS = {
+    "weights": "base model's weights",
+    "adapter": "adapter (LoRA, structure tokens)",
+    "gradients": "the adapter's gradients",
+    "moments": "optimizer (two moments each)",
+    "kept": "activations kept for the backward",
+    "working": "activations at work",
+}
+
+
+def show_outlook(told: dict[str, Any], console: Console) -> None:
+    """What `longrepo.memory.report.outlook` found."""
+    counts, budget = told["parameters"], told["budget"]
+    trained = counts["lora"] + counts["structure tokens"]
+    console.print(f"[bold]{escape(told['model'])}[/bold] on {told['device']}, {told['dtype']}")
+    console.print(f"engine: {told['engine']} ({escape(told['engine_reason'])})")
+    console.print(f"budget: {_gib(budget['bytes'])} GiB ({escape(budget['reason'])})")
+    console.print(
+        f"parameters: {counts['total']:,}, trained {trained:,} "
+        f"({', '.join(f'{name} {count / 1e6:.1f} M' for name, count in counts['by_module'].items())})"
+    )
+    fitting = [entry for entry in told["phases"] if "method" in entry]
+    _show_parts(fitting, told["overhead"], console)
+    for entry in told["phases"]:
+        console.print(_line(entry))
+    if told["plain_only"]:
+        console.print(f"only the plain step, not in chunks: {escape(told['plain_only'])}")
+    if any(entry["seconds"] is None for entry in fitting):
+        untimed = "before longrepo plan --calibrate has timed this machine (about a minute)"
+        console.print(f"hours: not known {untimed if told['this_machine'] else 'on another machine'}")
+    _show_epochs(told["epochs"] or (), console)
+    if told["engine"] == "mlx":
+        console.print(_how_sure(told["device"], told["checked_peak"]))
+    longest = f"{told['longest']:,} tokens" if told["longest"] else "none"
+    console.print(f"the longest sequence that fits: {longest}")
+
+
+def show_machines(rows: list[dict[str, Any]], console: Console) -> None:
+    """Machines against lengths: the cheapest method that fits."""
+    lengths = list(rows[0]["methods"])
+    table = Table(title="the cheapest way that fits: chunk, and where layers' inputs are kept", padding=(0, 0))
+    table.add_column("machine")
+    table.add_column("GiB", justify="right")
+    for length in lengths:
+        table.add_column(f"{length // 1024}K", justify="right")
+    for row in rows:
+        cells = (_short(row["methods"][length]) for length in lengths)
+        table.add_row(row["name"], f"{row['usable'] / GIB:.1f}", *cells)
+    console.print(table)
+
+
+def _show_parts(entries: list[dict[str, Any]], overhead: int, console: Console) -> None:
+    if not entries:
+        return
+    unit, word = (GIB, "GiB") if max(entry["parts"]["peak"] for entry in entries) >= GIB else (MIB, "MiB")
+    table = Table(title=f"highest moment of a step, {word}, by tokens of a sequence")
+    table.add_column("")
+    for entry in entries:
+        table.add_column(f"{entry['length']:,}", justify="right")
+
+    def row(words: str, sizes: list[int], style: str | None = None) -> None:
+        table.add_row(words, *(f"{size / unit:,.2f}" for size in sizes), style=style)
+
+    for part, words in PARTS.items():
+        row(words, [entry["parts"][part] for entry in entries])
+    row("all tensors", [entry["parts"]["peak"] for entry in entries], "bold")
+    if overhead:
+        row("libraries and their buffers", [overhead] * len(entries))
+        row("the process", [entry["peak"] for entry in entries], "bold")
+    row("(head and loss, at another moment)", [entry["parts"]["head"] for entry in entries], "dim")
+    console.print(table)
+
+
+def _line(entry: dict[str, Any]) -> str:
+    what = f"{entry['name']} ({entry['length']:,})" if entry["name"].startswith("phase") else entry["name"]
+    if "method" not in entry:
+        return f"{what}: [red]{entry['why_not']}[/red]"
+    words = [f"{what}: {entry['said']}", f"{_gib(entry['peak'])} GiB"]
+    if entry["parts"]["disk_written"]:
+        words.append(f"{_gib(entry['parts']['disk_written'])} GiB written to disk a sequence")
+    if entry["seconds"] is not None:
+        words.append(f"{entry['seconds']:.0f} s a sequence")
+    if entry["positions"] != said(OWN):
+        words.append(f"positions {entry['positions']}")
+    return ", ".join(words)
+
+
+def _show_epochs(epochs: Iterable[dict[str, Any]], console: Console) -> None:
+    for one in epochs:
+        hours = (
+            ""
+            if one["seconds"] is None
+            else (f", {one['seconds'] / 3600:.1f} h an epoch, {one['seconds'] * one['epochs'] / 3600:.1f} h in all")
+        )
+        wear = f", {one['written'] / GIB:.0f} GiB written to disk an epoch" if one["written"] else ""
+        console.print(
+            f"phase {one['phase']}: {one['sequences']:,} sequences, {one['tokens']:,} tokens, "
+            f"{one['epochs']} epochs{hours}{wear}"
+        )
+
+
+def _how_sure(device: str, checked: tuple[int, int] | None) -> str:
+    """Of MLX's plan: what a calibration found, or that there was none."""
+    where = "Metal" if device == "metal" else "this CPU"
+    if checked is None:
+        doubt = "validated on the CPU and not on Metal, until longrepo plan --calibrate was run there"
+        return f"MLX's plan: {doubt}"
+    planned, measured = checked
+    off = (planned / measured - 1) * 100
+    found = f"{planned / MIB:,.1f} MiB planned, {measured / MIB:,.1f} measured ({off:+.1f} %)"
+    return f"MLX's plan, on {where}: a small step {found}"
+
+
+def _short(method: str | None) -> str:
+    if method is None:
+        return "–"
+    return method.replace("chunks of ", "").replace("1 layer in ", "1/").replace(", memory", "")
+
+
+def _gib(value: int) -> str:
+    return f"{value / GIB:.2f}"
+
+
+GIB = 2**30
+
+
+def show_inference(told: Mapping[str, Any], console: Console) -> None:
+    """What `longrepo.memory.report.inference_outlook` found, with `speeds` or why there are none (`unmeasured`)."""
+    budget = told["budget"]
+    console.print(
+        f"[bold]{escape(told['model'])}[/bold] on {told['device']}, {told['dtype']}, engine: {told['engine']}"
+    )
+    console.print(f"budget: {_gib(budget['bytes'])} GiB ({escape(budget['reason'])})")
+    libraries = f", libraries {_gib(told['overhead'])} GiB" if told["overhead"] else ""
+    console.print(f"weights {_gib(told['weights'])} GiB, adapter {_gib(told['adapter'])} GiB{libraries}")
+    _show_tiers(told, console)
+    for bits, reason in told["why_not"].items():
+        console.print(f"{bits}-bit keys and values: {escape(reason)}")
+    if told["engine"] == "mlx":
+        console.print("MLX: no dry run of an answer; all together is what it needs at least")
+    if told["unmeasured"]:
+        console.print(f"speed: not measured: {escape(told['unmeasured'])}")
+    _show_speeds(told, console)
+
+
+def _show_tiers(told: Mapping[str, Any], console: Console) -> None:
+    table = Table(title="GiB by tokens of prompt and answer: keys and values, all, and the highest moment")
+    table.add_column("tokens", justify="right")
+    table.add_column("positions")
+    for name in (f"KV {told['dtype']}", "8 bits", "4 bits", "all", "highest", "fits"):
+        table.add_column(name, justify="right")
+    for row in told["tiers"]:
+        sizes = (*row["cache"].values(), row["together"], row["peak"])
+        cells = ("–" if size is None else f"{size / GIB:.3f}" for size in sizes)
+        table.add_row(f"{row['length']:,}", _positions(row["context"]), *cells, "yes" if row["fits"] else "no")
+    console.print(table)
+
+
+def _show_speeds(told: Mapping[str, Any], console: Console) -> None:
+    for one in told["speeds"]:
+        new = f", then {one['new_rate']:,.1f} new tokens/s" if one["new_rate"] else ""
+        console.print(
+            f"measured here, a prompt of {one['prompt']:,} tokens: {one['prompt_rate']:,.0f} tokens/s{new}; "
+            f"{_gib(one['peak'])} GiB at the highest"
+        )
+
+
+def _positions(context: Mapping[str, Any]) -> str:
+    window = "" if context["window"] == "keep" else f", {context['window']}"
+    return f"{'own' if context['method'] == 'none' else context['method']}{window}"
+
+
+MARKS = {"ok": "[green]✓[/green]", "note": "[yellow]![/yellow]", "problem": "[red]✗[/red]"}
+TOPIC_WIDTH = 9  # characters of the longest topic
+
+
+def print_findings(findings: Iterable[Finding], console: Console) -> list[Finding]:
+    """Print each as it is found, what to do below it, and a last line that says how it stands; return them all."""
+    seen = []
+    with console.status("looking"):
+        for finding in findings:
+            table = Table.grid(padding=(0, 1))
+            table.add_column(width=1)
+            table.add_column(width=TOPIC_WIDTH)
+            table.add_column(overflow="fold")
+            remedy = f"\n[dim]→ {escape(finding.remedy)}[/dim]" if finding.remedy else ""
+            table.add_row(MARKS[finding.status], finding.topic, escape(finding.what) + remedy)
+            console.print(table)
+            seen.append(finding)
+    console.print(f"\n{verdict(seen)}")
+    return seen
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """How it stands, in one sentence."""
+    problems = [finding.topic for finding in findings if finding.status == "problem"]
+    if not problems:
+        return "The main job would run."
+    return f"The main job would not run: {', '.join(dict.fromkeys(problems))}."
+
+
+def as_json(findings: Sequence[Finding]) -> str:
+    """`{"runs": bool, "findings": [{status, topic, what, remedy}]}`."""
+    runs = all(finding.status != "problem" for finding in findings)
+    return json.dumps({"runs": runs, "findings": [asdict(finding) for finding in findings]}, indent=2)
+
+
+GIB, MIB, KIB = 2**30, 2**20, 2**10
+
+
+def show_presets(rows: Sequence[Mapping[str, Any]], contexts: Sequence[int], console: Console) -> None:
+    """One line a size: `name`, the counts of `longrepo.pretrain.requirements.calculated`, and `steps` (context →
+    bytes), empty if they weren't asked for."""
+    table = Table(title="presets: StarCoder2's architecture, rotary positions, tied embeddings", padding=(0, 0))
+    columns = ("preset", "parameters", "layers", "width", "heads", "KV", "words", "bf16, GiB", "KV, B/token")
+    for column in columns:
+        table.add_column(column, justify="left" if column == "preset" else "right")
+    for row in rows:
+        weights, cache = row["inference"]["weights"]["bfloat16"], row["inference"]["cache_token"]
+        shape = (row[key] for key in ("layers", "hidden", "heads", "kv_heads"))
+        words = f"{row['vocabulary']:,}"
+        counts = (f"{row['parameters']:,}", *map(str, shape), words, f"{weights / GIB:.2f}", f"{cache:,}")
+        table.add_row(row["name"], *counts)
+    console.print(table)
+    console.print(f"contexts of each: {', '.join(map(str, contexts))}; a preset's name is size_context: 150M_1024")
+    if rows and rows[0]["steps"]:
+        _show_steps(rows, console)
+
+
+def _show_steps(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    table = Table(title="training all weights, one sequence, a plain step: GiB by context")
+    table.add_column("preset")
+    for context in rows[0]["steps"]:
+        table.add_column(f"{context:,}", justify="right")
+    for row in rows:
+        table.add_row(row["name"], *(f"{size / GIB:.2f}" for size in row["steps"].values()))
+    console.print(table)
+
+
+def show_calculated(name: str, told: Mapping[str, Any], console: Console) -> None:
+    """What `longrepo.pretrain.requirements.calculated` found."""
+    window = f", attention over {told['window']:,}" if told["window"] else ""
+    console.print(
+        f"[bold]{escape(name)}[/bold]: {told['layers']} layers of {told['hidden']:,}, {told['heads']} heads "
+        f"({told['kv_heads']} of keys and values), vocabulary {told['vocabulary']:,}, "
+        f"{told['max_positions']:,} positions{window}"
+    )
+    _show_model_parts(told, console)
+    _show_inference(told["inference"], console)
+    if told.get("unplanned"):
+        console.print(f"training isn't planned: {escape(told['unplanned'])}")
+        return
+    _show_training(told["training"], console)
+    if "machines" in told:
+        _show_machines(told["machines"], console)
+
+
+def _show_model_parts(told: Mapping[str, Any], console: Console) -> None:
+    table = Table(title="parameters")
+    for column in ("part", "count", "share"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    for part, count in told["by_part"].items():
+        if count or part in ("positions", "head"):
+            table.add_row(_said(part, told), f"{count:,}", f"{count / told['parameters']:.2%}")
+    table.add_row("all", f"{told['parameters']:,}", "", style="bold")
+    console.print(table)
+    if lora := told["lora"]:
+        share = lora["parameters"] / told["parameters"]
+        console.print(
+            f"LoRA at r={lora['r']} on {', '.join(lora['modules'])}: {lora['parameters']:,} more ({share:.2%})"
+        )
+
+
+def _said(part: str, told: Mapping[str, Any]) -> str:
+    if part == "positions":
+        return "positions (rotary: none)" if told["rotary"] else "positions (learned)"
+    return "head (tied to the embedding)" if part == "head" and told["tied"] else part
+
+
+def _show_inference(found: Mapping[str, Any], console: Console) -> None:
+    table = Table(title="answering, GiB: weights, and keys and values in bf16 by tokens")
+    weights = {f"weights, {name}": size for name, size in found["weights"].items()}
+    cache = {f"KV, {tokens:,}": size for tokens, size in found["cache"].items()}
+    for column in (*weights, *cache):
+        table.add_column(column, justify="right")
+    table.add_row(*(f"{size / GIB:.3f}" for size in (*weights.values(), *cache.values())))
+    console.print(table)
+    console.print(f"keys and values of a token: {found['cache_token'] / KIB:.1f} KiB")
+
+
+def _show_training(steps: Sequence[Mapping[str, Any]], console: Console) -> None:
+    contexts = sorted({step["context"] for step in steps})
+    table = Table(title="training, GiB of tensors in a plain step (bf16, fused attention), by context")
+    for column in ("trained", "batch", *(f"{context:,}" for context in contexts)):
+        table.add_column(column, justify="left" if column == "trained" else "right")
+    peaks = {(step["trained"], step["batch"], step["context"]): step["peak"] for step in steps}
+    for trained, batch in dict.fromkeys((step["trained"], step["batch"]) for step in steps):
+        cells = (f"{peaks[trained, batch, context] / GIB:.2f}" for context in contexts)
+        table.add_row(trained, str(batch), *cells)
+    console.print(table)
+
+
+def _show_machines(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+    lengths = list(rows[0]["methods"])
+    table = Table(title="training all weights, one sequence at a time: the cheapest way that fits", padding=(0, 0))
+    table.add_column("machine")
+    table.add_column("GiB", justify="right")
+    for length in lengths:
+        table.add_column(f"{length:,}", justify="right")
+    for row in rows:
+        cells = (row["methods"][length] or "–" for length in lengths)
+        table.add_row(row["name"], f"{row['usable'] / GIB:.1f}", *(cell.replace(", memory", "") for cell in cells))
+    console.print(table)

@@ -1,0 +1,249 @@
+"""A run as its folder tells it, whole or as far as it got. What isn't there is told in a sentence, not left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from longrepo.config.load import load_settings
+from longrepo.config.schema import Settings
+from longrepo.data.dataset import HEADER_FILE
+from longrepo.data.metadata import Header
+from longrepo.data.prepare import SUMMARY
+from longrepo.errors import InputError
+from longrepo.evaluation.results import Evaluation, read_evaluation
+from longrepo.training.checkpoint import SETTINGS, STATE, trained_folder
+from longrepo.training.events import EpochRecord, MemoryUse, PhaseRecord, StepDownRecord, UpdateRecord, Validation
+from longrepo.training.state import Snapshot
+
+METRICS, PLAN, EVALUATION, STAGE = "metrics.jsonl", "memory_plan.json", "evaluation.json", "stage.json"
+
+
+@dataclass
+class History:
+    """What `metrics.jsonl` holds, in the order it was written; `events` are the memory guard's, and `starts` the
+    number of updates done before each phase."""
+
+    phases: list[PhaseRecord] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)
+    updates: list[UpdateRecord] = field(default_factory=list)
+    epochs: list[EpochRecord] = field(default_factory=list)
+    steps_down: list[StepDownRecord] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Of all updates; validating and saving not counted."""
+        return sum(update.seconds for update in self.updates)
+
+    @property
+    def tokens(self) -> int:
+        return sum(update.tokens for update in self.updates)
+
+    @property
+    def checks(self) -> list[list[tuple[int, Validation]]]:
+        """(updates done before it, what was found) from the first phase's start on, in groups of those that compare: at
+        the same positions, on the same lengths. A group begins with the start of its first phase."""
+        found: list[list[tuple[int, Validation]]] = []
+        same: object = None
+        for phase, start in zip(self.phases, self.starts, strict=True):
+            compares = phase.context, list(phase.validation.by_length)
+            if compares != same:
+                found.append([(start, phase.validation)])
+                same = compares
+            found[-1] += [(one.update, one.validation) for one in self.epochs if one.phase == phase.phase]
+        return found
+
+    @property
+    def validations(self) -> list[tuple[int, Validation]]:
+        """The last of the groups: where it began, then its epochs."""
+        return self.checks[-1] if self.phases else []
+
+    @property
+    def best(self) -> tuple[int, Validation] | None:
+        """Of the group's epochs, which the weights are chosen among; None before one has ended."""
+        return min(self.validations[1:], key=lambda check: check[1].loss, default=None)
+
+    @property
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(phase, updates done before it, updates done at its end so far)."""
+        bounds = pairwise([*self.starts, self.updates[-1].update if self.updates else 0])
+        return [(phase.phase, start, end) for phase, (start, end) in zip(self.phases, bounds, strict=True)]
+
+
+@dataclass(frozen=True)
+class Run:
+    """`snapshot`, `plan`, `data`, `summary` and `evaluation` are None where they aren't there; `missing` says why."""
+
+    path: Path
+    settings: Settings
+    history: History
+    snapshot: Snapshot | None
+    plan: Mapping[str, Any] | None
+    data: Header | None
+    summary: Mapping[str, Any] | None
+    evaluation: Evaluation | None
+    missing: Mapping[str, str]
+
+    @property
+    def finished(self) -> bool:
+        """Whether it did all it was asked, and left what it trained."""
+        done = self.snapshot is None or self.snapshot.state.finished
+        return done and self.trained.is_dir()
+
+    @property
+    def trained(self) -> Path:
+        """The folder of its adapter, or of the model whose weights were all trained."""
+        return self.path / trained_folder(self.settings)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all weights are trained, not an adapter."""
+        return self.settings.training.weights == "all"
+
+    @property
+    def epochs_planned(self) -> int:
+        """Of all phases of its schedule."""
+        return sum(self.snapshot.state.schedule.values()) if self.snapshot else 0
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+
+def read_run(path: Path) -> Run:
+    """A run's folder. Raises InputError where it is none, or what it holds can't be read."""
+    check_is_run(path)
+    missing: dict[str, str] = {}
+    snapshot = _snapshot(path, missing)
+    data, summary = _data(snapshot, missing)
+    return Run(
+        path,
+        load_settings(path / SETTINGS),
+        _history(path / METRICS),
+        snapshot,
+        _plan(path / PLAN, missing),
+        data,
+        summary,
+        _evaluation(path, missing),
+        missing,
+    )
+
+
+def check_is_run(path: Path) -> None:
+    """Raise InputError where a folder isn't a run's; it says which ones in it are."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give a run's, as --output of training named it")
+    if not (path / SETTINGS).is_file():
+        runs = sorted(file.parent for file in path.glob(f"*/{SETTINGS}"))
+        hint = f"give the run in it: {runs[-1]}" if runs else "give the folder that --output of training named"
+        raise InputError(f"{path}: isn't a run's folder ({SETTINGS} is missing); {hint}")
+
+
+def _snapshot(path: Path, missing: dict[str, str]) -> Snapshot | None:
+    file = path / "last" / STATE
+    try:
+        return Snapshot.from_json(json.loads(file.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        missing["snapshot"] = "This run has saved no checkpoint yet."
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        missing["snapshot"] = f"Its last checkpoint's {STATE} can't be read ({error})."
+    return None
+
+
+def _data(snapshot: Snapshot | None, missing: dict[str, str]) -> tuple[Header | None, Mapping[str, Any] | None]:
+    if snapshot is None:
+        missing["data"] = "What it is trained on is known from its first checkpoint on."
+        return None, None
+    path = Path(snapshot.identity.sequences)
+    try:
+        header = _header(path)
+    except (OSError, ValueError, InputError):
+        missing["data"] = f"Its sequences can't be read any more: {path}"
+        return None, None
+    if header.content_sha256 != snapshot.identity.data_sha256:
+        missing["data"] = f"Other sequences than those it was trained on lie there by now: {path}"
+        return None, None
+    try:
+        summary = json.loads((path.parent / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return header, None
+    return header, summary if summary.get("sequences_sha256") == header.content_sha256 else None
+
+
+def _header(path: Path) -> Header:
+    """Of a folder without reading its rows: they were checked before they were trained on."""
+    if path.is_dir():
+        return Header.from_dict(json.loads((path / HEADER_FILE).read_text(encoding="utf-8")), str(path))
+    from longrepo.data.dataset import read_sequences
+
+    return read_sequences(path).header
+
+
+def _plan(file: Path, missing: dict[str, str]) -> Mapping[str, Any] | None:
+    try:
+        plan: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return plan
+    except FileNotFoundError:
+        missing["plan"] = "This run's memory was not planned."
+    except (OSError, ValueError):
+        missing["plan"] = f"{file.name} can't be read."
+    return None
+
+
+def _evaluation(path: Path, missing: dict[str, str]) -> Evaluation | None:
+    """In the run's folder, or beside it, where the pipeline puts it."""
+    files = [path / EVALUATION]
+    for stage in sorted(path.resolve().parent.glob(f"evaluation-*/{STAGE}")):
+        try:
+            inputs = json.loads(stage.read_text(encoding="utf-8"))["inputs"]
+        except (OSError, ValueError, KeyError):
+            continue
+        if inputs.get("run") == path.resolve().name:
+            files.append(stage.with_name(EVALUATION))
+    there = [file for file in files if file.is_file()]
+    if not there:
+        missing["evaluation"] = "Base and tuned have not been compared yet."
+        return None
+    try:
+        return read_evaluation(max(there, key=lambda file: file.stat().st_mtime_ns))
+    except (InputError, KeyError, TypeError) as error:
+        missing["evaluation"] = f"The evaluation can't be read: {error}"
+        return None
+
+
+def _history(file: Path) -> History:
+    """What stands there, but for a last line that is being written, or was cut off by a kill."""
+    history = History()
+    try:
+        lines = file.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return history
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            _take(history, json.loads(line))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{file}, line {number}: not a record of this version ({error!r})") from None
+    return history
+
+
+def _take(history: History, tree: dict[str, Any]) -> None:
+    kind = tree.pop("record")
+    if kind == "phase":
+        history.phases.append(PhaseRecord(**{**tree, "validation": Validation(**tree["validation"])}))
+        history.starts.append(history.updates[-1].update if history.updates else 0)
+    elif kind == "update":
+        history.updates.append(UpdateRecord(**tree))
+    elif kind == "epoch":
+        values = {"validation": Validation(**tree["validation"]), "memory": MemoryUse(**tree["memory"])}
+        history.epochs.append(EpochRecord(**{**tree, **values}))
+    elif kind == "step_down":
+        history.steps_down.append(StepDownRecord(**tree))
+    else:
+        history.events.append(tree)

@@ -1,0 +1,457 @@
+"""Terminal: preparation, inspect, leaks, questions.
+
+What `prepare` and `tokenize` print: a table of what was built, and what a person should know about it.
+
+What `check-questions` prints: how many answers of each kind were confirmed, and those that weren't.
+
+Repository text for a terminal: what could move the cursor, colour or reorder it is shown, not obeyed.
+
+A summary of sequences in the terminal: counts by phase and kind, small histograms, shares.
+
+One sequence in the terminal as the model sees it: marks as labels, loss weights by style and in the margin.
+
+What the leak check compared and found, in the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from longrepo.data.contamination import LEAKS, Leak, LeakCheck
+from longrepo.data.dataset import SequenceFile
+from longrepo.data.metadata import Header
+from longrepo.data.packing import Band, phase_of
+from longrepo.data.questions.verify import Verdict
+from longrepo.data.questions.write import Asked
+from longrepo.data.text import DIFFICULTIES, marks_of
+from longrepo.data.tokenizer import COMMIT_END, COMMIT_START, END, FILE_END, FILE_START, SNIPPETS, RepoTokenizer
+
+_KINDS = {"hierarchical": "files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}
+
+
+def show_preparation(console: Console, header: Header, summary: dict[str, Any], written: str, seconds: float) -> None:
+    """Print where the data came from, the table of sequences, the account of tokens, and the notes."""
+    for facts, found in zip(header.repositories, summary["repositories"], strict=True):
+        files, history = found["files"], found["history"]
+        languages = ", ".join(f"{name} {one['files']}" for name, one in list(files["languages"].items())[:4])
+        weight = f", weight {facts.weight:g}" if facts.weight != 1 else ""
+        console.print(
+            f"[bold]{facts.name}[/] at {facts.head[:10]}: {files['count']} files ({languages}), "
+            f"{_short(files['training_tokens'])} tokens to train on, {history['changes']} changes, "
+            f"{found['dependencies']['edges']} imports between files{weight}",
+            highlight=False,
+        )
+    console.print(_table(header))
+    for line in _account(header):
+        console.print(line, highlight=False)
+    if header.redactions:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in header.redactions.items())
+        console.print(f"redacted: {kinds}", highlight=False)
+    for note in header.notes:
+        console.print(f"[yellow]note[/] {note}", highlight=False)
+    console.print(f"written to [bold]{written}[/] in {seconds:.1f} s", highlight=False, soft_wrap=True)
+
+
+def show_details(console: Console, summary: dict[str, Any]) -> None:
+    """Print what `--verbose` adds: the largest files, the most imported ones, and what was left out and why."""
+    for found in summary["repositories"]:
+        files, history = found["files"], found["history"]
+        several = f"{found['name']}: " if len(summary["repositories"]) > 1 else ""
+        for title, rows in (
+            ("largest files", [(one["path"], f"{one['characters']:,} characters") for one in files["largest"]]),
+            ("most imported", [(one["path"], f"by {one['by']}") for one in found["dependencies"]["most_imported"]]),
+            ("files left out", [(why, str(count)) for why, count in files["left_out"].items()]),
+            ("commits left out", [(why, str(count)) for why, count in history["commits_left_out"].items()]),
+            ("changes left out", [(why, str(count)) for why, count in history["changes_left_out"].items()]),
+        ):
+            if rows:
+                table = Table(
+                    title=several + title, title_justify="left", box=None, show_header=False, padding=(0, 2, 0, 0)
+                )
+                for row in rows:
+                    table.add_row(*row)
+                console.print(table)
+
+
+def _table(header: Header) -> Table:
+    phases = [str(band["phase"]) for band in header.bands]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("sequences")
+    for band in header.bands:
+        table.add_column(f"phase {band['phase']} (≤{band['cap']})", justify="right")
+    kinds = [kind for kind in _KINDS if any(kind in _cell(header, "train", phase, "kinds") for phase in phases)]
+    for kind in kinds:
+        table.add_row(_KINDS[kind], *[str(_cell(header, "train", phase, "kinds").get(kind, 0)) for phase in phases])
+    table.add_row("to train on", *[_number(header, "train", phase, "sequences") for phase in phases], style="bold")
+    table.add_row("  tokens", *[_tokens(header, "train", phase) for phase in phases])
+    table.add_row("  filled to", *[_fill(header, phase) for phase in phases])
+    table.add_row("  within range", *[_within(header, phase) for phase in phases])
+    for difficulty in DIFFICULTIES:
+        counts = [str(_cell(header, "train", phase, "difficulties").get(difficulty, 0)) for phase in phases]
+        table.add_row(f"  {difficulty.replace('_', ' ')}", *counts, style="dim")
+    for split in ("validation", "test"):
+        table.add_row(split, *[_number(header, split, phase, "sequences") for phase in phases], style="bold")
+    return table
+
+
+def _account(header: Header) -> Iterator[str]:
+    for phase, account in header.accounts.items():
+        dropped = sum(account["dropped"].values())
+        share = f"{account['used'] / account['tokenized']:.1%}" if account["tokenized"] else "0 %"
+        line = f"phase {phase}: {share} of {_short(account['tokenized'])} tokens used"
+        if dropped:
+            reasons = ", ".join(f"{_short(count)} {why}" for why, count in account["dropped"].items())
+            line += f"; dropped: {reasons}"
+        yield line
+
+
+def _cell(header: Header, split: str, phase: str, name: str) -> Any:
+    return header.counts.get(split, {}).get(phase, {}).get(name, {})
+
+
+def _number(header: Header, split: str, phase: str, name: str) -> str:
+    return str(_cell(header, split, phase, name) or 0)
+
+
+def _tokens(header: Header, split: str, phase: str) -> str:
+    return _short(_cell(header, split, phase, "tokens") or 0)
+
+
+def _fill(header: Header, phase: str) -> str:
+    count = _cell(header, "train", phase, "sequences")
+    cap = next(band["cap"] for band in header.bands if str(band["phase"]) == phase)
+    return f"{_cell(header, 'train', phase, 'tokens') / count / cap:.0%}" if count else "–"
+
+
+def _within(header: Header, phase: str) -> str:
+    count = _cell(header, "train", phase, "sequences")
+    return f"{_cell(header, 'train', phase, 'within_range') / count:.0%}" if count else "–"
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 10_000 else f"{count:,}"
+
+
+def print_checked(checked: list[tuple[Asked, Verdict]]) -> None:
+    """Print a row for each kind of question, and every answer that was refuted."""
+    console = Console()
+    asked = Counter(verdict.kind or "unknown" for _, verdict in checked)
+    confirmed = Counter(verdict.kind or "unknown" for _, verdict in checked if verdict.confirmed)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("questions", "asked", "confirmed", "refuted"):
+        table.add_column(name, justify="left" if name == "questions" else "right", no_wrap=True)
+    for kind in sorted(asked):
+        table.add_row(kind, *(f"{n:,}" for n in (asked[kind], confirmed[kind], asked[kind] - confirmed[kind])))
+    totals = (len(checked), confirmed.total(), len(checked) - confirmed.total())
+    table.add_row("all", *(f"{n:,}" for n in totals), style="bold")
+    console.print(table)
+    for one, verdict in checked:
+        if not verdict.confirmed:
+            said = f"row {one.row}: {one.question} {one.answer} – refuted: {verdict.why}"
+            console.print(Text("".join(c if c.isprintable() else "\ufffd" for c in said)), soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """Text in which control and format characters (but line breaks and tabs) are spelled out."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs"):
+        return character
+    code = ord(character)
+    return chr(0x2400 + code) if code < 0x20 else f"‹{code:04X}›"
+
+
+_BLOCKS = " ▁▂▃▄▅▆▇█"
+_BINS = 24
+_BAR = 24  # characters
+_LISTED = 6  # languages, repositories
+
+
+def phases_of(file: SequenceFile) -> list[int]:
+    """The phase of each row by its length; 0 where the header names none."""
+    bands = [Band(**band) for band in file.header.bands]
+    return [phase_of(int(length), bands) if bands else 0 for length in file.lengths()]
+
+
+def print_summary(
+    file: SequenceFile, rows: Sequence[int], phases: Sequence[int], asked: Mapping[str, Any], console: Console
+) -> None:
+    """Print what the chosen rows hold."""
+    header, lengths = file.header, file.lengths()
+    heads = ", ".join(f"{one.name} at {one.head[:10]}" for one in header.repositories)
+    chosen = f" ({', '.join(f'{name} {value}' for name, value in asked.items())})" if asked else ""
+    tokens = _short_text(int(lengths[rows].sum()))
+    console.print(Text(visible(heads), "bold"), soft_wrap=True)
+    console.print(
+        Text(f"sequences: {len(rows):,}{chosen}, {tokens} tokens of {header.tokenizer.name}\n"), soft_wrap=True
+    )
+    console.print(_counts(file, rows, phases))
+    console.print()
+    console.print(_histograms(file, rows, phases))
+    console.print()
+    console.print(_shares(file, rows))
+
+
+def _counts(file: SequenceFile, rows: Sequence[int], phases: Sequence[int]) -> Table:
+    splits, kinds = file.column("split"), file.column("kind")
+    counts = Counter((splits[row], kind, phases[row]) for row in rows for kind in (kinds[row], ""))
+    caps = {band["phase"]: band["cap"] for band in file.header.bands}
+    shown = sorted({phases[row] for row in rows})
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("sequences", no_wrap=True)
+    for phase in shown:
+        table.add_column(f"phase {phase} (≤{caps[phase]:,})" if phase else "any length", justify="right")
+    table.add_column("all", justify="right")
+    for split in sorted({splits[row] for row in rows}, key=_split_order):
+        for kind in ["", *sorted({kinds[row] for row in rows if splits[row] == split})]:
+            cells = [counts[split, kind, phase] for phase in shown]
+            name, style = (f"  {kind}", "") if kind else (split, "bold")
+            table.add_row(name, *[f"{cell:,}" for cell in cells], f"{sum(cells):,}", style=style)
+    return table
+
+
+def _histograms(file: SequenceFile, rows: Sequence[int], phases: Sequence[int]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("distribution", no_wrap=True)
+    for name in ("least", "median", "most"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("0" + "1".rjust(_BINS - 1), no_wrap=True)
+    caps = {band["phase"]: band["cap"] for band in file.header.bands}
+    lengths = file.lengths()
+    if caps:
+        _add(table, "length / phase's cap", [lengths[row] / caps[phases[row]] for row in rows])
+    _add(table, "difficulty", _picked(file, "difficulty_score", rows))
+    parts = [json.loads(text) for text in _picked(file, "difficulty_parts", rows)]
+    for name in dict.fromkeys(name for part in parts for name in part):
+        _add(table, f"  {name}", [part[name] for part in parts if name in part])
+    files = [len(paths) for paths in _picked(file, "files", rows)]
+    table.add_row("files in a sequence", f"{min(files)}", f"{np.median(files):g}", f"{max(files)}", "")
+    return table
+
+
+def _add(table: Table, name: str, values: ArrayLike) -> None:
+    """A row with the values' range and how they lie in 0..1."""
+    numbers: NDArray[np.float64] = np.asarray(values, np.float64)
+    counts, _ = np.histogram(numbers.clip(0, 1), _BINS, (0, 1))
+    # Bins that hold anything show: the lowest block is for them, the empty one for none.
+    heights = np.ceil(counts / counts.max() * (len(_BLOCKS) - 1)).astype(int)
+    figures = [f"{number:.2f}" for number in (numbers.min(), np.median(numbers), numbers.max())]
+    table.add_row(name, *figures, "".join(_BLOCKS[height] for height in heights))
+
+
+def _shares(file: SequenceFile, rows: Sequence[int]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("shares", no_wrap=True)
+    table.add_column("", overflow="ellipsis", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    weights: Counter[str] = Counter()
+    for row in rows:
+        here = file.weights(row)
+        full, none = int((here == 1).sum()), int((here == 0).sum())
+        weights.update({"target (1)": full, "context": len(here) - full - none, "not scored (0)": none})
+    _add_shares(table, "tokens by loss weight", weights.items())
+    levels = Counter(_picked(file, "difficulty", rows))
+    _add_shares(table, "difficulty", [(level.replace("_", " "), levels[level]) for level in DIFFICULTIES])
+    for column in ("language", "repository"):
+        counted = Counter(_picked(file, column, rows)).most_common()
+        rest = sum(count for _, count in counted[_LISTED:])
+        _add_shares(table, column, [*counted[:_LISTED], ("others", rest)])
+    return table
+
+
+def _add_shares(table: Table, title: str, counted: Iterable[tuple[str, int]]) -> None:
+    pairs = [(name, count) for name, count in counted if count]
+    total = sum(count for _, count in pairs)
+    for number, (name, count) in enumerate(pairs):
+        share = count / total
+        bar = "█" * max(1, round(share * _BAR))
+        table.add_row("" if number else title, escape(visible(name)) or "–", f"{share:.1%}", bar)
+
+
+def _picked(file: SequenceFile, column: str, rows: Sequence[int]) -> list[Any]:
+    values = file.column(column)
+    return [values[row] for row in rows]
+
+
+def _split_order(split: str) -> tuple[int, str]:
+    order = ("train", "validation", "test")
+    return (order.index(split) if split in order else len(order)), split
+
+
+def _short_text(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 1e3 else str(count)
+
+
+_TARGET, _CONTEXT, _UNSCORED = "bold", "", "dim"
+_HEADING = "bold cyan"
+_LABELS = {FILE_START: "cyan", FILE_END: "cyan", COMMIT_START: "magenta", COMMIT_END: "magenta", END: "red"}
+_OPENING = (FILE_START, COMMIT_START, *SNIPPETS)  # a mark that begins a line, and whose line is a heading
+_TAB = 4  # columns
+_NAMES = 12  # columns before a fact
+
+
+@dataclass
+class _Line:
+    """A line on its way to the screen, and the weights of what it holds."""
+
+    text: Text = field(default_factory=Text)
+    weights: list[float] = field(default_factory=list)  # of its text and marks
+    blank: float = 0.0  # of its white space
+    heading: bool = False
+
+    def margin(self) -> str:
+        """█ all of it is target, ▌ a part is, ▒ context, blank not scored."""
+        weights = self.weights or [self.blank]
+        if all(weight == 1 for weight in weights):
+            return "█"
+        return "▌" if 1 in weights else "▒" if any(weights) else " "
+
+
+def print_sequence(
+    file: SequenceFile, row: int, phase: int, place: str, tokenizer: RepoTokenizer, console: Console
+) -> None:
+    """What is known of the row, a legend, and its text."""
+    about = file.row(row)
+    for name, value in _facts(about, phase, place):
+        label = Text(name.ljust(_NAMES))
+        _put(console, label, value, Text(" " * _NAMES))
+    console.print()
+    green = "green" if about["split"] != "train" else ""
+    for line in _lines(about, tokenizer):
+        margin = line.margin()
+        sign = Text(f"{margin} ", green if margin in "█▌" else "")
+        _put(console, sign, line.text, sign)
+
+
+def _put(console: Console, before: Text, text: Text, before_rest: Text) -> None:
+    """Print text wrapped to the terminal, what stands before it repeated; unwrapped where it goes to a file or pipe."""
+    text.expand_tabs(_TAB)
+    room = console.width - before.cell_len
+    parts = text.wrap(console, room, overflow="fold") if console.is_terminal and text.cell_len > room else [text]
+    for number, part in enumerate(parts):
+        console.print(Text.assemble(before_rest if number else before, part), soft_wrap=True)
+
+
+def _facts(about: dict[str, Any], phase: int, place: str) -> Iterator[tuple[str, Text]]:
+    of = f", phase {phase}" if phase else ""
+    kind = f"{about['kind']}, {about['split']}{of}, {len(about['input_ids']):,} tokens"
+    yield "sequence", Text.assemble((place, "bold"), f": {kind}")
+    parts = ", ".join(f"{name} {value:.2f}" for name, value in json.loads(about["difficulty_parts"]).items())
+    level = f"{about['difficulty'].replace('_', ' ')}, {about['difficulty_score']:.2f}"
+    yield "difficulty", Text(f"{level}{f' ({parts})' if parts else ''}")
+    yield "repository", Text(f"{visible(about['repository']) or '–'}, {about['language']}")
+    yield "files", Text(visible(", ".join(about["files"])) or "–")
+    yield "commits", Text(", ".join(commit[:10] for commit in about["commits"]) or "–")
+    yield "weights", _legend(about["loss_weights"])
+
+
+def _legend(weights: list[float]) -> Text:
+    between = sorted({round(weight, 4) for weight in weights} - {0.0, 1.0})
+    context = f"context ({', '.join(f'{weight:g}' for weight in between)})" if between else "context"
+    return Text.assemble(("█ target (1)", _TARGET), f"  ▌ in part  ▒ {context}  ", ("  not scored (0)", _UNSCORED))
+
+
+def _lines(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[_Line]:
+    line = _Line()
+    for text, weight, is_mark in _pieces(about, tokenizer):
+        if is_mark:
+            if text in _OPENING and line.text:
+                yield line
+                line = _Line()
+            colour = _LABELS.get(text, "green" if text in SNIPPETS else "yellow")
+            line.text.append(text, f"{colour} reverse")
+            line.weights.append(weight)
+            line.heading = text in _OPENING
+            continue
+        for number, part in enumerate(text.split("\n")):
+            if number:
+                yield line
+                line = _Line(blank=weight)
+            if part:
+                style = _TARGET if weight == 1 else _CONTEXT if weight else _UNSCORED
+                line.text.append(visible(part), _HEADING if line.heading else style)
+                line.weights += [weight] if part.strip() else []
+    if line.text:
+        yield line
+
+
+def _pieces(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[tuple[str, float, bool]]:
+    """Stretches of text of one weight, and marks one by one."""
+    ids, weights = np.array(about["input_ids"]), np.array(about["loss_weights"])
+    marks = marks_of(tokenizer)[ids]
+    changes = (np.diff(weights) != 0) | marks[1:] | marks[:-1]
+    for part in np.split(np.arange(len(ids)), np.flatnonzero(changes) + 1):
+        yield tokenizer.decode(ids[part].tolist()), float(weights[part[0]]), bool(marks[part[0]])
+
+
+_SHOWN = 5  # leaks of a kind
+_LONGEST = 100  # characters of a line
+
+_COMPARED = {
+    "line": "scored lines",
+    "near-duplicate": "scored blocks",
+    "commit": "held-out commits",
+    "file": "held-out files",
+}
+
+
+def print_leaks(check: LeakCheck, file: SequenceFile, console: Console) -> None:
+    """What was compared with what, a table of the kinds of leak, and the first few of each."""
+    splits = ", ".join(f"{split} {count:,}" for split, count in check.held_out_rows.items()) or "none"
+    total = sum(check.held_out_rows.values())
+    console.print(
+        f"held-out sequences: {total:,} ({splits}), to train on: {check.training_rows:,} "
+        f"({check.training_lines:,} lines)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    compared = dict(zip(LEAKS, (check.scored_lines, check.blocks, check.commits, check.files), strict=True))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("compared", "", "leaks"):
+        table.add_column(name, justify="right" if name == "leaks" else "left", no_wrap=True)
+    for kind in LEAKS:
+        count = check.count(kind)
+        table.add_row(_COMPARED[kind], f"{compared[kind]:,}", f"{count:,}", style="bold red" if count else "")
+    console.print(table)
+    for kind in LEAKS:
+        found = [leak for leak in check.leaks if leak.kind == kind]
+        for leak in found[:_SHOWN]:
+            console.print(Text(_sentence(leak, file)), soft_wrap=True)
+        if len(found) > _SHOWN:
+            console.print(f"… and {len(found) - _SHOWN:,} more", style="dim", highlight=False)
+    if not check.leaks:
+        verdict = "No leak: nothing that validation or test scores stands in a training sequence."
+        nothing = "No validation or test sequence scores a whole line: there is nothing that could leak."
+        console.print(verdict if check.scored_lines else nothing, soft_wrap=True)
+
+
+def _sentence(leak: Leak, file: SequenceFile) -> str:
+    about = file.row(leak.row) if leak.row >= 0 else None
+    held_out = f"{leak.split} row {leak.row} ({_source(about)})" if about else f"{leak.split}"
+    where = f"{f'line {leak.line} of ' if leak.line else ''}row {leak.found_in} ({file.row(leak.found_in)['split']})"
+    shows = visible(leak.shows)
+    shows = shows if len(shows) <= _LONGEST else shows[: _LONGEST - 1] + "…"
+    return f"  {leak.kind}: {held_out} in {where}: {shows}"
+
+
+def _source(about: dict[str, object]) -> str:
+    files, commits = about["files"], about["commits"]
+    assert isinstance(files, list) and isinstance(commits, list)
+    return visible(", ".join([*files[-1:], *(commit[:10] for commit in commits[-1:])]))

@@ -1,0 +1,295 @@
+"""Definitions, signatures, calls.
+
+What a text defines: functions, types and the like, each with its signature's extent.
+
+What a text calls by name, and from within which definition.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from tree_sitter import Node
+
+from longrepo.repository.grammars import (
+    BODIES,
+    CALLS,
+    FUNCTION_VALUES,
+    IDENTIFIERS,
+    LONE_WRAPPERS,
+    OWNER_NODES,
+    OWNERS,
+    WRAPPERS,
+    Rule,
+    definition_rules,
+)
+from longrepo.repository.syntax import Parsed
+
+_CLAUSED = frozenset({"Haskell", "Elixir", "Erlang"})  # where one function stands in several clauses
+_FOLLOWING = frozenset({"function_body", "Block"})
+_PLAIN = re.compile(r"[^\s()\[\]{}'\"]+")  # of what may stand left of an assigned function, what can be asked for
+_SIGNATURE = 400  # characters
+_HEAD = 4_000  # characters of the text that are read for one
+
+
+class Definition(NamedTuple):
+    """A named piece of code. `kind` is function, method, class, struct, enum, trait, interface, type, macro, module,
+    message, service, table, view, target or block; `text[start:end]` is all of it with its decorators,
+    `text[start:body]` what stands before its body (`body` is `end` where it has none); `signature` is that on one
+    line, without decorators."""
+
+    name: str
+    kind: str
+    start: int
+    end: int
+    line: int
+    signature: str
+    body: int
+
+
+def definitions_in(parsed: Parsed) -> tuple[Definition, ...]:
+    """The definitions of a text in the order they begin, outer before inner."""
+    rules, owned = definition_rules(parsed.language), _owned(parsed)
+    found = list[Definition]()
+    latest = dict[int, int]()  # index of the node around -> where in `found` is the last definition in it
+    for index, node in parsed.find(rules):
+        one = _definition(parsed, index, node, rules[parsed.types[index]], owned[index])
+        if one is None:
+            continue
+        if parsed.language in _CLAUSED:
+            last = latest.setdefault(parsed.above[index], len(found))
+            if last < len(found) and found[last][:2] == one[:2]:
+                found[last] = found[last]._replace(end=one.end)
+                continue
+            latest[parsed.above[index]] = len(found)
+        found.append(one)
+    return tuple(found)
+
+
+def _definition(parsed: Parsed, index: int, node: Node, rule: Rule, owned: bool) -> Definition | None:
+    if parsed.depths[index] == 0:  # the root of a Python tree has the type of Ruby's modules
+        return None
+    value = _follow(node, rule.value) if rule.value else node
+    if value is None or (rule.value and value.type not in FUNCTION_VALUES):
+        return None
+    kind = rule.kind
+    if rule.word:
+        word = _follow(node, rule.word)
+        kind = rule.kinds.get(parsed.source(word).partition("(")[0], "") if word else ""
+    name = _name(parsed, node, rule) if kind else ""
+    if not name or (rule.value and not _PLAIN.fullmatch(name)) or (kind == "target" and name.startswith(".")):
+        return None
+    node_type = parsed.types[index]
+    body = _body(node, value, rule)
+    if node_type.endswith("_specifier") and body is None:  # `struct s *p` mentions a struct
+        return None
+    if kind == "function" and owned and node_type != "variable_declarator":
+        kind = "method"
+    outer = _wrapped(parsed, index)
+    whole, at = parsed.nodes[outer], parsed.characters
+    start, end = at[whole.start_byte], at[whole.end_byte]
+    if rule.follows and (body := _following(parsed, index, outer)):
+        end = max(end, at[body.end_byte])
+    head = at[node.start_byte] if parsed.types[outer] == "decorated_definition" else start
+    stop = max(head, at[body.start_byte]) if body is not None else end
+    signature = (
+        " ".join(parsed.text[head : min(stop, head + _HEAD)].split()).removesuffix("=>").removesuffix("{").rstrip()
+    )
+    return Definition(name, kind, start, end, node.start_point[0] + 1, signature[:_SIGNATURE], stop)
+
+
+def _body(node: Node, value: Node, rule: Rule) -> Node | None:
+    if rule.body:
+        return _follow(node, rule.body)
+    field = value.child_by_field_name("body") or node.child_by_field_name("body")
+    return field or next((child for child in value.named_children if child.type in BODIES), None)
+
+
+def _name(parsed: Parsed, node: Node, rule: Rule) -> str:
+    if rule.name == "labels":
+        return ".".join(parsed.source(child).strip('"') for child in node.named_children if child.type == "string_lit")
+    if rule.name:
+        found = _follow(node, rule.name)
+    else:
+        found = node.child_by_field_name("name") or _declared(node) or _first_name(node)
+    return parsed.source(found).strip() if found else ""
+
+
+def _follow(node: Node, path: str) -> Node | None:
+    """Where a rule's path leads from a node."""
+    here: Node | None = node
+    for part in path.split("."):
+        step = part.removesuffix("?")
+        if here is None:
+            return None
+        if step.startswith(":"):
+            below = next((child for child in here.named_children if child.type == step[1:]), None)
+        elif step.isdigit():
+            below = here.named_child(int(step)) if here.named_child_count > int(step) else None
+        else:
+            below = here.child_by_field_name(step)
+        here = below or (here if step != part else None)
+    return here
+
+
+def _following(parsed: Parsed, index: int, outer: int) -> Node | None:
+    """The body right after a signature: the next node that is listed and not inside it."""
+    end = parsed.nodes[index].end_byte
+    for later in range(index + 1, min(index + 8, len(parsed.nodes))):
+        node = parsed.nodes[later]
+        if node.start_byte >= end:
+            beside = parsed.depths[later] in (parsed.depths[index], parsed.depths[outer])
+            return node if beside and parsed.types[later] in _FOLLOWING else None
+    return None
+
+
+def _wrapped(parsed: Parsed, index: int) -> int:
+    """The index of the outermost node that holds this definition and only what belongs to it."""
+    while (above := parsed.parent(index)) >= 0:
+        kind = parsed.types[above]
+        if kind not in WRAPPERS and not (kind in LONE_WRAPPERS and _lone(parsed.nodes[above])):
+            break
+        index = above
+    return index
+
+
+def _lone(node: Node) -> bool:
+    """`type A struct{}` and `const f = () => 1`, but not `type (A …; B …)` or `const f = …, g = …`."""
+    second = node.child(1) if node.named_child_count == 1 else None
+    return second is not None and second.type != "("
+
+
+def _owned(parsed: Parsed) -> list[bool]:
+    """Of each node, whether the nearest definition or the like around it makes a function a method."""
+    rules, owned, makes = definition_rules(parsed.language), list[bool](), list[bool]()
+    for kind, depth, above in zip(parsed.types, parsed.depths, parsed.above, strict=True):
+        inherited = makes[above] if above >= 0 else False
+        owned.append(inherited)
+        if kind in OWNER_NODES:
+            inherited = True
+        elif depth and kind in rules:
+            inherited = rules[kind].kind in OWNERS or kind == "module"
+        makes.append(inherited)
+    return owned
+
+
+def _declared(node: Node) -> Node | None:
+    """The name inside C's declarators: `int *(*f(void))(int)` declares f, `void n::A::m()` m."""
+    inner = node.child_by_field_name("declarator")
+    while inner is not None:
+        deeper = inner.child_by_field_name("declarator") or (
+            inner.child_by_field_name("name") if inner.type == "qualified_identifier" else None
+        )
+        if deeper is None:
+            if inner.named_child_count and inner.type not in ("operator_name", "destructor_name", "template_function"):
+                return next(
+                    (c for c in inner.named_children if "declarator" in c.type or "identifier" in c.type), inner
+                )
+            return inner
+        inner = deeper
+    return None
+
+
+def _first_name(node: Node) -> Node | None:
+    return next((child for child in node.named_children if child.type in IDENTIFIERS), None)
+
+
+_HEAD_STEPS = 3  # from what defines to the name and parameters that look like a call
+_DEFINERS: dict[str, tuple[Mapping[str, str], Mapping[str, int]]] = {  # words, node types -> steps to the head
+    "Elixir": (definition_rules("Elixir")["call"].kinds, {}),
+    "Julia": ({}, {"function_definition": _HEAD_STEPS, "macro_definition": _HEAD_STEPS, "assignment": 1}),
+}
+
+
+class Call(NamedTuple):
+    """A call of something by name: `inside` is the definition it stands in, "" at the top level; `at` is where the
+    whole call begins."""
+
+    name: str
+    line: int
+    inside: str
+    at: int
+
+
+def calls_in(parsed: Parsed, definitions: Sequence[Definition]) -> tuple[Call, ...]:
+    """What a text calls by name, in order. `a.b.c(…)` calls c; a call of an expression has no name and is left out."""
+    starts, inside = _enclosing(definitions, len(parsed.text))
+    named = _named(parsed)
+    if parsed.language in _DEFINERS:
+        named = _without_heads(parsed, named)
+    characters = parsed.characters
+    found = list[Call]()
+    for _, node, name in named:
+        at = characters[node.start_byte]
+        found.append(Call(name, node.start_point[0] + 1, inside[bisect_right(starts, at) - 1], at))
+    return tuple(found)
+
+
+def _named(parsed: Parsed) -> Iterator[tuple[int, Node, str]]:
+    for index, node in parsed.find(CALLS):
+        if name := _callee(parsed, node):
+            yield index, node, name
+
+
+def _without_heads(parsed: Parsed, named: Iterable[tuple[int, Node, str]]) -> Iterator[tuple[int, Node, str]]:
+    """Without Elixir's `def f(a)`, two calls to its grammar, and without the f(a) of Julia's `function f(a)`."""
+    words, types = _DEFINERS[parsed.language]
+    definers = {index for index, _ in parsed.find(types)}
+    for index, node, name in named:
+        if name in words:
+            definers.add(index)
+            continue
+        above = parsed.above[index]
+        steps = parsed.depths[index] - parsed.depths[above]
+        if above != index - 1 or above not in definers or steps > types.get(parsed.types[above], _HEAD_STEPS):
+            yield index, node, name
+
+
+def _callee(parsed: Parsed, call: Node) -> str:
+    """The last identifier of what is called: c of a.b.c, f of f::<T>."""
+    for field in ("function", "method", "name", "constructor", "type", "target"):
+        if target := call.child_by_field_name(field):
+            break
+    else:
+        target = call.named_child(0)
+    while target is not None:
+        kind, children = target.type, target.named_child_count
+        if kind in IDENTIFIERS:
+            return parsed.source((target.named_child(children - 1) if children else None) or target)
+        if not children or kind in CALLS:
+            return ""
+        target = _last_part(target, children)
+    return ""
+
+
+def _last_part(target: Node, children: int) -> Node | None:
+    last = target.named_child(children - 1)
+    if last is None or not _is_argument(last):
+        return last
+    return next((child for child in reversed(target.named_children) if not _is_argument(child)), None)
+
+
+def _is_argument(node: Node) -> bool:
+    return "argument" in node.type or node.type == "call_suffix"
+
+
+def _enclosing(definitions: Sequence[Definition], length: int) -> tuple[list[int], list[str]]:
+    """Offsets at which the innermost enclosing definition changes, and its name from there on."""
+    starts, names = [0], [""]
+    stack: list[Definition] = []
+
+    def close(until: int) -> None:
+        while stack and stack[-1].end <= until:
+            starts.append(stack.pop().end)
+            names.append(stack[-1].name if stack else "")
+
+    for one in definitions:
+        close(one.start)
+        starts.append(one.start)
+        names.append(one.name)
+        stack.append(one)
+    close(length)
+    return starts, names

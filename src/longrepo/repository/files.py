@@ -1,0 +1,167 @@
+"""Text files of a commit.
+
+Texts by object id, streamed: git inflates the next ones while this process decodes.
+
+The tracked text files of one commit, read from git's objects: no working tree, no filters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from longrepo.repository.filters import path_noise, text_noise
+from longrepo.repository.git import ASKED_AHEAD, MISSING, ObjectReader, in_groups
+from longrepo.repository.types import Snapshot, TextFile, decode_path, decode_text, language_of
+
+
+class TextPipe:
+    """Asks for blobs ahead and gives their texts in order.
+
+    Sizes are asked for first, a group ahead of the contents, so that a blob of more than `max_file_bytes` is never
+    read: that costs a twentieth of reading. Use it in a `with`, to end its processes.
+    """
+
+    def __init__(self, reader: ObjectReader, max_file_bytes: int) -> None:
+        self._max_file_bytes = max_file_bytes
+        self._processes = ExitStack()
+        self._sizes = self._processes.enter_context(reader.batch("--batch-check"))
+        self._contents = self._processes.enter_context(reader.batch("--batch"))
+        self._sizing: list[str] = []
+        self._asked: deque[tuple[str, str]] = deque()  # blob, why it isn't read
+
+    def __enter__(self) -> TextPipe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._processes.close()
+
+    def __len__(self) -> int:
+        return len(self._asked) + len(self._sizing)
+
+    def ask(self, blobs: list[str]) -> None:
+        """Ask for these blobs; with those asked before and not taken at most `ASKED_AHEAD`."""
+        self._ask_contents()
+        self._sizes.ask(blobs)
+        self._sizing = blobs
+
+    def _ask_contents(self) -> None:
+        reasons = [(blob, self._unread(*self._sizes.header())) for blob in self._sizing]
+        self._contents.ask(blob for blob, reason in reasons if not reason)
+        self._asked.extend(reasons)
+        self._sizing = []
+
+    def take(self) -> tuple[str, str | None, str]:
+        """(blob, text, "") of the next one, or (blob, None, reason); with the reason "empty" there is a text too."""
+        if not self._asked:
+            self._ask_contents()
+        blob, reason = self._asked.popleft()
+        if reason:
+            return blob, None, reason
+        kind, size = self._contents.header()
+        if kind == MISSING:
+            return blob, None, MISSING
+        text = decode_text(self._contents.content(size))
+        if text is None:
+            return blob, None, "binary"
+        reason = text_noise(text) or ""
+        return blob, (text if reason in ("", "empty") else None), reason
+
+    def _unread(self, kind: str, size: int) -> str:
+        if kind != "blob":
+            return MISSING
+        return "oversized" if size > self._max_file_bytes else ""
+
+
+def read_texts(
+    reader: ObjectReader, blobs: Iterable[str], max_file_bytes: int
+) -> Iterator[tuple[str, str | None, str]]:
+    """(blob, text, "") of each distinct blob in the order asked, or (blob, None, reason): missing, oversized, binary,
+    empty, generated. One text at a time is in memory."""
+    size = ASKED_AHEAD // 3
+    with TextPipe(reader, max_file_bytes) as pipe:
+        for group in in_groups(_distinct(blobs), size):
+            pipe.ask(group)
+            while len(pipe) > 2 * size:
+                yield _without_empty(pipe.take())
+        while pipe:
+            yield _without_empty(pipe.take())
+
+
+def _without_empty(taken: tuple[str, str | None, str]) -> tuple[str, str | None, str]:
+    blob, text, reason = taken
+    return blob, (None if reason else text), reason
+
+
+def _distinct(blobs: Iterable[str]) -> Iterator[str]:
+    seen = set[bytes]()  # half the size of the text
+    for blob in blobs:
+        key = bytes.fromhex(blob)
+        if key not in seen:
+            seen.add(key)
+            yield blob
+
+
+_MODES = {"120000": "symlink", "160000": "submodule"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tracked path; `size` is in bytes, None where the object isn't in this repository (or is a submodule's)."""
+
+    path: str
+    mode: str
+    blob: str
+    size: int | None
+
+
+def tracked(reader: ObjectReader, commit: str) -> Iterator[Entry]:
+    """Every tracked path of a commit, in git's order. Raises RunError where its trees are missing or damaged."""
+    for line in reader.fields("ls-tree", "-r", "-z", "-l", "--full-tree", commit):
+        facts, _, path = line.partition(b"\t")
+        mode, _, blob, size = facts.decode("ascii").split()
+        yield Entry(decode_path(path), mode, blob, int(size) if size.isdigit() else None)
+
+
+def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Snapshot:
+    """The text files of a commit in path order; what is left out is counted by reason, in files and bytes.
+
+    Reasons: submodule, symlink, missing, vendored, lock file, generated, oversized, binary, empty. A file is read
+    only where its path and size leave it in; a blob that stands at several paths is read once.
+    """
+    left_out, left_out_bytes = Counter[str](), Counter[str]()
+    wanted: list[Entry] = []
+    for entry in tracked(reader, commit):
+        if reason := unread_reason(entry, max_file_bytes):
+            left_out[reason] += 1
+            left_out_bytes[reason] += entry.size or 0
+        else:
+            wanted.append(entry)
+    texts = {
+        blob: (text, reason)
+        for blob, text, reason in read_texts(reader, (entry.blob for entry in wanted), max_file_bytes)
+    }
+    files: list[TextFile] = []
+    for entry in wanted:
+        text, reason = texts[entry.blob]
+        if text is None:
+            left_out[reason] += 1
+            left_out_bytes[reason] += entry.size or 0
+        else:
+            files.append(TextFile(entry.path, text, entry.blob, language_of(entry.path, text)))
+    return Snapshot(commit, tuple(sorted(files, key=lambda file: file.path)), left_out, left_out_bytes)
+
+
+def unread_reason(entry: Entry, max_file_bytes: int) -> str | None:
+    """Why a file is left out by its path and size alone; None for one to be read."""
+    if entry.mode in _MODES:
+        return _MODES[entry.mode]
+    if reason := path_noise(entry.path):
+        return reason
+    if entry.size is None:
+        return MISSING
+    if entry.size == 0:
+        return "empty"
+    return "oversized" if entry.size > max_file_bytes else None

@@ -1,0 +1,262 @@
+"""JavaScript/TypeScript: package.json, tsconfig.
+
+JavaScript packages as package.json and tsconfig.json describe them: names, entries, aliases.
+
+Which file a JavaScript or TypeScript import loads.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+from typing import Any
+
+from longrepo.repository.imports.paths import Paths, folder_of, join, normal, upward
+from longrepo.repository.imports.statements import Import
+from longrepo.repository.types import TextFile
+
+_NO_JSON = re.compile(r'("(?:[^"\\]++|\\.)*+"?)|//[^\n]*+|/\*(?:.*?\*/|.*+)|,(?=\s*[}\]])', re.DOTALL)
+_YAML_ITEM = re.compile(r"^[ \t]*-[ \t]*['\"]?([^'\"\n#]+?)['\"]?[ \t]*(?:#.*)?$", re.MULTILINE)
+_LOCAL = ("file:", "link:", "portal:")
+_BUILT = re.compile(r"^(?:\./)?(?:dist|build|lib|out|esm|cjs|es)/")
+_ENDING = re.compile(r"(\.d)?\.[cm]?[jt]sx?$")
+
+
+class NodePackages:
+    """The packages of a repository: which of them a bare name means to a file, and which file that is."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        read = ((folder_of(path), _json(paths.text(path))) for path in paths.named["package.json"])
+        self._manifests = {folder: manifest for folder, manifest in read if manifest}
+        self._workspace = {
+            member: top
+            for top in sorted(self._manifests)
+            for pattern in self._patterns(top)
+            for member in self._manifests
+            if member != top and _matches(member, top, pattern)
+        }
+        names = [(str(manifest.get("name")), folder) for folder, manifest in self._manifests.items()]
+        self._by_name = {(self._top(folder), name): folder for name, folder in reversed(names)}
+        self._config = cache(self._read_config)
+        self._aliases_of = cache(self._find_aliases)
+
+    def named(self, inside: str, name: str) -> str | None:
+        """The folder of the package that files inside a folder mean by a name, None where it is not of this
+        repository."""
+        own = self._own_package(inside)
+        if own is None:
+            return None
+        manifest = self._manifests[own]
+        for kind in ("dependencies", "devDependencies", "peerDependencies", "optionalDependencies"):
+            version = _table(manifest, kind).get(name)
+            if isinstance(version, str) and version.startswith(_LOCAL):
+                return normal(join(own, version.partition(":")[2]))
+        if manifest.get("name") == name:
+            return own
+        return self._by_name.get((self._top(own), name)) if own in self._workspace or self._members(own) else None
+
+    def entries(self, folder: str, subpath: str, accepted: frozenset[str]) -> Iterator[str]:
+        """Where a package's manifest says that it, or a path in it, is to be found; then where the sources of what
+        is built usually lie. `accepted`: the conditions that hold for the import."""
+        manifest = self._manifests.get(folder, {})
+        wanted = f"./{subpath}" if subpath else "."
+        given = list(_exported(manifest.get("exports"), wanted, accepted))
+        if not subpath:
+            fields = ("types", "typings", "module", "main") if "types" in accepted else ("module", "main")
+            given += [value for field in fields if isinstance(value := manifest.get(field), str)]
+        plain = subpath or "index"
+        sources = [_ENDING.sub("", _BUILT.sub("src/", one)) for one in given if _BUILT.match(one)]
+        for one in (*given, *sources, plain, f"src/{plain}"):
+            yield normal(join(folder, one))
+
+    def main(self, folder: str) -> Iterator[str]:
+        """What a path to a package's folder means by its manifest."""
+        if isinstance(given := self._manifests.get(folder, {}).get("main"), str):
+            yield normal(join(folder, given))
+
+    def internal(self, inside: str, name: str, accepted: frozenset[str]) -> Iterator[str]:
+        """What `#name` means by the `imports` of the package around a folder."""
+        own = self._own_package(inside)
+        if own is not None:
+            for one in _exported(self._manifests[own].get("imports"), name, accepted):
+                yield normal(join(own, one))
+
+    def aliases(self, inside: str, module: str) -> Iterator[str]:
+        """What a name means by the `paths` and `baseUrl` of the tsconfig.json or jsconfig.json around a folder, or by
+        the habit of `@/` for a project's sources."""
+        base, patterns = self._aliases_of(inside)
+        found = sorted((one for one in patterns if _fits(one, module)), key=lambda one: ("*" in one, -len(one)))
+        if found:
+            part = module[len(found[0].partition("*")[0]) : len(module) - len(found[0].partition("*")[2])]
+            yield from (target.replace("*", part) for target in patterns[found[0]])
+        if base is not None:
+            yield join(base, module)
+        if module.startswith(("@/", "~/")):
+            for folder in self._project(inside):
+                yield from (join(folder, join(inner, module[2:])) for inner in ("src", ""))
+
+    def _own_package(self, inside: str) -> str | None:
+        return next((folder for folder in upward(inside) if folder in self._manifests), None)
+
+    def _top(self, folder: str) -> str:
+        return self._workspace.get(folder, folder)
+
+    def _members(self, folder: str) -> bool:
+        return folder in self._workspace.values()
+
+    def _project(self, inside: str) -> list[str]:
+        """The folders from one up to the top of its package, or of the workspace that its package is in."""
+        above, own = upward(inside), self._own_package(inside)
+        return above if own is None else above[: above.index(self._top(own)) + 1]
+
+    def _patterns(self, folder: str) -> Iterator[str]:
+        given = self._manifests[folder].get("workspaces")
+        given = given.get("packages") if isinstance(given, dict) else given
+        yield from (one for one in given if isinstance(one, str)) if isinstance(given, list) else ()
+        pnpm, lerna = join(folder, "pnpm-workspace.yaml"), join(folder, "lerna.json")
+        if pnpm in self._paths.files:
+            yield from _YAML_ITEM.findall(self._paths.text(pnpm).partition("packages:")[2])
+        if lerna in self._paths.files:
+            found = _json(self._paths.text(lerna)).get("packages")
+            yield from (one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
+
+    def _find_aliases(self, folder: str) -> tuple[str | None, dict[str, list[str]]]:
+        for one in self._project(folder):
+            for name in ("tsconfig.json", "jsconfig.json", "tsconfig.app.json", "tsconfig.base.json"):
+                if join(one, name) in self._paths.files:
+                    base, patterns = self._config(join(one, name))
+                    if base is not None or patterns or name == "tsconfig.base.json":
+                        return base, patterns
+            if join(one, "tsconfig.json") in self._paths.files:
+                break
+        return None, {}
+
+    def _read_config(self, path: str, depth: int = 5) -> tuple[str | None, dict[str, list[str]]]:
+        """(baseUrl, paths) of a configuration, each where it or what it extends has one, from the repository's top."""
+        config = _json(self._paths.text(path))
+        options, folder = _table(config, "compilerOptions"), folder_of(path)
+        base: str | None = None
+        patterns: dict[str, list[str]] = {}
+        extended = config.get("extends")
+        for one in extended if isinstance(extended, list) else [extended]:
+            if isinstance(one, str) and one.startswith(".") and depth:
+                other = normal(join(folder, one))
+                if found := self._paths.first((other, f"{other}.json", f"{other}/tsconfig.json")):
+                    base, patterns = self._read_config(found, depth - 1)
+        if isinstance(given := options.get("baseUrl"), str):
+            base = normal(join(folder, given))
+        if isinstance(options.get("paths"), dict):
+            start = base if isinstance(options.get("baseUrl"), str) or base is not None else folder
+            patterns = {
+                pattern: [normal(join(start or "", one)) for one in targets if isinstance(one, str)]
+                for pattern, targets in options["paths"].items()
+                if isinstance(targets, list)
+            }
+        return base, patterns
+
+
+def _exported(value: Any, wanted: str, accepted: frozenset[str]) -> Iterator[str]:
+    """The paths that `exports` or `imports` give for a key, in their order."""
+    if isinstance(value, dict) and any(key.startswith((".", "#")) for key in value):
+        fitting = sorted((key for key in value if _fits(key, wanted)), key=lambda key: ("*" in key, -len(key)))
+        if fitting:
+            start, _, end = fitting[0].partition("*")
+            part = wanted[len(start) : len(wanted) - len(end)]
+            yield from (one.replace("*", part) for one in _conditional(value[fitting[0]], accepted))
+    elif wanted == ".":
+        yield from _conditional(value, accepted)
+
+
+def _conditional(value: Any, accepted: frozenset[str], depth: int = 10) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif depth and isinstance(value, dict | list):
+        inner = value if isinstance(value, list) else [value[one] for one in value if one in accepted]
+        for one in inner:
+            yield from _conditional(one, accepted, depth - 1)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    start, star, end = pattern.partition("*")
+    if not star:
+        return pattern == name
+    return name.startswith(start) and name.endswith(end) and len(name) >= len(start) + len(end)
+
+
+def _matches(folder: str, top: str, pattern: str) -> bool:
+    pattern = normal(join(top, pattern))
+    return fnmatchcase(folder, pattern) and ("**" in pattern or folder.count("/") == pattern.count("/"))
+
+
+def _json(text: str) -> dict[str, Any]:
+    """A JSON object with comments and trailing commas, {} where the text is none."""
+    try:
+        value = json.loads(_NO_JSON.sub(lambda match: match.group(1) or "", text))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _table(value: dict[str, Any], key: str) -> dict[str, Any]:
+    found = value.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+_UNTYPED = (".js", ".jsx", ".mjs", ".cjs", ".json", ".ts", ".tsx", ".mts", ".cts", ".d.ts", ".vue", ".svelte")
+_TYPED = (".ts", ".tsx", ".mts", ".cts", ".d.ts", ".d.mts", ".d.cts", *_UNTYPED)
+_COMPILED = {  # TypeScript imports its output's name
+    ".js": (".ts", ".tsx", ".d.ts"),
+    ".jsx": (".tsx", ".d.ts"),
+    ".mjs": (".mts", ".d.mts"),
+    ".cjs": (".cts", ".d.cts"),
+}
+_CONDITIONS = frozenset({"node", "module", "default"})
+
+
+class ScriptTargets:
+    """`of` a statement: a path's file, a package's entry, or what an alias stands for."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._paths = paths
+        self._packages = NodePackages(paths)
+        self._bare = cache(self._find_bare)
+
+    def of(self, file: TextFile, one: Import) -> Iterator[str]:
+        module = one.module.partition("?")[0]
+        typed = file.language == "TypeScript"
+        found: str | None = None
+        if module.startswith("."):
+            found = self._file(normal(join(folder_of(file.path), module)), typed)
+        elif module:
+            found = self._bare(folder_of(file.path), module, typed, "require" in one.names)
+        yield from (found,) if found else ()
+
+    def _find_bare(self, folder: str, module: str, typed: bool, required: bool) -> str | None:
+        accepted = _CONDITIONS | {"require" if required else "import"} | ({"types"} if typed else frozenset())
+        tries = list(self._packages.internal(folder, module, accepted)) if module.startswith("#") else []
+        tries += self._packages.aliases(folder, module)
+        scope = 2 if module.startswith("@") else 1
+        name, subpath = "/".join(module.split("/")[:scope]), "/".join(module.split("/")[scope:])
+        if (package := self._packages.named(folder, name)) is not None:
+            tries += self._packages.entries(package, subpath, accepted)
+        return next((found for one in tries if (found := self._file(one, typed))), None)
+
+    def _file(self, target: str, typed: bool) -> str | None:
+        """The file of a path as an import writes it: its own, with a suffix added or changed, or its folder's."""
+        stem, suffix = posixpath.splitext(target)
+        suffixes = _TYPED if typed else _UNTYPED
+        tries = [target, *(stem + other for other in _COMPILED.get(suffix, ()))] if target else []
+        tries += [target + one for one in suffixes] if target else []
+        return self._paths.first(tries) or (self._entry(target, suffixes) if target in self._paths.folders else None)
+
+    def _entry(self, folder: str, suffixes: Sequence[str]) -> str | None:
+        if join(folder, "package.json") in self._paths.files:
+            for one in self._packages.main(folder):
+                if found := self._paths.first((one, *(one + suffix for suffix in suffixes))):
+                    return found
+        return self._paths.first(join(folder, f"index{one}") for one in suffixes)

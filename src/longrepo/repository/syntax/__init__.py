@@ -1,1 +1,0 @@
-"""What a text's syntax tree says of it."""

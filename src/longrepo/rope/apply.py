@@ -1,0 +1,219 @@
+"""Settings + config -> positions; recorded positions.
+
+From a model's configuration and the `context` settings to the configuration that is computed, exported and planned.
+
+All take and give dictionaries: config.json with transformers' defaults (`AutoConfig.from_pretrained(…).to_dict()`).
+
+At which positions an adapter was trained: a file beside it, where they aren't the base's own.
+
+What a person is told of a model's positions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from longrepo.config.schema import ContextSettings
+from longrepo.errors import InputError
+from longrepo.rope.scaling import RECORD, Config, Rotary, is_rotary, rotary_of, rotated_size, scaled, widest_window
+
+Changes = dict[str, Any]
+OWN = ContextSettings()  # positions as they were published
+
+
+def changes(config: Config, context: ContextSettings) -> Changes:
+    """The keys that `context` changes, as a folder for transformers and mlx-lm says it: none where it says nothing.
+
+    With `dynamic`, `max_position_embeddings` stays the native length: both libraries scale from there on. Raises
+    InputError, naming the setting, for a model without rotary positions, a target below the native length, scaling
+    that the window would keep from being used, positions that are scaled already, or a factor that can't be.
+    """
+    if context == OWN:
+        return {}
+    rotary = rotary_of(config)
+    found = _windows(config, context)
+    if (target := context.target_length) is None:
+        return found
+    if target < rotary.native:
+        raise InputError(
+            f"context.target_length: {target:,} is below the {rotary.native:,} tokens that its positions were trained "
+            "to; give more, or leave it out"
+        )
+    reach, parameters = target, rotary.parameters
+    if context.method != "none":
+        _check_scaling(rotary, context, widest_window({**config, **found}))
+        parameters = scaled(rotary, context)
+        reach = rotary.native if context.method == "dynamic" else target
+    record = {
+        "method": context.method,
+        "target_length": target,
+        "native_length": rotary.native,
+        "native_rope_parameters": rotary.parameters,
+    }
+    return found | {"max_position_embeddings": reach, "rope_parameters": parameters, RECORD: record}
+
+
+def at_length(config: Config, length: int | None = None) -> Changes:
+    """The keys to change so that no frequency depends on a text's length any more: all are as for `length` tokens
+    (None: as many as the configuration reaches).
+
+    That is how engines compute `dynamic` and `longrope`: all chunks of a text, and all texts, at one scale.
+    """
+    if not is_rotary(config):
+        return {}
+    parameters, native = dict(config["rope_parameters"]), int(config["max_position_embeddings"])
+    length = length or reach_of(config)
+    if parameters.get("rope_type") == "dynamic":
+        factor = float(parameters.pop("factor"))
+        stretch = max(1.0, factor * length / native - (factor - 1))  # Peng et al. 2023, section 3.3, where factor is 1
+        size = rotated_size(config)
+        theta = parameters["rope_theta"] * stretch ** (size / (size - 2))
+        fixed = parameters | {"rope_type": "default", "rope_theta": theta}
+        return {"rope_parameters": fixed, "max_position_embeddings": max(length, native)}
+    if parameters.get("rope_type") == "longrope":
+        long = length > parameters["original_max_position_embeddings"]
+        factors = parameters["long_factor" if long else "short_factor"]
+        return {"rope_parameters": parameters | {"long_factor": factors, "short_factor": factors}}
+    return {}
+
+
+def positioned(config: Config, context: ContextSettings, length: int | None = None) -> Changes:
+    """What an engine and the planner change of a model's configuration: `changes`, at one length for all texts."""
+    found = changes(config, context)
+    return found | at_length({**config, **found}, length or context.target_length)
+
+
+def reach_of(config: Config) -> int:
+    """Tokens that a configuration's positions reach."""
+    record, parameters = config.get(RECORD), config.get("rope_parameters") or {}
+    if record:
+        return int(record["target_length"])
+    factor = parameters["factor"] if parameters.get("rope_type") == "dynamic" else 1
+    return int(config["max_position_embeddings"] * factor)
+
+
+def _windows(config: Config, context: ContextSettings) -> Changes:
+    """Raises InputError for a window that is narrower than the model's own, or where it has none."""
+    own: int | None = config.get("sliding_window")
+    if context.window == "keep" or (own is None and context.window == "full"):
+        return {}
+    if own is None:
+        raise InputError(f"context.window: {context.window:,}, but its layers have no window; use full or keep")
+    if context.window != "full":
+        if context.window < own:
+            raise InputError(
+                f"context.window: {context.window:,} is narrower than the {own:,} tokens that it was trained to see; "
+                "give more, or keep"
+            )
+        return {"sliding_window": context.window}
+    kinds = config.get("layer_types")
+    full: Changes = {"sliding_window": None}
+    full |= {"layer_types": ["full_attention"] * len(kinds)} if kinds else {}
+    return full | ({"use_sliding_window": False} if "use_sliding_window" in config else {})
+
+
+def _check_scaling(rotary: Rotary, context: ContextSettings, window: int | None) -> None:
+    target = context.target_length or 0
+    if rotary.kind != "default":
+        raise InputError(
+            f"context.method: its positions are scaled already (rope_type {rotary.kind}), and {context.method} on top "
+            "is no method that anybody described; use none, or the model that it was made from"
+        )
+    if target == rotary.native:
+        raise InputError(
+            f"context.target_length: its positions were trained to {target:,} tokens, and there is nothing to scale; "
+            "use context.method=none"
+        )
+    if window is not None and window < target:
+        raise InputError(
+            f"context.method: {context.method} to {target:,} tokens with an attention window of {window:,} reaches no "
+            f"further: no token sees another that is {window:,} or more away, so scaling would only squeeze the near "
+            f"ones together. Use context.window=full (or {target}), or context.method=none to go on with the window"
+        )
+
+
+POSITIONS = "positions.json"
+
+
+def record(folder: Path, context: ContextSettings) -> None:
+    """Write the setting into an existing adapter's folder; nothing for a base's own positions."""
+    if context != OWN:
+        text = json.dumps(context.model_dump(mode="json"), indent=2)
+        (folder / POSITIONS).write_text(text + "\n", encoding="utf-8")
+
+
+def recorded(folder: Path) -> ContextSettings:
+    """The setting an adapter was trained at. Raises InputError where its record can't be read."""
+    file = folder / POSITIONS
+    try:
+        return ContextSettings.model_validate_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return OWN
+    except (OSError, ValueError):
+        raise InputError(f"{file}: can't be read as a position setting; copy the adapter's folder again") from None
+
+
+def check_recorded(folder: Path, asked: ContextSettings) -> None:
+    """Raises InputError where an adapter was trained at other positions than those asked for.
+
+    With `dynamic` the length may be another: it is the text's.
+    """
+    trained = recorded(folder)
+    if _what_matters(trained) != _what_matters(asked):
+        raise InputError(
+            f"{folder}: this adapter was trained at other positions ({said(trained)}) than those asked for "
+            f"({said(asked)}): ask for the same ({options(trained)}), or train it on there: a further phase, or "
+            "--checkpoint with the new setting"
+        )
+
+
+def said(context: ContextSettings) -> str:
+    """In a few words."""
+    if context == OWN:
+        return "the base's own"
+    reach = f" to {context.target_length:,} tokens" if context.target_length else ""
+    window = "" if context.window == "keep" else f", window {context.window}"
+    return f"{context.method}{reach}{window}"
+
+
+def options(context: ContextSettings) -> str:
+    """As they are given to a command."""
+    own = OWN.model_dump()
+    given = {name: value for name, value in context.model_dump().items() if value != own[name]}
+    if "long_factors" in given:
+        given["long_factors"] = "[…]"
+    return " ".join(f"--set context.{name}={value}" for name, value in given.items()) or "no context settings"
+
+
+def _what_matters(context: ContextSettings) -> ContextSettings:
+    return context.model_copy(update={"target_length": None}) if context.method == "dynamic" else context
+
+
+def lines(config: Config, context: ContextSettings) -> Iterator[str]:
+    """Of a configuration that `context` is going to change; nothing of one whose positions stay as they are."""
+    if not is_rotary(config):
+        return
+    after = {**config, **changes(config, context)}
+    kind, window = (after["rope_parameters"] or {}).get("rope_type"), widest_window(after)
+    if context.target_length is not None:
+        native = rotary_of(config).native
+        yield f"positions: {native:,} to {reach_of(after):,} tokens, {_how(context, native, window)}"
+    if context.window != "keep":
+        yield f"attention window: {_window(config.get('sliding_window'))} to {_window(after.get('sliding_window'))}"
+    if kind in ("dynamic", "longrope"):
+        yield f"{kind}: every text at the frequencies of {reach_of(after):,} tokens, however short it is"
+
+
+def _how(context: ContextSettings, native: int, window: int | None) -> str:
+    if context.method != "none":
+        return f"context.method={context.method}"
+    if window is not None and window <= native:
+        return f"not scaled: no token sees another that is {window:,} or more away"
+    return "not scaled: what lies farther apart than it was trained to is extrapolated"
+
+
+def _window(tokens: int | None) -> str:
+    return "none" if tokens is None else f"{tokens:,} tokens"

@@ -1,0 +1,158 @@
+"""A model's folder with other positions: the files that say so, changed alike, and all the others as they were."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from longrepo.config.schema import ContextSettings
+from longrepo.errors import InputError
+from longrepo.rope.apply import Changes, changes
+from longrepo.rope.scaling import check_published
+
+CONFIG, GENERATION, TOKENIZER, CARD = "config.json", "generation_config.json", "tokenizer_config.json", "README.md"
+_LINKED = 1 << 20  # bytes from which a file is linked
+_NEW_TOKENS = 4096  # of an answer that nothing else bounds
+_MARKS = "<!-- longrepo: context -->", "<!-- longrepo: context ends -->"
+
+
+@dataclass(frozen=True)
+class Extended:
+    """`source`: the folder it is made from. `texts`: file name → what it is to hold. `changed`: keys of config.json."""
+
+    source: Path
+    texts: Mapping[str, str]
+    changed: Changes
+
+    @staticmethod
+    def of(source: Path, name: str, config: Mapping[str, Any], context: ContextSettings) -> Extended:
+        """`name`: what a card calls the model; `config`: its config.json with transformers' defaults.
+
+        Raises InputError where the folder's files can't be read or contradict each other, or `context` can't be.
+        """
+        published = _read(source / CONFIG)
+        check_published(published)
+        changed = _both_spellings(changes(config, context))
+        assert context.target_length is not None
+        texts = {CONFIG: _json(published | changed), GENERATION: _json(_generation(source, published, context))}
+        if (source / TOKENIZER).is_file():
+            texts[TOKENIZER] = _json(_read(source / TOKENIZER) | {"model_max_length": context.target_length})
+        texts[CARD] = _card(source / CARD, name, {**config, **changed}, context)
+        return Extended(source, texts, changed)
+
+    def difference(self) -> str:
+        """As `diff -u` shows it."""
+        parts: list[str] = []
+        for name, text in self.texts.items():
+            file = self.source / name
+            before = file.read_text(encoding="utf-8") if file.is_file() else ""
+            if name != CARD and before:
+                before = _json(json.loads(before))
+            lines = before.splitlines(True), text.splitlines(True)
+            parts += difflib.unified_diff(*lines, f"{name}, as it is", f"{name}, extended")
+        return "".join(parts)
+
+    def write(self, folder: Path, copy: bool = False) -> str:
+        """Fill an existing empty folder; return how the large files got there. They are never read whole."""
+        linked, copied = 0, 0
+        for file in self._others():
+            target = folder / file.relative_to(self.source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            size = file.stat().st_size
+            if size >= _LINKED and not copy and _link(file, target):
+                linked += size
+                continue
+            shutil.copyfile(file, target)
+            copied += size if size >= _LINKED else 0
+        for name, text in self.texts.items():
+            (folder / name).write_text(text, encoding="utf-8")
+        if linked:
+            return f"{linked / 1e9:.2f} GB of weights hard-linked: they are the same files as in {self.source}"
+        return f"{copied / 1e9:.2f} GB of weights copied" if copied else "no weights there to take along"
+
+    def _others(self) -> Iterator[Path]:
+        for file in sorted(self.source.rglob("*")):
+            parts = file.relative_to(self.source).parts
+            ours = len(parts) == 1 and parts[0] in self.texts
+            if file.is_file() and not ours and not any(part.startswith((".", "__")) for part in parts):
+                yield file
+
+
+def _both_spellings(changed: Changes) -> Changes:
+    """transformers 5 reads `rope_parameters`, older ones and mlx-lm `rope_theta` and `rope_scaling`."""
+    if not (parameters := changed.get("rope_parameters")):
+        return changed
+    scaling = {name: value for name, value in parameters.items() if name != "rope_theta"}
+    plain = parameters.get("rope_type", "default") == "default"
+    old = None if plain else scaling | {"type": parameters["rope_type"]}
+    return changed | {"rope_theta": parameters["rope_theta"], "rope_scaling": old}
+
+
+def _generation(source: Path, published: Mapping[str, Any], context: ContextSettings) -> dict[str, Any]:
+    if (source / GENERATION).is_file():
+        tree = _read(source / GENERATION)
+        tree.pop("_from_model_config", None)  # it is its own from here on
+    else:
+        names = ("bos_token_id", "eos_token_id", "pad_token_id")
+        tree = {name: published[name] for name in names if published.get(name) is not None}
+    target = context.target_length or 0
+    return {"max_new_tokens": min(_NEW_TOKENS, target // 2)} | tree | {"max_length": target}
+
+
+def _card(file: Path, name: str, config: Mapping[str, Any], context: ContextSettings) -> str:
+    text = file.read_text(encoding="utf-8") if file.is_file() else f"# {name}, extended\n"
+    start, end = (re.escape(mark) for mark in _MARKS)
+    text = re.sub(f"\n*{start}.*?{end}\n*", "\n", text, flags=re.DOTALL).rstrip("\n")
+    return f"{text}\n\n{_MARKS[0]}\n{_section(name, config, context)}\n{_MARKS[1]}\n"
+
+
+def _section(name: str, config: Mapping[str, Any], context: ContextSettings) -> str:
+    parameters = config["rope_parameters"]
+    shown = {key: value for key, value in parameters.items() if not isinstance(value, list)}
+    window = config.get("sliding_window")
+    rows = [
+        ("positions reach", f"{context.target_length:,} tokens"),
+        ("trained to", f"{config['longrepo_context']['native_length']:,} tokens"),
+        ("method", context.method),
+        ("rotary parameters", ", ".join(f"{key} {value}" for key, value in shown.items())),
+        ("attention window", f"{window:,} tokens" if window else "none: every token sees all before it"),
+    ]
+    made = f"Made from {name} by `longrepo extend`: only its configuration was changed."
+    table = "\n".join(["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)])
+    said = f"## Context\n\n{made}\n\n{table}"
+    notes = {
+        "none": "Positions are not scaled.",
+        "dynamic": "`max_position_embeddings` is the length it was trained to: scaling begins there.",
+    }
+    said += f"\n\n{notes[context.method]}" if context.method in notes else ""
+    return said + "\n\nIt was not trained at this length: tune it there before you rely on it."
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: can't be read as JSON ({error}); download the model again") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{file}: holds no settings; download the model again")
+    return tree
+
+
+def _json(tree: Mapping[str, Any]) -> str:
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def _link(file: Path, target: Path) -> bool:
+    """False on another disk, or one that has no links."""
+    try:
+        os.link(file.resolve(), target)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,219 @@
+"""Linear, NTK, YaRN, LongRoPE, Llama 3.
+
+What a model's configuration says of its rotary positions.
+
+Position scaling, a method each: rotary parameters as transformers and mlx-lm read them.
+
+With s = target / native length, d the rotated size of a head and b the base frequency:
+
+- `linear`: every frequency divided by s (position interpolation, Chen et al. 2023).
+- `base`: b · s^(d / (d - 2)), which divides the lowest frequency by s and leaves the highest (NTK-aware: Peng et al.
+  2023, definition 1; Xiong et al. 2023 raise the base too).
+- `dynamic`: the same with s = length / native length of the text at hand (Peng et al. 2023, section 3.3).
+- `yarn`: high frequencies left, low ones divided by s, a ramp between (Peng et al. 2023, sections 3.2, 3.4).
+- `llama3`: the same thought with Llama 3.1's bounds, in wavelengths.
+- `longrope`: a divisor of its own for each frequency (Ding et al. 2024).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from longrepo.config.schema import ContextSettings
+from longrepo.errors import InputError
+
+Config = Mapping[str, Any]
+RECORD = "longrepo_context"  # a key of config.json: what was changed of it, and what was there before
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """`parameters`: transformers' `rope_parameters` before any scaling of ours. `size`: features of a head that are
+    rotated. `native`: tokens that the positions were trained to."""
+
+    parameters: dict[str, Any]
+    size: int
+    native: int
+
+    @property
+    def kind(self) -> str:
+        return str(self.parameters.get("rope_type", "default"))
+
+    @property
+    def theta(self) -> float:
+        return float(self.parameters["rope_theta"])
+
+    def frequencies(self) -> list[float]:
+        """Radians a token, `[size / 2]`, from the highest (RoPE, Su et al. 2021, section 3.3.3)."""
+        return [self.theta ** (-2 * index / self.size) for index in range(self.size // 2)]
+
+
+def rotary_of(config: Config) -> Rotary:
+    """From config.json with transformers' defaults (`AutoConfig…to_dict()`).
+
+    Raises InputError for a model without rotary positions, or with another setting for each kind of layer.
+    """
+    record = config.get(RECORD) or {}
+    parameters = record.get("native_rope_parameters") or config.get("rope_parameters") or {}
+    if not parameters.get("rope_theta"):
+        kind = config.get("model_type")
+        if any(isinstance(one, Mapping) for one in parameters.values()):
+            raise InputError(f"its kinds of layers rotate each in their own way ({kind}): leave context out")
+        raise InputError(
+            f"it has no rotary positions (model type {kind}), so there is nothing to scale: leave context out, or take "
+            "a model that has them, such as StarCoder2, Llama or Qwen2"
+        )
+    native = int(record.get("native_length") or config["max_position_embeddings"])
+    return Rotary(dict(parameters), rotated_size(config), native)
+
+
+def rotated_size(config: Config) -> int:
+    """Features of a head that are rotated."""
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    return int(head * (config["rope_parameters"].get("partial_rotary_factor") or 1.0))
+
+
+def is_rotary(config: Config) -> bool:
+    parameters = config.get("rope_parameters")
+    return bool(parameters and parameters.get("rope_theta"))
+
+
+def widest_window(config: Config) -> int | None:
+    """Tokens that the layer which sees farthest sees; None where that is all."""
+    window: int | None = config.get("sliding_window")
+    kinds = config.get("layer_types")
+    if config.get("use_sliding_window") is False or (kinds and "full_attention" in kinds):
+        return None
+    return window
+
+
+def check_published(published: Config) -> None:
+    """Raises InputError where config.json as it was published says two things: transformers would follow one of them,
+    mlx-lm another."""
+    new, old = published.get("rope_parameters"), published.get("rope_scaling")
+    if not isinstance(new, Mapping) or any(isinstance(one, Mapping) for one in new.values()):
+        return
+    theta = published.get("rope_theta")
+    if theta is not None and new.get("rope_theta") not in (None, theta):
+        raise _two_things("rope_theta", theta, "rope_parameters", new["rope_theta"])
+    kind = str(new.get("rope_type", new.get("type", "default")))
+    if isinstance(old, Mapping):
+        was = str(old.get("rope_type", old.get("type", "default")))
+        if was != kind:
+            raise _two_things("rope_scaling", was, "rope_parameters", kind)
+        for name in sorted((old.keys() & new.keys()) - {"type", "rope_type"}):
+            if old[name] != new[name]:
+                raise _two_things(f"rope_scaling's {name}", old[name], "rope_parameters", new[name])
+    elif "rope_scaling" in published and kind != "default":
+        raise _two_things("rope_scaling", "null", "rope_parameters", kind)
+
+
+def _two_things(one: str, says: Any, other: str, has: Any) -> InputError:
+    return InputError(
+        f"config.json contradicts itself: {one} says {says}, {other} {has}; make them agree, or delete the wrong one"
+    )
+
+
+Parameters = dict[str, Any]
+FAST, SLOW = 32, 1  # turns within the native length: YaRN leaves what turns more often, and scales what turns less
+LOW, HIGH = 1.0, 4.0  # Llama 3.1's bounds of the same
+
+
+def scaled(rotary: Rotary, context: ContextSettings) -> Parameters:
+    """`rope_parameters` for a target beyond the native length. Raises InputError for what a method can't take."""
+    assert context.target_length is not None
+    reached = context.target_length / rotary.native
+    factor = reached if context.factor is None else context.factor
+    if context.method == "dynamic":
+        factor = context.factor or 1.0
+    elif factor < reached:
+        raise InputError(
+            f"context.factor: {factor:g} reaches {int(factor * rotary.native):,} tokens, context.target_length is "
+            f"{context.target_length:,}: {context.method} needs at least {reached:g}, or leave it out"
+        )
+    kept = {name: rotary.parameters[name] for name in ("partial_rotary_factor",) if name in rotary.parameters}
+    return kept | {"rope_theta": rotary.theta} | METHODS[context.method](rotary, float(factor), context)
+
+
+def _linear(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+    return {"rope_type": "linear", "factor": factor}
+
+
+def _base(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+    return {"rope_type": "default", "rope_theta": raised_base(rotary, factor)}
+
+
+def _dynamic(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+    return {"rope_type": "dynamic", "factor": factor}
+
+
+def _yarn(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+    return {
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": rotary.native,
+        "beta_fast": float(FAST),
+        "beta_slow": float(SLOW),
+    }
+
+
+def _llama3(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+    return {
+        "rope_type": "llama3",
+        "factor": factor,
+        "original_max_position_embeddings": rotary.native,
+        "low_freq_factor": LOW,
+        "high_freq_factor": HIGH,
+    }
+
+
+def _longrope(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+    count = rotary.size // 2
+    factors = yarn_factors(rotary, factor) if context.long_factors is None else list(context.long_factors)
+    if len(factors) != count:
+        raise InputError(
+            f"context.long_factors: {len(factors)} of them, and longrope takes one a frequency: {count} here"
+        )
+    return {
+        "rope_type": "longrope",
+        "factor": factor,
+        "original_max_position_embeddings": rotary.native,
+        "short_factor": [1.0] * count,
+        "long_factor": factors,
+    }
+
+
+METHODS: dict[str, Callable[[Rotary, float, ContextSettings], Parameters]] = {
+    "linear": _linear,
+    "base": _base,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "llama3": _llama3,
+    "longrope": _longrope,
+}
+
+
+def raised_base(rotary: Rotary, factor: float) -> float:
+    """The base frequency whose lowest frequency is `factor` times lower and whose highest is the same."""
+    return float(rotary.theta * factor ** (rotary.size / (rotary.size - 2)))
+
+
+def yarn_factors(rotary: Rotary, factor: float) -> list[float]:
+    """What YaRN divides each frequency by, `[size / 2]`, from the highest frequency: where LongRoPE's search begins."""
+    first, last = (_dimension(rotary, turns) for turns in (FAST, SLOW))
+    low, high = max(math.floor(first), 0), min(math.ceil(last), rotary.size - 1)
+    ramp = [min(max((index - low) / ((high - low) or 0.001), 0.0), 1.0) for index in range(rotary.size // 2)]
+    return [1.0 / (part / factor + 1 - part) for part in ramp]
+
+
+def base_factors(rotary: Rotary, factor: float) -> list[float]:
+    """What `base` divides each frequency by, `[size / 2]`."""
+    return [factor ** (2 * index / (rotary.size - 2)) for index in range(rotary.size // 2)]
+
+
+def _dimension(rotary: Rotary, turns: float) -> float:
+    """Which frequency, counted from the highest, makes so many turns within the native length."""
+    return rotary.size * math.log(rotary.native / (turns * 2 * math.pi)) / (2 * math.log(rotary.theta))

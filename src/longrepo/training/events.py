@@ -1,0 +1,288 @@
+"""Records a loop emits; metrics.jsonl; TensorBoard/Trackio.
+
+What the loop tells, as values; how it looks is `longrepo.reports`' business.
+
+Live curves while a run trains: TensorBoard's event files, or Trackio's local database (`training.report_to`).
+
+`metrics.jsonl` and live curves: a line a phase, update, step down and epoch; none doubled after a resume.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from longrepo.errors import InputError
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Mean nll (nats) over target tokens of the fixed validation set: all, and by the phase whose length it is."""
+
+    loss: float
+    by_length: dict[str, float]  # "≤1024", "≤2048", … -> nats
+    tokens: int  # target tokens
+
+
+@dataclass(frozen=True)
+class PhaseRecord:
+    """A phase begins: its epochs (global, from 1), lengths and learning rate, and the validation loss before it."""
+
+    phase: int
+    first_epoch: int
+    last_epoch: int
+    longer_than: int
+    max_length: int
+    learning_rate: float
+    lr_multiplier: float
+    sequences: int  # in its first epoch
+    replayed: int
+    updates: int  # in the whole phase
+    validation: Validation
+    context: dict[str, Any] = field(default_factory=dict)  # its positions: settings that aren't at their default
+
+
+@dataclass(frozen=True)
+class UpdateRecord:
+    phase: int
+    epoch: int
+    update: int  # from 1, over the whole run
+    position: int  # of updates in the epoch done
+    updates: int  # in the epoch
+    loss: float  # weighted mean nll of the window, nats
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    seconds: float
+    memory: dict[str, Any] = field(default_factory=dict)  # the guard's samples of it, folded
+
+
+@dataclass(frozen=True)
+class StepDownRecord:
+    """From here on a step needs less memory. `changes`: nothing ("store"), rounding ("chunks"), or the result:
+    LoRA modules are trained no further ("frozen"), long sequences are cut ("cut"). Planned peaks in bytes."""
+
+    phase: int
+    update: int  # the first it holds for
+    why: str
+    changes: Literal["store", "chunks", "frozen", "cut"]
+    before: str
+    after: str
+    planned_before: int
+    planned_after: int
+    text: str  # all of it in a sentence
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """How an epoch was computed at its end, and what that is planned to need and was seen to use, in bytes."""
+
+    method: str
+    planned: int | None
+    used: int
+    steps_down: list[str]
+    frozen: list[str]
+    cut_to: int | None  # tokens
+    skipped: int  # sequences left without a loss weight where they were cut
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    phase: int
+    epoch: int
+    update: int
+    longer_than: int
+    max_length: int
+    learning_rate: float  # of its last update
+    lr_multiplier: float
+    train_loss: float
+    validation: Validation
+    perplexity: float  # exp(validation loss)
+    gradient_norm_min: float
+    gradient_norm_mean: float
+    gradient_norm_max: float
+    sequences: int  # included, replayed ones with them
+    replayed: int
+    by_difficulty: dict[str, int]
+    left_out: dict[str, int]  # by reason
+    tokens: int
+    tokens_per_second: float
+    peak_memory: int  # bytes
+    best: bool
+    memory: MemoryUse
+
+
+class Reporter(Protocol):
+    """Told of everything a person may want to see while a run goes on."""
+
+    def note(self, text: str) -> None:
+        """A decision and its reason, or something to know."""
+        ...
+
+    def phase(self, record: PhaseRecord) -> None: ...
+
+    def update(self, record: UpdateRecord) -> None: ...
+
+    def validating(self, done: int, of: int) -> None: ...
+
+    def epoch(self, record: EpochRecord) -> None: ...
+
+    def saved(self, folder: Path, best: bool) -> None: ...
+
+
+PROJECT = "longrepo"
+
+
+class Board(Protocol):
+    """Takes values by name at a step, which is the number of updates done."""
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def check_board(report_to: str) -> None:
+    """Raise InputError where its library isn't installed."""
+    if report_to == "trackio" and find_spec("trackio") is None:
+        raise InputError(
+            "training.report_to: trackio isn't installed; pip install trackio, or set tensorboard or none there"
+        )
+
+
+def open_board(report_to: str, run: Path, update: int) -> Board | None:
+    """The board of a run that has done so many updates; None where none is asked for."""
+    check_board(report_to)
+    if report_to == "none":
+        return None
+    return Trackio(run, update) if report_to == "trackio" else TensorBoard(run / "tensorboard", update)
+
+
+def values_of(record: object) -> tuple[int, dict[str, float]] | None:
+    """The step of a record and what a board shows of it; None where it shows nothing."""
+    if isinstance(record, UpdateRecord):
+        return record.update, {
+            "train/loss": record.loss,
+            "train/learning_rate": record.learning_rate,
+            "train/gradient_norm": record.gradient_norm,
+            "train/tokens_per_second": record.tokens / max(record.seconds, 1e-9),
+            "train/phase": record.phase,
+        }
+    if isinstance(record, EpochRecord):
+        values = {"validation/loss": record.validation.loss, "validation/perplexity": record.perplexity}
+        values |= {f"validation/loss_{name}": loss for name, loss in record.validation.by_length.items()}
+        values |= {"epoch/train_loss": record.train_loss, "epoch/peak_memory_gib": record.peak_memory / 2**30}
+        return record.update, values
+    return None
+
+
+class TensorBoard:
+    """TensorBoard's own event writer (torch's would need torch). A new file says from which step on older files'
+    events no longer hold, so that a resumed run shows one curve."""
+
+    def __init__(self, folder: Path, update: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._event, self._summary = Event, Summary
+        self._writer = EventFileWriter(str(folder))
+        if update:
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(wall_time=time.time(), step=update + 1, session_log=start))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One event."""
+        summary = self._summary(
+            value=[self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        )
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+class Trackio:
+    """Trackio on this machine: nothing is sent anywhere. A resumed run begins a curve of its own in the run's group,
+    as steps can't be taken back."""
+
+    def __init__(self, run: Path, update: int) -> None:
+        import trackio
+
+        name = run.resolve().name
+        with redirect_stdout(sys.stderr):  # what it prints is no result of ours
+            self._run: Any = trackio.init(
+                project=PROJECT, name=f"{name} from update {update + 1}" if update else name, group=name,
+                embed=False, auto_log_gpu=False, auto_log_cpu=False,
+            )  # fmt: skip
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """One row."""
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        with redirect_stdout(sys.stderr):
+            self._run.finish()
+
+
+Record = PhaseRecord | UpdateRecord | EpochRecord | StepDownRecord
+
+
+class Metrics:
+    """Appends records. Opened at a checkpoint's count of records, it cuts off what was written after that."""
+
+    def __init__(self, folder: Path, records: int, update: int, report_to: str = "tensorboard") -> None:
+        self.file = folder / "metrics.jsonl"
+        self.records = _cut(self.file, records)
+        self._out = self.file.open("a", encoding="utf-8")
+        self._board = open_board(report_to, folder, update)
+
+    def write(self, record: Record) -> None:
+        name = type(record).__name__.removesuffix("Record")
+        kind = re.sub("(?<=.)(?=[A-Z])", "_", name).lower()  # StepDownRecord: step_down
+        self._line({"record": kind, **asdict(record)})
+        if self._board is not None and (shown := values_of(record)):
+            self._board.scalars(*shown)
+
+    def write_event(self, event: Mapping[str, Any]) -> None:
+        """What the memory's guard noticed."""
+        self._line({"record": "memory", **event})
+
+    def _line(self, content: Mapping[str, Any]) -> None:
+        self._out.write(json.dumps(content) + "\n")
+        self._out.flush()
+        self.records += 1
+
+    def sync(self) -> None:
+        """To the disk: done before each checkpoint, which counts on these records."""
+        self._out.flush()
+        os.fsync(self._out.fileno())
+
+    def close(self) -> None:
+        self._out.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _cut(file: Path, records: int) -> int:
+    """Keep the first `records` whole lines of a file; return how many there are."""
+    if not file.exists():
+        return 0
+    end, count = 0, 0
+    with file.open("rb") as lines:
+        for line in lines:
+            if count == records or not line.endswith(b"\n"):
+                break
+            end, count = end + len(line), count + 1
+    os.truncate(file, end)
+    return count
