@@ -12,18 +12,18 @@ import numpy as np
 from arms import OURS, Arm
 
 from longrepo.config.schema import Settings
-from longrepo.data.dataset import Row, SequenceFile, read_sequences, write_sequences
+from longrepo.data.dataset import SequenceFile, SequenceRow, read_sequences, write_sequences
 from longrepo.data.metadata import tokenizer_of
-from longrepo.data.packing import bands
-from longrepo.data.prepare import SEQUENCES, Origin, Tools, prepare, write_prepared
-from longrepo.data.repo_tree import Trees
-from longrepo.data.template import Draft, FilePiece, Sizes, write_file
-from longrepo.data.text import PROSE, TokenizedText
+from longrepo.data.packing import phase_bands
+from longrepo.data.prepare import SEQUENCES_FOLDER, PreparationTools, RepositorySpec, prepare, write_prepared
+from longrepo.data.repo_tree import RepoTrees
+from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, write_file
+from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.evaluation.blocks import Repo
+from longrepo.evaluation.blocks import EvalRepository
 from longrepo.repository.repository import Repository
 from longrepo.utils import hashing
-from longrepo.utils.cache import Cache, cache_folder
+from longrepo.utils.cache import SqliteCache, cache_folder
 
 LENGTH = 2048  # tokens of a plain chunk
 _LEAST = 64  # tokens: a shorter sequence of a single file isn't worth its marks
@@ -43,7 +43,7 @@ def clone(work: Path, name: str, commit: str, source: str | None) -> Path:
 
 def sequences_of(work: Path, repository: Path, commit: str, arm: Arm) -> SequenceFile:
     """The sequences of an arm, made now if they aren't there."""
-    place = work / "data" / repository.name / arm.name / SEQUENCES
+    place = work / "data" / repository.name / arm.name / SEQUENCES_FOLDER
     if place.exists():
         return read_sequences(place)
     if arm.made == "longrepo":
@@ -61,7 +61,7 @@ def sequences_of(work: Path, repository: Path, commit: str, arm: Arm) -> Sequenc
     elif arm.made == "shuffled":
         rows = _shuffled(with_held_out)
     elif arm.made == "code":
-        rows = [row for row in with_held_out if row.split != "train" or row.language not in PROSE]
+        rows = [row for row in with_held_out if row.split != "train" or row.language not in PROSE_LANGUAGES]
     else:
         rows = _in_ranges(with_held_out, settings)
     write_sequences(place, rows, replace(start.header, made_by=f"benchmarks/benefit: {arm.name}"))
@@ -78,20 +78,20 @@ def _prepared_alike(arm: Arm) -> Arm:
 def _prepared(place: Path, repository: Path, commit: str, arm: Arm) -> SequenceFile:
     settings = arm.prepared_with()
     tokenizer = load_tokenizer(settings.model.name, None, settings.data.structure_tokens)
-    cache = Cache(cache_folder())
+    cache = SqliteCache(cache_folder())
     try:
         with Repository.open(repository) as opened:
-            origin = Origin(opened, commit)
-            write_prepared(place.parent, prepare([origin], settings, Tools(tokenizer, cache), 3, LENGTH))
+            origin = RepositorySpec(opened, commit)
+            write_prepared(place.parent, prepare([origin], settings, PreparationTools(tokenizer, cache), 3, LENGTH))
     finally:
         cache.close()
     return read_sequences(place)
 
 
-def _row(file: SequenceFile, at: int) -> Row:
+def _row(file: SequenceFile, at: int) -> SequenceRow:
     rest = file.row(at)
     parts = rest["difficulty_parts"]
-    return Row(
+    return SequenceRow(
         **{
             **rest,
             "input_ids": file.tokens(at),
@@ -104,40 +104,40 @@ def _row(file: SequenceFile, at: int) -> Row:
 def _texts(file: SequenceFile, repository: Path, settings: Settings) -> dict[str, TokenizedText]:
     """The files where training ends, redacted as prepared, without those held out."""
     facts = file.header.repositories[0]
-    cache = Cache(cache_folder())
-    trees = Trees(Repository.open(repository), facts.head, tokenizer_of(file.header), settings, cache)
+    cache = SqliteCache(cache_folder())
+    trees = RepoTrees(Repository.open(repository), facts.head, tokenizer_of(file.header), settings, cache)
     try:
-        return Repo(facts, trees).texts
+        return EvalRepository(facts, trees).texts
     finally:
         trees.close()
         cache.close()
 
 
-def _plain(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer) -> list[Row]:
+def _plain(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer) -> list[SequenceRow]:
     """Code alone, each file cut every 2,048 tokens, an end token where a file ends."""
-    rows: list[Row] = []
+    rows: list[SequenceRow] = []
     for text in texts.values():
-        if text.language in PROSE:
+        if text.language in PROSE_LANGUAGES:
             continue
         ids = np.append(text.ids, tokenizer.end_id).astype(np.int32)
         for start in range(0, len(ids), LENGTH):
             piece = ids[start : start + LENGTH]
             if len(piece) > 1:
                 rows.append(_as_row(piece, np.ones(len(piece), np.float32), "window", text, "easy"))
-    return sorted(rows, key=lambda row: hashing.number("plain", row.files[0], row.input_ids[:64].tobytes()))
+    return sorted(rows, key=lambda row: hashing.seeded_int("plain", row.files[0], row.input_ids[:64].tobytes()))
 
 
-def _single(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, settings: Settings) -> Iterator[Row]:
+def _single(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, settings: Settings) -> Iterator[SequenceRow]:
     """Each file alone at each phase's length, cut as ours are, fill-in-the-middle on as many."""
-    data, sizes = settings.data, Sizes(tokenizer)
-    for band in bands(settings.long_context, 3, LENGTH)[0]:
+    data, sizes = settings.data, TemplateSizes(tokenizer)
+    for band in phase_bands(settings.long_context, 3, LENGTH)[0]:
         for path, text in texts.items():
             at, room = 0, band.cap - sizes.frame(text) - 4
             while at < len(text):
                 end = len(text) if len(text) - at <= room else text.cut_in(at, at + room, 3 * room // 4)[0]
-                draft = Draft(tokenizer)
+                draft = SequenceBuilder(tokenizer)
                 key = ("single", band.phase, path, at)
-                fim_key = str(hashing.number(*key)) if hashing.share(*key) < data.fim_share else None
+                fim_key = str(hashing.seeded_int(*key)) if hashing.seeded_uniform(*key) < data.fim_share else None
                 write_file(draft, FilePiece(text, at, end), data.context_weight, fim_key)
                 draft.end()
                 at = end
@@ -145,19 +145,21 @@ def _single(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, settings:
                     yield _as_row(*draft.arrays(), "hierarchical", text, "medium")
 
 
-def _as_row(ids: np.ndarray, weights: np.ndarray, kind: str, of: TokenizedText, difficulty: str) -> Row:
+def _as_row(ids: np.ndarray, weights: np.ndarray, kind: str, of: TokenizedText, difficulty: str) -> SequenceRow:
     weights[0] = 0
-    return Row(ids, weights, kind, difficulty, 0.5, {}, (of.path,), (), of.language, "train", "")
+    return SequenceRow(ids, weights, kind, difficulty, 0.5, {}, (of.path,), (), of.language, "train", "")
 
 
-def _shuffled(rows: Iterator[Row]) -> list[Row]:
+def _shuffled(rows: Iterator[SequenceRow]) -> list[SequenceRow]:
     """All equally difficult, in an order that is chance's."""
     alike = [replace(row, difficulty="easy", difficulty_score=0.0) for row in rows]
-    return sorted(alike, key=lambda row: (row.split != "train", hashing.number("shuffled", row.input_ids.tobytes())))
+    return sorted(
+        alike, key=lambda row: (row.split != "train", hashing.seeded_int("shuffled", row.input_ids.tobytes()))
+    )
 
 
-def _in_ranges(rows: Iterator[Row], settings: Settings) -> list[Row]:
-    chosen, _ = bands(settings.long_context, 3, LENGTH)
+def _in_ranges(rows: Iterator[SequenceRow], settings: Settings) -> list[SequenceRow]:
+    chosen, _ = phase_bands(settings.long_context, 3, LENGTH)
     return [
         row
         for row in rows

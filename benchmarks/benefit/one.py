@@ -26,13 +26,13 @@ from longrepo.config.schema import Settings
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.base import Batch, Engine
-from longrepo.engines.registry import choose, create
+from longrepo.engines.registry import choose_engine, create_engine
 from longrepo.engines.torch.engine import TorchEngine
-from longrepo.training.checkpoint import open_run
+from longrepo.training.checkpoint import open_run_folder
 from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
 from longrepo.training.loop import train
-from longrepo.training.plan import Plan, Start, settle
-from longrepo.utils.files import write_text
+from longrepo.training.plan import RunStart, TrainingPlan, make_plan
+from longrepo.utils.files import write_text_file
 
 Parts = dict[str, Any]
 
@@ -59,7 +59,7 @@ def run(work: Path, job: Job, commit: str, source: str | None) -> None:
     if arm.name != "base":
         folder = work / "runs" / job.key
         shutil.rmtree(folder, ignore_errors=True)
-        with open_run(folder, resuming=False) as run_folder:
+        with open_run_folder(folder, resuming=False) as run_folder:
             if train(engine, plan, run_folder, curve.told_by(engine)).exit_status:
                 raise SystemExit("stopped; run it again")
         shutil.rmtree(folder)
@@ -79,10 +79,10 @@ def run(work: Path, job: Job, commit: str, source: str | None) -> None:
         "validation": measure(engine, samples("validation", layout)) if job.chooses else [],
         "test": [] if job.tried else measure(engine, samples("test", layout)),
     }
-    write_text(work / "results" / f"{job.key}.json", json.dumps(result) + "\n")
+    write_text_file(work / "results" / f"{job.key}.json", json.dumps(result) + "\n")
 
 
-def fitted(file: SequenceFile, ours: SequenceFile, job: Job) -> Plan:
+def fitted(file: SequenceFile, ours: SequenceFile, job: Job) -> TrainingPlan:
     """The run's plan, its tokens and updates as near as whole sequences allow to TOKENS and to the updates of ours."""
     arm, steps = ARMS[job.arm], OURS.trained_with(1e-3, job.seed, TOKENS // STAGES, ACCUMULATION)
     accumulation = steps.training.gradient_accumulation_steps
@@ -93,26 +93,26 @@ def fitted(file: SequenceFile, ours: SequenceFile, job: Job) -> Plan:
     return _with_tokens(file, arm, job, accumulation)
 
 
-def _with_tokens(file: SequenceFile, arm: Arm, job: Job, accumulation: int) -> Plan:
-    rate, cap, tried = job.rate or 1e-3, TOKENS // STAGES, list[tuple[int, Plan]]()
+def _with_tokens(file: SequenceFile, arm: Arm, job: Job, accumulation: int) -> TrainingPlan:
+    rate, cap, tried = job.rate or 1e-3, TOKENS // STAGES, list[tuple[int, TrainingPlan]]()
     for _ in range(5):
         settings = arm.trained_with(rate, job.seed, cap, accumulation)
-        plan = settle(Start("new", settings), file, str(file.path), file.header.tokenizer.sha256)
+        plan = make_plan(RunStart("new", settings), file, str(file.path), file.header.tokenizer.sha256)
         tokens = sum(order.tokens for phase in _phases(plan) for order in phase.orders)
         tried.append((abs(tokens - TOKENS), plan))
         cap += (TOKENS - tokens) // STAGES
     return min(tried, key=lambda one: one[0])[1]
 
 
-def _phases(plan: Plan) -> list[Any]:
+def _phases(plan: TrainingPlan) -> list[Any]:
     return [plan.phase_plan(plan.schedule, phase.number) for phase in plan.schedule.phases if phase.epochs]
 
 
-def _updates(plan: Plan) -> int:
+def _updates(plan: TrainingPlan) -> int:
     return sum(sum(phase.updates) for phase in _phases(plan))
 
 
-def learnt(file: SequenceFile, plan: Plan) -> float:
+def learnt(file: SequenceFile, plan: TrainingPlan) -> float:
     """Loss weights of all tokens trained on, added up: tokens that are learnt from."""
     orders = (order for phase in _phases(plan) for order in phase.orders)
     return float(sum(file.weights(at).sum(dtype=np.float64) for order in orders for at in order.indices))
@@ -130,7 +130,7 @@ def begin_as_mean(engine: Engine) -> None:
 
 def _engine(settings: Settings) -> Engine:
     tokenizer = load_tokenizer(settings.model.name, None, settings.data.structure_tokens)
-    return create(choose("torch", "cpu"), settings, tokenizer, "cpu")
+    return create_engine(choose_engine("torch", "cpu"), settings, tokenizer, "cpu")
 
 
 def _chooses(sample: Sample) -> bool:

@@ -18,11 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from arms import LENGTHS
 
-from longrepo.evaluation.loss import CLASSES, CROSS_FILE
+from longrepo.evaluation.loss import CROSS_FILE_CLASSES, LINE_CLASSES
 from longrepo.evaluation.scoring import RESAMPLES, Interval
 
 Array = npt.NDArray[np.float64]
-ELSEWHERE = tuple(name for name in CLASSES if name not in CROSS_FILE)
+ELSEWHERE = tuple(name for name in LINE_CLASSES if name not in CROSS_FILE_CLASSES)
 
 
 class Lines(NamedTuple):
@@ -30,7 +30,7 @@ class Lines(NamedTuple):
 
     context: str
     length: int
-    classes: Sequence[str] = CLASSES
+    classes: Sequence[str] = LINE_CLASSES
     split: str = "test"
 
 

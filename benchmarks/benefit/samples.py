@@ -18,11 +18,18 @@ from arms import LENGTHS, OURS, Arm
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.metadata import tokenizer_of
 from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer, load_tokenizer
-from longrepo.evaluation.blocks import Held
-from longrepo.evaluation.loss import SHORT, Layout, LineClasses, Place, lay, lay_short
-from longrepo.evaluation.run import block_size, opened
-from longrepo.utils.files import write_text
-from longrepo.utils.progress import Unwatched
+from longrepo.evaluation.blocks import HeldOutBlock
+from longrepo.evaluation.loss import (
+    SHORT_CONTEXT_TOKENS,
+    LineClassifier,
+    PromptLayout,
+    TargetSpan,
+    lay_out_prompt,
+    lay_out_short_prompt,
+)
+from longrepo.evaluation.run import max_block_tokens, open_eval_data
+from longrepo.utils.files import write_text_file
+from longrepo.utils.progress import NoProgress
 
 BLOCKS = {"validation": 48, "test": 48}  # held-out blocks of lines at most, from as many commits as possible
 CHOSEN_AT = LENGTHS[0]  # tokens, of related context: where the layout is chosen
@@ -72,47 +79,47 @@ def make_samples(work: Path, repository: Path, ours: SequenceFile) -> None:
         return
     tokenizer = tokenizer_of(ours.header)
     said: dict[str, Any] = {}
-    with opened(ours, tokenizer, OURS.prepared_with(), [repository], [], Unwatched()) as (material, _):
+    with open_eval_data(ours, tokenizer, OURS.prepared_with(), [repository], [], NoProgress()) as (material, _):
         for split, blocks in BLOCKS.items():
             of_split = replace(material, held=[], notes=[])
-            of_split.choose(split, blocks, block_size(LENGTHS), SEED)
+            of_split.choose(split, blocks, max_block_tokens(LENGTHS), SEED)
             said[split] = {**of_split.facts(), "notes": of_split.notes}
             found: dict[str, list[dict[str, Any]]] = {layout: [] for layout in LAYOUTS}
             for held in of_split.held:
                 for layout in LAYOUTS:
                     found[layout] += [asdict(one) for one in _laid(held, layout, tokenizer, split)]
             for layout, samples in found.items():
-                write_text(place / f"{split}-{layout}.json", json.dumps(samples))
-    write_text(place / "done", json.dumps(said, indent=1))
+                write_text_file(place / f"{split}-{layout}.json", json.dumps(samples))
+    write_text_file(place / "done", json.dumps(said, indent=1))
 
 
-def _laid(held: Held, layout: str, tokenizer: RepoTokenizer, split: str) -> Iterator[Sample]:
-    of, classes = held.target.of, LineClasses(held)
+def _laid(held: HeldOutBlock, layout: str, tokenizer: RepoTokenizer, split: str) -> Iterator[Sample]:
+    of, classes = held.target.of, LineClassifier(held)
     rows = [(of.row_token(row), of.row_token(row + 1), classes.of(row)) for row in held.rows]
     marks = _Marks(layout, tokenizer, held).as_tokenizer()
-    for context, length, found in _layouts(Place.of_block(held), marks, split):
+    for context, length, found in _layouts(TargetSpan.of_block(held), marks, split):
         ids, start = _bare(found, tokenizer.end_id) if layout == "bare" else (found.ids, found.start)
         moved = start - held.target.start
         lines = [(first + moved, last + moved, name) for first, last, name in rows]
         yield Sample(held.key, held.group, context, length, ids.tolist(), lines)
 
 
-def _layouts(place: Place, tokenizer: RepoTokenizer, split: str) -> Iterator[tuple[str, int, Layout]]:
+def _layouts(place: TargetSpan, tokenizer: RepoTokenizer, split: str) -> Iterator[tuple[str, int, PromptLayout]]:
     """Test: all; validation: related context alone."""
     for length in LENGTHS:
         for context in ("none", "related") if split == "test" else ("related",):
-            found = lay(place, length, context, SEED, tokenizer)
+            found = lay_out_prompt(place, length, context, SEED, tokenizer)
             if found is not None:
                 yield context, length, found
     if split == "test":
-        yield "short", SHORT, lay_short(place, SHORT, tokenizer)
+        yield "short", SHORT_CONTEXT_TOKENS, lay_out_short_prompt(place, SHORT_CONTEXT_TOKENS, tokenizer)
 
 
 class _Marks:
     """What stands before a file's path and after its text: structure tokens, their names as text, the base's own file
     separator (`native`), or a comment. All that laying out asks of a tokenizer."""
 
-    def __init__(self, layout: str, tokenizer: RepoTokenizer, held: Held) -> None:
+    def __init__(self, layout: str, tokenizer: RepoTokenizer, held: HeldOutBlock) -> None:
         if layout == "marks":
             self._ids = {name: tokenizer.mark_ids(name).tolist() for name in (FILE_START, FILE_END)}
         elif layout == "text":
@@ -133,7 +140,7 @@ class _Marks:
         return cast(RepoTokenizer, self)
 
 
-def _bare(layout: Layout, end_id: int) -> tuple[np.ndarray, int]:
+def _bare(layout: PromptLayout, end_id: int) -> tuple[np.ndarray, int]:
     """The texts alone, an end token between files: as `plain` is trained. One stands at the front too, so that the
     same tokens have something before them as in every other layout."""
     pieces: list[np.ndarray] = []

@@ -9,13 +9,13 @@ from arms import ABLATIONS, ARMS, BASE, BEFORE, LENGTHS, OURS, PLAIN, RATES_ON, 
 from results import ELSEWHERE, Compared, Lines, Result, compared, read
 from samples import LAYOUTS
 
-from longrepo.evaluation.loss import CROSS_FILE, SHORT
+from longrepo.evaluation.loss import CROSS_FILE_CLASSES, SHORT_CONTEXT_TOKENS
 from longrepo.evaluation.scoring import Interval
 
 LONG = max(LENGTHS)
-HEADLINE = Lines("related", LONG, CROSS_FILE)
+HEADLINE = Lines("related", LONG, CROSS_FILE_CLASSES)
 OTHERS = Lines("related", LONG, ELSEWHERE)
-SHORTENED = Lines("short", SHORT)
+SHORTENED = Lines("short", SHORT_CONTEXT_TOKENS)
 
 
 def show(work: Path) -> None:
@@ -65,7 +65,7 @@ def _rates(results: Sequence[Result]) -> Iterator[str]:
 def _main(by_arm: dict[str, list[Result]]) -> Iterator[str]:
     yield from _table(
         "repository", "seeds", "commits", "cross-file tokens", "base", "plain", "ours", "cross-file", "other lines",
-        f"behind {SHORT} tokens",
+        f"behind {SHORT_CONTEXT_TOKENS} tokens",
     )  # fmt: skip
     names = list(dict.fromkeys(one.repository for one in by_arm[OURS.name]))
     for name in [*names, ""]:
@@ -86,7 +86,7 @@ def _contexts(by_arm: dict[str, list[Result]]) -> Iterator[str]:
         for length in LENGTHS:
             one, two, both = (
                 compared(by_arm[PLAIN.name], by_arm[OURS.name], Lines(context, length, *classes))
-                for classes in ((CROSS_FILE,), (ELSEWHERE,), ())
+                for classes in ((CROSS_FILE_CLASSES,), (ELSEWHERE,), ())
             )
             if one:
                 yield _row(context, length, f"{one.first:.3f}", f"{one.second:.3f}", *map(_percent, (one, two, both)))
@@ -106,7 +106,7 @@ def _gains(by_arm: dict[str, list[Result]]) -> Iterator[str]:
     yield from _table("arm", "runs", *(f"{what}, {length:,}" for what in ("cross-file", "all") for length in LENGTHS))
     for arm in (BASE, PLAIN, OURS):
         if results := by_arm[arm.name]:
-            kinds = [(length, *classes) for classes in ((CROSS_FILE,), ()) for length in LENGTHS]
+            kinds = [(length, *classes) for classes in ((CROSS_FILE_CLASSES,), ()) for length in LENGTHS]
             yield _row(arm.name, len(results), *(f"{_gain(results, *kind):+.1f} %" for kind in kinds))
 
 
@@ -119,7 +119,13 @@ def _gain(results: Sequence[Result], length: int, *classes: Sequence[str]) -> fl
 
 def _ablations(by_arm: dict[str, list[Result]]) -> Iterator[str]:
     yield from _table(
-        "left out", "repositories", "runs", "cross-file", "other lines", f"behind {SHORT} tokens", "what it is"
+        "left out",
+        "repositories",
+        "runs",
+        "cross-file",
+        "other lines",
+        f"behind {SHORT_CONTEXT_TOKENS} tokens",
+        "what it is",
     )
     for arm in (PLAIN, *ABLATIONS):
         found = [compared(by_arm[OURS.name], by_arm[arm.name], lines) for lines in (HEADLINE, OTHERS, SHORTENED)]
@@ -130,7 +136,7 @@ def _ablations(by_arm: dict[str, list[Result]]) -> Iterator[str]:
 def _tried(by_arm: dict[str, list[Result]], of: Arm, arms: Sequence[Arm]) -> Iterator[str]:
     yield from _table("arm", "repositories", "cross-file tokens", "cross-file", "all lines", "what it is")
     for arm in (PLAIN, *arms):
-        kinds = (Lines("related", LONG, CROSS_FILE, "validation"), Lines("related", LONG, split="validation"))
+        kinds = (Lines("related", LONG, CROSS_FILE_CLASSES, "validation"), Lines("related", LONG, split="validation"))
         first, second = ([one for one in by_arm[name] if one.validation] for name in (of.name, arm.name))
         found = [compared(first, second, lines) for lines in kinds]
         if found[0]:

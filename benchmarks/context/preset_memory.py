@@ -26,30 +26,34 @@ from rich.table import Table
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.tokenizer import load_tokenizer
-from longrepo.engines.base import Batch, Method
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
-from longrepo.engines.torch.full_finetune import write_new_model
-from longrepo.pretrain.presets import Preset, preset
-from longrepo.pretrain.requirements import all_weights, planner_of
+from longrepo.engines.torch.full_finetune import write_random_model
+from longrepo.pretrain.presets import Preset, find_preset
+from longrepo.pretrain.requirements import full_finetune_settings, make_planner
 
 PRESETS = ("150M_256", "150M_1024")
 
 
 def settings_of(folder: str) -> Settings:
-    return all_weights(load_settings(None, [f"model.name={folder}", "data.structure_tokens=false"]))
+    return full_finetune_settings(load_settings(None, [f"model.name={folder}", "data.structure_tokens=false"]))
 
 
 def planned(chosen: Preset) -> int:
     """Bytes, from the configuration alone."""
-    return planner_of(chosen, settings_of("embedded"), "cpu", "float32").planned(Method(), chosen.context).memory.peak
+    return (
+        make_planner(chosen, settings_of("embedded"), "cpu", "float32")
+        .planned(StepMethod(), chosen.context)
+        .memory.peak
+    )
 
 
 def measured(chosen: Preset) -> int:
     """Bytes of a real step."""
     with tempfile.TemporaryDirectory() as folder:
         chosen.write_config(Path(folder))
-        write_new_model(Path(folder), 0)
+        write_random_model(Path(folder), 0)
         tokenizer = load_tokenizer("embedded", structure_tokens=False)  # its ids are among the preset's
         engine = TorchEngine.create(settings_of(folder), tokenizer, "cpu")
     ids = np.random.default_rng(0).integers(0, chosen.config["vocab_size"], chosen.context)
@@ -70,11 +74,11 @@ def measured(chosen: Preset) -> int:
 def figures(names: list[str], work: Path) -> dict[str, dict[str, Any]]:
     """Of each preset, all planned before the first is made: a plan notes what the process holds without a model."""
     files = {name: work / f"{name}.json" for name in names}
-    plans = {name: planned(preset(name)) for name, file in files.items() if not file.exists()}
+    plans = {name: planned(find_preset(name)) for name, file in files.items() if not file.exists()}
     for name, plan in plans.items():
         print(name, file=sys.stderr, flush=True)
         began = time.process_time()
-        found = {"planned": plan, "measured": measured(preset(name)), "torch": torch.__version__}
+        found = {"planned": plan, "measured": measured(find_preset(name)), "torch": torch.__version__}
         files[name].write_text(json.dumps(found | {"cpu_seconds": time.process_time() - began}))
     return {name: json.loads(file.read_text()) for name, file in files.items()}
 

@@ -17,8 +17,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.repository.imports.graph import import_graph
-from longrepo.repository.imports.statements import imports
+from longrepo.repository.imports.graph import build_import_graph
+from longrepo.repository.imports.statements import read_imports
 from longrepo.repository.repository import Repository
 
 CHECKED = Path(__file__).with_suffix(".json")
@@ -74,9 +74,9 @@ def score(sample: dict[str, Any], folder: Path) -> Score:
     with Repository.open(folder) as repository:
         files = repository.snapshot(sample["commit"]).files
     start = time.perf_counter()
-    statements = {file.path: imports(file) for file in files}
+    statements = {file.path: read_imports(file) for file in files}
     read = time.perf_counter()
-    graph = import_graph(files, statements)
+    graph = build_import_graph(files, statements)
     result.resolving_s, result.reading_s = time.perf_counter() - read, read - start
     result.snapshot_files = len(files)
     for path, targets in sample["files"].items():

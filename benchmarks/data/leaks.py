@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.data.contamination import HELD_OUT, LEAKS, LeakCheck, check_leaks
-from longrepo.data.dataset import Row, SequenceFile, read_sequences, write_sequences
+from longrepo.data.contamination import HELD_OUT_SPLITS, LEAK_KINDS, LeakCheck, check_leaks
+from longrepo.data.dataset import SequenceFile, SequenceRow, read_sequences, write_sequences
 from longrepo.data.metadata import tokenizer_of
 from longrepo.data.tokenizer import RepoTokenizer
 
@@ -52,8 +52,8 @@ def compare(path: Path, model: str | None, seed: int) -> tuple[LeakCheck, LeakCh
     prepared = read_sequences(path)
     tokenizer = tokenizer_of(prepared.header, model)
     table = Table(title=f"{path}: {len(prepared):,} rows, {prepared.lengths().sum():,} tokens")
-    for name in ("split", "rows", "scored lines", *LEAKS, "rows with a leak", "s"):
-        table.add_column(name, justify="right", no_wrap=name in LEAKS)
+    for name in ("split", "rows", "scored lines", *LEAK_KINDS, "rows with a leak", "s"):
+        table.add_column(name, justify="right", no_wrap=name in LEAK_KINDS)
     clean = add_check(table, "prepared", prepared, tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         naive = write_naive(Path(folder) / "naive", prepared, seed)
@@ -67,7 +67,7 @@ def add_check(table: Table, name: str, file: SequenceFile, tokenizer: RepoTokeni
     started = time.perf_counter()
     check = check_leaks(file, tokenizer)
     seconds = time.perf_counter() - started
-    counts = [sum(check.held_out_rows.values()), check.scored_lines, *map(check.count, LEAKS), check.rows]
+    counts = [sum(check.held_out_rows.values()), check.scored_lines, *map(check.count, LEAK_KINDS), check.rows]
     table.add_row(name, *[f"{count:,}" for count in counts], f"{seconds:.1f}")
     return check
 
@@ -76,14 +76,14 @@ def write_naive(path: Path, file: SequenceFile, seed: int) -> SequenceFile:
     """The training rows alone, one in ten relabelled as test."""
     draw = random.Random(seed)
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[SequenceRow]:
         for index, split in enumerate(file.column("split")):
-            if split not in HELD_OUT:
+            if split not in HELD_OUT_SPLITS:
                 row = file.row(index)
                 row["difficulty_parts"] = json.loads(row["difficulty_parts"])
                 row["split"] = "test" if draw.random() < NAIVE_SHARE else "train"
                 row["input_ids"], row["loss_weights"] = file.tokens(index), file.weights(index)
-                yield Row(**row)
+                yield SequenceRow(**row)
 
     write_sequences(path, rows(), file.header)
     return read_sequences(path)

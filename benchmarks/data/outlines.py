@@ -22,7 +22,7 @@ from tree_sitter import Parser
 from tree_sitter_language_pack import SupportedLanguage, get_language
 
 from longrepo.repository.grammars import GRAMMARS
-from longrepo.repository.outline import Outline, outline
+from longrepo.repository.outline import Outline, build_outline
 from longrepo.repository.repository import Repository
 from longrepo.repository.syntax import MAX_CHARACTERS
 
@@ -61,13 +61,13 @@ def size(texts: list[str]) -> int:
 def measure(language: str, texts: list[str], repeats: int) -> dict[str, float]:
     grammar = get_language(cast(SupportedLanguage, GRAMMARS[language]))
     data = [text.encode("utf-8", "surrogatepass") for text in texts]
-    stored = [outline(text, language).to_json() for text in texts]
+    stored = [build_outline(text, language).to_json() for text in texts]
     return {
         "files": len(texts),
         "MB": size(texts) / MB,
         "stored MB": size(stored) / MB,
         "parse s": fastest(repeats, lambda: [Parser(grammar).parse(one) is None for one in data]),
-        "outline s": fastest(repeats, lambda: [outline(text, language) is None for text in texts]),
+        "outline s": fastest(repeats, lambda: [build_outline(text, language) is None for text in texts]),
         "reading back s": fastest(repeats, lambda: [Outline.from_json(one) is None for one in stored]),
     }
 

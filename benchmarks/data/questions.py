@@ -18,10 +18,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.data.questions.generate import ChangeFact, Question, Source, left_out, questions
-from longrepo.data.questions.verify import Checker
-from longrepo.repository.imports.graph import import_graph
-from longrepo.repository.outline import outline
+from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.generate import ChangeFact, Source, left_out, make_questions
+from longrepo.data.questions.verify import AnswerChecker
+from longrepo.repository.imports.graph import build_import_graph
+from longrepo.repository.outline import build_outline
 from longrepo.repository.repository import Repository
 from longrepo.utils import hashing
 
@@ -47,7 +48,7 @@ def main() -> int:
         began = time.perf_counter()
         refuted = check(folder, commit, made, asked[name], confirmed[name], swapped[name])
         notes.append(f"{name}: {note}; checked in {time.perf_counter() - began:.1f} s")
-        for one, why in sorted(refuted, key=lambda pair: hashing.number(given.seed, pair[0].text))[: given.show]:
+        for one, why in sorted(refuted, key=lambda pair: hashing.seeded_int(given.seed, pair[0].text))[: given.show]:
             print(f"refuted ({name}, {one.kind}): {one.text} {one.answer}: {why}", file=sys.stderr)
     table = Table(title="questions confirmed, of those asked")
     table.add_column("kind")
@@ -76,8 +77,8 @@ def make(repository: Repository, seed: int, limit: int | None) -> tuple[list[Que
     """Questions on a repository at HEAD, its commit, and what that took."""
     commit = repository.resolve()
     files = repository.snapshot(commit).files
-    sources = [Source(file.path, file.text, file.language, outline(file.text, file.language)) for file in files]
-    graph = import_graph(files)
+    sources = [Source(file.path, file.text, file.language, build_outline(file.text, file.language)) for file in files]
+    graph = build_import_graph(files)
     changes = [
         ChangeFact(one.id, change.path, one.message, one.files)
         for one in repository.log(commit)
@@ -85,7 +86,7 @@ def make(repository: Repository, seed: int, limit: int | None) -> tuple[list[Que
     ]
     outside = left_out(repository.path, commit, [file.path for file in files])
     began = time.perf_counter()
-    made, _ = questions(sources, graph, changes, seed, limit, outside)
+    made, _ = make_questions(sources, graph, changes, seed, limit, outside)
     definitions = sum(len(one.outline.definitions) for one in sources)
     calls = sum(len(one.outline.calls) for one in sources)
     seconds = time.perf_counter() - began
@@ -106,7 +107,7 @@ def check(
     by_kind: defaultdict[str, list[Question]] = defaultdict(list)
     for one in made:
         by_kind[one.kind].append(one)
-    with Checker(folder, commit) as checker:
+    with AnswerChecker(folder, commit) as checker:
         checker.look_up([one.text for one in made])
         for kind, ones in by_kind.items():
             for one, other in zip(ones, [*ones[1:], ones[0]], strict=True):

@@ -29,7 +29,7 @@ from redaction_planted import Planted, planted
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.redaction.redactor import Redacted, Redactor
+from longrepo.redaction.redactor import RedactedText, Redactor
 from longrepo.repository.repository import Repository
 from longrepo.repository.types import language_of
 
@@ -158,7 +158,7 @@ def on_real_code(repositories: dict[str, Path], review: Path | None) -> dict[str
     return figures
 
 
-def excerpt(text: str, result: Redacted, line: int) -> str:
+def excerpt(text: str, result: RedactedText, line: int) -> str:
     return f"{text.split(chr(10))[line - 1].strip()[:160]} => {result.text.split(chr(10))[line - 1].strip()[:160]}"
 
 

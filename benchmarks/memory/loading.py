@@ -53,13 +53,13 @@ def load(way: str, model: str, precision: str) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from longrepo.config.load import load_settings
-    from longrepo.engines.torch.device import place
+    from longrepo.engines.torch.device import select_torch_device
     from longrepo.engines.torch.load import load_base
 
     tokens = StructureTokens(json.loads((Path(model) / "config.json").read_text())["vocab_size"])
     AutoModelForCausalLM.from_pretrained  # noqa: B018  # imports what it needs
     settings = load_settings(None, [f"model.name={model}", f"training.precision={precision}"])
-    placement = place("cpu", precision)
+    placement = select_torch_device("cpu", precision)
     before = status("self", "RssAnon")
     began = time.perf_counter()
     notes: list[str] = []

@@ -24,8 +24,8 @@ from rich.table import Table
 from true_shape import shape_in
 
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Method
-from longrepo.memory.planner import Planner
+from longrepo.engines.base import StepMethod
+from longrepo.memory.planner import MemoryPlanner
 
 GIB = 2**30
 SCORED = 4096
@@ -59,9 +59,9 @@ class Case:
     full: bool
 
     @property
-    def method(self) -> Method:
+    def method(self) -> StepMethod:
         """How a step is computed."""
-        return Method("chunked", self.chunk, "disk")
+        return StepMethod("chunked", self.chunk, "disk")
 
     @property
     def name(self) -> str:
@@ -97,7 +97,7 @@ class Case:
         """Bytes of tensors at the highest moment, as `longrepo plan` says."""
         model = shape_in(self.work, layers)
         fixed = [f"model.name={model}", "training.precision=bfloat16", "lora.r=32"]
-        planner = Planner.of(load_settings(None, [*fixed, *self.overrides]), "cpu", "bfloat16", self.work)
+        planner = MemoryPlanner.of(load_settings(None, [*fixed, *self.overrides]), "cpu", "bfloat16", self.work)
         return planner.planned(self.method, self.length).peak - planner.overhead
 
 

@@ -20,19 +20,19 @@ import torch
 from true_shape import StructureTokens
 
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Batch, Method
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker
-from longrepo.utils.process import give_back_freed
+from longrepo.utils.process import return_freed_memory
 
 GIB = 2**30
 
 
-def method_of(words: str) -> Method:
+def method_of(words: str) -> StepMethod:
     if words == "plain":
-        return Method()
+        return StepMethod()
     store, chunk, *every = words.split(":")
-    return Method("chunked", int(chunk), store, *(int(k) for k in every))  # type: ignore[arg-type]
+    return StepMethod("chunked", int(chunk), store, *(int(k) for k in every))  # type: ignore[arg-type]
 
 
 def anonymous() -> int:
@@ -59,7 +59,7 @@ def main() -> None:
         given.report.write_text(json.dumps(report))
 
     if not given.timed:
-        give_back_freed()  # as `longrepo train` does where memory is short; where it isn't, it would only cost time
+        return_freed_memory()  # as `longrepo train` does where memory is short; where it isn't, it would only cost time
     settings = load_settings(
         None, [f"model.name={given.model}", "training.precision=bfloat16", "lora.r=32", *given.set]
     )

@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Batch, Method
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
-from longrepo.memory.planner import Planner
+from longrepo.memory.planner import MemoryPlanner
 
 ADDED = 20
 SMALL = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 8192}
@@ -71,7 +71,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
 class Case:
     model: str
     length: int
-    method: Method = field(default_factory=Method)
+    method: StepMethod = field(default_factory=StepMethod)
     r: int = 16
     precision: str = "float32"
     quantization: str = "nf4"
@@ -83,8 +83,8 @@ class Case:
         return f"{self.model}, {self.length}, {self.method}{plain}, r={self.r}, {self.precision}, {self.quantization}"
 
 
-def chunks(chunk: int, store: Any = "memory", every: int = 1) -> Method:
-    return Method("chunked", chunk, store, every)
+def chunks(chunk: int, store: Any = "memory", every: int = 1) -> StepMethod:
+    return StepMethod("chunked", chunk, store, every)
 
 
 CASES = (
@@ -145,9 +145,9 @@ def settings_of(case: Case, folder: Path) -> Any:
     )
 
 
-def planner_of(case: Case, folder: Path) -> Planner:
+def planner_of(case: Case, folder: Path) -> MemoryPlanner:
     """Of the configuration that lies in a folder."""
-    return Planner.of(settings_of(case, folder), "cpu", case.precision)
+    return MemoryPlanner.of(settings_of(case, folder), "cpu", case.precision)
 
 
 def planned(case: Case) -> int:

@@ -4,7 +4,7 @@
 
 Resumable. Each step has a process of its own: four micro-batches and two updates on random weights. `planned`: tensors
 and libraries, as `longrepo plan` counts a machine that was never calibrated. `kept`: the process's highest resident
-memory as glibc manages it, `given back`: with `longrepo.utils.process.give_back_freed`, both in parts of the plan;
+memory as glibc manages it, `given back`: with `longrepo.utils.process.return_freed_memory`, both in parts of the plan;
 CPU-seconds are the last micro-batch's.
 """
 
@@ -23,7 +23,7 @@ from plan_accuracy import Case, chunks, planner_of, ready, write_model
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.utils.process import give_back_freed, peak_resident
+from longrepo.utils.process import peak_resident, return_freed_memory
 
 CASES = (
     Case("starcoder2", 512),
@@ -41,7 +41,7 @@ def figures(case: Case, what: str, model: Path) -> dict[str, float]:
     if what == "plan":
         return {"peak": planner_of(case, model).planned(case.method, case.length).peak}
     if what == "given back":
-        assert give_back_freed(), "this C library can't be told to"
+        assert return_freed_memory(), "this C library can't be told to"
     engine, batch = ready(case, model)
     for key in range(4):
         began = time.process_time()

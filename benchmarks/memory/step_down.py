@@ -30,14 +30,14 @@ from capped import MemoryCgroup, memory_cgroup
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.memory.budget import find_budget
-from longrepo.memory.planner import Planner, plan_run
+from longrepo.memory.planner import MemoryPlanner, plan_run
 from longrepo.reports.training import TerminalReporter
-from longrepo.training.checkpoint import open_run
+from longrepo.training.checkpoint import open_run_folder
 from longrepo.training.events import UpdateRecord
 from longrepo.training.loop import train
-from longrepo.training.plan import Start, settle
-from longrepo.training.resume import find_run, resumed
-from longrepo.training.step_down import run_memory
+from longrepo.training.plan import RunStart, make_plan
+from longrepo.training.resume import find_run, resume_start
+from longrepo.training.step_down import make_run_memory
 
 GIB, MIB = 2**30, 2**20
 VOCABULARY, UPDATES, DISTURBED_AFTER = 512, 3, 1
@@ -109,8 +109,8 @@ class Bench:
         self.work.mkdir(parents=True, exist_ok=True)
         make_base(self.work / "base", self.layers)
         self.settings = settings_of(self.work, self.length)
-        planner = Planner.of(self.settings, "cpu", "float32", self.work)
-        self.first, *_, self.lowest = planner.rungs(self.length)
+        planner = MemoryPlanner.of(self.settings, "cpu", "float32", self.work)
+        self.first, *_, self.lowest = planner.estimates(self.length)
         self.enough = self.first.peak + ROOM
 
     def table(self) -> int:
@@ -210,21 +210,21 @@ def child(arguments: argparse.Namespace) -> None:
     work, name = arguments.work, arguments.child
     settings, source, path = settings_of(work, arguments.length), Source(arguments.length), work / name
     resuming = (path / "checkpoints").exists()
-    start = Start("new", settings)
+    start = RunStart("new", settings)
     if resuming:
-        start = resumed(find_run("auto", path), settings, source.content_sha256, None)
-    plan = settle(start, source, "random")
-    planner = Planner.of(plan.settings, "cpu", "float32", work)
+        start = resume_start(find_run("auto", path), settings, source.content_sha256, None)
+    plan = make_plan(start, source, "random")
+    planner = MemoryPlanner.of(plan.settings, "cpu", "float32", work)
     run_plan = plan_run(planner, [plan.schedule.phase(1)], find_budget("cpu", None))
     # A resumed run is disturbed no more.
-    rungs = run_plan.phases[1].rungs
+    rungs = run_plan.phases[1].estimates
     less = (rungs[0].peak + rungs[-1].peak) // 2
     reporter = TerminalReporter(verbose=True) if resuming else Disturbing(name, less)
     for line in run_plan.lines():
         reporter.note(line)
-    with open_run(path, resuming) as run:
+    with open_run_folder(path, resuming) as run:
         engine = TorchEngine.create(plan.settings, Tokenizer(), "cpu")  # type: ignore[arg-type]
-        train(engine, plan, run, reporter, memory=run_memory(planner, run_plan, engine.peak_memory))
+        train(engine, plan, run, reporter, memory=make_run_memory(planner, run_plan, engine.peak_memory))
 
 
 def make_base(folder: Path, layers: int) -> None:

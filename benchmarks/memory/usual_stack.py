@@ -54,7 +54,7 @@ class Bench:
         self._file = work / "usual_stack.json"
         self.results: dict[str, dict[str, Any]] = json.loads(self._file.read_text()) if self._file.exists() else {}
 
-    def quantised(self, layers: int) -> Path:
+    def quantized(self, layers: int) -> Path:
         folder = self.work / f"nf4-{layers}-layers"
         if not folder.exists():
             print(f"quantising {layers} layers …", file=sys.stderr)
@@ -75,7 +75,7 @@ class Bench:
         name = f"{kind} {layers} layers, {length} tokens, {attention}" + (f", {cap} GiB" if cap else "")
         if name in self.results and not failed(self.results[name]):
             return self.results[name]
-        folder, report = self.quantised(layers), self.work / "report.json"
+        folder, report = self.quantized(layers), self.work / "report.json"
         report.write_text("{}")
         print(f"{name} …", file=sys.stderr, flush=True)
         steps = 2 if kind == "speed" else 1

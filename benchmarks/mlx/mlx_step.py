@@ -29,8 +29,8 @@ from shapes import Tokens
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch, Method
-from longrepo.engines.mlx.device import place
+from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.mlx.device import select_mlx_device
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.load import load_base
 
@@ -67,7 +67,7 @@ def main() -> None:
         ],
     )
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    place("cpu", "float32")
+    select_mlx_device("cpu", "float32")
     model, _ = load_base(settings.model, Tokens(vocabulary), mx.float32)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     batches = [rng.integers(0, vocabulary, (1, length + 1)) for length in (128, tokens, 64)]
@@ -88,7 +88,7 @@ def same_start(named: list[tuple[str, mx.array]], put: Callable[[str, mx.array],
 
 
 def ours(model: Any, settings: Settings, batches: list[Any], meter: Meter, chunk: int) -> Gradients:
-    engine = MlxEngine(model, None, settings, place("cpu", "float32"))
+    engine = MlxEngine(model, None, settings, select_mlx_device("cpu", "float32"))
     slots = {slot.name: slot for slot in engine.slots}
 
     def put(name: str, array: mx.array) -> None:
@@ -97,7 +97,7 @@ def ours(model: Any, settings: Settings, batches: list[Any], meter: Meter, chunk
     same_start([(name, slot.value) for name, slot in slots.items()], put)
     engine._optimizer.moments = {n: (mx.zeros_like(s.value), mx.zeros_like(s.value)) for n, s in slots.items()}
     mx.eval([slot.value for slot in engine.slots], list(engine._optimizer.moments.values()))
-    engine.use(Method("chunked", chunk))
+    engine.use(StepMethod("chunked", chunk))
     for number, ids in enumerate(batches):
         batch = Batch.of([(ids[0], np.ones(ids.shape[1]))], 0)
         if number == MEASURED:

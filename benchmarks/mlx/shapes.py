@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from longrepo.engines.mlx.load import read_config
+from longrepo.engines.mlx.load import read_published_config
 from longrepo.engines.mlx.models import build
 
 COMMON = {
@@ -55,7 +55,7 @@ def make_model(folder: Path, of: dict[str, Any], dtype: mx.Dtype) -> Path:
     (beside / "config.json").write_text(json.dumps(COMMON | of, indent=2))
     mx.random.seed(0)
     weights = {}
-    for name, array in tree_flatten(build(read_config(str(beside), None)).parameters()):
+    for name, array in tree_flatten(build(read_published_config(str(beside), None)).parameters()):
         values = mx.random.normal(array.shape, dtype) * 0.02
         weights[name] = values + 1 if "norm" in name and name.endswith("weight") else values
         mx.eval(weights[name])

@@ -33,8 +33,8 @@ from shapes import Tokens, make_model, shape
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.tokenizer import STRUCTURE_TOKENS
-from longrepo.engines.base import Batch, Method
-from longrepo.engines.mlx.dry_run import DryRun
+from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.mlx.dry_run import MlxDryRun
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.model_shape import read_config
 
@@ -67,7 +67,7 @@ def settings_of(folder: Path) -> Settings:
 def planned(case: Case, folder: Path) -> int:
     """Bytes at the highest moment, from the configuration alone."""
     config = read_config(str(folder))
-    run = DryRun(config, settings_of(folder), Method("chunked", CHUNK), "cpu", mx.bfloat16, ADDED)
+    run = MlxDryRun(config, settings_of(folder), StepMethod("chunked", CHUNK), "cpu", mx.bfloat16, ADDED)
     found = run.at(case.layers, case.tokens, every_chunk=True, scored=SCORED)
     return max(size for name, size in found.items() if name.startswith("peak "))
 
@@ -77,7 +77,7 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
     tokens = Tokens(vocabulary + ADDED, {vocabulary + k: k for k in range(ADDED)})
     engine = MlxEngine.create(settings_of(folder), tokens, "cpu")  # type: ignore[arg-type]
-    engine.use(Method("chunked", CHUNK))
+    engine.use(StepMethod("chunked", CHUNK))
     ids = np.random.default_rng(0).integers(0, vocabulary, case.tokens)
     weights = np.zeros(case.tokens)
     weights[-SCORED:] = 1

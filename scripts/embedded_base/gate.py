@@ -102,7 +102,7 @@ def in_context(model: torch.nn.Module, held: Corpus, most: int) -> dict:
     """Loss of the same TARGET tokens after nothing, after another directory's files, after neighbours."""
     draw, targets = random.Random(0), []
     for number, row in enumerate(held.rows):
-        near = [n for n in held.neighbours(number) if n != number]
+        near = [n for n in held.neighbors(number) if n != number]
         if row["length"] >= TARGET and sum(min(600, held.rows[n]["length"]) for n in near) >= CONTEXT:
             targets.append((number, near))
     draw.shuffle(targets)

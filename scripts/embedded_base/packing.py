@@ -70,7 +70,7 @@ class Corpus:
         numbers, cumulated = self.languages[language]
         return numbers[min(bisect.bisect(cumulated, draw.random() * cumulated[-1]), len(numbers) - 1)]
 
-    def neighbours(self, number: int) -> list[int]:
+    def neighbors(self, number: int) -> list[int]:
         """The documents of the same directory and language, itself included, by path."""
         return self.folders[self.folder(self.rows[number])]
 
@@ -86,7 +86,7 @@ def pack(corpus: Corpus, draw: random.Random, length: int) -> list[int]:
     out: list[int] = []
     while len(out) < length:
         anchor = corpus.draw(draw)
-        near = corpus.neighbours(anchor)
+        near = corpus.neighbors(anchor)
         at = near.index(anchor)
         chosen = near[max(0, at - draw.randint(0, 3)) : at + 6]
         draw.shuffle(chosen)

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from packing import Corpus, sequence
 
-from longrepo.data.dataset import Row, write_sequences
+from longrepo.data.dataset import SequenceRow, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.tokenizer import load_tokenizer
 
@@ -47,7 +47,7 @@ SETTINGS = {
 }
 
 
-def packed(work: Path, updates: int, seed: int) -> Iterator[Row]:
+def packed(work: Path, updates: int, seed: int) -> Iterator[SequenceRow]:
     """The sequences of every phase, then the held-out ones."""
     corpus, held, begun = Corpus(work), Corpus(work, "held-out"), 0.0
     for length, share in SHARES.items():
@@ -63,11 +63,11 @@ def packed(work: Path, updates: int, seed: int) -> Iterator[Row]:
             yield row(ids, 0.0, "validation")
 
 
-def row(ids: list[int], score: float, split: str) -> Row:
+def row(ids: list[int], score: float, split: str) -> SequenceRow:
     """Every token but the first is a target; the score decides the order within a phase."""
     weights = np.ones(len(ids), np.float32)
     weights[0] = 0
-    return Row(np.array(ids, np.int32), weights, "window", "easy", score, {}, (), (), "Mixed", split, "packed")
+    return SequenceRow(np.array(ids, np.int32), weights, "window", "easy", score, {}, (), (), "Mixed", split, "packed")
 
 
 def main() -> int:

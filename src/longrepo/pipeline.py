@@ -20,19 +20,19 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
-from longrepo.config.load import Part, path_in
-from longrepo.config.schema import NUMBERED, GivenPhase, Settings, phase_list
+from longrepo.config.load import PathPart, parse_key
+from longrepo.config.schema import NUMBERED_PHASES, PhaseConfig, Settings, phase_list
 from longrepo.memory.budget import GIB, Budget
-from longrepo.memory.planner import Planned
-from longrepo.utils.files import write_text
+from longrepo.memory.planner import StepEstimate
+from longrepo.utils.files import write_text_file
 
-WORTH_A_PHASE = 8  # training sequences; fewer are learned by heart in an epoch or two
+MIN_PHASE_SEQUENCES = 8  # training sequences; fewer are learned by heart in an epoch or two
 UPDATES_PER_EPOCH = 8  # at least, or warm-up and decay have no room
 UPDATES_PER_PHASE = 100  # what the guide's epochs come to on a repository of some hundred sequences
 
 
 @dataclass(frozen=True)
-class Choice:
+class SettingChoice:
     """`key` is the dotted settings key, or a plain word where no key stands behind the choice."""
 
     key: str
@@ -40,13 +40,13 @@ class Choice:
     reason: str
 
 
-class Chooser:
+class SettingChooser:
     """Collects choices over a Settings tree; `settings` is the tree with all of them applied."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.choices: list[Choice] = []
-        self._given = set(_given(settings, ""))
+        self.choices: list[SettingChoice] = []
+        self._given = set(_set_keys(settings, ""))
 
     def given(self, key: str) -> bool:
         """Whether a person set it, in a file or on the command line."""
@@ -54,56 +54,56 @@ class Chooser:
 
     def choose(self, key: str, value: Any, reason: str) -> None:
         """Set a setting unless a person did; record it either way, so that the reason for not doing it is seen."""
-        path = path_in(key) or ()
+        path = parse_key(key) or ()
         if self.given(key):
-            self.choices.append(Choice(key, _at(self.settings, path), "as you set it"))
+            self.choices.append(SettingChoice(key, _value_at(self.settings, path), "as you set it"))
             return
-        self.settings = _changed(self.settings, path, value)
-        self.choices.append(Choice(key, value, reason))
+        self.settings = _with_value(self.settings, path, value)
+        self.choices.append(SettingChoice(key, value, reason))
 
 
-def _given(part: BaseModel, prefix: str) -> Iterator[str]:
+def _set_keys(part: BaseModel, prefix: str) -> Iterator[str]:
     """The dotted keys that were set, those in lists of sections among them."""
     for key in part.model_fields_set:
         value = getattr(part, key)
         yield prefix + key
         if isinstance(value, BaseModel):
-            yield from _given(value, f"{prefix}{key}.")
+            yield from _set_keys(value, f"{prefix}{key}.")
         elif isinstance(value, tuple):
             for index, one in enumerate(value):
                 if isinstance(one, BaseModel):
-                    yield from _given(one, f"{prefix}{key}[{index}].")
+                    yield from _set_keys(one, f"{prefix}{key}[{index}].")
 
 
-def _at(part: Any, path: Sequence[Part]) -> Any:
+def _value_at(part: Any, path: Sequence[PathPart]) -> Any:
     for name in path:
         part = part[name] if isinstance(name, int) else getattr(part, name)
     return part
 
 
-def _changed(part: Any, path: Sequence[Part], value: Any) -> Any:
+def _with_value(part: Any, path: Sequence[PathPart], value: Any) -> Any:
     """A copy of a section, or of a list of them, with one value changed."""
     if not path:
         return value
     first, *rest = path
     if isinstance(first, int):
-        return (*part[:first], _changed(part[first], rest, value), *part[first + 1 :])
-    return part.model_copy(update={first: _changed(getattr(part, first), rest, value)})
+        return (*part[:first], _with_value(part[first], rest, value), *part[first + 1 :])
+    return part.model_copy(update={first: _with_value(getattr(part, first), rest, value)})
 
 
-class Fits(Protocol):
-    """How far positions reach, and what a step takes there; `longrepo.memory.planner.Planner` with its budget."""
+class FitCheck(Protocol):
+    """How far positions reach, and what a step takes there; `longrepo.memory.planner.MemoryPlanner` with its budget."""
 
-    def reach(self, phase: GivenPhase) -> int:
+    def reach(self, phase: PhaseConfig) -> int:
         """Tokens. Raises InputError where the model can't be computed at the phase's positions."""
         ...
 
-    def first(self, phase: GivenPhase) -> Planned | None:
+    def first(self, phase: PhaseConfig) -> StepEstimate | None:
         """The cheapest method that fits the phase's longest sequence; None where none does."""
         ...
 
 
-def choose_lengths(chooser: Chooser, budget: Budget, fits: Fits) -> None:
+def choose_lengths(chooser: SettingChooser, budget: Budget, fits: FitCheck) -> None:
     """Which phases after the first the memory and the model's positions allow."""
     room = f"{budget.bytes / GIB:.1f} GiB ({budget.reason})"
     asked = chooser.given("model.max_position_embeddings")
@@ -114,28 +114,28 @@ def choose_lengths(chooser: Chooser, budget: Budget, fits: Fits) -> None:
         fit = None
         if asked and phase.max_length > length:
             why = f"you asked for {length:,} tokens"
-        elif phase.number >= NUMBERED and phase.max_length > (reach := fits.reach(phase)):
+        elif phase.number >= NUMBERED_PHASES and phase.max_length > (reach := fits.reach(phase)):
             why = f"the positions reach {reach:,}" if phase.context else f"the base was trained to {reach:,} positions"
         elif (fit := fits.first(phase)) is None:
             why = f"no way to compute a step fits {room}"
         else:
             why = f"a step needs {fit.peak / GIB:.1f} GiB of {room}: {fit.method}"
         if fit is None:
-            _leave_out(chooser, phase, why)
-        elif phase.number >= NUMBERED:
+            _disable_phase(chooser, phase, why)
+        elif phase.number >= NUMBERED_PHASES:
             chooser.choose(phase.setting("enabled"), phase.enabled or True, why)
 
 
-def _leave_out(chooser: Chooser, phase: GivenPhase, why: str) -> None:
+def _disable_phase(chooser: SettingChooser, phase: PhaseConfig, why: str) -> None:
     key, _, value = phase.off.partition("=")
     chooser.choose(key, False if value == "false" else 0, why)
 
 
-def choose_amounts(chooser: Chooser, training_sequences: Mapping[int, int]) -> None:
+def choose_amounts(chooser: SettingChooser, training_sequences: Mapping[int, int]) -> None:
     """Epochs and accumulation from how many training sequences each phase has (`{1: 296, 2: 154, …}`)."""
     enabled = [phase for phase in phase_list(chooser.settings.long_context) if phase.enabled is not False]
-    worth = [phase.number for phase in enabled if training_sequences.get(phase.number, 0) >= WORTH_A_PHASE]
-    fewest = min((training_sequences[number] for number in worth), default=WORTH_A_PHASE)
+    worth = [phase.number for phase in enabled if training_sequences.get(phase.number, 0) >= MIN_PHASE_SEQUENCES]
+    fewest = min((training_sequences[number] for number in worth), default=MIN_PHASE_SEQUENCES)
     rows = chooser.settings.training.batch_size_reference
     wanted = chooser.settings.training.gradient_accumulation_steps
     steps = max(1, min(wanted, fewest // (rows * UPDATES_PER_EPOCH)))
@@ -150,9 +150,9 @@ def choose_amounts(chooser: Chooser, training_sequences: Mapping[int, int]) -> N
         _choose_epochs(chooser, phase, training_sequences.get(phase.number, 0), rows * steps)
 
 
-def _choose_epochs(chooser: Chooser, phase: GivenPhase, sequences: int, window: int) -> None:
-    if sequences < WORTH_A_PHASE:
-        _leave_out(chooser, phase, f"{sequences} training sequences in phase {phase.number}: not worth a phase")
+def _choose_epochs(chooser: SettingChooser, phase: PhaseConfig, sequences: int, window: int) -> None:
+    if sequences < MIN_PHASE_SEQUENCES:
+        _disable_phase(chooser, phase, f"{sequences} training sequences in phase {phase.number}: not worth a phase")
         return
     updates, guide = -(-sequences // window), phase.epochs
     epochs = min(guide, max(2, -(-UPDATES_PER_PHASE // updates)))
@@ -160,16 +160,16 @@ def _choose_epochs(chooser: Chooser, phase: GivenPhase, sequences: int, window: 
     chooser.choose(phase.setting("epochs"), epochs, reason if epochs < guide else f"the guide's value; {reason}")
 
 
-def latest(choices: Iterable[Choice]) -> list[tuple[str, str, str]]:
+def latest_choices(choices: Iterable[SettingChoice]) -> list[tuple[str, str, str]]:
     """(key, value, reason) of the last word on each key, in the order the keys first came up."""
     last = {choice.key: choice for choice in choices}
     return [(choice.key, str(choice.value), choice.reason) for choice in last.values()]
 
 
-DONE = "stage.json"
+STAGE_FILE = "stage.json"
 
 
-class Stage:
+class PipelineStage:
     """`folder` is `<output>/<name>-<fingerprint>`; `inputs` is everything the result depends on (JSON values)."""
 
     def __init__(self, output: Path, name: str, inputs: dict[str, Any]) -> None:
@@ -182,11 +182,11 @@ class Stage:
     def done(self) -> bool:
         """Whether the stage ended well before, with these very inputs."""
         try:
-            return bool(json.loads((self.folder / DONE).read_text(encoding="utf-8"))["inputs"] == self._inputs)
+            return bool(json.loads((self.folder / STAGE_FILE).read_text(encoding="utf-8"))["inputs"] == self._inputs)
         except (OSError, ValueError, KeyError):
             return False
 
     def finish(self, **results: Any) -> None:
         """Mark the folder as whole."""
         content = {"stage": self.name, "inputs": self._inputs, **results}
-        write_text(self.folder / DONE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+        write_text_file(self.folder / STAGE_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")

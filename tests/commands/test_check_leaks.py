@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from longrepo.cli.app import main
-from longrepo.data.dataset import Row, write_sequences
+from longrepo.data.dataset import SequenceRow, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 
@@ -16,11 +16,11 @@ Check = Callable[..., tuple[int, str, str]]
 TRAINED = "def total(amounts):\n    return sum(amounts)\n\x1b[2Jprint('\u202e')\n"
 
 
-def row(tokenizer: RepoTokenizer, split: str, text: str, weight: float) -> Row:
+def row(tokenizer: RepoTokenizer, split: str, text: str, weight: float) -> SequenceRow:
     ids = np.array(tokenizer.encode(f"first = 1\n{text}"), np.int32)
     weights = np.full(len(ids), weight, np.float32)
     weights[: len(tokenizer.encode("first = 1\n"))] = 0
-    return Row(ids, weights, "hierarchical", "easy", 0.5, {}, ["shop/a.py"], [], "Python", split, "shop")
+    return SequenceRow(ids, weights, "hierarchical", "easy", 0.5, {}, ["shop/a.py"], [], "Python", split, "shop")
 
 
 @pytest.fixture

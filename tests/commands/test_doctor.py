@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 
 from longrepo.cli.plan import doctor
 from longrepo.memory import doctor_checks
-from longrepo.memory.doctor_checks import Finding
-from longrepo.reports.planning import print_findings, verdict
+from longrepo.memory.doctor_checks import DoctorFinding
+from longrepo.reports.planning import doctor_verdict, print_findings
 
 SHORT = ("--set", "long_context.phase1_max_length=128", "--set", "long_context.phase2_epochs=0")
 ANYWHERE = {"engine", "engines", "git", "chip", "device", "precision", "4-bit", "memory", "cgroup"}
@@ -79,31 +79,31 @@ def test_a_damaged_folder_names_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_four_bit_weights_that_do_not_work_are_a_problem() -> None:
-    found = doctor_checks.four_bit("meta", "float32", double=True)
+    found = doctor_checks.check_torch_4bit("meta", "float32", double=True)
     assert found.status == "problem" and found.what.startswith("4-bit weights don't work on meta (")
     assert "model.quantization=none" in found.remedy
 
 
 def test_a_full_disk_is_a_problem_only_for_what_must_be_there(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "yet"
-    assert doctor_checks.disk("results", folder, 2**20).status == "ok"
-    assert doctor_checks.disk("results", folder, 2**60).status == "problem"
-    assert doctor_checks.disk("results", folder, 2**60, must=False).status == "note"
+    assert doctor_checks.check_disk("results", folder, 2**20).status == "ok"
+    assert doctor_checks.check_disk("results", folder, 2**60).status == "problem"
+    assert doctor_checks.check_disk("results", folder, 2**60, must=False).status == "note"
     assert not folder.parent.exists()
 
 
 def test_it_reads_well_in_80_columns() -> None:
     text = io.StringIO()
     findings = [
-        Finding("ok", "chip", "a chip of [some] name " * 8),
-        Finding("problem", "main job", "doesn't fit " * 12, "do something about it " * 6),
+        DoctorFinding("ok", "chip", "a chip of [some] name " * 8),
+        DoctorFinding("problem", "main job", "doesn't fit " * 12, "do something about it " * 6),
     ]
     print_findings(findings, Console(file=text, width=80))
     lines = text.getvalue().splitlines()
     assert max(map(len, lines)) <= 80
     assert "[some]" in text.getvalue() and any(line.lstrip().startswith("→ do something") for line in lines)
     assert lines[-1] == "The main job would not run: main job."
-    assert verdict(findings[:1]) == "The main job would run."
+    assert doctor_verdict(findings[:1]) == "The main job would run."
 
 
 class Hub(BaseHTTPRequestHandler):

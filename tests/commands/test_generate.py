@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from use.tried import Tried, tried
 
 from longrepo.cli.app import app
-from longrepo.data.template import written
+from longrepo.data.template import completion_text
 from longrepo.errors import InputError
 
 NEW = 16
@@ -36,7 +36,7 @@ def test_at_a_place_it_writes_what_the_engine_does_behind_related_files(shop: Tr
         prompt = tuned.prompts(512, shop.repo).at("shop/invoice.py", before, shown, NEW)
         out = generate(shop.run, "--file", file, "--line", 14, "--length", 512, "--engine", engine, *fim)
         assert out.exit_code == 0, out.output
-        assert out.stdout == written(tuned.tokenizer, tuned.engine.generate(prompt.ids, NEW))
+        assert out.stdout == completion_text(tuned.tokenizer, tuned.engine.generate(prompt.ids, NEW))
         assert f"a prompt of {len(prompt.ids)} tokens with {len(prompt.files)} related files" in out.stderr
         assert "\n" not in out.stderr.strip() and prompt.files
 
@@ -45,10 +45,10 @@ def test_after_a_text_the_base_writes_otherwise(shop: Tried) -> None:
     text, tuned = "class Basket:\n    def __init__(self, owner):\n        self.", shop.tuned["torch"]
     ids = tuned.tokenizer.encode(text)
     told, piped = generate(shop.run, "--prompt", text), generate(shop.run, "--prompt", "-", stdin=text)
-    assert told.stdout == piped.stdout == written(tuned.tokenizer, tuned.engine.generate(ids, NEW))
+    assert told.stdout == piped.stdout == completion_text(tuned.tokenizer, tuned.engine.generate(ids, NEW))
     base = generate(shop.run, "--prompt", text, "--base")
     with tuned.engine.base_only():
-        assert base.stdout == written(tuned.tokenizer, tuned.engine.generate(ids, NEW))
+        assert base.stdout == completion_text(tuned.tokenizer, tuned.engine.generate(ids, NEW))
     assert base.stdout != told.stdout
 
 

@@ -12,7 +12,7 @@ import pytest
 from longrepo.cli.app import main
 from longrepo.config.schema import DataSettings
 from longrepo.data.builder import LongContextSequenceBuilder, Version
-from longrepo.data.dataset import Row, row_of, write_sequences
+from longrepo.data.dataset import SequenceRow, row_from_sequence, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.text import LongContextSequence
 from longrepo.data.tokenizer import load_tokenizer
@@ -22,7 +22,7 @@ CODE = "import os\n\n\ndef total(amounts):\n    return sum(amounts)\n"
 HELD_OUT = ("first = 1\n", "second = 2\n", "third = 3")  # the second line is scored
 
 
-def made_rows() -> list[Row]:
+def made_rows() -> list[SequenceRow]:
     """Files, a commit, a question, a fill-in-the-middle, and a held-out row."""
     tokenizer = load_tokenizer("embedded")
     plain = LongContextSequenceBuilder(tokenizer, data=DataSettings(fim_share=0))
@@ -34,14 +34,14 @@ def made_rows() -> list[Row]:
         plain.build_qa_sequence([("shop/a.py", CODE)], "Where is total?", "shop/a.py"),
         fim.build_hierarchical_sequence([("shop/a.py", CODE * 3)]),
     ]
-    rows = [row_of(one) for one in built if isinstance(one, LongContextSequence)]
+    rows = [row_from_sequence(one) for one in built if isinstance(one, LongContextSequence)]
     assert len(rows) == 4
     weights = [
         np.full(len(tokenizer.encode(one)), weight, np.float32) for one, weight in zip(HELD_OUT, (0, 1, 0), strict=True)
     ]
     ids = np.array([id for one in HELD_OUT for id in tokenizer.encode(one)], np.int32)
     about = ("hierarchical", "hard", 0.6, {"unseen": 0.6}, ["shop/c.py"], ["b" * 40], "Rust", "test", "shop")
-    return [*rows, Row(ids, np.concatenate(weights), *about)]
+    return [*rows, SequenceRow(ids, np.concatenate(weights), *about)]
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from typer.testing import CliRunner, Result
 
 from longrepo.cli.app import app
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Method
+from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import read_config
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import Estimator
-from longrepo.pretrain.presets import preset
-from longrepo.pretrain.requirements import all_weights, check_fits, planner_of
+from longrepo.pretrain.presets import find_preset
+from longrepo.pretrain.requirements import check_fits, full_finetune_settings, make_planner
 
 KNOWN = Path(__file__).parents[1] / "models" / "known"
 
@@ -43,8 +43,8 @@ def test_params_are_the_planners_figures(told: dict[str, Any]) -> None:
     assert told["inference"]["cache_token"] == 2 * 6 * heads_width * 2
     assert told["lora"]["r"] == 32
     steps = {step["trained"]: step for step in told["training"]}
-    settings = all_weights(load_settings())
-    alone = Estimator(read_config("embedded"), settings, "cuda", "bfloat16", 0).step(Method(), 200)
+    settings = full_finetune_settings(load_settings())
+    alone = Estimator(read_config("embedded"), settings, "cuda", "bfloat16", 0).step(StepMethod(), 200)
     assert steps["all weights"]["peak"] == alone.peak
     assert steps["all weights"]["parts"]["moments"] >= 8 * told["parameters"]
     assert steps["LoRA, 4-bit"]["peak"] < steps["all weights"]["peak"]
@@ -73,8 +73,8 @@ def test_list_and_show() -> None:
 
 def test_what_does_not_fit_names_the_nearest_preset_that_does() -> None:
     """150 million weights with gradient and moments take 2.25 GiB: a shorter context doesn't help below that."""
-    settings, chosen = all_weights(load_settings()), preset("150M_256")
-    planner = planner_of(chosen, settings, "cuda", "bfloat16")
+    settings, chosen = full_finetune_settings(load_settings()), find_preset("150M_256")
+    planner = make_planner(chosen, settings, "cuda", "bfloat16")
     with pytest.raises(InputError, match=r"take 2\.25 GiB, .* budget is 1\.00 GiB .*: --preset embedded_256 fits"):
         check_fits(planner, chosen, 256, Budget(GIB, "test", limit=True))
 

@@ -10,10 +10,10 @@ from typer.testing import CliRunner, Result
 
 from longrepo.cli.app import app
 from longrepo.config.schema import ContextSettings
-from longrepo.data.template import written
-from longrepo.engines.registry import choose
+from longrepo.data.template import completion_text
+from longrepo.engines.registry import choose_engine
 from longrepo.errors import InputError
-from longrepo.serve.model import Tuned
+from longrepo.serve.model import TunedModel
 
 NEW = 8
 LINEAR = ContextSettings(method="linear", target_length=1024, window="full")
@@ -40,14 +40,14 @@ def generate(*arguments: object) -> Result:
 
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
 def test_a_long_text_is_completed_at_the_smallest_tier_that_holds_it(run: Path, engine: str) -> None:
-    tuned = Tuned.load(run, None, choose(engine, "cpu"), "cpu", LINEAR)
+    tuned = TunedModel.load(run, None, choose_engine(engine, "cpu"), "cpu", LINEAR)
     assert [tier.length for tier in tuned.adaptive.tiers.every] == [256, 512, 1024]
     for text, at in ((TEXT, "the base's own"), (TEXT * 14, "linear to 512 tokens"), (TEXT * 30, "linear to 1,024")):
         ids = tuned.tokenizer.encode(text)
-        tuned.adaptive.hold(len(ids) + NEW)
+        tuned.adaptive.select_tier(len(ids) + NEW)
         out = generate(run, "--prompt", text, "--engine", engine, *ASKED)
         assert out.exit_code == 0, out.output
-        assert out.stdout == written(tuned.tokenizer, tuned.engine.generate(ids, NEW))
+        assert out.stdout == completion_text(tuned.tokenizer, tuned.engine.generate(ids, NEW))
         assert f"positions: {at}" in out.stderr
 
 

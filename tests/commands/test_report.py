@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from longrepo.cli.app import app
 from longrepo.errors import InputError
-from longrepo.reports.html.page import commands, headlines
-from longrepo.reports.run_record import read_run
+from longrepo.reports.html.page import make_headlines, use_commands
+from longrepo.reports.run_record import read_run_record
 
 
 def report(*arguments: object) -> Result:
@@ -40,9 +40,9 @@ def test_an_evaluation_beside_the_run_counts_only_where_it_is_of_that_run(tmp_pa
     beside.mkdir()
     (run / "evaluation.json").rename(beside / "evaluation.json")
     (beside / "stage.json").write_text('{"inputs": {"run": "another"}}')
-    assert read_run(run).evaluation is None
+    assert read_run_record(run).evaluation is None
     (beside / "stage.json").write_text('{"inputs": {"run": "run"}}')
-    assert read_run(run).evaluation is not None
+    assert read_run_record(run).evaluation is not None
 
 
 def test_several_runs_are_compared_and_what_hinders_that_is_said(tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_what_training_made_worse_is_no_one_s_best(tmp_path: Path) -> None:
     one, other = write_run(tmp_path / "one"), write_run(tmp_path / "other")
     metrics = one / "metrics.jsonl"
     metrics.write_text(metrics.read_text().replace('"loss": 2.3', '"loss": 1.0'))
-    found = read_run(one)
+    found = read_run_record(one)
     assert found.history.best == (UPDATES, found.history.epochs[0].validation)
-    headline = next(line for line in headlines(found) if line.label == "validation loss")
+    headline = next(line for line in make_headlines(found) if line.label == "validation loss")
     assert (headline.value, headline.good) == ("+110.0 %", False)
     page = tmp_path / "page.html"
     report(one, other, "--output", page)
@@ -83,7 +83,7 @@ def test_what_training_made_worse_is_no_one_s_best(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_the_commands_it_names_exist(tmp_path: Path, epochs: int) -> None:
-    lines = [one.line for one in commands(read_run(write_run(tmp_path, epochs)))]
+    lines = [one.line for one in use_commands(read_run_record(write_run(tmp_path, epochs)))]
     called = [line.split()[1:] for line in lines if line.startswith("longrepo ")]
     assert called
     for command, *rest in called:
@@ -114,4 +114,4 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
     lines = file.read_text().splitlines(keepends=True)
     file.write_text("".join([*lines[:2], '{"record": "update"}\n', *lines[3:]]))
     with pytest.raises(InputError, match=r"metrics\.jsonl, line 3: not a record of this version"):
-        read_run(run)
+        read_run_record(run)

@@ -85,7 +85,7 @@ def test_a_port_in_use_is_said_at_once(run: Path) -> None:
 
 
 def test_what_the_server_needs_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_NEEDS", ("fastapi", "no_such_package"))
+    monkeypatch.setattr(server, "_REQUIRED_PACKAGES", ("fastapi", "no_such_package"))
     error = CliRunner().invoke(app, ["serve", str(run), "--engine", "torch"]).exception
     assert isinstance(error, InputError)
     assert "transformers' server needs no_such_package; pip install 'longrepo[serve]'" in str(error)

@@ -15,11 +15,11 @@ import torch
 from longrepo import embedded
 from longrepo.config.load import load_settings
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.engines.base import Batch, Method
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError
-from longrepo.rope.apply import OWN, recorded
+from longrepo.rope.apply import NATIVE_CONTEXT, read_context
 
 NATIVE, TOKENS, CHUNK, TOLERANCE = 64, 130, 50, 1e-4  # the text is longer than the native length, or nothing is scaled
 METHODS = ("none", "linear", "base", "dynamic", "yarn", "longrope", "llama3")
@@ -82,7 +82,7 @@ def test_logits_and_chunked_losses_agree(
     assert np.abs(np.array(other.model(mx.array(ids))) - expected).max() <= TOLERANCE
     whole = one.score(scored(ids))
     for engine in (one, other):
-        engine.use(Method("chunked", CHUNK))
+        engine.use(StepMethod("chunked", CHUNK))
         assert np.abs(engine.score(scored(ids)) - whole).max() <= TOLERANCE
     assert (np.abs(unscaled - whole).max() > 100 * TOLERANCE) == (method != "none")
 
@@ -95,7 +95,7 @@ def test_a_chunked_step_has_the_gradients_of_a_plain_one(
     positions = f"context.method={method}", "context.target_length=512", "context.window=full"
     engine, _ = engines(folder, tokenizer, *positions)
     found = []
-    for chunking in (Method(), Method("chunked", CHUNK)):
+    for chunking in (StepMethod(), StepMethod("chunked", CHUNK)):
         engine.use(chunking)
         loss = engine.accumulate(scored(ids), float(TOKENS), 1)
         norm = torch.cat([p.grad.flatten() for p in engine.parameters.values() if p.grad is not None])
@@ -130,9 +130,9 @@ def test_positions_change_on_a_loaded_model(
         loaded.position(context)
         assert np.array_equal(loaded.score(scored(ids)), fresh.score(scored(ids)))
         loaded.save_adapter(tmp_path)
-        assert recorded(tmp_path) == context
+        assert read_context(tmp_path) == context
         with pytest.raises(InputError, match="reaches no further"):
             loaded.position(context.model_copy(update={"window": "keep"}))
         assert np.array_equal(loaded.score(scored(ids)), fresh.score(scored(ids)))
-        loaded.position(OWN)
+        loaded.position(NATIVE_CONTEXT)
         assert np.array_equal(loaded.score(scored(ids)), before)

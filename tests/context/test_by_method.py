@@ -24,7 +24,7 @@ import texts
 from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.base import Batch
 from longrepo.engines.model_shape import read_config
-from longrepo.rope.apply import changes
+from longrepo.rope.apply import config_changes
 
 LENGTHS = (160, 320)
 CUT: list[set[str]] = []  # the files that tuning's texts and the held-out ones are cut from
@@ -54,7 +54,7 @@ def test_every_row_can_be_computed_at_every_length(row: rows.Row) -> None:
     config = read_config("embedded").to_dict()
     for length in rows.LENGTHS:
         asked = row.context(length, None)
-        changed = changes(config, asked)
+        changed = config_changes(config, asked)
         assert asked.method in (row.method, "none")
         if row.window == "full" and not row.by_length:
             assert changed["sliding_window"] is None

@@ -10,8 +10,8 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig, Qwen2Config, Starc
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings
 from longrepo.errors import InputError
-from longrepo.rope.apply import changes, lines, positioned, reach_of
-from longrepo.rope.scaling import check_published
+from longrepo.rope.apply import config_changes, context_messages, context_reach, engine_config_changes
+from longrepo.rope.scaling import check_published_config
 
 STARCODER2 = Starcoder2Config(max_position_embeddings=16384, sliding_window=4096).to_dict()
 LLAMA = LlamaConfig(max_position_embeddings=4096, rope_parameters={"rope_type": "default", "rope_theta": 1e4}).to_dict()
@@ -24,31 +24,31 @@ def settings(*given: str) -> ContextSettings:
 
 def test_the_seed_s_case() -> None:
     """4K to 128K, linear: a factor of 32 and the same base."""
-    found = changes(LLAMA, settings("method=linear", "target_length=131072"))
+    found = config_changes(LLAMA, settings("method=linear", "target_length=131072"))
     assert found["max_position_embeddings"] == 131072
     assert found["rope_parameters"] == {"rope_type": "linear", "rope_theta": 1e4, "factor": 32.0}
 
 
 def test_without_settings_nothing_changes() -> None:
     for config in (LLAMA, STARCODER2, GPT2Config().to_dict()):
-        assert changes(config, settings()) == positioned(config, settings()) == {}
-        assert not list(lines(config, settings()))
+        assert config_changes(config, settings()) == engine_config_changes(config, settings()) == {}
+        assert not list(context_messages(config, settings()))
 
 
 def test_a_kept_window_reads_on_unscaled() -> None:
     """StarCoder2's distances never exceed 4,095: it reads any length, and no farther back."""
     context = settings("target_length=131072")
-    assert reach_of(STARCODER2 | changes(STARCODER2, context)) == 131072
-    assert "no token sees another that is 4,096 or more away" in "".join(lines(STARCODER2, context))
+    assert context_reach(STARCODER2 | config_changes(STARCODER2, context)) == 131072
+    assert "no token sees another that is 4,096 or more away" in "".join(context_messages(STARCODER2, context))
     wide = settings("target_length=131072", "window=full")
-    assert changes(STARCODER2, wide)["sliding_window"] is None
-    assert "extrapolated" in "".join(lines(STARCODER2, wide))
+    assert config_changes(STARCODER2, wide)["sliding_window"] is None
+    assert "extrapolated" in "".join(context_messages(STARCODER2, wide))
 
 
 @pytest.mark.parametrize("window", ["full", "131072"])
 def test_a_wider_window_can_be_scaled(window: str) -> None:
     context = settings("method=yarn", "target_length=131072", f"window={window}")
-    found = changes(STARCODER2, context)
+    found = config_changes(STARCODER2, context)
     assert found["sliding_window"] == (None if window == "full" else 131072)
     assert found["rope_parameters"]["factor"] == 8.0
 
@@ -56,23 +56,23 @@ def test_a_wider_window_can_be_scaled(window: str) -> None:
 def test_a_model_with_full_layers_among_its_windowed_ones_can_be_scaled_as_it_is() -> None:
     mixed = Qwen2Config(**QWEN2, max_window_layers=2).to_dict()
     context = settings("method=linear", "target_length=131072")
-    assert changes(mixed, context)["rope_parameters"]["factor"] == 4.0
-    opened = changes(mixed, settings("window=full"))
+    assert config_changes(mixed, context)["rope_parameters"]["factor"] == 4.0
+    opened = config_changes(mixed, settings("window=full"))
     assert opened == {
         "sliding_window": None,
         "use_sliding_window": False,
         "layer_types": ["full_attention"] * 4,
     }
     with pytest.raises(InputError, match="attention window of 512"):
-        changes(Qwen2Config(**QWEN2, max_window_layers=0).to_dict(), context)
+        config_changes(Qwen2Config(**QWEN2, max_window_layers=0).to_dict(), context)
 
 
 def test_what_was_extended_is_extended_anew_from_the_native_length() -> None:
-    once = LLAMA | changes(LLAMA, settings("method=yarn", "target_length=16384"))
-    twice = changes(once, settings("method=linear", "target_length=131072"))
-    assert twice == changes(LLAMA, settings("method=linear", "target_length=131072"))
+    once = LLAMA | config_changes(LLAMA, settings("method=yarn", "target_length=16384"))
+    twice = config_changes(once, settings("method=linear", "target_length=131072"))
+    assert twice == config_changes(LLAMA, settings("method=linear", "target_length=131072"))
     again = AutoConfig.for_model(**once).to_dict()
-    assert changes(again, settings("method=linear", "target_length=131072")) == twice
+    assert config_changes(again, settings("method=linear", "target_length=131072")) == twice
 
 
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
 def test_what_cannot_be_is_refused_with_a_way_out(case: str) -> None:
     config, given, expected = REFUSED[case]
     with pytest.raises(InputError, match=expected) as caught:
-        changes(config, settings(*given))
+        config_changes(config, settings(*given))
     assert "\n" not in str(caught.value)
 
 
@@ -152,6 +152,8 @@ NEW = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 )
 def test_a_folder_that_says_two_things_is_refused(published: dict[str, Any], expected: str) -> None:
     with pytest.raises(InputError, match=expected):
-        check_published(published)
-    check_published({"rope_parameters": NEW, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}})
-    check_published({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}})
+        check_published_config(published)
+    check_published_config(
+        {"rope_parameters": NEW, "rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}}
+    )
+    check_published_config({"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 2.0}})

@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longrepo.config.schema import ContextSettings
 from longrepo.engines.mlx.models import rope
-from longrepo.rope.apply import at_length, changes, positioned
+from longrepo.rope.apply import config_changes, engine_config_changes, fixed_length_changes
 
 Array = npt.NDArray[np.float64]
 NATIVE, TARGET, THETA, SIZE = 2048, 16384, 1e5, 32
@@ -99,7 +99,7 @@ def by_mlx(tree: dict[str, Any]) -> tuple[Array, float]:
 @pytest.mark.parametrize("method", METHODS)
 def test_frequencies_are_those_of_the_formula_in_both_libraries(method: str) -> None:
     expected, scale = METHODS[method][0](), METHODS[method][1]
-    tree = config() | positioned(config(), settings(method))
+    tree = config() | engine_config_changes(config(), settings(method))
     for found, attention in (by_transformers(tree, 8), by_mlx(tree)):
         np.testing.assert_allclose(found, expected, rtol=3e-6)
         assert attention == pytest.approx(scale, rel=1e-6)
@@ -108,9 +108,9 @@ def test_frequencies_are_those_of_the_formula_in_both_libraries(method: str) -> 
 @pytest.mark.parametrize("method", ["dynamic", "longrope"])
 def test_at_one_length_the_frequencies_are_those_transformers_takes_for_it(method: str) -> None:
     """What a folder says depends on the text; what engines compute doesn't, and is the same at that length."""
-    folder = config() | changes(config(), settings(method))
+    folder = config() | config_changes(config(), settings(method))
     for length in (NATIVE // 2, NATIVE + 1000, TARGET):
-        fixed = folder | at_length(folder, length)
+        fixed = folder | fixed_length_changes(folder, length)
         expected = by_transformers(folder, length)[0]
         for text in (8, length):
             np.testing.assert_allclose(by_transformers(fixed, text)[0], expected, rtol=1e-6)
@@ -119,7 +119,7 @@ def test_at_one_length_the_frequencies_are_those_transformers_takes_for_it(metho
 
 def test_yarn_leaves_what_turns_32_times_and_scales_what_turns_less_than_once() -> None:
     """The paper bounds turns; between the bounds it ramps over turns, the authors' code over dimensions."""
-    found = by_transformers(config() | positioned(config(), settings("yarn")), 8)[0]
+    found = by_transformers(config() | engine_config_changes(config(), settings("yarn")), 8)[0]
     np.testing.assert_allclose(found[TURNS > 32], PLAIN[TURNS > 32], rtol=1e-6)
     np.testing.assert_allclose(found[TURNS < 1], PLAIN[TURNS < 1] / SCALE, rtol=1e-6)
     assert np.all((found <= PLAIN * (1 + 1e-6)) & (found >= PLAIN / SCALE * (1 - 1e-6)))
@@ -127,13 +127,13 @@ def test_yarn_leaves_what_turns_32_times_and_scales_what_turns_less_than_once() 
 
 def test_without_found_factors_longrope_divides_as_yarn_does() -> None:
     context = ContextSettings(method="longrope", target_length=TARGET)
-    found = by_transformers(config() | positioned(config(), context), 8)[0]
+    found = by_transformers(config() | engine_config_changes(config(), context), 8)[0]
     np.testing.assert_allclose(found, yarn(), rtol=1e-6)
 
 
 def test_dynamic_s_factor_is_how_much_faster_than_the_length_its_base_grows() -> None:
     """transformers' formula: b (f l / L - (f - 1))^(d / (d - 2))."""
-    tree = config() | positioned(config(), settings("dynamic", factor=2.0))
+    tree = config() | engine_config_changes(config(), settings("dynamic", factor=2.0))
     stretched = THETA * (2 * SCALE - 1) ** (SIZE / (SIZE - 2))
     assert tree["rope_parameters"]["rope_theta"] == pytest.approx(stretched)
 
@@ -142,7 +142,7 @@ def test_a_part_of_a_head_is_scaled_as_a_head_of_that_size() -> None:
     whole = config()
     whole["rope_parameters"] |= {"partial_rotary_factor": 0.5}
     for method, parameters in (("base", 16), ("longrope", 8)):
-        found = changes(whole, ContextSettings(method=method, target_length=TARGET))["rope_parameters"]  # type: ignore[arg-type]
+        found = config_changes(whole, ContextSettings(method=method, target_length=TARGET))["rope_parameters"]  # type: ignore[arg-type]
         assert found["partial_rotary_factor"] == 0.5
         if method == "base":
             assert found["rope_theta"] == pytest.approx(THETA * SCALE ** (parameters / (parameters - 2)))
@@ -152,5 +152,5 @@ def test_a_part_of_a_head_is_scaled_as_a_head_of_that_size() -> None:
 
 def test_starcoder2_s_heads_are_counted() -> None:
     tree = Starcoder2Config(max_position_embeddings=NATIVE).to_dict()
-    found = changes(tree, ContextSettings(method="longrope", target_length=TARGET))
+    found = config_changes(tree, ContextSettings(method="longrope", target_length=TARGET))
     assert len(found["rope_parameters"]["long_factor"]) == 3072 // 24 // 2

@@ -8,21 +8,21 @@ import pytest
 
 from longrepo.config.schema import ContextSettings
 from longrepo.errors import InputError
-from longrepo.rope.apply import POSITIONS, check_recorded, record, recorded
+from longrepo.rope.apply import CONTEXT_FILE, check_trained_context, read_context, write_context
 
 YARN = ContextSettings(method="yarn", target_length=8192, window="full")
 DYNAMIC = ContextSettings(method="dynamic", target_length=8192, window="full")
 
 
 def test_what_is_recorded_is_read_back(tmp_path: Path) -> None:
-    assert recorded(tmp_path) == ContextSettings()
-    record(tmp_path, YARN)
-    assert recorded(tmp_path) == YARN
-    check_recorded(tmp_path, YARN)
+    assert read_context(tmp_path) == ContextSettings()
+    write_context(tmp_path, YARN)
+    assert read_context(tmp_path) == YARN
+    check_trained_context(tmp_path, YARN)
 
 
 def test_nothing_is_written_for_a_base_s_own_positions(tmp_path: Path) -> None:
-    record(tmp_path, ContextSettings())
+    write_context(tmp_path, ContextSettings())
     assert not list(tmp_path.iterdir())
 
 
@@ -36,23 +36,23 @@ def test_nothing_is_written_for_a_base_s_own_positions(tmp_path: Path) -> None:
     ],
 )
 def test_other_positions_are_refused_with_the_way_out(tmp_path: Path, asked: ContextSettings) -> None:
-    record(tmp_path, YARN)
+    write_context(tmp_path, YARN)
     with pytest.raises(InputError, match="trained at other positions") as caught:
-        check_recorded(tmp_path, asked)
+        check_trained_context(tmp_path, asked)
     assert "--set context.method=yarn --set context.target_length=8192 --set context.window=full" in str(caught.value)
 
 
 def test_a_base_s_own_positions_are_no_others(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no context settings"):
-        check_recorded(tmp_path, YARN)
+        check_trained_context(tmp_path, YARN)
 
 
 def test_with_dynamic_the_length_is_the_text_s(tmp_path: Path) -> None:
-    record(tmp_path, DYNAMIC)
-    check_recorded(tmp_path, DYNAMIC.model_copy(update={"target_length": 4096}))
+    write_context(tmp_path, DYNAMIC)
+    check_trained_context(tmp_path, DYNAMIC.model_copy(update={"target_length": 4096}))
 
 
 def test_a_record_that_was_cut_off_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / POSITIONS).write_text('{"method": ')
+    (tmp_path / CONTEXT_FILE).write_text('{"method": ')
     with pytest.raises(InputError, match="can't be read as a position setting"):
-        recorded(tmp_path)
+        read_context(tmp_path)

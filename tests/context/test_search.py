@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from longrepo.engines.longrope_search import CROSSOVERS, MUTATIONS, Factors, search
+from longrepo.engines.longrope_search import CROSSOVERS, MUTATIONS, Factors, evolve_factors
 
 COUNT, EXTENSION = 8, 4.0
 BEST = [1.0, 1.0, 1.2, 1.6, 2.0, 2.9, 4.5, 4.9]
@@ -18,7 +18,7 @@ def loss(factors: Factors) -> float:
 
 
 def test_it_gains_on_all_it_began_with() -> None:
-    found = search(loss, STARTS, EXTENSION, rounds=40)
+    found = evolve_factors(loss, STARTS, EXTENSION, rounds=40)
     assert found.start == pytest.approx(min(loss(tuple(one)) for one in STARTS), rel=1e-4)
     assert found.loss == loss(found.factors) < found.start / 4
 
@@ -30,7 +30,7 @@ def test_factors_never_fall_and_stay_within_the_paper_s_bounds() -> None:
         tried.append(factors)
         return loss(factors)
 
-    search(noting, [*STARTS, list(reversed(BEST))], EXTENSION, rounds=20)
+    evolve_factors(noting, [*STARTS, list(reversed(BEST))], EXTENSION, rounds=20)
     for factors in tried:
         assert list(factors) == sorted(factors)
         assert factors[0] >= 1 and factors[-1] <= 1.25 * EXTENSION
@@ -38,5 +38,5 @@ def test_factors_never_fall_and_stay_within_the_paper_s_bounds() -> None:
 
 
 def test_the_same_seed_finds_the_same() -> None:
-    one, other, another = (search(loss, STARTS, EXTENSION, 10, seed) for seed in (3, 3, 4))
+    one, other, another = (evolve_factors(loss, STARTS, EXTENSION, 10, seed) for seed in (3, 3, 4))
     assert one == other != another

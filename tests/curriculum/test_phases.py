@@ -10,7 +10,7 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.curriculum.schedule import LongContextPhaseScheduler, Schedule, phases_from
+from longrepo.curriculum.schedule import LongContextPhaseScheduler, Schedule, make_schedule
 from longrepo.data.text import LongContextSequence
 from longrepo.errors import InputError
 
@@ -32,13 +32,13 @@ def test_phase_3_is_there_when_true_or_auto(enabled: bool | str, epochs: int) ->
 
 @pytest.mark.parametrize("length, phase", [(1, 1), (1024, 1), (1025, 2), (1300, 2), (2048, 2), (2049, 3), (4096, 3)])
 def test_every_length_up_to_the_last_cap_belongs_to_exactly_one_phase(length: int, phase: int) -> None:
-    phases = phases_from(Settings.model_validate(ALL))
+    phases = make_schedule(Settings.model_validate(ALL))
     assert [p.number for p in phases if p.takes(length)] == [phase]
     assert not any(p.takes(4097) for p in phases)
 
 
 def test_a_phase_without_epochs_is_passed_over() -> None:
-    schedule = Schedule(phases_from(Settings.model_validate(ALL))).with_epochs({1: 0})
+    schedule = Schedule(make_schedule(Settings.model_validate(ALL))).with_epochs({1: 0})
     following = schedule.following(0)
     assert following is not None and following.number == 2 and schedule.at(1).number == 2
 
@@ -110,14 +110,14 @@ def test_five_phases_follow_one_another() -> None:
 
 def test_what_is_off_leaves_its_lengths_out_and_moves_no_other() -> None:
     off = FIVE["long_context"] | {"phase3_enabled": False}
-    phases = phases_from(Settings.model_validate(FIVE | {"long_context": off}))
+    phases = make_schedule(Settings.model_validate(FIVE | {"long_context": off}))
     assert [phase.number for phase in phases] == [1, 2, 4, 5]
     assert not any(phase.takes(3000) for phase in phases) and phases[2].takes(4097)
 
 
 def test_losses_compare_among_phases_at_the_same_positions() -> None:
-    schedule = Schedule(phases_from(Settings.model_validate(FIVE)))
-    numbers = {n: [phase.number for phase in schedule.comparable(n).phases] for n in range(1, 6)}
+    schedule = Schedule(make_schedule(Settings.model_validate(FIVE)))
+    numbers = {n: [phase.number for phase in schedule.same_positions(n).phases] for n in range(1, 6)}
     assert numbers == {1: [1, 2, 3, 4], 2: [1, 2, 3, 4], 3: [1, 2, 3, 4], 4: [1, 2, 3, 4], 5: [1, 2, 3, 4, 5]}
 
 

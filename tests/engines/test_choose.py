@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 import pytest
 
 from longrepo.engines import registry as choosing
-from longrepo.engines.registry import Choice, choose, place
+from longrepo.engines.registry import EngineSelection, choose_engine, select_device
 from longrepo.errors import InputError
 
 
@@ -23,20 +23,24 @@ def on(monkeypatch: pytest.MonkeyPatch, system: str, machine: str, *installed: s
 
 def test_auto_is_mlx_on_apple_silicon_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, "Darwin", "arm64", "mlx", "mlx_lm")
-    assert choose("auto", "auto") == choose("auto", "mps") == Choice("mlx", "Apple Silicon, and MLX is installed")
-    assert choose("torch", "auto").name == "torch"
-    assert choose("auto", "mps", "all") == Choice("torch", "the one that trains all weights")
+    assert (
+        choose_engine("auto", "auto")
+        == choose_engine("auto", "mps")
+        == EngineSelection("mlx", "Apple Silicon, and MLX is installed")
+    )
+    assert choose_engine("torch", "auto").name == "torch"
+    assert choose_engine("auto", "mps", "all") == EngineSelection("torch", "the one that trains all weights")
 
 
 def test_auto_is_torch_elsewhere_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     on(monkeypatch, "Darwin", "arm64", "mlx")
-    assert choose("auto", "auto").name == "torch"
-    assert "mlx_lm not installed: pip install" in choose("auto", "auto").reason
+    assert choose_engine("auto", "auto").name == "torch"
+    assert "mlx_lm not installed: pip install" in choose_engine("auto", "auto").reason
     for system, machine in (("Linux", "x86_64"), ("Darwin", "x86_64"), ("Linux", "arm64")):
         on(monkeypatch, system, machine, "mlx", "mlx_lm")
-        assert choose("auto", "auto") == Choice("torch", "this isn't Apple Silicon")
-        assert choose("mlx", "cpu") == Choice("mlx", "as asked")
-    assert choose("auto", "cuda").name == "torch"
+        assert choose_engine("auto", "auto") == EngineSelection("torch", "this isn't Apple Silicon")
+        assert choose_engine("mlx", "cpu") == EngineSelection("mlx", "as asked")
+    assert choose_engine("auto", "cuda").name == "torch"
 
 
 @pytest.mark.parametrize("device", ["cuda", "mps"])
@@ -44,14 +48,14 @@ def test_mlx_where_it_cannot_compute_is_one_line(device: str) -> None:
     if device == "mps" and sys.platform == "darwin":
         pytest.skip("there is Metal here")
     with pytest.raises(InputError, match=f"--device {device}: MLX ") as caught:
-        place(choose("mlx", device), device, "auto")
+        select_device(choose_engine("mlx", device), device, "auto")
     assert "\n" not in str(caught.value)
 
 
 def test_a_machine_that_mlx_is_not_for_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Windows")
     with pytest.raises(InputError, match="--engine mlx: MLX is for Apple Silicon and Linux, this is Windows"):
-        place(Choice("mlx", "as asked"), "cpu", "auto")
+        select_device(EngineSelection("mlx", "as asked"), "cpu", "auto")
 
 
 def test_mlx_is_placed_and_loaded_without_torch() -> None:

@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from longrepo.engines.torch import attention
-from longrepo.engines.torch.attention import Kernel, attend, forced, register, window_of
+from longrepo.engines.torch.attention import Kernel, attend, force_kernel, register_attention, window_of
 
 Tensor = torch.Tensor
 SCALING, TILE = 0.35, 16
@@ -170,7 +170,7 @@ WINDOWS = {
 
 @pytest.fixture
 def named() -> None:
-    register()
+    register_attention()
 
 
 def small_model(name: str, **changes: Any) -> Any:
@@ -187,7 +187,7 @@ def test_models_compute_the_same_logits(name: str, kernel: Kernel) -> None:
     model.set_attn_implementation("eager" if name == "Gemma2" else "sdpa")
     expected = model(input_ids=ids).logits
     model.set_attn_implementation("longrepo")
-    with forced(kernel, TILE):
+    with force_kernel(kernel, TILE):
         found = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     assert error(found, expected) <= 1e-5
     assert [window_of(layer.self_attn) for layer in model.model.layers] == WINDOWS[name]
@@ -199,7 +199,7 @@ def test_models_compute_the_same_logits(name: str, kernel: Kernel) -> None:
 def test_no_mask_of_the_whole_length_is_made(name: str, kernel: Kernel) -> None:
     model, length = small_model(name), 400
     model.set_attn_implementation("longrepo")
-    with Seen() as seen, torch.no_grad(), forced(kernel, 64):
+    with Seen() as seen, torch.no_grad(), force_kernel(kernel, 64):
         model.model(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=False)
     assert seen.largest < length * length
 
@@ -212,7 +212,7 @@ def test_the_device_chooses_unless_forced(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(attention, "attend", lambda *given: taken.append(given[-2:]) or real(*given))
     ids = torch.zeros(1, 4, dtype=torch.long)
     model(input_ids=ids)
-    with forced("tiled", 32):
+    with force_kernel("tiled", 32):
         model(input_ids=ids)
     model(input_ids=ids)
     assert taken == [("fused", 1024)] * 2 + [("tiled", 32)] * 2 + [("fused", 1024)] * 2

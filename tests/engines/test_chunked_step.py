@@ -20,7 +20,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from longrepo.engines.base import Batch, Method
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.torch import attention
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError, RunError
@@ -39,7 +39,7 @@ SHAPE: dict[str, Any] = {
 }
 GATED = "lora.target_modules=[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]"
 EXACT = ("model.quantization=none",)
-STORES = (Method("chunked", 24), Method("chunked", 24, "recompute", 2), Method("chunked", 24, "disk"))
+STORES = (StepMethod("chunked", 24), StepMethod("chunked", 24, "recompute", 2), StepMethod("chunked", 24, "disk"))
 
 
 def save(model: torch.nn.Module, folder: Path) -> Path:
@@ -101,7 +101,7 @@ def random_batch(*lengths: int, seed: int = 0) -> Batch:
     return Batch.of(rows, 0)
 
 
-def gradients(engine: TorchEngine, method: Method, *batches: Batch) -> tuple[float, dict[str, torch.Tensor]]:
+def gradients(engine: TorchEngine, method: StepMethod, *batches: Batch) -> tuple[float, dict[str, torch.Tensor]]:
     engine.use(method)
     engine.drop_gradients()
     weight = sum(batch.weight for batch in batches)
@@ -125,8 +125,8 @@ def test_loss_and_every_gradient_are_the_plain_step_s(kind: str, kernel: Any, tm
     engine = engine_of(folder, *overrides)
     for length in (2, 24, 25, 48, 100):
         batch = random_batch(length, seed=length)
-        loss, plain = gradients(engine, Method(), batch)
-        with attention.forced(kernel, 10):
+        loss, plain = gradients(engine, StepMethod(), batch)
+        with attention.force_kernel(kernel, 10):
             for method in STORES if length == 100 else STORES[:1]:
                 ours, chunked = gradients(engine, method, batch)
                 assert ours == pytest.approx(loss, rel=1e-5)
@@ -137,8 +137,8 @@ def test_loss_and_every_gradient_are_the_plain_step_s(kind: str, kernel: Any, tm
 def test_any_chunk_size_with_dropout_padding_and_accumulation(tiny: Path, chunk: int) -> None:
     engine = engine_of(tiny, *EXACT, "lora.dropout=0.3")
     batches = [random_batch(33, 100, 7), random_batch(70, seed=1)]
-    loss, plain = gradients(engine, Method(), *batches)
-    ours, chunked = gradients(engine, Method("chunked", chunk), *batches)
+    loss, plain = gradients(engine, StepMethod(), *batches)
+    ours, chunked = gradients(engine, StepMethod("chunked", chunk), *batches)
     assert ours == pytest.approx(loss, rel=1e-5)
     assert_same(chunked, plain)
 
@@ -150,8 +150,8 @@ def test_chunks_without_a_scored_token(tiny: Path) -> None:
         weights = np.zeros(100)
         weights[scored] = 0.5
         batch = Batch.of([(ids, weights)], 0)
-        loss, plain = gradients(engine, Method(), batch)
-        ours, chunked = gradients(engine, Method("chunked", 16), batch)
+        loss, plain = gradients(engine, StepMethod(), batch)
+        ours, chunked = gradients(engine, StepMethod("chunked", 16), batch)
         assert ours == pytest.approx(loss, rel=1e-5)
         assert_same(chunked, plain)
     nothing = Batch.of([(ids, np.zeros(100))], 0)
@@ -167,7 +167,7 @@ def test_the_store_never_changes_a_bit(tiny: Path, quantization: str, precision:
     engine = engine_of(tiny, *overrides)
     batch = random_batch(100, 60)
     loss, memory = gradients(engine, STORES[0], batch)
-    for method in (*STORES[1:], Method("chunked", 24, "recompute", 3), Method("chunked", 24, "recompute", 9)):
+    for method in (*STORES[1:], StepMethod("chunked", 24, "recompute", 3), StepMethod("chunked", 24, "recompute", 9)):
         again, other = gradients(engine, method, batch)
         assert again == loss
         assert all(torch.equal(other[name], gradient) for name, gradient in memory.items()), method
@@ -185,9 +185,9 @@ def test_bfloat16_is_about_as_far_from_the_truth_as_the_plain_step(tiny: Path, q
         ):
             if rounded.dtype == torch.bfloat16:
                 full.copy_(rounded.float())
-    _, truth = gradients(exact, Method(), batch)
-    _, plain = gradients(engine, Method(), batch)
-    _, chunked = gradients(engine, Method("chunked", 24), batch)
+    _, truth = gradients(exact, StepMethod(), batch)
+    _, plain = gradients(engine, StepMethod(), batch)
+    _, chunked = gradients(engine, StepMethod("chunked", 24), batch)
 
     def error(of: dict[str, torch.Tensor]) -> float:
         wrong = sum(float((of[n] - g).square().sum()) for n, g in truth.items())
@@ -200,17 +200,17 @@ def test_scores_are_the_plain_step_s(tiny: Path) -> None:
     engine = engine_of(tiny, *EXACT)
     batch = random_batch(100, 30)
     plain = engine.score(batch)
-    engine.use(Method("chunked", 24))
+    engine.use(StepMethod("chunked", 24))
     np.testing.assert_allclose(engine.score(batch), plain, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_is_left_in_the_scratch_folder(tiny: Path, tmp_path: Path) -> None:
     engine = engine_of(tiny, *EXACT)
-    engine.use(Method("chunked", 24, "disk"), tmp_path)
+    engine.use(StepMethod("chunked", 24, "disk"), tmp_path)
     engine.accumulate(random_batch(100), 1.0, 0)
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match="no file for a step's store"):
-        engine.use(Method("chunked", 24, "disk"), tmp_path / "missing")
+        engine.use(StepMethod("chunked", 24, "disk"), tmp_path / "missing")
 
 
 def test_an_architecture_that_does_not_ask_its_cache_is_refused(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,14 +224,14 @@ def test_an_architecture_that_does_not_ask_its_cache_is_refused(tiny: Path, monk
 
     monkeypatch.setattr(layer, "forward", without_cache)
     with pytest.raises(InputError, match="can't be trained in chunks"):
-        engine.use(Method("chunked", 24))
-    assert engine.method == Method()
+        engine.use(StepMethod("chunked", 24))
+    assert engine.method == StepMethod()
 
 
 def test_frozen_modules_keep_their_values_and_hold_no_gradient(tiny: Path) -> None:
     engine = engine_of(tiny, *EXACT)
     batch = random_batch(60)
-    engine.use(Method("chunked", 24))
+    engine.use(StepMethod("chunked", 24))
     engine.accumulate(batch, batch.weight, 0)
     engine.apply_update(1e-3, 1.0)
     everything = dict(engine.parameters)

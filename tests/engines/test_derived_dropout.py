@@ -9,14 +9,14 @@ from tiny import model_folder
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
-from longrepo.engines.chunked import BLOCK, DropoutKey
-from longrepo.engines.torch.lora import DerivedDropout, install
+from longrepo.engines.chunked import DROPOUT_BLOCK, DropoutKey
+from longrepo.engines.torch.lora import TorchDerivedDropout, install_dropout
 
 
-def dropout(p: float = 0.25, number: int = 0, key: int = 11) -> DerivedDropout:
+def dropout(p: float = 0.25, number: int = 0, key: int = 11) -> TorchDerivedDropout:
     shared = DropoutKey()
     shared.key = key
-    return DerivedDropout(p, number, shared)
+    return TorchDerivedDropout(p, number, shared)
 
 
 @pytest.mark.parametrize("chunk", [1, 48, 64, 100, 300])
@@ -31,9 +31,14 @@ def test_chunks_meet_the_mask_of_the_whole_sequence(chunk: int) -> None:
 
 
 def test_rows_modules_keys_and_blocks_have_masks_of_their_own() -> None:
-    x = torch.ones(2, 2 * BLOCK, 24)
+    x = torch.ones(2, 2 * DROPOUT_BLOCK, 24)
     first = dropout()(x)
-    masks = [first[:, :BLOCK], first[:, BLOCK:], dropout(number=1)(x)[:, :BLOCK], dropout(key=12)(x)[:, :BLOCK]]
+    masks = [
+        first[:, :DROPOUT_BLOCK],
+        first[:, DROPOUT_BLOCK:],
+        dropout(number=1)(x)[:, :DROPOUT_BLOCK],
+        dropout(key=12)(x)[:, :DROPOUT_BLOCK],
+    ]
     rows = [row for mask in masks for row in mask]
     agreement = [(one == other).float().mean() for at, one in enumerate(rows) for other in rows[:at]]
     assert all(0.55 < part < 0.7 for part in agreement), "independent masks agree in 0.75**2 + 0.25**2 of the elements"
@@ -41,10 +46,10 @@ def test_rows_modules_keys_and_blocks_have_masks_of_their_own() -> None:
 
 @pytest.mark.parametrize("p", [0.01, 0.05, 0.3, 0.9])
 def test_each_element_is_kept_with_the_same_chance(p: float) -> None:
-    kept = dropout(p).mask(torch.empty(1, 40 * BLOCK, 100)).float()
+    kept = dropout(p).mask(torch.empty(1, 40 * DROPOUT_BLOCK, 100)).float()
     chance = (p * (1 - p)) ** 0.5
     assert abs(kept.mean() - (1 - p)) < 4 * chance / kept.numel() ** 0.5
-    in_block = kept.view(40, BLOCK * 100)
+    in_block = kept.view(40, DROPOUT_BLOCK * 100)
     assert (in_block.mean(0) - (1 - p)).abs().max() < 6 * chance / 40**0.5 + 0.05
     neighbours = (in_block[:, 1:] * in_block[:, :-1]).mean()
     assert abs(neighbours - (1 - p) ** 2) < 0.01
@@ -95,15 +100,15 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> peft.PeftModel:
 def test_every_lora_layer_gets_one_and_evaluation_is_untouched(tuned: peft.PeftModel) -> None:
     ids = torch.arange(20)[None]
     expected = tuned.eval()(input_ids=ids).logits
-    install(tuned, 0.1)
+    install_dropout(tuned, 0.1)
     assert torch.equal(tuned(input_ids=ids).logits, expected)
-    found = [module for module in tuned.modules() if isinstance(module, DerivedDropout)]
+    found = [module for module in tuned.modules() if isinstance(module, TorchDerivedDropout)]
     assert [module.number for module in found] == list(range(6))
     assert not any(type(module) is torch.nn.Dropout for module in tuned.modules())
 
 
 def test_a_step_computed_again_is_the_same_and_another_key_is_not(tuned: peft.PeftModel) -> None:
-    key, ids = install(tuned.train(), 0.1), torch.arange(20)[None]
+    key, ids = install_dropout(tuned.train(), 0.1), torch.arange(20)[None]
     first, again = (tuned(input_ids=ids).logits for _ in range(2))
     key.key = 1
     assert torch.equal(first, again)
@@ -112,5 +117,5 @@ def test_a_step_computed_again_is_the_same_and_another_key_is_not(tuned: peft.Pe
 
 
 def test_without_a_chance_nothing_is_replaced(tuned: peft.PeftModel) -> None:
-    install(tuned, 0.0)
-    assert not any(isinstance(module, DerivedDropout) for module in tuned.modules())
+    install_dropout(tuned, 0.0)
+    assert not any(isinstance(module, TorchDerivedDropout) for module in tuned.modules())

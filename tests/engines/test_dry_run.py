@@ -10,18 +10,18 @@ import torch
 from tiny import ADDED, TinyTokenizer, model_folder, settings
 from transformers import AutoConfig
 
-from longrepo.engines.base import Batch, Method, two_depths
-from longrepo.engines.torch.chunked import ChunkCache
-from longrepo.engines.torch.dry_run import DryRun, Measured
+from longrepo.engines.base import Batch, StepMethod, probe_depths
+from longrepo.engines.torch.chunked import TorchChunkCache
+from longrepo.engines.torch.dry_run import Measured, TorchDryRun
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
 
 SHAPE: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 1000, "sliding_window": 64}
 METHODS = (
-    Method(),
-    Method("chunked", 32),
-    Method("chunked", 32, "recompute", 2),
-    Method("chunked", 32, "disk"),
+    StepMethod(),
+    StepMethod("chunked", 32),
+    StepMethod("chunked", 32, "recompute", 2),
+    StepMethod("chunked", 32, "disk"),
 )
 
 
@@ -30,9 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model_folder(tmp_path_factory.mktemp("model"), num_hidden_layers=5, **SHAPE)
 
 
-def dry_run(folder: Path, method: Method, *overrides: str, device: str = "cpu") -> DryRun:
+def dry_run(folder: Path, method: StepMethod, *overrides: str, device: str = "cpu") -> TorchDryRun:
     config = AutoConfig.from_pretrained(folder)
-    return DryRun(config, settings(folder, *overrides), method, device, torch.float32, ADDED)
+    return TorchDryRun(config, settings(folder, *overrides), method, device, torch.float32, ADDED)
 
 
 def highest(measured: Measured) -> int:
@@ -40,7 +40,7 @@ def highest(measured: Measured) -> int:
 
 
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_the_whole_model_is_planned_as_it_is_measured(folder: Path, method: Method) -> None:
+def test_the_whole_model_is_planned_as_it_is_measured(folder: Path, method: StepMethod) -> None:
     overrides = ("model.quantization=none",) if method.store == "disk" else ()
     tokenizer = TinyTokenizer(1000 + ADDED, {1000 + k: k for k in range(ADDED)})
     engine = TorchEngine.create(settings(folder, *overrides), tokenizer, "cpu")
@@ -64,7 +64,7 @@ def test_the_whole_model_is_planned_as_it_is_measured(folder: Path, method: Meth
 
 
 @pytest.mark.parametrize("method", METHODS[:2], ids=str)
-def test_every_phase_grows_by_the_same_for_each_layer(folder: Path, method: Method) -> None:
+def test_every_phase_grows_by_the_same_for_each_layer(folder: Path, method: StepMethod) -> None:
     run = dry_run(folder, method)
     run.config.num_hidden_layers = 4
     direct, extrapolated = run.at(4, 70), run.whole(70)
@@ -82,20 +82,20 @@ def test_chunks_that_are_left_out_would_not_be_the_highest(folder: Path) -> None
 def test_an_architecture_that_cannot_be_walked_in_chunks_is_found_without_values(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert dry_run(folder, METHODS[1]).why_not_chunked() is None
-    monkeypatch.setattr(ChunkCache, "update", lambda self, keys, values, *_, **__: (keys, values))
-    assert "did not ask its cache" in str(dry_run(folder, METHODS[1]).why_not_chunked())
+    assert dry_run(folder, METHODS[1]).chunked_unsupported_reason() is None
+    monkeypatch.setattr(TorchChunkCache, "update", lambda self, keys, values, *_, **__: (keys, values))
+    assert "did not ask its cache" in str(dry_run(folder, METHODS[1]).chunked_unsupported_reason())
 
 
 def test_unlike_layers_are_run_in_whole_periods(tmp_path: Path) -> None:
     kinds = ["sliding_attention", "sliding_attention", "full_attention"]
-    run = dry_run(model_folder(tmp_path, **SHAPE), Method())
+    run = dry_run(model_folder(tmp_path, **SHAPE), StepMethod())
     run.config.num_hidden_layers, run.config.layer_types = 11, (kinds * 4)[:11]
-    assert two_depths(run.config, run.method) == (2, 5)
+    assert probe_depths(run.config, run.method) == (2, 5)
 
 
 def test_metal_is_planned_with_the_scores_materialised(folder: Path) -> None:
     def peak(device: str) -> int:
-        return highest(dry_run(folder, Method(), device=device).at(1, 600))
+        return highest(dry_run(folder, StepMethod(), device=device).at(1, 600))
 
     assert peak("mps") > peak("cpu") + 4 * 4 * 600 * 600  # a score matrix of 4 heads in float32

@@ -14,7 +14,7 @@ from tiny import TinyTokenizer, model_folder, settings
 from longrepo.config.schema import ContextSettings
 from longrepo.engines.mlx import kv_cache as on_mlx
 from longrepo.engines.model_shape import read_config
-from longrepo.engines.registry import choose, create
+from longrepo.engines.registry import choose_engine, create_engine
 from longrepo.engines.torch import kv_cache as on_torch
 
 FULL = ContextSettings(method="linear", target_length=1024, window="full")
@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def engines(model: Path) -> dict[str, Any]:
     given: Any = TinyTokenizer()
     exact = settings(model, "model.quantization=none")
-    return {name: create(choose(name, "cpu"), exact, given, "cpu") for name in ("torch", "mlx")}
+    return {name: create_engine(choose_engine(name, "cpu"), exact, given, "cpu") for name in ("torch", "mlx")}
 
 
 def prompt(tokens: int) -> list[int]:
@@ -46,13 +46,18 @@ def test_transformers_holds_what_is_computed(
     model: Path, engines: dict[str, Any], context: ContextSettings, bits: int
 ) -> None:
     engine, config = engines["torch"], read_config(str(model), None, context)
-    assert on_torch.why_not(config, bits, "cpu") is None
+    assert on_torch.unsupported_bits_reason(config, bits, "cpu") is None
     engine.position(context)
     for tokens in LENGTHS:
         ids = torch.tensor([prompt(tokens)])
-        asked = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, **on_torch.generation(bits)}
+        asked = {
+            "max_new_tokens": 1,
+            "do_sample": False,
+            "return_dict_in_generate": True,
+            **on_torch.generation_options(bits),
+        }
         out = engine.model.eval().generate(input_ids=ids, attention_mask=torch.ones_like(ids), **asked)
-        assert on_torch.cache_bytes(config, tokens, "float32", bits) == on_torch.held(out.past_key_values)
+        assert on_torch.cache_bytes(config, tokens, "float32", bits) == on_torch.held_bytes(out.past_key_values)
     if bits == 8:  # a byte a value, and a scale for each layer's keys and values
         assert on_torch.cache_bytes(config, 300, "float32", 8) == 2 * 2 * (300 * 2 * 64 + 4)
 
@@ -61,9 +66,9 @@ def test_transformers_holds_what_is_computed(
 def test_mlx_lm_holds_what_is_computed(
     model: Path, engines: dict[str, Any], context: ContextSettings, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_mlx, "PREFILL", PART)
+    monkeypatch.setattr(on_mlx, "PREFILL_STEP", PART)
     engine, config = engines["mlx"], read_config(str(model), None, context)
-    assert on_mlx.why_not(config, bits, "cpu") is None
+    assert on_mlx.unsupported_bits_reason(config, bits, "cpu") is None
     engine.position(context)
     engine.model.eval()
     for tokens in LENGTHS:
@@ -72,7 +77,7 @@ def test_mlx_lm_holds_what_is_computed(
         def note(*_: int, caches: Any = caches, held: list[int] = held) -> None:
             held.append(sum(cache.nbytes for cache in caches))
 
-        asked = {"prefill_step_size": PART, **on_mlx.generation(engine.model.published, bits)}
+        asked = {"prefill_step_size": PART, **on_mlx.generation_options(engine.model.published, bits)}
         ids = mx.array(prompt(tokens))
         steps = generate_step(
             ids, engine.model, max_tokens=1, prompt_cache=caches, prompt_progress_callback=note, **asked
@@ -89,10 +94,10 @@ def test_why_a_cache_cannot_be_had_is_said(model: Path, tmp_path: Path) -> None:
     own, full = (read_config(str(model), None, context) for context in (OWN, FULL))
     for library in (on_torch, on_mlx):
         assert "for layers with a window" in str(library.why_not(own, 8, "cpu"))
-    assert "optimum-quanto or hqq" in str(on_torch.why_not(full, 4, "cpu"))
-    assert "Metal doesn't have" in str(on_torch.why_not(full, 8, "mps"))
+    assert "optimum-quanto or hqq" in str(on_torch.unsupported_bits_reason(full, 4, "cpu"))
+    assert "Metal doesn't have" in str(on_torch.unsupported_bits_reason(full, 8, "mps"))
     narrow = read_config(str(model_folder(tmp_path / "narrow")), None, ContextSettings(window="full"))
-    assert "its heads have 16" in str(on_mlx.why_not(narrow, 8, "cpu"))
+    assert "its heads have 16" in str(on_mlx.unsupported_bits_reason(narrow, 8, "cpu"))
 
 
 @pytest.mark.parametrize(("name", "bits"), [("torch", 8), ("mlx", 8), ("mlx", 4)])

@@ -16,7 +16,7 @@ from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings, train
 from longrepo.config.schema import ModelSettings
 from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.torch import load as load_module
-from longrepo.engines.torch.device import place
+from longrepo.engines.torch.device import select_torch_device
 from longrepo.engines.torch.load import load_base
 from longrepo.errors import InputError
 
@@ -48,7 +48,7 @@ def llama_folder(folder: Path, shard: str = "1GB", **changes: Any) -> Path:
 
 def load(folder: Path, *overrides: str) -> tuple[Any, list[str]]:
     given = settings(folder, *overrides)
-    return load_base(given.model, TinyTokenizer(), place("cpu", given.training.precision))  # type: ignore[arg-type]
+    return load_base(given.model, TinyTokenizer(), select_torch_device("cpu", given.training.precision))  # type: ignore[arg-type]
 
 
 def theirs(folder: Path, quantization: str, precision: str, double: bool = True) -> Any:
@@ -133,7 +133,7 @@ def test_names_that_transformers_changes_at_loading_are_found(tmp_path: Path) ->
 def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A cache of its own, for bases of any size; where they lie."""
     monkeypatch.setenv("LONGREPO_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(load_module, "LEAST_BYTES", 1)
+    monkeypatch.setattr(load_module, "MIN_CACHED_BYTES", 1)
     monkeypatch.setattr(load_module, "_PART_BYTES", 20_000)  # several files
     return tmp_path / "cache" / "bases"
 
@@ -174,7 +174,7 @@ def test_no_more_than_three_bases_are_kept(tmp_path: Path, kept: Path) -> None:
     for number in range(5):
         torch.manual_seed(number)
         load(model_folder(tmp_path / "model", num_hidden_layers=number + 1))
-    assert len(list(kept.iterdir())) == load_module.KEEP == 3
+    assert len(list(kept.iterdir())) == load_module.MAX_CACHED_BASES == 3
     _, said = load(tmp_path / "model")
     assert "read from" in said[0]
 
@@ -223,7 +223,7 @@ def test_a_full_disk_does_not_stop_the_run(
 def test_small_bases_and_whole_ones_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LONGREPO_CACHE", str(tmp_path / "cache"))
     assert load(model_folder(tmp_path / "model"))[1] == []
-    monkeypatch.setattr(load_module, "LEAST_BYTES", 1)
+    monkeypatch.setattr(load_module, "MIN_CACHED_BYTES", 1)
     load(tmp_path / "model", "model.quantization=none")
     monkeypatch.setenv("LONGREPO_CACHE", "off")
     load(tmp_path / "model")
@@ -286,7 +286,7 @@ def test_rows_that_a_base_was_trained_with_stay_and_others_are_copies(tmp_path: 
 
     def table() -> torch.Tensor:
         named = ModelSettings(name=str(folder), quantization="none")
-        model: Any = load_base(named, tokenizer, place("cpu", "float32"))[0]
+        model: Any = load_base(named, tokenizer, select_torch_device("cpu", "float32"))[0]
         return model.get_input_embeddings().weight
 
     ids = list(tokenizer.structure_ids.values())

@@ -13,11 +13,11 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import llama
 
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Batch, Method
-from longrepo.engines.mlx.device import place
+from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.mlx.device import select_mlx_device
 from longrepo.engines.mlx.engine import MlxEngine
-from longrepo.engines.mlx.load import quantise
-from longrepo.engines.mlx.lora import patch
+from longrepo.engines.mlx.load import quantize_linear
+from longrepo.engines.mlx.lora import add_trained_tokens
 from longrepo.engines.mlx.models import build
 from longrepo.errors import InputError, RunError
 
@@ -58,10 +58,10 @@ ARCHITECTURES = (
     "gemma",
 )
 STORES = (
-    Method("chunked", 16),
-    Method("chunked", 16, "recompute", 2),
-    Method("chunked", 16, "recompute", 3),
-    Method("chunked", 16, "disk"),
+    StepMethod("chunked", 16),
+    StepMethod("chunked", 16, "recompute", 2),
+    StepMethod("chunked", 16, "recompute", 3),
+    StepMethod("chunked", 16, "disk"),
 )
 Named = dict[str, mx.array]
 
@@ -87,7 +87,7 @@ def model_of(kind: str, quantised: bool = False) -> Any:
     model.update(tree_unflatten(values))
     for path, module in [*model.named_modules()] if quantised else ():
         if isinstance(module, nn.Linear) and ".layers." in path:
-            packed = quantise(module)
+            packed = quantize_linear(module)
             assert packed is not None
             model.update_modules(tree_unflatten([(path, packed)]))
     model.freeze()
@@ -106,8 +106,8 @@ def engine_of(model: Any, *overrides: str) -> MlxEngine:
         f"lora.target_modules=[{', '.join(('q_proj', 'k_proj', 'v_proj', 'o_proj', *modules))}]",
     ]
     settings = load_settings(None, [*asked, *overrides])
-    rows = patch(model, TRAINED_ROWS, VOCABULARY)
-    engine = MlxEngine(model, rows, settings, place("cpu", settings.training.precision))
+    rows = add_trained_tokens(model, TRAINED_ROWS, VOCABULARY)
+    engine = MlxEngine(model, rows, settings, select_mlx_device("cpu", settings.training.precision))
     for slot in engine.slots:
         if slot.attribute == "lora_b":
             slot.value = 0.05 * mx.random.normal(slot.value.shape)
@@ -131,7 +131,7 @@ def random_batch(*lengths: int, seed: int = 0) -> Batch:
     return Batch.of(rows, 0)
 
 
-def gradients(engine: MlxEngine, method: Method, *batches: Batch) -> tuple[float, Named]:
+def gradients(engine: MlxEngine, method: StepMethod, *batches: Batch) -> tuple[float, Named]:
     engine.use(method)
     engine.drop_gradients()
     weight = sum(batch.weight for batch in batches)
@@ -157,10 +157,10 @@ def assert_same(ours: Named, plain: Named, tolerance: float = 1e-5) -> None:
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_loss_and_every_gradient_are_the_plain_step_s(kind: str) -> None:
     engine = engine_of(model_of(kind))
-    assert engine.why_not_chunked() is None
+    assert engine.chunked_unsupported_reason() is None
     for length in (2, 16, 33, 70):
         batch = random_batch(length, seed=length)
-        loss, plain = gradients(engine, Method(), batch)
+        loss, plain = gradients(engine, StepMethod(), batch)
         assert plain.keys() == {slot.name for slot in engine.slots}
         ours, chunked = gradients(engine, STORES[1 if length == 70 else 0], batch)
         assert ours == pytest.approx(loss, rel=1e-5)
@@ -171,8 +171,8 @@ def test_loss_and_every_gradient_are_the_plain_step_s(kind: str) -> None:
 def test_any_chunk_size_with_dropout_padding_and_accumulation(chunk: int) -> None:
     engine = engine_of(model_of("llama mixed"), "lora.dropout=0.3")
     batches = [random_batch(33, 70, 7), random_batch(20, seed=1)]
-    loss, plain = gradients(engine, Method(), *batches)
-    ours, chunked = gradients(engine, Method("chunked", chunk), *batches)
+    loss, plain = gradients(engine, StepMethod(), *batches)
+    ours, chunked = gradients(engine, StepMethod("chunked", chunk), *batches)
     assert ours == pytest.approx(loss, rel=1e-5)
     assert_same(chunked, plain)
 
@@ -180,7 +180,7 @@ def test_any_chunk_size_with_dropout_padding_and_accumulation(chunk: int) -> Non
 def test_dropout_changes_with_the_key_alone() -> None:
     engine = engine_of(model_of("starcoder2 windowed"), "lora.dropout=0.3")
     batch = random_batch(60)
-    engine.use(Method("chunked", 16))
+    engine.use(StepMethod("chunked", 16))
     first, other, again = (engine.accumulate(batch, 1.0, key) for key in (1, 2, 1))
     assert first == again != other
 
@@ -191,8 +191,8 @@ def test_chunks_without_a_scored_token(engine: MlxEngine) -> None:
         weights = np.zeros(80)
         weights[scored] = 0.5
         batch = Batch.of([(ids, weights)], 0)
-        loss, plain = gradients(engine, Method(), batch)
-        ours, chunked = gradients(engine, Method("chunked", 16), batch)
+        loss, plain = gradients(engine, StepMethod(), batch)
+        ours, chunked = gradients(engine, StepMethod("chunked", 16), batch)
         assert ours == pytest.approx(loss, rel=1e-5)
         assert_same(chunked, plain)
     engine.drop_gradients()
@@ -209,17 +209,17 @@ def test_the_store_never_changes_a_bit(quantised: bool, precision: str) -> None:
     engine = engine_of(model, f"training.precision={precision}", "lora.dropout=0.1")
     batch = random_batch(40)
     loss, memory = gradients(engine, STORES[0], batch)
-    for method in (*STORES[1:], Method("chunked", 16, "recompute", 9)):
+    for method in (*STORES[1:], StepMethod("chunked", 16, "recompute", 9)):
         again, other = gradients(engine, method, batch)
         assert again == loss
         assert all(mx.array_equal(other[name], gradient) for name, gradient in memory.items()), method
 
 
 def test_a_quantised_base_gives_the_plain_step_s_gradients() -> None:
-    engine = engine_of(model_of("llama", quantised=True))
+    engine = engine_of(model_of("llama", quantized=True))
     assert isinstance(engine.model.layers[0].mlp.down_proj.linear, nn.QuantizedLinear)
     batch = random_batch(100, 60)
-    loss, plain = gradients(engine, Method(), batch)
+    loss, plain = gradients(engine, StepMethod(), batch)
     ours, chunked = gradients(engine, STORES[0], batch)
     assert ours == pytest.approx(loss, rel=1e-5)
     assert_same(chunked, plain)
@@ -235,8 +235,8 @@ def test_bfloat16_is_about_as_far_from_the_truth_as_the_plain_step(quantised: bo
     engine, exact = engine_of(rounded, "training.precision=bfloat16"), engine_of(full)
     for slot, truth in zip(engine.slots, exact.slots, strict=True):
         truth.value = slot.value
-    _, truth = gradients(exact, Method(), batch)
-    _, plain = gradients(engine, Method(), batch)
+    _, truth = gradients(exact, StepMethod(), batch)
+    _, plain = gradients(engine, StepMethod(), batch)
     _, chunked = gradients(engine, STORES[0], batch)
 
     def error(of: Named) -> float:
@@ -246,7 +246,7 @@ def test_bfloat16_is_about_as_far_from_the_truth_as_the_plain_step(quantised: bo
 
 
 @pytest.mark.parametrize("method", STORES, ids=str)
-def test_a_step_leaves_the_model_as_it_was(engine: MlxEngine, method: Method) -> None:
+def test_a_step_leaves_the_model_as_it_was(engine: MlxEngine, method: StepMethod) -> None:
     """The very arrays: a tracer left behind would keep a chunk's graph alive, or fail at the next evaluation."""
     layers = list(engine.model.model.layers)
     held = dict(tree_flatten(engine.model.parameters()))
@@ -275,11 +275,11 @@ def test_what_is_frozen_keeps_its_values_and_gets_no_gradient() -> None:
 
 
 def test_the_disk_s_file_has_no_name_and_needs_a_folder(engine: MlxEngine, tmp_path: Path) -> None:
-    engine.use(Method("chunked", 16, "disk"), tmp_path)
+    engine.use(StepMethod("chunked", 16, "disk"), tmp_path)
     engine.accumulate(random_batch(60), 1.0, 0)
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match="no file for a step's store"):
-        engine.use(Method("chunked", 16, "disk"), tmp_path / "missing")
+        engine.use(StepMethod("chunked", 16, "disk"), tmp_path / "missing")
 
 
 def test_an_architecture_that_does_not_ask_its_cache_is_refused() -> None:
@@ -293,5 +293,5 @@ def test_an_architecture_that_does_not_ask_its_cache_is_refused() -> None:
         layer.__class__ = Deaf
     engine = engine_of(model)
     with pytest.raises(InputError, match="can't be trained in chunks"):
-        engine.use(Method("chunked", 16))
-    assert engine.method == Method()
+        engine.use(StepMethod("chunked", 16))
+    assert engine.method == StepMethod()

@@ -66,7 +66,7 @@ def plain_weighted_loss(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
 def test_loss_and_gradients_are_those_of_the_plain_computation(
     folder: Path, tmp_path: Path, lengths: tuple[int, ...], checkpointing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loss_module, "CHUNK", 24)  # several chunks, a ragged one last
+    monkeypatch.setattr(loss_module, "LOSS_CHUNK", 24)  # several chunks, a ragged one last
     engine = engine_of(folder, "model.quantization=none", f"training.use_gradient_checkpointing={checkpointing}")
     make_lora_count(engine)
     engine.save_adapter(tmp_path)

@@ -50,11 +50,13 @@ def trained_rows_folder(folder: Path) -> Path:
     """The embedded model as one that was trained with structure tokens: rows of theirs, and a tokenizer with them."""
     from longrepo.config.schema import ModelSettings
     from longrepo.data.tokenizer import load_tokenizer
-    from longrepo.engines.torch.device import place
+    from longrepo.engines.torch.device import select_torch_device
     from longrepo.engines.torch.load import load_base
 
     tokenizer = load_tokenizer("embedded")
-    model: Any = load_base(ModelSettings(name="embedded", quantization="none"), tokenizer, place("cpu", "float32"))[0]
+    model: Any = load_base(
+        ModelSettings(name="embedded", quantization="none"), tokenizer, select_torch_device("cpu", "float32")
+    )[0]
     with torch.no_grad():
         for place_, id in enumerate(tokenizer.structure_ids.values()):
             model.get_input_embeddings().weight[id] = place_ / 64

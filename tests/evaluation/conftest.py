@@ -9,7 +9,7 @@ from evaluated import Prepared, TwoLosses, prepared
 from git_helper import Made, make_repo
 from small_repository import small_repository
 
-from longrepo.evaluation.blocks import Material
+from longrepo.evaluation.blocks import EvalData
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +28,7 @@ def young(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 @pytest.fixture(scope="session")
-def material(shop: Prepared) -> Iterator[Material]:
+def material(shop: Prepared) -> Iterator[EvalData]:
     with shop.opened() as (found, _):
         found.choose("test", 8, 102, 42)
         yield found

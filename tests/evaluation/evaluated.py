@@ -14,15 +14,15 @@ import numpy as np
 from longrepo.config.load import dump_yaml, load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.data.dataset import SequenceFile, read_sequences
-from longrepo.data.prepare import SEQUENCES, Origin, Tools, prepare, write_prepared
+from longrepo.data.prepare import SEQUENCES_FOLDER, PreparationTools, RepositorySpec, prepare, write_prepared
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.base import Batch
-from longrepo.evaluation.blocks import Material
-from longrepo.evaluation.run import Other, opened
+from longrepo.evaluation.blocks import EvalData
+from longrepo.evaluation.run import OtherRepository, open_eval_data
 from longrepo.repository.repository import Repository
-from longrepo.training.checkpoint import Checkpoints, trained_folder
-from longrepo.training.state import BestSoFar, RunIdentity, Snapshot, TrainingState
-from longrepo.utils.progress import Unwatched
+from longrepo.training.checkpoint import CheckpointFolder, trained_folder
+from longrepo.training.state import BestCheckpoint, CheckpointSnapshot, RunIdentity, TrainingState
+from longrepo.utils.progress import NoProgress
 
 LENGTHS = (256, 512, 1024)
 _SMALL = (
@@ -93,9 +93,9 @@ class Prepared:
     sequences: Path
 
     @contextmanager
-    def opened(self, *others: Path) -> Iterator[tuple[Material, list[Other]]]:
+    def opened(self, *others: Path) -> Iterator[tuple[EvalData, list[OtherRepository]]]:
         """Nothing chosen yet."""
-        with opened(self.file, self.tokenizer, self.settings, [self.folder], others, Unwatched()) as found:
+        with open_eval_data(self.file, self.tokenizer, self.settings, [self.folder], others, NoProgress()) as found:
             yield found
 
 
@@ -103,8 +103,8 @@ def prepared(folder: Path, to: Path) -> Prepared:
     settings = load_settings(None, _SMALL)
     tokenizer = load_tokenizer("embedded")
     with Repository.open(folder) as repository:
-        write_prepared(to, prepare([Origin(repository)], settings, Tools(tokenizer), 3, 1024))
-    return Prepared(folder, read_sequences(to / SEQUENCES), tokenizer, settings, to / SEQUENCES)
+        write_prepared(to, prepare([RepositorySpec(repository)], settings, PreparationTools(tokenizer), 3, 1024))
+    return Prepared(folder, read_sequences(to / SEQUENCES_FOLDER), tokenizer, settings, to / SEQUENCES_FOLDER)
 
 
 def finished_run(path: Path, prepared: Prepared) -> Path:
@@ -122,10 +122,10 @@ def unfinished_run(path: Path, prepared: Prepared) -> Path:
     path.mkdir()
     (path / "settings.yaml").write_text(dump_yaml(prepared.settings))
     name = "step-00000001"
-    state = TrainingState({"1": 2}, update=1, best=BestSoFar(2.0, 1, name))
+    state = TrainingState({"1": 2}, update=1, best=BestCheckpoint(2.0, 1, name))
     digest, tree = prepared.file.content_sha256, prepared.settings.model_dump(mode="json")
     identity = RunIdentity(tree, {}, str(prepared.sequences), digest, None, "torch", {})
     (path / "checkpoints").mkdir()
-    checkpoints = Checkpoints(path, 1, trained_folder(prepared.settings))
-    checkpoints.save(name, TwoLosses(), Snapshot(identity, state))  # type: ignore[arg-type]
+    checkpoints = CheckpointFolder(path, 1, trained_folder(prepared.settings))
+    checkpoints.save(name, TwoLosses(), CheckpointSnapshot(identity, state))  # type: ignore[arg-type]
     return path

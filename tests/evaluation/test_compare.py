@@ -11,8 +11,9 @@ from evaluated import TwoLosses
 
 from longrepo.errors import InputError
 from longrepo.evaluation.completion import similarity
-from longrepo.evaluation.held_out_loss import Comparison, compare
+from longrepo.evaluation.held_out_loss import compare_prepared
 from longrepo.evaluation.results import (
+    Comparison,
     Evaluation,
     Example,
     read_evaluation,
@@ -20,9 +21,9 @@ from longrepo.evaluation.results import (
     write_evaluation,
     write_result,
 )
-from longrepo.evaluation.run import figures_of
-from longrepo.evaluation.scoring import Row, mean_interval, paired_intervals
-from longrepo.reports.evaluation import verdict
+from longrepo.evaluation.run import make_figures
+from longrepo.evaluation.scoring import MeasurementRow, mean_interval, paired_intervals
+from longrepo.reports.evaluation import comparison_verdict
 
 
 class Rows:
@@ -50,7 +51,7 @@ def test_only_target_tokens_of_the_split_count_each_in_its_length() -> None:
          (40, 1.0, "test", "d"), (12, 0.1, "test", "e")]
     )  # fmt: skip
     ticks: list[int] = []
-    short, long = compare(TwoLosses(), rows, [16, 32], tick=lambda: ticks.append(1))
+    short, long = compare_prepared(TwoLosses(), rows, [16, 32], tick=lambda: ticks.append(1))
     assert (short.cap, short.sequences, short.targets, short.groups, short.longest) == (16, 2, 8, 2, 16)
     assert (short.base, short.tuned, short.difference) == (2.0, 1.5, -0.5)
     assert (long.cap, long.sequences, long.targets) == (32, 1, 4)
@@ -104,7 +105,7 @@ def row(cap: int, difference: float, low: float, high: float) -> Comparison:
     ],
 )
 def test_the_verdict_says_what_the_figures_say(rows: list[Comparison], expected: str) -> None:
-    assert expected in verdict(rows)
+    assert expected in comparison_verdict(rows)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +129,9 @@ def test_figures_read_back(tmp_path: Path) -> None:
 
 def test_a_whole_evaluation_reads_back_and_another_format_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "evaluation.json"
-    found = Row("line", "loss", {"class": "in_file", "context": "none", "length": 512}, "a", 4, 8.0, 6.0)
+    found = MeasurementRow("line", "loss", {"class": "in_file", "context": "none", "length": 512}, "a", 4, 8.0, 6.0)
     example = Example("completion", {"task": "line"}, "a.py", "", "x", "y", "", "", "y", {"exact": 0.0}, {"exact": 1.0})
-    whole = Evaluation({"seed": 1}, [row(512, -0.2, -0.3, -0.1)], figures_of([found], 1), [example], ["a note"])
+    whole = Evaluation({"seed": 1}, [row(512, -0.2, -0.3, -0.1)], make_figures([found], 1), [example], ["a note"])
     write_evaluation(file, whole)
     assert read_evaluation(file) == whole
     assert whole.find("line", length=512)[0].base.value == 2.0 and not whole.find("line", length=1024)

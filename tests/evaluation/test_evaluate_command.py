@@ -20,7 +20,7 @@ from longrepo.cli.app import app
 from longrepo.errors import InputError
 from longrepo.evaluation import run as evaluation_run
 from longrepo.evaluation.results import Comparison, Estimate, Evaluation, Figure, read_evaluation
-from longrepo.pretrain.inputs import write_given
+from longrepo.pretrain.inputs import write_inputs
 from longrepo.reports.evaluation import print_evaluation
 
 
@@ -141,7 +141,7 @@ def test_what_doesn_t_belong_together_is_refused(
     assert "no --repo holds the commit" in refused(run, "--repo", young.folder)
     assert "no such sequences" in refused(run, *repo, "--sequences", tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("A line of notes.\n" * 400)
-    write_given(tmp_path / "text", tmp_path / "notes.txt", shop.tokenizer, 256, redact=True)
+    write_inputs(tmp_path / "text", tmp_path / "notes.txt", shop.tokenizer, 256, redact=True)
     assert "made of a text, and only a repository has" in refused(run, *repo, "--sequences", tmp_path / "text")
     config = run / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace("embedded", "someone/else"))

@@ -15,25 +15,40 @@ from git_helper import git
 from small_repository import small_repository
 
 from longrepo.engines.base import Batch
-from longrepo.engines.tiers import Adaptive, Tier, Tiers
+from longrepo.engines.tiers import Tier, TieredEngine, Tiers
 from longrepo.errors import InputError
 from longrepo.evaluation import completion, held_out_loss, loss, needle, questions
-from longrepo.evaluation.blocks import Material
-from longrepo.evaluation.inputs import Store
-from longrepo.evaluation.loss import CLASSES, CONTEXTS, LineClasses, Place, lay, lay_fim, lay_short
-from longrepo.evaluation.run import FULL, QUICK, figures_of, measure, plan, summed
-from longrepo.evaluation.scoring import Measured, Unit
+from longrepo.evaluation.blocks import EvalData
+from longrepo.evaluation.inputs import MeasurementStore
+from longrepo.evaluation.loss import (
+    CONTEXTS,
+    LINE_CLASSES,
+    LineClassifier,
+    TargetSpan,
+    lay_out_fim_prompt,
+    lay_out_prompt,
+    lay_out_short_prompt,
+)
+from longrepo.evaluation.run import (
+    FULL,
+    QUICK,
+    make_figures,
+    plan_measurements,
+    run_measurements,
+    summarize_measurements,
+)
+from longrepo.evaluation.scoring import Measurement, Measurements
 from longrepo.repository.repository import Repository
-from longrepo.rope.apply import OWN
+from longrepo.rope.apply import NATIVE_CONTEXT
 
 SEED = 42
 
 
-def run(units: Sequence[Unit], engine: TwoLosses) -> list[Measured]:
+def run(units: Sequence[Measurement], engine: TwoLosses) -> list[Measurements]:
     return [unit.run(engine) for unit in units]  # type: ignore[arg-type]
 
 
-def test_held_out_lines_are_new_and_shown_with_the_tree_before_them(material: Material, shop: Prepared) -> None:
+def test_held_out_lines_are_new_and_shown_with_the_tree_before_them(material: EvalData, shop: Prepared) -> None:
     assert material.held
     trained = "".join("".join(text.text.split()) for text in material.repositories[0].texts.values())
     for held in material.held:
@@ -46,12 +61,12 @@ def test_held_out_lines_are_new_and_shown_with_the_tree_before_them(material: Ma
         assert not held.scored.all() or len(held.rows) > 0
 
 
-def test_contexts_differ_in_other_files_alone(material: Material) -> None:
+def test_contexts_differ_in_other_files_alone(material: EvalData) -> None:
     for held in material.held:
         own = defaultdict(set)
         for length in LENGTHS:
             for name in CONTEXTS:
-                layout = lay(Place.of_block(held), length, name, SEED, material.tokenizer)
+                layout = lay_out_prompt(TargetSpan.of_block(held), length, name, SEED, material.tokenizer)
                 assert layout is not None and len(layout.ids) <= length
                 assert (
                     layout.ids[layout.start :].tolist()
@@ -65,20 +80,20 @@ def test_contexts_differ_in_other_files_alone(material: Material) -> None:
         assert all(len(beginnings) == 1 for beginnings in own.values())
 
 
-def test_related_context_begins_with_what_the_file_imports(material: Material) -> None:
+def test_related_context_begins_with_what_the_file_imports(material: EvalData) -> None:
     for held in (one for one in material.held if one.path.startswith("shop/")):
         imported = re.findall(r"from shop\.(\w+) import", held.target.of.text)
-        layout = lay(Place.of_block(held), 1024, "related", SEED, material.tokenizer)
+        layout = lay_out_prompt(TargetSpan.of_block(held), 1024, "related", SEED, material.tokenizer)
         assert layout is not None
         nearest = [part.of.path for part in layout.parts if part.of.path != held.path][-1]
         assert not imported or nearest == f"shop/{imported[0]}.py"
 
 
-def test_a_middle_is_asked_for_in_the_order_of_training(material: Material) -> None:
+def test_a_middle_is_asked_for_in_the_order_of_training(material: EvalData) -> None:
     held = material.held[0]
     of, row = held.target.of, held.rows[0]
-    place = Place(held, of, of.row_token(row), of.row_token(row + 1))
-    layout = lay_fim(place, 512, "related", SEED, material.tokenizer)
+    place = TargetSpan(held, of, of.row_token(row), of.row_token(row + 1))
+    layout = lay_out_fim_prompt(place, 512, "related", SEED, material.tokenizer)
     assert layout is not None and len(layout.ids) <= 512
     own = material.tokenizer.decode(layout.ids.tolist()).rpartition("<|FILE_START|>")[2]
     found = re.fullmatch(r" (.+?)\n<fim_prefix>(.*)<fim_suffix>(.*)<fim_middle>", own, re.DOTALL)
@@ -86,9 +101,9 @@ def test_a_middle_is_asked_for_in_the_order_of_training(material: Material) -> N
     assert (found[2] + of.slice_text(place.at, place.end) + found[3]) in of.text
 
 
-def test_losses_come_out_as_the_engine_has_them_by_every_part(material: Material, engine: TwoLosses) -> None:
-    found = run(list(loss.units(material, LENGTHS, SEED)), engine)
-    figures = figures_of((row for one in found for row in one.rows), SEED)
+def test_losses_come_out_as_the_engine_has_them_by_every_part(material: EvalData, engine: TwoLosses) -> None:
+    found = run(list(loss.context_measurements(material, LENGTHS, SEED)), engine)
+    figures = make_figures((row for one in found for row in one.rows), SEED)
     by = defaultdict(list)
     for figure in figures:
         by[figure.measure].append(figure)
@@ -101,7 +116,7 @@ def test_losses_come_out_as_the_engine_has_them_by_every_part(material: Material
     scored = sum(int(held.scored.sum()) for held in material.held)
     assert {one.tokens for one in by["context"]} == {scored}
     assert all(one.difference.value == 0 and one.better == "higher" for one in by["gain"])
-    assert {str(one.parts["class"]) for one in by["line"]} <= set(CLASSES)
+    assert {str(one.parts["class"]) for one in by["line"]} <= set(LINE_CLASSES)
     for name in ("none", "related"):
         lines = [one for one in by["line"] if one.parts["context"] == name and one.parts["length"] == 512]
         assert sum(one.tokens for one in lines) <= scored
@@ -118,23 +133,26 @@ class FallsWithContext(TwoLosses):
         return losses if self.loss == 2.0 else losses + 0.25
 
 
-def test_longppl_counts_the_tokens_that_the_base_needs_context_for(material: Material) -> None:
+def test_longppl_counts_the_tokens_that_the_base_needs_context_for(material: EvalData) -> None:
     held = material.held[0]
     length = 512
-    found = run([unit for unit in loss.units(material, [length], SEED) if held.key in unit.key], FallsWithContext())
+    found = run(
+        [unit for unit in loss.context_measurements(material, [length], SEED) if held.key in unit.key],
+        FallsWithContext(),
+    )
     block = held.target.of.ids[held.target.start : held.target.end]
     key = int(((block % 4 == 0) & held.scored).sum())
-    layouts = [lay_short(Place.of_block(held), 128, material.tokenizer)]
+    layouts = [lay_out_short_prompt(TargetSpan.of_block(held), 128, material.tokenizer)]
     assert len(layouts[0].ids) <= 400 and key
-    (figure,) = [one for one in figures_of(found[0].rows, SEED) if one.measure == "longppl"]
+    (figure,) = [one for one in make_figures(found[0].rows, SEED) if one.measure == "longppl"]
     assert (figure.tokens, figure.unit) == (key, "perplexity")
     assert figure.base.value == pytest.approx(np.exp(0.5)) and figure.tuned.value == pytest.approx(np.exp(0.75))
     assert figure.difference.value == pytest.approx(np.exp(0.75) - np.exp(0.5))
 
 
-def test_a_line_is_classed_by_the_farthest_thing_it_names(material: Material) -> None:
+def test_a_line_is_classed_by_the_farthest_thing_it_names(material: EvalData) -> None:
     held = next(one for one in material.held if one.path.startswith("shop/") and one.commit)
-    classes, rows = LineClasses(held), held.target.of.text.split("\n")
+    classes, rows = LineClassifier(held), held.target.of.text.split("\n")
     definition = next(row for row, line in enumerate(rows) if line.strip().startswith("def "))
     assert classes.of(definition) == "in_file"
     blank = next(row for row, line in enumerate(rows) if not line.strip())
@@ -143,8 +161,8 @@ def test_a_line_is_classed_by_the_farthest_thing_it_names(material: Material) ->
     assert all(classes.of(row) == "in_project" for row in imports)
 
 
-def test_completions_are_judged_up_to_the_file_s_end(material: Material, engine: TwoLosses) -> None:
-    unit = next(completion.units(material, 512, ("line",), 4, SEED))
+def test_completions_are_judged_up_to_the_file_s_end(material: EvalData, engine: TwoLosses) -> None:
+    unit = next(completion.completion_measurements(material, 512, ("line",), 4, SEED))
     wanted = unit.run(engine).examples[0].wanted  # type: ignore[arg-type]
     encode = material.tokenizer.encode
     engine.tuned_writes = [*encode(f"\n{wanted}"), material.tokenizer.structure_ids["<|FILE_END|>"], *encode("more")]
@@ -157,15 +175,15 @@ def test_completions_are_judged_up_to_the_file_s_end(material: Material, engine:
     assert wanted in material.held[0].target.of.text or any(wanted in one.target.of.text for one in material.held)
 
 
-def answered(material: Material, text: str) -> list[int]:
+def answered(material: EvalData, text: str) -> list[int]:
     """The tokens of an answer, the snippet's name as its mark."""
     encode, marks = material.tokenizer.encode, material.tokenizer.structure_ids
     parts = re.split(r"(<\|SNIPPET_\d+\|>)", text)
     return [id for part in parts for id in ([marks[part]] if part in marks else encode(part))]
 
 
-def test_questions_are_new_and_answers_judged_by_the_checker(material: Material, engine: TwoLosses) -> None:
-    units = list(questions.units(material, 1024, 12, SEED))
+def test_questions_are_new_and_answers_judged_by_the_checker(material: EvalData, engine: TwoLosses) -> None:
+    units = list(questions.question_measurements(material, 1024, 12, SEED))
     assert units
     kinds = set()
     for unit in units:
@@ -179,16 +197,16 @@ def test_questions_are_new_and_answers_judged_by_the_checker(material: Material,
     assert len(kinds) > 2
 
 
-def test_a_needle_stands_at_its_depth_among_decoys(material: Material, engine: TwoLosses) -> None:
+def test_a_needle_stands_at_its_depth_among_decoys(material: EvalData, engine: TwoLosses) -> None:
     places = []
     for depth in (0, 50, 100):
-        (unit,) = needle.units(material, [512], [depth], 1, SEED)
+        (unit,) = needle.needle_measurements(material, [512], [depth], 1, SEED)
         unit.run(engine)  # type: ignore[arg-type]
         ids = engine.scored[-1].input_ids[0].tolist()
         assert len(ids) <= 512
         text = material.tokenizer.decode(ids)
         name, value = re.findall(r"(\w+) = (\d{5})$", text)[0]
-        assert text.count(f"{name} = {value}") == 2 and len(re.findall(r"= \d{5}", text)) == needle.DECOYS + 2
+        assert text.count(f"{name} = {value}") == 2 and len(re.findall(r"= \d{5}", text)) == needle.DECOY_COUNT + 2
         places.append(text.index(f"{name} = {value}") / len(text))
         engine.tuned_writes = material.tokenizer.encode(f" {value}\nX = 1")
         rows = {row.metric: row for row in unit.run(engine).rows if row.parts["depth"] == depth}  # type: ignore[arg-type]
@@ -208,8 +226,8 @@ def test_another_repository_is_scored_plainly_and_never_the_same_one(
     git(elsewhere, "add", ".")
     git(elsewhere, "commit", "-q", "-m", "More")
     with shop.opened(elsewhere) as (_, (one,)):
-        units = list(held_out_loss.other_units(one.trees, one.commit, 256, 5, SEED))
-        (figure,) = figures_of((row for found in run(units, engine) for row in found.rows), SEED)
+        units = list(held_out_loss.forgetting_measurements(one.trees, one.commit, 256, 5, SEED))
+        (figure,) = make_figures((row for found in run(units, engine) for row in found.rows), SEED)
     assert (figure.parts, figure.groups, figure.base.value) == ({"repository": "elsewhere"}, 5, 2.0)
 
 
@@ -222,32 +240,34 @@ def test_a_young_repository_is_measured_on_held_out_files_and_says_so(young: Pre
             assert held.group == held.path and held.path not in found.repositories[0].texts
 
 
-def test_a_stopped_measurement_goes_on_and_says_the_same(material: Material, engine: TwoLosses, tmp_path: Path) -> None:
-    units = list(plan(material, (256,), QUICK, SEED))
+def test_a_stopped_measurement_goes_on_and_says_the_same(material: EvalData, engine: TwoLosses, tmp_path: Path) -> None:
+    units = list(plan_measurements(material, (256,), QUICK, SEED))
     about = {"adapter": "one"}
-    adaptive = Adaptive(engine, Tiers((Tier(256, OWN),)))  # type: ignore[arg-type]
+    adaptive = TieredEngine(engine, Tiers((Tier(256, NATIVE_CONTEXT),)))  # type: ignore[arg-type]
     done: list[str] = []
-    counted = [Unit(unit.key, partial(_noted, done, unit), unit.length) for unit in units]
+    counted = [Measurement(unit.key, partial(_noted, done, unit), unit.length) for unit in units]
     file = tmp_path / "measurements.jsonl"
-    with Store(file, about) as store:
-        measure(adaptive, counted[:5], store, lambda: None)
+    with MeasurementStore(file, about) as store:
+        run_measurements(adaptive, counted[:5], store, lambda: None)
     with file.open("a") as stream:
         stream.write('{"key": "cut sho')
-    with Store(file, about) as store:
+    with MeasurementStore(file, about) as store:
         ticks: list[int] = []
-        again = summed(measure(adaptive, counted, store, lambda: ticks.append(1)), SEED)
+        again = summarize_measurements(run_measurements(adaptive, counted, store, lambda: ticks.append(1)), SEED)
     assert len(ticks) == len(units) and len(done) == len(set(done)) == len(units)
-    with Store(tmp_path / "other.jsonl", about) as store:
-        assert again == summed(measure(adaptive, units, store, lambda: None), SEED)
-    with Store(file, {"adapter": "another"}) as store:
+    with MeasurementStore(tmp_path / "other.jsonl", about) as store:
+        assert again == summarize_measurements(run_measurements(adaptive, units, store, lambda: None), SEED)
+    with MeasurementStore(file, {"adapter": "another"}) as store:
         assert units[0].key not in store
 
 
-def _noted(done: list[str], unit: Unit, engine: TwoLosses) -> Measured:
+def _noted(done: list[str], unit: Measurement, engine: TwoLosses) -> Measurements:
     done.append(unit.key)
     return unit.run(engine)  # type: ignore[arg-type]
 
 
-def test_quick_is_part_of_full(material: Material) -> None:
-    quick, full = ({unit.key for unit in plan(material, (256, 512), amount, SEED)} for amount in (QUICK, FULL))
+def test_quick_is_part_of_full(material: EvalData) -> None:
+    quick, full = (
+        {unit.key for unit in plan_measurements(material, (256, 512), amount, SEED)} for amount in (QUICK, FULL)
+    )
     assert quick and len(quick - full) == 0

@@ -22,14 +22,14 @@ from exported import (
 )
 
 from longrepo.cli.app import main
-from longrepo.engines.mlx.adapter_io import read_adapter
+from longrepo.engines.mlx.adapter_io import read_mlx_adapter
 from longrepo.engines.mlx.load import load_base
-from longrepo.engines.mlx.lora import attach_lora, patch
+from longrepo.engines.mlx.lora import add_trained_tokens, attach_lora
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
-from longrepo.export.formats import export
-from longrepo.export.mlx import model_file
-from longrepo.training.artifact import find_source
+from longrepo.export.formats import export_artifact
+from longrepo.export.mlx import model_file_text
+from longrepo.training.artifact import find_artifact
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
@@ -45,12 +45,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     output = tmp_path_factory.mktemp("export") / "mlx"
-    return output, export(find_source(run.folder), "mlx", ExportOptions(), output)
+    return output, export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), output)
 
 
 def test_mlx_lm_generates_the_tokens_of_our_own_generation(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", "embedded")
-    export(find_source(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
+    export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
     ours = run.engine.generate(run.prompt, 20)
     theirs = greedy(loaded(tmp_path / "mlx"), tmp_path / "mlx" / "base", run.prompt, 20)
     assert theirs[: len(ours)] == ours and len(ours) > 5
@@ -76,13 +76,13 @@ def test_the_tokenizer_of_the_base_knows_the_structure_tokens(run: Run, exported
 def test_the_model_file_imports_what_mlx_lm_brings_and_the_lines_say_how_to_use_it(
     run: Run, exported: tuple[Path, list[str]]
 ) -> None:
-    tree = ast.parse(model_file())
+    tree = ast.parse(model_file_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     imported |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     roots = {str(name).partition(".")[0] for name in imported}
     assert roots - {"mlx", "mlx_lm", "numpy"} <= sys.stdlib_module_names
     output, lines = exported
-    assert (output / "base" / "longrepo_model.py").read_text() == model_file()
+    assert (output / "base" / "longrepo_model.py").read_text() == model_file_text()
     assert any("gelu_pytorch_tanh" in line and "beyond 16 tokens" in line for line in lines)
     command = f"--model {output / 'base'} --adapter-path {output / 'adapters'} --trust-remote-code"
     assert command in lines[-1] and command in (output / "README.md").read_text()
@@ -91,7 +91,7 @@ def test_the_model_file_imports_what_mlx_lm_brings_and_the_lines_say_how_to_use_
 
 
 def test_without_the_model_file_it_loads_untrusted_and_the_difference_is_said(run: Run, tmp_path: Path) -> None:
-    lines = export(find_source(run.folder), "mlx", ExportOptions(model_file=False), tmp_path / "mlx")
+    lines = export_artifact(find_artifact(run.folder), "mlx", ExportOptions(model_file=False), tmp_path / "mlx")
     assert any("this is not what was trained" in line for line in lines)
     assert "--trust-remote-code" not in lines[-1]
     short = run.prompt[:8]
@@ -101,15 +101,15 @@ def test_without_the_model_file_it_loads_untrusted_and_the_difference_is_said(ru
 
 
 def test_four_bits_are_the_engines_own_and_leave_the_trained_rows_whole(run: Run, tmp_path: Path) -> None:
-    export(find_source(run.folder), "mlx", ExportOptions(quantization="4bit"), tmp_path / "mlx")
-    source = find_source(run.folder)
+    export_artifact(find_artifact(run.folder), "mlx", ExportOptions(quantization="4bit"), tmp_path / "mlx")
+    source = find_artifact(run.folder)
     four = source.settings.model_copy(
         update={"model": source.settings.model.model_copy(update={"quantization": "nf4"})}
     )
     model, _ = load_base(four.model, run.tokenizer, mx.float32)
     attach_lora(model, four)
-    rows = patch(model, list(run.tokenizer.initial_from), run.tokenizer.vocabulary_size)
-    read_adapter(source.adapter, model, rows)
+    rows = add_trained_tokens(model, list(run.tokenizer.initial_from), run.tokenizer.vocabulary_size)
+    read_mlx_adapter(source.adapter, model, rows)
     model.eval()
     theirs = loaded(tmp_path / "mlx")
     assert theirs.model.layers[0].mlp.c_fc.linear.bits == 4
@@ -119,7 +119,7 @@ def test_four_bits_are_the_engines_own_and_leave_the_trained_rows_whole(run: Run
 
 def test_where_the_head_is_not_tied_the_rows_are_the_embeddings_alone(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model", tie_word_embeddings=False))
-    export(find_source(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
+    export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
     ours = torch_logits(run, run.prompt)
     np.testing.assert_allclose(mlx_logits(loaded(tmp_path / "mlx"), run.prompt), ours, rtol=0, atol=1e-4)
 
@@ -128,12 +128,12 @@ def test_without_structure_rows_the_adapter_alone_is_written_and_the_base_named(
     base = base_folder(tmp_path / "model", hidden_act="gelu", sliding_window=None)
     spell_rope_for_mlx_lm(base)
     run = trained_run(tmp_path / "run", base, "data.structure_tokens=false")
-    lines = export(find_source(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
+    lines = export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
     assert not (tmp_path / "mlx" / "base").exists() and any(f"base: {base} as it is" in line for line in lines)
     assert not any("differs" in line for line in lines), "mlx-lm's own class is what this configuration says"
     ours = run.engine.generate(run.prompt, 20)
     assert f"--model {base}" in lines[-1] and "--trust" not in lines[-1]
-    with_base = export(find_source(run.folder), "mlx", ExportOptions(with_base=True), tmp_path / "whole")
+    with_base = export_artifact(find_artifact(run.folder), "mlx", ExportOptions(with_base=True), tmp_path / "whole")
     assert "--trust" not in with_base[-1]
     model = loaded(tmp_path / "whole", trust=False)
     assert greedy(model, tmp_path / "whole" / "base", run.prompt, 20)[: len(ours)] == ours
@@ -141,17 +141,17 @@ def test_without_structure_rows_the_adapter_alone_is_written_and_the_base_named(
 
 def test_where_mlx_lm_misreads_the_published_base_it_is_said(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"), "data.structure_tokens=false")
-    lines = export(find_source(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
+    lines = export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
     assert any("rotary base is 100000, not 10000" in line and "--with-base" in line for line in lines)
 
 
 def test_peft_is_the_adapter_and_its_tokenizer(run: Run, tmp_path: Path) -> None:
-    export(find_source(run.folder / "adapter"), "peft", ExportOptions(), tmp_path / "peft")
+    export_artifact(find_artifact(run.folder / "adapter"), "peft", ExportOptions(), tmp_path / "peft")
     name = "adapter_model.safetensors"
     assert (tmp_path / "peft" / name).read_bytes() == (run.folder / "adapter" / name).read_bytes()
-    again = find_source(tmp_path / "peft")
+    again = find_artifact(tmp_path / "peft")
     assert again.tokenizer == str(tmp_path / "peft") and again.settings.model.name == str(run.model)
-    export(again, "mlx", ExportOptions(precision="float32"), tmp_path / "mlx")
+    export_artifact(again, "mlx", ExportOptions(precision="float32"), tmp_path / "mlx")
     ours = run.engine.generate(run.prompt, 10)
     assert greedy(loaded(tmp_path / "mlx"), tmp_path / "mlx" / "base", run.prompt, 10)[: len(ours)] == ours
 
@@ -159,22 +159,22 @@ def test_peft_is_the_adapter_and_its_tokenizer(run: Run, tmp_path: Path) -> None
 def test_a_run_a_checkpoint_and_a_pointer_stand_for_their_adapter(tmp_path: Path) -> None:
     path = tmp_path / "run"
     small_runs.run(path, epochs=2)
-    assert find_source(path).adapter == path / "adapter"
-    assert find_source(path / "best").settings.long_context.phase1_max_length == 64
+    assert find_artifact(path).adapter == path / "adapter"
+    assert find_artifact(path / "best").settings.long_context.phase1_max_length == 64
     checkpoint = next((path / "checkpoints").glob("phase-1"))
-    assert find_source(checkpoint).adapter == find_source(checkpoint / "adapter").adapter == checkpoint / "adapter"
+    assert find_artifact(checkpoint).adapter == find_artifact(checkpoint / "adapter").adapter == checkpoint / "adapter"
     (path / "adapter").rename(tmp_path / "moved")
-    unfinished = find_source(path)
+    unfinished = find_artifact(path)
     assert unfinished.adapter == path / "best" / "adapter" and "isn't finished" in unfinished.notes[0]
     (checkpoint / "optimizer.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="is damaged"):
-        find_source(checkpoint)
+        find_artifact(checkpoint)
 
 
 def test_an_existing_folder_is_left_alone_and_a_failure_leaves_nothing(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mlx").mkdir()
     with pytest.raises(InputError, match="is there already"):
-        export(find_source(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
+        export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
     assert not list((tmp_path / "mlx").iterdir())
     narrow = base_folder(tmp_path / "narrow", intermediate_size=64)
     text = (run.folder / "settings.yaml").read_text().replace(str(run.model), str(narrow))
@@ -184,7 +184,7 @@ def test_an_existing_folder_is_left_alone_and_a_failure_leaves_nothing(run: Run,
     (run.folder / "adapter").rename(other / "adapter")
     try:
         with pytest.raises(InputError, match=r"another base's: model\.layers\.0\.mlp\.c_") as caught:
-            export(find_source(other), "mlx", ExportOptions(), tmp_path / "out" / "mlx")
+            export_artifact(find_artifact(other), "mlx", ExportOptions(), tmp_path / "out" / "mlx")
     finally:
         (other / "adapter").rename(run.folder / "adapter")
     assert "\n" not in str(caught.value) and not list((tmp_path / "out").iterdir())
@@ -204,15 +204,15 @@ def test_an_adapter_that_is_more_than_lora_is_one_line(run: Run, tmp_path: Path,
     (tmp_path / name).write_bytes((run.folder / "adapter" / name).read_bytes())
     (tmp_path / "adapter_config.json").write_text(config.replace("{", f'{{"base_model_name_or_path": "{run.model}", '))
     with pytest.raises(InputError, match=expected) as caught:
-        export(find_source(tmp_path), "mlx", ExportOptions(), tmp_path / "mlx")
+        export_artifact(find_artifact(tmp_path), "mlx", ExportOptions(), tmp_path / "mlx")
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        find_source(tmp_path / "nowhere")
+        find_artifact(tmp_path / "nowhere")
     with pytest.raises(InputError, match="neither a run nor a checkpoint"):
-        find_source(tmp_path)
+        find_artifact(tmp_path)
 
 
 def test_the_command_says_what_it_wrote_and_answers_bad_input_in_one_line(

@@ -15,9 +15,9 @@ from exported import Run, base_folder, trained_run
 from longrepo import embedded
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
-from longrepo.export.formats import export
-from longrepo.export.gguf import LORA_SCRIPT, MODEL_SCRIPT, find_converter, pre_tokenizer
-from longrepo.training.artifact import find_source
+from longrepo.export.formats import export_artifact
+from longrepo.export.gguf import LORA_SCRIPT, MODEL_SCRIPT, find_converter, find_pre_tokenizer
+from longrepo.training.artifact import find_artifact
 
 _BASE = """class TextModel:
     def get_vocab_base_pre(self, tokenizer):
@@ -69,7 +69,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def test_the_merged_model_is_converted_and_what_differs_is_said(run: Run, tmp_path: Path, checkout: Path) -> None:
-    lines = export(find_source(run.folder), "gguf", ExportOptions(llama_cpp=checkout), tmp_path / "gguf")
+    lines = export_artifact(find_artifact(run.folder), "gguf", ExportOptions(llama_cpp=checkout), tmp_path / "gguf")
     assert {file.name for file in (tmp_path / "gguf").iterdir()} == {"model-bf16.gguf", "README.md"}
     given = json.loads((tmp_path / "gguf" / "model-bf16.gguf").read_text())
     assert (given["outtype"], given["dtype"], given["pre"]) == ("bf16", "bfloat16", "starcoder")
@@ -80,7 +80,9 @@ def test_the_merged_model_is_converted_and_what_differs_is_said(run: Run, tmp_pa
 
 
 def test_eight_bits_are_the_converters_own(run: Run, tmp_path: Path, checkout: Path) -> None:
-    export(find_source(run.folder), "gguf", ExportOptions(quantization="8bit", llama_cpp=checkout), tmp_path / "gguf")
+    export_artifact(
+        find_artifact(run.folder), "gguf", ExportOptions(quantization="8bit", llama_cpp=checkout), tmp_path / "gguf"
+    )
     assert json.loads((tmp_path / "gguf" / "model-q8_0.gguf").read_text())["outtype"] == "q8_0"
 
 
@@ -88,7 +90,7 @@ def test_apart_the_base_has_the_trained_rows_and_the_adapter_lora_alone(
     run: Run, tmp_path: Path, checkout: Path
 ) -> None:
     choices = ExportOptions(precision="float32", adapter_only=True, llama_cpp=checkout)
-    lines = export(find_source(run.folder), "gguf", choices, tmp_path / "gguf")
+    lines = export_artifact(find_artifact(run.folder), "gguf", choices, tmp_path / "gguf")
     lora = json.loads((tmp_path / "gguf" / "adapter-f32.gguf").read_text())
     assert all(".lora_A." in name or ".lora_B." in name for name in lora["names"]) and lora["names"]
     assert (lora["alpha"], lora["r"]) == (64, 4) and lora["vocab_size"] == run.tokenizer.vocabulary_size
@@ -97,14 +99,16 @@ def test_apart_the_base_has_the_trained_rows_and_the_adapter_lora_alone(
 
 def test_without_trained_rows_the_adapter_alone_is_written(tmp_path: Path, checkout: Path) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"), "data.structure_tokens=false")
-    export(find_source(run.folder), "gguf", ExportOptions(adapter_only=True, llama_cpp=checkout), tmp_path / "gguf")
+    export_artifact(
+        find_artifact(run.folder), "gguf", ExportOptions(adapter_only=True, llama_cpp=checkout), tmp_path / "gguf"
+    )
     assert {file.name for file in (tmp_path / "gguf").iterdir()} == {"adapter-f32.gguf", "README.md"}
 
 
 def test_a_converter_that_fails_is_one_line_and_leaves_nothing(run: Run, tmp_path: Path, checkout: Path) -> None:
     (checkout / MODEL_SCRIPT).write_text("raise SystemExit('Model Foo is not supported')")
     with pytest.raises(InputError, match=r"convert_hf_to_gguf.py: Model Foo is not supported; try a newer") as caught:
-        export(find_source(run.folder), "gguf", ExportOptions(llama_cpp=checkout), tmp_path / "gguf")
+        export_artifact(find_artifact(run.folder), "gguf", ExportOptions(llama_cpp=checkout), tmp_path / "gguf")
     assert "\n" not in str(caught.value) and not (tmp_path / "gguf").exists()
 
 
@@ -123,16 +127,16 @@ def test_it_is_found_on_path_or_one_line_says_what_to_do(
 
 def test_a_pre_tokenizer_is_told_by_what_it_does(tmp_path: Path) -> None:
     file = embedded.path() / "tokenizer.json"
-    assert pre_tokenizer(file) == "starcoder"
+    assert find_pre_tokenizer(file) == "starcoder"
     tree = json.loads(file.read_text())
     tree["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = False
     (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
-    assert pre_tokenizer(tmp_path / "tokenizer.json") is None
+    assert find_pre_tokenizer(tmp_path / "tokenizer.json") is None
 
 
 @pytest.mark.skipif(not shutil.which(MODEL_SCRIPT), reason="llama.cpp's converter isn't on PATH")
 def test_the_real_converter_takes_what_it_is_given(run: Run, tmp_path: Path) -> None:
     for adapter_only in (False, True):
         output = tmp_path / f"gguf-{adapter_only}"
-        export(find_source(run.folder), "gguf", ExportOptions(adapter_only=adapter_only), output)
+        export_artifact(find_artifact(run.folder), "gguf", ExportOptions(adapter_only=adapter_only), output)
         assert all(file.read_bytes()[:4] == b"GGUF" for file in output.glob("*.gguf"))

@@ -17,7 +17,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from peft import PeftConfig
 
 from longrepo.errors import InputError
-from longrepo.export.formats import import_mlx
+from longrepo.export.formats import import_mlx_adapter
 
 IDS = list(range(40, 60))
 LORA = {"rank": 4, "scale": 3.0, "dropout": 0.1, "keys": ["self_attn.q_proj", "mlp.c_fc"]}
@@ -51,7 +51,7 @@ def write_mlx(folder: Path, base: Path, layers: int = 1, **config: Any) -> Any:
 @pytest.mark.parametrize("layers", [1, 2])
 def test_peft_computes_what_mlx_lm_does(base: Path, tmp_path: Path, layers: int) -> None:
     model = write_mlx(tmp_path / "mlx", base, layers)
-    import_mlx(tmp_path / "mlx", None, tmp_path / "peft")
+    import_mlx_adapter(tmp_path / "mlx", None, tmp_path / "peft")
     config = PeftConfig.from_pretrained(str(tmp_path / "peft"))
     assert config.layers_to_transform == ([1] if layers == 1 else None)
     theirs = peft_logits(base, tmp_path / "peft", 4096, IDS)
@@ -97,7 +97,7 @@ def test_what_cannot_be_imported_is_one_line(base: Path, tmp_path: Path, case: s
     (folder / "adapter_config.json").write_text(json.dumps(config))
     mx.save_safetensors(str(folder / "adapters.safetensors"), tensors)
     with pytest.raises(InputError, match=expected) as caught:
-        import_mlx(folder, None, tmp_path / "peft")
+        import_mlx_adapter(folder, None, tmp_path / "peft")
     assert "\n" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == ["mlx"]
 
 
@@ -106,4 +106,4 @@ def test_a_missing_file_is_one_line(base: Path, tmp_path: Path, missing: str) ->
     write_mlx(tmp_path / "mlx", base)
     (tmp_path / "mlx" / missing).unlink()
     with pytest.raises(InputError, match=missing):
-        import_mlx(tmp_path / "mlx", None, tmp_path / "peft")
+        import_mlx_adapter(tmp_path / "mlx", None, tmp_path / "peft")

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from longrepo.errors import InputError
 from longrepo.export import merged
 from longrepo.export.adapter import ExportOptions
-from longrepo.export.formats import export
-from longrepo.training.artifact import find_source
+from longrepo.export.formats import export_artifact
+from longrepo.training.artifact import find_artifact
 
 FLOAT32 = ExportOptions(precision="float32")
 
@@ -48,7 +48,7 @@ def check_same(run: Run, folder: Path, count: int = 30) -> None:
 
 
 def test_plain_transformers_computes_what_the_engine_does(run: Run, tmp_path: Path) -> None:
-    lines = export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    lines = export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "merged")
     check_same(run, tmp_path / "merged")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     name, id = next(iter(run.tokenizer.structure_ids.items()))
@@ -57,20 +57,20 @@ def test_plain_transformers_computes_what_the_engine_does(run: Run, tmp_path: Pa
 
 def test_the_embedded_model_too_with_its_licence_files(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", "embedded")
-    export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "merged")
     check_same(run, tmp_path / "merged")
     assert (tmp_path / "merged" / "LICENSE-sources.md").is_file()
 
 
 def test_where_the_head_is_not_tied_only_the_embedding_takes_the_trained_rows(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model", tie_word_embeddings=False))
-    export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "merged")
     check_same(run, tmp_path / "merged")
 
 
 def test_without_structure_rows_the_vocabulary_stays(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"), "data.structure_tokens=false")
-    export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "merged")
     check_same(run, tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == 4096
 
@@ -78,9 +78,9 @@ def test_without_structure_rows_the_vocabulary_stays(tmp_path: Path) -> None:
 def test_bfloat16_is_float32_rounded_once_and_files_hold_a_part_each(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export(find_source(run.folder), "merged", FLOAT32, tmp_path / "exact")
-    monkeypatch.setattr(merged, "_SHARD", 40_000)
-    export(find_source(run.folder), "merged", ExportOptions(), tmp_path / "rounded")
+    export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "exact")
+    monkeypatch.setattr(merged, "_SHARD_BYTES", 40_000)
+    export_artifact(find_artifact(run.folder), "merged", ExportOptions(), tmp_path / "rounded")
     files = sorted((tmp_path / "rounded").glob("model-*.safetensors"))
     assert len(files) > 2 and (tmp_path / "rounded" / "model.safetensors.index.json").is_file()
     rounded = {name: tensor for file in files for name, tensor in load_file(file).items()}
@@ -96,7 +96,7 @@ def test_a_run_on_four_bits_is_merged_into_the_base_itself(run: Run, tmp_path: P
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "settings.yaml").write_text(text)
     (tmp_path / "run" / "adapter").symlink_to(run.folder / "adapter")
-    lines = export(find_source(tmp_path / "run"), "merged", FLOAT32, tmp_path / "merged")
+    lines = export_artifact(find_artifact(tmp_path / "run"), "merged", FLOAT32, tmp_path / "merged")
     check_same(run, tmp_path / "merged")
     assert any("trained on 4 bits" in line for line in lines)
 
@@ -105,11 +105,11 @@ def test_a_base_published_in_four_bits_is_refused_and_another_can_be_named(run: 
     packed = base_folder(tmp_path / "packed")
     config = json.loads((packed / "config.json").read_text())
     (packed / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
-    source = find_source(run.folder).on(str(packed))
+    source = find_artifact(run.folder).on(str(packed))
     with pytest.raises(InputError, match=r"published quantised \(bitsandbytes\).*--base") as caught:
-        export(source, "merged", FLOAT32, tmp_path / "merged")
+        export_artifact(source, "merged", FLOAT32, tmp_path / "merged")
     assert "\n" not in str(caught.value) and not (tmp_path / "merged").exists()
-    export(source.on(str(run.model)), "merged", FLOAT32, tmp_path / "merged")
+    export_artifact(source.on(str(run.model)), "merged", FLOAT32, tmp_path / "merged")
     check_same(run, tmp_path / "merged")
 
 
@@ -118,14 +118,16 @@ def test_another_base_a_full_disk_and_weights_beyond_float16_are_one_line(
 ) -> None:
     narrow = base_folder(tmp_path / "narrow", intermediate_size=64)
     with pytest.raises(InputError, match=r"another base's: model\.layers\.0\.mlp\.c_"):
-        export(find_source(run.folder).on(str(narrow)), "merged", FLOAT32, tmp_path / "merged")
+        export_artifact(find_artifact(run.folder).on(str(narrow)), "merged", FLOAT32, tmp_path / "merged")
     wide = base_folder(tmp_path / "wide", initializer_range=40000.0)
     with pytest.raises(InputError, match=r"beyond the range of torch\.float16; choose --precision bfloat16"):
-        export(find_source(run.folder).on(str(wide)), "merged", ExportOptions(precision="float16"), tmp_path / "merged")
+        export_artifact(
+            find_artifact(run.folder).on(str(wide)), "merged", ExportOptions(precision="float16"), tmp_path / "merged"
+        )
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("longrepo.export.merged.shutil.disk_usage", lambda folder: usage)
     with pytest.raises(InputError, match="GB are needed there"):
-        export(find_source(run.folder), "merged", FLOAT32, tmp_path / "merged")
+        export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "merged")
     assert not (tmp_path / "merged").exists() and not list(tmp_path.glob(".writing*"))
 
 
@@ -142,4 +144,4 @@ def test_an_option_that_the_format_does_not_take_is_one_line(
     run: Run, tmp_path: Path, format: str, choices: ExportOptions, expected: str
 ) -> None:
     with pytest.raises(InputError, match=expected):
-        export(find_source(run.folder), format, choices, tmp_path / "out")
+        export_artifact(find_artifact(run.folder), format, choices, tmp_path / "out")

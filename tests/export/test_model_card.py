@@ -13,28 +13,28 @@ from huggingface_hub import ModelCard, metadata_load
 
 from longrepo.export import card
 from longrepo.export.adapter import ExportOptions
-from longrepo.export.card import BaseLicence, Use, base_licence, model_card
-from longrepo.export.formats import export
-from longrepo.training.artifact import Source, find_source
+from longrepo.export.card import BaseLicense, CardUse, find_base_license, make_model_card
+from longrepo.export.formats import export_artifact
+from longrepo.training.artifact import TrainedArtifact, find_artifact
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
 
 from written_run import evaluate, write_run
 
-USE = Use("transformers", "A model.", "Load it.")
+USE = CardUse("transformers", "A model.", "Load it.")
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> TrainedArtifact:
     """Of a finished run with figures."""
     run = write_run(tmp_path)
     config = {"base_model_name_or_path": "embedded", "peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0}
     (run / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
     evaluate(run)
-    return find_source(run)
+    return find_artifact(run)
 
 
-def with_licence(source: Source, licence: str) -> Source:
+def with_licence(source: TrainedArtifact, licence: str) -> TrainedArtifact:
     """The same, its data under another licence."""
     header = source.run.parent / "sequences" / "header.json"  # type: ignore[union-attr]
     tree = json.loads(header.read_text())
@@ -48,8 +48,8 @@ def front_matter(text: str) -> Any:
     return ModelCard(text).data.to_dict()
 
 
-def test_it_says_data_training_figures_and_use(source: Source) -> None:
-    text = model_card(source, USE)
+def test_it_says_data_training_figures_and_use(source: TrainedArtifact) -> None:
+    text = make_model_card(source, USE)
     assert source.run is not None
     header = json.loads((source.run.parent / "sequences" / "header.json").read_text())
     assert header["repositories"][0]["head"] in text and header["content_sha256"] in text
@@ -59,24 +59,24 @@ def test_it_says_data_training_figures_and_use(source: Source) -> None:
     assert "hitherto" not in text
 
 
-def test_what_the_hub_reads_is_what_the_base_and_the_data_are(source: Source) -> None:
-    facts = front_matter(model_card(with_licence(source, "Apache-2.0"), USE))
+def test_what_the_hub_reads_is_what_the_base_and_the_data_are(source: TrainedArtifact) -> None:
+    facts = front_matter(make_model_card(with_licence(source, "Apache-2.0"), USE))
     assert (facts["license"], facts["library_name"], facts["pipeline_tag"]) == (
         "apache-2.0",
         "transformers",
         "text-generation",
     )
     assert "base_model" not in facts, "the embedded model has no name on the hub"
-    facts = front_matter(model_card(with_licence(source, "MIT"), USE))
+    facts = front_matter(make_model_card(with_licence(source, "MIT"), USE))
     assert (facts["license"], facts["license_name"]) == ("other", "apache-2.0 AND MIT")
-    text = model_card(with_licence(source, ""), USE)
+    text = make_model_card(with_licence(source, ""), USE)
     assert front_matter(text)["license"] == "unknown" and "no licence was found: keep this model" in text
 
 
-def test_the_restrictions_of_starcoder2_are_passed_on(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_restrictions_of_starcoder2_are_passed_on(source: TrainedArtifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card, "model_location", lambda name: name)
-    monkeypatch.setattr("longrepo.export.card._file", lambda *where: None)
-    text = model_card(with_licence(source, "MIT").on("bigcode/starcoder2-3b"), USE)
+    monkeypatch.setattr("longrepo.export.card._find_file", lambda *where: None)
+    text = make_model_card(with_licence(source, "MIT").on("bigcode/starcoder2-3b"), USE)
     facts = front_matter(text)
     assert facts["base_model"] == "bigcode/starcoder2-3b" and facts["base_model_relation"] == "finetune"
     assert facts["license_name"] == "bigcode-openrail-m AND MIT" and "bigcode-model-license" in facts["license_link"]
@@ -84,18 +84,18 @@ def test_the_restrictions_of_starcoder2_are_passed_on(source: Source, monkeypatc
 
 
 def test_a_bases_licence_is_read_from_its_own_card(tmp_path: Path) -> None:
-    assert base_licence("embedded", card.model_location("embedded"), None) == BaseLicence("apache-2.0")
+    assert find_base_license("embedded", card.model_location("embedded"), None) == BaseLicense("apache-2.0")
     (tmp_path / "README.md").write_text("---\nlicense: other\nlicense_name: some-rail\nlicense_link: LICENSE\n---\n")
-    found = base_licence(str(tmp_path), str(tmp_path), None)
-    assert found == BaseLicence("some-rail", "LICENSE") and found.restricts_use
+    found = find_base_license(str(tmp_path), str(tmp_path), None)
+    assert found == BaseLicense("some-rail", "LICENSE") and found.restricts_use
     (tmp_path / "README.md").write_text("no front matter\n")
-    assert base_licence(str(tmp_path), str(tmp_path), None) == BaseLicence("")
+    assert find_base_license(str(tmp_path), str(tmp_path), None) == BaseLicense("")
 
 
 def test_an_adapter_without_its_run_says_what_is_not_known_and_no_path_of_this_machine(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"))
     (tmp_path / "run" / "settings.yaml").unlink()
-    export(find_source(run.folder / "adapter"), "merged", ExportOptions(), tmp_path / "merged")
+    export_artifact(find_artifact(run.folder / "adapter"), "merged", ExportOptions(), tmp_path / "merged")
     text = (tmp_path / "merged" / "README.md").read_text()
     assert "Not known here." in text and "No run is known" in text and "Not measured" in text
     assert str(tmp_path) not in text and "# model tuned on" in text
@@ -104,7 +104,7 @@ def test_an_adapter_without_its_run_says_what_is_not_known_and_no_path_of_this_m
 @pytest.mark.parametrize("format", ["peft", "merged", "mlx"])
 def test_every_folder_has_one(tmp_path: Path, format: str) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"))
-    export(find_source(run.folder), format, ExportOptions(), tmp_path / "out")
+    export_artifact(find_artifact(run.folder), format, ExportOptions(), tmp_path / "out")
     facts = metadata_load(tmp_path / "out" / "README.md")
     assert facts is not None
     assert facts["library_name"] == {"merged": "transformers"}.get(format, format)

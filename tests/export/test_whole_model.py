@@ -15,14 +15,14 @@ from exported import Run, base_folder, mlx_logits, torch_logits, trained_run
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from longrepo.engines.registry import Choice
+from longrepo.engines.registry import EngineSelection
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
-from longrepo.export.formats import export
+from longrepo.export.formats import export_artifact
 from longrepo.export.gguf import LORA_SCRIPT, MODEL_SCRIPT
-from longrepo.rope.apply import OWN
-from longrepo.serve.model import Tuned
-from longrepo.training.artifact import find_source
+from longrepo.rope.apply import NATIVE_CONTEXT
+from longrepo.serve.model import TunedModel
+from longrepo.training.artifact import find_artifact
 
 WHOLE = "training.weights=all"
 YARN = ("context.method=yarn", "context.target_length=8192", "context.window=full")
@@ -44,9 +44,9 @@ def plain_logits(folder: Path, ids: list[int]) -> Any:
 @pytest.mark.parametrize("positions", [(), YARN], ids=["own", "yarn"])
 def test_transformers_loads_an_export_and_computes_what_was_trained(tmp_path: Path, positions: tuple[str, ...]) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "start"), WHOLE, *positions)
-    source = find_source(run.folder)
-    assert source.whole and (source.settings.context == OWN) == (not positions)
-    lines = export(source, "merged", EXACT, tmp_path / "merged")
+    source = find_artifact(run.folder)
+    assert source.whole and (source.settings.context == NATIVE_CONTEXT) == (not positions)
+    lines = export_artifact(source, "merged", EXACT, tmp_path / "merged")
     ids = run.prompt + run.engine.generate(run.prompt, 30)
     np.testing.assert_allclose(plain_logits(tmp_path / "merged", ids), torch_logits(run, ids), rtol=0, atol=1e-5)
     name, id = next(iter(run.tokenizer.structure_ids.items()))
@@ -56,8 +56,8 @@ def test_transformers_loads_an_export_and_computes_what_was_trained(tmp_path: Pa
 
 def test_nothing_is_merged_and_every_row_is_the_trained_one(run: Run, tmp_path: Path) -> None:
     """The rows of structure tokens too, in the embedding and in the head that isn't tied to it."""
-    export(find_source(run.folder), "merged", EXACT, tmp_path / "exact")
-    export(find_source(run.folder), "merged", ExportOptions(), tmp_path / "rounded")
+    export_artifact(find_artifact(run.folder), "merged", EXACT, tmp_path / "exact")
+    export_artifact(find_artifact(run.folder), "merged", ExportOptions(), tmp_path / "rounded")
     trained = load_file(run.folder / "model" / "model.safetensors")
     exact, rounded = (load_file(tmp_path / name / "model.safetensors") for name in ("exact", "rounded"))
     assert exact.keys() == rounded.keys() == trained.keys()
@@ -68,7 +68,7 @@ def test_nothing_is_merged_and_every_row_is_the_trained_one(run: Run, tmp_path: 
 
 
 def test_mlx_lm_loads_an_export_and_computes_what_was_trained(run: Run, tmp_path: Path) -> None:
-    lines = export(find_source(run.folder), "mlx", ExportOptions(precision="float32"), tmp_path / "mlx")
+    lines = export_artifact(find_artifact(run.folder), "mlx", ExportOptions(precision="float32"), tmp_path / "mlx")
     model, _ = mlx_lm.load(str(tmp_path / "mlx"), trust_remote_code=True)  # type: ignore[misc]
     ids = run.prompt + run.engine.generate(run.prompt, 30)
     np.testing.assert_allclose(mlx_logits(model, ids), torch_logits(run, ids), rtol=0, atol=1e-3)
@@ -84,8 +84,8 @@ def test_llama_cpps_converter_is_given_the_trained_model(run: Run, tmp_path: Pat
         (tmp_path / name).write_text(stand_in)
     (tmp_path / "conversion").mkdir()
     (tmp_path / "conversion" / "base.py").write_text("class TextModel:\n    get_vocab_base_pre = None\n")
-    lines = export(
-        find_source(run.folder), "gguf", ExportOptions(None, "float32", llama_cpp=tmp_path), tmp_path / "gguf"
+    lines = export_artifact(
+        find_artifact(run.folder), "gguf", ExportOptions(None, "float32", llama_cpp=tmp_path), tmp_path / "gguf"
     )
     given = load_file(tmp_path / "gguf" / "model-f32.gguf")
     trained = load_file(run.folder / "model" / "model.safetensors")
@@ -109,44 +109,44 @@ def test_what_there_is_of_an_adapter_alone_is_one_line(
     run: Run, tmp_path: Path, format: str, choices: ExportOptions, expected: str
 ) -> None:
     with pytest.raises(InputError, match=expected) as caught:
-        export(find_source(run.folder), format, choices, tmp_path / "out")
+        export_artifact(find_artifact(run.folder), format, choices, tmp_path / "out")
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_a_run_is_found_by_its_folder_and_by_its_model(run: Run, tmp_path: Path) -> None:
-    assert find_source(run.folder) == find_source(run.folder / "model")
-    names = [file.name for file in find_source(run.folder).files]
+    assert find_artifact(run.folder) == find_artifact(run.folder / "model")
+    names = [file.name for file in find_artifact(run.folder).files]
     assert names == ["config.json", "generation_config.json", "model.safetensors"]
     shutil.copytree(run.folder / "model", tmp_path / "alone")
     with pytest.raises(InputError, match="alone: a model on its own, not what a run trained"):
-        find_source(tmp_path / "alone")
+        find_artifact(tmp_path / "alone")
     text = (run.folder / "settings.yaml").read_text()
     (tmp_path / "settings.yaml").write_text(text.replace("weights: all", "weights: lora"))
     with pytest.raises(InputError, match="alone: a model on its own"):
-        find_source(tmp_path / "alone")
+        find_artifact(tmp_path / "alone")
     with pytest.raises(InputError, match=r"this run has no adapter yet"):
-        find_source(tmp_path)
+        find_artifact(tmp_path)
     (tmp_path / "settings.yaml").write_text(text)
     with pytest.raises(InputError, match=r"this run has no model yet \(no epoch was validated\)"):
-        find_source(tmp_path)
+        find_artifact(tmp_path)
 
 
 def test_where_training_began_may_have_moved_and_its_loss_is_one_line(run: Run, tmp_path: Path) -> None:
     shutil.copytree(run.folder, tmp_path / "run")
     settings = tmp_path / "run" / "settings.yaml"
     settings.write_text(settings.read_text().replace(str(run.model), str(tmp_path / "gone")))
-    source = find_source(tmp_path / "run")
+    source = find_artifact(tmp_path / "run")
     with pytest.raises(InputError, match=r"trained from, .*gone, isn't there any more; put it back, or name") as caught:
         source.on(None)
     assert "\n" not in str(caught.value)
-    torch_alone = Choice("torch", "asked")
+    torch_alone = EngineSelection("torch", "asked")
     with pytest.raises(InputError, match="isn't there any more"):
-        Tuned.load(tmp_path / "run", None, torch_alone, "cpu")
-    tuned = Tuned.load(tmp_path / "run", str(run.model), torch_alone, "cpu")
+        TunedModel.load(tmp_path / "run", None, torch_alone, "cpu")
+    tuned = TunedModel.load(tmp_path / "run", str(run.model), torch_alone, "cpu")
     assert tuned.engine.generate(run.prompt, 20) == run.engine.generate(run.prompt, 20)
     assert "training began with" in tuned.notes[0]
     with tuned.engine.base_only():
         base = tuned.engine.generate(run.prompt, 20)
     assert base != run.engine.generate(run.prompt, 20)
-    export(source.on(str(run.model)), "merged", ExportOptions(), tmp_path / "merged")
+    export_artifact(source.on(str(run.model)), "merged", ExportOptions(), tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["dtype"] == "bfloat16"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from longrepo.memory import budget
-from longrepo.memory.budget import GIB, cgroup_room, find_budget, find_room, own_memory, room_now
+from longrepo.memory.budget import GIB, available_bytes, available_memory, cgroup_available, find_budget, process_memory
 
 MIB = 2**20
 TOP = Path("/sys/fs/cgroup/memory")
@@ -48,7 +48,7 @@ def inside(cgroup: Path, code: str) -> dict[str, int]:
 def test_the_tightest_ancestor_counts(cgroup: Path) -> None:
     (cgroup / LIMIT).write_text(str(300 * MIB))
     (cgroup / "inner" / LIMIT).write_text(str(500 * MIB))
-    code = "room = find_room('cpu'); out = {'bytes': room.bytes, 'limit': room.limit, 'firm': room.firm}"
+    code = "room = find_room('cpu'); out = {'bytes': room.bytes, 'limit': room.limit, 'firm': room.enforced}"
     found = inside(cgroup / "inner", code)
     assert found["limit"] == 300 * MIB and found["firm"]
     assert 250 * MIB < found["bytes"] <= 300 * MIB
@@ -113,8 +113,8 @@ def test_page_cache_is_room_even_where_it_was_read_twice(cgroup: Path, tmp_path:
 
 def test_what_the_process_holds_is_added_to_what_is_free() -> None:
     held = bytearray(300 * MIB)
-    room, free = find_room("cpu"), psutil.virtual_memory().available
-    if room.firm:
+    room, free = available_memory("cpu"), psutil.virtual_memory().available
+    if room.enforced:
         pytest.skip("a cgroup's limit is tighter than free memory here")
     assert room.bytes - free > 250 * MIB and len(held) == 300 * MIB
 
@@ -141,13 +141,13 @@ def test_version_2_is_read_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "own").write_text("1:name=systemd:/elsewhere\n0::/user/run\n")
     monkeypatch.setattr(budget, "CGROUPS", tmp_path)
     monkeypatch.setattr(budget, "OWN_CGROUP", tmp_path / "own")
-    room = cgroup_room(0)
+    room = cgroup_available(0)
     assert room is not None and room.limit == 3 * GIB
     assert room.bytes == 3 * GIB - (2 * GIB - (GIB // 2 + GIB - GIB // 4))
-    held = cgroup_room(GIB // 4)
+    held = cgroup_available(GIB // 4)
     assert held is not None and held.bytes == room.bytes + GIB // 4
     (tmp_path / "own").write_text("0::/../outside\n")
-    assert cgroup_room(0) is None
+    assert cgroup_available(0) is None
 
 
 def test_a_set_budget_is_a_limit_and_never_above_what_there_is() -> None:
@@ -158,20 +158,20 @@ def test_a_set_budget_is_a_limit_and_never_above_what_there_is() -> None:
 
 
 def test_it_is_cheap_enough_for_every_step() -> None:
-    room_now("cpu")
+    available_bytes("cpu")
     times = []
     for _ in range(50):
         began = time.perf_counter()
-        room_now("cpu")
+        available_bytes("cpu")
         times.append(time.perf_counter() - began)
     assert min(times) < 1e-3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="told apart on Linux only")
 def test_own_memory_tells_anonymous_from_resident() -> None:
-    before = own_memory()
+    before = process_memory()
     held = bytearray(64 * MIB)
-    after = own_memory()
+    after = process_memory()
     assert after.anonymous - before.anonymous > 60 * MIB and len(held) == 64 * MIB
     assert after.resident > after.anonymous
-    assert find_room("cpu").bytes > after.anonymous
+    assert available_memory("cpu").bytes > after.anonymous

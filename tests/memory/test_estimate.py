@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from longrepo.config.load import load_settings
-from longrepo.engines.base import Method
+from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import read_config, read_shape
 from longrepo.errors import InputError
 from longrepo.memory.estimate import Estimator
@@ -54,7 +54,7 @@ def test_no_configuration_is_said(tmp_path: Path) -> None:
 
 def test_starcoder2_3b_at_1024_tokens_is_what_its_tensors_add_up_to(tmp_path: Path) -> None:
     """Weights as counted on a loaded model; LoRA in float32, its gradient, its two moments."""
-    step = estimator(config_of(tmp_path)).step(Method(), 1024)
+    step = estimator(config_of(tmp_path)).step(StepMethod(), 1024)
     assert step.weights / 2**30 == pytest.approx(1.67, abs=0.01)
     lora = 4 * (32 * 30 * 49664 + 20 * 3072)
     assert step.adapter == lora
@@ -64,8 +64,8 @@ def test_starcoder2_3b_at_1024_tokens_is_what_its_tensors_add_up_to(tmp_path: Pa
     assert step.peak == sum((step.weights, step.adapter, step.gradients, step.moments, step.kept, step.working))
 
 
-@pytest.mark.parametrize("method", [Method("chunked", 32), Method("chunked", 32, "disk")], ids=str)
-def test_long_sequences_are_extrapolated_to_what_a_direct_dry_run_finds(tmp_path: Path, method: Method) -> None:
+@pytest.mark.parametrize("method", [StepMethod("chunked", 32), StepMethod("chunked", 32, "disk")], ids=str)
+def test_long_sequences_are_extrapolated_to_what_a_direct_dry_run_finds(tmp_path: Path, method: StepMethod) -> None:
     small = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4, "vocab_size": 500}
     one = estimator(config_of(tmp_path, **small, num_hidden_layers=1, sliding_window=64), "lora.r=4")
     tokens = 7 * 32 + 5
@@ -81,15 +81,15 @@ def test_what_was_dry_run_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("LONGREPO_CACHE", str(tmp_path / "cache"))
     small = {"hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4, "num_hidden_layers": 1}
     config = config_of(tmp_path, **small)
-    first = estimator(config, "lora.r=4").step(Method(), 40)
+    first = estimator(config, "lora.r=4").step(StepMethod(), 40)
 
     def refuse(*_: object) -> None:
         raise AssertionError("a dry run")
 
     monkeypatch.setattr(Estimator, "dry_run", refuse)
-    assert estimator(config, "lora.r=4").step(Method(), 40) == first
+    assert estimator(config, "lora.r=4").step(StepMethod(), 40) == first
     with pytest.raises(AssertionError):
-        estimator(config, "lora.r=8").step(Method(), 40)
+        estimator(config, "lora.r=8").step(StepMethod(), 40)
     (tmp_path / "cache" / "dry_runs.json").write_text("{")
     with pytest.raises(AssertionError):
-        estimator(config, "lora.r=4").step(Method(), 40)
+        estimator(config, "lora.r=4").step(StepMethod(), 40)

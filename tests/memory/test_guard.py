@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 
 from longrepo.memory import guard as module
-from longrepo.memory.budget import GIB, MachineSensors, Pressure, Room, Sample, read_pressure, swap_used, sysctl_int
-from longrepo.memory.guard import Guard
+from longrepo.memory.budget import (
+    GIB,
+    AvailableMemory,
+    MachineSensors,
+    MemoryPressure,
+    MemorySample,
+    read_pressure,
+    swap_used,
+    sysctl_int,
+)
+from longrepo.memory.guard import MemoryGuard
 
-CALM = Sample(resident=3 * GIB, anonymous=2 * GIB, swap=0, pressure=Pressure())
-STRAINED = Sample(3 * GIB, 2 * GIB, 0, Pressure(some=60, full=30))
+CALM = MemorySample(resident=3 * GIB, anonymous=2 * GIB, swap=0, pressure=MemoryPressure())
+STRAINED = MemorySample(3 * GIB, 2 * GIB, 0, MemoryPressure(some=60, full=30))
 
 
 class Bench:
@@ -22,18 +31,20 @@ class Bench:
     def __init__(self, budget: int | None = None) -> None:
         self.now = 0.0
         self.reading = CALM
-        self.there = Room(5 * GIB, "left in this cgroup", firm=True, limit=5 * GIB)
+        self.there = AvailableMemory(5 * GIB, "left in this cgroup", enforced=True, limit=5 * GIB)
         self.peak = GIB
         self.events: list[dict[str, Any]] = []
         self.said: list[str] = []
         self.later: dict[float, Any] = {}  # second -> the reading or room from then on
-        self.guard = Guard("cpu", budget, lambda: self.peak, self.events.append, lambda: self.now, self.sleep, self)
+        self.guard = MemoryGuard(
+            "cpu", budget, lambda: self.peak, self.events.append, lambda: self.now, self.sleep, self
+        )
         self.guard.planned = 4 * GIB
 
-    def sample(self) -> Sample:
+    def sample(self) -> MemorySample:
         return self.reading
 
-    def room(self) -> Room:
+    def room(self) -> AvailableMemory:
         return self.there
 
     def sleep(self, seconds: float) -> None:
@@ -42,8 +53,8 @@ class Bench:
             if self.now >= second:
                 self.set(value)
 
-    def set(self, value: Sample | Room) -> None:
-        if isinstance(value, Room):
+    def set(self, value: MemorySample | AvailableMemory) -> None:
+        if isinstance(value, AvailableMemory):
             self.there = value
         else:
             self.reading = value
@@ -53,16 +64,16 @@ class Bench:
         return self.guard.boundary().action
 
     def wait(self, stop: bool = False) -> bool:
-        return self.guard.wait_out(self.said.append, lambda: stop)
+        return self.guard.wait_for_memory(self.said.append, lambda: stop)
 
 
-def free(size: float) -> Room:
+def free(size: float) -> AvailableMemory:
     """So much free memory on a machine that others use, too."""
-    return Room(int(size * GIB), "free memory", firm=False, limit=24 * GIB)
+    return AvailableMemory(int(size * GIB), "free memory", enforced=False, limit=24 * GIB)
 
 
-def limited(size: float) -> Room:
-    return Room(int(size * GIB), "left in this cgroup", firm=True, limit=int(size * GIB))
+def limited(size: float) -> AvailableMemory:
+    return AvailableMemory(int(size * GIB), "left in this cgroup", enforced=True, limit=int(size * GIB))
 
 
 def test_within_the_plan_it_goes_on_and_says_what_room_there_is() -> None:
@@ -158,23 +169,23 @@ def test_at_least_half_of_the_time_goes_to_work() -> None:
 
 
 def test_a_cgroup_at_its_own_limit_is_not_others_doing() -> None:
-    assert Pressure(full=50).high
-    assert not Pressure(full=50, cgroup=0.99).high
+    assert MemoryPressure(full=50).high
+    assert not MemoryPressure(full=50, cgroup=0.99).high
     bench = Bench()
-    bench.reading = Sample(3 * GIB, 2 * GIB, 0, Pressure(some=90, full=80, cgroup=0.99))
+    bench.reading = MemorySample(3 * GIB, 2 * GIB, 0, MemoryPressure(some=90, full=80, cgroup=0.99))
     assert bench.act() == "go"
 
 
 def test_on_a_mac_critical_pauses_and_a_warning_only_with_growing_swap() -> None:
     bench = Bench()
-    bench.reading = Sample(3 * GIB, 3 * GIB, 0, Pressure(level=2))
+    bench.reading = MemorySample(3 * GIB, 3 * GIB, 0, MemoryPressure(level=2))
     assert bench.act() == "go"
-    bench.reading = Sample(3 * GIB, 3 * GIB, GIB, Pressure(level=2))
+    bench.reading = MemorySample(3 * GIB, 3 * GIB, GIB, MemoryPressure(level=2))
     bench.now += 10
     assert bench.act() == "pause"
     assert bench.wait(), "it no longer grows"
     bench.now += 100
-    bench.reading = Sample(3 * GIB, 3 * GIB, GIB, Pressure(level=4))
+    bench.reading = MemorySample(3 * GIB, 3 * GIB, GIB, MemoryPressure(level=4))
     assert bench.act() == "pause"
     assert "macOS says critical" in bench.guard.boundary().reason
 
@@ -192,9 +203,9 @@ def test_samples_of_an_update_are_one_record() -> None:
     bench = Bench()
     assert bench.guard.take() == {}
     bench.guard.sample()
-    bench.reading, bench.peak = Sample(4 * GIB, GIB, 700, Pressure(some=5, full=1)), 2 * GIB
+    bench.reading, bench.peak = MemorySample(4 * GIB, GIB, 700, MemoryPressure(some=5, full=1)), 2 * GIB
     bench.guard.sample()
-    bench.reading, bench.peak = Sample(GIB, GIB, 900, Pressure(some=2)), GIB
+    bench.reading, bench.peak = MemorySample(GIB, GIB, 900, MemoryPressure(some=2)), GIB
     bench.guard.sample()
     assert bench.guard.take() == {
         "peak": 2 * GIB,
@@ -234,10 +245,10 @@ def test_lengths_and_methods_have_speeds_of_their_own() -> None:
 
 
 def test_its_thread_samples_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EVERY", 0.001)
+    monkeypatch.setattr(module, "SAMPLE_SECONDS", 0.001)
     bench, seen = Bench(), threading.Event()
 
-    def sample() -> Sample:
+    def sample() -> MemorySample:
         seen.set()
         return CALM
 

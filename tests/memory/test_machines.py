@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from longrepo.memory.budget import GIB
-from longrepo.memory.report import MIB, mac_working_set, machines
+from longrepo.memory.report import MIB, known_machines, mac_working_set
 
-TABLE = {machine.name: machine for machine in machines()}
+TABLE = {machine.name: machine for machine in known_machines()}
 
 
 @pytest.mark.parametrize(
@@ -24,19 +24,19 @@ def test_an_8_gb_mac_has_5_33_gib() -> None:
 
 
 def test_every_machine_keeps_something_for_itself() -> None:
-    assert len(TABLE) == len(machines()) == 23
-    for machine in machines():
+    assert len(TABLE) == len(known_machines()) == 23
+    for machine in known_machines():
         kept = machine.memory - machine.usable
         assert kept >= (machine.memory / 4 if machine.device == "mps" else 0.5 * GIB), machine
         assert machine.usable > machine.memory / 2
 
 
 def test_only_cuda_has_fused_attention() -> None:
-    assert {machine.attention for machine in machines() if machine.device == "cuda"} == {"fused"}
-    assert {machine.attention for machine in machines() if machine.device == "mps"} == {"tiled"}
+    assert {machine.attention for machine in known_machines() if machine.device == "cuda"} == {"fused"}
+    assert {machine.attention for machine in known_machines() if machine.device == "mps"} == {"tiled"}
 
 
 @pytest.mark.parametrize("device", ["mps", "cuda"])
 def test_they_come_from_small_to_large(device: str) -> None:
-    usable = [machine.usable for machine in machines() if machine.device == device]
+    usable = [machine.usable for machine in known_machines() if machine.device == device]
     assert usable == sorted(usable)

@@ -11,14 +11,14 @@ import pytest
 from transformers import Starcoder2Config
 
 from longrepo.config.load import load_settings
-from longrepo.curriculum.schedule import phases_from
-from longrepo.engines.base import Method
+from longrepo.curriculum.schedule import make_schedule
+from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import read_config
 from longrepo.errors import InputError
 from longrepo.memory import planner as planner_module
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import StepMemory
-from longrepo.memory.planner import PhasePlan, Planner, plan_run
+from longrepo.memory.planner import MemoryPlanner, PhaseMemoryPlan, plan_run
 
 
 @dataclass
@@ -31,10 +31,10 @@ class MadeUp:
     dtype: str
     added: int
     engine: str = "torch"
-    why_not_chunked: str | None = None
+    chunked_unsupported_reason: str | None = None
     weights: int = 0
 
-    def step(self, method: Method, tokens: int) -> StepMemory:
+    def step(self, method: StepMethod, tokens: int) -> StepMemory:
         return StepMemory(0, 0, 0, 0, 0, min(self.config.sliding_window or tokens, tokens) << 20, 0)
 
 
@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def planned(model: Path, context: str, length: int = 160, budget: float = 64) -> PhasePlan:
+def planned(model: Path, context: str, length: int = 160, budget: float = 64) -> PhaseMemoryPlan:
     """Phase 4 of `length` tokens with these positions."""
     phase = f"{{min_length: 140, max_length: {length}, epochs: 1{context}}}"
     settings = load_settings(None, [
@@ -57,8 +57,8 @@ def planned(model: Path, context: str, length: int = 160, budget: float = 64) ->
         "long_context.phase2_min_length=80", "long_context.phase2_max_length=96", "long_context.phase3_min_length=100",
         "long_context.phase3_max_length=128", f"long_context.further_phases=[{phase}]",
     ])  # fmt: skip
-    planner = Planner.of(settings, "mps", "float32")
-    return plan_run(planner, phases_from(settings)[-1:], Budget(int(budget * GIB), "made up", limit=True)).phases[4]
+    planner = MemoryPlanner.of(settings, "mps", "float32")
+    return plan_run(planner, make_schedule(settings)[-1:], Budget(int(budget * GIB), "made up", limit=True)).phases[4]
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,14 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.curriculum.schedule import Phase, phases_from
-from longrepo.engines.base import Method
+from longrepo.curriculum.schedule import Phase, make_schedule
+from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import ModelShape
 from longrepo.errors import InputError
 from longrepo.memory import planner as planner_module
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import StepMemory
-from longrepo.memory.planner import Planner, disk_room, methods, plan_run
+from longrepo.memory.planner import MemoryPlanner, allowed_methods, disk_allowance, plan_run
 
 SHAPE = ModelShape(
     30, 3072, 24, 49152, 2_878_341_120, 152_030_208, 49664,
@@ -35,10 +35,10 @@ class MadeUp:
     dtype: str
     added: int
     engine: str = "torch"
-    why_not_chunked: str | None = None
+    chunked_unsupported_reason: str | None = None
     weights: int = GIB
 
-    def step(self, method: Method, tokens: int) -> StepMemory:
+    def step(self, method: StepMethod, tokens: int) -> StepMemory:
         kept = tokens * 2**18
         rank = self.settings.lora.r * 2**22
         if method.step == "plain":
@@ -53,56 +53,56 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner_module, "Estimator", MadeUp)
 
 
-def planner(*overrides: str, disk: float = 100.0, overhead: int = 0) -> Planner:
+def planner(*overrides: str, disk: float = 100.0, overhead: int = 0) -> MemoryPlanner:
     settings = load_settings(None, overrides)
-    return Planner(settings, SHAPE, MadeUp(None, settings, "mps", "bfloat16", 20), overhead, int(disk * GIB))  # type: ignore[arg-type]
+    return MemoryPlanner(settings, SHAPE, MadeUp(None, settings, "mps", "bfloat16", 20), overhead, int(disk * GIB))  # type: ignore[arg-type]
 
 
 def phase(number: int, length: int) -> Phase:
     settings = load_settings(None, ["long_context.phase3_enabled=true"])
-    return replace(phases_from(settings)[number - 1], max_length=length)
+    return replace(make_schedule(settings)[number - 1], max_length=length)
 
 
 def budget(gib: float) -> Budget:
     return Budget(int(gib * GIB), "memory.budget_gb", limit=True)
 
 
-def chosen(gib: float, length: int = 4096, **given: Any) -> Method:
+def chosen(gib: float, length: int = 4096, **given: Any) -> StepMethod:
     return (
         plan_run(planner(*given.pop("settings", ()), **given), [phase(3, length)], budget(gib)).phases[3].chosen.method
     )
 
 
 def test_the_cheapest_that_fits_is_chosen_and_recomputing_comes_before_the_disk() -> None:
-    assert chosen(8) == Method()
-    assert chosen(3.2) == Method("chunked", 1024)
-    assert chosen(2.4) == Method("chunked", 256)
-    assert chosen(2.2) == Method("chunked", 512, "recompute", 2)
-    assert chosen(1.7) == Method("chunked", 256, "recompute", 4)
-    assert chosen(1.5) == Method("chunked", 256, "disk")
-    assert chosen(1.3) == Method("chunked", 128, "disk")
+    assert chosen(8) == StepMethod()
+    assert chosen(3.2) == StepMethod("chunked", 1024)
+    assert chosen(2.4) == StepMethod("chunked", 256)
+    assert chosen(2.2) == StepMethod("chunked", 512, "recompute", 2)
+    assert chosen(1.7) == StepMethod("chunked", 256, "recompute", 4)
+    assert chosen(1.5) == StepMethod("chunked", 256, "disk")
+    assert chosen(1.3) == StepMethod("chunked", 128, "disk")
 
 
 def test_what_the_settings_say_is_kept_to() -> None:
-    assert chosen(8, settings=["memory.step=chunked"]) == Method("chunked", 1024)
-    assert chosen(8, settings=["memory.store=disk"]) == Method("chunked", 512, "disk")
-    assert chosen(8, settings=["memory.chunk_tokens=96"]) == Method("chunked", 96)
-    assert list(methods(load_settings(None, ["memory.step=plain"]), 4096, 30)) == [Method()]
+    assert chosen(8, settings=["memory.step=chunked"]) == StepMethod("chunked", 1024)
+    assert chosen(8, settings=["memory.store=disk"]) == StepMethod("chunked", 512, "disk")
+    assert chosen(8, settings=["memory.chunk_tokens=96"]) == StepMethod("chunked", 96)
+    assert list(allowed_methods(load_settings(None, ["memory.step=plain"]), 4096, 30)) == [StepMethod()]
 
 
 def test_a_chunk_is_shorter_than_the_sequence_where_one_is() -> None:
-    assert {m.chunk for m in methods(load_settings(None), 300, 30)} == {0, 256, 128}
-    assert {m.chunk for m in methods(load_settings(None), 100, 30)} == {0, 128}
+    assert {m.chunk for m in allowed_methods(load_settings(None), 300, 30)} == {0, 256, 128}
+    assert {m.chunk for m in allowed_methods(load_settings(None), 100, 30)} == {0, 128}
 
 
 def test_an_architecture_that_cannot_be_walked_in_chunks_is_trained_plainly() -> None:
     one = planner()
-    one.estimator.why_not_chunked = "a layer did not ask its cache"  # type: ignore[misc]
-    assert [rung.method for rung in one.rungs(4096)] == [Method()]
+    one.estimator.chunked_unsupported_reason = "a layer did not ask its cache"  # type: ignore[misc]
+    assert [rung.method for rung in one.estimates(4096)] == [StepMethod()]
     asked = planner("memory.store=disk")
-    asked.estimator.why_not_chunked = "a layer did not ask its cache"  # type: ignore[misc]
+    asked.estimator.chunked_unsupported_reason = "a layer did not ask its cache"  # type: ignore[misc]
     with pytest.raises(InputError, match="can't be trained in chunks: a layer did not ask its cache; leave step"):
-        asked.rungs(4096)
+        asked.estimates(4096)
 
 
 def test_weights_above_the_budget_have_a_line_of_their_own() -> None:
@@ -130,7 +130,7 @@ def test_a_refusal_names_settings_that_do_fit() -> None:
 def test_a_disk_too_small_for_the_store_is_known_before_the_start() -> None:
     with pytest.raises(InputError, match=r"memory\.max_disk_gb: phase 3 .* only with 1\.0 GiB on disk, and 0\.5 GiB"):
         plan_run(planner(disk=0.5), [phase(3, 4096)], budget(1.3))
-    assert disk_room(load_settings(None, ["memory.max_disk_gb=0.001"]), None) == int(0.001 * GIB)
+    assert disk_allowance(load_settings(None, ["memory.max_disk_gb=0.001"]), None) == int(0.001 * GIB)
 
 
 def test_a_length_beyond_the_models_positions_is_refused() -> None:
@@ -151,8 +151,8 @@ def test_a_plan_says_its_phases_and_their_parts() -> None:
     short, long = plan.lines()
     assert "phase 1 (1,024 tokens) needs 1.88 GiB of 2.20 GiB (memory.budget_gb): chunks of 512, memory" in short
     assert "1 layer in 2" in long
-    assert plan.peak == plan.phases[3].chosen.peak and not plan.roomy
-    assert plan_run(planner(), [phase(1, 1024), phase(3, 4096)], budget(80)).roomy
+    assert plan.peak == plan.phases[3].chosen.peak and not plan.has_headroom
+    assert plan_run(planner(), [phase(1, 1024), phase(3, 4096)], budget(80)).has_headroom
     written = json.loads(plan.as_json())["phases"]["3"]
     assert written["method"] == {"step": "chunked", "chunk": 512, "store": "recompute", "every": 2}
     assert written["peak"] == sum(written["parts"][p] for p in ("weights", "adapter", "kept", "working"))

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCa
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.engines.base import Batch, Method
-from longrepo.engines.registry import choose
+from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.registry import choose_engine
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
 from longrepo.errors import InputError
-from longrepo.memory.planner import Planner
+from longrepo.memory.planner import MemoryPlanner
 
 VOCABULARY = 4096
 
@@ -61,9 +61,11 @@ def gradients(engine: TorchEngine) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in engine.parameters.items() if p.grad is not None}
 
 
-@pytest.mark.parametrize("method", [Method(), Method("chunked", 32), Method("chunked", 40, "recompute", 2)], ids=str)
+@pytest.mark.parametrize(
+    "method", [StepMethod(), StepMethod("chunked", 32), StepMethod("chunked", 40, "recompute", 2)], ids=str
+)
 def test_loss_and_every_gradient_are_those_of_the_plain_computation(
-    folder: Path, tokenizer: RepoTokenizer, method: Method
+    folder: Path, tokenizer: RepoTokenizer, method: StepMethod
 ) -> None:
     engine, one = engine_of(folder, tokenizer), batch()
     engine.use(method)
@@ -116,10 +118,12 @@ def test_only_matrices_decay(folder: Path, tokenizer: RepoTokenizer) -> None:
 
 @pytest.mark.parametrize(
     ("method", "precision"),
-    [(Method(), "float32"), (Method("chunked", 32), "float32"), (Method(), "bfloat16")],
+    [(StepMethod(), "float32"), (StepMethod("chunked", 32), "float32"), (StepMethod(), "bfloat16")],
     ids=str,
 )
-def test_a_step_needs_what_was_planned(folder: Path, tokenizer: RepoTokenizer, method: Method, precision: str) -> None:
+def test_a_step_needs_what_was_planned(
+    folder: Path, tokenizer: RepoTokenizer, method: StepMethod, precision: str
+) -> None:
     engine = engine_of(folder, tokenizer, f"training.precision={precision}")
     engine.use(method)
     one = Batch.of([(np.arange(200) % 50, np.ones(200))], 0)
@@ -134,7 +138,7 @@ def test_a_step_needs_what_was_planned(folder: Path, tokenizer: RepoTokenizer, m
         engine.accumulate(one, 400.0, 2)
         engine.apply_update(1e-5, 1.0)
     of = settings(folder, f"training.precision={precision}")
-    planned = Planner.of(of, "cpu", precision).planned(method, 200).memory
+    planned = MemoryPlanner.of(of, "cpu", precision).planned(method, 200).memory
     parameters = sum(p.numel() for p in engine.parameters.values())
     assert planned.gradients == 4 * parameters and planned.adapter == 0
     assert planned.peak == pytest.approx(tracker.peak, rel=0.02)
@@ -187,7 +191,7 @@ def test_what_cannot_be_is_refused(folder: Path, tokenizer: RepoTokenizer, tmp_p
     with pytest.raises(InputError, match=r"training\.weights: all needs model\.quantization=none"):
         load_settings(None, ["training.weights=all"])
     with pytest.raises(InputError, match=r"--engine mlx: with .*=all it trains LoRA alone; use --engine torch"):
-        choose("mlx", "cpu", "all")
+        choose_engine("mlx", "cpu", "all")
     engine = engine_of(folder, tokenizer)
     with pytest.raises(InputError, match="can't be read as a model's weights"):
         engine.load_adapter(tmp_path)

@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from longrepo.config.load import load_settings
 from longrepo.engines.model_shape import read_config, read_shape
 from longrepo.errors import InputError
-from longrepo.pretrain.presets import CONTEXTS, LEARNING_RATES, names, preset, sizes
-from longrepo.pretrain.requirements import count_parts, lora_settings
+from longrepo.pretrain.presets import LEARNING_RATES, PRESET_CONTEXTS, find_preset, preset_names, size_files
+from longrepo.pretrain.requirements import count_parameters, lora_settings
 
 KNOWN = Path(__file__).parent / "known"
 # As published: the sum of the elements of the released safetensors files.
@@ -28,7 +28,7 @@ PUBLISHED = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_known_model_is_counted_exactly(name: str) -> None:
     config = AutoConfig.from_pretrained(KNOWN / name)
-    parts = count_parts(config)
+    parts = count_parameters(config)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert parts.total == sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
@@ -38,7 +38,7 @@ def test_a_known_model_is_counted_exactly(name: str) -> None:
 
 
 def test_positions_have_parameters_only_where_they_are_learnt() -> None:
-    parts = {name: count_parts(AutoConfig.from_pretrained(KNOWN / name)) for name in ("gpt2", "llama-3.2-1b")}
+    parts = {name: count_parameters(AutoConfig.from_pretrained(KNOWN / name)) for name in ("gpt2", "llama-3.2-1b")}
     assert parts["gpt2"].by_part["positions"] == 1024 * 768 and not parts["gpt2"].rotary
     assert parts["gpt2"].position_share == pytest.approx(0.00632, abs=1e-5)
     assert parts["llama-3.2-1b"].by_part["positions"] == 0 and parts["llama-3.2-1b"].rotary
@@ -53,24 +53,24 @@ def test_lora_is_counted_at_the_configured_rank_on_the_modules_that_are_there() 
     assert shape.lora_parameters(8, of.lora.target_modules) == 8 * 16 * a_layer
 
 
-@pytest.mark.parametrize("size", [size for size in sizes() if size != "embedded"])
+@pytest.mark.parametrize("size", [size for size in size_files() if size != "embedded"])
 def test_a_preset_is_as_large_as_it_is_called_whatever_its_context(size: str, tmp_path: Path) -> None:
     counts = set()
     for context in (256, 4096):
-        preset(f"{size}_{context}").write_config(tmp_path)
+        find_preset(f"{size}_{context}").write_config(tmp_path)
         config = read_config(str(tmp_path))
         assert config.max_position_embeddings == context and config.vocab_size == 49152
-        counts.add(count_parts(config).total)
+        counts.add(count_parameters(config).total)
     (count,) = counts
     assert count == pytest.approx(int(size.removesuffix("M")) * 1e6, rel=0.01)
 
 
 def test_every_name_is_a_preset_of_its_context() -> None:
-    assert {"150M_256", "150M_1024", "500M_4096", "embedded_2048"} <= set(names())
-    assert all(preset(name).name == name for name in names())
-    assert preset("150M").name == "150M_1024" and preset("embedded").name == "embedded_2048"
-    assert LEARNING_RATES.keys() == sizes().keys()
-    assert preset("200M_512").tokenizer == "bigcode/starcoder2-3b"
+    assert {"150M_256", "150M_1024", "500M_4096", "embedded_2048"} <= set(preset_names())
+    assert all(find_preset(name).name == name for name in preset_names())
+    assert find_preset("150M").name == "150M_1024" and find_preset("embedded").name == "embedded_2048"
+    assert LEARNING_RATES.keys() == size_files().keys()
+    assert find_preset("200M_512").tokenizer == "bigcode/starcoder2-3b"
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,10 @@ def test_every_name_is_a_preset_of_its_context() -> None:
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(InputError, match=nearest):
-        preset(name)
+        find_preset(name)
 
 
 def test_contexts_go_from_a_paragraph_to_starcoder2s() -> None:
-    assert CONTEXTS[0] == 256 and CONTEXTS[-1] == 16384 and list(CONTEXTS) == sorted(CONTEXTS)
+    assert (
+        PRESET_CONTEXTS[0] == 256 and PRESET_CONTEXTS[-1] == 16384 and list(PRESET_CONTEXTS) == sorted(PRESET_CONTEXTS)
+    )

@@ -79,12 +79,12 @@ def test_names_that_git_knows_go(language: str, text: str, expected: str) -> Non
 def test_a_stored_result_holds_until_a_name_in_it_becomes_known() -> None:
     text = "By Ada Lovelace and Mary Somerville\n@nyov\n"
     stored = Redactor(PEOPLE[:1]).text(text, "Text")
-    assert stored.names == Redactor(PEOPLE[:1]).names_now(stored.candidates)
+    assert stored.names == Redactor(PEOPLE[:1]).current_names(stored.candidates)
     for people in (PEOPLE[:3], [*PEOPLE[:1], ("Mary Somerville", "")], PEOPLE, []):
         now = Redactor(people)
         fresh = now.text(text, "Text")
         assert fresh.candidates == stored.candidates
-        assert fresh.names == now.names_now(stored.candidates)
+        assert fresh.names == now.current_names(stored.candidates)
         assert (fresh.names == stored.names) == (fresh.text == stored.text)
     assert list(stored.candidates) == sorted(set(stored.candidates))
     assert all(0 <= key < 2**64 for key in stored.candidates)

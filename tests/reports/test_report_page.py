@@ -13,7 +13,7 @@ from reports.browser import opened, started
 from reports.written_run import STEP_DOWN, cut, evaluate, write_run
 
 from longrepo.reports.html.page import write_report
-from longrepo.reports.run_record import read_run
+from longrepo.reports.run_record import read_run_record
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 CONTRAST = """() => {
@@ -40,7 +40,7 @@ def browser() -> Iterator[Browser]:
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = write_run(tmp_path_factory.mktemp("whole"))
     evaluate(run)
-    return write_report(read_run(run))
+    return write_report(read_run_record(run))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -140,7 +140,7 @@ def test_it_prints_dark_on_light(browser: Browser, page_file: Path) -> None:
 def test_a_run_that_was_cut_off_is_told_as_far_as_it_got(browser: Browser, tmp_path: Path, lines: int) -> None:
     run = write_run(tmp_path, epochs=1)
     cut(run, lines)
-    with opened(browser, write_report(read_run(run)), 360) as (page, wrong):
+    with opened(browser, write_report(read_run_record(run)), 360) as (page, wrong):
         words = page.locator("body").inner_text()
         assert "not finished" in words
         assert "Base and tuned have not been compared yet." in words
@@ -155,7 +155,7 @@ def test_what_lies_elsewhere_by_now_is_said(browser: Browser, tmp_path: Path) ->
     run = write_run(tmp_path)
     (tmp_path / "sequences").rename(tmp_path / "moved")
     (run / "memory_plan.json").unlink()
-    with opened(browser, write_report(read_run(run))) as (page, wrong):
+    with opened(browser, write_report(read_run_record(run))) as (page, wrong):
         words = page.locator("body").inner_text()
         assert f"Its sequences can't be read any more: {tmp_path / 'sequences'}" in words
         assert "This run's memory was not planned." in words

@@ -10,19 +10,18 @@ from longrepo.config.load import load_settings
 from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.text import LongContextSequence
-from longrepo.evaluation.held_out_loss import Comparison
-from longrepo.evaluation.results import Estimate, Evaluation, Example, Figure, write_evaluation
-from longrepo.training.checkpoint import open_run
+from longrepo.evaluation.results import Comparison, Estimate, Evaluation, Example, Figure, write_evaluation
+from longrepo.training.checkpoint import open_run_folder
 from longrepo.training.events import (
     EpochRecord,
     MemoryUse,
-    Metrics,
+    MetricsFile,
     PhaseRecord,
     StepDownRecord,
     UpdateRecord,
     Validation,
 )
-from longrepo.training.state import BestSoFar, RunIdentity, Snapshot, TrainingState
+from longrepo.training.state import BestCheckpoint, CheckpointSnapshot, RunIdentity, TrainingState
 
 GIB = 2**30
 UPDATES = 6  # in each of two phases
@@ -34,18 +33,18 @@ def write_run(folder: Path, epochs: int = 2, rate: float = 0.003) -> Path:
     header = _write_sequences(folder / "sequences")
     settings = load_settings(overrides=["model.name=embedded", f"training.base_learning_rate={rate}"])
     run = folder / "run"
-    with open_run(run, resuming=False) as opened:
+    with open_run_folder(run, resuming=False) as opened:
         opened.write_settings(settings)
     _write_metrics(run, epochs, rate)
     (run / "memory_plan.json").write_text(json.dumps(_plan()))
     state = TrainingState({"1": 1, "2": 1}, phase=min(epochs + 1, 2), update=epochs * UPDATES, ended=epochs == 2)
-    state.best = BestSoFar(2.1, epochs, "phase-1")
+    state.best = BestCheckpoint(2.1, epochs, "phase-1")
     identity = RunIdentity(
         settings.model_dump(mode="json"), {}, str(folder / "sequences"), header.content_sha256, None, "torch", {}
     )  # fmt: skip
     checkpoint = run / "checkpoints" / "phase-1"
     checkpoint.mkdir()
-    (checkpoint / "state.json").write_text(json.dumps(Snapshot(identity, state).as_json()))
+    (checkpoint / "state.json").write_text(json.dumps(CheckpointSnapshot(identity, state).as_json()))
     os.symlink("checkpoints/phase-1", run / "last")
     if state.ended:
         (run / "adapter").mkdir()
@@ -114,7 +113,7 @@ def _plan() -> dict[str, object]:
 
 
 def _write_metrics(run: Path, epochs: int, rate: float) -> None:
-    metrics = Metrics(run, 0, 0)
+    metrics = MetricsFile(run, 0, 0)
     for phase in range(1, epochs + 1):
         checks = [Validation(loss, {"≤512": loss, "≤1024": loss - 0.1}, 300) for loss in (2.5 - 0.2 * phase, 2.1)]
         metrics.write(PhaseRecord(phase, phase, phase, 0, 512 * phase, rate, 1.0, 12, 0, UPDATES, checks[0]))

@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from longrepo.repository.imports.graph import import_graph
+from longrepo.repository.imports.graph import build_import_graph
 from longrepo.repository.types import TextFile, language_of
 
 
 def edges(files: dict[str, str]) -> dict[str, tuple[str, ...]]:
     made = [TextFile(path, text, "0" * 40, language_of(path, text)) for path, text in files.items()]
     random.Random(1).shuffle(made)  # the answer may not depend on the order files come in
-    return {path: found for path, found in import_graph(made).imports.items() if found}
+    return {path: found for path, found in build_import_graph(made).imports.items() if found}
 
 
 def test_python_with_src_layout_relative_imports_and_submodules() -> None:

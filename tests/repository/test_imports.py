@@ -9,15 +9,15 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from longrepo.repository.imports.graph import ImportGraph, import_graph
-from longrepo.repository.imports.statements import Import, imports
+from longrepo.repository.imports.graph import ImportGraph, build_import_graph
+from longrepo.repository.imports.statements import Import, read_imports
 from longrepo.repository.types import TextFile, language_of
 
 
 def graph(files: dict[str, str]) -> ImportGraph:
     made = [TextFile(path, text, "0" * 40, language_of(path, text)) for path, text in files.items()]
     random.Random(1).shuffle(made)  # the answer may not depend on the order files come in
-    return import_graph(made)
+    return build_import_graph(made)
 
 
 CHAIN = {
@@ -95,10 +95,10 @@ def test_related_finds_without_sorting_what_sorting_would() -> None:
 
 def test_statements_read_before_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [TextFile(path, text, "0" * 40, "Python") for path, text in CHAIN.items()]
-    read = {file.path: imports(file) for file in files}
+    read = {file.path: read_imports(file) for file in files}
     monkeypatch.setattr("longrepo.repository.imports.graph.statements_of", None)
-    assert import_graph(files, read).imports["b.py"] == ("c.py", "d.py")
-    assert import_graph(files, {"a.py": read["a.py"]}).imports["b.py"] == ()
+    assert build_import_graph(files, read).imports["b.py"] == ("c.py", "d.py")
+    assert build_import_graph(files, {"a.py": read["a.py"]}).imports["b.py"] == ()
 
 
 HOSTILE = {
@@ -120,5 +120,5 @@ def test_texts_that_make_searching_slow_take_no_time(text: str) -> None:
     made = [TextFile(path, one, "0" * 40, language_of(path, one)) for path, one in files.items()]
     read = {"b.go": [Import("m/p", (), 0, 1)], "b.kt": [Import("a.b", (), 0, 1)], "b.ts": [Import("x", (), 0, 1)]}
     start = time.process_time()
-    import_graph(made, read | {"src/lib.rs": [Import("crate::a", (), 0, 1)]})
+    build_import_graph(made, read | {"src/lib.rs": [Import("crate::a", (), 0, 1)]})
     assert time.process_time() - start < 5

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from longrepo.repository.filters import commit_noise, only_formatting, path_noise, text_noise
-from longrepo.repository.types import Change
+from longrepo.repository.types import TextChange
 
 
 @pytest.mark.parametrize(
@@ -66,9 +66,9 @@ def test_a_text_is_generated_only_where_its_head_says_so_in_a_comment() -> None:
 
 
 def test_formatting_is_white_space_in_every_file() -> None:
-    spaced = Change("a", "x=1\n", "x = 1\n")
-    assert only_formatting([spaced]) and not only_formatting([spaced, Change("b", "x\n", "y\n")])
-    assert not only_formatting([Change("a", None, " \n")])
+    spaced = TextChange("a", "x=1\n", "x = 1\n")
+    assert only_formatting([spaced]) and not only_formatting([spaced, TextChange("b", "x\n", "y\n")])
+    assert not only_formatting([TextChange("a", None, " \n")])
 
 
 def test_white_space_is_told_from_more_wherever_it_stands() -> None:
@@ -80,7 +80,7 @@ def test_white_space_is_told_from_more_wherever_it_stands() -> None:
             other.insert(rng.randrange(len(other) + 1), rng.choice(" \nab"))
         after = "".join(other[: rng.randrange(len(other) + 1)] if rng.random() < 0.2 else other)
         expected = "".join(text.split()) == "".join(after.split())
-        assert only_formatting([Change("a", text, after)]) == expected
+        assert only_formatting([TextChange("a", text, after)]) == expected
 
 
 def test_minified_text_is_long_lines_on_average() -> None:

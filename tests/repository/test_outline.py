@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from longrepo.repository.definitions import Definition
 from longrepo.repository.grammars import GRAMMARS
-from longrepo.repository.outline import Definition, Outline, outline
+from longrepo.repository.outline import Outline, build_outline
 from longrepo.repository.syntax import MAX_CHARACTERS
 
 PYTHON = '''"""Größe – a text whose bytes and characters differ."""
@@ -36,12 +37,12 @@ async def later(
 
 
 def only(text: str, language: str) -> Definition:
-    (one,) = outline(text, language).definitions
+    (one,) = build_outline(text, language).definitions
     return one
 
 
 def test_definitions_count_characters_and_keep_decorators() -> None:
-    found = outline(PYTHON, "Python").definitions
+    found = build_outline(PYTHON, "Python").definitions
     assert [(d.name, d.kind, d.line) for d in found] == [
         ("Size", "class", 8),
         ("round", "method", 14),
@@ -54,7 +55,7 @@ def test_definitions_count_characters_and_keep_decorators() -> None:
 
 
 def test_a_signature_ends_where_the_body_begins() -> None:
-    size, *_, inner = outline(PYTHON, "Python").definitions
+    size, *_, inner = build_outline(PYTHON, "Python").definitions
     assert PYTHON[size.start : size.body] == "@frozen\nclass Size(Base):\n    "
     assert PYTHON[inner.body : inner.end] == "pass"
     bodiless = only("struct É;\n", "Rust")
@@ -62,7 +63,7 @@ def test_a_signature_ends_where_the_body_begins() -> None:
 
 
 def test_calls_name_what_is_called_and_where() -> None:
-    found = outline(PYTHON, "Python").calls
+    found = build_outline(PYTHON, "Python").calls
     assert [(c.name, c.line, c.inside) for c in found] == [
         ("ceil", 15, "round"),
         ("getsize", 15, "round"),
@@ -81,34 +82,34 @@ def test_calls_name_what_is_called_and_where() -> None:
     ],
 )
 def test_the_head_of_a_definition_is_no_call(language: str, text: str, expected: list[str]) -> None:
-    assert [f"{c.name} {c.inside}" for c in outline(text, language).calls] == expected
+    assert [f"{c.name} {c.inside}" for c in build_outline(text, language).calls] == expected
 
 
 def test_declarators_side_by_side_are_each_a_definition_of_their_own() -> None:
     text = "const f = () => 1, g = () => h();\nvar k = function () {};\n"
-    read = outline(text, "JavaScript")
+    read = build_outline(text, "JavaScript")
     assert [text[d.start : d.end] for d in read.definitions] == ["f = () => 1", "g = () => h()", text[34:-1]]
     assert [(c.name, c.inside) for c in read.calls] == [("h", "g")]
 
 
 def test_what_follows_a_class_is_none_of_its_methods() -> None:
     text = "class A:\n    def f(self): pass\nif x:\n    def g(): pass\n"
-    assert [d.kind for d in outline(text, "Python").definitions] == ["class", "method", "function"]
+    assert [d.kind for d in build_outline(text, "Python").definitions] == ["class", "method", "function"]
 
 
 def test_a_function_in_clauses_is_one_definition() -> None:
     text = "f 0 = 1\nf x = g x\nh = f\nf y = 2\n"
-    found = outline(text, "Haskell").definitions
+    found = build_outline(text, "Haskell").definitions
     assert [" ".join(text[one.start : one.end].split()) for one in found] == ["f 0 = 1 f x = g x", "h = f", "f y = 2"]
 
 
 def test_bodies_stand_outer_first_around_what_they_hold() -> None:
     text = "def f():\n    if é:\n        x\n"
-    assert [text[start:end] for start, end in outline(text, "Python").bodies] == ["if é:\n        x", "x"]
+    assert [text[start:end] for start, end in build_outline(text, "Python").bodies] == ["if é:\n        x", "x"]
 
 
 def test_cuts_leave_nodes_whole_and_keep_what_introduces_them() -> None:
-    pieces = [PYTHON[at:].split("\n")[0] for at in outline(PYTHON, "Python").cuts]
+    pieces = [PYTHON[at:].split("\n")[0] for at in build_outline(PYTHON, "Python").cuts]
     assert pieces == [
         "import os",
         "LIMIT = 3  # ü",
@@ -121,10 +122,10 @@ def test_cuts_leave_nodes_whole_and_keep_what_introduces_them() -> None:
 
 def test_only_a_long_function_is_cut_between_its_statements() -> None:
     short = "def f():\n" + "    x = 1\n" * 10
-    assert outline(short, "Python").cuts == ()
-    assert len(outline("def f():\n" + "    x = 1\n" * 300, "Python").cuts) == 299
+    assert build_outline(short, "Python").cuts == ()
+    assert len(build_outline("def f():\n" + "    x = 1\n" * 300, "Python").cuts) == 299
     inside = "class A {\n  int f() {\n" + "    x = 1;\n" * 300 + "  }\n  int g() {\n    y();\n    z();\n  }\n}\n"
-    assert len(outline(inside, "Java").cuts) == 300  # 299 in f, one before g, none in g
+    assert len(build_outline(inside, "Java").cuts) == 300  # 299 in f, one before g, none in g
 
 
 def test_a_definition_includes_a_body_that_stands_beside_it() -> None:
@@ -138,8 +139,8 @@ def test_gos_single_type_includes_its_keyword() -> None:
 
 
 def test_text_without_a_grammar_is_cut_at_blank_lines_else_at_lines() -> None:
-    assert outline("a\nb\n\n  \nc\nd\n", "Other") == Outline((), (), (), (8,), ())
-    assert outline("a\nb\nc", "Other").cuts == (2, 4) and outline("", "Other").cuts == ()
+    assert build_outline("a\nb\n\n  \nc\nd\n", "Other") == Outline((), (), (), (8,), ())
+    assert build_outline("a\nb\nc", "Other").cuts == (2, 4) and build_outline("", "Other").cuts == ()
 
 
 ODD = [
@@ -160,7 +161,7 @@ ODD = [
 @pytest.mark.parametrize("language", [*GRAMMARS, "Other"])
 def test_odd_input_never_raises_and_is_stored_exactly(language: str) -> None:
     for text in ODD:
-        read = outline(text, language)
+        read = build_outline(text, language)
         assert list(read.cuts) == sorted(set(read.cuts)) and all(text[at - 1] == "\n" for at in read.cuts)
         assert all(0 <= d.start <= d.body <= d.end <= len(text) for d in read.definitions)
         assert all(0 <= start <= end <= len(text) for start, end in read.bodies)
@@ -168,7 +169,7 @@ def test_odd_input_never_raises_and_is_stored_exactly(language: str) -> None:
 
 
 def test_what_is_stored_comes_back_as_it_was() -> None:
-    read = outline(PYTHON, "Python")
+    read = build_outline(PYTHON, "Python")
     stored = read.to_json()
     assert read.definitions and read.calls and read.imports and read.cuts and read.bodies
     assert Outline.from_json(stored) == read and "\n" not in stored
@@ -190,6 +191,6 @@ def test_what_is_stored_comes_back_as_it_was() -> None:
 )
 def test_a_long_or_endlessly_nested_file_is_read_in_a_moment(language: str, text: str) -> None:
     began = time.thread_time()
-    read = outline(text, language)
+    read = build_outline(text, language)
     assert time.thread_time() - began < 4
     assert len(text) < MAX_CHARACTERS or read.definitions == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from longrepo.repository.grammars import GRAMMARS
-from longrepo.repository.outline import outline
+from longrepo.repository.outline import build_outline
 from longrepo.repository.types import language_of
 
 DATA = {"HTML", "CSS", "Markdown", "YAML", "TOML", "JSON"}  # nothing in them is called by name from elsewhere
@@ -262,7 +262,7 @@ SAMPLES = {
 @pytest.mark.parametrize("language", SAMPLES)
 def test_each_language_has_its_definitions(language: str) -> None:
     text, expected = SAMPLES[language]
-    found = outline(text, language).definitions
+    found = build_outline(text, language).definitions
     assert ", ".join(f"{one.name} {one.kind}" for one in found) == expected
     assert all(text[one.start : one.body].strip() for one in found)
     assert all(one.signature in " ".join(text.split()) for one in found)

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.data.features import Analyser, FileJob, unpack
+from longrepo.data.features import FeatureExtractor, FileJob, unpack_features
 from longrepo.data.text import TokenizedText, path_tokens
 from longrepo.data.tokenizer import RepoTokenizer
 
@@ -44,11 +44,11 @@ def tokenizer(backend: Tokenizer) -> RepoTokenizer:
 @pytest.fixture(scope="session")
 def read(tokenizer: RepoTokenizer) -> Callable[[str, str], TokenizedText]:
     """Path and text → the file as sequences are cut from."""
-    analyser = Analyser(tokenizer, None, 0.1)
+    analyser = FeatureExtractor(tokenizer, None, 0.1)
 
     def analysed(path: str, text: str) -> TokenizedText:
-        (result,) = analyser.analyse([FileJob(path, text)])
-        return unpack(result, path, path_tokens(tokenizer, path)).text
+        (result,) = analyser.extract([FileJob(path, text)])
+        return unpack_features(result, path, path_tokens(tokenizer, path)).text
 
     return analysed
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from git_helper import Made
 
-from longrepo.data.questions.generate import ChangeFact, Question, Source, left_out, questions
-from longrepo.repository.imports.graph import import_graph
-from longrepo.repository.outline import outline
+from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.generate import ChangeFact, Source, left_out, make_questions
+from longrepo.repository.imports.graph import build_import_graph
+from longrepo.repository.outline import build_outline
 from longrepo.repository.repository import Repository
 
 SHAPES = '''"""Shapes."""
@@ -75,11 +76,11 @@ def ask(
             for one in repository.log(commit)
             for change in one.changes
         ]
-    sources = [Source(file.path, file.text, file.language, outline(file.text, file.language)) for file in files]
+    sources = [Source(file.path, file.text, file.language, build_outline(file.text, file.language)) for file in files]
     if reverse:
         sources.reverse()
     outside = left_out(folder, commit, [file.path for file in files])
-    return questions(sources, import_graph(files), changes, 7, limit, outside)
+    return make_questions(sources, build_import_graph(files), changes, 7, limit, outside)
 
 
 def answers(made: list[Question]) -> dict[str, str]:

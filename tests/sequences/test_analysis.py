@@ -12,18 +12,18 @@ from small_packages import module
 
 from longrepo.data.features import (
     AddedJob,
-    Analysed,
-    Analyser,
+    FeatureExtractor,
+    Features,
     FileJob,
     Job,
     StepJob,
     WindowJob,
-    left_out,
-    still_valid,
-    unpack,
-    why_left_out,
+    is_still_valid,
+    pack_skip_reason,
+    skip_reason,
+    unpack_features,
 )
-from longrepo.data.text import boundaries, path_tokens
+from longrepo.data.text import path_tokens, token_boundaries
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.redaction.redactor import Redactor
 from longrepo.utils.hashing import line_hash
@@ -33,9 +33,9 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 ADA = ("Ada Lindqvist", "ada@lindqvist-labs.se")
 
 
-def analysed(tokenizer: RepoTokenizer, job: Job, redactor: Redactor | None = None) -> Analysed:
-    (result,) = Analyser(tokenizer, redactor, 0.1).analyse([job])
-    return unpack(result, job.path, path_tokens(tokenizer, job.path))
+def analysed(tokenizer: RepoTokenizer, job: Job, redactor: Redactor | None = None) -> Features:
+    (result,) = FeatureExtractor(tokenizer, redactor, 0.1).extract([job])
+    return unpack_features(result, job.path, path_tokens(tokenizer, job.path))
 
 
 def token_of_key(seed: int) -> str:
@@ -86,11 +86,11 @@ def test_names_depth_and_definitions_are_those_of_the_text(tokenizer: RepoTokeni
 
 
 def test_nothing_depends_on_the_path_but_its_language(tokenizer: RepoTokenizer) -> None:
-    one, other, text = Analyser(tokenizer, None, 0.1).analyse(
+    one, other, text = FeatureExtractor(tokenizer, None, 0.1).extract(
         [FileJob("a.py", TEXT), FileJob("b/c.py", TEXT), FileJob("a.txt", TEXT)]
     )
     assert one == other != text
-    assert unpack(text, "a.txt", path_tokens(tokenizer, "a.txt")).text.language != "Python"
+    assert unpack_features(text, "a.txt", path_tokens(tokenizer, "a.txt")).text.language != "Python"
 
 
 def test_a_change_is_its_message_and_hunks_weighed_row_by_row(tokenizer: RepoTokenizer) -> None:
@@ -219,7 +219,7 @@ def test_a_character_of_several_tokens_is_never_cut(tokenizer: RepoTokenizer) ->
     of = analysed(tokenizer, FileJob("a.txt", text)).text
     assert len(tokenizer.encode("\U0001f600")) > 1
     starts = np.array([0, 1, 1, 1, 3], np.int32)  # the second character takes three tokens, the last of them a third
-    assert boundaries(starts, 4, [0, 1, 2, 3, 4, 9]).tolist() == [0, 1, 1, 4, 5, 5]
+    assert token_boundaries(starts, 4, [0, 1, 2, 3, 4, 9]).tolist() == [0, 1, 1, 4, 5, 5]
     for row, line in enumerate(text.split("\n")[:-1]):
         start, end = of.row_token(row), of.row_token(row + 1)
         assert tokenizer.decode(of.ids[start:end].tolist()).strip("\n") == line
@@ -229,18 +229,20 @@ def test_a_character_of_several_tokens_is_never_cut(tokenizer: RepoTokenizer) ->
 def test_what_is_kept_is_valid_while_the_same_people_are_known(tokenizer: RepoTokenizer) -> None:
     text = "# Written by Grace Makerson and Ada Lindqvist\nx = 1\n"
     of_none, of_both = (
-        Analyser(tokenizer, Redactor(people), 0.1).analyse([FileJob("a.py", text), FileJob("b.py", "y = 2\n")])
+        FeatureExtractor(tokenizer, Redactor(people), 0.1).extract([FileJob("a.py", text), FileJob("b.py", "y = 2\n")])
         for people in ([("Zoe Otherly", "z@z.org")], [ADA, ("Grace Makerson", "g@g.org")])
     )
-    assert still_valid(of_none[0], Redactor([])) and still_valid(of_none[0], Redactor([("Bo Bystanderson", "b@b.org")]))
-    assert not still_valid(of_none[0], Redactor([ADA])) and not still_valid(of_both[0], Redactor([ADA]))
-    assert still_valid(of_both[0], Redactor([("Grace Makerson", ""), ADA]))
-    assert still_valid(of_none[1], Redactor([ADA])) and still_valid(of_none[0], None)
+    assert is_still_valid(of_none[0], Redactor([])) and is_still_valid(
+        of_none[0], Redactor([("Bo Bystanderson", "b@b.org")])
+    )
+    assert not is_still_valid(of_none[0], Redactor([ADA])) and not is_still_valid(of_both[0], Redactor([ADA]))
+    assert is_still_valid(of_both[0], Redactor([("Grace Makerson", ""), ADA]))
+    assert is_still_valid(of_none[1], Redactor([ADA])) and is_still_valid(of_none[0], None)
 
 
 def test_a_text_left_out_says_why(tokenizer: RepoTokenizer) -> None:
-    assert why_left_out(left_out("binary")) == "binary"
+    assert skip_reason(pack_skip_reason("binary")) == "binary"
     for text in ("", "left out"):
-        (result,) = Analyser(tokenizer, None, 0.1).analyse([FileJob("a.py", text)])
-        assert why_left_out(result) == ""
-    assert still_valid(left_out("binary"), Redactor([ADA]))
+        (result,) = FeatureExtractor(tokenizer, None, 0.1).extract([FileJob("a.py", text)])
+        assert skip_reason(result) == ""
+    assert is_still_valid(pack_skip_reason("binary"), Redactor([ADA]))

@@ -12,11 +12,11 @@ from small_packages import NAMES, history, module
 from whole import Case, prepared
 
 from longrepo.config.schema import Settings
-from longrepo.data.features import Analyser, FileJob, Job, StepJob
+from longrepo.data.features import FeatureExtractor, FileJob, Job, StepJob
 from longrepo.data.prepare import write_prepared
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.utils import cache as caching
-from longrepo.utils.cache import Cache, cache_folder
+from longrepo.utils.cache import SqliteCache, cache_folder
 
 Bytes = Callable[[Case], dict[str, bytes]]
 
@@ -37,24 +37,24 @@ def written(tmp_path: Path) -> Bytes:
 def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Job]]:
     """Every job that is analysed while the test runs."""
     done: list[Job] = []
-    plain = Analyser._read
+    plain = FeatureExtractor._read
 
-    def counted(self: Analyser, job: Job) -> object:
+    def counted(self: FeatureExtractor, job: Job) -> object:
         done.append(job)
         return plain(self, job)
 
-    monkeypatch.setattr(Analyser, "_read", counted)
+    monkeypatch.setattr(FeatureExtractor, "_read", counted)
     yield done
 
 
 def test_what_was_put_is_there_in_another_process_of_the_same_folder(tmp_path: Path) -> None:
-    cache = Cache(tmp_path / "deep" / "folder")
+    cache = SqliteCache(tmp_path / "deep" / "folder")
     items = {f"key {n}": bytes([n % 256]) * n for n in range(1700)}
     cache.put(items)
     assert cache.get([*items, "another"]) == items
     cache.close()
     cache.close()
-    again = Cache(tmp_path / "deep" / "folder")
+    again = SqliteCache(tmp_path / "deep" / "folder")
     assert again.get(["key 3", "key 1699", "nothing"]) == {key: items[key] for key in ("key 3", "key 1699")}
     again.put({"key 3": b"newer"})
     assert again.get(["key 3"]) == {"key 3": b"newer"} and again.get([]) == {}
@@ -62,7 +62,7 @@ def test_what_was_put_is_there_in_another_process_of_the_same_folder(tmp_path: P
 
 
 def test_without_a_folder_it_lasts_as_long_as_the_object() -> None:
-    cache, other = Cache(), Cache()
+    cache, other = SqliteCache(), SqliteCache()
     cache.put({"a": b"1"})
     assert cache.get(["a"]) == {"a": b"1"} and other.get(["a"]) == {}
 
@@ -71,14 +71,14 @@ def test_beyond_its_limit_what_was_used_longest_ago_goes(tmp_path: Path, monkeyp
     day = 86_400
     for number in range(4):
         monkeypatch.setattr(caching.time, "time", lambda at=number: 10 * day + at * 2 * day)
-        cache = Cache(tmp_path)
+        cache = SqliteCache(tmp_path)
         cache.put({f"from day {number}": b"x" * 1000})
         if number == 2:
             cache.get(["from day 0"])  # used again two days later
         cache.close()
-    limited = Cache(tmp_path, most_bytes=3500)
+    limited = SqliteCache(tmp_path, most_bytes=3500)
     limited.close()
-    left = Cache(tmp_path)
+    left = SqliteCache(tmp_path)
     assert set(left.get([f"from day {n}" for n in range(4)])) == {"from day 0", "from day 2", "from day 3"}
     left.close()
 
@@ -112,7 +112,7 @@ def _folder(file: Path) -> None:
 @pytest.mark.parametrize("spoil", [_garbage, _other_table, _folder])
 def test_a_file_that_cannot_be_used_is_as_good_as_an_empty_one(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     spoil(tmp_path / "texts.sqlite")
-    cache = Cache(tmp_path)
+    cache = SqliteCache(tmp_path)
     assert cache.get(["a"]) == {}
     cache.put({"a": b"1"})
     assert cache.get(["a"]) in ({}, {"a": b"1"})
@@ -120,14 +120,14 @@ def test_a_file_that_cannot_be_used_is_as_good_as_an_empty_one(tmp_path: Path, s
 
 
 def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = Cache(tmp_path)
+    cache = SqliteCache(tmp_path)
     cache.put({"a": b"1"})
     cache.close()
     connect = sqlite3.connect
     monkeypatch.setattr(
         caching.sqlite3, "connect", lambda file, **more: connect(f"file:{file}?mode=ro", uri=True, **more)
     )
-    cache = Cache(tmp_path)
+    cache = SqliteCache(tmp_path)
     cache.put({"b": b"2"})
     assert cache.get(["a", "b"]) == {"a": b"1"}
     cache.close()
@@ -135,7 +135,7 @@ def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytes
 
 def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    cache = Cache(tmp_path / "file" / "cache")
+    cache = SqliteCache(tmp_path / "file" / "cache")
     cache.put({"a": b"1"})
     assert cache.get(["a"]) == {"a": b"1"}
     cache.close()
@@ -144,25 +144,25 @@ def test_a_folder_that_cannot_be_made_is_done_without(tmp_path: Path) -> None:
 def test_any_state_of_the_cache_gives_the_same_bytes(
     long_history: Path, tokenizer: RepoTokenizer, settings: Settings, tmp_path: Path, written: Bytes, jobs: list[Job]
 ) -> None:
-    def made(cache: Cache) -> dict[str, bytes]:
+    def made(cache: SqliteCache) -> dict[str, bytes]:
         try:
             return written(prepared(long_history, tokenizer, settings, phases=2, cache=cache))
         finally:
             cache.close()
 
-    expected, here = made(Cache()), tmp_path / "cache"
+    expected, here = made(SqliteCache()), tmp_path / "cache"
     assert len(expected) >= 4
     first = len(jobs)
-    assert made(Cache(here)) == expected and len(jobs) == 2 * first
-    assert made(Cache(here)) == expected and len(jobs) == 2 * first, "warm: nothing is analysed"
+    assert made(SqliteCache(here)) == expected and len(jobs) == 2 * first
+    assert made(SqliteCache(here)) == expected and len(jobs) == 2 * first, "warm: nothing is analysed"
 
     whole = (here / "texts.sqlite").read_bytes()
     (here / "texts.sqlite").write_bytes(whole[: len(whole) // 2] + b"\xff" * 1000 + whole[len(whole) // 2 + 1000 :])
-    assert made(Cache(here)) == expected, "pages in its middle are damaged"
+    assert made(SqliteCache(here)) == expected, "pages in its middle are damaged"
     (here / "texts.sqlite").write_bytes(whole[: len(whole) // 3])
-    assert made(Cache(here)) == expected, "cut short"
+    assert made(SqliteCache(here)) == expected, "cut short"
 
-    opened = Cache(here)
+    opened = SqliteCache(here)
     for file in here.iterdir():
         file.unlink()
     assert made(opened) == expected, "deleted while in use"
@@ -172,7 +172,7 @@ def test_a_value_that_is_not_what_was_put_is_read_anew(
     long_history: Path, tokenizer: RepoTokenizer, settings: Settings, tmp_path: Path, written: Bytes
 ) -> None:
     def made() -> dict[str, bytes]:
-        cache = Cache(tmp_path / "cache")
+        cache = SqliteCache(tmp_path / "cache")
         try:
             return written(prepared(long_history, tokenizer, settings, phases=1, cache=cache))
         finally:
@@ -189,7 +189,7 @@ def test_after_a_commit_only_what_it_changed_is_analysed(
     tokenizer: RepoTokenizer, settings: Settings, tmp_path: Path, jobs: list[Job], written: Bytes
 ) -> None:
     commits = history(40)
-    cache = Cache(tmp_path / "cache")
+    cache = SqliteCache(tmp_path / "cache")
     prepared(make_repo(tmp_path / "one" / "r", commits), tokenizer, settings, phases=2, cache=cache)
     first = len(jobs)
     jobs.clear()
@@ -208,7 +208,7 @@ def test_after_a_commit_only_what_it_changed_is_analysed(
 def test_a_file_that_moved_is_not_read_again(
     tokenizer: RepoTokenizer, settings: Settings, tmp_path: Path, jobs: list[Job]
 ) -> None:
-    cache = Cache()
+    cache = SqliteCache()
     files = {f"src/{name}.py": module(name, None, 8) for name in NAMES}
     prepared(make_repo(tmp_path / "one", [files]), tokenizer, settings, phases=1, cache=cache)
     jobs.clear()
@@ -223,7 +223,7 @@ def test_a_new_author_has_just_the_files_that_name_him_read_again(
     files = {f"src/{name}.py": module(name, None, 8) for name in NAMES}
     files["src/cedar.py"] += "# Thought out by Ottilie Fernbach on a train.\n"
     commits = [Made(files)]
-    cache = Cache()
+    cache = SqliteCache()
     before = prepared(make_repo(tmp_path / "one" / "r", commits), tokenizer, settings, phases=1, cache=cache)
     assert any("Ottilie Fernbach" in tokenizer.decode(row.input_ids.tolist()) for row in before.rows)
     jobs.clear()
@@ -238,7 +238,7 @@ def test_a_new_author_has_just_the_files_that_name_him_read_again(
 def test_another_setting_that_matters_is_another_entry(
     long_history: Path, tokenizer: RepoTokenizer, settings: Settings, jobs: list[Job]
 ) -> None:
-    cache = Cache()
+    cache = SqliteCache()
     prepared(long_history, tokenizer, settings, phases=1, cache=cache)
     for name, value in (("redact", False), ("context_weight", 0.3)):
         jobs.clear()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, dataset_card, licence_of
+from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, dataset_card, license_of
 
 MIT = (
     "MIT License\n\nPermission is hereby granted, free of charge, to any person obtaining\n"
@@ -44,18 +44,18 @@ LICENCES = {
 @pytest.mark.parametrize("name", LICENCES, ids=lambda name: name or "none")
 def test_a_licence_is_known_by_its_phrases(name: str) -> None:
     commented = "".join(f" * {line}\n" for line in LICENCES[name].splitlines())
-    assert licence_of({"LICENSE": LICENCES[name]}) == licence_of([("COPYING.txt", commented)]) == name
+    assert license_of({"LICENSE": LICENCES[name]}) == license_of([("COPYING.txt", commented)]) == name
 
 
 def test_this_repository_s_own_licence() -> None:
     own = Path(__file__).parents[2] / "LICENSE"
-    assert licence_of({"LICENSE": own.read_text("utf-8")}) == "Apache-2.0"
+    assert license_of({"LICENSE": own.read_text("utf-8")}) == "Apache-2.0"
 
 
 def test_several_licences_hold_together_unless_a_choice_is_offered() -> None:
     both = {"LICENSE-MIT": MIT, "UNLICENSE": LICENCES["Unlicense"], "README.md": "BSD", "vendor/LICENSE": BSD}
-    assert licence_of(both) == "MIT AND Unlicense"
-    assert licence_of({**both, "COPYING": "Use it under the terms of either."}) == "MIT OR Unlicense"
+    assert license_of(both) == "MIT AND Unlicense"
+    assert license_of({**both, "COPYING": "Use it under the terms of either."}) == "MIT OR Unlicense"
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from test_hunks import applied
 from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings
-from longrepo.data.dataset import Row
+from longrepo.data.dataset import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer
 
 SECTION = re.compile(
@@ -29,7 +29,7 @@ def case(tmp_path_factory: pytest.TempPathFactory, tokenizer: RepoTokenizer) -> 
     )
 
 
-def chains(tokenizer: RepoTokenizer, row: Row) -> list[tuple[str, str, list[tuple[str, str, list[str]]]]]:
+def chains(tokenizer: RepoTokenizer, row: SequenceRow) -> list[tuple[str, str, list[tuple[str, str, list[str]]]]]:
     """(path, file as it was, its steps as (id, message, hunks)) of a row; files without steps are left out."""
     found: list[tuple[str, str, list[tuple[str, str, list[str]]]]] = []
     for match in SECTION.finditer(shown(tokenizer, row)):

@@ -6,21 +6,31 @@ from collections.abc import Callable
 import pytest
 from small_packages import module
 
-from longrepo.data.difficulty import FIXED_THRESHOLDS, PARTS, Names, label, parts_of, quantile_thresholds, score_of
-from longrepo.data.template import Part
+from longrepo.data.difficulty import (
+    FIXED_THRESHOLDS,
+    PART_WEIGHTS,
+    NameIndex,
+    compute_parts,
+    difficulty_label,
+    quantile_thresholds,
+    weighted_score,
+)
+from longrepo.data.template import SequencePart
 from longrepo.data.text import DIFFICULTIES, TokenizedText
 
 
 def test_the_score_is_between_0_and_1_and_grows_with_each_part() -> None:
-    assert score_of(dict.fromkeys(PARTS, 0.0)) == 0 and score_of(dict.fromkeys(PARTS, 1.0)) == 1
-    middle = dict.fromkeys(PARTS, 0.5)
-    for part in PARTS:
-        assert score_of(middle | {part: 0.4}) < score_of(middle) < score_of(middle | {part: 0.6})
+    assert (
+        weighted_score(dict.fromkeys(PART_WEIGHTS, 0.0)) == 0 and weighted_score(dict.fromkeys(PART_WEIGHTS, 1.0)) == 1
+    )
+    middle = dict.fromkeys(PART_WEIGHTS, 0.5)
+    for part in PART_WEIGHTS:
+        assert weighted_score(middle | {part: 0.4}) < weighted_score(middle) < weighted_score(middle | {part: 0.6})
 
 
 def test_labels_follow_the_thresholds() -> None:
     scores = [0.0, 0.3, 0.4, 0.5]
-    assert tuple(label(score) for score in scores) == DIFFICULTIES
+    assert tuple(difficulty_label(score) for score in scores) == DIFFICULTIES
     low, middle, high = quantile_thresholds([number / 100 for number in range(100)])
     assert (low, middle, high) == (0.25, 0.5, 0.75)
     assert quantile_thresholds([0.9]) == FIXED_THRESHOLDS
@@ -33,7 +43,9 @@ def parts(read: Read, filler: int = 0, target: str = "total = make_total(3)\n") 
     one = read("a.py", "def make_total(count):\n    return count\n")
     other = read("b.py", target)
     at = len(one) + filler
-    return parts_of([[Part(one, 0, len(one), 0, False), Part(other, 0, len(other), at, True)]], Names())[0]
+    return compute_parts(
+        [[SequencePart(one, 0, len(one), 0, False), SequencePart(other, 0, len(other), at, True)]], NameIndex()
+    )[0]
 
 
 def test_a_definition_further_away_is_harder(read: Read) -> None:
@@ -48,7 +60,9 @@ def test_distance_is_measured_in_tokens(read: Read) -> None:
     target = read("b.py", "make_total(3)\n")
     one = read("a.py", "def make_total(count):\n    return count\n")
     at = [place for place, name in zip(one.name_tokens, one.names, strict=True) if name in one.defines]
-    (found,) = parts_of([[Part(one, 0, len(one), 0, False), Part(target, 0, len(target), 500, True)]], Names())
+    (found,) = compute_parts(
+        [[SequencePart(one, 0, len(one), 0, False), SequencePart(target, 0, len(target), 500, True)]], NameIndex()
+    )
     assert found["distance"] == pytest.approx(math.log2(1 + 500 - at[0]) / math.log2(1 + 8192), abs=1e-4)
 
 
@@ -62,24 +76,24 @@ def test_unseen_names_and_nesting_are_harder(read: Read) -> None:
 
 def test_context_alone_has_no_difficulty(read: Read) -> None:
     of = read("a.py", module("amber", None, 3))
-    assert parts_of([[Part(of, 0, len(of), 0, False)]], Names()) == [dict.fromkeys(PARTS, 0.0)]
+    assert compute_parts([[SequencePart(of, 0, len(of), 0, False)]], NameIndex()) == [dict.fromkeys(PART_WEIGHTS, 0.0)]
 
 
 def test_what_the_whole_repository_uses_is_not_unseen(read: Read) -> None:
-    names = Names.of([read(f"{n}.py", module(f"name{n}", None, 1)) for n in range(5)])
+    names = NameIndex.of([read(f"{n}.py", module(f"name{n}", None, 1)) for n in range(5)])
     of = read("c.py", "def return_scale(annotations): return\n")
     known = dict(zip(["def", "return_scale", "annotations", "return"], of.names.tolist(), strict=True))
     assert {known["def"], known["annotations"], known["return"]} <= set(names.common.tolist())
     assert known["return_scale"] not in names.common
-    target = [[Part(of, 0, len(of), 0, True)]]
-    assert parts_of(target, Names())[0]["unseen"] == 1 and parts_of(target, names)[0]["unseen"] == 0.25
+    target = [[SequencePart(of, 0, len(of), 0, True)]]
+    assert compute_parts(target, NameIndex())[0]["unseen"] == 1 and compute_parts(target, names)[0]["unseen"] == 0.25
 
 
 def test_a_name_that_many_files_define_says_nothing(read: Read) -> None:
     def distance(files: int) -> float:
         texts = [read(f"{n}.py", f"def run(): return {n}\n") for n in range(files)]
         use = read("use.py", "x = run()\n")
-        both = [Part(texts[0], 0, len(texts[0]), 0, False), Part(use, 0, len(use), 400, True)]
-        return parts_of([both], Names.of(texts))[0]["distance"]
+        both = [SequencePart(texts[0], 0, len(texts[0]), 0, False), SequencePart(use, 0, len(use), 400, True)]
+        return compute_parts([both], NameIndex.of(texts))[0]["distance"]
 
     assert distance(3) > 0 == distance(4)

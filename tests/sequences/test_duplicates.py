@@ -11,8 +11,8 @@ from small_packages import NAMES, module
 from whole import Case, prepared, shown, weighed
 
 from longrepo.config.schema import Settings
-from longrepo.data.corpus import DUPLICATE
-from longrepo.data.dedup import duplicates
+from longrepo.data.corpus import DUPLICATE_REASON
+from longrepo.data.dedup import find_duplicates
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 
@@ -21,7 +21,7 @@ TEXT = module("amber", None, 12)
 
 
 def found(read: Read, files: dict[str, str]) -> dict[str, str]:
-    return duplicates({path: read(path, text) for path, text in files.items()})
+    return find_duplicates({path: read(path, text) for path, text in files.items()})
 
 
 def changed(share: float) -> str:
@@ -66,7 +66,7 @@ def test_the_same_as_comparing_all_pairs(read: Read) -> None:
         firsts = [one for one in sorted(files) if one < path and one not in expected]
         if any(len(lines[path] & lines[one]) / len(lines[path] | lines[one]) >= 0.85 for one in firsts):
             expected.add(path)
-    assert set(duplicates(texts)) == expected and 5 < len(expected) < 35
+    assert set(find_duplicates(texts)) == expected and 5 < len(expected) < 35
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_what_is_a_copy_is_learnt_once_and_counted(case: Case, tokenizer: RepoTo
         assert code.count("def amber_step_2(") == 1
         assert not {"src/amber.py", "zoo/amber.txt", "zoo/near.py"} & {path for row in rows for path in row.files}
     files = case.summary["files"]
-    assert files["left_out"][DUPLICATE] == 3 and files["left_out_bytes"][DUPLICATE] > 3000
+    assert files["left_out"][DUPLICATE_REASON] == 3 and files["left_out_bytes"][DUPLICATE_REASON] > 3000
     assert files["duplicate_tokens"] > 2000
 
 

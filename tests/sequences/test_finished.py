@@ -16,7 +16,7 @@ from longrepo.data import finished, prepare
 from longrepo.data.prepare import write_prepared
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.repository.repository import Repository
-from longrepo.utils.cache import Cache
+from longrepo.utils.cache import SqliteCache
 
 Run = Callable[..., Case]
 
@@ -36,7 +36,7 @@ def run(repository: Path, tokenizer: RepoTokenizer, settings: Settings, tmp_path
     """Prepares the repository with one cache and writes to `out`."""
 
     def once(out: Path, folder: Path = repository, settings: Settings = settings, **given: object) -> Case:
-        cache = Cache(tmp_path / "cache")
+        cache = SqliteCache(tmp_path / "cache")
         try:
             made = prepared(folder, tokenizer, settings, cache=cache, **({"phases": 1} | given))  # type: ignore[arg-type]
             write_prepared(out, made.prepared)
@@ -56,7 +56,7 @@ def nothing_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(*_: object) -> None:
         raise AssertionError("made anew")
 
-    return lambda: monkeypatch.setattr(prepare, "assemble", refuse)
+    return lambda: monkeypatch.setattr(prepare, "assemble_sequences", refuse)
 
 
 def test_with_nothing_new_nothing_is_read_and_the_files_are_the_same(

@@ -9,7 +9,7 @@ from git_helper import make_repo
 from whole import prepared
 
 from longrepo.config.load import load_settings
-from longrepo.data.packing import bands, bands_up_to, last_phase
+from longrepo.data.packing import bands_up_to, last_phase, phase_bands
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 
@@ -26,18 +26,18 @@ SHORT = (
 def test_what_is_off_below_the_last_is_not_built_and_moves_no_other() -> None:
     given = load_settings(None, SHORT).long_context
     assert last_phase(given) == 5
-    chosen, notes = bands(given, 5, 512)
+    chosen, notes = phase_bands(given, 5, 512)
     assert [(band.phase, band.floor, band.cap) for band in chosen] == [
         (1, 0, 128), (2, 128, 256), (4, 384, 768), (5, 768, 1024)
     ]  # fmt: skip
     assert notes == ["length raised from 512 to 1024 tokens: phase 5 is asked for and needs it"]
-    assert [band.phase for band in bands(given, 3, 512)[0]] == [1, 2, 3], "asked for by its number"
-    assert bands(given, 6, 512)[0][-1].cap == 8192
+    assert [band.phase for band in phase_bands(given, 3, 512)[0]] == [1, 2, 3], "asked for by its number"
+    assert phase_bands(given, 6, 512)[0][-1].cap == 8192
     assert [(band.phase, band.cap) for band in bands_up_to(given, 700)] == [(1, 128), (2, 256), (4, 700)]
     with pytest.raises(
         InputError, match=r"phase 7 is asked for, and the settings have 6: add it to long_context\.further"
     ):
-        bands(given, 7, 512)
+        phase_bands(given, 7, 512)
 
 
 def test_every_phase_gets_sequences_of_its_lengths(tmp_path: Path, tokenizer: RepoTokenizer) -> None:

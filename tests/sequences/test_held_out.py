@@ -15,12 +15,12 @@ from whole import Case, prepared, shown, weighed
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.contamination import check_leaks
-from longrepo.data.dataset import Row, SequenceFile, read_sequences, write_sequences
-from longrepo.data.dedup import Shown
+from longrepo.data.dataset import SequenceFile, SequenceRow, read_sequences, write_sequences
+from longrepo.data.dedup import TrainingTexts
 from longrepo.data.prepare import write_prepared
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.utils.hashing import LEAST_CHARACTERS
+from longrepo.utils.hashing import MIN_CHARACTERS
 
 SIGNS = ("+", "-", " ")
 
@@ -50,10 +50,10 @@ def lines_of(text: str) -> set[str]:
         text = text.replace(mark, "\n")
     found = {line.strip() for line in text.split("\n")}
     found |= {line[1:].strip() for line in text.split("\n") if line[:1] in SIGNS}
-    return {line for line in found if len(line) >= LEAST_CHARACTERS}
+    return {line for line in found if len(line) >= MIN_CHARACTERS}
 
 
-def scored_lines(tokenizer: RepoTokenizer, row: Row) -> set[str]:
+def scored_lines(tokenizer: RepoTokenizer, row: SequenceRow) -> set[str]:
     return {line.strip() for line in weighed(tokenizer, row).split("\n")} - {""}
 
 
@@ -142,21 +142,21 @@ def test_a_target_is_never_longer_than_it_may_be(case: Case, tokenizer: RepoToke
 def test_a_line_is_fresh_that_no_text_shows(
     tokenizer: RepoTokenizer, read: Callable[[str, str], TokenizedText]
 ) -> None:
-    shown_texts = Shown(tokenizer, [read("a.py", "alpha = 1\n    beta = 2\n"), read("b.py", "gamma = 3\n}\n")])
+    shown_texts = TrainingTexts(tokenizer, [read("a.py", "alpha = 1\n    beta = 2\n"), read("b.py", "gamma = 3\n}\n")])
     asked = read("c.py", "beta = 2\ndelta = 4\n}\n  gamma = 3\ngamma = 33")
     assert shown_texts.fresh(asked.row_hashes).tolist() == [False, True, False, False, True]
-    assert Shown(tokenizer, []).fresh(asked.row_hashes).tolist() == [True, True, False, True, True]
+    assert TrainingTexts(tokenizer, []).fresh(asked.row_hashes).tolist() == [True, True, False, True, True]
 
 
 def test_a_copy_with_other_white_space_is_no_target(
     tokenizer: RepoTokenizer, read: Callable[[str, str], TokenizedText]
 ) -> None:
     text = module("amber", None, 6)
-    shown_texts = Shown(tokenizer, [read("a.py", text)])
+    shown_texts = TrainingTexts(tokenizer, [read("a.py", text)])
     blocks = [
         shown_texts.shingler.of(read("b.py", one).ids) for one in (text.replace(" = ", "="), module("birch", None, 6))
     ]
-    assert shown_texts.copied(blocks) == {0}
+    assert shown_texts.copied_blocks(blocks) == {0}
 
 
 def test_a_merged_branch_is_held_out_as_a_whole(tokenizer: RepoTokenizer, tmp_path: Path) -> None:

@@ -12,12 +12,12 @@ from git_helper import environment
 from small_packages import module
 
 from longrepo.data import diff
-from longrepo.data.diff import added_rows
+from longrepo.data.diff import added_row_ranges
 
 
 def hunk_rows(before: str, after: str) -> list[str]:
     """The hunks as the rows of a unified diff."""
-    return [row for hunk in diff.hunks(before, after) for row in (hunk.title, *hunk.rows)]
+    return [row for hunk in diff.diff_hunks(before, after) for row in (hunk.title, *hunk.rows)]
 
 
 def applied(before: str, rows: list[str]) -> str:
@@ -62,7 +62,7 @@ def test_applied_to_the_text_before_they_give_the_text_after() -> None:
 
 @pytest.mark.parametrize("cells", [0, 40])
 def test_so_they_do_where_too_much_differs_to_compare_each_line(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diff, "_MATCHED_CELLS", cells)
+    monkeypatch.setattr(diff, "_MAX_MATCHER_CELLS", cells)
     for seed in range(300):
         before, after = changed(seed)
         assert applied(before, hunk_rows(before, after)) == after, seed
@@ -81,13 +81,13 @@ def test_added_rows_are_those_with_a_plus() -> None:
     for seed in range(500):
         before, after = changed(seed)
         new = after.split("\n")
-        runs = added_rows(before, after)
+        runs = added_row_ranges(before, after)
         said = [row[1:] for row in hunk_rows(before, after) if row.startswith("+")]
         assert [line for first, last in runs for line in new[first:last]] == said
         assert all(first < last for first, last in runs)
         assert all(one[1] < other[0] for one, other in pairwise(runs))
-    assert added_rows("", "a\nb\n") == [(0, 2)]
-    assert added_rows("x\n", "x\n") == []
+    assert added_row_ranges("", "a\nb\n") == [(0, 2)]
+    assert added_row_ranges("x\n", "x\n") == []
 
 
 def edits() -> dict[str, tuple[str, str]]:
@@ -116,6 +116,6 @@ def test_git_finds_the_same_lines_added(case: str, tmp_path: Path) -> None:
     assert by_git["+"] or by_git["-"]
     ours = {sign: [row[1:] for row in hunk_rows(before, after) if row[0] == sign] for sign in "+-"}
     new = after.split("\n")
-    assert ours["+"] == [line for first, last in added_rows(before, after) for line in new[first:last]]
+    assert ours["+"] == [line for first, last in added_row_ranges(before, after) for line in new[first:last]]
     for sign in "+-":  # of blank lines it doesn't matter which one is new
         assert list(filter(str.strip, ours[sign])) == list(filter(str.strip, by_git[sign]))

@@ -10,11 +10,11 @@ from tokenizers import Tokenizer
 from longrepo.config.schema import DataSettings
 from longrepo.data.builder import LongContextSequenceBuilder, Version
 from longrepo.data.contamination import LeakCheck, check_leaks
-from longrepo.data.dataset import Row, read_sequences, row_of, write_sequences
+from longrepo.data.dataset import SequenceRow, read_sequences, row_from_sequence, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.text import LongContextSequence, StoredText
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.utils.hashing import line_hash, normalise_line
+from longrepo.utils.hashing import line_hash, normalize_line
 
 Piece = str | tuple[str, float]  # text or a mark's name, and its weight (text alone: 0.1)
 
@@ -24,7 +24,9 @@ def tokenizer() -> RepoTokenizer:
     return load_tokenizer("embedded")
 
 
-def row(tokenizer: RepoTokenizer, split: str, *pieces: Piece, kind: str = "hierarchical", **about: object) -> Row:
+def row(
+    tokenizer: RepoTokenizer, split: str, *pieces: Piece, kind: str = "hierarchical", **about: object
+) -> SequenceRow:
     """A row of these pieces; a mark stands as its name."""
     ids: list[int] = []
     weights: list[float] = []
@@ -36,14 +38,14 @@ def row(tokenizer: RepoTokenizer, split: str, *pieces: Piece, kind: str = "hiera
         weights += [weight] * len(some)
     given = {"difficulty": "easy", "difficulty_score": 0.0, "difficulty_parts": {}, "language": "Python"}
     given |= {"files": ["a.py"], "commits": [], "repository": "shop", **about}
-    return Row(np.array(ids, np.int32), np.array(weights, np.float32), kind=kind, split=split, **given)
+    return SequenceRow(np.array(ids, np.int32), np.array(weights, np.float32), kind=kind, split=split, **given)
 
 
 @pytest.fixture
 def check(tokenizer: RepoTokenizer, tmp_path: Path):
     facts = RepositoryFacts("shop", "h", held_out_files={"test": ["held.py"]})
 
-    def run(*rows: Row, by: RepoTokenizer = tokenizer) -> LeakCheck:
+    def run(*rows: SequenceRow, by: RepoTokenizer = tokenizer) -> LeakCheck:
         write_sequences(tmp_path / "out", rows, Header(TokenizerFacts.of(by), [facts]))
         return check_leaks(read_sequences(tmp_path / "out"), by)
 
@@ -53,12 +55,12 @@ def check(tokenizer: RepoTokenizer, tmp_path: Path):
 HELD = ("old = 1\n", ("def price(amount):\n    return amount * 3\n", 1.0), "later = 2\n")
 
 
-def held(tokenizer: RepoTokenizer, split: str = "test", **about: object) -> Row:
+def held(tokenizer: RepoTokenizer, split: str = "test", **about: object) -> SequenceRow:
     return row(tokenizer, split, *((piece, 0.0) if isinstance(piece, str) else piece for piece in HELD), **about)
 
 
 def test_lines_are_the_same_without_white_space_and_short_ones_never_count() -> None:
-    assert normalise_line("\t if  a ==\u00a0b:\r") == "ifa==b:"
+    assert normalize_line("\t if  a ==\u00a0b:\r") == "ifa==b:"
     assert line_hash("  return 12") == line_hash("return  12\r") != line_hash("return 13")
     assert line_hash("  }  ") == line_hash("") == line_hash("a b c") == 0
     assert line_hash("a b cd") != 0 and 0 < line_hash("x" * 99) < 2**64
@@ -122,7 +124,7 @@ def test_lines_cut_by_fill_in_the_middle_are_whole_again(tokenizer: RepoTokenize
         builder = LongContextSequenceBuilder(tokenizer, data=DataSettings(fim_share=1), seed=seed)
         built = builder.build_hierarchical_sequence([("amber.py", text)])
         assert isinstance(built, LongContextSequence)
-        one = row_of(built)
+        one = row_from_sequence(built)
         lines = list(StoredText(tokenizer).lines(one.input_ids, one.kind, one.loss_weights))
         assert [line.text for line in lines[1:]] == text.rstrip("\n").split("\n")
         assert all(line.scored for line in lines[1:] if line.text.strip())
@@ -133,7 +135,7 @@ def test_a_builder_s_commit_chain_leaks_what_it_adds(check, tokenizer: RepoToken
     versions = [Version("a" * 40, "Say more", before + "def price(amount):\n    return amount * 3\n")]
     built = LongContextSequenceBuilder(tokenizer).build_commit_evolution_sequence("x.py", versions, before)
     assert isinstance(built, LongContextSequence)
-    assert {leak.shows for leak in check(row_of(built), held(tokenizer)).leaks} == {
+    assert {leak.shows for leak in check(row_from_sequence(built), held(tokenizer)).leaks} == {
         "def price(amount):",
         "return amount * 3",
     }
@@ -145,7 +147,7 @@ SPREAD = LONG.replace("[", "[\n    ").replace('", "', '",\n    "')
 
 def test_a_block_laid_out_anew_is_a_near_duplicate(check, tokenizer: RepoTokenizer) -> None:
     trained = row(tokenizer, "train", LONG)
-    assert not {normalise_line(line) for line in SPREAD.split("\n")} & {normalise_line(LONG)}
+    assert not {normalize_line(line) for line in SPREAD.split("\n")} & {normalize_line(LONG)}
     (leak,) = check(trained, row(tokenizer, "test", ("x = 1\n", 0.0), (SPREAD, 1.0))).leaks
     assert (leak.kind, leak.row, leak.found_in) == ("near-duplicate", 1, 0)
     other = SPREAD.replace("module", "package_of").replace("allowed", "forbidden")

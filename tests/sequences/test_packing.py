@@ -11,8 +11,8 @@ from small_packages import module
 from whole import Case, prepared, shown
 
 from longrepo.config.load import load_settings
-from longrepo.data.packing import NO_ROOM, Band, Completer, arrange, pack, walk
-from longrepo.data.template import FilePiece, Sizes
+from longrepo.data.packing import NO_ROOM_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
+from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 
@@ -42,8 +42,8 @@ def texts(read: Read) -> dict[str, TokenizedText]:
 def test_every_token_stands_in_one_piece_in_order(
     texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, cap: int
 ) -> None:
-    sizes = Sizes(tokenizer)
-    result = pack(list(texts.values()), Band(1, 0, cap // 2, cap), sizes, 4)
+    sizes = TemplateSizes(tokenizer)
+    result = pack_files(list(texts.values()), Band(1, 0, cap // 2, cap), sizes, 4)
     pieces = [piece for packed in result.packs for piece in packed]
     for path, text in texts.items():
         own = [(piece.start, piece.end) for piece in pieces if piece.of.path == path]
@@ -54,7 +54,7 @@ def test_every_token_stands_in_one_piece_in_order(
 
 
 def test_cuts_are_made_between_syntax_nodes(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer) -> None:
-    result = pack(list(texts.values()), Band(1, 0, 512, 1024), Sizes(tokenizer), 4)
+    result = pack_files(list(texts.values()), Band(1, 0, 512, 1024), TemplateSizes(tokenizer), 4)
     assert result.cuts["syntax"] >= 0.9 * sum(result.cuts.values()) > 10
     ends = [piece for packed in result.packs for piece in packed if piece.end < len(piece.of)]
     between = [
@@ -66,7 +66,7 @@ def test_cuts_are_made_between_syntax_nodes(texts: dict[str, TokenizedText], tok
 def test_a_later_piece_repeats_imports_and_what_encloses_it(read: Read, tokenizer: RepoTokenizer) -> None:
     body = "".join(f"    def step_{n}(self) -> int:\n        return {n} + {n} * self.start\n\n" for n in range(40))
     of = read("a.py", f"import os\nfrom pathlib import Path\n\n\nclass Walker:\n    start = 3\n\n{body}")
-    result = pack([of], Band(1, 0, 300, 600), Sizes(tokenizer), 4)
+    result = pack_files([of], Band(1, 0, 300, 600), TemplateSizes(tokenizer), 4)
     (first,), *later = result.packs
     assert not first.head and len(later) > 1
     for (piece,) in later:
@@ -82,12 +82,12 @@ def test_a_later_piece_repeats_imports_and_what_encloses_it(read: Read, tokenize
 
 def test_a_path_that_leaves_no_room_is_counted(read: Read, tokenizer: RepoTokenizer) -> None:
     of = read("a/very/long/path/that/takes/more/tokens/than/there/are.py", "x = 1\n" * 20)
-    assert pack([of], Band(1, 0, 10, 20), Sizes(tokenizer), 4).dropped == {NO_ROOM: len(of)}
+    assert pack_files([of], Band(1, 0, 10, 20), TemplateSizes(tokenizer), 4).dropped == {NO_ROOM_REASON: len(of)}
 
 
 def test_one_line_longer_than_a_sequence_is_cut_between_tokens(read: Read, tokenizer: RepoTokenizer) -> None:
     of = read("a.txt", "word and " * 2000)
-    result = pack([of], Band(1, 0, 128, 256), Sizes(tokenizer), 4)
+    result = pack_files([of], Band(1, 0, 128, 256), TemplateSizes(tokenizer), 4)
     assert set(result.cuts) == {"token"}
     assert sum(piece.end - piece.start for packed in result.packs for piece in packed) == len(of)
 
@@ -95,9 +95,9 @@ def test_one_line_longer_than_a_sequence_is_cut_between_tokens(read: Read, token
 def test_a_walk_goes_on_to_what_is_near(texts: dict[str, TokenizedText]) -> None:
     paths = list(texts)
     near = {path: [other for other in paths[max(0, at - 1) : at + 2] if other != path] for at, path in enumerate(paths)}
-    order = walk(paths, near.__getitem__, 7)
-    assert sorted(order) == paths and order == walk(paths[::-1], near.__getitem__, 7)
-    assert order != walk(paths, near.__getitem__, 8)
+    order = order_by_relation(paths, near.__getitem__, 7)
+    assert sorted(order) == paths and order == order_by_relation(paths[::-1], near.__getitem__, 7)
+    assert order != order_by_relation(paths, near.__getitem__, 8)
     folders = [path.rpartition("/")[0] for path in order]
     assert sum(one != other for one, other in pairwise(folders)) <= 6
 
@@ -108,10 +108,12 @@ def piece_of(of: TokenizedText) -> FilePiece:
 
 def completer(
     texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, cap: int, negatives: float = 0.0, related: str = ""
-) -> Completer:
+) -> ContextFiller:
     imports = {path: [other] for other, path in zip(texts, [*texts][1:], strict=False)}
     near = [path for path in texts if related and related in path]
-    return Completer(Band(1, 0, cap // 2, cap), Sizes(tokenizer), texts, imports, lambda _: near, negatives, 1)
+    return ContextFiller(
+        Band(1, 0, cap // 2, cap), TemplateSizes(tokenizer), texts, imports, lambda _: near, negatives, 1
+    )
 
 
 def test_what_is_imported_stands_in_front_as_signatures_where_it_does_not_fit(
@@ -145,8 +147,8 @@ def test_a_stranger_joins_only_where_hard_negatives_are_wanted(
 def test_completed_sequences_never_pass_the_cap(
     texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, cap: int
 ) -> None:
-    sizes, found = Sizes(tokenizer), completer(texts, tokenizer, cap, 0.5, "part1")
-    for own in pack(list(texts.values()), Band(1, 0, cap // 2, cap), sizes, cap // 8).packs:
+    sizes, found = TemplateSizes(tokenizer), completer(texts, tokenizer, cap, 0.5, "part1")
+    for own in pack_files(list(texts.values()), Band(1, 0, cap // 2, cap), sizes, cap // 8).packs:
         pieces = found.complete(own, 4)
         assert 0.8 * cap < sum(map(sizes.file, pieces)) <= cap - 4
         assert len({piece.of.path for piece in pieces}) == len(pieces)
@@ -157,9 +159,9 @@ def test_definitions_come_first_and_the_target_last(texts: dict[str, TokenizedTe
     paths = list(texts)
     rank = {path: 100 - at for at, path in enumerate(paths)}
     some = [FilePiece.whole(texts[path], target=at != 2) for at, path in enumerate(paths[:6])]
-    order = [piece.of.path for piece in arrange(list(some), rank, 0.0, "key")]
+    order = [piece.of.path for piece in arrange_pieces(list(some), rank, 0.0, "key")]
     assert order == [paths[2], paths[5], paths[4], paths[3], paths[1], paths[0]]
-    others = {tuple(piece.of.path for piece in arrange(list(some), rank, 1.0, n)) for n in range(20)}
+    others = {tuple(piece.of.path for piece in arrange_pieces(list(some), rank, 1.0, n)) for n in range(20)}
     assert tuple(paths[:6]) in others and len(others) > 5
     assert all(sorted(one) == paths[:6] for one in others)
 
@@ -188,12 +190,12 @@ def test_context_has_context_weight_and_targets_have_full_weight(case: Case) -> 
             continue
         assert {round(weight, 4) for weight in row.loss_weights.tolist()} <= {0.0, 0.1, 1.0}
         assert not row.loss_weights[0] and row.loss_weights[-1] == 1
-        for part in built.draft.parts:
+        for part in built.builder.parts:
             span = slice(max(1, part.at), part.at + part.end - part.start)
             assert row.input_ids[part.at : span.stop].tolist() == part.of.ids[part.start : part.end].tolist()
             assert row.loss_weights[span] == pytest.approx(1.0 if part.target else 0.1)
-        own = {part.of.path for part in built.draft.parts if part.target}
-        with_context += any(part.of.path not in own for part in built.draft.parts)
+        own = {part.of.path for part in built.builder.parts if part.target}
+        with_context += any(part.of.path not in own for part in built.builder.parts)
     assert with_context > 0.8 * len(case.of("train", kind="hierarchical"))
 
 
@@ -214,7 +216,7 @@ def test_definitions_stand_before_what_uses_them(case: Case) -> None:
     pairs = ordered = 0
     for built in case.prepared.sequences:
         if built.kind == "hierarchical" and built.split == "train":
-            targets = list(dict.fromkeys(part.of.path for part in built.draft.parts if part.target))
+            targets = list(dict.fromkeys(part.of.path for part in built.builder.parts if part.target))
             for one, other in pairwise(targets):
                 if one.rpartition("/")[0] == other.rpartition("/")[0]:
                     pairs += 1

@@ -42,8 +42,8 @@ def test_every_token_is_used_or_counted_as_dropped(case: Case, windowed: Case) -
         for phase, account in one.prepared.header.accounts.items():
             assert account["tokenized"] == account["used"] + sum(account["dropped"].values()), phase
         for built, row in zip(one.prepared.sequences, one.rows, strict=True):
-            assert sum(built.draft.roles.values()) == len(built) == len(row.input_ids) == len(row.loss_weights)
-            assert built.draft.target_tokens() == (row.loss_weights == 1).sum()
+            assert sum(built.builder.roles.values()) == len(built) == len(row.input_ids) == len(row.loss_weights)
+            assert built.builder.target_tokens() == (row.loss_weights == 1).sum()
 
 
 def test_each_training_file_is_scored_once_in_each_phase(case: Case, tokenizer: RepoTokenizer) -> None:

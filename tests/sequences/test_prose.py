@@ -11,8 +11,8 @@ from small_packages import module, words
 from whole import Case, prepared
 
 from longrepo.config.load import load_settings
-from longrepo.data.mixture import MUCH_PROSE
-from longrepo.data.text import PROSE
+from longrepo.data.mixture import TOO_MUCH_PROSE
+from longrepo.data.text import PROSE_LANGUAGES
 from longrepo.data.tokenizer import RepoTokenizer
 
 NAMES = ["ash", "bay", "elm", "fir", "oak", "yew"]
@@ -42,7 +42,7 @@ def _prepared(folder: Path, tokenizer: RepoTokenizer, share: float) -> Case:
 def _prose(case: Case, kind: str) -> float:
     """The share of the weight of a kind's sequences that lies in those of prose."""
     rows = case.of("train", None, kind)
-    return sum(row.loss_weights.sum() for row in rows if row.language in PROSE) / sum(
+    return sum(row.loss_weights.sum() for row in rows if row.language in PROSE_LANGUAGES) / sum(
         row.loss_weights.sum() for row in rows
     )
 
@@ -60,12 +60,12 @@ def test_prose_is_bounded_in_files_and_changes_and_counted(folder: Path, tokeniz
     assert 0 < _prose(some, "hierarchical") < 0.35
     account, all_dropped = (_account(one) for one in (some, none))
     assert account["tokenized"] == account["used"] + sum(account["dropped"].values())
-    assert 0 < account["dropped"][MUCH_PROSE] < all_dropped["dropped"][MUCH_PROSE]
-    assert MUCH_PROSE not in _account(whole)["dropped"]
+    assert 0 < account["dropped"][TOO_MUCH_PROSE] < all_dropped["dropped"][TOO_MUCH_PROSE]
+    assert TOO_MUCH_PROSE not in _account(whole)["dropped"]
 
 
 def test_where_there_is_no_code_all_of_it_is_learnt(tmp_path: Path, tokenizer: RepoTokenizer) -> None:
     commits = [Made({f"{name}.md": _chapter(name, 40) for name in NAMES})]
     commits += [Made({f"new{at}.md": _chapter(f"new{at}", 20)}, f"Add {at}") for at in range(6)]
     case = _prepared(make_repo(tmp_path / "book", commits), tokenizer, 0.1)
-    assert case.of("train") and MUCH_PROSE not in _account(case)["dropped"]
+    assert case.of("train") and TOO_MUCH_PROSE not in _account(case)["dropped"]

@@ -11,9 +11,9 @@ import pytest
 from git_helper import commit_ids, make_repo
 from question_repository import COMMITS, answers, ask
 
-from longrepo.data.dataset import Row, read_sequences, write_sequences
+from longrepo.data.dataset import SequenceRow, read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
-from longrepo.data.questions.verify import Checker, check
+from longrepo.data.questions.verify import AnswerChecker, check_answer
 from longrepo.data.questions.write import read_question
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
@@ -33,7 +33,7 @@ def head(repository: Path) -> str:
 
 def test_all_that_the_generator_asks_is_confirmed(repository: Path, head: str) -> None:
     made, _ = ask(repository)
-    with Checker(repository, head) as checker:
+    with AnswerChecker(repository, head) as checker:
         verdicts = [checker.check(one.text, one.answer.replace(", in {snippet}", HERE)) for one in made]
     assert [(one.text, verdict.why) for one, verdict in zip(made, verdicts, strict=True) if not verdict.confirmed] == []
     assert [one.kind for one in made] == [verdict.kind for verdict in verdicts]
@@ -60,7 +60,7 @@ WRONG = {
 
 @pytest.mark.parametrize("question", WRONG)
 def test_a_wrong_answer_is_refuted(question: str, repository: Path, head: str) -> None:
-    verdict = check(question, WRONG[question] + HERE, repository, head)
+    verdict = check_answer(question, WRONG[question] + HERE, repository, head)
     assert not verdict.confirmed
     assert verdict.why
 
@@ -72,10 +72,10 @@ def test_a_wrong_answer_is_refuted(question: str, repository: Path, head: str) -
 def test_a_wrong_answer_on_a_commit_is_refuted(commit: str, answer: str, repository: Path, head: str) -> None:
     id = head[:8] if commit == "the last" else "00000000"
     question = f'Which files did commit {id} "Say which version this is" change?'
-    assert not check(question, answer, repository, head).confirmed
-    right = check(question.replace(id, head[:8]), "package/drawing.py", repository, head)
+    assert not check_answer(question, answer, repository, head).confirmed
+    right = check_answer(question.replace(id, head[:8]), "package/drawing.py", repository, head)
     assert right.confirmed
-    assert not check(question.replace("Say", "Ask"), "package/drawing.py", repository, head).confirmed
+    assert not check_answer(question.replace("Say", "Ask"), "package/drawing.py", repository, head).confirmed
 
 
 AMBIGUOUS = {
@@ -97,8 +97,8 @@ def test_what_is_true_of_two_places_is_refuted(case: str, tmp_path: Path) -> Non
     folder = make_repo(tmp_path / "repo", [*COMMITS, AMBIGUOUS[case]])
     first, last = commit_ids(folder)[-2:]
     question, answer = "In which file is the function widen_outline defined?", "package/shapes.py" + HERE
-    assert check(question, answer, folder, first).confirmed
-    verdict = check(question, answer, folder, last)
+    assert check_answer(question, answer, folder, first).confirmed
+    verdict = check_answer(question, answer, folder, last)
     assert not verdict.confirmed
     assert next(iter(AMBIGUOUS[case])) in verdict.why
 
@@ -116,21 +116,21 @@ NO_DEFINITION = {
 def test_a_mention_is_no_second_definition(case: str, tmp_path: Path) -> None:
     folder = make_repo(tmp_path / "repo", [*COMMITS, NO_DEFINITION[case]])
     question, answer = "In which file is the function widen_outline defined?", "package/shapes.py" + HERE
-    assert check(question, answer, folder, commit_ids(folder)[-1]).confirmed
+    assert check_answer(question, answer, folder, commit_ids(folder)[-1]).confirmed
 
 
 def test_the_snippet_pointed_to_has_to_hold_what_was_asked(repository: Path, head: str) -> None:
     question, answer = "In which file is the function widen_outline defined?", "package/shapes.py, in <|SNIPPET_1|>"
     right = {0: ("a.py", "x = 1"), 1: ("shapes.py", "def widen_outline(amount): ...")}
-    assert check(question, answer, repository, head, right).confirmed
+    assert check_answer(question, answer, repository, head, right).confirmed
     for wrong in ({1: right[0]}, {1: ("shapes.py", "x = 1")}, {0: right[1]}, {1: ("a.py", right[1][1])}):
-        assert not check(question, answer, repository, head, wrong).confirmed
-    assert not check(question, "package/shapes.py", repository, head, right).confirmed
+        assert not check_answer(question, answer, repository, head, wrong).confirmed
+    assert not check_answer(question, "package/shapes.py", repository, head, right).confirmed
 
 
 def test_a_commit_that_is_not_there_is_said(repository: Path) -> None:
     with pytest.raises(InputError, match=r"doesn't hold the commit 1111111111; give the repository prepared"):
-        Checker(repository, "1" * 40)
+        AnswerChecker(repository, "1" * 40)
 
 
 def test_nothing_that_the_repository_says_is_run(tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_nothing_that_the_repository_says_is_run(tmp_path: Path) -> None:
     for key in ("diff.trap.textconv", "diff.trap.command", "filter.trap.smudge", "core.fsmonitor", "diff.external"):
         subprocess.run(["git", "config", key, f"touch {ran};"], cwd=folder, check=True)
     made, _ = ask(folder)
-    with Checker(folder, commit_ids(folder)[-1]) as checker:
+    with AnswerChecker(folder, commit_ids(folder)[-1]) as checker:
         assert all(checker.check(one.text, one.answer.replace("{snippet}", "<|SNIPPET_0|>")).confirmed for one in made)
     assert not ran.exists()
 
@@ -161,7 +161,7 @@ def sequences(folder: Path, out: Path, tokenizer: RepoTokenizer, wrong: bool = F
         ]  # fmt: skip
         weights = np.ones(len(ids), np.float32)
         ids = np.array(ids, np.int32)
-        rows.append(Row(ids, weights, "qa", "easy", 0.0, {}, [path], [], "Python", "train", "repo"))
+        rows.append(SequenceRow(ids, weights, "qa", "easy", 0.0, {}, [path], [], "Python", "train", "repo"))
     facts = RepositoryFacts("repo", commit_ids(folder)[-1])
     write_sequences(out, rows, Header(TokenizerFacts.of(tokenizer), [facts]))
     return out

@@ -9,9 +9,9 @@ import pytest
 from git_helper import Made, commit_ids, make_repo
 from question_repository import COMMITS, DRAWING, SHAPES, answers, ask
 
-from longrepo.data.questions.generate import KINDS, ChangeFact, Source, questions
+from longrepo.data.questions.generate import QUESTION_KINDS, ChangeFact, Source, make_questions
 from longrepo.repository.imports.graph import ImportGraph
-from longrepo.repository.outline import outline
+from longrepo.repository.outline import build_outline
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_every_kind_is_asked_and_answered(repository: Path) -> None:
         f'Which files did commit {last} "Say which version this is" change?': "package/drawing.py",
     }
     assert {text: found.get(text) for text in expected} == expected
-    assert {one.kind for one in made} == {kind.name for kind in KINDS}
+    assert {one.kind for one in made} == {kind.name for kind in QUESTION_KINDS}
 
 
 def test_what_must_be_shown_begins_with_where_the_answer_stands(repository: Path) -> None:
@@ -128,19 +128,19 @@ def test_questions_that_answer_themselves_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_commit_is_asked_about_only_where_all_of_its_files_are_known() -> None:
-    source = Source("a.py", "x = 1\n", "Python", outline("x = 1\n", "Python"))
+    source = Source("a.py", "x = 1\n", "Python", build_outline("x = 1\n", "Python"))
     whole = ChangeFact("1" * 40, "a.py", "First\n\nBody", 1)
     part = ChangeFact("2" * 40, "a.py", "Second", 2)
     gone = ChangeFact("3" * 40, "b.py", "Third", 1)
-    made, dropped = questions([source], ImportGraph({"a.py": ()}, {"a.py": ()}), [whole, part, gone], 1)
+    made, dropped = make_questions([source], ImportGraph({"a.py": ()}, {"a.py": ()}), [whole, part, gone], 1)
     assert [(one.text, one.answer) for one in made] == [('Which files did commit 11111111 "First" change?', "a.py")]
     assert dropped["commit changed files that are gone or left out"] == 2
 
 
 def test_an_answer_with_a_placeholder_is_dropped() -> None:
     text = 'def connect_somewhere(address, password="<PASSWORD>"):\n    return 1\n'
-    source = Source("a.py", text, "Python", outline(text, "Python"))
-    made, dropped = questions([source], ImportGraph({"a.py": ()}, {"a.py": ()}), [], 1)
+    source = Source("a.py", text, "Python", build_outline(text, "Python"))
+    made, dropped = make_questions([source], ImportGraph({"a.py": ()}, {"a.py": ()}), [], 1)
     assert [one.kind for one in made] == ["where"]
     assert dropped["answer holds what was redacted"] == 2
 
@@ -152,7 +152,7 @@ def test_the_same_questions_in_the_same_order_whatever_order_files_come_in(repos
 def test_a_limit_bounds_each_kind_and_chooses_from_the_same_order(repository: Path) -> None:
     everything, _ = ask(repository)
     some, _ = ask(repository, limit=1)
-    assert len({one.kind for one in some}) == len(some) == len(KINDS)
+    assert len({one.kind for one in some}) == len(some) == len(QUESTION_KINDS)
     for one in some:
         assert next(other for other in everything if other.kind == one.kind) == one
 

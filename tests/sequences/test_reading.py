@@ -10,21 +10,21 @@ from git_helper import commit_ids, git, make_repo
 from small_packages import NAMES, module
 
 from longrepo.data import workers
-from longrepo.data.features import Analysed
+from longrepo.data.features import Features
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.workers import (
     AddedRequest,
-    AnalysisPool,
+    CachedReader,
+    ExtractionPool,
     FileRequest,
-    LeftOut,
-    Reader,
     Request,
+    SkippedText,
     StepRequest,
     WindowRequest,
 )
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.repository import Repository
-from longrepo.utils.cache import Cache
+from longrepo.utils.cache import SqliteCache
 
 FILES = {f"{name}.py": module(name, None, 4) for name in NAMES}
 ODD = {
@@ -53,10 +53,10 @@ def repository(folder: Path) -> Iterator[Repository]:
 
 
 def reader_of(
-    repository: Repository, tokenizer: RepoTokenizer, cache: Cache | None = None, redactor: Redactor | None = None
-) -> Reader:
-    pool = AnalysisPool(tokenizer, redactor, 0.1, 1)
-    return Reader(repository, tokenizer, redactor, pool, cache or Cache(), 5_000, 0.1)
+    repository: Repository, tokenizer: RepoTokenizer, cache: SqliteCache | None = None, redactor: Redactor | None = None
+) -> CachedReader:
+    pool = ExtractionPool(tokenizer, redactor, 0.1, 1)
+    return CachedReader(repository, tokenizer, redactor, pool, cache or SqliteCache(), 5_000, 0.1)
 
 
 def blob(folder: Path, path: str, commit: str = "HEAD") -> str:
@@ -66,17 +66,17 @@ def blob(folder: Path, path: str, commit: str = "HEAD") -> str:
 def test_answers_come_in_the_order_asked_whatever_is_known(
     repository: Repository, folder: Path, tokenizer: RepoTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_AT_ONCE", 4)
-    monkeypatch.setattr(workers, "_CHANGES_AT_ONCE", 3)
+    monkeypatch.setattr(workers, "_REQUESTS_PER_BATCH", 4)
+    monkeypatch.setattr(workers, "_REQUESTS_PER_READ", 3)
     reader, counted = reader_of(repository, tokenizer), list[int]()
     known: list[Request] = [FileRequest(path, blob(folder, path, "HEAD~1")) for path in list(FILES)[::3]]
-    assert all(isinstance(answer, Analysed) for answer in reader.read(known, counted.append))
+    assert all(isinstance(answer, Features) for answer in reader.read(known, counted.append))
     order = [*FILES, *list(FILES)[2:5]]
     requests = [FileRequest(path, blob(folder, path, "HEAD~1")) for path in order]
     answers = list(reader.read(requests, counted.append))
     assert sum(counted) == len(known) + len(requests)
     for path, answer in zip(order, answers, strict=True):
-        assert isinstance(answer, Analysed) and (answer.text.path, answer.text.text) == (path, FILES[path])
+        assert isinstance(answer, Features) and (answer.text.path, answer.text.text) == (path, FILES[path])
 
 
 @pytest.mark.parametrize(
@@ -90,13 +90,13 @@ def test_what_is_left_out_says_why_now_and_from_the_cache(
     ask = FileRequest(path, blob(folder, path))
     for _ in range(2):
         (answer,) = reader.read([ask], lambda _: None)
-        assert answer == LeftOut(reason) and not answer
+        assert answer == SkippedText(reason) and not answer
 
 
 def test_an_object_that_is_not_here_is_left_out(repository: Repository, tokenizer: RepoTokenizer) -> None:
     asked: list[Request] = [FileRequest("a.py", "1" * 40), StepRequest("a.py", "2" * 40, "m", "3" * 40, "4" * 40)]
     assert [str(answer) for answer in reader_of(repository, tokenizer).read(asked, lambda _: None)] == [
-        str(LeftOut("missing"))
+        str(SkippedText("missing"))
     ] * 2
 
 
@@ -105,7 +105,7 @@ def test_line_endings_and_bytes_of_other_encodings_are_read(
 ) -> None:
     asked: list[Request] = [FileRequest(path, blob(folder, path)) for path in ("crlf.py", "latin.py", "shebang")]
     crlf, latin, shebang = reader_of(repository, tokenizer).read(asked, lambda _: None)
-    assert isinstance(crlf, Analysed) and isinstance(latin, Analysed) and isinstance(shebang, Analysed)
+    assert isinstance(crlf, Features) and isinstance(latin, Features) and isinstance(shebang, Features)
     assert crlf.text.text.splitlines() == ["a = 1", "b = 2"]
     assert "name = 'caf" in latin.text.text and len(latin.text.text.split("\n")) == 3
     assert tokenizer.decode(latin.text.ids.tolist()) == latin.text.text
@@ -125,14 +125,14 @@ def test_each_kind_of_request_reads_what_it_names(
         StepRequest("blank.py", commit, "Fill", blob(folder, "blank.py"), after),
     ]
     step, added, new, window, filled = reader_of(repository, tokenizer).read(asked, lambda _: None)
-    assert isinstance(step, Analysed) and isinstance(added, Analysed)
-    assert isinstance(new, Analysed) and isinstance(window, Analysed)
+    assert isinstance(step, Features) and isinstance(added, Features)
+    assert isinstance(new, Features) and isinstance(window, Features)
     assert step.text.text.startswith(f" {commit[:8]} Grow\n@@ ") and "+def amber_step_4(" in step.text.text
     rows = module("amber", None, 5).split("\n")
     assert any("def amber_step_4(" in row for one, end in added.facts["added"] for row in rows[one:end])
     assert new.facts["added"][0][0] == 0 and new.text.text == "fresh = True\n"
     assert window.text.text in FILES["amber.py"] and len(window.text.text) < 400
-    assert filled == LeftOut("file added: it stands in the snapshot")
+    assert filled == SkippedText("file added: it stands in the snapshot")
 
 
 @pytest.mark.parametrize("warm", [False, True])
@@ -140,7 +140,7 @@ def test_what_was_hidden_is_counted_once_a_place_cold_or_warm(
     repository: Repository, folder: Path, tokenizer: RepoTokenizer, warm: bool
 ) -> None:
     _, commit = commit_ids(folder)
-    cache, old = Cache(), blob(folder, "keys.py", "HEAD~1")
+    cache, old = SqliteCache(), blob(folder, "keys.py", "HEAD~1")
     asked: list[Request] = [
         FileRequest("keys.py", old),
         FileRequest("keys.py", old),
@@ -150,6 +150,6 @@ def test_what_was_hidden_is_counted_once_a_place_cold_or_warm(
         list(reader_of(repository, tokenizer, cache, Redactor([])).read(asked, lambda _: None))
     reader = reader_of(repository, tokenizer, cache, Redactor([]))
     for answer in reader.read(asked, lambda _: None):
-        assert isinstance(answer, Analysed) and SECRET not in answer.text.text and "<KEY>" in answer.text.text
-    assert reader.places == {("keys.py", 1, "github token"), (f"{commit[:10]}:keys.py", 1, "github token")}
+        assert isinstance(answer, Features) and SECRET not in answer.text.text and "<KEY>" in answer.text.text
+    assert reader.redaction_places == {("keys.py", 1, "github token"), (f"{commit[:10]}:keys.py", 1, "github token")}
     assert reader.found == {"github token": 2}

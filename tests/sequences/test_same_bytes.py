@@ -23,10 +23,10 @@ from longrepo.data import workers as pooling
 from longrepo.data.features import FileJob
 from longrepo.data.prepare import write_prepared
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.data.workers import AnalysisPool
+from longrepo.data.workers import ExtractionPool
 from longrepo.errors import RunError
 from longrepo.redaction.redactor import Redactor
-from longrepo.utils.cache import Cache
+from longrepo.utils.cache import SqliteCache
 
 ROOT = Path(__file__).parents[2]
 PEOPLE = [("Ottilie Fernbach", "of@fernbach-works.org")]
@@ -39,8 +39,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes are started however little there is to do, and get small batches."""
-    monkeypatch.setattr(pooling, "_WORTH_IT", 0)
-    monkeypatch.setattr(pooling, "_CHARACTERS", 5_000)
+    monkeypatch.setattr(pooling, "_MIN_PARALLEL_CHARACTERS", 0)
+    monkeypatch.setattr(pooling, "_BATCH_CHARACTERS", 5_000)
 
 
 def jobs() -> Iterator[tuple[str, FileJob]]:
@@ -50,8 +50,8 @@ def jobs() -> Iterator[tuple[str, FileJob]]:
 
 def test_processes_give_what_one_gives_in_the_order_asked(tokenizer: RepoTokenizer, eager: None) -> None:
     redactor = Redactor(PEOPLE)
-    here = list(AnalysisPool(tokenizer, redactor, 0.1, 1).run(jobs()))
-    pool = AnalysisPool(tokenizer, redactor, 0.1, 2)
+    here = list(ExtractionPool(tokenizer, redactor, 0.1, 1).run(jobs()))
+    pool = ExtractionPool(tokenizer, redactor, 0.1, 2)
     children = len(psutil.Process().children())
     found = list(pool.run(jobs()))
     assert len(psutil.Process().children()) > children, "processes were started"
@@ -63,7 +63,7 @@ def test_processes_give_what_one_gives_in_the_order_asked(tokenizer: RepoTokeniz
 
 
 def test_a_process_that_dies_is_said_in_a_line(tokenizer: RepoTokenizer, eager: None) -> None:
-    pool = AnalysisPool(tokenizer, None, 0.1, 2)
+    pool = ExtractionPool(tokenizer, None, 0.1, 2)
     before = set(psutil.Process().children())
     answers = pool.run(jobs())
     next(answers)
@@ -76,7 +76,7 @@ def test_a_process_that_dies_is_said_in_a_line(tokenizer: RepoTokenizer, eager: 
 
 
 def test_little_work_starts_no_process(tokenizer: RepoTokenizer) -> None:
-    pool = AnalysisPool(tokenizer, None, 0.1, 8)
+    pool = ExtractionPool(tokenizer, None, 0.1, 8)
     children = psutil.Process().children()
     assert len(list(pool.run(jobs()))) == 30 and psutil.Process().children() == children
 
@@ -176,7 +176,7 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(
     assert process.returncode == 130 and "Traceback" not in said, said
     assert not list(_alive(family, 10))
     assert not [one for one in (tmp_path / "out").rglob("*") if one.is_file()]
-    cache = Cache(tmp_path / "cache")
+    cache = SqliteCache(tmp_path / "cache")
     cache.put({"a": b"1"})
     assert cache.get(["a"]) == {"a": b"1"}
     cache.close()

@@ -15,7 +15,7 @@ from whole import Case, prepared, shown, weighed
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.dataset import read_sequences
-from longrepo.data.prepare import BELOW_ONE, write_prepared
+from longrepo.data.prepare import BELOW_FULL_WEIGHT, write_prepared
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 
@@ -92,7 +92,7 @@ def test_a_weight_multiplies_a_repository_s_sequences(
     assert [one.weight for one in found.prepared.header.repositories] == list(weights)
     for account in found.prepared.header.accounts.values():
         assert account["tokenized"] == account["used"] + sum(account["dropped"].values())
-        assert (BELOW_ONE in account["dropped"]) == any(weight % 1 for weight in weights)
+        assert (BELOW_FULL_WEIGHT in account["dropped"]) == any(weight % 1 for weight in weights)
     for split in ("validation", "test"):
         assert len(found.of(split)) == len(case.of(split)), "what is held out has no weight"
 

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from longrepo.data import dataset
-from longrepo.data.dataset import Row, read_sequences, row_of, write_sequences
+from longrepo.data.dataset import SequenceRow, read_sequences, row_from_sequence, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
 from longrepo.data.text import LongContextSequence
 from longrepo.data.tokenizer import RepoTokenizer
@@ -71,7 +71,7 @@ def test_every_format_has_the_same_content_hash_and_the_same_bytes_each_time(hea
     hashes = {write_sequences(tmp_path / name, sequences(), header).content_sha256 for name in NAMES}
     assert len(hashes) == 1
     for name in NAMES:
-        write_sequences(tmp_path / f"again-{name}", map(row_of, sequences()), header)
+        write_sequences(tmp_path / f"again-{name}", map(row_from_sequence, sequences()), header)
         first, again = (tmp_path / one for one in (name, f"again-{name}"))
         files = sorted(path.name for path in first.iterdir()) if first.is_dir() else [""]
         for file in files:
@@ -84,13 +84,13 @@ def test_every_format_has_the_same_content_hash_and_the_same_bytes_each_time(hea
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_written_as_they_come(name: str, header: Header, tmp_path: Path) -> None:
     """Few rows live at a time, however many there are; what their maker adds to the header is in the file."""
-    alive: weakref.WeakSet[Row] = weakref.WeakSet()
+    alive: weakref.WeakSet[SequenceRow] = weakref.WeakSet()
     most = 0
 
-    def rows() -> Iterator[Row]:
+    def rows() -> Iterator[SequenceRow]:
         nonlocal most
         for number in range(2000):
-            row = row_of(LongContextSequence([number], [0.0], sequences(1)[0].metadata))
+            row = row_from_sequence(LongContextSequence([number], [0.0], sequences(1)[0].metadata))
             alive.add(row)
             most = max(most, len(alive))
             yield row
@@ -230,7 +230,7 @@ def test_a_disk_that_fills_up_leaves_the_old_file(
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dataset, "_sync", full)
+    monkeypatch.setattr(dataset, "_fsync", full)
     with pytest.raises(RunError, match="No space left on device"):
         write_sequences(tmp_path / name, sequences(), header)
     assert read_sequences(tmp_path / name).content_sha256 == old.content_sha256

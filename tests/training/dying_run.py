@@ -23,13 +23,13 @@ class Dying(FakeEngine):
         super().__init__()
         self.dies_of = dies_of
 
-    def accumulate(self, batch, normaliser, key):  # type: ignore[no-untyped-def]
+    def accumulate(self, batch, normalizer, key):  # type: ignore[no-untyped-def]
         if len(self.accumulated) == 9:  # in the middle of update 5
             if self.dies_of == "person":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.dies_of == "memory" and self.method.store == "memory":
                 bytearray(b"x") * TOO_MUCH
-        return super().accumulate(batch, normaliser, key)
+        return super().accumulate(batch, normalizer, key)
 
 
 def main() -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from longrepo.config.schema import ContextSettings
-from longrepo.engines.base import Batch, Method
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.errors import OutOfMemory
-from longrepo.rope.apply import record, said
+from longrepo.rope.apply import describe_context, write_context
 
 VOCABULARY = 12
 FROZEN = 8
@@ -37,7 +37,7 @@ class FakeEngine:
         self.explode_at, self.dropout = explode_at, dropout
         self.accumulated: list[int] = []  # rows of each micro-batch, for tests
         self.scored = 0
-        self.method = Method()
+        self.method = StepMethod()
         self.used: list[str] = []
         self.fails: Callable[[str], bool] = lambda call: False  # whether this "accumulate" or "score" runs out
         self.frozen: tuple[str, ...] = ()
@@ -52,16 +52,16 @@ class FakeEngine:
         logits = logits - logits.max(axis=-1, keepdims=True)
         return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
-    def use(self, method: Method, scratch: Path | None = None) -> None:
+    def use(self, method: StepMethod, scratch: Path | None = None) -> None:
         self.method = method
         self.used.append(str(method))
 
-    def why_not_chunked(self) -> str | None:
+    def chunked_unsupported_reason(self) -> str | None:
         return None
 
     def position(self, context: ContextSettings) -> None:
         self.context = context
-        self.positions.append(said(context))
+        self.positions.append(describe_context(context))
 
     def freeze(self, modules: Sequence[str]) -> int:
         self.frozen = tuple(modules)
@@ -73,7 +73,7 @@ class FakeEngine:
             self.gradient += 1  # undefined, as the protocol says
             raise OutOfMemory("fake: out of memory in a step; the rest of the sentence")
 
-    def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
+    def accumulate(self, batch: Batch, normalizer: float, key: int) -> float:
         self._run_out("accumulate")
         self.longest = max(self.longest, int(batch.lengths.max()))
         self.accumulated.append(len(batch.input_ids))
@@ -85,7 +85,7 @@ class FakeEngine:
         slope = np.exp(logs)
         slope[np.arange(len(after)), after] -= 1
         gradient = np.zeros_like(self.weights)
-        np.add.at(gradient, before, slope * (share / normaliser)[:, None])
+        np.add.at(gradient, before, slope * (share / normalizer)[:, None])
         self.gradient += gradient * keep
         return float(-(logs[np.arange(len(after)), after] * share).sum())
 
@@ -126,7 +126,7 @@ class FakeEngine:
     def save_adapter(self, folder: Path) -> None:
         save_file({"weights": self.weights}, folder / "adapter_model.safetensors")
         (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-        record(folder, self.context)
+        write_context(folder, self.context)
 
     def load_adapter(self, folder: Path) -> None:
         self.weights = load_file(folder / "adapter_model.safetensors")["weights"]

@@ -13,11 +13,11 @@ from fake_engine import VOCABULARY, FakeEngine
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.training.checkpoint import open_run
+from longrepo.training.checkpoint import open_run_folder
 from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
-from longrepo.training.loop import Outcome, train
-from longrepo.training.plan import Start, settle
-from longrepo.training.resume import begun_from, find_run, resumed
+from longrepo.training.loop import RunOutcome, train
+from longrepo.training.plan import RunStart, make_plan
+from longrepo.training.resume import find_run, resume_start, start_from_checkpoint
 from longrepo.training.step_down import RunMemory
 
 SMALL = (
@@ -119,18 +119,18 @@ def run(
     engine: FakeEngine | None = None,
     told: Told | None = None,
     memory: RunMemory | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """What the command does, with the fake engine."""
     source, settings = source or sequences(), settings_with(*overrides)
     if resume is not None:
         found = find_run(resume, output)
-        start = resumed(found, settings, source.content_sha256, epochs)
+        start = resume_start(found, settings, source.content_sha256, epochs)
     elif checkpoint is not None:
-        start = begun_from(checkpoint, settings, epochs)
+        start = start_from_checkpoint(checkpoint, settings, epochs)
     else:
-        start = Start("new", settings, epochs=epochs)
-    plan = settle(start, source, "memory")
-    with open_run(output, resuming=resume is not None) as folder:
+        start = RunStart("new", settings, epochs=epochs)
+    plan = make_plan(start, source, "memory")
+    with open_run_folder(output, resuming=resume is not None) as folder:
         return train(engine or FakeEngine(), plan, folder, told if told is not None else Told(), memory=memory)
 
 

@@ -13,7 +13,14 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.errors import InputError
-from longrepo.training.events import EpochRecord, MemoryUse, Metrics, UpdateRecord, Validation, check_board
+from longrepo.training.events import (
+    EpochRecord,
+    MemoryUse,
+    MetricsFile,
+    UpdateRecord,
+    Validation,
+    check_logger_installed,
+)
 
 UPDATE = UpdateRecord(1, 1, 7, 7, 12, 2.5, 3e-3, 0.3, 1000, 2.0, {"peak": 1 << 30})
 EPOCH = EpochRecord(
@@ -46,7 +53,7 @@ class FakeTrackio(ModuleType):
 
 def written(folder: Path, report_to: str, update: int = 0) -> list[str]:
     """The records in `metrics.jsonl` after an update and an epoch."""
-    metrics = Metrics(folder, 0, update, report_to)
+    metrics = MetricsFile(folder, 0, update, report_to)
     metrics.write(UPDATE)
     metrics.write(EPOCH)
     metrics.close()
@@ -74,8 +81,8 @@ def test_none_keeps_the_records_alone(tmp_path: Path) -> None:
 def test_trackio_that_is_not_installed_is_said_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("longrepo.training.events.find_spec", lambda _: None)
     for known in ("tensorboard", "none"):
-        check_board(known)
+        check_logger_installed(known)
     with pytest.raises(InputError, match="trackio isn't installed; pip install trackio, or set tensorboard"):
-        check_board("trackio")
+        check_logger_installed("trackio")
     with pytest.raises(InputError, match=r"training\.report_to"):
         load_settings(None, ["training.report_to=wandb"])

@@ -15,7 +15,7 @@ from fake_engine import FakeEngine
 from small_runs import Told, records, run, sequences, weights_of
 
 from longrepo.errors import InputError, RunError
-from longrepo.training.checkpoint import damage
+from longrepo.training.checkpoint import find_damage
 
 SHORT = ("long_context.phase2_epochs=0", "training.save_every_steps=2", "long_context.phase1_epochs=2")
 CALLS = ((os, "fsync"), (os, "rename"), (os, "replace"), (os, "symlink"))
@@ -108,11 +108,11 @@ def test_a_cut_or_missing_file_is_damage(tmp_path: Path, whole: Path) -> None:
     path = shutil.copytree(whole, tmp_path / "run", symlinks=True)
     state = path / "last" / "state.json"
     state.write_bytes(state.read_bytes()[:100])
-    assert "state.json is damaged" in str(damage(path / "last"))
+    assert "state.json is damaged" in str(find_damage(path / "last"))
     state.unlink()
-    assert damage(path / "last") == "state.json is missing"
+    assert find_damage(path / "last") == "state.json is missing"
     (path / "last" / "manifest.json").write_text("{")
-    assert damage(path / "last") == "manifest.json can't be read"
+    assert find_damage(path / "last") == "manifest.json can't be read"
     for folder in (path / "checkpoints").iterdir():
         (folder / "manifest.json").unlink()
     with pytest.raises(InputError, match=r"no checkpoint of .* is whole"):
@@ -127,7 +127,7 @@ def test_a_full_disk_leaves_former_checkpoints_and_no_half(tmp_path: Path, whole
             run(path, *SHORT, source=small())
     assert "\n" not in str(caught.value)
     assert not list((path / "checkpoints").glob(".writing-*"))
-    assert all(damage(folder) is None for folder in (path / "checkpoints").iterdir())
+    assert all(find_damage(folder) is None for folder in (path / "checkpoints").iterdir())
     run(path, *SHORT, source=small(), resume="auto")
     assert weights_of(path) == weights_of(whole)
 
@@ -141,7 +141,7 @@ def test_keep_last_bounds_the_step_checkpoints_and_spares_pointers(tmp_path: Pat
     assert len(told.saves) > 15 and len(steps) <= 2
     assert {"phase-1", "phase-2"} <= set(names)
     for pointer in ("last", "best"):
-        assert not os.path.isabs(os.readlink(path / pointer)) and damage(path / pointer) is None
+        assert not os.path.isabs(os.readlink(path / pointer)) and find_damage(path / pointer) is None
 
 
 def test_best_is_a_pointer_to_the_lowest_loss_not_a_copy(tmp_path: Path) -> None:

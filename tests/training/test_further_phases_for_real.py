@@ -19,7 +19,7 @@ from longrepo.engines.base import Batch
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import RunError
-from longrepo.rope.apply import OWN
+from longrepo.rope.apply import NATIVE_CONTEXT
 
 NATIVE = 128  # the tiny model's positions; its window is 16
 LONG = sequences(4, lengths=(40, 150, 180))
@@ -98,5 +98,5 @@ def test_all_weights_go_on_in_a_further_phase_and_the_model_says_its_positions(t
     batch = Batch.of([(ids, np.ones(180))], 0)
     engine.load_adapter(folder)
     np.testing.assert_allclose(alone.score(batch), engine.score(batch), atol=1e-5)
-    engine.position(OWN)
+    engine.position(NATIVE_CONTEXT)
     assert np.abs(alone.score(batch) - engine.score(batch)).max() > 1e-3

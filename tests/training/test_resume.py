@@ -14,7 +14,7 @@ from small_runs import Told, records, run, sequences, weights_of
 
 from longrepo.engines.base import Batch
 from longrepo.errors import InputError, RunError
-from longrepo.training.checkpoint import open_run, read_snapshot
+from longrepo.training.checkpoint import open_run_folder, read_snapshot
 
 
 class Stop(BaseException):
@@ -228,9 +228,9 @@ def test_a_run_folder_is_not_mixed_locked_or_unwritable(tmp_path: Path) -> None:
     path = stopped(tmp_path / "run")
     with pytest.raises(InputError, match=r"not empty: .*--resume auto"):
         run(path)
-    with open_run(path, resuming=True), pytest.raises(InputError, match="another process is training there"):
+    with open_run_folder(path, resuming=True), pytest.raises(InputError, match="another process is training there"):
         run(path, resume="auto")
-    with open_run(tmp_path / "typo", resuming=False):
+    with open_run_folder(tmp_path / "typo", resuming=False):
         pass
     assert run(tmp_path / "typo").exit_status == 0, "a run that never began is in nobody's way"
     (tmp_path / "file").write_text("")

@@ -12,34 +12,34 @@ import pytest
 from fake_engine import FROZEN, VOCABULARY, FakeEngine
 from small_runs import Told, records, run, weights_of
 
-from longrepo.engines.base import Method
+from longrepo.engines.base import StepMethod
 from longrepo.errors import OutOfMemory
-from longrepo.memory.guard import Verdict
-from longrepo.memory.planner import Ladder
+from longrepo.memory.guard import GuardVerdict
+from longrepo.memory.planner import Methods
 from longrepo.training import step_down
-from longrepo.training.step_down import RunMemory, Unwatched, largest
+from longrepo.training.step_down import NoGuard, RunMemory, largest_modules
 
 MIB = 2**20
-MEMORY, DISK = Method("chunked", 32), Method("chunked", 32, "disk")
-RECOMPUTE, SMALLER = Method("chunked", 32, "recompute", 4), Method("chunked", 16, "memory")
+MEMORY, DISK = StepMethod("chunked", 32), StepMethod("chunked", 32, "disk")
+RECOMPUTE, SMALLER = StepMethod("chunked", 32, "recompute", 4), StepMethod("chunked", 16, "memory")
 LENGTHS = {1: 64, 2: 96, 3: 128}
 
 
 @dataclass(frozen=True)
 class Planned:
-    method: Method
+    method: StepMethod
     length: int
     peak: int
     disk_held: int = MIB
 
 
-def ladder(length: int, *methods: Method) -> Ladder:
+def ladder(length: int, *methods: StepMethod) -> Methods:
     """Rungs of 8, 6, 4, … MiB, a little more for longer sequences."""
     rungs = tuple(Planned(m, length, (8 - 2 * n) * MIB + length) for n, m in enumerate(methods))
-    return Ladder(rungs, rungs[0])
+    return Methods(rungs, rungs[0])
 
 
-def planned(*methods: Method, **more: Any) -> RunMemory:
+def planned(*methods: StepMethod, **more: Any) -> RunMemory:
     return RunMemory({number: ladder(length, *methods) for number, length in LENGTHS.items()}, **more)
 
 
@@ -54,7 +54,7 @@ def failing(*calls: int, at: str = "accumulate") -> Callable[[str], bool]:
     return fails
 
 
-def while_computed_by(engine: FakeEngine, *methods: Method) -> Callable[[str], bool]:
+def while_computed_by(engine: FakeEngine, *methods: StepMethod) -> Callable[[str], bool]:
     return lambda call: call == "accumulate" and engine.method in methods
 
 
@@ -62,24 +62,24 @@ def test_the_next_rung_is_planned_alone_and_a_full_disk_is_passed_over() -> None
     class Unasked(Planned):
         peak = property(lambda self: pytest.fail("nobody needs to know"))  # type: ignore[assignment]
 
-        def __init__(self, method: Method) -> None:
+        def __init__(self, method: StepMethod) -> None:
             object.__setattr__(self, "method", method)
 
-    rungs = ladder(64, MEMORY, SMALLER, DISK, RECOMPUTE).rungs
-    assert Ladder((*rungs[:3], Unasked(Method("chunked", 8))), rungs[0]).lower(rungs[0]) == rungs[2]
-    assert Ladder(rungs, rungs[0], disk=MIB // 2).lower(rungs[0]) == rungs[3]
-    assert Ladder(rungs, rungs[0]).lower(rungs[0], room=3 * MIB) == rungs[3]
-    assert Ladder(rungs, rungs[0]).lower(rungs[3]) is None
-    plain = Planned(Method(), 64, 9 * MIB)
-    assert Ladder((plain, *rungs), plain).lower(plain) == rungs[0], "the largest chunks first"
-    assert Ladder(rungs, rungs[0]).start(ceiling=1) == rungs[3]
+    rungs = ladder(64, MEMORY, SMALLER, DISK, RECOMPUTE).estimates
+    assert Methods((*rungs[:3], Unasked(StepMethod("chunked", 8))), rungs[0]).lower(rungs[0]) == rungs[2]
+    assert Methods(rungs, rungs[0], disk=MIB // 2).lower(rungs[0]) == rungs[3]
+    assert Methods(rungs, rungs[0]).lower(rungs[0], room=3 * MIB) == rungs[3]
+    assert Methods(rungs, rungs[0]).lower(rungs[3]) is None
+    plain = Planned(StepMethod(), 64, 9 * MIB)
+    assert Methods((plain, *rungs), plain).lower(plain) == rungs[0], "the largest chunks first"
+    assert Methods(rungs, rungs[0]).start(ceiling=1) == rungs[3]
 
 
 def test_the_largest_modules_are_the_mlps_and_never_all() -> None:
     sizes = {"q_proj": 6, "k_proj": 4, "c_fc": 15, "c_proj": 15}
-    assert largest(sizes, list(sizes)) == ("c_fc", "c_proj")
-    assert largest(sizes, ["q_proj", "k_proj"]) == ("q_proj",)
-    assert largest(sizes, ["c_fc", "c_proj"]) == ()
+    assert largest_modules(sizes, list(sizes)) == ("c_fc", "c_proj")
+    assert largest_modules(sizes, ["q_proj", "k_proj"]) == ("q_proj",)
+    assert largest_modules(sizes, ["c_fc", "c_proj"]) == ()
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_without_a_rung_left_one_line_says_what_helps_and_all_is_saved(tmp_path:
 
 
 def test_lossy_steps_are_the_last_and_only_when_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_down, "SHORTEST", 32)
+    monkeypatch.setattr(step_down, "MIN_CUT_LENGTH", 32)
     engine, told = FakeEngine(), Told()
     engine.fails = lambda call: call == "accumulate" and (not engine.frozen or engine.method == MEMORY)
     memory = planned(MEMORY, DISK, largest=("c_fc", "c_proj"), shorter=lambda _, length: ladder(length, MEMORY, DISK))
@@ -165,7 +165,7 @@ def test_sequences_are_cut_in_halves_and_what_loses_its_weight_is_skipped_and_co
 ) -> None:
     from small_runs import sequences
 
-    monkeypatch.setattr(step_down, "SHORTEST", 20)
+    monkeypatch.setattr(step_down, "MIN_CUT_LENGTH", 20)
     source = sequences()
     for row in source.rows[:2]:  # nothing counts in their first half
         row["weights"] = [0.0] * 32 + row["weights"][32:]
@@ -184,22 +184,22 @@ def memory_is_cut(path: Path, length: int) -> bool:
     return tree["memory"]["max_length"] == length
 
 
-class Shrinking(Unwatched):
+class Shrinking(NoGuard):
     """Says from one boundary on that there is so much room."""
 
     def __init__(self, at: int, room: int, action: str = "step_down") -> None:
         self.boundaries, self.at, self.room, self.action, self.waited = 0, at, room, action, 0
         self.plans: list[int] = []
 
-    def boundary(self) -> Verdict:
+    def boundary(self) -> GuardVerdict:
         self.boundaries += 1
         self.plans.append(self.planned)
         if self.action == "pause":
-            return Verdict("pause" if self.boundaries == self.at else "go", "pressure", self.room)
+            return GuardVerdict("pause" if self.boundaries == self.at else "go", "pressure", self.room)
         short = self.boundaries >= self.at and self.planned > self.room
-        return Verdict("step_down" if short else "go", "the limit shrank", self.room)
+        return GuardVerdict("step_down" if short else "go", "the limit shrank", self.room)
 
-    def wait_out(self, say: Callable[[str], None], stop: Callable[[], bool]) -> bool:
+    def wait_for_memory(self, say: Callable[[str], None], stop: Callable[[], bool]) -> bool:
         say("paused, going on")
         self.waited += 1
         return True
@@ -238,7 +238,7 @@ def test_a_resumed_run_keeps_its_methods_whatever_the_plan_would_choose_now(tmp_
     run(tmp_path / "run", epochs=1, memory=planned(MEMORY, DISK))
     engine = FakeEngine()
     now = {
-        n: Ladder(ladder(length, MEMORY, DISK).rungs[::-1], ladder(length, DISK).chosen)
+        n: Methods(ladder(length, MEMORY, DISK).estimates[::-1], ladder(length, DISK).chosen)
         for n, length in LENGTHS.items()
     }
     run(tmp_path / "run", resume="auto", epochs=3, engine=engine, memory=RunMemory(now))

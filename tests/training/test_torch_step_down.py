@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 from safetensors.torch import load_file
 from tiny import TinyTokenizer, model_folder, settings
 
-from longrepo.engines.base import Batch, Method
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import OutOfMemory
 
@@ -27,9 +27,9 @@ class RunsOut(TorchEngine):
     at = 0
     calls = 0
 
-    def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
+    def accumulate(self, batch: Batch, normalizer: float, key: int) -> float:
         self.calls += 1
-        loss = super().accumulate(batch, normaliser, key)
+        loss = super().accumulate(batch, normalizer, key)
         if self.calls == self.at:
             raise OutOfMemory("cpu: out of memory in a step; and so on")
         return loss
@@ -61,9 +61,9 @@ def undisturbed(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("store", [DISK, Method("chunked", 32, "recompute", 2)], ids=lambda method: method.store)
+@pytest.mark.parametrize("store", [DISK, StepMethod("chunked", 32, "recompute", 2)], ids=lambda method: method.store)
 def test_out_of_memory_at_micro_batch_3_of_update_2(
-    base: Path, undisturbed: Path, tmp_path: Path, store: Method
+    base: Path, undisturbed: Path, tmp_path: Path, store: StepMethod
 ) -> None:
     told, tried = Told(), engine(base, at=7)
     run(tmp_path / "run", *of(base), engine=tried, told=told, memory=planned(MEMORY, store))

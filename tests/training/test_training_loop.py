@@ -13,13 +13,13 @@ import pytest
 from fake_engine import FakeEngine
 from small_runs import Told, records, run, sequences, settings_with, weights_of
 
-from longrepo.curriculum.sampler import catalogue_of
-from longrepo.curriculum.schedule import Schedule, phases_from
+from longrepo.curriculum.sampler import read_catalog
+from longrepo.curriculum.schedule import Schedule, make_schedule
 from longrepo.engines.base import Batch
 from longrepo.errors import InputError, RunError
-from longrepo.training.batches import micro_key, windows
-from longrepo.training.events import Metrics
-from longrepo.training.validation import hold_out, validate, validation_set
+from longrepo.training.batches import accumulation_groups, micro_batch_key
+from longrepo.training.events import MetricsFile
+from longrepo.training.validation import make_validation_set, validate, with_validation_split
 
 
 def test_three_phases_learn_and_end_in_an_adapter(tmp_path: Path) -> None:
@@ -71,9 +71,9 @@ def test_runs_differ_only_by_rounding_between_micro_batch_sizes(tmp_path: Path) 
 
 def test_windows_keep_every_sequence_and_keys_never_repeat() -> None:
     training = settings_with("training.batch_size_reference=2", "training.gradient_accumulation_steps=3").training
-    cut = windows(list(range(11)), training)
+    cut = accumulation_groups(list(range(11)), training)
     assert [len(window) for window in cut] == [3, 3] and list(chain(*chain(*cut))) == list(range(11))
-    keys = {micro_key(1, e, u, m) for e in range(4) for u in range(10) for m in range(4)}
+    keys = {micro_batch_key(1, e, u, m) for e in range(4) for u in range(10) for m in range(4)}
     assert len(keys) == 160 and all(0 <= key < 2**63 for key in keys)
 
 
@@ -138,8 +138,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_the_step(
 
 def test_validation_is_fixed_unweighted_on_targets_and_equal_per_length() -> None:
     source, settings = sequences(per_length=20), settings_with("training.max_validation_sequences=6")
-    schedule = Schedule(phases_from(settings_with("long_context.phase3_enabled=true")))
-    chosen = validation_set(catalogue_of(source), schedule, settings)
+    schedule = Schedule(make_schedule(settings_with("long_context.phase3_enabled=true")))
+    chosen = make_validation_set(read_catalog(source), schedule, settings)
     assert {name: len(indices) for name, indices in chosen.groups.items()} == {"≤64": 2, "≤96": 2, "≤128": 2}
     engine = FakeEngine()
     found = validate(engine, source, chosen, lambda done, of: None, lambda: False)
@@ -155,11 +155,11 @@ def test_without_a_validation_split_five_percent_of_each_length_are_held_out() -
     source = sequences(per_length=40)
     for row in source.rows:
         row["split"] = "train"
-    schedule = Schedule(phases_from(settings_with("long_context.phase3_enabled=true")))
-    catalogue, note = hold_out(catalogue_of(source), schedule)
-    assert [catalogue.split[at : at + 40].count("validation") for at in (80, 120)] == [2, 2]
-    assert catalogue.split[:80].count("validation") == 4 and note is not None and "8 of 160" in note
-    assert hold_out(catalogue_of(source), schedule)[0].split == catalogue.split, "deterministic"
+    schedule = Schedule(make_schedule(settings_with("long_context.phase3_enabled=true")))
+    catalog, note = with_validation_split(read_catalog(source), schedule)
+    assert [catalog.split[at : at + 40].count("validation") for at in (80, 120)] == [2, 2]
+    assert catalog.split[:80].count("validation") == 4 and note is not None and "8 of 160" in note
+    assert with_validation_split(read_catalog(source), schedule)[0].split == catalog.split, "deterministic"
 
 
 def _press_ctrl_c_at(update: int, times: int = 1) -> Told:
@@ -205,6 +205,6 @@ def test_sigterm_counts_like_ctrl_c_once(tmp_path: Path) -> None:
 def test_metrics_are_cut_at_the_checkpoints_count(tmp_path: Path) -> None:
     file = tmp_path / "metrics.jsonl"
     file.write_text('{"a": 1}\n{"a": 2}\n{"a": 3}\n{"a"')
-    metrics = Metrics(tmp_path, 2, 7)
+    metrics = MetricsFile(tmp_path, 2, 7)
     metrics.close()
     assert file.read_text() == '{"a": 1}\n{"a": 2}\n' and metrics.records == 2

@@ -12,11 +12,11 @@ from small_runs import Told, run, weights_of
 from test_step_down import DISK, MEMORY, MIB, SMALLER, planned
 
 from longrepo.errors import OutOfMemory, RunError
-from longrepo.memory.budget import Pressure, Sample
+from longrepo.memory.budget import MemoryPressure, MemorySample
 from longrepo.training import crash
-from longrepo.training.crash import InFlight
+from longrepo.training.crash import CrashMarker
 from longrepo.training.state import MemoryState
-from longrepo.training.step_down import NotedSensors
+from longrepo.training.step_down import RecordingSensors
 
 
 class Killed(BaseException):
@@ -51,7 +51,7 @@ def resumed(path: Path, **more: Any) -> tuple[FakeEngine, Told]:
 def test_the_file_says_what_is_at_work_and_is_gone_after_every_clean_end(dead: Path, tmp_path: Path) -> None:
     said = json.loads((dead / "in_flight.json").read_text())
     assert (said["phase"], said["method"], said["length"], said["planned"]) == (1, str(MEMORY), 64, 8 * MIB + 64)
-    assert said["kills"].keys() == crash.kill_counts().keys() and said["boot"] == crash.boot_id()
+    assert said["kills"].keys() == crash.oom_kill_counts().keys() and said["boot"] == crash.boot_id()
     resumed(dead)
     assert not (dead / "in_flight.json").exists()
 
@@ -127,13 +127,13 @@ def test_the_own_cgroup_counts_and_without_it_the_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: int | None, system: int, boot: str, why: str | None
 ) -> None:
     """A counter that fell is of another cgroup with the same name."""
-    monkeypatch.setattr(crash, "SYSTEM", str(tmp_path / "vmstat"))
+    monkeypatch.setattr(crash, "SYSTEM_COUNTERS", str(tmp_path / "vmstat"))
     monkeypatch.setattr(crash, "boot_id", lambda: BOOT)
     (tmp_path / "vmstat").write_text(f"pgfault 7\noom_kill {system}\n")
     if own is not None:
         (tmp_path / "own").write_text(f"oom_kill {own}\n")
     before = {str(tmp_path / "own"): 1, str(tmp_path / "vmstat"): 4}
-    found = crash.killed_for_memory(before, boot, {"used": 99, "limit": 100, "critical": True})
+    found = crash.oom_kill_reason(before, boot, {"used": 99, "limit": 100, "critical": True})
     assert (found is None) if why is None else (found is not None and why in found)
 
 
@@ -147,20 +147,20 @@ def test_where_kills_are_not_counted_the_last_sample_decides(
     monkeypatch: pytest.MonkeyPatch, sample: Any, boot: str, why: str | None
 ) -> None:
     monkeypatch.setattr(crash, "boot_id", lambda: BOOT)
-    found = crash.killed_for_memory({}, boot, sample)
+    found = crash.oom_kill_reason({}, boot, sample)
     assert (found is None) if why is None else (found is not None and why in found)
 
 
 def test_samples_are_noted_every_few_seconds_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Sensors:
-        def sample(self) -> Sample:
-            return Sample(7, 7, 0, Pressure(level=4))
+        def sample(self) -> MemorySample:
+            return MemorySample(7, 7, 0, MemoryPressure(level=4))
 
         def room(self) -> Any:
             return type("Room", (), {"limit": 10})
 
-    in_flight = InFlight(tmp_path)
-    sensors = NotedSensors(Sensors(), lambda: 9, lambda sample: in_flight.renew(sample=sample))
+    in_flight = CrashMarker(tmp_path)
+    sensors = RecordingSensors(Sensors(), lambda: 9, lambda sample: in_flight.renew(sample=sample))
     sensors.sample()
     assert not list(tmp_path.iterdir()), "nothing is at work yet"
     in_flight.write(1, 0, "plain", 64, 5, MemoryState())
@@ -170,4 +170,4 @@ def test_samples_are_noted_every_few_seconds_only(tmp_path: Path, monkeypatch: p
     sensors.sample()
     said = json.loads((tmp_path / "in_flight.json").read_text())
     assert said["sample"] == {"used": 9, "limit": 10, "critical": True}
-    assert in_flight.death() is not None
+    assert in_flight.crash() is not None

@@ -8,7 +8,7 @@ import pytest
 from use.tried import Tried
 
 from longrepo.errors import InputError
-from longrepo.serve.prompts import Prompts
+from longrepo.serve.prompts import PromptBuilder
 
 PATH = "shop/invoice.py"
 
@@ -19,11 +19,11 @@ def parts(shop: Tried, row: int) -> tuple[str, str]:
 
 
 @pytest.fixture(scope="module")
-def prompts(shop: Tried) -> Prompts:
+def prompts(shop: Tried) -> PromptBuilder:
     return shop.tuned["torch"].prompts(1024, shop.repo)
 
 
-def test_related_files_come_first_the_imported_one_nearest(shop: Tried, prompts: Prompts) -> None:
+def test_related_files_come_first_the_imported_one_nearest(shop: Tried, prompts: PromptBuilder) -> None:
     before, _ = parts(shop, 14)
     prompt = prompts.at(PATH, before, None, 32)
     text = prompts.tokenizer.decode(prompt.ids)
@@ -34,13 +34,13 @@ def test_related_files_come_first_the_imported_one_nearest(shop: Tried, prompts:
     assert imported and shown[-2:] == [f"shop/{imported[1]}.py", PATH] and prompt.files == tuple(shown[-2::-1])
 
 
-def test_what_is_imported_since_head_is_shown(shop: Tried, prompts: Prompts) -> None:
+def test_what_is_imported_since_head_is_shown(shop: Tried, prompts: PromptBuilder) -> None:
     before, _ = parts(shop, 14)
     prompt = prompts.at(PATH, f"from shop.vehicle import Vehicle\n{before}", None, 32)
     assert "shop/vehicle.py" in prompt.files[:2]
 
 
-def test_a_gap_is_asked_for_as_in_training(shop: Tried, prompts: Prompts) -> None:
+def test_a_gap_is_asked_for_as_in_training(shop: Tried, prompts: PromptBuilder) -> None:
     before, after = parts(shop, 14)
     prompt = prompts.at(PATH, before, after, 32)
     own = prompts.tokenizer.decode(prompt.ids).rpartition("<|FILE_START|>")[2]
@@ -61,12 +61,12 @@ def test_the_file_has_all_the_room_that_others_leave(shop: Tried, length: int) -
             assert bool(prompt.files) <= (around is not None)
 
 
-def test_an_empty_file_has_a_prompt(prompts: Prompts) -> None:
+def test_an_empty_file_has_a_prompt(prompts: PromptBuilder) -> None:
     text = prompts.tokenizer.decode(prompts.at("shop/new.py", "", None, 32).ids)
     assert text.endswith("<|FILE_START|> shop/new.py\n")
 
 
-def test_an_editor_is_shown_the_repository_where_its_file_is_recognised(shop: Tried, prompts: Prompts) -> None:
+def test_an_editor_is_shown_the_repository_where_its_file_is_recognised(shop: Tried, prompts: PromptBuilder) -> None:
     before, after = parts(shop, 14)
     here = prompts.at(PATH, before, after, 32)
     assert prompts.asked(before, after, 32) == here
@@ -77,9 +77,11 @@ def test_an_editor_is_shown_the_repository_where_its_file_is_recognised(shop: Tr
     assert prompts.asked(strange, "}\n", 32).files == ()
 
 
-def test_the_names_of_special_tokens_are_tokens_as_given_and_text_in_a_file(shop: Tried, prompts: Prompts) -> None:
+def test_the_names_of_special_tokens_are_tokens_as_given_and_text_in_a_file(
+    shop: Tried, prompts: PromptBuilder
+) -> None:
     name, id = next(iter(prompts.tokenizer.structure_ids.items()))
-    assert prompts.as_given(f"{name} a.py\n", None, 32).ids[0] == id
+    assert prompts.from_text(f"{name} a.py\n", None, 32).ids[0] == id
     alone = shop.tuned["torch"].prompts(512, None)
     assert alone.at("a.py", f"mark = '{name}'\n", None, 32).ids.count(id) == 1
 
@@ -91,6 +93,6 @@ def test_the_names_of_special_tokens_are_tokens_as_given_and_text_in_a_file(shop
         ("a", 1000, "leave 24 of 1024"),
     ],
 )
-def test_what_does_not_fit_is_said(prompts: Prompts, text: str, new: int, expected: str) -> None:
+def test_what_does_not_fit_is_said(prompts: PromptBuilder, text: str, new: int, expected: str) -> None:
     with pytest.raises(InputError, match=expected):
-        prompts.as_given(text, None, new)
+        prompts.from_text(text, None, new)

@@ -11,9 +11,9 @@ import pytest
 from export.exported import base_folder, trained_run
 
 from longrepo.config.schema import ContextSettings
-from longrepo.data.template import written
-from longrepo.engines.registry import choose
-from longrepo.serve.model import Tuned
+from longrepo.data.template import completion_text
+from longrepo.engines.registry import choose_engine
+from longrepo.serve.model import TunedModel
 from longrepo.serve.server import listen, serve_on
 
 NEW = 8
@@ -35,17 +35,19 @@ def plain(text: str) -> str:
 
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
 def test_each_request_is_answered_at_its_tier(run: Path, engine: str) -> None:
-    tuned = Tuned.load(run, None, choose(engine, "cpu"), "cpu", LINEAR)
+    tuned = TunedModel.load(run, None, choose_engine(engine, "cpu"), "cpu", LINEAR)
     texts = [TEXT * times for times in (2, 14, 30)]
     expected = []
     for text in texts:
         ids = tuned.tokenizer.encode(text)
-        tuned.adaptive.hold(len(ids) + NEW)
-        expected.append(written(tuned.tokenizer, tuned.engine.generate(ids, NEW)))
-    at_home = tuned.adaptive.hold(1024)
+        tuned.adaptive.select_tier(len(ids) + NEW)
+        expected.append(completion_text(tuned.tokenizer, tuned.engine.generate(ids, NEW)))
+    at_home = tuned.adaptive.select_tier(1024)
     assert at_home.context == LINEAR
     ids = tuned.tokenizer.encode(texts[0])
-    assert written(tuned.tokenizer, tuned.engine.generate(ids, NEW)) != expected[0], "positions make a difference"
+    assert completion_text(tuned.tokenizer, tuned.engine.generate(ids, NEW)) != expected[0], (
+        "positions make a difference"
+    )
     listening = listen(0)
     server = serve_on(listening, tuned, tuned.prompts(None, None))
     thread = Thread(target=server.run)

@@ -10,9 +10,9 @@ import openai
 import pytest
 from use.tried import Tried
 
-from longrepo.data.template import written
-from longrepo.serve.model import Tuned
-from longrepo.serve.prompts import Prompt, Prompts
+from longrepo.data.template import completion_text
+from longrepo.serve.model import TunedModel
+from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
 from longrepo.serve.server import listen, serve_on
 
 NEW = 16
@@ -22,13 +22,13 @@ AFTER = "\n    return result\n"
 
 @dataclass(frozen=True)
 class Served:
-    tuned: Tuned
-    prompts: Prompts
+    tuned: TunedModel
+    prompts: PromptBuilder
     client: openai.OpenAI
 
-    def engine_writes(self, prompt: Prompt) -> str:
+    def engine_writes(self, prompt: CompletionPrompt) -> str:
         """The text of the engine's own generation."""
-        return written(self.tuned.tokenizer, self.tuned.engine.generate(prompt.ids, NEW))
+        return completion_text(self.tuned.tokenizer, self.tuned.engine.generate(prompt.ids, NEW))
 
     def answers(self, prompt: str, **more: object) -> str:
         """What the client gets, at once and streamed."""
@@ -57,16 +57,16 @@ def served(request: pytest.FixtureRequest, shop: Tried) -> Iterator[Served]:
 
 
 def test_a_completion_is_what_the_engine_writes(served: Served) -> None:
-    text = served.engine_writes(served.prompts.as_given(BEFORE, None, NEW))
+    text = served.engine_writes(served.prompts.from_text(BEFORE, None, NEW))
     with served.tuned.engine.base_only():
-        base = served.engine_writes(served.prompts.as_given(BEFORE, None, NEW))
+        base = served.engine_writes(served.prompts.from_text(BEFORE, None, NEW))
     assert text and text != base
     assert served.answers(BEFORE) == text
 
 
 def test_a_gap_is_filled_as_the_engine_fills_it(served: Served) -> None:
-    text = served.engine_writes(served.prompts.as_given(BEFORE, AFTER, NEW))
-    assert text and text != served.engine_writes(served.prompts.as_given(BEFORE, None, NEW))
+    text = served.engine_writes(served.prompts.from_text(BEFORE, AFTER, NEW))
+    assert text and text != served.engine_writes(served.prompts.from_text(BEFORE, None, NEW))
     assert served.answers(BEFORE, suffix=AFTER) == text
     assert served.answers(f"<fim_prefix>{BEFORE}<fim_suffix>{AFTER}<fim_middle>") == text
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from export.exported import trained_run
 from small_repository import small_repository
 
-from longrepo.engines.registry import choose
-from longrepo.serve.model import Tuned
+from longrepo.engines.registry import choose_engine
+from longrepo.serve.model import TunedModel
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Tried:
 
     run: Path
     repo: Path
-    tuned: dict[str, Tuned]
+    tuned: dict[str, TunedModel]
 
 
 def tried(folder: Path) -> Tried:
     run = trained_run(folder / "run", "embedded").folder
-    tuned = {engine: Tuned.load(run, None, choose(engine, "cpu"), "cpu") for engine in ("torch", "mlx")}
+    tuned = {engine: TunedModel.load(run, None, choose_engine(engine, "cpu"), "cpu") for engine in ("torch", "mlx")}
     return Tried(run, small_repository(folder / "shop"), tuned)

@@ -100,12 +100,14 @@ class Measuring:
     def _engine(self, length: int = TARGET) -> Any:
         """At the row's positions for texts of a length, with the adapter if it is tuned."""
         if not hasattr(self, "_made"):
-            from longrepo.engines.base import Method
-            from longrepo.engines.registry import choose, create
+            from longrepo.engines.base import StepMethod
+            from longrepo.engines.registry import choose_engine, create_engine
 
-            self._made = create(choose("torch", "cpu"), self._row.settings(), self._texts.tokenizer, "cpu")
+            self._made = create_engine(
+                choose_engine("torch", "cpu"), self._row.settings(), self._texts.tokenizer, "cpu"
+            )
             if self._row.window == "keep" and self._row.reads == TARGET:
-                self._made.use(Method("chunked", CHUNK))
+                self._made.use(StepMethod("chunked", CHUNK))
             if "tuning" in self.result:
                 self._made.load_adapter(self._adapter)
         factors = self.result.get("factors", {}).get("factors")
@@ -165,13 +167,13 @@ class Measuring:
 
     def _search(self) -> Tree:
         from longrepo.data.tokenizer import FILE_END, FILE_START
-        from longrepo.engines.longrope_search import find_factors
+        from longrepo.engines.longrope_search import search_long_factors
         from longrepo.engines.model_shape import read_config
 
         text = "\n".join(self._texts.tokenizer.decode(ids.tolist()) for ids in self._texts.tuning[:2])
         self._text.write_text(text.replace(FILE_START, "").replace(FILE_END, "\n"))
         settings = self._row.settings()
-        found = find_factors(
+        found = search_long_factors(
             settings.model.name, None, read_config(settings.model.name).to_dict(), settings.context, self._text
         )
         return {"factors": found.factors, "loss": found.loss, "start": found.start, "tried": found.tried}

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from rows import LENGTHS, TARGET
 
 from longrepo.config.schema import Settings
-from longrepo.data.repo_tree import Trees
-from longrepo.data.text import PROSE, TokenizedText
+from longrepo.data.repo_tree import RepoTrees
+from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
 from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer
 from longrepo.repository.repository import Repository
 from longrepo.utils import hashing
-from longrepo.utils.cache import Cache, cache_folder
+from longrepo.utils.cache import SqliteCache, cache_folder
 
 WINDOWS, UPDATES = 6, 6  # texts measured on; texts tuned on, an update each
 DEPTHS, DRAWS = (10, 50, 90), 2  # percent of the text before the needle; needles at each depth and length
@@ -63,21 +63,21 @@ def _names(draw: int) -> str:
 
 def read_texts(folder: Path, commit: str, tokenizer: RepoTokenizer, settings: Settings) -> Texts:
     """Files are held out by chance until there are enough of them. Exits where there is too little code."""
-    cache = Cache(cache_folder())
-    trees = Trees(Repository.open(folder), commit, tokenizer, settings, cache)
+    cache = SqliteCache(cache_folder())
+    trees = RepoTrees(Repository.open(folder), commit, tokenizer, settings, cache)
     try:
-        code = [text for text in trees.at(commit).texts.values() if text.language not in PROSE]
+        code = [text for text in trees.at(commit).texts.values() if text.language not in PROSE_LANGUAGES]
     finally:
         trees.close()
         cache.close()
-    code.sort(key=lambda text: hashing.number("context", text.path))
+    code.sort(key=lambda text: hashing.seeded_int("context", text.path))
     needed, held_out = WINDOWS * TARGET, list[TokenizedText]()
     while code and sum(map(len, held_out)) < needed:
         held_out.append(code.pop())
     tuning = _cut(code, tokenizer)
     if len(tuning) < UPDATES:
         raise SystemExit(f"{folder}: too little code: {WINDOWS + UPDATES} texts of {TARGET:,} tokens are needed")
-    tuning.sort(key=lambda ids: hashing.number("tuning", ids[:64].tobytes()))
+    tuning.sort(key=lambda ids: hashing.seeded_int("tuning", ids[:64].tobytes()))
     return Texts(tokenizer, tuning[:UPDATES], _cut(held_out, tokenizer)[:WINDOWS])
 
 

@@ -15,7 +15,7 @@ from longrepo.cli.evaluate import evaluate, report
 from longrepo.cli.export import export, extend, import_adapter
 from longrepo.cli.generate import generate, serve
 from longrepo.cli.pipeline import pipeline
-from longrepo.cli.plan import doctor, models, plan
+from longrepo.cli.plan import doctor, models_app, plan
 from longrepo.cli.pretrain import pretrain
 from longrepo.cli.train import train
 from longrepo.errors import InputError, RunError
@@ -32,7 +32,7 @@ def _new_app(**options: Any) -> typer.Typer:
     )
 
 
-def _version(asked: bool) -> None:
+def _print_version(asked: bool) -> None:
     if asked:
         print(f"longrepo {__version__}")
         raise typer.Exit
@@ -42,15 +42,15 @@ app = _new_app(help="Tune a 4-bit code model on your own git repository, at long
 
 
 @app.callback()
-def _options(
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+def _global_options(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
 ) -> None:
     del version  # its callback has answered
 
 
 for command in COMMANDS:
     app.command()(command)
-app.add_typer(models, name="models")
+app.add_typer(models_app, name="models")
 
 
 def main() -> None:

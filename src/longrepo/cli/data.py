@@ -32,9 +32,9 @@ from longrepo.errors import InputError, RunError
 if TYPE_CHECKING:
     from longrepo.data.dataset import SequenceFile
     from longrepo.data.difficulty import Scorer
-    from longrepo.data.prepare import Origin, Tools
+    from longrepo.data.prepare import PreparationTools, RepositorySpec
     from longrepo.data.tokenizer import RepoTokenizer
-    from longrepo.engines.registry import Choice
+    from longrepo.engines.registry import EngineSelection
 
 
 def prepare(
@@ -71,23 +71,23 @@ def prepare(
 
     started = time.monotonic()
     settings = load_settings(config, overrides or ())
-    with opened(repo, weight, revision) as origins:
+    with open_repositories(repo, weight, revision) as origins:
         from rich.console import Console
 
         from longrepo.data.packing import last_phase
-        from longrepo.data.prepare import SEQUENCES, check_writable, write_prepared
+        from longrepo.data.prepare import SEQUENCES_FOLDER, check_writable, write_prepared
         from longrepo.data.prepare import prepare as build
-        from longrepo.reports.sequences import show_details, show_preparation
+        from longrepo.reports.sequences import show_preparation, show_preparation_details
 
         console = Console()
         check_writable(output_dir)
         length = max_sequence_length or settings.model.max_position_embeddings
-        with tools(settings, model, verbose) as ready:
+        with prepare_tools(settings, model, verbose) as ready:
             prepared = build(origins, settings, ready, phases or last_phase(settings.long_context), length)
             header = write_prepared(output_dir, prepared, ready.watch)
-    show_preparation(console, header, prepared.summary, str(output_dir / SEQUENCES), time.monotonic() - started)
+    show_preparation(console, header, prepared.summary, str(output_dir / SEQUENCES_FOLDER), time.monotonic() - started)
     if verbose:
-        show_details(console, prepared.summary)
+        show_preparation_details(console, prepared.summary)
 
 
 def tokenize(
@@ -120,23 +120,23 @@ def tokenize(
     repeated = settings.data.overlap if overlap is None else overlap
     if repeated >= length:
         raise InputError(f"--overlap {repeated}: must be below --sequence-length ({length})")
-    with opened([repo], None, revision) as origins:
+    with open_repositories([repo], None, revision) as origins:
         from rich.console import Console
 
         from longrepo.data.dataset import write_sequences
         from longrepo.data.prepare import check_writable
-        from longrepo.data.windows import windows
-        from longrepo.reports.sequences import show_details, show_preparation
+        from longrepo.data.windows import build_windows
+        from longrepo.reports.sequences import show_preparation, show_preparation_details
 
         console = Console()
         check_writable(output.parent)
-        with tools(settings, model, verbose) as ready:
-            prepared = windows(origins, settings, ready, length, repeated)
+        with prepare_tools(settings, model, verbose) as ready:
+            prepared = build_windows(origins, settings, ready, length, repeated)
             with ready.watch.count("writing windows", len(prepared.sequences)) as done:
                 header = write_sequences(output, prepared.rows(done), prepared.header)
     show_preparation(console, header, prepared.summary, str(output), time.monotonic() - started)
     if verbose:
-        show_details(console, prepared.summary)
+        show_preparation_details(console, prepared.summary)
 
 
 def inspect(
@@ -153,15 +153,15 @@ def inspect(
 
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import tokenizer_of
-    from longrepo.reports.sequences import phases_of, print_sequence, print_summary
+    from longrepo.reports.sequences import phases_of, print_sequence, print_sequences_summary
 
     file = read_sequences(sequences)
     phases = phases_of(file)
     asked: dict[str, Any] = {"kind": kind, "difficulty": difficulty, "phase": phase, "split": split}
     asked = {name: value for name, value in asked.items() if value is not None}
-    rows = _choose(file, phases, asked)
+    rows = _choose_rows(file, phases, asked)
     if index is None:
-        print_summary(file, rows, phases, asked, Console())
+        print_sequences_summary(file, rows, phases, asked, Console())
         return
     if not 0 <= index < len(rows):
         raise InputError(f"--index {index}: there are {len(rows)} such sequences; give 0 to {len(rows) - 1}")
@@ -170,7 +170,7 @@ def inspect(
     print_sequence(file, rows[index], phases[rows[index]], place, tokenizer, Console())
 
 
-def _choose(file: SequenceFile, phases: list[int], asked: dict[str, Any]) -> list[int]:
+def _choose_rows(file: SequenceFile, phases: list[int], asked: dict[str, Any]) -> list[int]:
     """The rows that are all that was asked for. Raises InputError where there are none."""
     rows = list(range(len(file)))
     for name, wanted in asked.items():
@@ -196,11 +196,11 @@ def check_leaks(
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import tokenizer_of
     from longrepo.reports.sequences import print_leaks
-    from longrepo.reports.training import counting
+    from longrepo.reports.training import progress_bar
 
     file = read_sequences(sequences)
     tokenizer = tokenizer_of(file.header, model)
-    with counting("comparing sequences", len(file)) as tick:
+    with progress_bar("comparing sequences", len(file)) as tick:
         found = check(file, tokenizer, tick)
     print_leaks(found, file, Console())
     if found.leaks:
@@ -219,9 +219,9 @@ def check_questions(
     """Check questions' answers with git and the languages' own syntax; exit status 1 where one isn't confirmed."""
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import tokenizer_of
-    from longrepo.data.questions.write import check_rows, folders_of, question_rows
-    from longrepo.reports.sequences import print_checked
-    from longrepo.reports.training import counting
+    from longrepo.data.questions.write import check_question_rows, match_folders, question_rows
+    from longrepo.reports.sequences import print_question_check
+    from longrepo.reports.training import progress_bar
     from longrepo.repository.repository import Repository
 
     file = read_sequences(sequences)
@@ -233,9 +233,9 @@ def check_questions(
     rows = question_rows(file, limit)
     if not rows:
         raise InputError(f"{sequences}: holds no questions to check; prepare with data.question_share above 0")
-    with counting("checking questions", len(rows)) as tick:
-        checked = check_rows(file, tokenizer, folders_of(file, folders), limit, tick)
-    print_checked(checked)
+    with progress_bar("checking questions", len(rows)) as tick:
+        checked = check_question_rows(file, tokenizer, match_folders(file, folders), limit, tick)
+    print_question_check(checked)
     wrong = sum(not verdict.confirmed for _, verdict in checked)
     if wrong:
         raise RunError(
@@ -244,11 +244,13 @@ def check_questions(
         )
 
 
-_MOST_WORKERS = 8
+_MAX_WORKERS = 8
 
 
 @contextmanager
-def opened(repos: Sequence[Path], weights: Sequence[float] | None, revision: str) -> Iterator[list[Origin]]:
+def open_repositories(
+    repos: Sequence[Path], weights: Sequence[float] | None, revision: str
+) -> Iterator[list[RepositorySpec]]:
     """The repositories at a revision, as long as the block lasts.
 
     Raises InputError where one can't be read, is named twice, or the weights don't match.
@@ -266,29 +268,31 @@ def opened(repos: Sequence[Path], weights: Sequence[float] | None, revision: str
         if twice := next((path for path in paths if paths.count(path) > 1), None):
             raise InputError(f"--repo {twice}: given twice; use --weight 2 to have it count twice")
         commits = [repository.resolve(revision) for repository in found]
-        from longrepo.data.prepare import Origin
+        from longrepo.data.prepare import RepositorySpec
 
-        yield [Origin(*one) for one in zip(found, commits, given, strict=True)]
+        yield [RepositorySpec(*one) for one in zip(found, commits, given, strict=True)]
 
 
 @contextmanager
-def tools(settings: Settings, model: str | None, verbose: bool, choice: Choice | None = None) -> Iterator[Tools]:
+def prepare_tools(
+    settings: Settings, model: str | None, verbose: bool, choice: EngineSelection | None = None
+) -> Iterator[PreparationTools]:
     """The tokenizer of `model` (else of the settings), the cache, and a terminal that shows how far the work is.
     `choice`: the engine that scores difficulty; default: as `auto` chooses."""
-    from longrepo.data.prepare import Tools
+    from longrepo.data.prepare import PreparationTools
     from longrepo.data.tokenizer import load_tokenizer
-    from longrepo.reports.training import Terminal
-    from longrepo.utils.cache import Cache, cache_folder
+    from longrepo.reports.training import TerminalProgress
+    from longrepo.utils.cache import SqliteCache, cache_folder
 
     if model is not None:
         named = settings.model.model_copy(update={"name": model, "revision": None})
         settings = settings.model_copy(update={"model": named})
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
-    cache = Cache(cache_folder())
+    cache = SqliteCache(cache_folder())
     try:
-        scorer = _base_model(settings, tokenizer, choice) if settings.data.model_difficulty else None
-        workers = min(_MOST_WORKERS, os.cpu_count() or 1)
-        yield Tools(tokenizer, cache, workers, Terminal(verbose), scorer)
+        scorer = _base_model_scorer(settings, tokenizer, choice) if settings.data.model_difficulty else None
+        workers = min(_MAX_WORKERS, os.cpu_count() or 1)
+        yield PreparationTools(tokenizer, cache, workers, TerminalProgress(verbose), scorer)
     except KeyboardInterrupt:
         print("stopped: nothing was written; what was read is kept for the next run", file=sys.stderr)
         raise
@@ -296,13 +300,13 @@ def tools(settings: Settings, model: str | None, verbose: bool, choice: Choice |
         cache.close()
 
 
-def _base_model(settings: Settings, tokenizer: RepoTokenizer, choice: Choice | None) -> Scorer:
+def _base_model_scorer(settings: Settings, tokenizer: RepoTokenizer, choice: EngineSelection | None) -> Scorer:
     import numpy as np
 
     from longrepo.engines.base import Batch
-    from longrepo.engines.registry import choose, create
+    from longrepo.engines.registry import choose_engine, create_engine
 
-    engine = create(choice or choose("auto", "auto", settings.training.weights), settings, tokenizer)
+    engine = create_engine(choice or choose_engine("auto", "auto", settings.training.weights), settings, tokenizer)
 
     def score(ids: np.ndarray, weights: np.ndarray) -> float:
         with engine.base_only():

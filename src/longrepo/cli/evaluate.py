@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from longrepo.cli.generate import PositionsOption, asked_positions
-from longrepo.cli.options import EngineName, EngineOption
-from longrepo.cli.train import Device
+from longrepo.cli.generate import PositionsOption, parse_positions
+from longrepo.cli.options import EngineChoice, EngineOption
+from longrepo.cli.train import DeviceChoice
 from longrepo.errors import InputError
 
 
@@ -35,52 +35,55 @@ def evaluate(
     length: Annotated[
         list[int] | None, typer.Option(help="Tokens; may be repeated. Default: the longest of each phase.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to score.")] = Device.auto,
-    engine: EngineOption = EngineName.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to score.")] = DeviceChoice.auto,
+    engine: EngineOption = EngineChoice.auto,
     set_: PositionsOption = None,
 ) -> None:
     """Compare base and tuned on lines that training never saw; writes evaluation.json, goes on where it was stopped."""
     from rich.console import Console
 
-    from longrepo.engines.registry import choose
-    from longrepo.evaluation.run import FULL, QUICK, Loaded
+    from longrepo.engines.registry import choose_engine
+    from longrepo.evaluation.run import FULL, QUICK, EvaluationRun
     from longrepo.reports.evaluation import print_evaluation
-    from longrepo.reports.run_record import EVALUATION, check_is_run
-    from longrepo.reports.training import Terminal
-    from longrepo.training.artifact import find_source
+    from longrepo.reports.run_record import EVALUATION_FILE, check_is_run
+    from longrepo.reports.training import TerminalProgress
+    from longrepo.training.artifact import find_artifact
 
     check_is_run(run)
-    choice = choose(engine.value, device.value, find_source(run).settings.training.weights)
-    loaded = Loaded.of(run, sequences, repo or (), split, choice, device.value, length or (), asked_positions(set_))
+    choice = choose_engine(engine.value, device.value, find_artifact(run).settings.training.weights)
+    loaded = EvaluationRun.of(
+        run, sequences, repo or (), split, choice, device.value, length or (), parse_positions(set_)
+    )
     print(f"{choice.line[0]}: {choice.reason}")
     for note in loaded.notes:
         print(f"note: {note}")
-    found = loaded.measured(QUICK if quick else FULL, other or (), run / EVALUATION, Terminal())
+    found = loaded.measured(QUICK if quick else FULL, other or (), run / EVALUATION_FILE, TerminalProgress())
     print_evaluation(found, Console())
     print(f"a page of it: longrepo report {run}")
 
 
-COMPARISON = "comparison.html"
+COMPARISON_FILE = "comparison.html"
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's folder, or several to compare.")],
     output: Annotated[
-        Path | None, typer.Option(help=f"The page to write. Default: RUN/report.html; of several runs {COMPARISON}.")
+        Path | None,
+        typer.Option(help=f"The page to write. Default: RUN/report.html; of several runs {COMPARISON_FILE}."),
     ] = None,
 ) -> None:
     """Write what a run was trained on, how it went and what it bought, finished or not, on one page."""
-    from longrepo.reports.html.page import headlines, write_comparison, write_report
-    from longrepo.reports.run_record import read_run
+    from longrepo.reports.html.page import make_headlines, write_comparison, write_report
+    from longrepo.reports.run_record import read_run_record
 
     if output is not None and output.is_dir():
         raise InputError(f"--output {output}: is a folder; give the page's name, such as {output / 'report.html'}")
     if len({run.resolve() for run in runs}) < len(runs):
         raise InputError("a run is named twice; name each once")
-    found = [read_run(run) for run in runs]
+    found = [read_run_record(run) for run in runs]
     if len(found) > 1:
-        print(write_comparison(found, output or Path(COMPARISON)))
+        print(write_comparison(found, output or Path(COMPARISON_FILE)))
         return
-    for one in headlines(found[0]):
+    for one in make_headlines(found[0]):
         print(f"{one.value}  {one.label}")
     print(write_report(found[0], output))

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longrepo.cli.options import EngineName, EngineOption
-from longrepo.cli.train import Device
+from longrepo.cli.options import EngineChoice, EngineOption
+from longrepo.cli.train import DeviceChoice
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
     from longrepo.config.schema import ContextSettings
     from longrepo.engines.tiers import Tier
-    from longrepo.serve.model import Tuned
-    from longrepo.serve.prompts import Prompt
+    from longrepo.serve.model import TunedModel
+    from longrepo.serve.prompts import CompletionPrompt
 
 
 class CacheBits(StrEnum):
@@ -34,7 +34,7 @@ class CacheBits(StrEnum):
     four = "4"
 
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, a checkpoint's, or an adapter's.")]
+TunedArgument = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, a checkpoint's, or an adapter's.")]
 BaseOption = Annotated[str | None, typer.Option("--model", help="The base; default: the one the adapter names.")]
 LengthOption = Annotated[
     int | None,
@@ -49,11 +49,11 @@ PositionsOption = Annotated[
         "context.window. Repeatable.",
     ),
 ]
-NewOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the completion.")]
+MaxTokensOption = Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens of the completion.")]
 
 
 def generate(
-    run: RunArgument,
+    run: TunedArgument,
     file: Annotated[Path | None, typer.Option(help="The file to complete in, as it stands on disk.")] = None,
     line: Annotated[int | None, typer.Option(min=1, help="The line of the place, from 1.")] = None,
     column: Annotated[
@@ -63,7 +63,7 @@ def generate(
     repo: Annotated[
         Path | None, typer.Option(help="Whose related files are shown, as at HEAD. Default: the one the file lies in.")
     ] = None,
-    max_tokens: NewOption = 64,
+    max_tokens: MaxTokensOption = 64,
     length: LengthOption = None,
     fim: Annotated[
         bool | None,
@@ -71,8 +71,8 @@ def generate(
     ] = None,
     base: Annotated[bool, typer.Option("--base", help="Let the base write, without the adapter.")] = False,
     model: BaseOption = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
-    engine: EngineOption = EngineName.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
+    engine: EngineOption = EngineChoice.auto,
     set_: PositionsOption = None,
     cache_bits: Annotated[CacheBits, typer.Option(help="Of cached keys and values; 16: as computed.")] = (
         CacheBits.computed
@@ -80,35 +80,35 @@ def generate(
     verbose: Annotated[bool, typer.Option("--verbose", help="Say on standard error what was shown.")] = False,
 ) -> None:
     """Write a completion to standard output, greedily: at a place in a file, or after a text."""
-    from longrepo.data.template import written
-    from longrepo.engines.registry import choose
-    from longrepo.serve.model import Tuned
-    from longrepo.serve.prompts import read_place, read_prompt
-    from longrepo.training.artifact import find_source
+    from longrepo.data.template import completion_text
+    from longrepo.engines.registry import choose_engine
+    from longrepo.serve.model import TunedModel
+    from longrepo.serve.prompts import read_position, read_prompt
+    from longrepo.training.artifact import find_artifact
 
     if (file is None) == (prompt is None):
         raise InputError("give --file FILE --line N, or --prompt TEXT")
     text = read_prompt(prompt) if prompt is not None else ""
-    place = read_place(file, line, column, repo, fim) if file is not None else None
-    choice = choose(engine.value, device.value, find_source(run).settings.training.weights)
-    tuned = Tuned.load(run, model, choice, device.value, asked_positions(set_))
+    place = read_position(file, line, column, repo, fim) if file is not None else None
+    choice = choose_engine(engine.value, device.value, find_artifact(run).settings.training.weights)
+    tuned = TunedModel.load(run, model, choice, device.value, parse_positions(set_))
     for note in tuned.notes:
         print(note, file=sys.stderr)
     prompts = tuned.prompts(length, place.repo if place else None)
     if place is not None:
         asked = prompts.at(place.path, place.before, place.after, max_tokens)
     else:
-        asked = prompts.as_given(text, None, max_tokens)
-    tier, bits = tuned.adaptive.hold(len(asked.ids) + max_tokens), int(cache_bits)
+        asked = prompts.from_text(text, None, max_tokens)
+    tier, bits = tuned.adaptive.select_tier(len(asked.ids) + max_tokens), int(cache_bits)
     tuned.check_cache(tier, bits)
     with tuned.engine.base_only() if base else nullcontext():
         ids = tuned.engine.generate(asked.ids, max_tokens, bits=bits)
-    completion = written(tuned.tokenizer, ids)
+    completion = completion_text(tuned.tokenizer, ids)
     print(completion, end="\n" if sys.stdout.isatty() else "")
-    print(_said(asked, len(ids), tuned, tier, verbose), file=sys.stderr)
+    print(_print_details(asked, len(ids), tuned, tier, verbose), file=sys.stderr)
 
 
-def asked_positions(set_: list[str] | None) -> ContextSettings | None:
+def parse_positions(set_: list[str] | None) -> ContextSettings | None:
     """What --set asks for; None where nothing is. Raises InputError for settings that aren't positions."""
     from longrepo.config.load import load_settings
 
@@ -117,8 +117,8 @@ def asked_positions(set_: list[str] | None) -> ContextSettings | None:
     return load_settings(None, set_).context if set_ else None
 
 
-def _said(asked: Prompt, new: int, tuned: Tuned, tier: Tier, verbose: bool) -> str:
-    from longrepo.rope.apply import said as positions
+def _print_details(asked: CompletionPrompt, new: int, tuned: TunedModel, tier: Tier, verbose: bool) -> str:
+    from longrepo.rope.apply import describe_context as positions
 
     kind = "between what stands before and after" if asked.fim else "from what stands before"
     said = f"{new} tokens, {kind}: a prompt of {len(asked.ids)} tokens"
@@ -131,7 +131,7 @@ def _said(asked: Prompt, new: int, tuned: Tuned, tier: Tier, verbose: bool) -> s
 
 
 def serve(
-    run: RunArgument,
+    run: TunedArgument,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of 127.0.0.1; 0: any free one.")] = 8080,
     repo: Annotated[
         Path | None,
@@ -139,21 +139,21 @@ def serve(
     ] = None,
     length: LengthOption = None,
     model: BaseOption = None,
-    device: Annotated[Device, typer.Option(help="Where to compute.")] = Device.auto,
-    engine: EngineOption = EngineName.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
+    engine: EngineOption = EngineChoice.auto,
     set_: PositionsOption = None,
 ) -> None:
     """Answer completion and fill-in-the-middle requests, for this machine alone, until Ctrl-C."""
-    from longrepo.engines.registry import choose
-    from longrepo.serve.server import check_installed, listen, serve_on
-    from longrepo.training.artifact import find_source
+    from longrepo.engines.registry import choose_engine
+    from longrepo.serve.server import check_server_installed, listen, serve_on
+    from longrepo.training.artifact import find_artifact
 
-    choice = choose(engine.value, device.value, find_source(run).settings.training.weights)
-    check_installed(choice.name)
-    with _ended_once(), listen(port) as listening:
-        from longrepo.serve.model import Tuned
+    choice = choose_engine(engine.value, device.value, find_artifact(run).settings.training.weights)
+    check_server_installed(choice.name)
+    with _ignore_further_interrupts(), listen(port) as listening:
+        from longrepo.serve.model import TunedModel
 
-        tuned = Tuned.load(run, model, choice, device.value, asked_positions(set_))
+        tuned = TunedModel.load(run, model, choice, device.value, parse_positions(set_))
         for note in (*tuned.notes, *(f"{what}: {why}" for what, why in tuned.engine.choices)):
             print(note)
         server = serve_on(listening, tuned, tuned.prompts(length, repo))
@@ -162,7 +162,7 @@ def serve(
 
 
 @contextmanager
-def _ended_once() -> Iterator[None]:
+def _ignore_further_interrupts() -> Iterator[None]:
     """After a first Ctrl-C others do nothing, to the process's end: it is ending, and in order."""
 
     def end(*_: object) -> None:

@@ -9,14 +9,14 @@ from typing import Annotated
 import typer
 
 
-class EngineName(StrEnum):
+class EngineChoice(StrEnum):
     auto = "auto"
     torch = "torch"
     mlx = "mlx"
 
 
 EngineOption = Annotated[
-    EngineName,
+    EngineChoice,
     typer.Option("--engine", help="What computes. auto: MLX on Apple Silicon where it is installed, else torch."),
 ]
 SequencesArgument = Annotated[

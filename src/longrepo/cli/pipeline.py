@@ -12,23 +12,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longrepo.cli.data import opened, tools
-from longrepo.cli.options import EngineName, EngineOption, ModelOption, SetOption
-from longrepo.cli.train import Arguments, Device, run_training
+from longrepo.cli.data import open_repositories, prepare_tools
+from longrepo.cli.options import EngineChoice, EngineOption, ModelOption, SetOption
+from longrepo.cli.train import DeviceChoice, TrainArguments, run_training
 from longrepo.config.load import dump_yaml, load_settings, settings_hash
-from longrepo.config.schema import GivenPhase, Settings
-from longrepo.curriculum.schedule import phases_from
-from longrepo.engines.registry import choose, place
+from longrepo.config.schema import PhaseConfig, Settings
+from longrepo.curriculum.schedule import make_schedule
+from longrepo.engines.registry import choose_engine, select_device
 from longrepo.errors import InputError
-from longrepo.pipeline import Choice, Chooser, Stage, choose_amounts, choose_lengths, latest
-from longrepo.utils.files import write_text
+from longrepo.pipeline import (
+    PipelineStage,
+    SettingChoice,
+    SettingChooser,
+    choose_amounts,
+    choose_lengths,
+    latest_choices,
+)
+from longrepo.utils.files import write_text_file
 
 if TYPE_CHECKING:
     from longrepo.data.metadata import Header
-    from longrepo.data.prepare import Origin
+    from longrepo.data.prepare import RepositorySpec
     from longrepo.data.tokenizer import RepoTokenizer
     from longrepo.memory.budget import Budget
-    from longrepo.memory.planner import Planned, Planner
+    from longrepo.memory.planner import MemoryPlanner, StepEstimate
     from longrepo.reports.training import PipelineReporter
 
 
@@ -48,8 +55,8 @@ def pipeline(
     long_context_mode: Annotated[
         bool, typer.Option(help="Related files, commits and questions; off: plain overlapping windows.")
     ] = True,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
-    engine: EngineOption = EngineName.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
+    engine: EngineOption = EngineChoice.auto,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
 ) -> None:
@@ -59,11 +66,11 @@ def pipeline(
     settings = load_settings(config, overrides)
     from longrepo.data.prepare import check_writable
     from longrepo.reports.training import PipelineReporter
-    from longrepo.training.events import check_board
+    from longrepo.training.events import check_logger_installed
 
-    check_board(settings.training.report_to)
-    with opened(repo, weight, revision) as origins:
-        walk = _Walk(origins, settings, engine.value, device.value, verbose, PipelineReporter())
+    check_logger_installed(settings.training.report_to)
+    with open_repositories(repo, weight, revision) as origins:
+        walk = Pipeline(origins, settings, engine.value, device.value, verbose, PipelineReporter())
         output = output or Path("runs") / walk.name
         check_writable(output)
         status = walk.run(output, long_context_mode)
@@ -71,12 +78,12 @@ def pipeline(
         raise typer.Exit(status)
 
 
-class _Walk:
+class Pipeline:
     """The stages one after another; each is told what the one before it left."""
 
     def __init__(
         self,
-        origins: Sequence[Origin],
+        origins: Sequence[RepositorySpec],
         settings: Settings,
         engine: str,
         device: str,
@@ -85,8 +92,8 @@ class _Walk:
     ) -> None:
         self.origins = origins
         self.name = "+".join(origin.repository.name for origin in origins)
-        self.asked, self.engine = engine, choose(engine, device, settings.training.weights)
-        self.chooser, self.device, self.verbose, self.reporter = Chooser(settings), device, verbose, reporter
+        self.asked, self.engine = engine, choose_engine(engine, device, settings.training.weights)
+        self.chooser, self.device, self.verbose, self.reporter = SettingChooser(settings), device, verbose, reporter
 
     def run(self, output: Path, long_context: bool) -> int:
         """Walk; return the exit status (130 when Ctrl-C stopped the training, saved and ready to go on)."""
@@ -98,7 +105,7 @@ class _Walk:
         for note in dict.fromkeys(note for origin in self.origins for note in origin.repository.notes):
             reporter.note(note)
         self._look()
-        reporter.choices(latest(self.chooser.choices))
+        reporter.choices(latest_choices(self.chooser.choices))
         sequences, header = self._prepare(output, long_context)
         run, status = self._train(output, sequences, header)
         if status:
@@ -111,30 +118,30 @@ class _Walk:
 
     def _look(self) -> None:
         from longrepo.memory.budget import find_budget
-        from longrepo.memory.planner import Planner
+        from longrepo.memory.planner import MemoryPlanner
 
         settings = self.chooser.settings
-        kind, dtype, choices = place(self.engine, self.device, settings.training.precision)
-        planner = Planner.of(settings, kind, dtype, engine=self.engine.name)
+        kind, dtype, choices = select_device(self.engine, self.device, settings.training.precision)
+        planner = MemoryPlanner.of(settings, kind, dtype, engine=self.engine.name)
         budget = find_budget(kind, settings.memory.budget_gb)
         for what, why in (self.engine.line, *choices):
             key, value = what.split(": ")
-            self.chooser.choices.append(Choice(key, value, why))
-        choose_lengths(self.chooser, budget, _Fits(planner, budget))
+            self.chooser.choices.append(SettingChoice(key, value, why))
+        choose_lengths(self.chooser, budget, PhaseFits(planner, budget))
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
         from longrepo.data.dataset import read_sequences
-        from longrepo.data.prepare import SEQUENCES, prepare, write_prepared
+        from longrepo.data.prepare import SEQUENCES_FOLDER, prepare, write_prepared
         from longrepo.data.tokenizer import load_tokenizer
-        from longrepo.data.windows import windows
+        from longrepo.data.windows import build_windows
         from longrepo.reports.sequences import show_preparation
 
         settings = self.chooser.settings
         tokenizer: RepoTokenizer = load_tokenizer(
             settings.model.name, settings.model.revision, settings.data.structure_tokens
         )
-        longest = phases_from(settings)[-1]
-        stage = Stage(
+        longest = make_schedule(settings)[-1]
+        stage = PipelineStage(
             output,
             "sequences",
             {
@@ -148,16 +155,16 @@ class _Walk:
             },
         )
         self.reporter.stage(2, 4, "prepare", "done before, unchanged: skipped" if stage.done else "")
-        sequences = stage.folder / SEQUENCES
+        sequences = stage.folder / SEQUENCES_FOLDER
         if not stage.done:
             began = time.monotonic()
             length = settings.model.max_position_embeddings
-            with tools(settings, None, self.verbose, self.engine) as ready:
+            with prepare_tools(settings, None, self.verbose, self.engine) as ready:
                 if long_context:
                     prepared = prepare(self.origins, settings, ready, longest.number, length)
                 else:
                     length = max(length, longest.max_length)
-                    prepared = windows(self.origins, settings, ready, length, settings.data.overlap)
+                    prepared = build_windows(self.origins, settings, ready, length, settings.data.overlap)
                 header = write_prepared(stage.folder, prepared, ready.watch)
             show_preparation(self.reporter.console, header, prepared.summary, str(sequences), time.monotonic() - began)
             stage.finish(repositories={one.repository.name: str(one.repository.path) for one in self.origins})
@@ -168,21 +175,21 @@ class _Walk:
         before = len(self.chooser.choices)
         choose_amounts(self.chooser, trained)
         settings = self.chooser.settings
-        if not any(phase.epochs for phase in phases_from(settings)):
+        if not any(phase.epochs for phase in make_schedule(settings)):
             raise InputError(
                 f"{self.name}: {sum(trained.values())} training sequences are too few for any phase; "
                 "lower long_context.phase1_max_length or give a larger repository"
             )
         inputs = {"sequences": header.content_sha256, "settings": settings.model_dump(mode="json")}
-        stage = Stage(output, "training", inputs)
+        stage = PipelineStage(output, "training", inputs)
         self.reporter.stage(3, 4, "train", "done before, unchanged: skipped" if stage.done else str(stage.folder))
         if stage.done:
             return stage.folder, 0
-        self.reporter.choices(latest(self.chooser.choices[before:]))
+        self.reporter.choices(latest_choices(self.chooser.choices[before:]))
         file = output / f"{stage.folder.name}.yaml"
-        write_text(file, dump_yaml(settings))
+        write_text_file(file, dump_yaml(settings))
         status = run_training(
-            Arguments(
+            TrainArguments(
                 config=file,
                 sequences=sequences,
                 output=stage.folder,
@@ -203,14 +210,14 @@ class _Walk:
     def _evaluate(self, output: Path, run: Path, sequences: Path, header: Header) -> bool:
         """Compare base and tuned; whether anything was measured now."""
         from longrepo.evaluation.results import read_evaluation
-        from longrepo.evaluation.run import GLANCE, Loaded
+        from longrepo.evaluation.run import GLANCE, EvaluationRun
         from longrepo.reports.evaluation import print_comparison
-        from longrepo.reports.run_record import EVALUATION
-        from longrepo.reports.training import Terminal
+        from longrepo.reports.run_record import EVALUATION_FILE
+        from longrepo.reports.training import TerminalProgress
 
         inputs = {"run": run.name, "sequences": header.content_sha256, "amount": str(GLANCE)}
-        stage = Stage(output, "evaluation", inputs)
-        result = stage.folder / EVALUATION
+        stage = PipelineStage(output, "evaluation", inputs)
+        result = stage.folder / EVALUATION_FILE
         self.reporter.stage(4, 4, "evaluate", "done before, unchanged: skipped" if stage.done else "")
         if not header.counts.get("test"):
             for note in (*header.notes, "nothing is held out to compare base and tuned on"):
@@ -221,8 +228,8 @@ class _Walk:
             found = read_evaluation(result)
         else:
             repos = [one.repository.path for one in self.origins]
-            loaded = Loaded.of(run, sequences, repos, "test", self.engine, self.device)
-            found = loaded.measured(GLANCE, (), result, Terminal(self.verbose))
+            loaded = EvaluationRun.of(run, sequences, repos, "test", self.engine, self.device)
+            found = loaded.measured(GLANCE, (), result, TerminalProgress(self.verbose))
             stage.finish()
         print_comparison(found.comparisons, self.reporter.console)
         for note in found.notes:
@@ -231,28 +238,28 @@ class _Walk:
 
     def _report(self, run: Path, measured: bool) -> None:
         """The page of the run: its most important figures and where it lies."""
-        from longrepo.reports.html.page import REPORT, headlines, write_report
-        from longrepo.reports.run_record import read_run
+        from longrepo.reports.html.page import REPORT_FILE, make_headlines, write_report
+        from longrepo.reports.run_record import read_run_record
 
-        found, page = read_run(run), run / REPORT
+        found, page = read_run_record(run), run / REPORT_FILE
         if measured or not page.is_file():
             write_report(found)
-        self.reporter.figures(headlines(found), page)
+        self.reporter.figures(make_headlines(found), page)
 
 
 @dataclass(frozen=True)
-class _Fits:
+class PhaseFits:
     """What the choices ask of the planner."""
 
-    planner: Planner
+    planner: MemoryPlanner
     budget: Budget
 
-    def reach(self, phase: GivenPhase) -> int:
-        from longrepo.memory.planner import at_phase
+    def reach(self, phase: PhaseConfig) -> int:
+        from longrepo.memory.planner import phase_planner
 
-        return at_phase(self.planner, phase).shape.max_positions
+        return phase_planner(self.planner, phase).shape.max_positions
 
-    def first(self, phase: GivenPhase) -> Planned | None:
-        from longrepo.memory.planner import at_phase
+    def first(self, phase: PhaseConfig) -> StepEstimate | None:
+        from longrepo.memory.planner import phase_planner
 
-        return at_phase(self.planner, phase).first_fit(phase.max_length, self.budget.bytes)
+        return phase_planner(self.planner, phase).first_fit(phase.max_length, self.budget.bytes)

@@ -20,26 +20,26 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from longrepo.cli.generate import asked_positions
-from longrepo.cli.options import ConfigOption, EngineName, EngineOption, ModelOption, SetOption, overrides_of
-from longrepo.cli.train import OUTPUT, Device
+from longrepo.cli.generate import parse_positions
+from longrepo.cli.options import ConfigOption, EngineChoice, EngineOption, ModelOption, SetOption, overrides_of
+from longrepo.cli.train import DEFAULT_OUTPUT, DeviceChoice
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
-    from longrepo.engines.registry import Choice
+    from longrepo.engines.registry import EngineSelection
     from longrepo.engines.tiers import Tiers
     from longrepo.memory.budget import Budget
-    from longrepo.memory.planner import Planner
-    from longrepo.pretrain.requirements import Asked
+    from longrepo.memory.planner import MemoryPlanner
+    from longrepo.pretrain.requirements import RequirementsQuery
 
 
-NOT_HERE = "it is planned for another machine"
+ANOTHER_MACHINE = "it is planned for another machine"
 
 
 @dataclass(frozen=True)
-class Answering:
+class InferenceModel:
     """`settings.context`: where it was trained; `asked`: positions beyond. `adapter`: None for a model alone."""
 
     settings: Settings
@@ -48,77 +48,87 @@ class Answering:
     tokenizer: str | None = None
 
     @staticmethod
-    def of(name: str | None, config: Path | None, overrides: tuple[str, ...], set_: list[str] | None) -> Answering:
+    def of(name: str | None, config: Path | None, overrides: tuple[str, ...], set_: list[str] | None) -> InferenceModel:
         """A run's, a checkpoint's or an adapter's folder; else a model by its name, or the one of the settings.
 
         Raises InputError where there is none.
         """
         if name is not None and not (Path(name) / "config.json").is_file() and Path(name).is_dir():
-            from longrepo.serve.model import with_lora
-            from longrepo.training.artifact import find_source
+            from longrepo.serve.model import with_adapter_lora
+            from longrepo.training.artifact import find_artifact
 
-            source = find_source(Path(name))
-            return Answering(
-                with_lora(source.settings, source.adapter), asked_positions(set_), source.adapter, source.tokenizer
+            source = find_artifact(Path(name))
+            return InferenceModel(
+                with_adapter_lora(source.settings, source.adapter),
+                parse_positions(set_),
+                source.adapter,
+                source.tokenizer,
             )
         settings = load_settings(config, (*overrides, *((f"model.name={name}",) if name else ())))
         asked = settings.context if settings.context != ContextSettings() else None
-        return Answering(settings.model_copy(update={"context": ContextSettings()}), asked)
+        return InferenceModel(settings.model_copy(update={"context": ContextSettings()}), asked)
 
     def tiers(self) -> Tiers:
         """Raises InputError where the positions can't be."""
-        from longrepo.engines.tiers import tiers_for
+        from longrepo.engines.tiers import model_tiers
 
-        return tiers_for(self.settings.model, self.settings.context, self.asked, 4096)
+        return model_tiers(self.settings.model, self.settings.context, self.asked, 4096)
 
 
 def plan_inference(
-    answering: Answering, place: tuple[str, str, bool], choice: Choice, budget: Budget, seconds: float, as_json: bool
+    answering: InferenceModel,
+    place: tuple[str, str, bool],
+    choice: EngineSelection,
+    budget: Budget,
+    seconds: float,
+    as_json: bool,
 ) -> None:
     """`place`: kind of device, precision, whether it is this machine's. Measures for about so many seconds."""
     from rich.console import Console
 
-    from longrepo.memory.planner import Planner
-    from longrepo.memory.report import inference_outlook
+    from longrepo.memory.planner import MemoryPlanner
+    from longrepo.memory.report import inference_report
     from longrepo.reports.planning import show_inference
 
     kind, dtype, here = place
     settings, tiers = answering.settings, answering.tiers()
-    planner = Planner.of(settings, kind, dtype, engine=choice.name)
-    told = inference_outlook(planner, tiers, budget)
+    planner = MemoryPlanner.of(settings, kind, dtype, engine=choice.name)
+    told = inference_report(planner, tiers, budget)
     fitting = [tier for tier, row in zip(tiers.every, told["tiers"], strict=True) if row["fits"]]
     told["unmeasured"] = _why_unmeasured(settings, here, seconds, bool(fitting))
     told["speeds"] = []
     if not told["unmeasured"]:
-        told["speeds"] = _speeds(answering, replace(tiers, every=tuple(fitting)), choice, kind, seconds)
+        told["speeds"] = _measure_speeds(answering, replace(tiers, every=tuple(fitting)), choice, kind, seconds)
     print(json.dumps(told, indent=2)) if as_json else show_inference(told, Console(highlight=False))
 
 
-def _speeds(answering: Answering, tiers: Tiers, choice: Choice, kind: str, seconds: float) -> list[dict[str, Any]]:
+def _measure_speeds(
+    answering: InferenceModel, tiers: Tiers, choice: EngineSelection, kind: str, seconds: float
+) -> list[dict[str, Any]]:
     from longrepo.data.tokenizer import load_tokenizer
-    from longrepo.engines.registry import create
-    from longrepo.engines.tiers import Adaptive, speeds
+    from longrepo.engines.registry import create_engine
+    from longrepo.engines.tiers import TieredEngine, measure_speeds
 
     settings, model = answering.settings, answering.settings.model
     tokenizer = load_tokenizer(answering.tokenizer or model.name, model.revision, settings.data.structure_tokens)
-    engine = create(choice, settings, tokenizer, "auto" if kind == "metal" else kind)
+    engine = create_engine(choice, settings, tokenizer, "auto" if kind == "metal" else kind)
     if answering.adapter is not None:
         engine.load_adapter(answering.adapter)
-    found = speeds(Adaptive(engine, tiers), tokenizer.vocabulary_size, seconds)
+    found = measure_speeds(TieredEngine(engine, tiers), tokenizer.vocabulary_size, seconds)
     return [asdict(one) | {"prompt_rate": one.prompt_rate, "new_rate": one.new_rate} for one in found]
 
 
 def _why_unmeasured(settings: Settings, here: bool, seconds: float, fits: bool) -> str | None:
     if not here:
-        return NOT_HERE
+        return ANOTHER_MACHINE
     if not seconds:
         return "as asked"
-    if not _weights_here(settings):
+    if not _has_weights(settings):
         return f"the weights of {settings.model.name} aren't on this machine"
     return None if fits else "no tier fits"
 
 
-def _weights_here(settings: Settings) -> bool:
+def _has_weights(settings: Settings) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     from longrepo.utils.hub import model_location
@@ -130,7 +140,7 @@ def _weights_here(settings: Settings) -> bool:
     return any(isinstance(try_to_load_from_cache(where, name, revision=revision), str) for name in names)
 
 
-class _Place(NamedTuple):
+class TargetDevice(NamedTuple):
     """The kind of device, the precision, and whether it is this machine's."""
 
     kind: str
@@ -147,8 +157,10 @@ def plan(
     length: Annotated[
         list[int] | None, typer.Option(min=2, help="Plan sequences of so many tokens, not the phases. Repeatable.")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Plan for it; with --budget-gb it needn't be there.")] = Device.auto,
-    engine: EngineOption = EngineName.auto,
+    device: Annotated[
+        DeviceChoice, typer.Option(help="Plan for it; with --budget-gb it needn't be there.")
+    ] = DeviceChoice.auto,
+    engine: EngineOption = EngineChoice.auto,
     budget_gb: Annotated[float | None, typer.Option(help="Over memory.budget_gb; of another machine, in GiB.")] = None,
     sequences: Annotated[Path | None, typer.Option(help="Hours of the whole schedule on these sequences.")] = None,
     inference: Annotated[
@@ -164,14 +176,14 @@ def plan(
 ) -> None:
     """What training needs, by part and phase, from a dry run without weights; how long, on this machine. Ends with
     status 2 where a phase doesn't fit."""
-    from longrepo.engines.registry import choose
+    from longrepo.engines.registry import choose_engine
 
     if inference:
-        answering = Answering.of(of, config, overrides_of(set_, model), set_)
-        choice = choose(engine.value, device.value, answering.settings.training.weights)
-        place = _place(choice, device.value, answering.settings, budget_gb)
+        answering = InferenceModel.of(of, config, overrides_of(set_, model), set_)
+        choice = choose_engine(engine.value, device.value, answering.settings.training.weights)
+        place = _target_device(choice, device.value, answering.settings, budget_gb)
         plan_inference(
-            answering, place, choice, _budget(place.kind, answering.settings, budget_gb), seconds, as_json=json_
+            answering, place, choice, _find_budget(place.kind, answering.settings, budget_gb), seconds, as_json=json_
         )
         return
     if of is not None:
@@ -180,69 +192,71 @@ def plan(
     from rich.console import Console
 
     from longrepo.memory.report import machine_table
-    from longrepo.reports.planning import show_machines, show_outlook
+    from longrepo.reports.planning import show_machines, show_plan
 
-    choice = choose(engine.value, device.value, settings.training.weights)
-    place = _place(choice, device.value, settings, budget_gb)
-    planner = _planner(settings, choice, place, calibrate)
-    told = _told(planner, choice, place, _budget(place.kind, settings, budget_gb), length or (), sequences)
+    choice = choose_engine(engine.value, device.value, settings.training.weights)
+    place = _target_device(choice, device.value, settings, budget_gb)
+    planner = _calibrated_planner(settings, choice, place, calibrate)
+    told = _make_report(planner, choice, place, _find_budget(place.kind, settings, budget_gb), length or (), sequences)
     if machines:
         told["machines"] = machine_table(planner, place.dtype)
     if json_:
         print(json.dumps(told, indent=2))
     else:
-        show_outlook(told, console := Console(highlight=False))
+        show_plan(told, console := Console(highlight=False))
         if machines:
             show_machines(told["machines"], console)
     if any("why_not" in entry for entry in told["phases"]):
         raise typer.Exit(2)
 
 
-def _planner(settings: Settings, choice: Choice, place: _Place, calibrate: bool) -> Planner:
+def _calibrated_planner(
+    settings: Settings, choice: EngineSelection, place: TargetDevice, calibrate: bool
+) -> MemoryPlanner:
     """With this machine's times and overhead, where it is planned for."""
-    from longrepo.memory.calibration import calibration, step_overhead
-    from longrepo.memory.planner import Planner
+    from longrepo.memory.calibration import calibrated_seconds, step_overhead
+    from longrepo.memory.planner import MemoryPlanner
 
     if calibrate and not place.here:
         another = f"--device {place.kind} with --budget-gb"
         raise InputError(f"--calibrate times this machine, and {another} plans for another")
-    planner = Planner.of(settings, place.kind, place.dtype, engine=choice.name)
+    planner = MemoryPlanner.of(settings, place.kind, place.dtype, engine=choice.name)
     if not place.here:
         return planner
     overhead = max(planner.overhead, step_overhead(choice.name)) if place.kind == "cpu" else 0
-    return replace(planner, time=calibration(planner, anew=calibrate), overhead=overhead)
+    return replace(planner, time=calibrated_seconds(planner, remeasure=calibrate), overhead=overhead)
 
 
-def _told(
-    planner: Planner,
-    choice: Choice,
-    place: _Place,
+def _make_report(
+    planner: MemoryPlanner,
+    choice: EngineSelection,
+    place: TargetDevice,
     budget: Budget,
     lengths: Iterable[int],
     sequences: Path | None,
 ) -> dict[str, Any]:
     """What is planned of these lengths, or of the phases, as it is printed."""
-    from longrepo.memory.calibration import checked_peak
-    from longrepo.memory.report import outlook
+    from longrepo.memory.calibration import calibrated_peak
+    from longrepo.memory.report import plan_report
 
-    asked = {f"{tokens:,} tokens": (tokens, planner) for tokens in lengths} or _phases(planner)
-    checked = checked_peak(planner) if place.here and choice.name == "mlx" else None
-    told = outlook(planner, asked, budget, sequences)
+    asked = {f"{tokens:,} tokens": (tokens, planner) for tokens in lengths} or _phase_planners(planner)
+    checked = calibrated_peak(planner) if place.here and choice.name == "mlx" else None
+    told = plan_report(planner, asked, budget, sequences)
     return {**told, "this_machine": place.here, "engine_reason": choice.reason, "checked_peak": checked}
 
 
-def _place(choice: Choice, device: str, settings: Settings, budget_gb: float | None) -> _Place:
-    from longrepo.engines.registry import place
+def _target_device(choice: EngineSelection, device: str, settings: Settings, budget_gb: float | None) -> TargetDevice:
+    from longrepo.engines.registry import select_device
 
     if budget_gb is None or device in ("auto", "cpu"):
-        kind, dtype, _ = place(choice, device, settings.training.precision)
-        return _Place(kind, dtype, True)
+        kind, dtype, _ = select_device(choice, device, settings.training.precision)
+        return TargetDevice(kind, dtype, True)
     wanted = settings.training.precision
     kind = "metal" if choice.name == "mlx" else device
-    return _Place(kind, "bfloat16" if wanted == "auto" else wanted, False)
+    return TargetDevice(kind, "bfloat16" if wanted == "auto" else wanted, False)
 
 
-def _budget(kind: str, settings: Settings, budget_gb: float | None) -> Budget:
+def _find_budget(kind: str, settings: Settings, budget_gb: float | None) -> Budget:
     from longrepo.memory.budget import GIB, Budget, find_budget
 
     if budget_gb is not None:
@@ -250,20 +264,20 @@ def _budget(kind: str, settings: Settings, budget_gb: float | None) -> Budget:
     return find_budget(kind, settings.memory.budget_gb)
 
 
-def _phases(planner: Planner) -> dict[str, tuple[int, Planner]]:
+def _phase_planners(planner: MemoryPlanner) -> dict[str, tuple[int, MemoryPlanner]]:
     """Of each phase with epochs: its longest sequence, and the planner at its positions."""
-    from longrepo.curriculum.schedule import phases_from
-    from longrepo.memory.planner import positioned
+    from longrepo.curriculum.schedule import make_schedule
+    from longrepo.memory.planner import checked_phase_planner
 
-    phases = (phase for phase in phases_from(planner.settings) if phase.epochs)
-    return {f"phase {phase.number}": (phase.max_length, positioned(planner, phase)) for phase in phases}
+    phases = (phase for phase in make_schedule(planner.settings) if phase.epochs)
+    return {f"phase {phase.number}": (phase.max_length, checked_phase_planner(planner, phase)) for phase in phases}
 
 
 def doctor(
     config: ConfigOption = None,
     model: ModelOption = None,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
-    engine: EngineOption = EngineName.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
+    engine: EngineOption = EngineChoice.auto,
     set_: SetOption = None,
     json_: Annotated[bool, typer.Option("--json", help="For programs: the findings as JSON.")] = False,
 ) -> None:
@@ -271,20 +285,20 @@ def doctor(
     settings = load_settings(config, overrides_of(set_, model))
     from rich.console import Console
 
-    from longrepo.memory.doctor import examine
-    from longrepo.reports.planning import as_json, print_findings
+    from longrepo.memory.doctor import run_checks
+    from longrepo.reports.planning import findings_as_json, print_findings
 
-    found = examine(settings, engine.value, device.value, OUTPUT)
+    found = run_checks(settings, engine.value, device.value, DEFAULT_OUTPUT)
     if json_:
         findings = list(found)
-        print(as_json(findings))
+        print(findings_as_json(findings))
     else:
         findings = print_findings(found, Console(highlight=False))
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
 
 
-models = typer.Typer(help="Presets by size; what a model is made of and needs.", no_args_is_help=True)
+models_app = typer.Typer(help="Presets by size; what a model is made of and needs.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="The figures as JSON: parameters and bytes.")]
 BatchOption = Annotated[list[int] | None, typer.Option(min=1, help="Sequences in a batch. Repeatable. [default: 1, 8]")]
@@ -293,7 +307,7 @@ ContextOption = Annotated[
 ]
 
 
-@models.command("list")
+@models_app.command("list")
 def list_(
     memory: Annotated[bool, typer.Option("--memory", help="A training step of each, by context.")] = False,
     json_: JsonOption = False,
@@ -302,27 +316,29 @@ def list_(
     from rich.console import Console
 
     from longrepo.config.load import load_settings
-    from longrepo.pretrain.presets import CONTEXTS, preset, sizes
-    from longrepo.pretrain.requirements import listed
+    from longrepo.pretrain.presets import PRESET_CONTEXTS, find_preset, size_files
+    from longrepo.pretrain.requirements import preset_row
     from longrepo.reports.planning import show_presets
 
     settings = load_settings()
-    rows = [{"name": size} | listed(_config(preset(size).config), settings, memory) for size in sizes()]
+    rows = [
+        {"name": size} | preset_row(_print_config(find_preset(size).config), settings, memory) for size in size_files()
+    ]
     if json_:
         print(json.dumps(rows, indent=2))
     else:
-        show_presets(rows, CONTEXTS, Console(highlight=False))
+        show_presets(rows, PRESET_CONTEXTS, Console(highlight=False))
 
 
-@models.command()
+@models_app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A preset, such as 150M_1024.")]) -> None:
     """A preset's configuration, as `config.json` of a model folder."""
-    from longrepo.pretrain.presets import preset
+    from longrepo.pretrain.presets import find_preset
 
-    print(json.dumps(preset(name).config, indent=2))
+    print(json.dumps(find_preset(name).config, indent=2))
 
 
-@models.command()
+@models_app.command()
 def params(
     name: Annotated[str, typer.Argument(metavar="NAME_OR_FOLDER", help="A preset, a model folder or a hub name.")],
     batch: BatchOption = None,
@@ -334,34 +350,36 @@ def params(
     """Parameters by part, memory to answer and to train by batch and context, and the machines that have it."""
     from rich.console import Console
 
-    from longrepo.pretrain.requirements import calculated
-    from longrepo.reports.planning import show_calculated
+    from longrepo.pretrain.requirements import calculate_requirements
+    from longrepo.reports.planning import show_requirements
 
-    asked = _asked(name, tuple(batch or ()), tuple(context or ()), set_)
-    told = calculated(asked, machines=not no_machines)
+    asked = _requirements_query(name, tuple(batch or ()), tuple(context or ()), set_)
+    told = calculate_requirements(asked, machines=not no_machines)
     if json_:
         print(json.dumps({"name": name} | told, indent=2))
     else:
-        show_calculated(name, told, Console(highlight=False))
+        show_requirements(name, told, Console(highlight=False))
 
 
-def _asked(name: str, batches: tuple[int, ...], contexts: tuple[int, ...], set_: list[str] | None) -> Asked:
+def _requirements_query(
+    name: str, batches: tuple[int, ...], contexts: tuple[int, ...], set_: list[str] | None
+) -> RequirementsQuery:
     from longrepo.config.load import load_settings
     from longrepo.engines.model_shape import read_config
     from longrepo.errors import InputError
-    from longrepo.pretrain.presets import preset
-    from longrepo.pretrain.requirements import BATCHES, Asked
+    from longrepo.pretrain.presets import find_preset
+    from longrepo.pretrain.requirements import DEFAULT_BATCHES, RequirementsQuery
 
     settings = load_settings(None, set_ or ())
     is_model = "/" in name or name.startswith((".", "~")) or Path(name).exists()
-    config = read_config(name) if is_model else _config(preset(name).config)
+    config = read_config(name) if is_model else _print_config(find_preset(name).config)
     native = config.max_position_embeddings
     if too_long := [tokens for tokens in contexts if tokens > native]:
         raise InputError(f"--context {too_long[0]}: {name} has {native:,} positions; give that or less")
-    return Asked(config, settings, batches or BATCHES, contexts)
+    return RequirementsQuery(config, settings, batches or DEFAULT_BATCHES, contexts)
 
 
-def _config(tree: dict[str, Any]) -> Any:
+def _print_config(tree: dict[str, Any]) -> Any:
     from longrepo.engines.model_shape import read_config
 
     with tempfile.TemporaryDirectory() as folder:

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longrepo.cli.options import SetOption
-from longrepo.cli.train import Arguments, Device, run_training
+from longrepo.cli.train import DeviceChoice, TrainArguments, run_training
 from longrepo.config.load import dump_yaml, load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
-from longrepo.utils.files import write_text
+from longrepo.utils.files import write_text_file
 
 if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
     from longrepo.pretrain.presets import Preset
 
 
-SEQUENCES, START, RUN, SETTINGS = "sequences", "start", "run", "pretrain.yaml"
+SEQUENCES_FOLDER, START_FOLDER, RUN_FOLDER, PRETRAIN_SETTINGS = "sequences", "start", "run", "pretrain.yaml"
 
 
 def pretrain(
@@ -37,22 +37,22 @@ def pretrain(
         str | None, typer.Option(help="Hub name, folder or `embedded`. Default: StarCoder2's; the embedded one's.")
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="auto", help="Go on with the run in --output.")] = None,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
 ) -> None:
     """Train a preset from scratch, all weights, planned before it starts; Ctrl-C saves, --resume auto goes on."""
     overrides = tuple(set_ or ())
     if resume is not None:
-        overrides = _resumed(resume, output, preset, max_steps, overrides)
+        overrides = _resume_overrides(resume, output, preset, max_steps, overrides)
     else:
-        _prepare(output, preset, input_, repo, max_steps, tokenizer, device.value, overrides, verbose)
+        _prepare_run(output, preset, input_, repo, max_steps, tokenizer, device.value, overrides, verbose)
         overrides = ()
-    run = output / RUN
+    run = output / RUN_FOLDER
     status = run_training(
-        Arguments(
-            config=output / SETTINGS,
-            sequences=output / SEQUENCES,
+        TrainArguments(
+            config=output / PRETRAIN_SETTINGS,
+            sequences=output / SEQUENCES_FOLDER,
             output=run,
             epochs=None,
             checkpoint=None,
@@ -61,14 +61,14 @@ def pretrain(
             device=device.value,
             verbose=verbose,
             engine="torch",
-            go_on=_go_on(output, device.value),
+            go_on=_resume_line(output, device.value),
         )
     )
     if status:
         raise typer.Exit(status)
 
 
-def _prepare(
+def _prepare_run(
     output: Path,
     name: str | None,
     input_: Path | None,
@@ -82,77 +82,85 @@ def _prepare(
     """Everything that the loop begins with, into `output`; the settings last, as the sign that the rest is there."""
     from longrepo.data.prepare import check_writable
     from longrepo.data.tokenizer import load_tokenizer
-    from longrepo.pretrain.inputs import write_given
-    from longrepo.pretrain.presets import check_vocabulary, from_scratch, longest, preset, write_start
+    from longrepo.pretrain.inputs import write_inputs
+    from longrepo.pretrain.presets import (
+        check_vocabulary,
+        find_preset,
+        longest_trained_sequence,
+        pretrain_overrides,
+        write_initial_model,
+    )
 
     if name is None:
         raise InputError("--preset: which one? See longrepo models list")
     if (input_ is None) == (repo is None):
         raise InputError("give the text to train on: either --input FILE or --repo PATH")
-    chosen = preset(name)
-    start = f"model.name={(output / START).resolve()}"
-    settings = load_settings(None, (*from_scratch(chosen, max_steps), *overrides, start))
-    _check_free(output)
+    chosen = find_preset(name)
+    start = f"model.name={(output / START_FOLDER).resolve()}"
+    settings = load_settings(None, (*pretrain_overrides(chosen, max_steps), *overrides, start))
+    _check_unused(output)
     tokenizer = load_tokenizer(tokenizer_name or chosen.tokenizer, None, settings.data.structure_tokens)
     check_vocabulary(chosen, tokenizer)
     check_writable(output)
-    _plan(chosen, settings, device, output)
+    _check_plan(chosen, settings, device, output)
     if input_ is not None:
-        write_given(output / SEQUENCES, input_, tokenizer, longest(settings), settings.data.redact)
+        write_inputs(
+            output / SEQUENCES_FOLDER, input_, tokenizer, longest_trained_sequence(settings), settings.data.redact
+        )
     else:
         assert repo is not None
-        _write_windows(output / SEQUENCES, repo, tokenizer, settings, verbose)
-    write_start(output / START, chosen, tokenizer, settings)
-    write_text(output / SETTINGS, dump_yaml(settings))
+        _write_windows(output / SEQUENCES_FOLDER, repo, tokenizer, settings, verbose)
+    write_initial_model(output / START_FOLDER, chosen, tokenizer, settings)
+    write_text_file(output / PRETRAIN_SETTINGS, dump_yaml(settings))
 
 
-def _check_free(output: Path) -> None:
+def _check_unused(output: Path) -> None:
     if not output.exists():
         return
     if not output.is_dir():
         raise InputError(f"--output {output}: is a file; give a folder")
-    left = (SEQUENCES, START)  # of a preparation that was stopped: made anew
+    left = (SEQUENCES_FOLDER, START_FOLDER)  # of a preparation that was stopped: made anew
     if any(entry.name not in left and not entry.name.startswith(".") for entry in output.iterdir()):
         raise InputError(f"--output {output} is not empty: go on with its run by --resume auto, or give another")
 
 
-def _plan(chosen: Preset, settings: Settings, device: str, output: Path) -> None:
-    from longrepo.engines.registry import choose, place
+def _check_plan(chosen: Preset, settings: Settings, device: str, output: Path) -> None:
+    from longrepo.engines.registry import choose_engine, select_device
     from longrepo.memory.budget import find_budget
-    from longrepo.pretrain.presets import longest
-    from longrepo.pretrain.requirements import check_fits, check_positions, planner_of
+    from longrepo.pretrain.presets import longest_trained_sequence
+    from longrepo.pretrain.requirements import check_fits, check_positions, make_planner
 
-    kind, dtype, _ = place(choose("torch", device), device, settings.training.precision)
+    kind, dtype, _ = select_device(choose_engine("torch", device), device, settings.training.precision)
     budget = find_budget(kind, settings.memory.budget_gb)
     check_positions(chosen, settings, kind, dtype)
-    check_fits(planner_of(chosen, settings, kind, dtype, output), chosen, longest(settings), budget)
+    check_fits(make_planner(chosen, settings, kind, dtype, output), chosen, longest_trained_sequence(settings), budget)
 
 
 def _write_windows(output: Path, repo: Path, tokenizer: RepoTokenizer, settings: Settings, verbose: bool) -> None:
-    from longrepo.cli.data import opened, tools
+    from longrepo.cli.data import open_repositories, prepare_tools
     from longrepo.data.dataset import write_sequences
-    from longrepo.data.windows import windows
-    from longrepo.pretrain.presets import longest
+    from longrepo.data.windows import build_windows
+    from longrepo.pretrain.presets import longest_trained_sequence
 
-    with opened([repo], None, "HEAD") as origins, tools(settings, tokenizer.name, verbose) as ready:
-        prepared = windows(origins, settings, ready, longest(settings), 0)
+    with open_repositories([repo], None, "HEAD") as origins, prepare_tools(settings, tokenizer.name, verbose) as ready:
+        prepared = build_windows(origins, settings, ready, longest_trained_sequence(settings), 0)
         with ready.watch.count("writing windows", len(prepared.sequences)) as done:
             write_sequences(output, prepared.rows(done), prepared.header)
 
 
-def _resumed(
+def _resume_overrides(
     resume: str, output: Path, name: str | None, max_steps: int | None, overrides: tuple[str, ...]
 ) -> tuple[str, ...]:
     """The settings to go on with besides the run's own. Raises InputError where --output holds no run to go on with."""
     if resume != "auto":
         raise InputError(f"--resume {resume}: expected auto; the run is the one in --output")
-    if not (output / SETTINGS).is_file():
+    if not (output / PRETRAIN_SETTINGS).is_file():
         raise InputError(f"--resume auto: no training has begun in {output}; give the command without --resume")
     if name is not None:
-        from longrepo.pretrain.presets import preset
+        from longrepo.pretrain.presets import find_preset
 
-        was = json.loads((output / START / "config.json").read_text(encoding="utf-8"))
-        wanted = preset(name)
+        was = json.loads((output / START_FOLDER / "config.json").read_text(encoding="utf-8"))
+        wanted = find_preset(name)
         if any(was[key] != wanted.config[key] for key in ("hidden_size", "num_hidden_layers")) or (
             was["max_position_embeddings"] != wanted.context
         ):
@@ -160,7 +168,7 @@ def _resumed(
     return (*overrides, *((f"training.max_updates={max_steps}",) if max_steps else ()))
 
 
-def _go_on(output: Path, device: str) -> str:
+def _resume_line(output: Path, device: str) -> str:
     """The command line that goes on with this run."""
     words = [sys.executable, "-m", "longrepo", "pretrain", "--output", str(output), "--resume", "auto"]
     return shlex.join([*words, *(["--device", device] if device != "auto" else [])])

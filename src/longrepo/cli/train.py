@@ -12,23 +12,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from longrepo.cli.options import ConfigOption, EngineName, EngineOption, ModelOption, SetOption, overrides_of
+from longrepo.cli.options import ConfigOption, EngineChoice, EngineOption, ModelOption, SetOption, overrides_of
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
-from longrepo.utils.files import write_text
+from longrepo.utils.files import write_text_file
 
 if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
-    from longrepo.engines.registry import Choice
-    from longrepo.memory.planner import Planner, RunPlan
-    from longrepo.training.plan import Plan
+    from longrepo.engines.registry import EngineSelection
+    from longrepo.memory.planner import MemoryPlan, MemoryPlanner
+    from longrepo.training.plan import TrainingPlan
 
 
-OUTPUT = Path("model_long_context")  # the guide's
+DEFAULT_OUTPUT = Path("model_long_context")  # the guide's
 
 
-class Device(StrEnum):
+class DeviceChoice(StrEnum):
     auto = "auto"
     mps = "mps"
     cuda = "cuda"
@@ -36,7 +36,7 @@ class Device(StrEnum):
 
 
 @dataclass(frozen=True)
-class Arguments:
+class TrainArguments:
     """The command's arguments, read once and passed on."""
 
     config: Path | None
@@ -58,7 +58,7 @@ def train(
         Path | None,
         typer.Option(help="What prepare or tokenize wrote. Default: ./sequences or ./sequences_LENGTH.json."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help=f"The run's folder. Default: ./{OUTPUT}.")] = None,
+    output: Annotated[Path | None, typer.Option(help=f"The run's folder. Default: ./{DEFAULT_OUTPUT}.")] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Train so many more epochs, not the whole schedule.")
     ] = None,
@@ -69,8 +69,8 @@ def train(
         str | None, typer.Option(metavar="auto|DIR", help="Go on with the run in --output, or in DIR, exactly.")
     ] = None,
     model: ModelOption = None,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.auto,
-    engine: EngineOption = EngineName.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
+    engine: EngineOption = EngineChoice.auto,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
 ) -> None:
@@ -78,48 +78,48 @@ def train(
     overrides = overrides_of(set_, model)
     where = {"device": device.value, "engine": engine.value}
     status = run_training(
-        Arguments(config, sequences, output, epochs, checkpoint, resume, overrides, verbose=verbose, **where)
+        TrainArguments(config, sequences, output, epochs, checkpoint, resume, overrides, verbose=verbose, **where)
     )
     if status:
         raise typer.Exit(status)
 
 
 @dataclass(frozen=True)
-class _Run:
+class _PlannedRun:
     """What is going to run: nothing is wrong with it as far as can be told before a model is loaded."""
 
     output: Path
     sequences: Path
     resuming: bool
-    plan: Plan
-    choice: Choice
+    plan: TrainingPlan
+    choice: EngineSelection
     tokenizer: RepoTokenizer
 
 
-def run_training(arguments: Arguments) -> int:
+def run_training(arguments: TrainArguments) -> int:
     """Train as told; return the exit status (0, or 130 when stopped by Ctrl-C). Raises InputError and RunError."""
-    from longrepo.engines.registry import create
+    from longrepo.engines.registry import create_engine
     from longrepo.reports.training import TerminalReporter
-    from longrepo.training.checkpoint import open_run
+    from longrepo.training.checkpoint import open_run_folder
 
-    asked = _asked(arguments)
+    asked = _plan_run(arguments)
     plan, choice, tokenizer = asked.plan, asked.choice, asked.tokenizer
-    planner, memory = _memory(plan, choice, arguments.device, asked.output)
+    planner, memory = _plan_memory(plan, choice, arguments.device, asked.output)
     reporter = TerminalReporter(verbose=arguments.verbose)
-    with open_run(asked.output, resuming=asked.resuming) as run:
+    with open_run_folder(asked.output, resuming=asked.resuming) as run:
         from longrepo.training.loop import train as run_loop
-        from longrepo.training.step_down import run_memory
+        from longrepo.training.step_down import make_run_memory
 
-        for line in (*memory.lines(), *_freed(memory)):
+        for line in (*memory.lines(), *_return_freed_memory(memory)):
             reporter.note(line)
-        engine = create(choice, plan.settings, tokenizer, arguments.device)
-        write_text(run.path / "memory_plan.json", memory.as_json())
+        engine = create_engine(choice, plan.settings, tokenizer, arguments.device)
+        write_text_file(run.path / "memory_plan.json", memory.as_json())
         if choice.name == "mlx":
-            engine.choices += _limits(memory)
+            engine.choices += _limit_memory(memory)
         for what, reason in engine.choices:
             reporter.note(f"{what}: {reason}")
         try:
-            within = run_memory(planner, memory, engine.peak_memory)
+            within = make_run_memory(planner, memory, engine.peak_memory)
             outcome = run_loop(
                 engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), within
             )
@@ -133,71 +133,73 @@ def run_training(arguments: Arguments) -> int:
     return outcome.exit_status
 
 
-def _asked(arguments: Arguments) -> _Run:
+def _plan_run(arguments: TrainArguments) -> _PlannedRun:
     """A new run, one that goes on, or one that begins with another's weights. Raises InputError and RunError."""
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import check_tokenizer
     from longrepo.data.tokenizer import load_tokenizer
-    from longrepo.engines.registry import choose
-    from longrepo.training.events import check_board
-    from longrepo.training.plan import Start, settle
-    from longrepo.training.resume import begun_from, find_run, resumed
+    from longrepo.engines.registry import choose_engine
+    from longrepo.training.events import check_logger_installed
+    from longrepo.training.plan import RunStart, make_plan
+    from longrepo.training.resume import find_run, resume_start, start_from_checkpoint
 
     if arguments.resume is not None and arguments.checkpoint is not None:
         raise InputError("--resume goes on with a run and --checkpoint begins a new one: give one of them")
-    output = arguments.output or OUTPUT
+    output = arguments.output or DEFAULT_OUTPUT
     found = None
     if arguments.resume is not None:
         found = find_run(arguments.resume, output if arguments.resume == "auto" else arguments.output)
         output = found.run
-    settings = _settings(arguments, output)
-    check_board(settings.training.report_to)
-    path = _sequences(arguments, settings, found.snapshot.identity.sequences if found and found.snapshot else None)
+    settings = _load_run_settings(arguments, output)
+    check_logger_installed(settings.training.report_to)
+    path = _find_sequences(arguments, settings, found.snapshot.identity.sequences if found and found.snapshot else None)
     file = read_sequences(path)
     if found is not None:
-        start = resumed(found, settings, file.content_sha256, arguments.epochs)
+        start = resume_start(found, settings, file.content_sha256, arguments.epochs)
     elif arguments.checkpoint is not None:
-        start = begun_from(arguments.checkpoint, settings, arguments.epochs)
+        start = start_from_checkpoint(arguments.checkpoint, settings, arguments.epochs)
     else:
-        start = Start("new", settings, epochs=arguments.epochs)
-    plan = settle(start, file, str(path.resolve()), file.header.tokenizer.sha256)
+        start = RunStart("new", settings, epochs=arguments.epochs)
+    plan = make_plan(start, file, str(path.resolve()), file.header.tokenizer.sha256)
     held = plan.settings
-    choice = choose(arguments.engine, arguments.device, held.training.weights)
+    choice = choose_engine(arguments.engine, arguments.device, held.training.weights)
     tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
     check_tokenizer(file.header, tokenizer)
-    return _Run(output, path, found is not None, plan, choice, tokenizer)
+    return _PlannedRun(output, path, found is not None, plan, choice, tokenizer)
 
 
-def _memory(plan: Plan, choice: Choice, device: str, output: Path) -> tuple[Planner, RunPlan]:
+def _plan_memory(
+    plan: TrainingPlan, choice: EngineSelection, device: str, output: Path
+) -> tuple[MemoryPlanner, MemoryPlan]:
     """The longest step of each phase that is going to run, on the device that will be used; `output`'s disk holds
     what doesn't fit in memory."""
-    from longrepo.engines.registry import place
+    from longrepo.engines.registry import select_device
     from longrepo.memory.budget import find_budget
-    from longrepo.memory.planner import Planner, plan_run
-    from longrepo.training.plan import epochs_ahead
+    from longrepo.memory.planner import MemoryPlanner, plan_run
+    from longrepo.training.plan import remaining_epochs
 
-    kind, dtype, _ = place(choice, device, plan.settings.training.precision)
-    phases = [plan.schedule.phase(number) for number in epochs_ahead(plan.state, plan.schedule)]
+    kind, dtype, _ = select_device(choice, device, plan.settings.training.precision)
+    phases = [plan.schedule.phase(number) for number in remaining_epochs(plan.state, plan.schedule)]
     scratch = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
-    planner = Planner.of(plan.settings, kind, dtype, scratch, engine=choice.name)
+    planner = MemoryPlanner.of(plan.settings, kind, dtype, scratch, engine=choice.name)
     return planner, plan_run(planner, phases, find_budget(kind, plan.settings.memory.budget_gb))
 
 
-def _freed(memory: RunPlan) -> Iterator[str]:
+def _return_freed_memory(memory: MemoryPlan) -> Iterator[str]:
     """On a CPU what is freed isn't kept for reuse, where the plan leaves little room."""
-    from longrepo.utils.process import give_back_freed
+    from longrepo.utils.process import return_freed_memory
 
-    if memory.device == "cpu" and not memory.roomy and give_back_freed():
+    if memory.device == "cpu" and not memory.has_headroom and return_freed_memory():
         yield "memory: more than half of the budget is planned for, so what is freed is given back at once"
 
 
-def _limits(memory: RunPlan) -> tuple[tuple[str, str], ...]:
-    from longrepo.engines.mlx.device import set_limits
+def _limit_memory(memory: MemoryPlan) -> tuple[tuple[str, str], ...]:
+    from longrepo.engines.mlx.device import set_memory_limits
 
-    return set_limits(memory.device, memory.peak, memory.budget.bytes)
+    return set_memory_limits(memory.device, memory.peak, memory.budget.bytes)
 
 
-def resume_command(arguments: Arguments, output: Path, sequences: Path) -> str:
+def resume_command(arguments: TrainArguments, output: Path, sequences: Path) -> str:
     """The command line that goes on with this run."""
     words = [sys.executable, *([sys.argv[0]] if sys.argv[0].endswith(".py") else ["-m", "longrepo", "train"])]
     words += ["--config", str(arguments.config)] if arguments.config else []
@@ -208,7 +210,7 @@ def resume_command(arguments: Arguments, output: Path, sequences: Path) -> str:
     return shlex.join(words)
 
 
-def _settings(arguments: Arguments, run: Path) -> Settings:
+def _load_run_settings(arguments: TrainArguments, run: Path) -> Settings:
     """From --config; a resumed run without one goes on with its own settings."""
     file = arguments.config
     if file is None and arguments.resume is not None and (run / "settings.yaml").is_file():
@@ -216,7 +218,7 @@ def _settings(arguments: Arguments, run: Path) -> Settings:
     return load_settings(file, arguments.overrides)
 
 
-def _sequences(arguments: Arguments, settings: Settings, of_run: str | None) -> Path:
+def _find_sequences(arguments: TrainArguments, settings: Settings, of_run: str | None) -> Path:
     if arguments.sequences is not None:
         return arguments.sequences
     if of_run is not None:

@@ -21,30 +21,30 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from longrepo.config.schema import ContextSettings, GivenPhase, Settings, phase_list
+from longrepo.config.schema import ContextSettings, PhaseConfig, Settings, phase_list
 from longrepo.errors import InputError
 
-Part = str | int
-_NAME = re.compile(r"\w+(\.\w+|\[\d+\])*")
+PathPart = str | int
+_SETTING_NAME = re.compile(r"\w+(\.\w+|\[\d+\])*")
 
 
-def dotted(path: Sequence[Part]) -> str:
+def dotted_key(path: Sequence[PathPart]) -> str:
     """`("long_context", "further_phases", 0, "epochs")` → `long_context.further_phases[0].epochs`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
-def path_in(key: str) -> tuple[Part, ...] | None:
+def parse_key(key: str) -> tuple[PathPart, ...] | None:
     """The other way round; None for what is no name of a setting inside a section."""
-    if not _NAME.fullmatch(key):
+    if not _SETTING_NAME.fullmatch(key):
         return None
     parts = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"\w+", key))
     deep = len(parts) > 3 and isinstance(parts[2], int)
     return parts if len(parts) == 2 or deep else None
 
 
-def path_of(location: Sequence[Part]) -> tuple[Part, ...]:
+def error_path(location: Sequence[PathPart]) -> tuple[PathPart, ...]:
     """A validation error's location, without what pydantic adds for the members of a union or the items of a value."""
-    path: list[Part] = []
+    path: list[PathPart] = []
     section: type[BaseModel] | None = Settings
     for part in location:
         if section is None:
@@ -56,7 +56,7 @@ def path_of(location: Sequence[Part]) -> tuple[Part, ...]:
     return tuple(path)
 
 
-def nearest(path: Sequence[Part]) -> str | None:
+def nearest_key(path: Sequence[PathPart]) -> str | None:
     """The known key that an unknown one was probably meant to be."""
     *above, wrong = path
     sections = {name: field.annotation for name, field in Settings.model_fields.items()}
@@ -70,7 +70,7 @@ def nearest(path: Sequence[Part]) -> str | None:
         if isinstance(part, str) and section is not None:
             section = _section_in(section.model_fields[part].annotation)
     match = difflib.get_close_matches(str(wrong), list(section.model_fields) if section else [], n=1, cutoff=0.5)
-    return dotted((*above, match[0])) if match else None
+    return dotted_key((*above, match[0])) if match else None
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
@@ -80,7 +80,7 @@ def _section_in(annotation: Any) -> type[BaseModel] | None:
     return next((found for one in get_args(annotation) if (found := _section_in(one))), None)
 
 
-def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
+def find_impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong and what was expected) for each impossible combination."""
     data, model, phases = settings.data, settings.model, phase_list(settings.long_context)
     if data.overlap >= model.max_position_embeddings:
@@ -96,12 +96,12 @@ def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
         )
     if settings.training.weights == "all" and model.quantization != "none":
         yield "training.weights", "all needs model.quantization=none: 4-bit weights can't be trained themselves"
-    yield from _positions(settings.context, "context.")
+    yield from _context_problems(settings.context, "context.")
     if settings.context.method != "none" and settings.context.target_length is None:
         how = f"context.method={settings.context.method} needs the tokens to be reached, such as 16384"
         yield "context.target_length", how
-    yield from _lengths(phases)
-    yield from _further(phases)
+    yield from _length_problems(phases)
+    yield from _phase_context_problem(phases)
     on = [phase for phase in phases if phase.enabled is not False]
     if not any(phase.epochs for phase in on):
         yield phases[0].setting("epochs"), "every phase has 0 epochs or is disabled: nothing would be trained"
@@ -110,14 +110,14 @@ def impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
             yield phase.setting("enabled"), f"auto judges phase {before.number}, which has 0 epochs: use true or false"
 
 
-def _positions(context: ContextSettings, prefix: str) -> Iterator[tuple[str, str]]:
+def _context_problems(context: ContextSettings, prefix: str) -> Iterator[tuple[str, str]]:
     if context.method == "none" and context.factor is not None:
         yield f"{prefix}factor", f"{prefix}method=none scales nothing: give a method, or leave the factor out"
     if context.method != "longrope" and context.long_factors is not None:
         yield f"{prefix}long_factors", f"only {prefix}method=longrope takes them, got {context.method}"
 
 
-def _lengths(phases: Sequence[GivenPhase]) -> Iterator[tuple[str, str]]:
+def _length_problems(phases: Sequence[PhaseConfig]) -> Iterator[tuple[str, str]]:
     for before, phase in pairwise(phases):
         below, cap, low = before.max_length, phase.max_length, phase.min_length
         name = before.setting("max_length").removeprefix("long_context.")
@@ -128,12 +128,12 @@ def _lengths(phases: Sequence[GivenPhase]) -> Iterator[tuple[str, str]]:
             yield phase.setting("min_length"), f"must be above {name} ({below}) and at most {own} ({cap}), got {low}"
 
 
-def _further(phases: Sequence[GivenPhase]) -> Iterator[tuple[str, str]]:
+def _phase_context_problem(phases: Sequence[PhaseConfig]) -> Iterator[tuple[str, str]]:
     """What is wrong with positions that a phase has for itself."""
     for phase in phases:
         if phase.context is None:
             continue
-        yield from _positions(phase.context, phase.setting("context."))
+        yield from _context_problems(phase.context, phase.setting("context."))
         target = phase.context.target_length
         if target is not None and target < phase.max_length:
             yield (
@@ -142,10 +142,10 @@ def _further(phases: Sequence[GivenPhase]) -> Iterator[tuple[str, str]]:
             )
 
 
-_LONG = 100  # characters of an override, from which on a message shows its key alone
+_MAX_SHOWN = 100  # characters of an override, from which on a message shows its key alone
 
 
-class _Loader(yaml.SafeLoader):
+class _SettingsLoader(yaml.SafeLoader):
     """YAML 1.1 reads `5e-5` as text (it wants a dot); people mean a number. Duplicate keys are refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -158,8 +158,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
+_SettingsLoader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_SettingsLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
 
@@ -170,7 +170,7 @@ def load_settings(file: Path | None = None, overrides: Iterable[str] = ()) -> Se
     Raises InputError listing every problem at once, each with its file, key and what was expected.
     """
     tree = _read_yaml(file) if file else {}
-    origin = dict.fromkeys(_leaves(tree), str(file))
+    origin = dict.fromkeys(_leaf_paths(tree), str(file))
     problems: list[str] = []
     for override in overrides:
         _apply_override(tree, override, origin, problems)
@@ -187,10 +187,10 @@ def _validate(tree: dict[str, Any], origin: dict[str, str], file: str, problems:
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        errors: dict[tuple[Part, ...], list[Any]] = {}
+        errors: dict[tuple[PathPart, ...], list[Any]] = {}
         for one in error.errors():  # a union reports each member it tried
-            errors.setdefault(path_of(one["loc"]), []).append(one)
-        problems += (_explain(path, found, origin, file) for path, found in errors.items())
+            errors.setdefault(error_path(one["loc"]), []).append(one)
+        problems += (_explain_errors(path, found, origin, file) for path, found in errors.items())
         wrong = {path[:2] for path in errors}
         valid = {
             section: {k: v for k, v in body.items() if (section, k) not in wrong} if isinstance(body, dict) else body
@@ -198,8 +198,8 @@ def _validate(tree: dict[str, Any], origin: dict[str, str], file: str, problems:
             if (section,) not in wrong
         }
         settings = Settings.model_validate(valid)
-    for key, problem in impossible_combinations(settings):
-        problems.append(f"{_where(key, origin, file)}: {key}: {problem}")
+    for key, problem in find_impossible_combinations(settings):
+        problems.append(f"{_where_set(key, origin, file)}: {key}: {problem}")
     return settings
 
 
@@ -221,7 +221,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: can't be read as a settings file ({error}); give a YAML text file") from None
     try:
-        tree = yaml.load(text, _Loader)
+        tree = yaml.load(text, _SettingsLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
@@ -235,12 +235,12 @@ def _read_yaml(file: Path) -> dict[str, Any]:
 
 def _apply_override(tree: dict[str, Any], override: str, origin: dict[str, str], problems: list[str]) -> None:
     key, equals, text = override.partition("=")
-    path = path_in(key.strip())
+    path = parse_key(key.strip())
     if not equals or path is None:
         problems.append(f"--set {override}: expected section.key=value, such as lora.r=16")
         return
     try:
-        value = yaml.load(text, _Loader)
+        value = yaml.load(text, _SettingsLoader)
     except yaml.YAMLError:
         value = text
     *above, last = path
@@ -248,7 +248,9 @@ def _apply_override(tree: dict[str, Any], override: str, origin: dict[str, str],
     for place, part in enumerate(above):
         if isinstance(part, int):
             if not isinstance(inside, list) or part >= len(inside):
-                problems.append(f"--set {override}: there is no {dotted(path[: place + 1])}; add it in a settings file")
+                problems.append(
+                    f"--set {override}: there is no {dotted_key(path[: place + 1])}; add it in a settings file"
+                )
                 return
             inside = inside[part]
         elif isinstance(inside, dict):
@@ -256,22 +258,22 @@ def _apply_override(tree: dict[str, Any], override: str, origin: dict[str, str],
     if not isinstance(inside, dict):
         return  # the validation names this section's wrong type
     inside[str(last)] = value
-    origin[dotted(path)] = f"--set {override}" if len(override) < _LONG else f"--set {dotted(path)}=…"
+    origin[dotted_key(path)] = f"--set {override}" if len(override) < _MAX_SHOWN else f"--set {dotted_key(path)}=…"
 
 
-def _leaves(tree: dict[str, Any]) -> Iterator[str]:
+def _leaf_paths(tree: dict[str, Any]) -> Iterator[str]:
     for section, keys in tree.items():
         yield str(section)
         if isinstance(keys, dict):
             yield from (f"{section}.{key}" for key in keys)
 
 
-def _explain(path: tuple[Part, ...], errors: list[Any], origin: dict[str, str], file: str) -> str:
+def _explain_errors(path: tuple[PathPart, ...], errors: list[Any], origin: dict[str, str], file: str) -> str:
     error = errors[0]
-    key = dotted(path)
-    where = _where(key, origin, file)
+    key = dotted_key(path)
+    where = _where_set(key, origin, file)
     if error["type"] == "extra_forbidden":
-        meant = nearest(path)
+        meant = nearest_key(path)
         return f"{where}: unknown key {key}" + (f"; did you mean {meant}?" if meant else "")
     if error["type"] == "missing":
         return f"{where}: {key} is missing: give it a value"
@@ -281,6 +283,6 @@ def _explain(path: tuple[Part, ...], errors: list[Any], origin: dict[str, str], 
     return f"{where}: {key}: expected {wanted.replace('a valid tuple', 'a list')}, got {error.get('input')!r}"
 
 
-def _where(key: str, origin: dict[str, str], file: str) -> str:
+def _where_set(key: str, origin: dict[str, str], file: str) -> str:
     """The file or override that a setting, or the list that it stands in, comes from."""
     return origin.get(key) or origin.get(key.partition("[")[0], file)

@@ -154,12 +154,12 @@ class Settings(Section):
     memory: MemorySettings = MemorySettings()
 
 
-NUMBERED = 3  # phases that have keys of their own
-_POSITIONS = re.compile(rf"\bcontext\.(?={'|'.join(ContextSettings.model_fields)})")
+NUMBERED_PHASES = 3  # phases that have keys of their own
+_CONTEXT_KEYS = re.compile(rf"\bcontext\.(?={'|'.join(ContextSettings.model_fields)})")
 
 
 @dataclass(frozen=True)
-class GivenPhase:
+class PhaseConfig:
     """A phase as it is set, on or off. `prefix` begins the names of its settings; None: what holds for the run."""
 
     number: int
@@ -178,12 +178,12 @@ class GivenPhase:
 
     @property
     def is_further(self) -> bool:
-        return self.number > NUMBERED
+        return self.number > NUMBERED_PHASES
 
     @property
     def off(self) -> str:
         """The setting that leaves it out."""
-        return self.setting("epochs=0" if self.number < NUMBERED else "enabled=false")
+        return self.setting("epochs=0" if self.number < NUMBERED_PHASES else "enabled=false")
 
     def positions(self, of_run: ContextSettings) -> ContextSettings:
         """What it computes at. Scaling reaches its longest sequence where no `target_length` says more."""
@@ -196,23 +196,23 @@ class GivenPhase:
 
     def named(self, message: str) -> str:
         """A message on its positions, with the names of the settings where they are set."""
-        return message if self.context is None else _POSITIONS.sub(self.setting("context."), message)
+        return message if self.context is None else _CONTEXT_KEYS.sub(self.setting("context."), message)
 
 
-def phase_list(settings: LongContextSettings) -> tuple[GivenPhase, ...]:
+def phase_list(settings: LongContextSettings) -> tuple[PhaseConfig, ...]:
     """Every phase, in order, those that are off among them."""
 
-    def numbered(number: int) -> GivenPhase:
+    def numbered(number: int) -> PhaseConfig:
         def value(name: str) -> Any:
             return getattr(settings, f"phase{number}_{name}", True)  # phases 1 and 2 can't be off
 
-        return GivenPhase(
+        return PhaseConfig(
             number, f"long_context.phase{number}_", value("min_length"), value("max_length"), value("epochs"),
             value("lr_multiplier"), value("enabled"),
         )  # fmt: skip
 
     further = (
-        GivenPhase(NUMBERED + 1 + index, f"long_context.further_phases[{index}].", **dict(one))
+        PhaseConfig(NUMBERED_PHASES + 1 + index, f"long_context.further_phases[{index}].", **dict(one))
         for index, one in enumerate(settings.further_phases)
     )
-    return (*map(numbered, range(1, NUMBERED + 1)), *further)
+    return (*map(numbered, range(1, NUMBERED_PHASES + 1)), *further)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import Settings
-from longrepo.curriculum.schedule import Phase, phases_from
+from longrepo.curriculum.schedule import Phase, make_schedule
 from longrepo.data.text import DIFFICULTIES
 from longrepo.errors import InputError
 
@@ -52,7 +52,7 @@ class SequenceSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class SequenceCatalog:
     """What decides when a sequence is trained on, one entry a sequence: tokens, difficulty, score 0..1, split, the file
     of its target."""
 
@@ -74,13 +74,13 @@ class Catalogue:
         ]
 
 
-def catalogue_of(source: SequenceSource) -> Catalogue:
+def read_catalog(source: SequenceSource) -> SequenceCatalog:
     """Read the columns once. Raises InputError for a difficulty that has no place in the order."""
     difficulty = tuple(source.column("difficulty"))
     unknown = sorted(set(difficulty) - set(DIFFICULTIES))
     if unknown:
         raise InputError(f"the sequences have difficulty {unknown[0]!r}; expected one of {', '.join(DIFFICULTIES)}")
-    return Catalogue(
+    return SequenceCatalog(
         lengths=source.lengths(),
         difficulty=difficulty,
         score=np.array(source.column("difficulty_score"), dtype=np.float64),
@@ -89,7 +89,7 @@ def catalogue_of(source: SequenceSource) -> Catalogue:
     )
 
 
-FIRST_JITTER = 0.3  # how much of the first epoch's order is chance; the last epoch's is all chance
+FIRST_EPOCH_JITTER = 0.3  # how much of the first epoch's order is chance; the last epoch's is all chance
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class EpochOrder:
     left_out: dict[str, int]
 
 
-def epoch_order(catalogue: Catalogue, phase: Phase, epoch: int, settings: Settings) -> EpochOrder:
+def epoch_order(catalog: SequenceCatalog, phase: Phase, epoch: int, settings: Settings) -> EpochOrder:
     """The order of the phase's `epoch`-th epoch (from 1).
 
     *Order*: each sequence has a rank 0..1 by difficulty (class, then score) within the phase and a random number 0..1
@@ -118,80 +118,78 @@ def epoch_order(catalogue: Catalogue, phase: Phase, epoch: int, settings: Settin
     *Replay*: after phase 1 the share `phase.replay_share` of the epoch's tokens comes from shorter sequences, again by
     stretches of a fixed permutation, spread evenly by chance.
     """
-    own, left_out = _own(catalogue, phase, settings)
-    shorter = catalogue.indices("train", at_most=phase.above) if phase.replay_share > 0 else []
+    own, left_out = _phase_sequences(catalog, phase, settings)
+    shorter = catalog.indices("train", at_most=phase.above) if phase.replay_share > 0 else []
     share = phase.replay_share if shorter else 0.0
     cap = settings.training.max_tokens_per_epoch
     seed = settings.training.seed
     chosen, dealt = own, set[str]()
     if cap is not None:
-        pool = _permuted(own, seed, phase.number, 1)
-        dealt = _dealt(catalogue, phase, settings)
-        pool.sort(
-            key=lambda index: (catalogue.files[index] not in dealt, catalogue.difficulty[index] not in phase.bands)
-        )
-        chosen = stretch(pool, catalogue.lengths, cap * (1 - share), epoch - 1)
+        pool = _permute(own, seed, phase.number, 1)
+        dealt = _phase_files(catalog, phase, settings)
+        pool.sort(key=lambda index: (catalog.files[index] not in dealt, catalog.difficulty[index] not in phase.bands))
+        chosen = take_from_pool(pool, catalog.lengths, cap * (1 - share), epoch - 1)
         left_out["token cap"] = len(own) - len(chosen)
     replay: list[int] = []
     if share and chosen:
-        wanted = _tokens(catalogue, chosen) * share / (1 - share)
-        again = _permuted(shorter, seed, phase.number, 2)
-        again.sort(key=lambda index: catalogue.files[index] not in dealt)
-        replay = stretch(again, catalogue.lengths, wanted, epoch - 1)
+        wanted = _count_tokens(catalog, chosen) * share / (1 - share)
+        again = _permute(shorter, seed, phase.number, 2)
+        again.sort(key=lambda index: catalog.files[index] not in dealt)
+        replay = take_from_pool(again, catalog.lengths, wanted, epoch - 1)
     left_out["length"] -= len(replay)
-    indices = _arranged(catalogue, chosen, replay, phase, epoch, seed)
-    counts = Counter(catalogue.difficulty[index] for index in indices)
+    indices = _arrange(catalog, chosen, replay, phase, epoch, seed)
+    counts = Counter(catalog.difficulty[index] for index in indices)
     return EpochOrder(
         indices=tuple(indices),
         replayed=len(replay),
-        tokens=_tokens(catalogue, indices),
+        tokens=_count_tokens(catalog, indices),
         by_difficulty={name: counts[name] for name in DIFFICULTIES},
         left_out=left_out,
     )
 
 
-def first_updates(
-    order: EpochOrder, updates: int, catalogue: Catalogue, phase: Phase, settings: Settings
+def limit_updates(
+    order: EpochOrder, updates: int, catalog: SequenceCatalog, phase: Phase, settings: Settings
 ) -> EpochOrder:
     """The first `updates` updates of an epoch; what comes after counts as left out."""
     training = settings.training
     indices = order.indices[: updates * training.batch_size_reference * training.gradient_accumulation_steps]
-    counts = Counter(catalogue.difficulty[index] for index in indices)
+    counts = Counter(catalog.difficulty[index] for index in indices)
     return EpochOrder(
         indices=indices,
-        replayed=sum(int(catalogue.lengths[index]) <= phase.above for index in indices),
-        tokens=_tokens(catalogue, indices),
+        replayed=sum(int(catalog.lengths[index]) <= phase.above for index in indices),
+        tokens=_count_tokens(catalog, indices),
         by_difficulty={name: counts[name] for name in DIFFICULTIES},
         left_out=order.left_out | {"update limit": len(order.indices) - len(indices)},
     )
 
 
-def updates_in(order: EpochOrder, settings: Settings) -> int:
+def count_updates(order: EpochOrder, settings: Settings) -> int:
     """Optimizer updates of an epoch; the last may stand on a shorter accumulation window."""
     batches = math.ceil(len(order.indices) / settings.training.batch_size_reference)
     return math.ceil(batches / settings.training.gradient_accumulation_steps)
 
 
-def _own(catalogue: Catalogue, phase: Phase, settings: Settings) -> tuple[list[int], dict[str, int]]:
-    in_split = catalogue.indices("train")
-    fits = [index for index in in_split if phase.takes(int(catalogue.lengths[index]))]
+def _phase_sequences(catalog: SequenceCatalog, phase: Phase, settings: Settings) -> tuple[list[int], dict[str, int]]:
+    in_split = catalog.indices("train")
+    fits = [index for index in in_split if phase.takes(int(catalog.lengths[index]))]
     own = fits
     if settings.long_context.strict_difficulty:
-        own = [index for index in fits if catalogue.difficulty[index] in phase.bands]
+        own = [index for index in fits if catalog.difficulty[index] in phase.bands]
     return own, {"length": len(in_split) - len(fits), "difficulty": len(fits) - len(own), "token cap": 0}
 
 
-def _dealt(catalogue: Catalogue, phase: Phase, settings: Settings) -> set[str]:
+def _phase_files(catalog: SequenceCatalog, phase: Phase, settings: Settings) -> set[str]:
     """The files that fall to a phase."""
-    others = [one for one in phases_from(settings) if one.number != phase.number]
+    others = [one for one in make_schedule(settings) if one.number != phase.number]
     before = sum(one.epochs for one in others if one.number < phase.number)
     every = sum(one.epochs for one in others) + phase.epochs
-    names = sorted(set(catalogue.files))
-    places = _random(len(names), settings.training.seed, 5) * every
+    names = sorted(set(catalog.files))
+    places = _uniform_numbers(len(names), settings.training.seed, 5) * every
     return {name for name, place in zip(names, places, strict=True) if before <= place < before + phase.epochs}
 
 
-def stretch(pool: Sequence[int], lengths: npt.NDArray[np.int64], budget: float, turn: int) -> list[int]:
+def take_from_pool(pool: Sequence[int], lengths: npt.NDArray[np.int64], budget: float, turn: int) -> list[int]:
     """The `turn`-th helping (from 0) of the pool: each begins where the one before it stopped, goes round at the end,
     holds at least one sequence, none twice, and otherwise at most `budget` tokens."""
     start, taken = 0, list[int]()
@@ -207,14 +205,14 @@ def stretch(pool: Sequence[int], lengths: npt.NDArray[np.int64], budget: float, 
     return taken
 
 
-def _arranged(
-    catalogue: Catalogue, chosen: list[int], replay: list[int], phase: Phase, epoch: int, seed: int
+def _arrange(
+    catalog: SequenceCatalog, chosen: list[int], replay: list[int], phase: Phase, epoch: int, seed: int
 ) -> list[int]:
     progress = (epoch - 1) / (phase.epochs - 1) if phase.epochs > 1 else 0.0
-    jitter = FIRST_JITTER + (1 - FIRST_JITTER) * min(1.0, progress)
-    chance = _random(len(chosen), seed, phase.number, 3, epoch)
+    jitter = FIRST_EPOCH_JITTER + (1 - FIRST_EPOCH_JITTER) * min(1.0, progress)
+    chance = _uniform_numbers(len(chosen), seed, phase.number, 3, epoch)
     ranked = sorted(
-        chosen, key=lambda index: (DIFFICULTIES.index(catalogue.difficulty[index]), catalogue.score[index], index)
+        chosen, key=lambda index: (DIFFICULTIES.index(catalog.difficulty[index]), catalog.score[index], index)
     )
     keys = {
         index: (1 - jitter) * rank / max(1, len(ranked) - 1) + jitter * chance[rank]
@@ -222,18 +220,18 @@ def _arranged(
     }
     own = sorted(chosen, key=lambda index: (keys[index], index))
     places = [((place + 0.5) / len(own), 0, index) for place, index in enumerate(own)]
-    spread = _random(len(replay), seed, phase.number, 4, epoch)
+    spread = _uniform_numbers(len(replay), seed, phase.number, 4, epoch)
     places += [(float(place), 1, index) for place, index in zip(spread, replay, strict=True)]
     return [index for _, _, index in sorted(places)]
 
 
-def _permuted(pool: list[int], seed: int, *path: int) -> list[int]:
-    return [pool[place] for place in np.argsort(_random(len(pool), seed, *path), kind="stable")]
+def _permute(pool: list[int], seed: int, *path: int) -> list[int]:
+    return [pool[place] for place in np.argsort(_uniform_numbers(len(pool), seed, *path), kind="stable")]
 
 
-def _random(count: int, seed: int, *path: int) -> npt.NDArray[np.float64]:
+def _uniform_numbers(count: int, seed: int, *path: int) -> npt.NDArray[np.float64]:
     return np.random.Generator(np.random.PCG64([seed, *path])).random(count)
 
 
-def _tokens(catalogue: Catalogue, indices: Sequence[int]) -> int:
-    return int(catalogue.lengths[list(indices)].sum()) if indices else 0
+def _count_tokens(catalog: SequenceCatalog, indices: Sequence[int]) -> int:
+    return int(catalog.lengths[list(indices)].sum()) if indices else 0

@@ -19,13 +19,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from longrepo.config.load import dotted, impossible_combinations, load_settings, path_of
-from longrepo.config.schema import ContextSettings, GivenPhase, Settings, TrainingSettings, phase_list
+from longrepo.config.load import dotted_key, error_path, find_impossible_combinations, load_settings
+from longrepo.config.schema import ContextSettings, PhaseConfig, Settings, TrainingSettings, phase_list
 from longrepo.data.text import LongContextSequence
 from longrepo.errors import InputError
-from longrepo.rope.apply import said
+from longrepo.rope.apply import describe_context
 
-BANDS = (("easy", "medium"), ("medium", "hard"), ("hard", "very_hard"))  # the last of them for all phases after it
+DIFFICULTY_BANDS = (
+    ("easy", "medium"),
+    ("medium", "hard"),
+    ("hard", "very_hard"),
+)  # the last of them for all phases after it
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Phase:
     epochs: int
     lr_multiplier: float
     bands: tuple[str, ...]
-    given: GivenPhase
+    given: PhaseConfig
     context: ContextSettings
     replay_share: float
     gated: bool = False
@@ -77,7 +81,7 @@ class Schedule:
         """The phase before this one."""
         return next((phase for phase in reversed(self.phases) if phase.number < number), None)
 
-    def comparable(self, number: int) -> Schedule:
+    def same_positions(self, number: int) -> Schedule:
         """The phases up to the last one that follows this one at the same positions: losses on the sequences of all
         these can be compared from phase to phase."""
         context, phases = self.phase(number).context, []
@@ -106,7 +110,7 @@ class Schedule:
         return Schedule(tuple(replace(phase, epochs=epochs.get(phase.number, phase.epochs)) for phase in self.phases))
 
 
-def phases_from(settings: Settings) -> tuple[Phase, ...]:
+def make_schedule(settings: Settings) -> tuple[Phase, ...]:
     """Every phase that isn't off. One that is gated (`auto`) is judged when the phase before it has ended."""
     phases, above = [], 0
     for given in phase_list(settings.long_context):
@@ -115,50 +119,53 @@ def phases_from(settings: Settings) -> tuple[Phase, ...]:
             phases.append(
                 Phase(
                     given.number, given.min_length, given.max_length, given.epochs, given.lr_multiplier,
-                    BANDS[min(given.number, len(BANDS)) - 1], given, given.positions(settings.context), share,
-                    given.enabled == "auto", above,
+                    DIFFICULTY_BANDS[min(given.number, len(DIFFICULTY_BANDS)) - 1], given,
+                    given.positions(settings.context), share, given.enabled == "auto", above,
                 )
             )  # fmt: skip
         above = given.max_length
     return tuple(phases)
 
 
-WORST_ENDING = 0.02  # a phase may end at most this share above its best: more is overfitting, which length won't cure
+MAX_RISE_ABOVE_BEST = (
+    0.02  # a phase may end at most this share above its best: more is overfitting, which length won't cure
+)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GateVerdict:
     go: bool
-    because: str
+    reason: str
 
 
-def converged(before: int, start: float | None, epochs: Sequence[float], min_delta: float, phase: int) -> Verdict:
+def judge_gate(before: int, start: float | None, epochs: Sequence[float], min_delta: float, phase: int) -> GateVerdict:
     """The rule of `auto` for `phase`: the best validation loss of the phase `before` it lies at least the share
     `min_delta` below the loss at that phase's start, and its last epoch at most 2 % above that best. Losses in nats."""
     out = f"phase {phase} is left out: phase {before}"
     if start is None or not epochs:
-        return Verdict(False, f"{out} wasn't trained, so there is nothing to judge it by")
+        return GateVerdict(False, f"{out} wasn't trained, so there is nothing to judge it by")
     best, last = min(epochs), epochs[-1]
     fell = (start - best) / start if start > 0 else 0.0
     if fell < max(min_delta, 0.0) or best >= start:
-        return Verdict(
+        return GateVerdict(
             False,
             f"{out} brought the validation loss from {start:.4f} only to {best:.4f} ({fell:+.2%} below its start; "
             f"needed {min_delta:.2%})",
         )
-    if last > best * (1 + WORST_ENDING):
-        return Verdict(
+    if last > best * (1 + MAX_RISE_ABOVE_BEST):
+        return GateVerdict(
             False,
-            f"{out} ended at {last:.4f}, {last / best - 1:.1%} above its best {best:.4f} (allowed {WORST_ENDING:.0%})",
+            f"{out} ended at {last:.4f}, {last / best - 1:.1%} above its best {best:.4f} (allowed "
+            f"{MAX_RISE_ABOVE_BEST:.0%})",
         )
-    return Verdict(
+    return GateVerdict(
         True,
         f"phase {phase} follows: phase {before} brought the validation loss from {start:.4f} to {best:.4f} and ended "
         f"at {last:.4f}",
     )
 
 
-def should_stop(losses: Sequence[float], patience: int, min_delta: float) -> bool:
+def should_stop_early(losses: Sequence[float], patience: int, min_delta: float) -> bool:
     """Early stopping within a phase: whether the last `patience` epochs all failed to lie the share `min_delta`
     below the best epoch before them. Patience 0 never stops."""
     if patience == 0:
@@ -172,7 +179,7 @@ def should_stop(losses: Sequence[float], patience: int, min_delta: float) -> boo
     return waited >= patience
 
 
-def learning_rate(training: TrainingSettings, phase: Phase, update: int, updates: int) -> float:
+def learning_rate_at(training: TrainingSettings, phase: Phase, update: int, updates: int) -> float:
     """Linear warm-up over `warmup_ratio` of the phase's updates, then half a cosine down to
     `final_learning_rate_ratio`; times base × multiplier. `update` counts from 0 in the phase of `updates` updates.
 
@@ -195,8 +202,8 @@ class LongContextPhaseScheduler:
     """
 
     def __init__(self, training_config: Settings | Mapping[str, Any] | str | Path) -> None:
-        self.settings = _settings(training_config)
-        self.schedule = Schedule(phases_from(self.settings))
+        self.settings = _read_settings(training_config)
+        self.schedule = Schedule(make_schedule(self.settings))
 
     @property
     def phases(self) -> tuple[Phase, ...]:
@@ -236,12 +243,12 @@ class LongContextPhaseScheduler:
         self, epoch: int, included: Mapping[str, int] | None = None, log: Callable[[str], None] = print
     ) -> str:
         """Log one line on the epoch's phase (and how many sequences of each difficulty it includes); return it."""
-        line = phase_summary(self.schedule, self.get_phase_at_epoch(epoch), self.settings, included)
+        line = format_phase_summary(self.schedule, self.get_phase_at_epoch(epoch), self.settings, included)
         log(line)
         return line
 
 
-def phase_summary(
+def format_phase_summary(
     schedule: Schedule, phase: Phase, settings: Settings, included: Mapping[str, int] | None = None
 ) -> str:
     """One line: the phase, its epochs, lengths and learning rate, and the counts given by difficulty."""
@@ -252,14 +259,14 @@ def phase_summary(
         f"{phase.max_length} tokens, learning rate {rate:.2e} ({phase.lr_multiplier:g} x base)"
     )
     if phase.context != settings.context:
-        line += f", positions: {said(phase.context)}"
+        line += f", positions: {describe_context(phase.context)}"
     if included is not None:
         counts = ", ".join(f"{count} {name}" for name, count in included.items())
         line += f"; {sum(included.values())} sequences ({counts})"
     return line
 
 
-def _settings(given: Settings | Mapping[str, Any] | str | Path) -> Settings:
+def _read_settings(given: Settings | Mapping[str, Any] | str | Path) -> Settings:
     if isinstance(given, Settings):
         return given
     if isinstance(given, str | Path):
@@ -267,8 +274,8 @@ def _settings(given: Settings | Mapping[str, Any] | str | Path) -> Settings:
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
-        problems = [f"{dotted(path_of(one['loc']))}: {one['msg']}" for one in error.errors()]
+        problems = [f"{dotted_key(error_path(one['loc']))}: {one['msg']}" for one in error.errors()]
         raise InputError("in the training configuration: " + "; ".join(problems)) from None
-    for key, problem in impossible_combinations(settings):
+    for key, problem in find_impossible_combinations(settings):
         raise InputError(f"in the training configuration: {key}: {problem}")
     return settings

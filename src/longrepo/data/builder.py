@@ -10,22 +10,22 @@ import numpy as np
 
 from longrepo.config.schema import DataSettings
 from longrepo.data import template
-from longrepo.data.difficulty import Names, judge
-from longrepo.data.features import Analysed, Analyser, FileJob, Job, StepJob, inline_text, unpack
+from longrepo.data.difficulty import NameIndex, score_difficulty
+from longrepo.data.features import FeatureExtractor, Features, FileJob, Job, StepJob, inline_text, unpack_features
 from longrepo.data.template import (
-    Built,
-    Draft,
+    BuiltSequence,
+    CommitStep,
     FilePiece,
-    Sizes,
-    Step,
+    SequenceBuilder,
+    TemplateSizes,
     question_ids,
-    unique,
+    unique_commits,
     write_file,
     write_question,
     write_step,
 )
-from longrepo.data.text import Kind, LongContextSequence, NotBuilt, TokenizedText, path_tokens
-from longrepo.data.tokenizer import SNIPPETS, as_repo_tokenizer
+from longrepo.data.text import LongContextSequence, NotBuilt, SequenceKind, TokenizedText, path_tokens
+from longrepo.data.tokenizer import SNIPPET_TOKENS, as_repo_tokenizer
 from longrepo.utils import hashing
 
 
@@ -55,8 +55,8 @@ class LongContextSequenceBuilder:
         self.max_length = max_length
         self.data = data or DataSettings()
         self.seed = seed
-        self._sizes = Sizes(self.tokenizer)
-        self._analyser = Analyser(self.tokenizer, None, self.data.context_weight)
+        self._sizes = TemplateSizes(self.tokenizer)
+        self._analyser = FeatureExtractor(self.tokenizer, None, self.data.context_weight)
 
     def build_hierarchical_sequence(
         self,
@@ -71,9 +71,9 @@ class LongContextSequenceBuilder:
         pieces = [FilePiece.whole(text) for text in self._tokenize(files) if len(text)]
         if not pieces:
             return NotBuilt("no text in the given files")
-        key = hashing.number(self.seed, *[(piece.of.path, piece.of.text) for piece in pieces])
-        wants_fim = self.tokenizer.fim is not None and hashing.share(key, "fim") < self.data.fim_share
-        room = self.max_length - 1 - (template.EXTRA_TOKENS if wants_fim else 0)
+        key = hashing.seeded_int(self.seed, *[(piece.of.path, piece.of.text) for piece in pieces])
+        wants_fim = self.tokenizer.fim is not None and hashing.seeded_uniform(key, "fim") < self.data.fim_share
+        room = self.max_length - 1 - (template.FIM_EXTRA_TOKENS if wants_fim else 0)
         total = sum(map(self._sizes.file, pieces))
         if total > room and not truncate:
             return self._too_long(total)
@@ -86,7 +86,7 @@ class LongContextSequenceBuilder:
             room -= self._sizes.file(kept[-1])
         if not kept:
             return self._too_long(total)
-        draft = Draft(self.tokenizer)
+        draft = SequenceBuilder(self.tokenizer)
         for piece in kept:
             last = piece is kept[-1]
             write_file(draft, piece, self.data.context_weight, str(key) if last and wants_fim else None)
@@ -113,7 +113,7 @@ class LongContextSequenceBuilder:
             for old, version in zip(texts, versions, strict=False)
         ]
         steps = [
-            Step(job.commit, done.text, done.facts["message"], "", done.facts["row"])
+            CommitStep(job.commit, done.text, done.facts["message"], "", done.facts["row"])
             for job, done in zip(jobs, self._analyse(jobs), strict=True)
             if len(done.text)
         ]
@@ -125,7 +125,7 @@ class LongContextSequenceBuilder:
         if total > self.max_length - 1 and not truncate:
             return self._too_long(total)
         room = self.max_length - 1 - size
-        kept: list[Step] = []
+        kept: list[CommitStep] = []
         for step in steps:
             frame = self._sizes.step(step) - len(step.of)
             if frame >= room:
@@ -135,7 +135,7 @@ class LongContextSequenceBuilder:
             room -= self._sizes.step(kept[-1])
         if not kept:
             return self._too_long(total)
-        draft = Draft(self.tokenizer)
+        draft = SequenceBuilder(self.tokenizer)
         if len(state):
             write_file(draft, FilePiece.whole(state, target=False), context)
         for step in kept:
@@ -157,8 +157,8 @@ class LongContextSequenceBuilder:
     ) -> LongContextSequence | NotBuilt:
         """Up to 16 snippets as (path, text), then a question on them; only the answer is scored fully. Truncation
         shortens the longest snippets from their end."""
-        if len(snippets) > len(SNIPPETS):
-            return NotBuilt(f"{len(snippets)} snippets, there are {len(SNIPPETS)} snippet tokens")
+        if len(snippets) > len(SNIPPET_TOKENS):
+            return NotBuilt(f"{len(snippets)} snippets, there are {len(SNIPPET_TOKENS)} snippet tokens")
         asked = question_ids(self.tokenizer, question)
         answered = self._answer(question, answer)
         pieces = [FilePiece.whole(text, target=False) for text in self._tokenize(snippets)]
@@ -177,15 +177,15 @@ class LongContextSequenceBuilder:
             longest = pieces[index]
             # At most down to half at a time, so that one long snippet isn't emptied while others stay whole.
             pieces[index] = _shorten(longest, max(longest.end - over, longest.end // 2))
-        draft = Draft(self.tokenizer)
+        draft = SequenceBuilder(self.tokenizer)
         write_question(draft, pieces, asked, answered, self.data.context_weight)
         texts = [piece.of for piece in pieces]
         return self._finish(draft, "qa", texts, metadata_base, pad_to_max, tokens_cut=full - total())
 
-    def _analyse(self, jobs: Sequence[Job]) -> list[Analysed]:
-        results = self._analyser.analyse(jobs)
+    def _analyse(self, jobs: Sequence[Job]) -> list[Features]:
+        results = self._analyser.extract(jobs)
         return [
-            unpack(result, job.path, path_tokens(self.tokenizer, job.path))
+            unpack_features(result, job.path, path_tokens(self.tokenizer, job.path))
             for job, result in zip(jobs, results, strict=True)
         ]
 
@@ -202,8 +202,8 @@ class LongContextSequenceBuilder:
 
     def _finish(
         self,
-        draft: Draft,
-        kind: Kind,
+        draft: SequenceBuilder,
+        kind: SequenceKind,
         texts: Sequence[TokenizedText],
         base: Mapping[str, Any] | None,
         pad: bool,
@@ -212,8 +212,8 @@ class LongContextSequenceBuilder:
     ) -> LongContextSequence:
         draft.end()
         # In a handful of files nothing is common knowledge; what they define is known all the same.
-        built = Built(draft, kind, "train", "", unique(commits))
-        judge([built], Names(ambiguous=Names.of(texts).ambiguous))
+        built = BuiltSequence(draft, kind, "train", "", unique_commits(commits))
+        score_difficulty([built], NameIndex(ambiguous=NameIndex.of(texts).ambiguous))
         ids, weights = draft.arrays()
         metadata: dict[str, Any] = {
             "kind": kind,

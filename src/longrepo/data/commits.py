@@ -7,91 +7,91 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from longrepo.data.features import Analysed
+from longrepo.data.features import Features
 from longrepo.data.packing import Band
-from longrepo.data.template import FilePiece, Sizes, Step
-from longrepo.data.workers import LeftOut, Reader, Request, StepRequest, WindowRequest
+from longrepo.data.template import CommitStep, FilePiece, TemplateSizes
+from longrepo.data.workers import CachedReader, Request, SkippedText, StepRequest, WindowRequest
 from longrepo.repository.types import CommitRecord, FileChange
 from longrepo.utils import hashing
 
 _STEPS_SHARE = 0.65  # of a sequence go to the changes; the file as it was gets the rest
-_LEAST_STATE = 64  # tokens: less of the file as it was is no context
-_CHARACTERS = 3  # of a file as it was are read for each token there is room for
+_MIN_STATE_TOKENS = 64  # tokens: less of the file as it was is no context
+_CHARACTERS_PER_TOKEN = 3  # of a file as it was are read for each token there is room for
 _CHARACTER_STEP = 2048
-_AT_ONCE = 128  # changes read before looking whether there are enough
-ADDED = "file added: it stands in the snapshot"
+_CHANGES_PER_READ = 128  # changes read before looking whether there are enough
+ADDED_REASON = "file added: it stands in the snapshot"
 
 
 @dataclass(frozen=True)
-class Link:
+class TrainingChange:
     """One file's change by one commit, under the path the file has now; its message as training may show it;
     `files`: all that the commit changed."""
 
     commit: str
     path: str
     message: str
-    step: Step
+    step: CommitStep
     files: int
 
 
 @dataclass
-class Run:
+class StepRun:
     """Steps of one file that follow each other, and `room` tokens for the file as it was before the first."""
 
     path: str
-    steps: list[Step]
+    steps: list[CommitStep]
     room: int
     state: FilePiece | None = None
 
 
 @dataclass
-class ChainPack:
+class CommitPack:
     """A sequence of chains."""
 
-    runs: list[Run] = field(default_factory=list)
+    runs: list[StepRun] = field(default_factory=list)
     front: list[FilePiece] = field(default_factory=list)  # related files, as context, where the chains are short
 
     @property
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[CommitStep]:
         """Every step in it."""
         for run in self.runs:
             yield from run.steps
 
 
-def read_links(
+def read_training_changes(
     records: Iterable[CommitRecord],
-    reader: Reader,
+    reader: CachedReader,
     without: frozenset[str],
     most_per_file: int,
     tokens: int,
     done: Callable[[int], None],
-) -> tuple[list[Link], Counter[str]]:
+) -> tuple[list[TrainingChange], Counter[str]]:
     """The changes of existing files in these commits (newest first), until they hold `tokens` tokens; and what was
     left out by reason, as far as history was read. Files of `without` are left out whole, and so is what goes beyond
     the newest `most_per_file` changes of a file."""
     left_out: Counter[str] = Counter()
-    found: list[Link] = []
+    found: list[TrainingChange] = []
     size = 0
-    wanted = _wanted(records, without, most_per_file, left_out)
-    while size < tokens and (some := list(islice(wanted, _AT_ONCE))):
+    wanted = _usable_changes(records, without, most_per_file, left_out)
+    while size < tokens and (some := list(islice(wanted, _CHANGES_PER_READ))):
         requests = [
             StepRequest(path, record.id, record.message, change.before or "", change.after or "")
             for record, change, path in some
         ]
         for (record, change, path), answer in zip(some, reader.read(requests, lambda _: None), strict=True):
-            if isinstance(answer, LeftOut):
+            if isinstance(answer, SkippedText):
                 left_out[f"change: {answer.reason}"] += 1
             elif not len(answer.text):
                 left_out["change: formatting" if answer.facts["formatting"] else "change: nothing"] += 1
             elif size < tokens:
-                step = _step(record.id, change, answer)
-                found.append(Link(record.id, path, reader.message(record.message), step, record.files))
+                step = _make_step(record.id, change, answer)
+                found.append(TrainingChange(record.id, path, reader.message(record.message), step, record.files))
                 size += len(answer.text)
                 done(len(answer.text))
     return found, left_out
 
 
-def _wanted(
+def _usable_changes(
     records: Iterable[CommitRecord], without: frozenset[str], most_per_file: int, left_out: Counter[str]
 ) -> Iterator[tuple[CommitRecord, FileChange, str]]:
     """(commit, change, the path its file has now) of the changes that can be learnt from."""
@@ -102,7 +102,7 @@ def _wanted(
             path = now.get(change.path, change.path)
             if change.old_path:
                 now[change.old_path] = path
-            if reason := _reason(change, path, without):
+            if reason := _skip_reason(change, path, without):
                 left_out[reason] += 1
             elif per_file[path] >= most_per_file:
                 left_out["beyond data.max_changes_per_file"] += 1
@@ -111,43 +111,43 @@ def _wanted(
                 yield record, change, path
 
 
-def _reason(change: FileChange, path: str, without: frozenset[str]) -> str:
+def _skip_reason(change: FileChange, path: str, without: frozenset[str]) -> str:
     if without & {path, change.path, change.old_path or ""}:
         return "change of a held-out file"
     if change.before is None:
-        return ADDED
+        return ADDED_REASON
     if change.after is None:
         return "file deleted"
     return "file moved, not changed" if change.before == change.after else ""
 
 
-def _step(commit: str, change: FileChange, answer: Analysed) -> Step:
-    return Step(commit, answer.text, answer.facts["message"], change.before or "", answer.facts["row"])
+def _make_step(commit: str, change: FileChange, answer: Features) -> CommitStep:
+    return CommitStep(commit, answer.text, answer.facts["message"], change.before or "", answer.facts["row"])
 
 
-def chains_of(links: Sequence[Link]) -> dict[str, list[Step]]:
+def steps_by_path(links: Sequence[TrainingChange]) -> dict[str, list[CommitStep]]:
     """Path → its changes, oldest first. The paths come in an order that a new commit doesn't change, so that most of
     what was packed before is packed alike."""
-    chains: dict[str, list[Step]] = {}
+    chains: dict[str, list[CommitStep]] = {}
     for link in links:
         chains.setdefault(link.path, []).append(link.step)
-    return {path: chains[path][::-1] for path in sorted(chains, key=lambda path: hashing.number("chain", path))}
+    return {path: chains[path][::-1] for path in sorted(chains, key=lambda path: hashing.seeded_int("chain", path))}
 
 
-class ChainPacker:
+class CommitPacker:
     """Fills sequences of a phase from chains, each change used once."""
 
-    def __init__(self, sizes: Sizes, frame: Callable[[str], int], reserve: int = 1) -> None:
+    def __init__(self, sizes: TemplateSizes, frame: Callable[[str], int], reserve: int = 1) -> None:
         """`frame`: the tokens of a path's marks and of the path itself."""
         self._sizes = sizes
         self._frame = frame
         self._reserve = reserve
 
-    def pack(self, chains: dict[str, list[Step]], band: Band) -> list[ChainPack]:
+    def pack(self, chains: dict[str, list[CommitStep]], band: Band) -> list[CommitPack]:
         """Sequences of at most the band's cap; chains that are short share one."""
-        packs: list[ChainPack] = []
+        packs: list[CommitPack] = []
         full = band.cap - self._reserve
-        current, room = ChainPack(), full
+        current, room = CommitPack(), full
         for path, steps in chains.items():
             rest = steps
             while rest:
@@ -155,20 +155,20 @@ class ChainPacker:
                 taken, rest = self._take(rest, room - for_state, fresh=room == full)
                 if not taken:
                     packs.append(current)
-                    current, room = ChainPack(), full
+                    current, room = CommitPack(), full
                     continue
                 room -= sum(map(self._sizes.step, taken))
                 given = room if rest else for_state  # what a chain that ends leaves is for the next one
-                current.runs.append(Run(path, taken, given - self._frame(path)))
+                current.runs.append(StepRun(path, taken, given - self._frame(path)))
                 room -= given
         if current.runs:
             packs.append(current)
         return packs
 
-    def _take(self, steps: list[Step], wanted: int, fresh: bool) -> tuple[list[Step], list[Step]]:
+    def _take(self, steps: list[CommitStep], wanted: int, fresh: bool) -> tuple[list[CommitStep], list[CommitStep]]:
         """The first steps that fit into `wanted` tokens; in a fresh sequence at least one, cut where it is longer,
         so that the file as it was has its place too. And the rest."""
-        taken: list[Step] = []
+        taken: list[CommitStep] = []
         rest = list(steps)
         while rest and self._sizes.step(rest[0]) <= wanted:
             taken.append(rest.pop(0))
@@ -177,29 +177,30 @@ class ChainPacker:
             return taken, rest
         first = rest[0]
         frame = self._sizes.step(first) - (first.stop - first.start)
-        if frame + _LEAST_STATE > wanted:  # a message that leaves no room is not repeated
+        if frame + _MIN_STATE_TOKENS > wanted:  # a message that leaves no room is not repeated
             frame, first = frame - first.repeated, replace(first, message=0)
         end, _ = first.of.cut_in(first.start, first.start + max(1, wanted - frame), max(1, (wanted - frame) // 2))
         return [replace(first, end=end)], [replace(first, start=end), *rest[1:]]
 
 
-def read_states(packs: Sequence[ChainPack], reader: Reader, done: Callable[[int], None]) -> None:
+def add_start_states(packs: Sequence[CommitPack], reader: CachedReader, done: Callable[[int], None]) -> None:
     """Give every run the file as it was before its first step, as much of it as there is room for."""
-    runs = [run for pack in packs for run in pack.runs if run.room >= _LEAST_STATE]
+    runs = [run for pack in packs for run in pack.runs if run.room >= _MIN_STATE_TOKENS]
     requests: list[Request] = [
-        WindowRequest(run.path, run.steps[0].blob, run.steps[0].row, _whole(run.room * _CHARACTERS)) for run in runs
+        WindowRequest(run.path, run.steps[0].blob, run.steps[0].row, _round_up(run.room * _CHARACTERS_PER_TOKEN))
+        for run in runs
     ]
     for run, answer in zip(runs, reader.read(requests, done), strict=True):
-        if not isinstance(answer, LeftOut):
-            run.state = _state(answer, run.room)
+        if not isinstance(answer, SkippedText):
+            run.state = _start_state(answer, run.room)
 
 
-def _whole(characters: int) -> int:
+def _round_up(characters: int) -> int:
     """Rounded up: then the same window serves when there is a little more or less room."""
     return -(-characters // _CHARACTER_STEP) * _CHARACTER_STEP
 
 
-def _state(answer: Analysed, room: int) -> FilePiece | None:
+def _start_state(answer: Features, room: int) -> FilePiece | None:
     of = answer.text
     if not len(of):
         return None

@@ -21,13 +21,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from longrepo.data.dataset import SequenceFile
-from longrepo.data.dedup import LEAST_SHINGLES, Blocks, Shingler, Shingles
-from longrepo.data.text import TARGET_WEIGHT, Line, StoredText
+from longrepo.data.dedup import MIN_SHINGLES, BlockIndex, Shingler, Shingles
+from longrepo.data.text import TARGET_WEIGHT, StoredLine, StoredText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.utils.hashing import line_hash
 
-HELD_OUT = ("validation", "test")
-LEAKS = ("line", "near-duplicate", "commit", "file")
+HELD_OUT_SPLITS = ("validation", "test")
+LEAK_KINDS = ("line", "near-duplicate", "commit", "file")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def check_leaks(file: SequenceFile, tokenizer: RepoTokenizer, tick: Callable[[],
     """Compare every held-out row with every training row; `tick` is called once a row."""
     check = LeakCheck()
     splits, kinds = file.column("split"), file.column("kind")
-    held_out = [row for row, split in enumerate(splits) if split in HELD_OUT]
+    held_out = [row for row, split in enumerate(splits) if split in HELD_OUT_SPLITS]
     check.held_out_rows.update(splits[row] for row in held_out)
     lines, blocks = _LineLeaks(), _BlockLeaks(tokenizer)
     text = StoredText(tokenizer)
@@ -81,15 +81,15 @@ def check_leaks(file: SequenceFile, tokenizer: RepoTokenizer, tick: Callable[[],
         tick()
     blocks.close()
     for row, split in enumerate(splits):
-        if split in HELD_OUT:
+        if split in HELD_OUT_SPLITS:
             continue
         ids = file.tokens(row)
         check.training_rows += 1
-        check.training_lines += lines.look_through(row, text.lines(ids, kinds[row]))
-        blocks.look_through(row, blocks.shingles(ids))
+        check.training_lines += lines.search(row, text.lines(ids, kinds[row]))
+        blocks.search(row, blocks.shingles(ids))
         tick()
     check.scored_lines = len(lines.scored)
-    check.blocks = sum(len(block) >= LEAST_SHINGLES for _, _, block in blocks.rows)
+    check.blocks = sum(len(block) >= MIN_SHINGLES for _, _, block in blocks.rows)
     for kind, row, found_in, line, shows in [*lines.found(), *blocks.found]:
         check.leaks.append(Leak(kind, splits[row], row, found_in, line, shows))
     _check_commits(check, file, splits)
@@ -97,7 +97,7 @@ def check_leaks(file: SequenceFile, tokenizer: RepoTokenizer, tick: Callable[[],
     return check
 
 
-_Found = tuple[str, int, int, int, str]  # kind, held-out row, row it is found in, line there, what to show
+_LeakPlace = tuple[str, int, int, int, str]  # kind, held-out row, row it is found in, line there, what to show
 
 
 class _LineLeaks:
@@ -107,29 +107,29 @@ class _LineLeaks:
         self.scored: list[tuple[int, str, tuple[int, ...]]] = []  # held-out row, line, its hashes
         self._met: dict[int, tuple[int, int] | None] = {}  # hash → training row and line
 
-    def hold_out(self, row: int, lines: Iterator[Line]) -> None:
+    def hold_out(self, row: int, lines: Iterator[StoredLine]) -> None:
         for line in lines:
-            if line.scored and (hashes := tuple(_forms(line))):
+            if line.scored and (hashes := tuple(_line_hashes(line))):
                 self.scored.append((row, line.text, hashes))
                 self._met.update(dict.fromkeys(hashes))
 
-    def look_through(self, row: int, lines: Iterator[Line]) -> int:
+    def search(self, row: int, lines: Iterator[StoredLine]) -> int:
         """Returns how many lines there were."""
         number = 0
         for line in lines:
             number = line.number
-            for form in _forms(line):
+            for form in _line_hashes(line):
                 if form in self._met and self._met[form] is None:
                     self._met[form] = (row, number)
         return number
 
-    def found(self) -> Iterator[_Found]:
+    def found(self) -> Iterator[_LeakPlace]:
         for row, text, hashes in self.scored:
             if met := next(filter(None, map(self._met.get, hashes)), None):
                 yield "line", row, *met, text.strip()
 
 
-def _forms(line: Line) -> Iterator[int]:
+def _line_hashes(line: StoredLine) -> Iterator[int]:
     """The hashes a line is known by; none where it doesn't count."""
     if line.in_commit and line.text[:1] in ("+", "-"):
         if bare := line_hash(line.text[1:]):
@@ -145,22 +145,22 @@ class _BlockLeaks:
     def __init__(self, tokenizer: RepoTokenizer) -> None:
         self.shingles = Shingler(tokenizer).of
         self.rows: list[tuple[int, str, Shingles]] = []  # held-out row, split, its block
-        self.found: list[_Found] = []
+        self.found: list[_LeakPlace] = []
         self._held: set[int] = set()
-        self._blocks = Blocks([])
+        self._blocks = BlockIndex([])
 
     def hold_out(self, row: int, split: str, block: Shingles) -> None:
         self.rows.append((row, split, block))
 
     def close(self) -> None:
         """All are known: compare test with validation."""
-        self._blocks = Blocks([block for _, _, block in self.rows])
+        self._blocks = BlockIndex([block for _, _, block in self.rows])
         for row, split, block in self.rows:
             if split == "validation":
-                self.look_through(row, block, only="test")
+                self.search(row, block, only="test")
 
-    def look_through(self, row: int, sequence: Shingles, only: str | None = None) -> None:
-        for number, share in self._blocks.held_by(sequence):
+    def search(self, row: int, sequence: Shingles, only: str | None = None) -> None:
+        for number, share in self._blocks.found_in(sequence):
             held_out, split, _ = self.rows[number]
             if number not in self._held and only in (None, split):
                 self._held.add(number)
@@ -172,7 +172,7 @@ def _check_commits(check: LeakCheck, file: SequenceFile, splits: list[str]) -> N
     trained: dict[str, int] = {}
     for row, (commits, split) in enumerate(zip(file.column("commits"), splits, strict=True)):
         for commit in commits:
-            (held if split in HELD_OUT else trained).setdefault(commit, row)
+            (held if split in HELD_OUT_SPLITS else trained).setdefault(commit, row)
     check.commits = len(held)
     for commit, row in held.items():
         if commit in trained:
@@ -182,7 +182,7 @@ def _check_commits(check: LeakCheck, file: SequenceFile, splits: list[str]) -> N
 def _check_files(check: LeakCheck, file: SequenceFile, splits: list[str]) -> None:
     trained: dict[str, dict[str, int]] = defaultdict(dict)  # repository → path → row
     for row, (name, paths) in enumerate(zip(file.column("repository"), file.column("files"), strict=True)):
-        if splits[row] not in HELD_OUT:
+        if splits[row] not in HELD_OUT_SPLITS:
             for path in paths:
                 trained[name].setdefault(path, row)
     for repository in file.header.repositories:

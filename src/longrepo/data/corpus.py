@@ -14,23 +14,23 @@ from functools import cached_property, lru_cache
 
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
-from longrepo.data.commits import Link, read_links
-from longrepo.data.dedup import Shown, duplicates
-from longrepo.data.difficulty import Names, judge
-from longrepo.data.metadata import RepositoryFacts, licence_of
+from longrepo.data.commits import TrainingChange, read_training_changes
+from longrepo.data.dedup import TrainingTexts, find_duplicates
+from longrepo.data.difficulty import NameIndex, score_difficulty
+from longrepo.data.metadata import RepositoryFacts, license_of
 from longrepo.data.packing import Band
-from longrepo.data.splits import Splits, choose_files, split_by_ancestry, usable
-from longrepo.data.template import Built, Sizes
+from longrepo.data.splits import Splits, choose_held_out_files, split_by_ancestry, usable_commits
+from longrepo.data.template import BuiltSequence, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.data.workers import FileRequest, LeftOut, Reader
+from longrepo.data.workers import CachedReader, FileRequest, SkippedText
 from longrepo.errors import InputError
-from longrepo.repository.files import Entry, unread_reason
-from longrepo.repository.imports.graph import ImportGraph, import_graph
+from longrepo.repository.files import TreeEntry, unread_reason
+from longrepo.repository.imports.graph import ImportGraph, build_import_graph
 from longrepo.repository.types import TextFile, language_of
-from longrepo.utils.progress import Watch
+from longrepo.utils.progress import Progress
 
-_RELATED = 40  # files looked at around a target or a question
+_MAX_RELATED_FILES = 40  # files looked at around a target or a question
 
 
 @dataclass
@@ -38,16 +38,16 @@ class Corpus:
     """`texts` are the files trained on: those of the training snapshot without held-out files and duplicates; `held`
     are the files held out, by split. `entries` are all files of the snapshot that can be read as text."""
 
-    reader: Reader
+    reader: CachedReader
     settings: Settings
     facts: RepositoryFacts
     splits: Splits
-    entries: dict[str, Entry]
+    entries: dict[str, TreeEntry]
     texts: dict[str, TokenizedText]
     held: dict[str, list[TokenizedText]]
     graph: ImportGraph
-    names: Names
-    links: list[Link]
+    names: NameIndex
+    training_changes: list[TrainingChange]
     left_out: Counter[str] = field(default_factory=Counter)  # files, by reason
     left_out_bytes: Counter[str] = field(default_factory=Counter)
     commits_left_out: Counter[str] = field(default_factory=Counter)
@@ -61,9 +61,9 @@ class Corpus:
         return self.reader.tokenizer
 
     @cached_property
-    def sizes(self) -> Sizes:
+    def sizes(self) -> TemplateSizes:
         """What each part of a format takes."""
-        return Sizes(self.tokenizer)
+        return TemplateSizes(self.tokenizer)
 
     @cached_property
     def rank(self) -> dict[str, int]:
@@ -71,25 +71,27 @@ class Corpus:
         return {path: place for place, path in enumerate(self.graph.definitions_first(self.graph.imports))}
 
     def __post_init__(self) -> None:
-        self.related = lru_cache(maxsize=None)(lambda path: self.graph.related(path, _RELATED))
+        self.related = lru_cache(maxsize=None)(lambda path: self.graph.related(path, _MAX_RELATED_FILES))
 
-    def neighbours(self, path: str) -> Sequence[str]:
+    def neighbors(self, path: str) -> Sequence[str]:
         """Files one import away, what is imported first."""
         return (*self.graph.imports.get(path, ()), *self.graph.imported_by.get(path, ()))
 
-    def judge(self, built: Sequence[Built]) -> None:
+    def score_difficulty(self, built: Sequence[BuiltSequence]) -> None:
         """Write their difficulty into sequences, by what the training snapshot knows."""
-        judge(built, self.names)
+        score_difficulty(built, self.names)
 
 
-_DATA = ("JSON", "CSV", "XML")
-_LARGE_DATA = 20_000  # bytes
-_SPARE = 0.8  # a sequence of changes holds text that is none of them too
-HELD_OUT = ("validation", "test")
-DUPLICATE = "nearly the same as another file"
+_DATA_LANGUAGES = ("JSON", "CSV", "XML")
+_MAX_DATA_BYTES = 20_000  # bytes
+_CHANGE_TEXT_SHARE = 0.8  # a sequence of changes holds text that is none of them too
+HELD_OUT_SPLITS = ("validation", "test")
+DUPLICATE_REASON = "nearly the same as another file"
 
 
-def read_corpus(reader: Reader, settings: Settings, commit: str, bands: Sequence[Band], watch: Watch) -> Corpus:
+def read_corpus(
+    reader: CachedReader, settings: Settings, commit: str, bands: Sequence[Band], watch: Progress
+) -> Corpus:
     """Read, split and tokenize a repository. Raises InputError where it holds no text to train on."""
     data, repository = settings.data, reader.repository
     with watch.count(f"{repository.name}: reading history (commits)", data.max_commits) as done:
@@ -102,19 +104,19 @@ def read_corpus(reader: Reader, settings: Settings, commit: str, bands: Sequence
     texts = _texts(reader, entries, left_out, left_out_bytes, watch)
     if not any(text.text.strip() for text in texts.values()):
         raise InputError(f"{repository.name}: no text files at {splits.train[:10]}, so there is nothing to prepare")
-    facts.licence = licence_of((path, text.text) for path, text in texts.items())
-    copies = duplicates(texts)
+    facts.licence = license_of((path, text.text) for path, text in texts.items())
+    copies = find_duplicates(texts)
     for path in copies:
-        left_out[DUPLICATE] += 1
-        left_out_bytes[DUPLICATE] += entries[path].size or 0
+        left_out[DUPLICATE_REASON] += 1
+        left_out_bytes[DUPLICATE_REASON] += entries[path].size or 0
     kept = {path: text for path, text in texts.items() if path not in copies}
-    graph = import_graph(
+    graph = build_import_graph(
         [TextFile(path, text.text, entries[path].blob, text.language) for path, text in texts.items()],
         {path: text.outline.imports for path, text in texts.items()},
     )
-    history = _History(reader, settings, splits, kept)
+    history = _TrainingChangeReader(reader, settings, splits, kept)
     history.read(frozenset(), watch)
-    held = _files_to_hold_out(reader, settings, bands, splits, kept, history.links, facts)
+    held = _files_to_hold_out(reader, settings, bands, splits, kept, history.training_changes, facts)
     if held:
         history.read(frozenset(text.path for ones in held.values() for text in ones), watch)
     without = {text.path for ones in held.values() for text in ones}
@@ -128,8 +130,8 @@ def read_corpus(reader: Reader, settings: Settings, commit: str, bands: Sequence
         texts=trained,
         held=held,
         graph=graph,
-        names=Names.of(list(trained.values())),
-        links=history.links,
+        names=NameIndex.of(list(trained.values())),
+        training_changes=history.training_changes,
         left_out=left_out,
         left_out_bytes=left_out_bytes,
         commits_left_out=history.commits_left_out,
@@ -138,13 +140,15 @@ def read_corpus(reader: Reader, settings: Settings, commit: str, bands: Sequence
     )
 
 
-def _entries(reader: Reader, commit: str, left_out: Counter[str], left_out_bytes: Counter[str]) -> dict[str, Entry]:
+def _entries(
+    reader: CachedReader, commit: str, left_out: Counter[str], left_out_bytes: Counter[str]
+) -> dict[str, TreeEntry]:
     """The files of a commit that may be text, in path order; large files of values rather than code are left out, as
     they would be most of what is trained on."""
-    found: dict[str, Entry] = {}
+    found: dict[str, TreeEntry] = {}
     for entry in reader.repository.tracked(commit):
         reason = unread_reason(entry, reader.max_file_bytes)
-        if not reason and language_of(entry.path) in _DATA and (entry.size or 0) > _LARGE_DATA:
+        if not reason and language_of(entry.path) in _DATA_LANGUAGES and (entry.size or 0) > _MAX_DATA_BYTES:
             reason = "large data file"
         if reason:
             left_out[reason] += 1
@@ -155,13 +159,17 @@ def _entries(reader: Reader, commit: str, left_out: Counter[str], left_out_bytes
 
 
 def _texts(
-    reader: Reader, entries: Mapping[str, Entry], left_out: Counter[str], left_out_bytes: Counter[str], watch: Watch
+    reader: CachedReader,
+    entries: Mapping[str, TreeEntry],
+    left_out: Counter[str],
+    left_out_bytes: Counter[str],
+    watch: Progress,
 ) -> dict[str, TokenizedText]:
     texts: dict[str, TokenizedText] = {}
     requests = [FileRequest(path, entry.blob) for path, entry in entries.items()]
     with watch.count(f"{reader.repository.name}: reading files", len(requests)) as done:
         for request, answer in zip(requests, reader.read(requests, done), strict=True):
-            if isinstance(answer, LeftOut):
+            if isinstance(answer, SkippedText):
                 left_out[answer.reason] += 1
                 left_out_bytes[answer.reason] += entries[request.path].size or 0
             else:
@@ -169,24 +177,26 @@ def _texts(
     return texts
 
 
-class _History:
+class _TrainingChangeReader:
     """The changes to learn from, as many as `data.commit_share` can need."""
 
-    def __init__(self, reader: Reader, settings: Settings, splits: Splits, texts: Mapping[str, TokenizedText]) -> None:
+    def __init__(
+        self, reader: CachedReader, settings: Settings, splits: Splits, texts: Mapping[str, TokenizedText]
+    ) -> None:
         data = settings.data
         self._reader = reader
         self._data = data
         self._splits = splits
         share = data.commit_share / (1 - data.commit_share - data.question_share)
-        self._tokens = int(_SPARE * share * sum(map(len, texts.values())))
-        self.links: list[Link] = []
+        self._tokens = int(_CHANGE_TEXT_SHARE * share * sum(map(len, texts.values())))
+        self.training_changes: list[TrainingChange] = []
         self.commits_left_out: Counter[str] = Counter()
         self.changes_left_out: Counter[str] = Counter()
 
-    def read(self, without: frozenset[str], watch: Watch) -> None:
+    def read(self, without: frozenset[str], watch: Progress) -> None:
         """Fill `links`, without changes of the files of `without`."""
         self.commits_left_out = Counter()
-        records = usable(
+        records = usable_commits(
             self._reader.repository,
             self._splits.train,
             None,
@@ -196,50 +206,52 @@ class _History:
         )
         name = self._reader.repository.name
         with watch.count(f"{name}: reading changes (tokens)", self._tokens) as done:
-            self.links, self.changes_left_out = read_links(
+            self.training_changes, self.changes_left_out = read_training_changes(
                 records, self._reader, without, self._data.max_changes_per_file, self._tokens, done
             )
 
 
-def commit_candidates(reader: Reader, splits: Splits, limit: int) -> dict[str, list[held_out.Candidate]]:
+def candidates_by_split(reader: CachedReader, splits: Splits, limit: int) -> dict[str, list[held_out.Candidate]]:
     """What the held-out commits of each split changed."""
     return {
         split: held_out.commit_candidates(split, splits.held_out(reader.repository, split, limit, reader.cache))
-        for split in HELD_OUT
+        for split in HELD_OUT_SPLITS
     }
 
 
-def target_size(bands: Sequence[Band]) -> int:
+def max_target_size(bands: Sequence[Band]) -> int:
     """Tokens a held-out target spans at most: it must leave room for context at the shortest length."""
     return min(held_out.TARGET_TOKENS, bands[0].cap * 2 // 5)
 
 
 def _files_to_hold_out(
-    reader: Reader,
+    reader: CachedReader,
     settings: Settings,
     bands: Sequence[Band],
     splits: Splits,
     texts: Mapping[str, TokenizedText],
-    links: Iterable[Link],
+    training_changes: Iterable[TrainingChange],
     facts: RepositoryFacts,
 ) -> dict[str, list[TokenizedText]]:
     """Choose files for each split whose commits give too few targets, and say so in the notes."""
     data, seed = settings.data, settings.training.seed
     wanted = data.held_out_per_length
-    shown = Shown(reader.tokenizer, [*texts.values(), *(link.step.of for link in links)])
-    chooser = held_out.TargetChooser(reader, shown, target_size(bands), seed)
-    found = chooser.choose(commit_candidates(reader, splits, data.max_commits), dict.fromkeys(HELD_OUT, wanted))
+    shown = TrainingTexts(reader.tokenizer, [*texts.values(), *(link.step.of for link in training_changes)])
+    chooser = held_out.TargetChooser(reader, shown, max_target_size(bands), seed)
+    found = chooser.choose(
+        candidates_by_split(reader, splits, data.max_commits), dict.fromkeys(HELD_OUT_SPLITS, wanted)
+    )
     sizes = {path: len(text) for path, text in texts.items() if text.text.strip()}
     code = {path: size for path, size in sizes.items() if texts[path].language != "Other"}
     taken: list[str] = []
     chosen: dict[str, list[TokenizedText]] = {}
     for split, share in (("validation", data.validation_share), ("test", data.test_share)):
         have = len(found[split])
-        if have >= min(held_out.ENOUGH, wanted):
+        if have >= min(held_out.ENOUGH_TARGETS, wanted):
             continue
         # Twice as much text as targets need, as not every line of it is new.
         tokens = (wanted - have) * held_out.TARGET_TOKENS * 2
-        paths = choose_files(code if len(code) >= 4 else sizes, share, tokens, seed, taken)
+        paths = choose_held_out_files(code if len(code) >= 4 else sizes, share, tokens, seed, taken)
         taken += paths
         chosen[split] = [texts[path] for path in paths]
         facts.held_out_files[split] = paths

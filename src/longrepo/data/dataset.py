@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     Batches = Iterable[pa.RecordBatch]
-    Finish = Callable[[], Header]
+    FinishHeader = Callable[[], Header]
 
 
 COLUMNS = (
@@ -60,11 +60,11 @@ COLUMNS = (
     "split",
     "repository",
 )
-NUMBERS: dict[str, type[np.generic]] = {"input_ids": np.int32, "loss_weights": np.float32}
+NUMBER_DTYPES: dict[str, type[np.generic]] = {"input_ids": np.int32, "loss_weights": np.float32}
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class SequenceRow:
     """A sequence ready to be written: `input_ids` and `loss_weights` are `[tokens]`, `files` ends with the target,
     `repository` is the name it has in the header."""
 
@@ -81,10 +81,10 @@ class Row:
     repository: str
 
 
-def row_of(sequence: LongContextSequence) -> Row:
+def row_from_sequence(sequence: LongContextSequence) -> SequenceRow:
     """The row of a sequence built by hand."""
     about = sequence.metadata
-    return Row(
+    return SequenceRow(
         np.asarray(sequence.tokens, np.int32),
         np.asarray(sequence.loss_weights, np.float32),
         about["kind"],
@@ -99,7 +99,7 @@ def row_of(sequence: LongContextSequence) -> Row:
     )
 
 
-def schema() -> pa.Schema:
+def arrow_schema() -> pa.Schema:
     """The columns' Arrow types. `difficulty_parts` is JSON text."""
     import pyarrow as pa
 
@@ -121,67 +121,77 @@ def schema() -> pa.Schema:
     )
 
 
-def batch_of(rows: Sequence[Row]) -> pa.RecordBatch:
+def batch_from_rows(rows: Sequence[SequenceRow]) -> pa.RecordBatch:
     """Rows as one Arrow batch, its numbers copied as whole arrays."""
     import pyarrow as pa
 
-    types = schema()
+    types = arrow_schema()
     columns: list[pa.Array] = []
     for column in types:
         values = [getattr(row, column.name) for row in rows]
-        if column.name in NUMBERS:
-            columns.append(_lists(values, _plain(_joined(values, NUMBERS[column.name]), column.type.value_type)))
+        if column.name in NUMBER_DTYPES:
+            columns.append(
+                _list_array(
+                    values, _plain_array(_concatenate(values, NUMBER_DTYPES[column.name]), column.type.value_type)
+                )
+            )
         elif column.name == "difficulty_parts":
-            columns.append(_texts([json.dumps(dict(value), sort_keys=True) for value in values]))
+            columns.append(_text_array([json.dumps(dict(value), sort_keys=True) for value in values]))
         elif column.name == "difficulty_score":
-            columns.append(_plain(np.array(values, np.float64), column.type))
+            columns.append(_plain_array(np.array(values, np.float64), column.type))
         elif pa.types.is_list(column.type):
-            columns.append(_lists(values, _texts([text for value in values for text in value])))
+            columns.append(_list_array(values, _text_array([text for value in values for text in value])))
         else:
-            columns.append(_texts(values))
+            columns.append(_text_array(values))
     return pa.RecordBatch.from_arrays(columns, schema=types)
 
 
 # Arrays are made from their buffers: `pyarrow.array` would import pandas, which takes half a second.
-def _plain(values: NDArray[Any], of: pa.DataType) -> pa.Array:
+def _plain_array(values: NDArray[Any], of: pa.DataType) -> pa.Array:
     import pyarrow as pa
 
     return pa.Array.from_buffers(of, len(values), [None, pa.py_buffer(values)])
 
 
-def _texts(values: Sequence[str]) -> pa.Array:
+def _text_array(values: Sequence[str]) -> pa.Array:
     import pyarrow as pa
 
     encoded = [value.encode() for value in values]
-    buffers = [None, pa.py_buffer(_ends(encoded)), pa.py_buffer(b"".join(encoded))]
+    buffers = [None, pa.py_buffer(_list_offsets(encoded)), pa.py_buffer(b"".join(encoded))]
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
-def _lists(values: Sequence[Sized], flat: pa.Array) -> pa.Array:
+def _list_array(values: Sequence[Sized], flat: pa.Array) -> pa.Array:
     import pyarrow as pa
 
-    return pa.Array.from_buffers(pa.list_(flat.type), len(values), [None, pa.py_buffer(_ends(values))], children=[flat])
+    return pa.Array.from_buffers(
+        pa.list_(flat.type), len(values), [None, pa.py_buffer(_list_offsets(values))], children=[flat]
+    )
 
 
-def _joined(values: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+def _concatenate(values: Sequence[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
     return np.concatenate([*values, np.zeros(0, dtype)]).astype(dtype, copy=False)
 
 
-def _ends(values: Sequence[Sized]) -> NDArray[np.int32]:
+def _list_offsets(values: Sequence[Sized]) -> NDArray[np.int32]:
     return np.cumsum([0, *map(len, values)], dtype=np.int32)
 
 
-def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
+def rows_from_batch(batch: pa.RecordBatch) -> Iterator[SequenceRow]:
     """The rows of a batch; their numbers are views of it."""
     others = batch.select(COLUMNS[2:]).to_pylist()
-    for ids, weights, rest in zip(numbers(batch, "input_ids"), numbers(batch, "loss_weights"), others, strict=True):
-        yield Row(ids, weights, **rest | {"difficulty_parts": json.loads(rest["difficulty_parts"])})
+    for ids, weights, rest in zip(
+        list_values(batch, "input_ids"), list_values(batch, "loss_weights"), others, strict=True
+    ):
+        yield SequenceRow(ids, weights, **rest | {"difficulty_parts": json.loads(rest["difficulty_parts"])})
 
 
-def numbers(batch: pa.RecordBatch, name: str) -> Iterator[NDArray[Any]]:
+def list_values(batch: pa.RecordBatch, name: str) -> Iterator[NDArray[Any]]:
     """A list column's values row by row, without a copy."""
     column = batch.column(name)
-    values = np.frombuffer(column.values.buffers()[1] or b"", NUMBERS[name])  # `to_numpy` would import pandas, too
+    values = np.frombuffer(
+        column.values.buffers()[1] or b"", NUMBER_DTYPES[name]
+    )  # `to_numpy` would import pandas, too
     ends = np.frombuffer(column.buffers()[1] or b"", np.int32, len(column) + 1, 4 * column.offset)
     for start, end in pairwise(ends.tolist()):
         yield values[start:end]
@@ -197,7 +207,9 @@ class RowHash:
     def add(self, batch: pa.RecordBatch) -> None:
         """Take in the rows of a batch."""
         others = batch.select(COLUMNS[2:]).to_pylist()
-        for ids, weights, rest in zip(numbers(batch, "input_ids"), numbers(batch, "loss_weights"), others, strict=True):
+        for ids, weights, rest in zip(
+            list_values(batch, "input_ids"), list_values(batch, "loss_weights"), others, strict=True
+        ):
             text = json.dumps(list(rest.values())).encode()
             self._hash.update(f"{ids.nbytes},{weights.nbytes},{len(text)};".encode())
             for part in (ids.astype("<i4").tobytes(), weights.astype("<f4").tobytes(), text):
@@ -266,26 +278,26 @@ class GroupedTable:
 
 
 HEADER_FILE = "header.json"
-BLOCK = 256  # rows of a batch, and of a parquet row group
+ROWS_PER_BATCH = 256  # rows of a batch, and of a parquet row group
 DATA_FILE = "data-00000-of-00001.arrow"
 _HEADER_KEY = b"longrepo"
-_COPIED = 1 << 20  # bytes at a time
+_COPY_BYTES = 1 << 20  # bytes at a time
 
 
-def write_arrow(folder: Path, batches: Batches, finish: Finish) -> None:
+def write_arrow(folder: Path, batches: Batches, finish: FinishHeader) -> None:
     """The folder that `datasets.Dataset.save_to_disk` writes, with a header and a dataset card."""
     import pyarrow as pa
 
     folder.mkdir()
-    with pa.OSFile(str(folder / DATA_FILE), "wb") as sink, pa.ipc.new_stream(sink, schema()) as out:
+    with pa.OSFile(str(folder / DATA_FILE), "wb") as sink, pa.ipc.new_stream(sink, arrow_schema()) as out:
         for batch in batches:
             out.write_batch(batch)
     header = finish()
-    _write_tree(folder / "dataset_info.json", {"features": _features(), "license": header.licence})
+    _write_json_file(folder / "dataset_info.json", {"features": _datasets_features(), "license": header.licence})
     state = {"_data_files": [{"filename": DATA_FILE}], "_fingerprint": header.content_sha256[:16]}
     plain: dict[str, Any] = {"_format_columns": None, "_format_kwargs": {}, "_format_type": None}
-    _write_tree(folder / "state.json", {**state, **plain, "_output_all_columns": False, "_split": None})
-    _write_tree(folder / HEADER_FILE, header.as_dict())
+    _write_json_file(folder / "state.json", {**state, **plain, "_output_all_columns": False, "_split": None})
+    _write_json_file(folder / HEADER_FILE, header.as_dict())
     (folder / "README.md").write_text(dataset_card(header), encoding="utf-8", errors="replace", newline="\n")
 
 
@@ -298,12 +310,12 @@ def read_arrow(folder: Path) -> tuple[Any, GroupedTable]:
         return tree, GroupedTable.of(list(stream))
 
 
-def write_json(file: Path, batches: Batches, finish: Finish) -> None:
+def write_json(file: Path, batches: Batches, finish: FinishHeader) -> None:
     """One object; a row a line."""
     _write_lines(file, batches, finish, '{{"header": {},\n"sequences": [\n', ",\n", "\n]}\n")
 
 
-def write_jsonl(file: Path, batches: Batches, finish: Finish) -> None:
+def write_jsonl(file: Path, batches: Batches, finish: FinishHeader) -> None:
     """The header as first line, then a row a line."""
     _write_lines(file, batches, finish, '{{"header": {}}}\n', "\n", "\n")
 
@@ -311,21 +323,21 @@ def write_jsonl(file: Path, batches: Batches, finish: Finish) -> None:
 def read_json(file: Path) -> tuple[Any, GroupedTable]:
     """In memory."""
     tree = json.loads(file.read_text("utf-8"))
-    return tree["header"], GroupedTable.of(list(_batches(iter(tree["sequences"]))))
+    return tree["header"], GroupedTable.of(list(_batches_from_json(iter(tree["sequences"]))))
 
 
 def read_jsonl(file: Path) -> tuple[Any, GroupedTable]:
     """In memory, read line by line."""
     with file.open(encoding="utf-8") as lines:
         head = json.loads(lines.readline())
-        return head["header"], GroupedTable.of(list(_batches(map(json.loads, lines))))
+        return head["header"], GroupedTable.of(list(_batches_from_json(map(json.loads, lines))))
 
 
-def write_parquet(file: Path, batches: Batches, finish: Finish) -> None:
+def write_parquet(file: Path, batches: Batches, finish: FinishHeader) -> None:
     """The header in the file's metadata."""
     import pyarrow.parquet as pq
 
-    with pq.ParquetWriter(file, schema(), compression="zstd") as out:
+    with pq.ParquetWriter(file, arrow_schema(), compression="zstd") as out:
         for batch in batches:
             out.write_batch(batch)
         out.add_key_value_metadata({_HEADER_KEY: json.dumps(finish().as_dict()).encode()})
@@ -346,7 +358,7 @@ def read_parquet(file: Path) -> tuple[Any, GroupedTable]:
     return json.loads((facts.metadata or {})[_HEADER_KEY]), GroupedTable(load, sizes)
 
 
-def _write_lines(file: Path, batches: Batches, finish: Finish, head: str, between: str, end: str) -> None:
+def _write_lines(file: Path, batches: Batches, finish: FinishHeader, head: str, between: str, end: str) -> None:
     """Rows go to a nameless file first, as the header that stands before them is known last."""
     with tempfile.TemporaryFile(dir=file.parent) as body, file.open("wb") as out:
         for number, row in enumerate(row for batch in batches for row in _json_rows(batch)):
@@ -354,31 +366,33 @@ def _write_lines(file: Path, batches: Batches, finish: Finish, head: str, betwee
         header = finish()
         out.write(head.format(json.dumps(header.as_dict())).encode())
         body.seek(0)
-        shutil.copyfileobj(body, out, _COPIED)
+        shutil.copyfileobj(body, out, _COPY_BYTES)
         out.write(end.encode() if header.rows or between == ",\n" else b"")
 
 
 def _json_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     others = batch.select(COLUMNS[2:]).to_pylist()
-    for ids, weights, rest in zip(numbers(batch, "input_ids"), numbers(batch, "loss_weights"), others, strict=True):
-        yield {"input_ids": ids.tolist(), "loss_weights": _short(weights), **rest}
+    for ids, weights, rest in zip(
+        list_values(batch, "input_ids"), list_values(batch, "loss_weights"), others, strict=True
+    ):
+        yield {"input_ids": ids.tolist(), "loss_weights": _shortest_floats(weights), **rest}
 
 
-def _short(weights: NDArray[np.float32]) -> list[float]:
+def _shortest_floats(weights: NDArray[np.float32]) -> list[float]:
     """The shortest numbers that give the same float32: 0.1, not 0.10000000149011612."""
     kinds, places = np.unique(weights, return_inverse=True)
     shortest: list[float] = np.array([float(str(kind)) for kind in kinds])[places].tolist()
     return shortest
 
 
-def _batches(rows: Iterator[Any]) -> Iterator[pa.RecordBatch]:
+def _batches_from_json(rows: Iterator[Any]) -> Iterator[pa.RecordBatch]:
     import pyarrow as pa
 
-    while block := list(islice(rows, BLOCK)):
-        yield pa.RecordBatch.from_pylist(block, schema())
+    while block := list(islice(rows, ROWS_PER_BATCH)):
+        yield pa.RecordBatch.from_pylist(block, arrow_schema())
 
 
-def _features() -> dict[str, Any]:
+def _datasets_features() -> dict[str, Any]:
     """The columns as `datasets` names their types."""
     import pyarrow as pa
 
@@ -387,10 +401,10 @@ def _features() -> dict[str, Any]:
             return {"feature": feature(kind.value_type), "_type": "List"}
         return {"dtype": {"float": "float32", "double": "float64"}.get(str(kind), str(kind)), "_type": "Value"}
 
-    return {field.name: feature(field.type) for field in schema()}
+    return {field.name: feature(field.type) for field in arrow_schema()}
 
 
-def _write_tree(file: Path, tree: dict[str, Any]) -> None:
+def _write_json_file(file: Path, tree: dict[str, Any]) -> None:
     text = json.dumps(tree, indent=1, ensure_ascii=False)
     file.write_text(text + "\n", encoding="utf-8", errors="surrogatepass", newline="\n")
 
@@ -398,7 +412,7 @@ def _write_tree(file: Path, tree: dict[str, Any]) -> None:
 _WRITERS = {".json": write_json, ".jsonl": write_jsonl, ".parquet": write_parquet}
 
 
-def write_sequences(path: Path, rows: Iterable[Row | LongContextSequence], header: Header) -> Header:
+def write_sequences(path: Path, rows: Iterable[SequenceRow | LongContextSequence], header: Header) -> Header:
     """Write rows under `path` as they come; returns the header with `rows` and `content_sha256` filled in.
 
     The header is written last: what the making of the rows adds to it is in the file. Raises InputError where the place
@@ -410,18 +424,18 @@ def write_sequences(path: Path, rows: Iterable[Row | LongContextSequence], heade
     def finish() -> Header:
         return replace(header, rows=total.rows, content_sha256=total.hexdigest())
 
-    with placed(Path(path)) as beside:
-        _WRITERS.get(Path(path).suffix, write_arrow)(beside, _stored_batches(iter(rows), total), finish)
+    with staged_output(Path(path)) as beside:
+        _WRITERS.get(Path(path).suffix, write_arrow)(beside, _batches_from_rows(iter(rows), total), finish)
     return finish()
 
 
 @contextmanager
-def placed(path: Path) -> Iterator[Path]:
+def staged_output(path: Path) -> Iterator[Path]:
     """A place beside `path` to write sequences to; where the block ends well they are put at `path`, whole.
 
     Raises InputError and RunError as `write_sequences` does.
     """
-    if path.is_dir() and (path.suffix in _WRITERS or not _replaceable(path)):
+    if path.is_dir() and (path.suffix in _WRITERS or not _is_replaceable(path)):
         raise InputError(f"{path}: is a folder that holds other things; give another name for the sequences")
     if path.is_file() and path.suffix not in _WRITERS:
         raise InputError(f"{path}: is a file; give a folder, or a name ending in .json, .jsonl or .parquet")
@@ -429,7 +443,7 @@ def placed(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield beside
-        _sync(beside)
+        _fsync(beside)
     except OSError as error:
         _remove(beside)
         where = f"{path}: can't be written ({error.strerror or error})"
@@ -439,14 +453,14 @@ def placed(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(beside)
         raise
-    _move(beside, path)
+    _replace(beside, path)
 
 
-def _stored_batches(rows: Iterator[Row | LongContextSequence], total: RowHash) -> Iterator[pa.RecordBatch]:
+def _batches_from_rows(rows: Iterator[SequenceRow | LongContextSequence], total: RowHash) -> Iterator[pa.RecordBatch]:
     with ThreadPoolExecutor(1) as beside:  # while a batch is hashed, the next is made
         hashed: Future[None] | None = None
-        while block := list(islice(rows, BLOCK)):
-            batch = batch_of([one if isinstance(one, Row) else row_of(one) for one in block])
+        while block := list(islice(rows, ROWS_PER_BATCH)):
+            batch = batch_from_rows([one if isinstance(one, SequenceRow) else row_from_sequence(one) for one in block])
             if hashed:
                 hashed.result()
             hashed = beside.submit(total.add, batch)
@@ -526,11 +540,11 @@ class SequenceFile:
         return self._table.row(index)
 
 
-def _replaceable(folder: Path) -> bool:
+def _is_replaceable(folder: Path) -> bool:
     return (folder / HEADER_FILE).is_file() or next(folder.iterdir(), None) is None
 
 
-def _move(beside: Path, path: Path) -> None:
+def _replace(beside: Path, path: Path) -> None:
     """Put what is whole in the place of what stood there; only a folder needs a moment for it."""
     try:
         if beside.is_dir() and path.is_dir():
@@ -545,7 +559,7 @@ def _move(beside: Path, path: Path) -> None:
         raise RunError(f"{path}: can't be put in its place ({error.strerror or error})") from None
 
 
-def _sync(path: Path) -> None:
+def _fsync(path: Path) -> None:
     for one in [path, *path.rglob("*")] if path.is_dir() else [path]:
         if one.is_file():
             with one.open("rb") as file:

@@ -25,14 +25,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.data.text import TokenizedText, marks_of
+from longrepo.data.text import TokenizedText, special_token_mask
 from longrepo.data.tokenizer import RepoTokenizer
 
-ALIKE = 0.85
-_LEAST_LINES = 10  # a shorter file is alike by chance
+DUPLICATE_SIMILARITY = 0.85
+_MIN_LINES = 10  # a shorter file is alike by chance
 
 
-def duplicates(texts: Mapping[str, TokenizedText]) -> dict[str, str]:
+def find_duplicates(texts: Mapping[str, TokenizedText]) -> dict[str, str]:
     """Path → the path of a file it repeats; of two that are alike, the one whose path comes later is a duplicate."""
     found: dict[str, str] = {}
     contents: dict[bytes, str] = {}
@@ -40,13 +40,13 @@ def duplicates(texts: Mapping[str, TokenizedText]) -> dict[str, str]:
         same = contents.setdefault(texts[path].ids.tobytes(), path)
         if same != path and len(texts[path]):
             found[path] = same
-    return found | _near(_line_sets({path: text for path, text in texts.items() if path not in found}))
+    return found | _find_near(_line_sets({path: text for path, text in texts.items() if path not in found}))
 
 
 def _line_sets(texts: Mapping[str, TokenizedText]) -> dict[str, NDArray[np.int64]]:
     """Path → its lines as ranks, ascending, the rarest line of all texts first; files of few lines are left out."""
     said = {path: np.unique(text.row_hashes[text.row_hashes != 0]) for path, text in sorted(texts.items())}
-    said = {path: lines for path, lines in said.items() if len(lines) >= _LEAST_LINES}
+    said = {path: lines for path, lines in said.items() if len(lines) >= _MIN_LINES}
     lines, back, count = np.unique(
         np.concatenate([np.zeros(0, np.uint64), *said.values()]), return_inverse=True, return_counts=True
     )
@@ -57,13 +57,13 @@ def _line_sets(texts: Mapping[str, TokenizedText]) -> dict[str, NDArray[np.int64
     return {path: np.sort(one) for path, one in zip(said, ranked, strict=True)}
 
 
-def _near(sets: Mapping[str, NDArray[np.int64]]) -> dict[str, str]:
+def _find_near(sets: Mapping[str, NDArray[np.int64]]) -> dict[str, str]:
     found: dict[str, str] = {}
     holders: defaultdict[int, list[str]] = defaultdict(list)
     for path, lines in sets.items():
-        prefix = lines[: len(lines) - int(np.ceil(ALIKE * len(lines))) + 1].tolist()
+        prefix = lines[: len(lines) - int(np.ceil(DUPLICATE_SIMILARITY * len(lines))) + 1].tolist()
         others = dict.fromkeys(other for line in prefix for other in holders.get(line, ()))
-        alike = next((other for other in others if _jaccard(lines, sets[other]) >= ALIKE), None)
+        alike = next((other for other in others if _jaccard(lines, sets[other]) >= DUPLICATE_SIMILARITY), None)
         if alike is not None:
             found[path] = alike
             continue
@@ -73,17 +73,17 @@ def _near(sets: Mapping[str, NDArray[np.int64]]) -> dict[str, str]:
 
 
 def _jaccard(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
-    if min(len(one), len(other)) < ALIKE * max(len(one), len(other)):
+    if min(len(one), len(other)) < DUPLICATE_SIMILARITY * max(len(one), len(other)):
         return 0.0
     shared = len(np.intersect1d(one, other, assume_unique=True))
     return shared / (len(one) + len(other) - shared)
 
 
-WORDS = 5  # of a shingle
-LEAST_SHINGLES = 20  # a block with fewer is too short to tell a copy from an idiom
-CONTAINED = 0.8  # the share of a block's shingles from which on it is a copy
-_LOW = np.uint64((1 << 20) - 1)
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+SHINGLE_WORDS = 5  # of a shingle
+MIN_SHINGLES = 20  # a block with fewer is too short to tell a copy from an idiom
+COPY_SHARE = 0.8  # the share of a block's shingles from which on it is a copy
+_LOW_BITS = np.uint64((1 << 20) - 1)
+_HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Shingles = NDArray[np.uint64]
 
@@ -95,38 +95,38 @@ class Shingler:
         texts = [tokenizer.decode([id]) for id in range(tokenizer.vocabulary_size)]
         # U+FFFD: a part of a character beyond ASCII, most likely of a letter.
         is_word = [any(one.isalpha() or one == "\ufffd" for one in text) for text in texts]
-        self._is_word = np.array(is_word) & ~marks_of(tokenizer)
+        self._is_word = np.array(is_word) & ~special_token_mask(tokenizer)
 
     def of(self, ids: NDArray[np.int32], scored: NDArray[np.bool_] | None = None) -> Shingles:
         """The distinct shingles of `ids` `[tokens]`, sorted; with `scored` `[tokens]` those of scored words alone."""
         shingles = self.every(ids)
         if scored is not None and len(shingles):
-            runs = np.convolve(scored[self._is_word[ids]], np.ones(WORDS, np.int64), "valid")
-            shingles = shingles[runs == WORDS]
+            runs = np.convolve(scored[self._is_word[ids]], np.ones(SHINGLE_WORDS, np.int64), "valid")
+            shingles = shingles[runs == SHINGLE_WORDS]
         return np.unique(shingles)
 
     def every(self, ids: NDArray[np.int32]) -> Shingles:
         """The shingles of `ids` `[tokens]` in their order, those that stand twice too."""
         values = ids[self._is_word[ids]].astype(np.uint64)
-        count = len(values) - WORDS + 1
+        count = len(values) - SHINGLE_WORDS + 1
         if count < 1:
             return np.zeros(0, np.uint64)
         shingles = np.zeros(count, np.uint64)
-        for offset in range(WORDS):
-            shingles = shingles * _FACTOR + values[offset : offset + count] + np.uint64(1)
+        for offset in range(SHINGLE_WORDS):
+            shingles = shingles * _HASH_FACTOR + values[offset : offset + count] + np.uint64(1)
         return shingles
 
 
 @lru_cache(maxsize=1)
-def shingler(tokenizer: RepoTokenizer) -> Shingler:
+def shingler_for(tokenizer: RepoTokenizer) -> Shingler:
     """The one of a tokenizer: all its tokens have to be read for it."""
     return Shingler(tokenizer)
 
 
-class Blocks:
+class BlockIndex:
     """Blocks by their shingles, to ask which of them a sequence holds: at least the share `contained` of one."""
 
-    def __init__(self, blocks: Sequence[Shingles], contained: float = CONTAINED) -> None:
+    def __init__(self, blocks: Sequence[Shingles], contained: float = COPY_SHARE) -> None:
         self._contained = contained
         self._sizes = np.array([len(block) for block in blocks], np.int64)
         flat = np.concatenate([np.zeros(0, np.uint64), *blocks])
@@ -134,33 +134,33 @@ class Blocks:
         self._owners = np.repeat(np.arange(len(blocks)), self._sizes)[order]
         self._shingles, self._starts = np.unique(flat[order], return_index=True)
         self._ends = np.append(self._starts[1:], len(flat))
-        self._may_hold = np.zeros(int(_LOW) + 1, bool)  # by the last bits: most shingles of a text are of no block
-        self._may_hold[self._shingles & _LOW] = True
+        self._may_hold = np.zeros(int(_LOW_BITS) + 1, bool)  # by the last bits: most shingles of a text are of no block
+        self._may_hold[self._shingles & _LOW_BITS] = True
 
-    def held_by(self, sequence: Shingles) -> Iterator[tuple[int, float]]:
+    def found_in(self, sequence: Shingles) -> Iterator[tuple[int, float]]:
         """Every block that a sequence with these shingles, in any order, is a near-duplicate of, and the share held."""
         if not len(self._shingles):
             return
-        sequence = sequence[self._may_hold[sequence & _LOW]]
+        sequence = sequence[self._may_hold[sequence & _LOW_BITS]]
         at = np.searchsorted(self._shingles, sequence).clip(max=len(self._shingles) - 1)
         at = np.unique(at[self._shingles[at] == sequence])
         if not len(at):
             return
         owners = [self._owners[start:end] for start, end in zip(self._starts[at], self._ends[at], strict=True)]
         counts = np.bincount(np.concatenate([np.zeros(0, np.int64), *owners]), minlength=len(self._sizes))
-        for block in np.flatnonzero((counts >= self._contained * self._sizes) & (self._sizes >= LEAST_SHINGLES)):
+        for block in np.flatnonzero((counts >= self._contained * self._sizes) & (self._sizes >= MIN_SHINGLES)):
             yield int(block), float(counts[block] / self._sizes[block])
 
 
-_CONTAINED = 0.6  # of a block's shingles in one text: a sequence of several texts may hold more of them
+_COPY_SHARE_OF_ONE_TEXT = 0.6  # of a block's shingles in one text: a sequence of several texts may hold more of them
 
 
-class Shown:
+class TrainingTexts:
     """Texts that any training sequence shows a part of."""
 
     def __init__(self, tokenizer: RepoTokenizer, texts: Iterable[TokenizedText]) -> None:
         self._texts = list({id(text): text for text in texts}.values())
-        self.shingler = shingler(tokenizer)
+        self.shingler = shingler_for(tokenizer)
         self._lines = np.unique(np.concatenate([np.zeros(1, np.uint64), *(text.row_hashes for text in self._texts)]))
 
     def fresh(self, lines: NDArray[np.uint64]) -> NDArray[np.bool_]:
@@ -168,7 +168,7 @@ class Shown:
         at = np.minimum(self._lines.searchsorted(lines), len(self._lines) - 1)
         return (lines != 0) & (self._lines[at] != lines)
 
-    def copied(self, blocks: Sequence[Shingles]) -> set[int]:
+    def copied_blocks(self, blocks: Sequence[Shingles]) -> set[int]:
         """Which blocks stand in one of the texts nearly word for word."""
-        known = Blocks(blocks, _CONTAINED)
-        return {block for text in self._texts for block, _ in known.held_by(self.shingler.every(text.ids))}
+        known = BlockIndex(blocks, _COPY_SHARE_OF_ONE_TEXT)
+        return {block for text in self._texts for block, _ in known.found_in(self.shingler.every(text.ids))}

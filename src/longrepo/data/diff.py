@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from difflib import Match, SequenceMatcher
 
 CONTEXT_ROWS = 3
-_BLOCK = 4096  # characters compared at once
-_MATCHED_CELLS = 250_000  # SequenceMatcher is quadratic: beyond this what lies between anchors is one replacement
+_COMPARED_CHARACTERS = 4096  # characters compared at once
+_MAX_MATCHER_CELLS = 250_000  # SequenceMatcher is quadratic: beyond this what lies between anchors is one replacement
 
-Block = tuple[int, int, int]  # rows old[a : a + size] equal new[b : b + size]
+MatchBlock = tuple[int, int, int]  # rows old[a : a + size] equal new[b : b + size]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Hunk:
         return f"@@ -{self.old + 1},{before} +{self.new + 1},{after} @@"
 
 
-def hunks(before: str, after: str) -> list[Hunk]:
+def diff_hunks(before: str, after: str) -> list[Hunk]:
     """What changed, with three rows around it; none where nothing did."""
     if before == after:
         return []
@@ -45,7 +45,7 @@ def hunks(before: str, after: str) -> list[Hunk]:
     shared = _shared_end(before, after, first)
     skipped = before.count("\n", 0, first)
     old, new = before[first : len(before) - shared].split("\n"), after[first : len(after) - shared].split("\n")
-    matcher = _Matched([*_joined(_matches(old, new)), Match(len(old), len(new), 0)])
+    matcher = _PrecomputedMatcher([*_merge_blocks(_matches(old, new)), Match(len(old), len(new), 0)])
     found: list[Hunk] = []
     for group in matcher.get_grouped_opcodes(CONTEXT_ROWS):
         rows: list[str] = []
@@ -62,8 +62,8 @@ def hunks(before: str, after: str) -> list[Hunk]:
 def _shared_start(one: str, other: str) -> int:
     """How many characters two texts begin with in common."""
     at, shorter = 0, min(len(one), len(other))
-    while at < shorter and one[at : at + _BLOCK] == other[at : at + _BLOCK]:
-        at += _BLOCK
+    while at < shorter and one[at : at + _COMPARED_CHARACTERS] == other[at : at + _COMPARED_CHARACTERS]:
+        at += _COMPARED_CHARACTERS
     at = min(at, shorter)
     while at < shorter and one[at] == other[at]:
         at += 1
@@ -84,10 +84,11 @@ def _shared_end(one: str, other: str, first: int) -> int:
     longest = min(len(one), len(other)) - first
     size = 0
     while (
-        size + _BLOCK <= longest
-        and one[len(one) - size - _BLOCK : len(one) - size] == (other[len(other) - size - _BLOCK : len(other) - size])
+        size + _COMPARED_CHARACTERS <= longest
+        and one[len(one) - size - _COMPARED_CHARACTERS : len(one) - size]
+        == (other[len(other) - size - _COMPARED_CHARACTERS : len(other) - size])
     ):
-        size += _BLOCK
+        size += _COMPARED_CHARACTERS
     while size < longest and one[len(one) - size - 1] == other[len(other) - size - 1]:
         size += 1
     at = len(one) - size
@@ -98,7 +99,7 @@ def _shared_end(one: str, other: str, first: int) -> int:
     return len(one) - at + 1
 
 
-class _Matched(SequenceMatcher[str]):
+class _PrecomputedMatcher(SequenceMatcher[str]):
     """Knows its matching blocks already; what it makes of them is difflib's."""
 
     def __init__(self, blocks: list[Match]) -> None:
@@ -109,7 +110,7 @@ class _Matched(SequenceMatcher[str]):
         return self._blocks
 
 
-def _matches(old: Sequence[str], new: Sequence[str]) -> Iterator[Block]:
+def _matches(old: Sequence[str], new: Sequence[str]) -> Iterator[MatchBlock]:
     """Equal runs, ascending in both."""
     shorter = min(len(old), len(new))
     head = 0
@@ -152,13 +153,13 @@ def _anchors(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int]]
     return found[::-1]
 
 
-def _between(left: Sequence[str], right: Sequence[str]) -> Iterator[Block]:
-    if left and right and len(left) * len(right) <= _MATCHED_CELLS:
+def _between(left: Sequence[str], right: Sequence[str]) -> Iterator[MatchBlock]:
+    if left and right and len(left) * len(right) <= _MAX_MATCHER_CELLS:
         yield from ((a, b, size) for a, b, size in SequenceMatcher(None, left, right, False).get_matching_blocks())
 
 
-def _joined(blocks: Iterator[Block]) -> Iterator[Match]:
-    """The same runs, neighbours as one, none empty."""
+def _merge_blocks(blocks: Iterator[MatchBlock]) -> Iterator[Match]:
+    """The same runs, neighbors as one, none empty."""
     a = b = size = 0
     for one, other, length in blocks:
         if length and (one, other) == (a + size, b + size):
@@ -171,10 +172,10 @@ def _joined(blocks: Iterator[Block]) -> Iterator[Match]:
         yield Match(a, b, size)
 
 
-def added_rows(before: str, after: str) -> list[tuple[int, int]]:
+def added_row_ranges(before: str, after: str) -> list[tuple[int, int]]:
     """Runs of rows of `after` (0-based, end excluded) that `before` doesn't have there."""
     runs: list[tuple[int, int]] = []
-    for hunk in hunks(before, after):
+    for hunk in diff_hunks(before, after):
         row = hunk.new
         for line in hunk.rows:
             if line.startswith("+"):

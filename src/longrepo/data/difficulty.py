@@ -33,20 +33,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.data.template import Built, Part
-from longrepo.data.text import DIFFICULTIES, TARGET_WEIGHT, Numbers, TokenizedText
+from longrepo.data.template import BuiltSequence, SequencePart
+from longrepo.data.text import DIFFICULTIES, TARGET_WEIGHT, Int32Array, TokenizedText
 
-MODEL_PARTS = {"loss": 0.25, "context": 0.15}
-_TOKENS = 256
+MODEL_PART_WEIGHTS = {"loss": 0.25, "context": 0.15}
+_MAX_SCORED_TOKENS = 256
 
 # The mean loss in nats of the tokens of weight 1, each given those before it: (ids, weights), `[tokens]` each.
-Scorer = Callable[[Numbers, NDArray[np.float32]], float]
+Scorer = Callable[[Int32Array, NDArray[np.float32]], float]
 
 
-def judge_by_model(built: Built, score: Scorer) -> None:
+def add_model_difficulty(built: BuiltSequence, score: Scorer) -> None:
     """Add the two parts and weigh them in; a sequence without two target tokens keeps its score."""
-    ids, weights = built.draft.arrays()
-    targets = np.flatnonzero(weights == TARGET_WEIGHT)[-_TOKENS:]
+    ids, weights = built.builder.arrays()
+    targets = np.flatnonzero(weights == TARGET_WEIGHT)[-_MAX_SCORED_TOKENS:]
     if len(targets) < 2:
         return
     start = int(targets[0])
@@ -59,17 +59,19 @@ def judge_by_model(built: Built, score: Scorer) -> None:
         "context": round(1 / (1 + max(0.0, alone - after_all)), 4),
     }
     built.parts = built.parts | found
-    without = 1 - sum(MODEL_PARTS.values())
-    built.score = round(without * built.score + sum(MODEL_PARTS[name] * found[name] for name in MODEL_PARTS), 6)
+    without = 1 - sum(MODEL_PART_WEIGHTS.values())
+    built.score = round(
+        without * built.score + sum(MODEL_PART_WEIGHTS[name] * found[name] for name in MODEL_PART_WEIGHTS), 6
+    )
 
 
 _COMMON_SHARE, _COMMON_FILES = 0.05, 3
 _AMBIGUOUS = 3  # a name defined in more files than this says nothing about where it comes from
 
-Names32 = NDArray[np.uint32]
+NameHashes = NDArray[np.uint32]
 
 
-class Names:
+class NameIndex:
     """What the training snapshot knows of names: those that are common, and those that so many files define that a
     definition says nothing.
 
@@ -77,23 +79,23 @@ class Names:
     and `defines` (its text defines it), and `token` where it stands, counted through all texts.
     """
 
-    def __init__(self, common: Names32 | None = None, ambiguous: Names32 | None = None) -> None:
+    def __init__(self, common: NameHashes | None = None, ambiguous: NameHashes | None = None) -> None:
         """Ascending hashes of names."""
         self.common = _no_names() if common is None else common
         self.ambiguous = _no_names() if ambiguous is None else ambiguous
         self._numbers: dict[int, int] = {}
         self._began: dict[int, tuple[int, TokenizedText]] = {}
         self._tokens = 0
-        self._arrays = {"number": _Grown(np.int32), "token": _Grown(np.int32)}
-        self._flags = {"known": _Grown(np.bool_), "defines": _Grown(np.bool_)}
+        self._arrays = {"number": _GrowingArray(np.int32), "token": _GrowingArray(np.int32)}
+        self._flags = {"known": _GrowingArray(np.bool_), "defines": _GrowingArray(np.bool_)}
 
     @staticmethod
-    def of(texts: Sequence[TokenizedText]) -> Names:
+    def of(texts: Sequence[TokenizedText]) -> NameIndex:
         """Read from the files of a snapshot."""
-        held, by = _counted([np.unique(text.names) for text in texts])
-        defined, places = _counted([text.defines for text in texts])
+        held, by = _unique_counts([np.unique(text.names) for text in texts])
+        defined, places = _unique_counts([text.defines for text in texts])
         enough = max(_COMMON_FILES, _COMMON_SHARE * len(texts))
-        return Names(held[by >= enough], defined[places > _AMBIGUOUS])
+        return NameIndex(held[by >= enough], defined[places > _AMBIGUOUS])
 
     def __len__(self) -> int:
         """Different names so far."""
@@ -136,14 +138,16 @@ class Names:
         names = np.concatenate([text.names for text in new])
         distinct, place = np.unique(names, return_inverse=True)
         number = [numbers.setdefault(name, len(numbers)) for name in distinct.tolist()]
-        defined = among(_keyed([text.names for text in new]), _keyed([text.defines for text in new]))
+        defined = isin_sorted(
+            _with_text_numbers([text.names for text in new]), _with_text_numbers([text.defines for text in new])
+        )
         self._arrays["number"].add(np.array(number, np.int32)[place])
         self._arrays["token"].add(np.concatenate(tokens))
-        self._flags["known"].add(among(distinct, self.common)[place])
-        self._flags["defines"].add(defined & ~among(distinct, self.ambiguous)[place])
+        self._flags["known"].add(isin_sorted(distinct, self.common)[place])
+        self._flags["defines"].add(defined & ~isin_sorted(distinct, self.ambiguous)[place])
 
 
-class _Grown:
+class _GrowingArray:
     """An array that grows at its end."""
 
     def __init__(self, dtype: type[np.generic]) -> None:
@@ -164,7 +168,7 @@ class _Grown:
         self._size = size
 
 
-def among(some: NDArray[Any], ascending: NDArray[Any]) -> NDArray[np.bool_]:
+def isin_sorted(some: NDArray[Any], ascending: NDArray[Any]) -> NDArray[np.bool_]:
     """Which of some values are among others."""
     if not len(ascending):
         return np.zeros(len(some), bool)
@@ -172,36 +176,36 @@ def among(some: NDArray[Any], ascending: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(ascending[slot] == some)
 
 
-def _keyed(each: Sequence[Names32]) -> NDArray[np.uint64]:
+def _with_text_numbers(each: Sequence[NameHashes]) -> NDArray[np.uint64]:
     """Names with the number of their text before them."""
     text = np.repeat(np.arange(len(each), dtype=np.uint64), [len(one) for one in each])
     return np.asarray(text << np.uint64(32) | np.concatenate(each))
 
 
-def _no_names() -> Names32:
+def _no_names() -> NameHashes:
     return np.zeros(0, np.uint32)
 
 
-def _counted(each: Sequence[Names32]) -> tuple[Names32, NDArray[np.int64]]:
+def _unique_counts(each: Sequence[NameHashes]) -> tuple[NameHashes, NDArray[np.int64]]:
     return np.unique(np.concatenate([_no_names(), *each]), return_counts=True)
 
 
-PARTS = {"unseen": 0.35, "distance": 0.25, "references": 0.20, "nesting": 0.20}
+PART_WEIGHTS = {"unseen": 0.35, "distance": 0.25, "references": 0.20, "nesting": 0.20}
 # For a sequence built outside a corpus, which has no quantiles: set by hand, near what repositories give.
 FIXED_THRESHOLDS = (0.25, 0.35, 0.45)
-_FAR = 8192  # tokens
-_AT_ONCE = 64  # sequences
+_MAX_DISTANCE = 8192  # tokens
+_SEQUENCES_PER_BATCH = 64  # sequences
 
 
-def parts_of(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, float]]:
+def compute_parts(each: Sequence[Sequence[SequencePart]], names: NameIndex) -> list[dict[str, float]]:
     """For the parts of each sequence the four parts of its difficulty, each in 0..1, for the target text among them."""
     found: list[dict[str, float]] = []
-    for first in range(0, len(each), _AT_ONCE):
-        found += _judged(each[first : first + _AT_ONCE], names)
+    for first in range(0, len(each), _SEQUENCES_PER_BATCH):
+        found += _compute_batch(each[first : first + _SEQUENCES_PER_BATCH], names)
     return found
 
 
-def _judged(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, float]]:
+def _compute_batch(each: Sequence[Sequence[SequencePart]], names: NameIndex) -> list[dict[str, float]]:
     parts = [part for one in each for part in one]
     names.note(part.of for part in parts)
     files: dict[str, int] = {}
@@ -214,7 +218,7 @@ def _judged(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, floa
     shift = np.array([part.at for part in parts], np.int64) - start - began
     which = np.repeat([files.setdefault(part.of.path, len(files)) for part in parts], size)
     limits = np.concatenate([[0], ends])[np.cumsum([0, *map(len, each)])]
-    seen, definition = _places(names, index, limits)
+    seen, definition = _first_positions(names, index, limits)
     uses = np.flatnonzero(np.repeat([part.target for part in parts], size))
     owner = np.repeat(np.arange(len(each)), np.diff(limits))
     count = np.bincount(owner[uses], minlength=len(each))
@@ -222,7 +226,7 @@ def _judged(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, floa
     unseen = np.bincount(owner[fresh], minlength=len(each)) / np.maximum(count, 1)
     uses = uses[(definition[uses] >= limits[owner[uses]]) & (definition[uses] < uses)]
     where = names.token[index] + np.repeat(shift, size)
-    away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition[uses]]) / np.log2(1.0 + _FAR))
+    away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition[uses]]) / np.log2(1.0 + _MAX_DISTANCE))
     told = np.bincount(owner[uses], minlength=len(each))
     distance = np.bincount(owner[uses], away, minlength=len(each)) / np.maximum(told, 1)
     other = uses[which[definition[uses]] != which[uses]]
@@ -239,8 +243,8 @@ def _judged(each: Sequence[Sequence[Part]], names: Names) -> list[dict[str, floa
     ]
 
 
-def _places(
-    names: Names, index: NDArray[np.int64], limits: NDArray[np.int64]
+def _first_positions(
+    names: NameIndex, index: NDArray[np.int64], limits: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Where in `index` each of its names stands first in the sequence, and where it is defined first (somewhere before
     the sequence, where it isn't). Sequences end at `limits`."""
@@ -258,28 +262,28 @@ def _places(
     return seen, definition
 
 
-def _nesting(parts: Sequence[Part]) -> float:
+def _nesting(parts: Sequence[SequencePart]) -> float:
     depths = [part.of.depth[part.start : part.end] for part in parts if part.target and len(part.of.depth)]
     deepest = max((int(depth.max()) for depth in depths), default=0)
     return round(deepest / (deepest + 6), 4)
 
 
-def score_of(parts: Mapping[str, float]) -> float:
+def weighted_score(parts: Mapping[str, float]) -> float:
     """The weighted sum, 0..1; grows with each part."""
-    return round(sum(weight * parts[name] for name, weight in PARTS.items()), 6)
+    return round(sum(weight * parts[name] for name, weight in PART_WEIGHTS.items()), 6)
 
 
-def label(score: float, thresholds: tuple[float, float, float] = FIXED_THRESHOLDS) -> str:
+def difficulty_label(score: float, thresholds: tuple[float, float, float] = FIXED_THRESHOLDS) -> str:
     """One of DIFFICULTIES: how many of the three ascending thresholds the score reaches."""
     return DIFFICULTIES[sum(score >= threshold for threshold in thresholds)]
 
 
-def judge(built: Sequence[Built], names: Names) -> None:
+def score_difficulty(built: Sequence[BuiltSequence], names: NameIndex) -> None:
     """Write score, parts and the difficulty by fixed thresholds into sequences."""
-    for one, parts in zip(built, parts_of([one.draft.parts for one in built], names), strict=True):
+    for one, parts in zip(built, compute_parts([one.builder.parts for one in built], names), strict=True):
         one.parts = parts
-        one.score = score_of(parts)
-        one.difficulty = label(one.score)
+        one.score = weighted_score(parts)
+        one.difficulty = difficulty_label(one.score)
 
 
 def quantile_thresholds(scores: Iterable[float]) -> tuple[float, float, float]:

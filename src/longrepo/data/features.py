@@ -21,17 +21,17 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from longrepo.data.diff import Hunk, added_rows, hunks
-from longrepo.data.text import TARGET_WEIGHT, Numbers, TokenizedText, boundaries
+from longrepo.data.diff import Hunk, added_row_ranges, diff_hunks
+from longrepo.data.text import TARGET_WEIGHT, Int32Array, TokenizedText, token_boundaries
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.redaction.redactor import Finding, Redacted, Redactor
-from longrepo.repository.outline import OUTLINE_VERSION, Outline, outline
+from longrepo.redaction.redactor import RedactedText, RedactionFinding, Redactor
+from longrepo.repository.outline import OUTLINE_VERSION, Outline, build_outline
 from longrepo.repository.types import language_of
 from longrepo.utils.hashing import line_hash
 
 
 @dataclass(frozen=True)
-class Analysed:
+class Features:
     """`facts`: findings [[kind, line]…]; for a step also `message` (tokens of " id8 message\\n"), `row` (of the file as
     it was, where its first hunk begins) and `formatting` (only white space differs); for a window `row` (the wanted
     row within it); for what a commit added `added` ([[first row, last row]…], the last excluded)."""
@@ -40,9 +40,9 @@ class Analysed:
     facts: dict[str, Any]
 
 
-def unpack(data: bytes, path: str, path_ids: Numbers) -> Analysed:
-    """A result of `Analyser.analyse` as the text of a path; nothing of `data` is held on to."""
-    arrays, about = _split(data)
+def unpack_features(data: bytes, path: str, path_ids: Int32Array) -> Features:
+    """A result of `Analyser.extract` as the text of a path; nothing of `data` is held on to."""
+    arrays, about = _unpack_arrays(data)
     text = arrays["text"].tobytes().decode("utf-8", "surrogatepass")
     sizes = np.cumsum(arrays["sizes"], dtype=np.int32)
     of = TokenizedText(
@@ -62,35 +62,35 @@ def unpack(data: bytes, path: str, path_ids: Numbers) -> Analysed:
         path_ids=path_ids,
         outline_json=arrays["outline"].tobytes().decode("utf-8", "surrogatepass"),
     )
-    return Analysed(of, about)
+    return Features(of, about)
 
 
-def left_out(reason: str) -> bytes:
+def pack_skip_reason(reason: str) -> bytes:
     """The result for a text that isn't used."""
-    return join({}, {"left out": reason})
+    return pack_arrays({}, {"left out": reason})
 
 
-def why_left_out(data: bytes) -> str:
+def skip_reason(data: bytes) -> str:
     """The reason, "" for a text that is used."""
     return str(json.loads(data[: data.index(b"\n")])[1].get("left out", "")) if data.startswith(b"[[], ") else ""
 
 
-def still_valid(data: bytes, redactor: Redactor | None) -> bool:
+def is_still_valid(data: bytes, redactor: Redactor | None) -> bool:
     """Whether a kept result hides just the names that are known to be people's now."""
     if redactor is None:
         return True
-    arrays, _ = _split(data)
+    arrays, _ = _unpack_arrays(data)
     candidates = arrays["candidates"].tolist() if arrays else []
-    return not candidates or list(redactor.names_now(candidates)) == arrays["redacted_names"].tolist()
+    return not candidates or list(redactor.current_names(candidates)) == arrays["redacted_names"].tolist()
 
 
-def narrow(values: NDArray[Any]) -> NDArray[Any]:
+def narrow_dtype(values: NDArray[Any]) -> NDArray[Any]:
     """The same numbers (none negative) in the smallest type that holds them."""
     most = int(values.max()) if len(values) else 0
     return values.astype(np.uint8 if most < 1 << 8 else np.uint16 if most < 1 << 16 else np.uint32)
 
 
-def join(arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> bytes:
+def pack_arrays(arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> bytes:
     """Arrays behind a line of JSON that says what they are; each begins at a multiple of 8 bytes."""
     layout = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
     head = json.dumps([layout, about], ensure_ascii=True).encode() + b"\n"
@@ -100,7 +100,7 @@ def join(arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> bytes:
     return b"".join(parts)
 
 
-def _split(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _unpack_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     end = data.index(b"\n") + 1
     layout, about = json.loads(data[:end])
     at = end + -end % 8
@@ -111,12 +111,12 @@ def _split(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     return arrays, about
 
 
-ANALYSIS_VERSION = f"4.{OUTLINE_VERSION}"
-_NAME = re.compile(r"[A-Za-z_]\w+")
-_BLOCK_MARKS = ("PRIVATE KEY", "Private-Lines:")
-_REACH = 36_000  # characters of a file around what a commit added: more than a sequence holds before it
-_MOST_NAMES = 100_000  # whose hashes are remembered
-_LEAD = 6  # lines above a part that are read with it
+FEATURES_VERSION = f"4.{OUTLINE_VERSION}"
+_NAME_PATTERN = re.compile(r"[A-Za-z_]\w+")
+_MULTILINE_SECRET_MARKS = ("PRIVATE KEY", "Private-Lines:")
+_CONTEXT_CHARACTERS = 36_000  # characters of a file around what a commit added: more than a sequence holds before it
+_MAX_CACHED_NAMES = 100_000  # whose hashes are remembered
+_LINES_ABOVE = 6  # lines above a part that are read with it
 
 
 @dataclass(frozen=True)
@@ -160,22 +160,22 @@ class WindowJob:
 Job = FileJob | AddedJob | StepJob | WindowJob
 
 
-class Analyser:
+class FeatureExtractor:
     """Does jobs. `redactor` None leaves texts as they are."""
 
     def __init__(self, tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
         self._tokenizer = tokenizer
         self._redactor = redactor
         self._context = context_weight
-        self._hashes = _Hashes()
+        self._hashes = _NameHashes()
 
-    def analyse(self, jobs: Sequence[Job]) -> list[bytes]:
+    def extract(self, jobs: Sequence[Job]) -> list[bytes]:
         """One result a job, in their order."""
         read = [self._read(job) for job in jobs]
         encoded = self._tokenizer.encode_many(text for text, _, _ in read)
         return [self._pack(job, *one, *tokens) for job, one, tokens in zip(jobs, read, encoded, strict=True)]
 
-    def _read(self, job: Job) -> tuple[str, Redacted, dict[str, Any]]:
+    def _read(self, job: Job) -> tuple[str, RedactedText, dict[str, Any]]:
         if isinstance(job, FileJob):
             redacted = self._redact(job.text, language_of(job.path, job.text))
             return redacted.text, redacted, {}
@@ -185,19 +185,21 @@ class Analyser:
             return self._step(job)
         return self._window(job)
 
-    def _redact(self, text: str, language: str) -> Redacted:
-        return self._redactor.text(text, language) if self._redactor else Redacted(text, (), (), ())
+    def _redact(self, text: str, language: str) -> RedactedText:
+        return self._redactor.text(text, language) if self._redactor else RedactedText(text, (), (), ())
 
-    def _lines(self, lines: Sequence[str], first: int, own: Sequence[str], language: str) -> Redacted:
+    def _lines(self, lines: Sequence[str], first: int, own: Sequence[str], language: str) -> RedactedText:
         """The lines `own`, which stand from row `first` of a text on, redacted together with a few that stand above
         them: a value may stand below its name. Findings are those of its own, by the text's lines."""
-        top = max(0, first - _LEAD)
+        top = max(0, first - _LINES_ABOVE)
         redacted = self._redact("\n".join([*lines[top:first], *own]), language)
         kept = redacted.text.split("\n")[first - top :]
-        findings = tuple(Finding(one.kind, top + one.line) for one in redacted.findings if one.line > first - top)
-        return Redacted("\n".join(kept), findings, redacted.candidates, redacted.names)
+        findings = tuple(
+            RedactionFinding(one.kind, top + one.line) for one in redacted.findings if one.line > first - top
+        )
+        return RedactedText("\n".join(kept), findings, redacted.candidates, redacted.names)
 
-    def _hunk(self, hunk: Hunk, before: Sequence[str], after: Sequence[str], language: str) -> tuple[Redacted, ...]:
+    def _hunk(self, hunk: Hunk, before: Sequence[str], after: Sequence[str], language: str) -> tuple[RedactedText, ...]:
         """The rows of a hunk as the text after has them and as the text before has them, redacted apart: what stands
         below a name may be another value in each."""
         return tuple(
@@ -205,15 +207,17 @@ class Analyser:
             for sign, lines, first in (("+", after, hunk.new), ("-", before, hunk.old))
         )
 
-    def _step(self, job: StepJob) -> tuple[str, Redacted, dict[str, Any]]:
+    def _step(self, job: StepJob) -> tuple[str, RedactedText, dict[str, Any]]:
         language = language_of(job.path, job.after)
-        message = self._redactor.message(job.message) if self._redactor else Redacted(job.message.strip(), (), (), ())
+        message = (
+            self._redactor.message(job.message) if self._redactor else RedactedText(job.message.strip(), (), (), ())
+        )
         parts, before, after = [message], job.before, job.after
-        if whole := _holds_a_block(before) or _holds_a_block(after):
+        if whole := _may_hold_multiline_secret(before) or _may_hold_multiline_secret(after):
             parts += [self._redact(before, language), self._redact(after, language)]
             before, after = (part.text for part in parts[1:])
-        found = hunks(before, after)
-        if formatting := _only_formatting(found):
+        found = diff_hunks(before, after)
+        if formatting := _is_formatting_only(found):
             found = []
         old, new = (text.split("\n") if found else [] for text in (before, after))
         rows: list[str] = []
@@ -230,24 +234,24 @@ class Analyser:
                 rows.append(row[0] + next((text for text in said if text != row[1:]), row[1:]))
         head = f" {job.commit[:8]} {message.text.strip()}\n"
         text = head + "\n".join(rows) + "\n" if rows else ""
-        return text, _together(text, parts), {"head": len(head), "formatting": formatting}
+        return text, _join_redacted(text, parts), {"head": len(head), "formatting": formatting}
 
-    def _added(self, job: AddedJob) -> tuple[str, Redacted, dict[str, Any]]:
-        added = added_rows(job.before, job.after)
-        redacted, first, last = self._around(job.path, job.after, added[0][0] if added else 0, _REACH)
+    def _added(self, job: AddedJob) -> tuple[str, RedactedText, dict[str, Any]]:
+        added = added_row_ranges(job.before, job.after)
+        redacted, first, last = self._around(job.path, job.after, added[0][0] if added else 0, _CONTEXT_CHARACTERS)
         runs = [[max(one, first) - first, min(end, last) - first] for one, end in added if one < last and end > first]
         return redacted.text, redacted, {"added": runs}
 
-    def _window(self, job: WindowJob) -> tuple[str, Redacted, dict[str, Any]]:
+    def _window(self, job: WindowJob) -> tuple[str, RedactedText, dict[str, Any]]:
         redacted, first, _ = self._around(job.path, job.text, job.row, job.characters)
         return redacted.text, redacted, {"row": job.row - first}
 
-    def _around(self, path: str, text: str, row: int, characters: int) -> tuple[Redacted, int, int]:
+    def _around(self, path: str, text: str, row: int, characters: int) -> tuple[RedactedText, int, int]:
         """About so many characters of a text around a row, and which rows they are."""
         language = language_of(path, text)
         lines = text.split("\n")
         first, last = _rows_around(lines, row, characters)
-        if _holds_a_block(text):
+        if _may_hold_multiline_secret(text):
             redacted = self._redact(text, language)
             kept = "\n".join(redacted.text.split("\n")[first:last])
         else:
@@ -256,42 +260,42 @@ class Analyser:
         return replace(redacted, text=kept + ("\n" if last < len(lines) else "")), first, last
 
     def _pack(
-        self, job: Job, text: str, redacted: Redacted, facts: dict[str, Any], ids: Numbers, starts: Numbers
+        self, job: Job, text: str, redacted: RedactedText, facts: dict[str, Any], ids: Int32Array, starts: Int32Array
     ) -> bytes:
         language = language_of(job.path, job.after if isinstance(job, StepJob) else text)
         is_step = isinstance(job, StepJob)
-        found = Outline((), (), (), (), ()) if is_step else outline(text, language)
+        found = Outline((), (), (), (), ()) if is_step else build_outline(text, language)
         lines = text.split("\n")
         line_starts = np.cumsum([0, *(len(line) + 1 for line in lines[:-1])])
-        rows = boundaries(starts, len(text), line_starts)
+        rows = token_boundaries(starts, len(text), line_starts)
         if is_step:
             facts = {**facts, **self._hunk_facts(lines, facts["head"], starts, text)}
             weights = facts.pop("weights")
-        named = [(match.group(), match.start()) for match in _NAME.finditer(text)]
+        named = [(match.group(), match.start()) for match in _NAME_PATTERN.finditer(text)]
         names = np.fromiter(map(self._hashes.__getitem__, (name for name, _ in named)), np.uint32, len(named))
         name_tokens = starts.searchsorted([at for _, at in named], "right") - 1 if named else np.zeros(0)
-        cuts = np.unique(boundaries(starts, len(text), found.cuts))
+        cuts = np.unique(token_boundaries(starts, len(text), found.cuts))
         arrays: dict[str, NDArray[Any]] = {
             "text": np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8),
             "outline": np.frombuffer(found.to_json().encode("utf-8", "surrogatepass"), np.uint8),
-            "ids": narrow(ids),
-            "sizes": narrow(np.diff(starts, append=np.int32(len(text)))),
-            "rows": narrow(np.diff(rows, prepend=np.int32(0))),
-            "row_hashes": np.array([line_hash(line) for line in _said(lines, is_step)], np.uint64),
+            "ids": narrow_dtype(ids),
+            "sizes": narrow_dtype(np.diff(starts, append=np.int32(len(text)))),
+            "rows": narrow_dtype(np.diff(rows, prepend=np.int32(0))),
+            "row_hashes": np.array([line_hash(line) for line in _line_contents(lines, is_step)], np.uint64),
             "cuts": cuts[(cuts > 0) & (cuts < len(ids))].astype(np.int32),
             "names": names,
-            "name_tokens": narrow(np.diff(name_tokens, prepend=0)),
+            "name_tokens": narrow_dtype(np.diff(name_tokens, prepend=0)),
             "defines": np.unique(np.array([self._hashes[one.name] for one in found.definitions], np.uint32)),
-            "depth": _indented(lines, rows, len(ids)) if is_step else _depth(found.bodies, starts, len(text)),
+            "depth": _diff_depths(lines, rows, len(ids)) if is_step else _token_depths(found.bodies, starts, len(text)),
             "candidates": np.array(redacted.candidates, np.uint64),
             "redacted_names": np.array(redacted.names, np.uint64),
         }
         if is_step:
             arrays["weights"] = weights
         about = {**facts, "language": language, "findings": [[one.kind, one.line] for one in redacted.findings]}
-        return join(arrays, about)
+        return pack_arrays(arrays, about)
 
-    def _hunk_facts(self, lines: list[str], head: int, starts: Numbers, text: str) -> dict[str, Any]:
+    def _hunk_facts(self, lines: list[str], head: int, starts: Int32Array, text: str) -> dict[str, Any]:
         """Which tokens count: the message and the added rows; the id, what was removed and what is around less."""
         bounds, weights = [0, len(" 12345678 ")], [self._context, TARGET_WEIGHT]
         at, first_row = 0, 0
@@ -303,11 +307,11 @@ class Analyser:
                 weights.append(TARGET_WEIGHT if line.startswith("+") else self._context)
             at += len(line) + 1
         per_token = np.array(weights, np.float32)[np.searchsorted(bounds, starts, side="right") - 1]
-        message = int(boundaries(starts, len(text), [head])[0])
+        message = int(token_boundaries(starts, len(text), [head])[0])
         return {"weights": per_token, "message": message, "row": max(0, first_row - 1)}
 
 
-def _indented(lines: list[str], rows: Numbers, tokens: int) -> NDArray[np.uint8]:
+def _diff_depths(lines: list[str], rows: Int32Array, tokens: int) -> NDArray[np.uint8]:
     """How many steps of indentation each token's row of a change stands at: a diff has no bodies to count."""
     texts = [line[1:].expandtabs(4) for line in lines]
     widths = np.array([len(text) - len(text.lstrip()) if text.strip() else 0 for text in texts])
@@ -315,12 +319,12 @@ def _indented(lines: list[str], rows: Numbers, tokens: int) -> NDArray[np.uint8]
     return np.repeat(np.clip(widths // unit, 0, 255), np.diff(rows, append=tokens)).astype(np.uint8)
 
 
-def _holds_a_block(text: str) -> bool:
+def _may_hold_multiline_secret(text: str) -> bool:
     """Whether a secret of many lines may stand in a text, so that it must be redacted whole."""
-    return any(mark in text for mark in _BLOCK_MARKS)
+    return any(mark in text for mark in _MULTILINE_SECRET_MARKS)
 
 
-def _only_formatting(found: Sequence[Hunk]) -> bool:
+def _is_formatting_only(found: Sequence[Hunk]) -> bool:
     """Whether nothing but white space differs."""
     sides = [
         "".join("".join(row[1:].split()) for hunk in found for row in hunk.rows if row[0] == sign) for sign in "-+"
@@ -328,9 +332,9 @@ def _only_formatting(found: Sequence[Hunk]) -> bool:
     return bool(found) and sides[0] == sides[1]
 
 
-def _together(text: str, parts: Sequence[Redacted]) -> Redacted:
+def _join_redacted(text: str, parts: Sequence[RedactedText]) -> RedactedText:
     """A text made of redacted parts."""
-    return Redacted(
+    return RedactedText(
         text,
         tuple(finding for part in parts for finding in part.findings),
         tuple(sorted({one for part in parts for one in part.candidates})),
@@ -338,33 +342,33 @@ def _together(text: str, parts: Sequence[Redacted]) -> Redacted:
     )
 
 
-class _Hashes(dict[str, int]):
+class _NameHashes(dict[str, int]):
     def __missing__(self, name: str) -> int:
-        if len(self) > _MOST_NAMES:
+        if len(self) > _MAX_CACHED_NAMES:
             self.clear()
         found = self[name] = xxhash.xxh32_intdigest(name.encode("utf-8", "surrogatepass"))
         return found
 
 
-def inline_text(text: str, ids: Numbers) -> TokenizedText:
+def inline_text(text: str, ids: Int32Array) -> TokenizedText:
     """Tokens that no file holds, with the names of a text, all at their first token."""
-    hashes = _Hashes()
-    names = np.array([hashes[name] for name in _NAME.findall(text)], np.uint32)
+    hashes = _NameHashes()
+    names = np.array([hashes[name] for name in _NAME_PATTERN.findall(text)], np.uint32)
     nowhere = np.zeros(len(ids), np.int32)
     return TokenizedText("", "Other", text, ids, nowhere, names=names, name_tokens=np.zeros(len(names), np.int32))
 
 
-def _said(lines: list[str], is_step: bool) -> list[str]:
+def _line_contents(lines: list[str], is_step: bool) -> list[str]:
     """What the lines of a text say: those of a change with and without their sign."""
     return [*lines, *(line[1:] for line in lines)] if is_step else lines
 
 
-def _depth(bodies: Sequence[tuple[int, int]], starts: Numbers, length: int) -> NDArray[np.uint8]:
+def _token_depths(bodies: Sequence[tuple[int, int]], starts: Int32Array, length: int) -> NDArray[np.uint8]:
     steps = np.zeros(len(starts) + 1, np.int32)
     if bodies:
         spans = np.array(bodies)
-        np.add.at(steps, boundaries(starts, length, spans[:, 0]), 1)
-        np.add.at(steps, boundaries(starts, length, spans[:, 1]), -1)
+        np.add.at(steps, token_boundaries(starts, length, spans[:, 0]), 1)
+        np.add.at(steps, token_boundaries(starts, length, spans[:, 1]), -1)
     return np.clip(np.cumsum(steps[:-1]), 0, 255).astype(np.uint8)
 
 

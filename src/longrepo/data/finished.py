@@ -12,10 +12,10 @@ from typing import Any
 
 import xxhash
 
-from longrepo.data.dataset import DATA_FILE, Row, rows_of
+from longrepo.data.dataset import DATA_FILE, SequenceRow, rows_from_batch
 from longrepo.data.metadata import Header
 from longrepo.errors import RunError
-from longrepo.utils.cache import Cache
+from longrepo.utils.cache import SqliteCache
 
 _LIBRARIES = ("numpy", "pyarrow", "tokenizers", "tree-sitter", "tree-sitter-language-pack", "xxhash")
 _CHUNK = 16 << 20  # bytes of a file in a value of the cache
@@ -29,7 +29,7 @@ class Finished:
     beside the sequences: name → text).
     """
 
-    def __init__(self, cache: Cache, *about: object) -> None:
+    def __init__(self, cache: SqliteCache, *about: object) -> None:
         self._cache = cache
         text = json.dumps([code(), *about], sort_keys=True)
         self._key = f"f:{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:40]}"
@@ -73,12 +73,12 @@ class Finished:
                 for block in self.blocks(name, size):
                     out.write(block)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[SequenceRow]:
         """The sequences."""
         import pyarrow as pa
 
         for batch in pa.ipc.open_stream(b"".join(self.blocks(DATA_FILE, self._files[DATA_FILE][0]))):
-            yield from rows_of(batch)
+            yield from rows_from_batch(batch)
 
     def blocks(self, name: str, size: int) -> Iterator[bytes]:
         """The content of one file."""

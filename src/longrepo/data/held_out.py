@@ -11,20 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from longrepo.data.dedup import Shingles, Shown
+from longrepo.data.dedup import Shingles, TrainingTexts
 from longrepo.data.packing import Band
-from longrepo.data.template import Built, Draft, FilePiece, Sizes, write_file
-from longrepo.data.text import PROSE, NotBuilt, TokenizedText
+from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, TemplateSizes, write_file
+from longrepo.data.text import PROSE_LANGUAGES, NotBuilt, TokenizedText
 from longrepo.data.tokenizer import FILE_END, FILE_START
-from longrepo.data.workers import AddedRequest, FileRequest, LeftOut, Reader, Request
+from longrepo.data.workers import AddedRequest, CachedReader, FileRequest, Request, SkippedText
 from longrepo.repository.types import CommitRecord, language_of
 from longrepo.utils import hashing
 
 TARGET_TOKENS = 400
-LEAST_SCORED = 12  # tokens: less says nothing about a model
-ENOUGH = 8  # usable targets a split should have before files are held out as well
-_LEAST_CONTEXT = 32  # tokens of a file that are worth its frame
-_ALIKE = 0.5  # of a target's scored lines in another target: the same change once more
+MIN_SCORED_TOKENS = 12  # tokens: less says nothing about a model
+ENOUGH_TARGETS = 8  # usable targets a split should have before files are held out as well
+_MIN_CONTEXT_TOKENS = 32  # tokens of a file that are worth its frame
+_MAX_SHARED_LINES = 0.5  # of a target's scored lines in another target: the same change once more
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def commit_candidates(split: str, records: Iterable[CommitRecord]) -> list[Candi
 class TargetChooser:
     """Chooses targets among candidates, one of each in turn, code before prose."""
 
-    def __init__(self, reader: Reader, shown: Shown, size: int, seed: int) -> None:
+    def __init__(self, reader: CachedReader, shown: TrainingTexts, size: int, seed: int) -> None:
         """`size`: tokens a target spans at most."""
         self._reader = reader
         self._shown = shown
@@ -79,14 +79,14 @@ class TargetChooser:
         """Up to `wanted` targets of each split, none nearly the same as another or as a text that training shows."""
         offered = {split: self._offered(of_split, wanted[split]) for split, of_split in candidates.items()}
         every = [target for targets in offered.values() for target in targets]
-        copied = {id(every[number]) for number in self._shown.copied([target.shingles for target in every])}
+        copied = {id(every[number]) for number in self._shown.copied_blocks([target.shingles for target in every])}
         found: dict[str, list[Target]] = {}
         for split, targets in offered.items():
             found[split] = []
             for target in targets:
                 if len(found[split]) == wanted[split]:
                     break
-                if id(target) not in copied and not any(_alike(target, other) for other in self._chosen):
+                if id(target) not in copied and not any(_is_similar(target, other) for other in self._chosen):
                     found[split].append(target)
                     self._chosen.append(target)
         return found
@@ -94,7 +94,10 @@ class TargetChooser:
     def _offered(self, candidates: Sequence[Candidate], wanted: int) -> list[Target]:
         order = sorted(
             candidates,
-            key=lambda one: (language_of(one.path) in PROSE, hashing.number(self._seed, one.commit, one.path)),
+            key=lambda one: (
+                language_of(one.path) in PROSE_LANGUAGES,
+                hashing.seeded_int(self._seed, one.commit, one.path),
+            ),
         )
         rounds: list[list[Target]] = []
         for start in range(0, len(order), max(1, wanted)):  # reading them all would be waste in a long history
@@ -113,7 +116,7 @@ class TargetChooser:
             for one in some
         ]
         for one, answer in zip(some, self._reader.read(requests, lambda _: None), strict=True):
-            if not isinstance(answer, LeftOut):
+            if not isinstance(answer, SkippedText):
                 yield one, answer.text, answer.facts.get("added", [(0, len(answer.text.rows))])
 
     def _blocks(self, one: Candidate, of: TokenizedText, added: list[tuple[int, int]]) -> Iterator[Target]:
@@ -134,7 +137,7 @@ class TargetChooser:
         yield from self._target(one, of, scored)
 
     def _target(self, one: Candidate, of: TokenizedText, scored: list[tuple[int, int, int]]) -> Iterator[Target]:
-        if sum(last - first for first, last, _ in scored) < LEAST_SCORED:
+        if sum(last - first for first, last, _ in scored) < MIN_SCORED_TOKENS:
             return
         spans = tuple((first, last) for first, last, _ in scored)
         start, end = spans[0][0], spans[-1][1]
@@ -145,8 +148,8 @@ class TargetChooser:
         yield Target(one.split, of, start, end, spans, frozenset(line for _, _, line in scored), shingles, one.commit)
 
 
-def _alike(target: Target, other: Target) -> bool:
-    return len(target.lines & other.lines) >= _ALIKE * min(len(target.lines), len(other.lines))
+def _is_similar(target: Target, other: Target) -> bool:
+    return len(target.lines & other.lines) >= _MAX_SHARED_LINES * min(len(target.lines), len(other.lines))
 
 
 class HeldOutBuilder:
@@ -155,7 +158,7 @@ class HeldOutBuilder:
     def __init__(
         self,
         repository: str,
-        sizes: Sizes,
+        sizes: TemplateSizes,
         texts: Mapping[str, TokenizedText],
         related: Callable[[str], Sequence[str]],
         rank: Mapping[str, int],
@@ -166,7 +169,7 @@ class HeldOutBuilder:
         self._rank = rank
         self._sizes = sizes
 
-    def build(self, target: Target, band: Band) -> Built | NotBuilt:
+    def build(self, target: Target, band: Band) -> BuiltSequence | NotBuilt:
         """The target at the end of a sequence that fills the band's cap as far as the repository's text goes."""
         room = band.cap - 1 - self._sizes.frame(target.of) - (target.end - target.start)
         if room < 0:
@@ -175,7 +178,7 @@ class HeldOutBuilder:
         before, left = self._context(target.of.path, room - own)
         # What related files could not fill is given to the file's own beginning.
         start = target.of.start_in(target.start, own + left) if left else target.start - own
-        draft = Draft(self._sizes.tokenizer)
+        draft = SequenceBuilder(self._sizes.tokenizer)
         for piece in reversed(before):  # the nearest relation stands nearest to the target
             write_file(draft, piece, 0.0)
         draft.mark(FILE_START, 0.0)
@@ -189,7 +192,9 @@ class HeldOutBuilder:
         draft.end(0.0)
         if len(draft) <= band.floor:
             return NotBuilt("too little text in the training snapshot to fill this length", len(draft))
-        return Built(draft, "hierarchical", target.split, self._repository, (target.commit,) if target.commit else ())
+        return BuiltSequence(
+            draft, "hierarchical", target.split, self._repository, (target.commit,) if target.commit else ()
+        )
 
     def _context(self, path: str, room: int) -> tuple[list[FilePiece], int]:
         """Pieces of other files, nearest relation first, and the tokens they leave free."""
@@ -197,8 +202,8 @@ class HeldOutBuilder:
         for one in self._others(path):
             of = self._texts[one]
             free = room - self._sizes.frame(of)
-            if free < _LEAST_CONTEXT:
-                if room < _LEAST_CONTEXT + 8:
+            if free < _MIN_CONTEXT_TOKENS:
+                if room < _MIN_CONTEXT_TOKENS + 8:
                     break
                 continue
             if one == path or not len(of):

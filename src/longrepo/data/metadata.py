@@ -18,16 +18,16 @@ from typing import Any
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
 
-_FILE = re.compile(r"(un)?licen[sc]e|copying", re.I)
-_IDENTIFIER = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+\w[)+]*)")
+_LICENSE_FILE = re.compile(r"(un)?licen[sc]e|copying", re.I)
+_SPDX_IDENTIFIER = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+\w[)+]*)")
 _GNU = re.compile(r"gnu (affero |lesser |library )?general public license,? ?\(?(?:version |v)(\d(?:\.\d)?)")
 _GNU_NAMES = {"": "GPL", "affero ": "AGPL", "lesser ": "LGPL", "library ": "LGPL"}
-_HUB = (
+_HUB_LICENSES = (
     *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "agpl-3.0"),
     *("mpl-2.0", "isc", "unlicense", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "bsl-1.0", "zlib", "epl-1.0", "epl-2.0"),
     *("artistic-2.0", "wtfpl", "bigcode-openrail-m"),
 )
-_TITLE = 600  # characters: further down, other licences name the GNU ones as compatible
+_TITLE_CHARACTERS = 600  # characters: further down, other licences name the GNU ones as compatible
 _CHOICE = re.compile(r"\beither\b|\bdual[- ]licen[sc]ed\b|\bat your option\b")
 
 # Phrases, all of which a licence's text holds and none of which (after "!") it holds; lower case, single spaces.
@@ -60,7 +60,7 @@ _PHRASES: dict[str, tuple[str, ...]] = {
 }
 
 
-def licence_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
+def license_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     """An SPDX expression from the texts of the files at the root (path → text; others are passed over), or "".
 
     The texts of several licences are joined with AND, the reading that permits least, or with OR where one of the files
@@ -70,9 +70,9 @@ def licence_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     found: list[str] = []
     choice = False
     for path, text in sorted(pairs):
-        if "/" in path or not _FILE.match(path):
+        if "/" in path or not _LICENSE_FILE.match(path):
             continue
-        here = _licences_in(text)
+        here = _licenses_in(text)
         choice = choice or (not here and bool(_CHOICE.search(text.lower())))
         found += here
     several = list(dict.fromkeys(found))
@@ -81,7 +81,7 @@ def licence_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
     return (" OR " if choice else " AND ").join(f"({one})" if " " in one else one for one in several)
 
 
-def all_of(licences: Iterable[str]) -> str:
+def combine_licenses(licences: Iterable[str]) -> str:
     """One expression for what falls under all of them; empty where one is unknown. Case doesn't tell two apart."""
     found = list({one.lower(): one for one in licences}.values())
     if "" in found or len(found) < 2:
@@ -89,26 +89,26 @@ def all_of(licences: Iterable[str]) -> str:
     return " AND ".join(f"({one})" if " OR " in one else one for one in found)
 
 
-def hub_licence(licence: str) -> tuple[str, str | None]:
+def hub_license(licence: str) -> tuple[str, str | None]:
     """`license` and `license_name` of a card: the hub knows some licences by their lower-case ids and everything else
     as `other` with a name."""
     if not licence:
         return "unknown", None
-    return (licence.lower(), None) if licence.lower() in _HUB else ("other", licence)
+    return (licence.lower(), None) if licence.lower() in _HUB_LICENSES else ("other", licence)
 
 
-def _licences_in(text: str) -> list[str]:
-    if identifiers := _IDENTIFIER.findall(text):
+def _licenses_in(text: str) -> list[str]:
+    if identifiers := _SPDX_IDENTIFIER.findall(text):
         return [one.strip() for one in identifiers]
     plain = " ".join(re.sub(r"^\W+", "", line) for line in text.lower().splitlines())
     plain = re.sub(r"\s+", " ", plain)
-    if gnu := _GNU.search(plain[:_TITLE]):
+    if gnu := _GNU.search(plain[:_TITLE_CHARACTERS]):
         number = gnu[2] if "." in gnu[2] else f"{gnu[2]}.0"
         return [f"{_GNU_NAMES[gnu[1] or '']}-{number}"]
-    return [name for name, phrases in _PHRASES.items() if all(_holds(plain, phrase) for phrase in phrases)]
+    return [name for name, phrases in _PHRASES.items() if all(_contains_phrase(plain, phrase) for phrase in phrases)]
 
 
-def _holds(text: str, phrase: str) -> bool:
+def _contains_phrase(text: str, phrase: str) -> bool:
     return phrase[1:] not in text if phrase.startswith("!") else phrase in text
 
 
@@ -186,7 +186,7 @@ class Header:
     @property
     def licence(self) -> str:
         """The repositories' licences as one SPDX expression; empty where one of them has none that was recognised."""
-        return all_of(one.licence for one in self.repositories)
+        return combine_licenses(one.licence for one in self.repositories)
 
     @property
     def notes(self) -> list[str]:
@@ -246,8 +246,8 @@ def tokenizer_of(header: Header, model: str | None = None) -> RepoTokenizer:
     return tokenizer
 
 
-_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-_KINDS = {
+_SIZE_CATEGORIES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_KIND_DESCRIPTIONS = {
     "hierarchical": "files in the order of their imports, the target last",
     "commit_evolution": "a file as it was, then commits as messages and hunks",
     "qa": "snippets, a question and its answer",
@@ -265,10 +265,10 @@ def _front_matter(header: Header) -> Iterator[str]:
         "---",
         f"pretty_name: {json.dumps(_title(header))}",
     )
-    license, name = hub_licence(header.licence)
+    license, name = hub_license(header.licence)
     yield from (f"license: {license}", *([f"license_name: {json.dumps(name)}"] if name else []))
     yield from ("language:", "- code", "task_categories:", "- text-generation", "size_categories:")
-    yield f"- {next((name for most, name in _SIZES if header.rows < most), '1M<n<10M')}"
+    yield f"- {next((name for most, name in _SIZE_CATEGORIES if header.rows < most), '1M<n<10M')}"
     yield from ("tags:", "- code", "- git", "- long-context", "- longrepo")
     yield from ("configs:", "- config_name: default", "  data_files:", "  - split: sequences", "    path: data-*.arrow")
     yield from ("---", "")
@@ -282,12 +282,12 @@ def _body(header: Header) -> Iterator[str]:
         "answers are read from its code and history."
     )
     yield "\n## Where it comes from, and its licence\n"
-    yield from table(
+    yield from markdown_table(
         ("repository", "revision", "licence", "weight"),
         [(one.name, f"`{one.head}`", one.licence or "none found", f"{one.weight:g}") for one in header.repositories],
     )
-    yield f"\n{_licence_sentence(header.repositories)}"
-    notes = [f"- {cell(note)}" for note in header.notes]
+    yield f"\n{_license_sentence(header.repositories)}"
+    notes = [f"- {markdown_cell(note)}" for note in header.notes]
     yield from ["\n## Notes from the preparation\n", *notes] if notes else []
     yield "\n## Tokenizer\n"
     tokenizer = header.tokenizer
@@ -317,7 +317,7 @@ def _body(header: Header) -> Iterator[str]:
     )
 
 
-def _licence_sentence(repositories: Sequence[RepositoryFacts]) -> str:
+def _license_sentence(repositories: Sequence[RepositoryFacts]) -> str:
     text = (
         "This data is text of the repository and falls under the repository's licence, as read from the licence files "
         "at its root."
@@ -325,7 +325,8 @@ def _licence_sentence(repositories: Sequence[RepositoryFacts]) -> str:
     unknown = [one.name for one in repositories if not one.licence]
     if unknown:
         text += (
-            f" For {cell(', '.join(unknown))} no licence was found: without one, nobody but its owners may pass "
+            f" For {markdown_cell(', '.join(unknown))} no licence was found: without one, nobody but its owners may "
+            f"pass "
             "this data on."
         )
     return text
@@ -341,11 +342,13 @@ def _counts(header: Header) -> Iterator[str]:
             listed = ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
             numbers = [f"{cell.get(name, 0):,}" for name in ("sequences", "tokens", "target_tokens")]
             rows.append((split, str(phase), *numbers, listed))
-    yield from table(("split", "phase", "sequences", "tokens", "target tokens", "kinds"), rows)
+    yield from markdown_table(("split", "phase", "sequences", "tokens", "target tokens", "kinds"), rows)
     if header.bands:
         caps = "; ".join(f"phase {band['phase']}: up to {band['cap']:,} tokens" for band in header.bands)
         yield f"\nPhases are lengths: {caps}."
-    yield from ["", *[f"- `{kind}`: {_KINDS.get(kind, 'made by hand')}" for kind in sorted(met)]] if met else []
+    yield from (
+        ["", *[f"- `{kind}`: {_KIND_DESCRIPTIONS.get(kind, 'made by hand')}" for kind in sorted(met)]] if met else []
+    )
 
 
 def _redactions(redactions: dict[str, int]) -> Iterator[str]:
@@ -353,7 +356,7 @@ def _redactions(redactions: dict[str, int]) -> Iterator[str]:
         yield "No replaced keys, passwords, addresses or names were recorded. Look before you pass the data on."
         return
     yield "Found by rules and replaced, history included. Rules miss things: look before you pass the data on.\n"
-    yield from table(("kind", "replaced"), [(kind, f"{count:,}") for kind, count in redactions.items()])
+    yield from markdown_table(("kind", "replaced"), [(kind, f"{count:,}") for kind, count in redactions.items()])
 
 
 def _held_out(repositories: Sequence[RepositoryFacts]) -> Iterator[str]:
@@ -366,11 +369,11 @@ def _held_out(repositories: Sequence[RepositoryFacts]) -> Iterator[str]:
     rows = []
     for one in repositories:
         files = ", ".join(f"{split} {len(paths):,}" for split, paths in one.held_out_files.items() if paths)
-        rows.append((one.name, _commit(one.validation_from), _commit(one.test_from), files or "none"))
-    yield from table(("repository", "training reaches", "validation reaches", "files held out whole"), rows)
+        rows.append((one.name, _short_id(one.validation_from), _short_id(one.test_from), files or "none"))
+    yield from markdown_table(("repository", "training reaches", "validation reaches", "files held out whole"), rows)
 
 
-def _commit(id: str | None) -> str:
+def _short_id(id: str | None) -> str:
     return f"`{id}`" if id else "–"
 
 
@@ -378,14 +381,14 @@ def _title(header: Header) -> str:
     return f"Training sequences of {header.name}"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """The lines of a table in Markdown."""
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
     for row in rows:
-        yield f"| {' | '.join(map(cell, row))} |"
+        yield f"| {' | '.join(map(markdown_cell, row))} |"
 
 
-def cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """Text as a table's cell holds it: one line, no bars."""
     return " ".join(text.replace("|", "\\|").split())

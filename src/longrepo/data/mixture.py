@@ -9,18 +9,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from longrepo.data import template
-from longrepo.data.commits import ChainPack, ChainPacker, chains_of, read_states
+from longrepo.data.commits import CommitPack, CommitPacker, add_start_states, steps_by_path
 from longrepo.data.corpus import Corpus
-from longrepo.data.packing import TOO_SHORT, Band, Completer, arrange, pack, walk
-from longrepo.data.questions.generate import Question
+from longrepo.data.packing import TOO_SHORT_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
+from longrepo.data.questions.definitions import Question
 from longrepo.data.questions.write import QuestionWriter
-from longrepo.data.template import Built, Draft, FilePiece, unique, write_file, write_step
-from longrepo.data.text import PROSE, TokenizedText
+from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, unique_commits, write_file, write_step
+from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
 from longrepo.repository.types import language_of
 from longrepo.utils import hashing
-from longrepo.utils.progress import Watch
+from longrepo.utils.progress import Progress
 
-MUCH_PROSE = "prose beyond data.prose_share"
+TOO_MUCH_PROSE = "prose beyond data.prose_share"
 
 
 @dataclass
@@ -46,21 +46,21 @@ class PhaseAccount:
         return self
 
 
-class PhaseBuilder:
+class PhaseMixture:
     """Builds one phase from a corpus, in three steps that may overlap with another phase's: `pack`, `read_states` (it
-    alone reads the repository) and `build`. `turn` counts how often the corpus was packed before: other neighbours
+    alone reads the repository) and `build`. `turn` counts how often the corpus was packed before: other neighbors
     meet."""
 
-    def __init__(self, corpus: Corpus, band: Band, turn: int, watch: Watch) -> None:
+    def __init__(self, corpus: Corpus, band: Band, turn: int, watch: Progress) -> None:
         self._corpus = corpus
         self._band = band
         self._watch = watch
         self._data = corpus.settings.data
         self._seed = (corpus.settings.training.seed, band.phase, *([turn] if turn else []))
-        self._reserve = 1 + (template.EXTRA_TOKENS if self._fim_share else 0)
+        self._reserve = 1 + (template.FIM_EXTRA_TOKENS if self._fim_share else 0)
         self._texts = {path: text for path, text in corpus.texts.items() if len(text)}
         self._packs: list[list[FilePiece]] = []
-        self._chains: list[ChainPack] = []
+        self._chains: list[CommitPack] = []
         self.account = PhaseAccount()
         self.states: list[TokenizedText] = []  # files as they were, shown before changes
 
@@ -72,37 +72,37 @@ class PhaseBuilder:
         """Decide which files and which changes go together."""
         corpus, band, data = self._corpus, self._band, self._data
         left_out = self._much_prose({path: len(text) for path, text in self._texts.items()})
-        order = walk([path for path in self._texts if path not in left_out], corpus.neighbours, *self._seed)
+        order = order_by_relation([path for path in self._texts if path not in left_out], corpus.neighbors, *self._seed)
         free = self._reserve + int(data.context_share * band.cap)
-        packed = pack([self._texts[path] for path in order], band, corpus.sizes, free)
+        packed = pack_files([self._texts[path] for path in order], band, corpus.sizes, free)
         self._packs = packed.packs
         self.account.tokenized += sum(map(len, self._texts.values()))
         self.account.dropped += packed.dropped
         self.account.cuts += packed.cuts
-        chains = chains_of(corpus.links)
+        chains = steps_by_path(corpus.training_changes)
         self.account.tokenized += sum(len(step.of) for steps in chains.values() for step in steps)
         left_out = self._much_prose({path: sum(len(step.of) for step in steps) for path, steps in chains.items()})
         chains = {path: steps for path, steps in chains.items() if path not in left_out}
-        found = ChainPacker(corpus.sizes, self._frame).pack(chains, band)
+        found = CommitPacker(corpus.sizes, self._frame).pack(chains, band)
         most = math.ceil(self._share(data.commit_share))
         for beyond in found[most:]:
-            self.account.dropped["changes beyond data.commit_share"] += _size(beyond)
+            self.account.dropped["changes beyond data.commit_share"] += _pack_tokens(beyond)
         self._chains = found[:most]
 
     def _much_prose(self, sizes: Mapping[str, int]) -> set[str]:
         """The prose to leave out, so that its share of these files' tokens is `data.prose_share`: other files in each
         phase and turn, none where there is no code."""
-        prose = [path for path in sizes if self._language(path) in PROSE]
+        prose = [path for path in sizes if self._language(path) in PROSE_LANGUAGES]
         share, beyond = self._data.prose_share, set[str]()
         if share == 1 or len(prose) == len(sizes):
             return beyond
         room = (sum(sizes.values()) - sum(sizes[path] for path in prose)) * share / (1 - share)
-        for path in sorted(prose, key=lambda path: hashing.number(*self._seed, "prose", path)):
+        for path in sorted(prose, key=lambda path: hashing.seeded_int(*self._seed, "prose", path)):
             if sizes[path] <= room:
                 room -= sizes[path]
             else:
                 beyond.add(path)
-        self.account.dropped[MUCH_PROSE] += sum(sizes[path] for path in beyond)
+        self.account.dropped[TOO_MUCH_PROSE] += sum(sizes[path] for path in beyond)
         return beyond
 
     def _language(self, path: str) -> str:
@@ -115,54 +115,58 @@ class PhaseBuilder:
 
     def read_states(self) -> None:
         """Read the files as they were before the changes."""
-        read_states(self._chains, self._corpus.reader, lambda _: None)
+        add_start_states(self._chains, self._corpus.reader, lambda _: None)
 
-    def build(self, asked: Sequence[Question], states: Future[None]) -> list[Built]:
+    def build(self, asked: Sequence[Question], states: Future[None]) -> list[BuiltSequence]:
         """All training sequences of the phase; `states` is done when `read_states` is."""
         from_files = self._hierarchical()
         from_questions = self._questions(round(self._share(self._data.question_share)), asked)
         states.result()
         from_changes = self._evolution()
         sequences = [*from_files, *from_changes, *from_questions]
-        self._corpus.judge(sequences)
-        self.account.used = sum(sequence.draft.roles["target"] for sequence in sequences)
+        self._corpus.score_difficulty(sequences)
+        self.account.used = sum(sequence.builder.roles["target"] for sequence in sequences)
         return sequences
 
-    def _built(self, draft: Draft, kind: str, commits: Sequence[str] = ()) -> Built:
-        return Built(draft, kind, "train", self._corpus.facts.name, unique(commits))  # type: ignore[arg-type]
+    def _built(self, draft: SequenceBuilder, kind: str, commits: Sequence[str] = ()) -> BuiltSequence:
+        return BuiltSequence(draft, kind, "train", self._corpus.facts.name, unique_commits(commits))  # type: ignore[arg-type]
 
-    def _hierarchical(self) -> list[Built]:
+    def _hierarchical(self) -> list[BuiltSequence]:
         corpus, band, data, texts = self._corpus, self._band, self._data, self._texts
-        completer = Completer(
+        completer = ContextFiller(
             band, corpus.sizes, texts, corpus.graph.imports, corpus.related, data.hard_negative_share, *self._seed
         )
-        sequences: list[Built] = []
+        sequences: list[BuiltSequence] = []
         with self._watch.count(f"phase {band.phase}: files", len(self._packs)) as done:
             for number, own in enumerate(self._packs):
                 key = (*self._seed, number, own[-1].of.path, own[-1].start)
-                pieces = arrange(completer.complete(own, self._reserve), corpus.rank, data.random_order_share, *key)
-                draft = Draft(corpus.tokenizer)
+                pieces = arrange_pieces(
+                    completer.complete(own, self._reserve), corpus.rank, data.random_order_share, *key
+                )
+                draft = SequenceBuilder(corpus.tokenizer)
                 for piece in pieces:
-                    as_fim = piece is pieces[-1] and piece.target and hashing.share(*key, "fim") < self._fim_share
-                    fim_key = str(hashing.number(*key)) if as_fim else None
+                    as_fim = (
+                        piece is pieces[-1] and piece.target and hashing.seeded_uniform(*key, "fim") < self._fim_share
+                    )
+                    fim_key = str(hashing.seeded_int(*key)) if as_fim else None
                     self.account.fim += write_file(draft, piece, data.context_weight, fim_key)
                 draft.end()
                 if len(draft) > band.floor:
                     sequences.append(self._built(draft, "hierarchical"))
                 else:
-                    self.account.dropped[TOO_SHORT] += draft.roles["target"]
+                    self.account.dropped[TOO_SHORT_REASON] += draft.roles["target"]
                 done(1)
         return sequences
 
-    def _evolution(self) -> list[Built]:
-        sequences: list[Built] = []
+    def _evolution(self) -> list[BuiltSequence]:
+        sequences: list[BuiltSequence] = []
         with self._watch.count(f"phase {self._band.phase}: changes", len(self._chains)) as done:
             for packed in self._chains:
                 built = self._chain(packed)
                 if len(built) > self._band.floor:
                     sequences.append(built)
                 else:
-                    self.account.dropped[TOO_SHORT] += _size(packed)
+                    self.account.dropped[TOO_SHORT_REASON] += _pack_tokens(packed)
                 done(1)
         return sequences
 
@@ -170,13 +174,13 @@ class PhaseBuilder:
         text = self._corpus.texts.get(path)
         return self._corpus.sizes.frame(text) if text is not None else self._corpus.sizes.path_frame(path)
 
-    def _chain(self, packed: ChainPack) -> Built:
+    def _chain(self, packed: CommitPack) -> BuiltSequence:
         corpus, data = self._corpus, self._data
         states = [run.state for run in packed.runs if run.state is not None]
         self.states += [state.of for state in states]
-        draft = Draft(corpus.tokenizer)
+        draft = SequenceBuilder(corpus.tokenizer)
         size = 1 + sum(map(corpus.sizes.file, states)) + sum(map(corpus.sizes.step, packed.steps))
-        completer = Completer(self._band, corpus.sizes, corpus.texts, {}, corpus.related, 0.0)
+        completer = ContextFiller(self._band, corpus.sizes, corpus.texts, {}, corpus.related, 0.0)
         for piece in completer.before(packed.runs[0].path, {run.path for run in packed.runs}, size):
             write_file(draft, piece, data.context_weight)
         for run in packed.runs:
@@ -187,10 +191,10 @@ class PhaseBuilder:
         draft.end()
         return self._built(draft, "commit_evolution", [step.commit for step in packed.steps])
 
-    def _questions(self, wanted: int, asked: Sequence[Question]) -> list[Built]:
+    def _questions(self, wanted: int, asked: Sequence[Question]) -> list[BuiltSequence]:
         corpus, data = self._corpus, self._data
         writer = QuestionWriter(corpus.sizes, corpus.texts, corpus.related, data.context_weight, self._seed[0])
-        sequences: list[Built] = []
+        sequences: list[BuiltSequence] = []
         with self._watch.count(f"phase {self._band.phase}: questions", wanted) as done:
             for question in asked:
                 if len(sequences) == wanted:
@@ -199,9 +203,9 @@ class PhaseBuilder:
                     sequences.append(self._built(written, "qa"))
                     done(1)
         self.account.questions_dropped += writer.dropped
-        self.account.tokenized += sum(sequence.draft.roles["target"] for sequence in sequences)
+        self.account.tokenized += sum(sequence.builder.roles["target"] for sequence in sequences)
         return sequences
 
 
-def _size(packed: ChainPack) -> int:
+def _pack_tokens(packed: CommitPack) -> int:
     return sum(step.stop - step.start for step in packed.steps)

@@ -4,7 +4,7 @@ The lengths each phase is filled towards: caps that touch, so that no length fal
 
 Files into sequences of one phase: filled by related files, long ones cut between syntax nodes, nothing lost.
 
-Files come in an order in which neighbours belong together. A sequence is filled with them until the next doesn't fit;
+Files come in an order in which neighbors belong together. A sequence is filled with them until the next doesn't fit;
 that one is cut at the last syntax cut that fits and goes on in the next sequence, after its imports and enclosing
 lines as context. Every token of every file is scored in exactly one sequence of each phase. A share of each sequence is
 kept free for what its files depend on: signatures of what they import, related files, now and then an unrelated one.
@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from longrepo.config.schema import NUMBERED, LongContextSettings, phase_list
-from longrepo.data.template import FilePiece, Sizes
+from longrepo.config.schema import NUMBERED_PHASES, LongContextSettings, phase_list
+from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.errors import InputError
 from longrepo.utils import hashing
@@ -35,10 +35,10 @@ class Band:
 
 def last_phase(settings: LongContextSettings) -> int:
     """The last phase to build sequences for where nobody says which: 3, or the last further one that isn't off."""
-    return max(NUMBERED, *(given.number for given in phase_list(settings) if given.enabled is not False))
+    return max(NUMBERED_PHASES, *(given.number for given in phase_list(settings) if given.enabled is not False))
 
 
-def bands(settings: LongContextSettings, phases: int, max_length: int) -> tuple[list[Band], list[str]]:
+def phase_bands(settings: LongContextSettings, phases: int, max_length: int) -> tuple[list[Band], list[str]]:
     """The bands of phases 1..`phases` without those between that are off, and notes on what was decided.
 
     `max_length` below the longest of them is raised to it (and said); above it, the last band is not stretched. Raises
@@ -64,7 +64,7 @@ def bands(settings: LongContextSettings, phases: int, max_length: int) -> tuple[
 
 def bands_up_to(settings: LongContextSettings, length: int) -> list[Band]:
     """Every phase's band whose cap is within `length`, and a last one cut to it where it lies between two caps."""
-    found, _ = bands(settings, last_phase(settings), length)
+    found, _ = phase_bands(settings, last_phase(settings), length)
     whole = [band for band in found if band.cap <= length]
     if len(whole) < len(found):
         next_one = found[len(whole)]
@@ -79,16 +79,16 @@ def phase_of(length: int, of: list[Band]) -> int:
     return next((band.phase for band in of if length <= band.cap), of[-1].phase)
 
 
-_LEAST_PIECE = 48  # tokens: a shorter beginning of a file isn't worth its frame
-NO_ROOM = "the marks and the path alone are longer than the phase's cap"
-TOO_SHORT = "too little text to fill this length"
+_MIN_PIECE_TOKENS = 48  # tokens: a shorter beginning of a file isn't worth its frame
+NO_ROOM_REASON = "the marks and the path alone are longer than the phase's cap"
+TOO_SHORT_REASON = "too little text to fill this length"
 _HEAD_SHARE = 12  # a repeated head takes at most a twelfth of a sequence
 
 Related = Callable[[str], Sequence[str]]
 
 
 @dataclass
-class Packs:
+class PackedFiles:
     """Sequences as lists of pieces, the tokens that found no place by reason, and how the cuts were made."""
 
     packs: list[list[FilePiece]] = field(default_factory=list)
@@ -96,15 +96,15 @@ class Packs:
     cuts: Counter[str] = field(default_factory=Counter)  # "syntax", "line", "token" -> cuts
 
 
-def walk(paths: Sequence[str], related: Related, *seed: object) -> list[str]:
-    """The paths in an order in which neighbours belong together: from a file on to its nearest one not yet visited,
+def order_by_relation(paths: Sequence[str], related: Related, *seed: object) -> list[str]:
+    """The paths in an order in which neighbors belong together: from a file on to its nearest one not yet visited,
     and where there is none to a file of the same folder, else to any. Differs from seed to seed."""
-    left = dict.fromkeys(sorted(paths, key=lambda path: hashing.number(*seed, path)))
+    left = dict.fromkeys(sorted(paths, key=lambda path: hashing.seeded_int(*seed, path)))
     folders: dict[str, dict[str, None]] = {}
     for path in left:
         folders.setdefault(path.rpartition("/")[0], {})[path] = None
     order: list[str] = []
-    trail: list[str] = []  # visited files that may still have unvisited neighbours
+    trail: list[str] = []  # visited files that may still have unvisited neighbors
     while left:
         following = None
         while trail and following is None:
@@ -120,17 +120,17 @@ def walk(paths: Sequence[str], related: Related, *seed: object) -> list[str]:
     return order
 
 
-def pack(texts: Sequence[TokenizedText], band: Band, sizes: Sizes, reserve: int) -> Packs:
+def pack_files(texts: Sequence[TokenizedText], band: Band, sizes: TemplateSizes, reserve: int) -> PackedFiles:
     """Fill sequences of `band` from texts in this order. `reserve` tokens of each stay free."""
-    result = Packs()
+    result = PackedFiles()
     current: list[FilePiece] = []
     room = full = band.cap - reserve
     for text in texts:
         at = 0
         while at < len(text):
             piece, how = _next_piece(text, at, room, full, band, sizes)
-            if how == NO_ROOM:
-                result.dropped[NO_ROOM] += len(text) - at
+            if how == NO_ROOM_REASON:
+                result.dropped[NO_ROOM_REASON] += len(text) - at
                 break
             if piece is None:  # the next sequence begins with this file
                 result.packs.append(current)
@@ -149,7 +149,7 @@ def pack(texts: Sequence[TokenizedText], band: Band, sizes: Sizes, reserve: int)
 
 
 def _next_piece(
-    text: TokenizedText, at: int, room: int, full: int, band: Band, sizes: Sizes
+    text: TokenizedText, at: int, room: int, full: int, band: Band, sizes: TemplateSizes
 ) -> tuple[FilePiece | None, str]:
     head = tuple(text.head(at, band.cap // _HEAD_SHARE)) if at else ()
     whole = FilePiece(text, at, len(text), head)
@@ -158,29 +158,29 @@ def _next_piece(
     left = room - (sizes.file(whole) - (len(text) - at))
     fresh = room == full
     used = full - room
-    if not fresh and left < _LEAST_PIECE:
+    if not fresh and left < _MIN_PIECE_TOKENS:
         return None, ""
     if left <= 0:
-        return None, NO_ROOM
+        return None, NO_ROOM_REASON
     # A syntax cut is taken where it leaves the sequence three quarters full; else a line, and a fresh sequence's own.
-    end, how = text.cut_in(at, at + left, max(1, 3 * full // 4 - used, 0 if fresh else _LEAST_PIECE))
+    end, how = text.cut_in(at, at + left, max(1, 3 * full // 4 - used, 0 if fresh else _MIN_PIECE_TOKENS))
     if not fresh and how == "token":
         return None, ""
     return FilePiece(text, at, end, head), how
 
 
 @dataclass
-class _Filling:
+class _FillState:
     """What is added to a sequence, and the tokens that are left for more."""
 
     room: int
     held: set[str]
-    sizes: Sizes
+    sizes: TemplateSizes
     added: list[FilePiece] = field(default_factory=list)
 
     @property
     def full(self) -> bool:
-        return self.room < _LEAST_PIECE
+        return self.room < _MIN_PIECE_TOKENS
 
     def add(self, piece: FilePiece | None) -> None:
         if piece is not None:
@@ -189,13 +189,13 @@ class _Filling:
             self.room -= self.sizes.file(piece)
 
 
-class Completer:
+class ContextFiller:
     """Adds what a sequence's files depend on, in front of them, until its phase's cap is nearly reached."""
 
     def __init__(
         self,
         band: Band,
-        sizes: Sizes,
+        sizes: TemplateSizes,
         texts: Mapping[str, TokenizedText],
         imports: Mapping[str, Sequence[str]],
         related: Related,
@@ -214,8 +214,8 @@ class Completer:
         """Context pieces and the sequence's own, at most the cap less `reserve` tokens."""
         size = reserve + sum(map(self._sizes.file, current))
         last = current[-1]
-        filling = _Filling(self._band.cap - size, {piece.of.path for piece in current}, self._sizes)
-        if hashing.share(*self._seed, "negative", last.of.path, last.start) < self._negatives:
+        filling = _FillState(self._band.cap - size, {piece.of.path for piece in current}, self._sizes)
+        if hashing.seeded_uniform(*self._seed, "negative", last.of.path, last.start) < self._negatives:
             strangers = (self._context(path, filling.room // 2) for path in self._strangers(last.of.path, filling.held))
             filling.add(next(filter(None, strangers), None))
         for path in self._dependencies(current):
@@ -227,9 +227,9 @@ class Completer:
 
     def before(self, path: str, held: set[str], size: int) -> list[FilePiece]:
         """Context pieces in front of `size` tokens that are about a file, none of them of `held`."""
-        return self._fill(path, _Filling(self._band.cap - size, set(held), self._sizes))
+        return self._fill(path, _FillState(self._band.cap - size, set(held), self._sizes))
 
-    def _fill(self, path: str, filling: _Filling) -> list[FilePiece]:
+    def _fill(self, path: str, filling: _FillState) -> list[FilePiece]:
         """Related files until there is little room left; where there are too few, any."""
         for near in self._related(path):
             if filling.full:
@@ -268,12 +268,12 @@ class Completer:
             if end - start < left:
                 ranges.append((start, end))
                 left -= end - start + 1
-        return FilePiece(text, 0, 0, tuple(text.apart(ranges, len(text))), False) if ranges else None
+        return FilePiece(text, 0, 0, tuple(text.separate_ranges(ranges, len(text))), False) if ranges else None
 
     def _context(self, path: str, room: int) -> FilePiece | None:
         text = self._texts.get(path)
         left = room - self._sizes.frame(text) if text is not None else 0
-        if text is None or not len(text) or left < _LEAST_PIECE // 2:
+        if text is None or not len(text) or left < _MIN_PIECE_TOKENS // 2:
             return None
         return context_piece(text, left)
 
@@ -286,15 +286,17 @@ def context_piece(text: TokenizedText, room: int) -> FilePiece:
     return FilePiece(text, 0, text.cut_in(0, room, room // 2)[0], (), False)
 
 
-def arrange(current: list[FilePiece], rank: Mapping[str, int], random_share: float, *key: object) -> list[FilePiece]:
+def arrange_pieces(
+    current: list[FilePiece], rank: Mapping[str, int], random_share: float, *key: object
+) -> list[FilePiece]:
     """Definitions first and the target last; for `random_share` of the sequences in path or random order."""
-    chosen = hashing.share(*key, "order")
+    chosen = hashing.seeded_uniform(*key, "order")
     context = [piece for piece in current if not piece.target]
     targets = [piece for piece in current if piece.target]
     if chosen < random_share / 2:
         return sorted(current, key=lambda piece: (piece.of.path, piece.start))
     if chosen < random_share:
-        return sorted(current, key=lambda piece: (hashing.number(*key, piece.of.path), piece.start))
+        return sorted(current, key=lambda piece: (hashing.seeded_int(*key, piece.of.path), piece.start))
     for pieces in (context, targets):
         pieces.sort(key=lambda piece: (rank.get(piece.of.path, len(rank)), piece.of.path, piece.start))
     return [*context, *targets]

@@ -22,34 +22,36 @@ from typing import Any
 
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
-from longrepo.data.corpus import HELD_OUT, Corpus, commit_candidates, read_corpus, target_size
-from longrepo.data.dataset import Row, placed, write_sequences
-from longrepo.data.dedup import Shown
-from longrepo.data.difficulty import Scorer, judge_by_model, label, quantile_thresholds
+from longrepo.data.corpus import HELD_OUT_SPLITS, Corpus, candidates_by_split, max_target_size, read_corpus
+from longrepo.data.dataset import SequenceRow, staged_output, write_sequences
+from longrepo.data.dedup import TrainingTexts
+from longrepo.data.difficulty import Scorer, add_model_difficulty, difficulty_label, quantile_thresholds
 from longrepo.data.finished import Finished
 from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
 from longrepo.data.metadata import Header, TokenizerFacts
-from longrepo.data.mixture import PhaseAccount, PhaseBuilder
-from longrepo.data.packing import Band, bands, phase_of
-from longrepo.data.questions.generate import ChangeFact, Question, Source, left_out, questions
-from longrepo.data.summary import counts, summarise
-from longrepo.data.template import Built
+from longrepo.data.mixture import PhaseAccount, PhaseMixture
+from longrepo.data.packing import Band, phase_bands, phase_of
+from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.generate import make_questions
+from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
+from longrepo.data.summary import count_sequences, summarize
+from longrepo.data.template import BuiltSequence
 from longrepo.data.text import NotBuilt, TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.data.workers import AnalysisPool, Reader
+from longrepo.data.workers import CachedReader, ExtractionPool
 from longrepo.errors import InputError
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.repository import Repository
 from longrepo.utils import hashing
-from longrepo.utils.cache import Cache
-from longrepo.utils.files import write_text
-from longrepo.utils.progress import Unwatched, Watch
+from longrepo.utils.cache import SqliteCache
+from longrepo.utils.files import write_text_file
+from longrepo.utils.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True)
-class Origin:
+class RepositorySpec:
     """A repository to prepare: which commit, and how often each of its tokens is to be seen in a phase (0.5: half of
-    its sequences; 2: all of them twice, with other neighbours)."""
+    its sequences; 2: all of them twice, with other neighbors)."""
 
     repository: Repository
     commit: str = "HEAD"
@@ -57,87 +59,87 @@ class Origin:
 
 
 @dataclass
-class Tools:
+class PreparationTools:
     """What preparation works with. `workers`: processes that analyse texts; `scorer`: the base model, where it is to
     judge difficulty too."""
 
     tokenizer: RepoTokenizer
-    cache: Cache = field(default_factory=Cache)
+    cache: SqliteCache = field(default_factory=SqliteCache)
     workers: int = 1
-    watch: Watch = field(default_factory=Unwatched)
+    watch: Progress = field(default_factory=NoProgress)
     scorer: Scorer | None = None
 
 
 @dataclass
-class Prepared:
+class PreparedData:
     """All sequences (training by phase, then validation, then test), the file header, the summary, and where something
     was redacted: (file or commit:file, line, kind). `finished`: where the result is to be kept."""
 
-    sequences: list[Built]
+    sequences: list[BuiltSequence]
     header: Header
     summary: dict[str, Any] = field(default_factory=dict)
     redacted: list[tuple[str, int, str]] = field(default_factory=list)
     finished: Finished | None = None
 
-    def rows(self, done: Callable[[int], None] = lambda _: None) -> Iterator[Row]:
+    def rows(self, done: Callable[[int], None] = lambda _: None) -> Iterator[SequenceRow]:
         """The sequences as they are written, one at a time; `done` is told of each."""
         if self.finished and self.finished.known:
             yield from self.finished.rows()
         for built in self.sequences:
-            yield row_of(built)
+            yield row_from_built(built)
             done(1)
 
 
-def row_of(built: Built) -> Row:
+def row_from_built(built: BuiltSequence) -> SequenceRow:
     """A sequence with its arrays."""
-    ids, weights = built.draft.arrays()
-    return Row(
+    ids, weights = built.builder.arrays()
+    return SequenceRow(
         ids, weights, built.kind, built.difficulty, built.score, built.parts, built.files, built.commits,
         built.language, built.split, built.repository,
     )  # fmt: skip
 
 
 @dataclass
-class Part:
+class RepositoryPart:
     """What one repository gives: its corpus, its training sequences with their accounts, and the texts they show."""
 
     corpus: Corpus
-    training: list[Built] = field(default_factory=list)
+    training: list[BuiltSequence] = field(default_factory=list)
     accounts: dict[int, PhaseAccount] = field(default_factory=dict)
     states: list[TokenizedText] = field(default_factory=list)
 
     def shown(self) -> Iterator[TokenizedText]:
         """Every text of which training shows a part."""
         yield from self.corpus.texts.values()
-        yield from (link.step.of for link in self.corpus.links)
+        yield from (link.step.of for link in self.corpus.training_changes)
         yield from self.states
 
 
-def assemble(
-    origins: Sequence[Origin],
+def assemble_sequences(
+    origins: Sequence[RepositorySpec],
     settings: Settings,
-    tools: Tools,
+    tools: PreparationTools,
     chosen: Sequence[Band],
     notes: Sequence[str],
     made_by: str,
-    build: Callable[[Part, float], None],
-) -> Prepared:
+    build: Callable[[RepositoryPart, float], None],
+) -> PreparedData:
     """Read each repository and `build` its training sequences, add the held-out ones, label difficulty by the training
     split's quantiles, write header and summary."""
-    names = _distinct([origin.repository.name for origin in origins])
-    parts: list[Part] = []
+    names = _unique_names([origin.repository.name for origin in origins])
+    parts: list[RepositoryPart] = []
     with ExitStack() as stack:
         for origin, name in zip(origins, names, strict=True):
-            reader = _reader(origin, settings, tools)
+            reader = _make_reader(origin, settings, tools)
             stack.callback(reader.pool.close)
-            part = Part(read_corpus(reader, settings, origin.commit, chosen, tools.watch))
+            part = RepositoryPart(read_corpus(reader, settings, origin.commit, chosen, tools.watch))
             part.corpus.facts.name, part.corpus.facts.weight = name, origin.weight
             build(part, origin.weight)
             reader.pool.close()
             parts.append(part)
         # What one repository's training shows, another's held-out lines must not be.
-        shown = Shown(tools.tokenizer, (text for part in parts for text in part.shown()))
-        held = [one for part in parts for one in _held_out(part, shown, chosen, tools.watch)]
+        shown = TrainingTexts(tools.tokenizer, (text for part in parts for text in part.shown()))
+        held = [one for part in parts for one in _build_held_out(part, shown, chosen, tools.watch)]
     training = [one for part in parts for one in part.training]
     if not training:
         raise InputError(
@@ -150,10 +152,10 @@ def assemble(
     if tools.scorer is not None:
         with tools.watch.count("judging difficulty with the base model", len(sequences)) as done:
             for one in sequences:
-                judge_by_model(one, tools.scorer)
+                add_model_difficulty(one, tools.scorer)
                 done(1)
-    thresholds = _relabel(sequences, listed)
-    parts[0].corpus.facts.notes.extend([*notes, *_unfilled(training, listed)])
+    thresholds = _label_by_phase(sequences, listed)
+    parts[0].corpus.facts.notes.extend([*notes, *_unfilled_phase_notes(training, listed)])
     redactions = sum((part.corpus.reader.found for part in parts), start=Counter[str]())
     header = Header(
         TokenizerFacts.of(tools.tokenizer),
@@ -162,26 +164,26 @@ def assemble(
         made_by=made_by,
         seed=settings.training.seed,
         bands=[asdict(band) for band in chosen],
-        counts=counts(sequences, listed),
-        accounts={str(band.phase): _account(parts, band) for band in chosen},
+        counts=count_sequences(sequences, listed),
+        accounts={str(band.phase): _total_account(parts, band) for band in chosen},
         thresholds=thresholds,
         redactions=dict(sorted(redactions.items())),
         rows=len(sequences),
     )
-    redacted = sorted(place for part in parts for place in part.corpus.reader.places)
-    return Prepared(sequences, header, summarise([part.corpus for part in parts], header), redacted)
+    redacted = sorted(place for part in parts for place in part.corpus.reader.redaction_places)
+    return PreparedData(sequences, header, summarize([part.corpus for part in parts], header), redacted)
 
 
-def _reader(origin: Origin, settings: Settings, tools: Tools) -> Reader:
+def _make_reader(origin: RepositorySpec, settings: Settings, tools: PreparationTools) -> CachedReader:
     data = settings.data
     redactor = Redactor(origin.repository.people(origin.commit)) if data.redact else None
-    pool = AnalysisPool(tools.tokenizer, redactor, data.context_weight, tools.workers)
-    return Reader(
+    pool = ExtractionPool(tools.tokenizer, redactor, data.context_weight, tools.workers)
+    return CachedReader(
         origin.repository, tools.tokenizer, redactor, pool, tools.cache, data.max_file_bytes, data.context_weight
     )
 
 
-def _unfilled(training: Sequence[Built], chosen: list[Band]) -> Iterator[str]:
+def _unfilled_phase_notes(training: Sequence[BuiltSequence], chosen: list[Band]) -> Iterator[str]:
     """A note on each phase that no training sequence is long enough for."""
     built = {phase_of(len(one), chosen) for one in training}
     for band in chosen:
@@ -189,7 +191,7 @@ def _unfilled(training: Sequence[Built], chosen: list[Band]) -> Iterator[str]:
             yield f"phase {band.phase}: the repository's text does not fill {band.floor + 1} tokens"
 
 
-def _account(parts: Sequence[Part], band: Band) -> dict[str, Any]:
+def _total_account(parts: Sequence[RepositoryPart], band: Band) -> dict[str, Any]:
     """The accounts of all repositories for one phase, added up, as header and summary hold them."""
     total = PhaseAccount()
     for part in parts:
@@ -199,26 +201,28 @@ def _account(parts: Sequence[Part], band: Band) -> dict[str, Any]:
     }
 
 
-def _held_out(part: Part, shown: Shown, chosen: Sequence[Band], watch: Watch) -> list[Built]:
+def _build_held_out(
+    part: RepositoryPart, shown: TrainingTexts, chosen: Sequence[Band], watch: Progress
+) -> list[BuiltSequence]:
     """Every target at the length of every band, scored on lines that no text shown in training holds."""
     corpus = part.corpus
     watch.step(f"{corpus.facts.name}: building the held-out sequences")
     data, seed = corpus.settings.data, corpus.settings.training.seed
-    chooser = TargetChooser(corpus.reader, shown, target_size(chosen), seed)
-    wanted = dict.fromkeys(HELD_OUT, data.held_out_per_length)
-    found = chooser.choose(commit_candidates(corpus.reader, corpus.splits, data.max_commits), wanted)
+    chooser = TargetChooser(corpus.reader, shown, max_target_size(chosen), seed)
+    wanted = dict.fromkeys(HELD_OUT_SPLITS, data.held_out_per_length)
+    found = chooser.choose(candidates_by_split(corpus.reader, corpus.splits, data.max_commits), wanted)
     if corpus.held:
         files = {
             split: [Candidate(split, text.path, corpus.entries[text.path].blob) for text in corpus.held.get(split, ())]
-            for split in HELD_OUT
+            for split in HELD_OUT_SPLITS
         }
-        more = chooser.choose(files, {split: wanted[split] - len(found[split]) for split in HELD_OUT})
-        found = {split: found[split] + more[split] for split in HELD_OUT}
+        more = chooser.choose(files, {split: wanted[split] - len(found[split]) for split in HELD_OUT_SPLITS})
+        found = {split: found[split] + more[split] for split in HELD_OUT_SPLITS}
     for split, targets in found.items():
-        if len(targets) < min(held_out.ENOUGH, data.held_out_per_length):
+        if len(targets) < min(held_out.ENOUGH_TARGETS, data.held_out_per_length):
             corpus.facts.notes.append(f"{split}: only {len(targets)} targets; figures on so few say little")
     builder = HeldOutBuilder(corpus.facts.name, corpus.sizes, corpus.texts, corpus.related, corpus.rank)
-    built: list[Built] = []
+    built: list[BuiltSequence] = []
     for band in chosen:
         for target in (target for targets in found.values() for target in targets):
             sequence = builder.build(target, band)
@@ -226,11 +230,11 @@ def _held_out(part: Part, shown: Shown, chosen: Sequence[Band], watch: Watch) ->
                 corpus.targets_dropped[f"phase {band.phase}: {sequence.reason}"] += 1
             else:
                 built.append(sequence)
-    corpus.judge(built)
+    corpus.score_difficulty(built)
     return built
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def _unique_names(names: Sequence[str]) -> list[str]:
     """Names that tell the repositories apart: a second `api` is `api-2`."""
     found: list[str] = []
     for name in names:
@@ -241,14 +245,14 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _relabel(sequences: Sequence[Built], chosen: list[Band]) -> dict[str, list[float]]:
+def _label_by_phase(sequences: Sequence[BuiltSequence], chosen: list[Band]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for band in chosen:
         of_phase = [one for one in sequences if phase_of(len(one), chosen) == band.phase]
         limits = quantile_thresholds(one.score for one in of_phase if one.split == "train")
         found[str(band.phase)] = list(limits)
         for one in of_phase:
-            one.difficulty = label(one.score, limits)
+            one.difficulty = difficulty_label(one.score, limits)
     return found
 
 
@@ -258,46 +262,54 @@ def _settings_hash(settings: Settings, chosen: Sequence[Band]) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-_SPARE = 20
-BELOW_ONE = "left out by the repository's weight"
+_SPARE_QUESTIONS = 20
+BELOW_FULL_WEIGHT = "left out by the repository's weight"
 
 
 def prepare(
-    origins: Sequence[Origin], settings: Settings, tools: Tools, phases: int = 3, max_length: int = 2048
-) -> Prepared:
+    origins: Sequence[RepositorySpec],
+    settings: Settings,
+    tools: PreparationTools,
+    phases: int = 3,
+    max_length: int = 2048,
+) -> PreparedData:
     """Build the sequences of phases 1..`phases` from repositories and their history.
 
     Raises InputError where one holds nothing to train on, or there aren't as many phases.
     """
-    chosen, notes = bands(settings.long_context, phases, max_length)
+    chosen, notes = phase_bands(settings.long_context, phases, max_length)
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
     finished = _finished(origins, settings, tools, chosen, notes) if tools.scorer is None else None
     if finished and finished.known:
-        return Prepared([], finished.header, finished.summary, finished=finished)
+        return PreparedData([], finished.header, finished.summary, finished=finished)
 
-    def build(part: Part, weight: float) -> None:
+    def build(part: RepositoryPart, weight: float) -> None:
         corpus = part.corpus
-        planned = [(band, turn, share) for band in chosen for turn, share in enumerate(_turns(weight))]
+        planned = [(band, turn, share) for band in chosen for turn, share in enumerate(_pass_shares(weight))]
         with ThreadPoolExecutor(1) as beside:  # other processes analyse while sequences are put together here
-            builders: list[tuple[PhaseBuilder, Future[None]]] = []
+            builders: list[tuple[PhaseMixture, Future[None]]] = []
             for band, turn, _ in planned:
-                builder = PhaseBuilder(corpus, band, turn, tools.watch)
+                builder = PhaseMixture(corpus, band, turn, tools.watch)
                 builder.pack()
                 builders.append((builder, beside.submit(builder.read_states)))
             beside.submit(corpus.reader.pool.close)  # its processes take memory
-            asked, dropped = _ask(corpus, chosen)
+            asked, dropped = _make_questions(corpus, chosen)
             for (band, _, share), (builder, states) in zip(planned, builders, strict=True):
-                _use(part, band, builder, builder.build(asked, states), share)
+                _take_share(part, band, builder, builder.build(asked, states), share)
         for band in chosen:
             part.accounts[band.phase].questions_dropped += dropped
 
-    made = assemble(origins, settings, tools, chosen, notes, "prepare", build)
+    made = assemble_sequences(origins, settings, tools, chosen, notes, "prepare", build)
     made.finished = finished
     return made
 
 
 def _finished(
-    origins: Sequence[Origin], settings: Settings, tools: Tools, chosen: Sequence[Band], notes: Sequence[str]
+    origins: Sequence[RepositorySpec],
+    settings: Settings,
+    tools: PreparationTools,
+    chosen: Sequence[Band],
+    notes: Sequence[str],
 ) -> Finished:
     repositories = [[one.repository.name, one.commit, one.weight, one.repository.state()] for one in origins]
     tokenizer = [tools.tokenizer.name, tools.tokenizer.sha256, dict(tools.tokenizer.structure_ids)]
@@ -305,12 +317,14 @@ def _finished(
     return Finished(tools.cache, repositories, tokenizer, decides)
 
 
-def _use(part: Part, band: Band, builder: PhaseBuilder, built: Sequence[Built], share: float) -> None:
+def _take_share(
+    part: RepositoryPart, band: Band, builder: PhaseMixture, built: Sequence[BuiltSequence], share: float
+) -> None:
     """Take a share of what was built, chosen by hash, into the repository's part, and count the rest."""
-    kept = [one for number, one in enumerate(built) if share >= 1 or _kept(part.corpus, band, number, share)]
-    used = sum(one.draft.roles["target"] for one in kept)
+    kept = [one for number, one in enumerate(built) if share >= 1 or _is_kept(part.corpus, band, number, share)]
+    used = sum(one.builder.roles["target"] for one in kept)
     if used < builder.account.used:
-        builder.account.dropped[BELOW_ONE] += builder.account.used - used
+        builder.account.dropped[BELOW_FULL_WEIGHT] += builder.account.used - used
         builder.account.used = used
     account = part.accounts.setdefault(band.phase, PhaseAccount())
     account += builder.account
@@ -318,32 +332,34 @@ def _use(part: Part, band: Band, builder: PhaseBuilder, built: Sequence[Built], 
     part.states += builder.states
 
 
-def _ask(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Question], Counter[str]]:
-    sources = [Source(path, text.text, text.language, text.outline) for path, text in corpus.texts.items()]
-    changes = [ChangeFact(link.commit, link.path, link.message, link.files) for link in corpus.links]
-    outside = left_out(corpus.reader.repository.path, corpus.splits.train, corpus.texts)
+def _make_questions(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Question], Counter[str]]:
+    sources = [SourceFile(path, text.text, text.language, text.outline) for path, text in corpus.texts.items()]
+    changes = [ChangedFile(link.commit, link.path, link.message, link.files) for link in corpus.training_changes]
+    outside = read_excluded_files(corpus.reader.repository.path, corpus.splits.train, corpus.texts)
     data = corpus.settings.data
     sequences = sum(map(len, corpus.texts.values())) / chosen[0].cap / (1 - data.commit_share - data.question_share)
-    enough = _SPARE + int(2 * sequences * data.question_share)  # of each kind: not all can be written
-    found = questions(sources, corpus.graph, changes, corpus.settings.training.seed, enough, outside)
+    enough = _SPARE_QUESTIONS + int(2 * sequences * data.question_share)  # of each kind: not all can be written
+    found = make_questions(sources, corpus.graph, changes, corpus.settings.training.seed, enough, outside)
     for text in corpus.texts.values():
         text.forget_outline()
     return found
 
 
-def _turns(weight: float) -> list[float]:
+def _pass_shares(weight: float) -> list[float]:
     """How much of each packing is used: 2.5 is two whole ones and half of a third."""
     whole = int(weight)
     return [1.0] * whole + ([weight - whole] if weight > whole else [])
 
 
-def _kept(corpus: Corpus, band: Band, number: int, share: float) -> bool:
-    return hashing.share(corpus.settings.training.seed, "weight", corpus.facts.name, band.phase, number) < share
+def _is_kept(corpus: Corpus, band: Band, number: int, share: float) -> bool:
+    return (
+        hashing.seeded_uniform(corpus.settings.training.seed, "weight", corpus.facts.name, band.phase, number) < share
+    )
 
 
-SEQUENCES = "sequences"
-SUMMARY = "preparation_summary.json"
-REDACTIONS = "redactions.tsv"
+SEQUENCES_FOLDER = "sequences"
+SUMMARY_FILE = "preparation_summary.json"
+REDACTIONS_FILE = "redactions.tsv"
 
 
 def check_writable(folder: Path) -> None:
@@ -356,29 +372,29 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"{folder}: can't be written to ({error.strerror or error}); give another folder") from None
 
 
-def write_prepared(folder: Path, prepared: Prepared, watch: Watch | None = None) -> Header:
+def write_prepared(folder: Path, prepared: PreparedData, watch: Progress | None = None) -> Header:
     """Write `sequences/`, `preparation_summary.json` and `redactions.tsv` (where something was hidden and of what kind,
     never what) into a folder; returns the header as written.
 
     Raises InputError or RunError as `write_sequences` does.
     """
-    sequences, finished = folder / SEQUENCES, prepared.finished
+    sequences, finished = folder / SEQUENCES_FOLDER, prepared.finished
     if finished and finished.known:
         header, texts = finished.header, finished.texts
         if not finished.stands_in(sequences):
-            with placed(sequences) as beside:
+            with staged_output(sequences) as beside:
                 finished.write(beside)
     else:
-        with (watch or Unwatched()).count("writing sequences", len(prepared.sequences)) as done:
+        with (watch or NoProgress()).count("writing sequences", len(prepared.sequences)) as done:
             header = write_sequences(sequences, prepared.rows(done), prepared.header)
         summary = {**prepared.summary, "sequences_sha256": header.content_sha256}
         lines = [f"{where}\t{line}\t{kind}" for where, line, kind in prepared.redacted]
         texts = {
-            SUMMARY: json.dumps(summary, indent=2) + "\n",
-            REDACTIONS: "\n".join(["where\tline\tkind", *lines]) + "\n",
+            SUMMARY_FILE: json.dumps(summary, indent=2) + "\n",
+            REDACTIONS_FILE: "\n".join(["where\tline\tkind", *lines]) + "\n",
         }
         if finished:
             finished.keep(sequences, header, prepared.summary, texts)
     for name, text in texts.items():
-        write_text(folder / name, text)
+        write_text_file(folder / name, text)
     return header

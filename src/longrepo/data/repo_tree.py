@@ -20,30 +20,30 @@ from itertools import pairwise
 import numpy as np
 
 from longrepo.config.schema import Settings
-from longrepo.data.difficulty import Names
+from longrepo.data.difficulty import NameIndex
 from longrepo.data.template import FilePiece
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.data.workers import AnalysisPool, FileRequest, LeftOut, Reader
+from longrepo.data.workers import CachedReader, ExtractionPool, FileRequest, SkippedText
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.files import unread_reason
-from longrepo.repository.imports.graph import ImportGraph, Targets, import_graph
+from longrepo.repository.imports.graph import ImportGraph, ImportResolver, build_import_graph
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.repository import Repository
 from longrepo.repository.types import TextFile, language_of
-from longrepo.utils.cache import Cache
+from longrepo.utils.cache import SqliteCache
 
-LINES = 20  # of a piece, and of a question
+PIECE_LINES = 20  # of a piece, and of a question
 _WORD = re.compile(r"[^\W\d_]{2,}\w*|\w{3,}")
 
 
-class Index:
+class BM25Index:
     """Pieces of texts by the words in them."""
 
     def __init__(self, texts: Sequence[TokenizedText]) -> None:
         import bm25s
 
-        pieces = [one for of in texts for one in _pieces_of(of)]
+        pieces = [one for of in texts for one in _cut_pieces(of)]
         self._pieces = [piece for piece, _ in pieces]
         self._scores = bm25s.BM25() if pieces else None
         if self._scores is not None:
@@ -65,21 +65,21 @@ def words_of(text: str) -> list[str]:
 
 
 @lru_cache(maxsize=1 << 14)  # most files of a tree are those of the last
-def _pieces_of(of: TokenizedText) -> list[tuple[FilePiece, list[str]]]:
+def _cut_pieces(of: TokenizedText) -> list[tuple[FilePiece, list[str]]]:
     """Runs of so many lines with the words in them, those without any left out."""
-    bounds = [*range(0, len(of.rows), LINES), len(of.rows)]
+    bounds = [*range(0, len(of.rows), PIECE_LINES), len(of.rows)]
     spans = [(of.row_token(first), of.row_token(last)) for first, last in pairwise(bounds)]
     pieces = [FilePiece(of, start, end, (), False) for start, end in spans]
     return [(piece, words) for piece in pieces if (words := words_of(of.slice_text(piece.start, piece.end)))]
 
 
-RELATED = 40  # files looked at around a target
+MAX_RELATED_FILES = 40  # files looked at around a target
 COMMON_FILES, COMMON_SHARE = 8, 0.1  # a name in so many files, and so many of all, says nothing about a line
-_KEPT = 3  # trees at a time: an index and a graph each; their texts are shared
+_MAX_CACHED_TREES = 3  # trees at a time: an index and a graph each; their texts are shared
 
 
 @dataclass(frozen=True)
-class Tree:
+class RepoTree:
     """`texts`: path → its files that can be learnt from; `statements`: path → its imports."""
 
     commit: str
@@ -89,7 +89,7 @@ class Tree:
     @cached_property
     def ambiguous(self) -> frozenset[int]:
         """Names (hashes) that too many files define to say where they come from."""
-        return frozenset(Names.of(list(self.texts.values())).ambiguous.tolist())
+        return frozenset(NameIndex.of(list(self.texts.values())).ambiguous.tolist())
 
     @cached_property
     def common(self) -> frozenset[int]:
@@ -108,14 +108,14 @@ class Tree:
         return {name: frozenset(paths) for name, paths in found.items()}
 
     @cached_property
-    def index(self) -> Index:
+    def index(self) -> BM25Index:
         """Its files cut in pieces, to be searched."""
-        return Index(list(self.texts.values()))
+        return BM25Index(list(self.texts.values()))
 
     @cached_property
     def graph(self) -> ImportGraph:
         """Which file imports which."""
-        return import_graph(self._files, self.statements)
+        return build_import_graph(self._files, self.statements)
 
     def related(self, path: str, seen: Iterable[Import] = ()) -> list[str]:
         """Paths of other files, nearest first, as sequences order them: by imports, then by name and folder. `seen`:
@@ -125,27 +125,31 @@ class Tree:
         if len(statements) > len(self.statements.get(path, ())):
             own = TextFile(path, "", "", language_of(path))
             files = self._files if path in self.texts else [*self._files, own]
-            imports = Targets(files, {**self.statements, path: list(statements)}).of(own)
+            imports = ImportResolver(files, {**self.statements, path: list(statements)}).of(own)
             graph = ImportGraph({**graph.imports, path: imports}, graph.imported_by)
-        return [one for one in graph.related(path, RELATED) if one in self.texts and one != path]
+        return [one for one in graph.related(path, MAX_RELATED_FILES) if one in self.texts and one != path]
 
     @cached_property
     def _files(self) -> list[TextFile]:
         return [TextFile(path, text.text, "", text.language) for path, text in self.texts.items()]
 
 
-class Trees:
+class RepoTrees:
     """The trees of one repository, each text read once. Close it after use; that closes the repository too."""
 
-    def __init__(self, repository: Repository, head: str, tokenizer: RepoTokenizer, settings: Settings, cache: Cache):
+    def __init__(
+        self, repository: Repository, head: str, tokenizer: RepoTokenizer, settings: Settings, cache: SqliteCache
+    ):
         """`head`: the commit prepared, whose people are redacted as they were then."""
         data = settings.data
         redactor = Redactor(repository.people(head)) if data.redact else None
-        pool = AnalysisPool(tokenizer, redactor, data.context_weight, 1)
+        pool = ExtractionPool(tokenizer, redactor, data.context_weight, 1)
         self.repository = repository
-        self.reader = Reader(repository, tokenizer, redactor, pool, cache, data.max_file_bytes, data.context_weight)
+        self.reader = CachedReader(
+            repository, tokenizer, redactor, pool, cache, data.max_file_bytes, data.context_weight
+        )
         self._known: dict[tuple[str, str], tuple[TokenizedText, tuple[Import, ...]] | None] = {}
-        self.at = lru_cache(maxsize=_KEPT)(self._read)
+        self.at = lru_cache(maxsize=_MAX_CACHED_TREES)(self._read)
 
     def close(self) -> None:
         """End the processes that read. May be called twice."""
@@ -157,7 +161,7 @@ class Trees:
         self._know(found.items())
         return {path: one[0] for path, blob in found.items() if (one := self._known[path, blob])}
 
-    def _read(self, commit: str) -> Tree:
+    def _read(self, commit: str) -> RepoTree:
         entries = {
             entry.path: entry.blob
             for entry in self.repository.tracked(commit)
@@ -165,7 +169,7 @@ class Trees:
         }
         self._know(entries.items())
         known = {path: one for path, blob in sorted(entries.items()) if (one := self._known[path, blob])}
-        return Tree(
+        return RepoTree(
             commit, {path: one[0] for path, one in known.items()}, {path: one[1] for path, one in known.items()}
         )
 
@@ -173,7 +177,7 @@ class Trees:
         missing = [one for one in wanted if one not in self._known]
         answers = self.reader.read([FileRequest(*one) for one in missing], lambda _: None)
         for one, answer in zip(missing, answers, strict=True):
-            if isinstance(answer, LeftOut) or not len(answer.text):
+            if isinstance(answer, SkippedText) or not len(answer.text):
                 self._known[one] = None
                 continue
             self._known[one] = answer.text, answer.text.outline.imports

@@ -17,7 +17,7 @@ from longrepo.repository.repository import Repository
 from longrepo.repository.types import CommitRecord
 from longrepo.utils import hashing
 
-MOST_HELD_OUT = 200  # commits a split: more would only make what is trained on older
+MAX_HELD_OUT_COMMITS = 200  # commits a split: more would only make what is trained on older
 
 
 @dataclass
@@ -32,10 +32,10 @@ class Splits:
     def held_out(self, repository: Repository, split: str, limit: int, known: RecordStore) -> Iterator[CommitRecord]:
         """The commits of "validation" or "test" that change text, newest first."""
         tip, exclude = (self.validation, self.train) if split == "validation" else (self.head, self.validation)
-        return usable(repository, tip, exclude, limit, known) if tip != exclude else iter(())
+        return usable_commits(repository, tip, exclude, limit, known) if tip != exclude else iter(())
 
 
-def usable(
+def usable_commits(
     repository: Repository,
     tip: str,
     exclude: str | None,
@@ -60,12 +60,12 @@ def split_by_ancestry(
         return Splits(head, head, head, notes=["data.max_commits is 0: no commits are read, files alone are held out"])
 
     counted: set[str] = set()
-    for record in usable(repository, head, None, data.max_commits, known):
+    for record in usable_commits(repository, head, None, data.max_commits, known):
         counted.add(record.id)
         done(1)
     total = len(counted)
     for_test, for_validation = (
-        min(MOST_HELD_OUT, round(total * share)) for share in (data.test_share, data.validation_share)
+        min(MAX_HELD_OUT_COMMITS, round(total * share)) for share in (data.test_share, data.validation_share)
     )
     if not for_test or not for_validation:
         return Splits(head, head, head, notes=[f"{total} usable commits are too few to hold any out"])
@@ -74,14 +74,16 @@ def split_by_ancestry(
     def beyond(index: int) -> int:
         return len(counted.intersection(repository.beyond(head, line[index])))
 
-    at_test = _first(1, len(line) - 1, lambda index: beyond(index) >= for_test)
-    at_train = at_test and _first(at_test + 1, len(line) - 1, lambda index: beyond(index) >= for_test + for_validation)
+    at_test = _first_true(1, len(line) - 1, lambda index: beyond(index) >= for_test)
+    at_train = at_test and _first_true(
+        at_test + 1, len(line) - 1, lambda index: beyond(index) >= for_test + for_validation
+    )
     if not at_train or not at_test:
         return Splits(head, head, head, notes=["the first-parent line is too short to hold commits out"])
     return Splits(head, line[at_train], line[at_test])
 
 
-def _first(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
+def _first_true(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
     """The smallest number in low..high for which `holds`, which is monotone; None where there is none. Doubling steps
     first: the answer lies near the front, and asking far back is what costs."""
     if low > high:
@@ -102,7 +104,9 @@ def _first(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
     return at
 
 
-def choose_files(sizes: dict[str, int], share: float, tokens: int, seed: int, taken: Sequence[str] = ()) -> list[str]:
+def choose_held_out_files(
+    sizes: dict[str, int], share: float, tokens: int, seed: int, taken: Sequence[str] = ()
+) -> list[str]:
     """Files to hold out: by a hash of the path until they hold `tokens` tokens, at most `share` of all tokens but at
     least one file, never one of `taken`; none where fewer than three files would be left to train on.
 
@@ -113,7 +117,7 @@ def choose_files(sizes: dict[str, int], share: float, tokens: int, seed: int, ta
         return []
     middle = sorted(left.values())[len(left) // 2]
     order = sorted(
-        (path for path, size in left.items() if size >= middle), key=lambda path: hashing.number(seed, "held", path)
+        (path for path, size in left.items() if size >= middle), key=lambda path: hashing.seeded_int(seed, "held", path)
     )
     bound = share * sum(left.values())
     chosen: list[str] = []

@@ -9,13 +9,13 @@ from typing import Any
 from longrepo.data.corpus import Corpus
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
-from longrepo.data.template import Built
+from longrepo.data.template import BuiltSequence
 
 SUMMARY_VERSION = 2
-_LISTED = 10  # of the largest files and of the most imported ones
+_MAX_LISTED = 10  # of the largest files and of the most imported ones
 
 
-def counts(sequences: Sequence[Built], chosen: list[Band]) -> dict[str, Any]:
+def count_sequences(sequences: Sequence[BuiltSequence], chosen: list[Band]) -> dict[str, Any]:
     """split → phase → sequences, tokens, target_tokens (weight 1), kinds, difficulties and languages (sequences), and
     within_range: sequences that reach the phase's `low`."""
     tree: dict[str, dict[str, Any]] = {}
@@ -30,18 +30,18 @@ def counts(sequences: Sequence[Built], chosen: list[Band]) -> dict[str, Any]:
         )
         cell["sequences"] += 1
         cell["tokens"] += len(one)
-        cell["target_tokens"] += one.draft.target_tokens()
+        cell["target_tokens"] += one.builder.target_tokens()
         cell["within_range"] += len(one) >= lows[phase]
         for name, value in (("kinds", one.kind), ("difficulties", one.difficulty), ("languages", one.language)):
             cell[name][value] = cell[name].get(value, 0) + 1
     return tree
 
 
-def summarise(corpora: Sequence[Corpus], header: Header) -> dict[str, Any]:
+def summarize(corpora: Sequence[Corpus], header: Header) -> dict[str, Any]:
     """The summary, in JSON's types. Stable: keys are added only with a new `summary_version`, never renamed."""
     return {
         "summary_version": SUMMARY_VERSION,
-        "repositories": [_of_repository(corpus) for corpus in corpora],
+        "repositories": [_summarize_repository(corpus) for corpus in corpora],
         "tokenizer": {"name": header.tokenizer.name, "sha256": header.tokenizer.sha256},
         "settings": header.settings,
         "phases": header.bands,
@@ -52,7 +52,7 @@ def summarise(corpora: Sequence[Corpus], header: Header) -> dict[str, Any]:
     }
 
 
-def _of_repository(corpus: Corpus) -> dict[str, Any]:
+def _summarize_repository(corpus: Corpus) -> dict[str, Any]:
     facts, texts = corpus.facts, list(corpus.texts.values())
     files: Counter[str] = Counter(text.language for text in texts)
     tokens: Counter[str] = Counter()
@@ -79,17 +79,17 @@ def _of_repository(corpus: Corpus) -> dict[str, Any]:
                 language: {"files": count, "training_tokens": tokens[language]}
                 for language, count in sorted(files.items(), key=lambda item: (-item[1], item[0]))
             },
-            "largest": [{"path": text.path, "characters": len(text.text)} for text in sizes[:_LISTED]],
+            "largest": [{"path": text.path, "characters": len(text.text)} for text in sizes[:_MAX_LISTED]],
             "left_out": dict(sorted(corpus.left_out.items())),
             "left_out_bytes": dict(sorted(corpus.left_out_bytes.items())),
         },
         "dependencies": {
             "edges": sum(map(len, corpus.graph.imports.values())),
-            "most_imported": [{"path": path, "by": len(by)} for path, by in imported[:_LISTED] if by],
+            "most_imported": [{"path": path, "by": len(by)} for path, by in imported[:_MAX_LISTED] if by],
         },
         "history": {
-            "changes": len(corpus.links),
-            "changed_files": len({link.path for link in corpus.links}),
+            "changes": len(corpus.training_changes),
+            "changed_files": len({link.path for link in corpus.training_changes}),
             "changes_left_out": dict(sorted(corpus.changes_left_out.items())),
             "commits_left_out": dict(sorted(corpus.commits_left_out.items())),
         },

@@ -8,11 +8,17 @@ PSM: `<fim_prefix>` prefix `<fim_suffix>` suffix `<fim_middle>` middle; SPM: `<f
 `<fim_middle>` prefix middle (the second variant of Bavarian et al. 2022, section 3, as BigCode trained it). In a file
 of several, the path stands before `<fim_prefix>` (StarCoder 2, section 5.2: repository-context FIM).
 
-The three formats, written into a draft: files, commit chains, questions. The one place that knows them.
+The three formats, written into a builder: files, commit chains, questions. The one place that knows them.
 
-<|FILE_START|> path\n code <|FILE_END|> … <|endoftext|>
-<|FILE_START|> path\n file as it was <|FILE_END|><|COMMIT_START|> id8 message\n hunks <|COMMIT_END|> … <|endoftext|>
-<|SNIPPET_0|> path\n code … \nQUESTION: …\nANSWER: … <|endoftext|>
+<|FILE_START|> path
+ code <|FILE_END|> … <|endoftext|>
+<|FILE_START|> path
+ file as it was <|FILE_END|><|COMMIT_START|> id8 message
+ hunks <|COMMIT_END|> … <|endoftext|>
+<|SNIPPET_0|> path
+ code …
+QUESTION: …
+ANSWER: … <|endoftext|>
 
 Prompts in the format of training: other files, then the beginning of a file, or what stands around a gap in it.
 
@@ -30,14 +36,22 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.data.text import TARGET_WEIGHT, Kind, Numbers, TokenizedText, marks_of, path_tokens
-from longrepo.data.tokenizer import COMMIT_END, COMMIT_START, FILE_END, FILE_START, SNIPPETS, Fim, RepoTokenizer
-from longrepo.utils.hashing import number, share
+from longrepo.data.text import TARGET_WEIGHT, Int32Array, SequenceKind, TokenizedText, path_tokens, special_token_mask
+from longrepo.data.tokenizer import (
+    COMMIT_END,
+    COMMIT_START,
+    FILE_END,
+    FILE_START,
+    SNIPPET_TOKENS,
+    FimIds,
+    RepoTokenizer,
+)
+from longrepo.utils.hashing import seeded_int, seeded_uniform
 
-Weights = float | NDArray[np.float32]
+LossWeights = float | NDArray[np.float32]
 
 
-class Part(NamedTuple):
+class SequencePart(NamedTuple):
     """Tokens `start`..`end` of a text, which begin at token `at` of the sequence."""
 
     of: TokenizedText
@@ -48,14 +62,14 @@ class Part(NamedTuple):
 
 
 @dataclass
-class Draft:
+class SequenceBuilder:
     """Tokens and weights, filled from the front. `roles` counts tokens: target, context, structure."""
 
     tokenizer: RepoTokenizer
-    parts: list[Part] = field(default_factory=list)
+    parts: list[SequencePart] = field(default_factory=list)
     roles: Counter[str] = field(default_factory=Counter)
-    _pieces: list[Numbers] = field(default_factory=list)
-    _weights: list[Weights] = field(default_factory=list)
+    _pieces: list[Int32Array] = field(default_factory=list)
+    _weights: list[LossWeights] = field(default_factory=list)
     _length: int = 0
 
     def __len__(self) -> int:
@@ -65,27 +79,27 @@ class Draft:
         """A structure token; where the tokenizer has none (`data.structure_tokens: false`), its name as text."""
         self.plain(self.tokenizer.mark_ids(name), weight)
 
-    def plain(self, ids: Numbers, weight: float) -> None:
+    def plain(self, ids: Int32Array, weight: float) -> None:
         """Tokens that hold the sequence together (marks, paths, labels)."""
         self._add(ids, weight, "structure")
 
-    def text(self, of: TokenizedText, start: int, end: int, weight: Weights, target: bool) -> None:
+    def text(self, of: TokenizedText, start: int, end: int, weight: LossWeights, target: bool) -> None:
         """Tokens start..end of a text, with one weight or one a token; `target` says that they count as used."""
         if start < end:
-            self.parts.append(Part(of, start, end, self._length, target))
+            self.parts.append(SequencePart(of, start, end, self._length, target))
             self._add(of.ids[start:end], weight, "target" if target else "context")
 
     def end(self, weight: float = TARGET_WEIGHT) -> None:
         """The end token, once, last."""
         self.plain(self.tokenizer.end_ids, weight)
 
-    def _add(self, ids: Numbers, weight: Weights, role: str) -> None:
+    def _add(self, ids: Int32Array, weight: LossWeights, role: str) -> None:
         self._pieces.append(ids)
         self._weights.append(weight)
         self._length += len(ids)
         self.roles[role] += len(ids)
 
-    def arrays(self) -> tuple[Numbers, NDArray[np.float32]]:
+    def arrays(self) -> tuple[Int32Array, NDArray[np.float32]]:
         """Token ids and loss weights, `[tokens]` each; nothing predicts the first token, so its weight is 0."""
         ids = np.concatenate([np.zeros(0, np.int32), *self._pieces])
         each = [0.0 if isinstance(weight, np.ndarray) else weight for weight in self._weights]
@@ -112,11 +126,11 @@ class Draft:
 
 
 @dataclass(slots=True)
-class Built:
+class BuiltSequence:
     """A finished sequence without its arrays. `score` and `parts` are its difficulty's; `difficulty` its label."""
 
-    draft: Draft
-    kind: Kind
+    builder: SequenceBuilder
+    kind: SequenceKind
     split: str
     repository: str
     commits: tuple[str, ...] = ()
@@ -125,18 +139,18 @@ class Built:
     difficulty: str = ""
 
     def __len__(self) -> int:
-        return len(self.draft)
+        return len(self.builder)
 
     @property
     def files(self) -> list[str]:
         """The paths it holds text of, once each, in order."""
-        return list(dict.fromkeys(part.of.path for part in self.draft.parts if part.of.path))
+        return list(dict.fromkeys(part.of.path for part in self.builder.parts if part.of.path))
 
     @property
     def language(self) -> str:
         """That of most of its target tokens; where there are none, of most of its tokens."""
         sizes = Counter[str]()
-        for part in self.draft.parts:
+        for part in self.builder.parts:
             if part.of.path:
                 sizes[part.of.language] += (part.end - part.start) * (100 if part.target else 1)
         return max(sorted(sizes), key=sizes.__getitem__) if sizes else "Other"
@@ -147,55 +161,62 @@ def mark_size(tokenizer: RepoTokenizer, name: str) -> int:
     return len(tokenizer.mark_ids(name))
 
 
-def unique(commits: Sequence[str]) -> tuple[str, ...]:
+def unique_commits(commits: Sequence[str]) -> tuple[str, ...]:
     """Once each, in order."""
     return tuple(dict.fromkeys(commits))
 
 
-EXTRA_TOKENS = 3
+FIM_EXTRA_TOKENS = 3
 _SPM_SHARE = 0.5  # half and half, as in the training of the StarCoder models
-_REACH = 8  # cuts that a middle reaches over at most
+_MAX_MIDDLE_CUTS = 8  # cuts that a middle reaches over at most
 
 
-def middle_of(text: TokenizedText, start: int, end: int, key: str) -> tuple[int, int] | None:
+def choose_fim_middle(text: TokenizedText, start: int, end: int, key: str) -> tuple[int, int] | None:
     """The token range of the piece start..end that is to be filled in: between two syntax cuts (else line starts),
     at most half of the piece. None where the piece has no two places to cut."""
     for places in (text.cuts, text.lines):
         inside = places[places.searchsorted(start, "right") : places.searchsorted(end)].tolist()
         if not inside:
             continue
-        first = number(key, "first") % len(inside)
+        first = seeded_int(key, "first") % len(inside)
         for turn in range(len(inside)):
             at = (first + turn) % len(inside)
             ends = [
-                last for last in [*inside[at + 1 : at + 1 + _REACH], end] if last - inside[at] <= (end - start) // 2
+                last
+                for last in [*inside[at + 1 : at + 1 + _MAX_MIDDLE_CUTS], end]
+                if last - inside[at] <= (end - start) // 2
             ]
             if ends:
-                return inside[at], ends[number(key, "last") % len(ends)]
+                return inside[at], ends[seeded_int(key, "last") % len(ends)]
     return None
 
 
-def write(
-    draft: Draft, text: TokenizedText, piece: tuple[int, int], middle: tuple[int, int], key: str, context: float
+def write_fim(
+    builder: SequenceBuilder,
+    text: TokenizedText,
+    piece: tuple[int, int],
+    middle: tuple[int, int],
+    key: str,
+    context: float,
 ) -> None:
     """Append the piece with its middle last; every token of it is scored. `context` weighs the three FIM tokens."""
-    fim = draft.tokenizer.fim
+    fim = builder.tokenizer.fim
     if fim is None:
         raise ValueError("the tokenizer has no fill-in-the-middle tokens")
     opening, closing, filling = (np.array([id], np.int32) for id in (fim.prefix, fim.suffix, fim.middle))
     prefix, suffix = (piece[0], middle[0]), (middle[1], piece[1])
-    draft.plain(opening, context)
-    if share(key, "order") < _SPM_SHARE:
-        draft.plain(closing, context)
-        draft.text(text, *suffix, TARGET_WEIGHT, True)
-        draft.plain(filling, context)
-        draft.text(text, *prefix, TARGET_WEIGHT, True)
+    builder.plain(opening, context)
+    if seeded_uniform(key, "order") < _SPM_SHARE:
+        builder.plain(closing, context)
+        builder.text(text, *suffix, TARGET_WEIGHT, True)
+        builder.plain(filling, context)
+        builder.text(text, *prefix, TARGET_WEIGHT, True)
     else:
-        draft.text(text, *prefix, TARGET_WEIGHT, True)
-        draft.plain(closing, context)
-        draft.text(text, *suffix, TARGET_WEIGHT, True)
-        draft.plain(filling, context)
-    draft.text(text, *middle, TARGET_WEIGHT, True)
+        builder.text(text, *prefix, TARGET_WEIGHT, True)
+        builder.plain(closing, context)
+        builder.text(text, *suffix, TARGET_WEIGHT, True)
+        builder.plain(filling, context)
+    builder.text(text, *middle, TARGET_WEIGHT, True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +242,7 @@ class FilePiece:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class CommitStep:
     """What one commit did to one file: `of.text` is " id8 message\\n" and the hunks, `of.weights` one a token.
 
     A step too long for a sequence is written in parts, `start`..`end`; `message` tokens are repeated before a later
@@ -248,7 +269,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Sizes:
+class TemplateSizes:
     """How many tokens each part of a format takes beside the text."""
 
     tokenizer: RepoTokenizer
@@ -265,13 +286,13 @@ class Sizes:
         """Marks and path of a file by its path."""
         return self._file + len(path_tokens(self.tokenizer, path))
 
-    def step(self, step: Step) -> int:
+    def step(self, step: CommitStep) -> int:
         """A commit's step with its marks and the repeated message."""
         return self._step + step.repeated + step.stop - step.start
 
     def snippet(self, number: int, piece: FilePiece) -> int:
         """A snippet with its mark and path."""
-        return self.marks(SNIPPETS[number]) + len(piece.of.path_ids) + piece.end - piece.start
+        return self.marks(SNIPPET_TOKENS[number]) + len(piece.of.path_ids) + piece.end - piece.start
 
     def marks(self, *names: str) -> int:
         """Structure tokens (or their names as text)."""
@@ -286,63 +307,63 @@ class Sizes:
         return self.marks(COMMIT_START, COMMIT_END)
 
 
-def write_file(draft: Draft, piece: FilePiece, context: float, fim_key: str | None = None) -> bool:
+def write_file(builder: SequenceBuilder, piece: FilePiece, context: float, fim_key: str | None = None) -> bool:
     """Append a file's piece; where `fim_key` is given and the piece can be cut, as fill-in-the-middle. Says whether."""
-    draft.mark(FILE_START, context)
-    draft.plain(piece.of.path_ids, context)
-    middle = middle_of(piece.of, piece.start, piece.end, fim_key) if fim_key is not None else None
+    builder.mark(FILE_START, context)
+    builder.plain(piece.of.path_ids, context)
+    middle = choose_fim_middle(piece.of, piece.start, piece.end, fim_key) if fim_key is not None else None
     for start, end in piece.head:
-        draft.text(piece.of, start, end, context, False)
+        builder.text(piece.of, start, end, context, False)
     if middle is not None and fim_key is not None:
-        write(draft, piece.of, (piece.start, piece.end), middle, fim_key, context)
+        write_fim(builder, piece.of, (piece.start, piece.end), middle, fim_key, context)
     else:
-        draft.text(piece.of, piece.start, piece.end, TARGET_WEIGHT if piece.target else context, piece.target)
-    draft.mark(FILE_END, TARGET_WEIGHT if piece.target else context)
+        builder.text(piece.of, piece.start, piece.end, TARGET_WEIGHT if piece.target else context, piece.target)
+    builder.mark(FILE_END, TARGET_WEIGHT if piece.target else context)
     return middle is not None
 
 
-def write_step(draft: Draft, step: Step, context: float) -> None:
+def write_step(builder: SequenceBuilder, step: CommitStep, context: float) -> None:
     """Append a commit's step."""
     assert step.of.weights is not None
-    draft.mark(COMMIT_START, context)
-    draft.text(step.of, 0, step.repeated, context, False)
-    draft.text(step.of, step.start, step.stop, step.of.weights[step.start : step.stop], True)
-    draft.mark(COMMIT_END, TARGET_WEIGHT)
+    builder.mark(COMMIT_START, context)
+    builder.text(step.of, 0, step.repeated, context, False)
+    builder.text(step.of, step.start, step.stop, step.of.weights[step.start : step.stop], True)
+    builder.mark(COMMIT_END, TARGET_WEIGHT)
 
 
 @lru_cache(maxsize=1 << 15)  # a question is asked at several lengths
-def encoded(tokenizer: RepoTokenizer, text: str) -> Numbers:
+def encode_text(tokenizer: RepoTokenizer, text: str) -> Int32Array:
     """The tokens of a short text."""
     return np.array(tokenizer.encode(text), np.int32)
 
 
-def question_ids(tokenizer: RepoTokenizer, question: str) -> Numbers:
+def question_ids(tokenizer: RepoTokenizer, question: str) -> Int32Array:
     """The tokens of a question with its labels."""
-    return encoded(tokenizer, f"\nQUESTION: {question}\nANSWER:")
+    return encode_text(tokenizer, f"\nQUESTION: {question}\nANSWER:")
 
 
 def write_question(
-    draft: Draft, snippets: Sequence[FilePiece], question: Numbers, answer: TokenizedText, context: float
+    builder: SequenceBuilder, snippets: Sequence[FilePiece], question: Int32Array, answer: TokenizedText, context: float
 ) -> None:
     """Append snippets, numbered from 0, then the question and its answer; only the answer has full weight."""
     for index, piece in enumerate(snippets):
-        draft.mark(SNIPPETS[index], context)
-        draft.plain(piece.of.path_ids, context)
-        draft.text(piece.of, piece.start, piece.end, context, False)
-    draft.plain(question, context)
-    draft.text(answer, 0, len(answer), TARGET_WEIGHT, True)
+        builder.mark(SNIPPET_TOKENS[index], context)
+        builder.plain(piece.of.path_ids, context)
+        builder.text(piece.of, piece.start, piece.end, context, False)
+    builder.plain(question, context)
+    builder.text(answer, 0, len(answer), TARGET_WEIGHT, True)
 
 
-_LEAST = 32  # tokens of another file that are worth its frame
+_MIN_PIECE_TOKENS = 32  # tokens of another file that are worth its frame
 
 
-def fitting(pieces: Iterable[FilePiece], room: int, sizes: Sizes) -> list[FilePiece]:
+def fit_pieces(pieces: Iterable[FilePiece], room: int, sizes: TemplateSizes) -> list[FilePiece]:
     """As much of the pieces, in their order, as `room` tokens hold with their frames; the last ones are cut."""
     chosen: list[FilePiece] = []
     for piece in pieces:
         free = room - sizes.frame(piece.of)
-        if free < _LEAST:
-            if room < _LEAST + 8:
+        if free < _MIN_PIECE_TOKENS:
+            if room < _MIN_PIECE_TOKENS + 8:
                 break
             continue
         end = piece.end if piece.size <= free else piece.of.cut_in(piece.start, piece.start + free, free // 2)[0]
@@ -351,39 +372,39 @@ def fitting(pieces: Iterable[FilePiece], room: int, sizes: Sizes) -> list[FilePi
     return chosen
 
 
-def write_others(draft: Draft, nearest_first: Sequence[FilePiece]) -> None:
+def write_context_files(builder: SequenceBuilder, nearest_first: Sequence[FilePiece]) -> None:
     """Other files, the first of them last: nearest to what comes after."""
     for piece in reversed(nearest_first):
-        write_file(draft, piece, 0.0)
+        write_file(builder, piece, 0.0)
 
 
-def write_beginning(draft: Draft, before: FilePiece) -> None:
+def write_file_prefix(builder: SequenceBuilder, before: FilePiece) -> None:
     """A file's path and its text up to where it goes on."""
-    draft.mark(FILE_START, 0.0)
-    draft.plain(before.of.path_ids, 0.0)
-    draft.text(before.of, before.start, before.end, 0.0, False)
+    builder.mark(FILE_START, 0.0)
+    builder.plain(before.of.path_ids, 0.0)
+    builder.text(before.of, before.start, before.end, 0.0, False)
 
 
-def write_gap(draft: Draft, before: FilePiece, after: FilePiece, fim: Fim) -> None:
+def write_file_gap(builder: SequenceBuilder, before: FilePiece, after: FilePiece, fim: FimIds) -> None:
     """A file's path, its text up to a gap and from there on; what fills the gap comes next."""
     opening, closing, filling = (np.array([id], np.int32) for id in (fim.prefix, fim.suffix, fim.middle))
-    draft.mark(FILE_START, 0.0)
-    draft.plain(before.of.path_ids, 0.0)
-    draft.plain(opening, 0.0)
-    draft.text(before.of, before.start, before.end, 0.0, False)
-    draft.plain(closing, 0.0)
-    draft.text(after.of, after.start, after.end, 0.0, False)
-    draft.plain(filling, 0.0)
+    builder.mark(FILE_START, 0.0)
+    builder.plain(before.of.path_ids, 0.0)
+    builder.plain(opening, 0.0)
+    builder.text(before.of, before.start, before.end, 0.0, False)
+    builder.plain(closing, 0.0)
+    builder.text(after.of, after.start, after.end, 0.0, False)
+    builder.plain(filling, 0.0)
 
 
-def following(of: TokenizedText, start: int, room: int) -> FilePiece:
+def piece_from(of: TokenizedText, start: int, room: int) -> FilePiece:
     """At most `room` tokens of a text from token `start` on."""
     end = of.cut_in(start, start + room)[0] if len(of) - start > room else len(of)
     return FilePiece(of, start, end, (), False)
 
 
-def written(tokenizer: RepoTokenizer, ids: Sequence[int]) -> str:
+def completion_text(tokenizer: RepoTokenizer, ids: Sequence[int]) -> str:
     """The text of written tokens up to the first mark: a file's end ends a completion."""
-    marks = marks_of(tokenizer)
+    marks = special_token_mask(tokenizer)
     stop = next((at for at, id in enumerate(ids) if id >= len(marks) or marks[id]), len(ids))
     return tokenizer.decode(ids[:stop])

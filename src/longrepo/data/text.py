@@ -27,12 +27,12 @@ MAX_PATH_TOKENS = 40  # a longer path keeps its end: the file's own name
 _IMPORT = re.compile(
     r"(import|from|use|using|package|extern crate|mod|require|include|#\s*include|#\s*import)\b|const .*\brequire\("
 )
-_SOMETHING = re.compile(r"\S")
-PROSE = {"Other", "Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML"}
+_NON_SPACE = re.compile(r"\S")
+PROSE_LANGUAGES = {"Other", "Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML"}
 _IMPORT_LINES = 200  # imports stand at the top; further down the pattern mostly meets prose
 
-Numbers = NDArray[np.int32]
-_NONE: Numbers = np.zeros(0, np.int32)
+Int32Array = NDArray[np.int32]
+_NO_NUMBERS: Int32Array = np.zeros(0, np.int32)
 
 
 @dataclass(eq=False)
@@ -48,17 +48,17 @@ class TokenizedText:
     path: str
     language: str
     text: str
-    ids: Numbers
-    starts: Numbers
-    rows: Numbers = field(default_factory=lambda: np.zeros(1, np.int32))
+    ids: Int32Array
+    starts: Int32Array
+    rows: Int32Array = field(default_factory=lambda: np.zeros(1, np.int32))
     row_hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(1, np.uint64))
-    cuts: Numbers = field(default_factory=_NONE.copy)
+    cuts: Int32Array = field(default_factory=_NO_NUMBERS.copy)
     names: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    name_tokens: Numbers = field(default_factory=_NONE.copy)
+    name_tokens: Int32Array = field(default_factory=_NO_NUMBERS.copy)
     depth: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     weights: NDArray[np.float32] | None = None
     defines: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))  # names, ascending
-    path_ids: Numbers = field(default_factory=_NONE.copy)  # " path\n", as it stands after a file's start token
+    path_ids: Int32Array = field(default_factory=_NO_NUMBERS.copy)  # " path\n", as it stands after a file's start token
     outline_json: str = ""
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class TokenizedText:
 
     def token_at(self, character: int) -> int:
         """The last token boundary at or before a character: a token may span "\\n" and the indentation after it."""
-        return int(boundaries(self.starts, len(self.text), [character])[0])
+        return int(token_boundaries(self.starts, len(self.text), [character])[0])
 
     def slice_text(self, start: int, end: int) -> str:
         """The text of tokens start..end."""
@@ -85,7 +85,7 @@ class TokenizedText:
         return self.text[int(self.starts[start]) : last]
 
     @cached_property
-    def lines(self) -> Numbers:
+    def lines(self) -> Int32Array:
         """Token boundaries at which a line begins, ascending, the ends left out."""
         found = np.unique(self.rows)
         return found[(found > 0) & (found < len(self.ids))]
@@ -140,9 +140,9 @@ class TokenizedText:
             if 1 < size <= budget and span[1] <= start and span not in ranges:
                 ranges.append(span)
                 budget -= size
-        return self.apart(sorted(ranges), start)
+        return self.separate_ranges(sorted(ranges), start)
 
-    def apart(self, ranges: Sequence[tuple[int, int]], following: int) -> list[tuple[int, int]]:
+    def separate_ranges(self, ranges: Sequence[tuple[int, int]], following: int) -> list[tuple[int, int]]:
         """Ascending token ranges of whole lines, with the line break between two of them where neither holds it, as
         where one token is several line breaks; `following` is the token that comes after them."""
         found: list[tuple[int, int]] = []
@@ -156,11 +156,11 @@ class TokenizedText:
 
     @cached_property
     def _import_rows(self) -> list[int]:
-        top = [] if self.language in PROSE else self._rows[:_IMPORT_LINES]
+        top = [] if self.language in PROSE_LANGUAGES else self._rows[:_IMPORT_LINES]
         return [row for row, line in enumerate(top) if _IMPORT.match(line)]
 
     @cached_property
-    def _indents(self) -> Numbers:
+    def _indents(self) -> Int32Array:
         """Of each row, in characters; a blank one is indented beyond any other."""
         return np.array([len(row) - len(row.lstrip(" \t")) if row.strip() else 1 << 30 for row in self._rows], np.int32)
 
@@ -174,7 +174,7 @@ class TokenizedText:
 
     def _row_of(self, character: int) -> int:
         """The row of the first thing that isn't blank from a character on: its indentation is the piece's."""
-        found = _SOMETHING.search(self.text, character)
+        found = _NON_SPACE.search(self.text, character)
         return bisect_right(self._row_starts, found.start() if found else character) - 1
 
     def _enclosing(self, row: int) -> list[int]:
@@ -188,7 +188,7 @@ class TokenizedText:
         return found[::-1]
 
 
-def boundaries(starts: Numbers, length: int, characters: Iterable[int]) -> Numbers:
+def token_boundaries(starts: Int32Array, length: int, characters: Iterable[int]) -> Int32Array:
     """For each character of a text of `length` the last token boundary at or before it; the number of tokens for one
     at or beyond the end. Where a character takes several tokens they share a start, and the first of them is meant."""
     at = np.fromiter(characters, np.int64)
@@ -199,15 +199,15 @@ def boundaries(starts: Numbers, length: int, characters: Iterable[int]) -> Numbe
     return found.astype(np.int32)
 
 
-def path_tokens(tokenizer: RepoTokenizer, path: str) -> Numbers:
+def path_tokens(tokenizer: RepoTokenizer, path: str) -> Int32Array:
     """The tokens of " path\\n", a very long path without its beginning."""
     return np.array(tokenizer.encode(f" {path}\n")[-MAX_PATH_TOKENS:], np.int32)
 
 
-Kind = Literal["hierarchical", "commit_evolution", "qa", "window"]
+SequenceKind = Literal["hierarchical", "commit_evolution", "qa", "window"]
 Split = Literal["train", "validation", "test"]
 DIFFICULTIES = ("easy", "medium", "hard", "very_hard")
-KINDS: tuple[Kind, ...] = ("hierarchical", "commit_evolution", "qa", "window")
+SEQUENCE_KINDS: tuple[SequenceKind, ...] = ("hierarchical", "commit_evolution", "qa", "window")
 TARGET_WEIGHT = 1.0  # a token with this weight is a target: validation and evaluation count these alone
 
 
@@ -242,11 +242,11 @@ class NotBuilt:
         return False
 
 
-_NAMES = re.compile("|".join(map(re.escape, STRUCTURE_TOKENS)))
+_STRUCTURE_TOKEN_PATTERN = re.compile("|".join(map(re.escape, STRUCTURE_TOKENS)))
 
 
 @dataclass(frozen=True)
-class Line:
+class StoredLine:
     """A line of a row: its number from 1, whether it is scored as a whole, and whether it stands in a commit."""
 
     number: int
@@ -264,10 +264,12 @@ class StoredText:
 
     def __init__(self, tokenizer: RepoTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._marks = marks_of(tokenizer)
+        self._marks = special_token_mask(tokenizer)
         self._commit = tokenizer.structure_ids.get(COMMIT_START)
 
-    def lines(self, ids: NDArray[np.int32], kind: str, weights: NDArray[np.float32] | None = None) -> Iterator[Line]:
+    def lines(
+        self, ids: NDArray[np.int32], kind: str, weights: NDArray[np.float32] | None = None
+    ) -> Iterator[StoredLine]:
         """The lines of a row of that kind. With `weights` a line is `scored` whose tokens, as far as they hold more
         than white space, all have weight 1; without, none is."""
         number = 0
@@ -275,7 +277,7 @@ class StoredText:
             in_commit = kind == "commit_evolution" and (self._commit is None or opened_by == self._commit)
             for text, scored in self._split(ids[places], weights[places] if weights is not None else None):
                 number += 1
-                yield Line(number, text, scored, in_commit)
+                yield StoredLine(number, text, scored, in_commit)
 
     def _stretches(self, ids: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.intp], int]]:
         """The places of each stretch of text, in the file's order, and the mark before it (-1: none)."""
@@ -315,10 +317,10 @@ class StoredText:
 
     def _decode(self, ids: NDArray[np.int32]) -> str:
         text = self._tokenizer.decode(ids.tolist())
-        return text if self._tokenizer.structure_ids else _NAMES.sub("\n", text)
+        return text if self._tokenizer.structure_ids else _STRUCTURE_TOKEN_PATTERN.sub("\n", text)
 
 
-def marks_of(tokenizer: RepoTokenizer) -> NDArray[np.bool_]:
+def special_token_mask(tokenizer: RepoTokenizer) -> NDArray[np.bool_]:
     """Which ids are no text: structure tokens, end, padding, fill-in-the-middle, `[vocabulary]`."""
     marks = np.zeros(tokenizer.vocabulary_size, bool)
     fim = tokenizer.fim

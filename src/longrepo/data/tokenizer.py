@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 
-END = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"
 FILE_START, FILE_END = "<|FILE_START|>", "<|FILE_END|>"
 COMMIT_START, COMMIT_END = "<|COMMIT_START|>", "<|COMMIT_END|>"
-SNIPPETS = tuple(f"<|SNIPPET_{n}|>" for n in range(16))
-STRUCTURE_TOKENS = (FILE_START, FILE_END, COMMIT_START, COMMIT_END, *SNIPPETS)
+SNIPPET_TOKENS = tuple(f"<|SNIPPET_{n}|>" for n in range(16))
+STRUCTURE_TOKENS = (FILE_START, FILE_END, COMMIT_START, COMMIT_END, *SNIPPET_TOKENS)
 
 # What redacted text becomes; StarCoder2's tokenizer has a token for each, for others they are text.
 PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
@@ -40,12 +40,12 @@ PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
 FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX = "<fim_prefix>", "<fim_middle>", "<fim_suffix>"
 
 # The first of these that the base tokenizer has; a tokenizer with none of them falls back to its end token.
-NEAREST: dict[str, tuple[str, ...]] = {
+INITIAL_TOKENS: dict[str, tuple[str, ...]] = {
     FILE_START: ("<file_sep>",),
-    FILE_END: (END,),
+    FILE_END: (END_OF_TEXT,),
     COMMIT_START: ("<pr_base>", "<commit_before>", "<file_sep>"),
-    COMMIT_END: (END,),
-    **dict.fromkeys(SNIPPETS, ("<pr_diff_hunk>", "<file_sep>")),
+    COMMIT_END: (END_OF_TEXT,),
+    **dict.fromkeys(SNIPPET_TOKENS, ("<pr_diff_hunk>", "<file_sep>")),
 }
 
 
@@ -54,7 +54,7 @@ Offsets = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Fim:
+class FimIds:
     """Ids of the fill-in-the-middle tokens."""
 
     prefix: int
@@ -96,7 +96,7 @@ class RepoTokenizer:
         self._text.encode_special_tokens = True
         self._text.post_processor = processors.ByteLevel(trim_offsets=False)
         self._vocabulary: dict[str, int] = self._text.get_vocab(with_added_tokens=True)
-        found = self._vocabulary.get(end or END)
+        found = self._vocabulary.get(end or END_OF_TEXT)
         if found is None:
             raise InputError(f"{name}: its tokenizer has no end token; use a model that has one")
         self.end_id: int = found
@@ -109,7 +109,7 @@ class RepoTokenizer:
 
     def __reduce__(self) -> tuple[Callable[..., RepoTokenizer], tuple[Any, ...]]:
         """For another process; there `source` is not to be had."""
-        return _rebuilt, self._made_from
+        return _rebuild, self._made_from
 
     @cached_property
     def source(self) -> Any:
@@ -135,15 +135,17 @@ class RepoTokenizer:
     def initial_from(self) -> dict[int, int]:
         """Structure token id → id of the known token whose embedding row it starts from."""
         return {
-            id: next((self._vocabulary[known] for known in NEAREST[token] if known in self._vocabulary), self.end_id)
+            id: next(
+                (self._vocabulary[known] for known in INITIAL_TOKENS[token] if known in self._vocabulary), self.end_id
+            )
             for token, id in self.structure_ids.items()
         }
 
     @cached_property
-    def fim(self) -> Fim | None:
+    def fim(self) -> FimIds | None:
         """The fill-in-the-middle ids, or None where the tokenizer lacks one of them."""
         ids = [self._vocabulary.get(token) for token in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)]
-        return Fim(*[id for id in ids if id is not None]) if None not in ids else None
+        return FimIds(*[id for id in ids if id is not None]) if None not in ids else None
 
     @cached_property
     def sha256(self) -> str:
@@ -214,7 +216,7 @@ class RepoTokenizer:
         return str(self._text.decode(list(ids), skip_special_tokens=False))
 
 
-def _rebuilt(state: str, *rest: Any) -> RepoTokenizer:
+def _rebuild(state: str, *rest: Any) -> RepoTokenizer:
     from tokenizers import Tokenizer
 
     return RepoTokenizer(Tokenizer.from_str(state), *rest)
@@ -228,7 +230,7 @@ def load_tokenizer(name: str, revision: str | None = None, structure_tokens: boo
     """
     from tokenizers import Tokenizer
 
-    file, config = _local(name) or _from_hub(name, revision)
+    file, config = _local_files(name) or _from_hub(name, revision)
     try:
         backend = Tokenizer.from_file(str(file))
         tree = json.loads(config.read_text("utf-8")) if config else {}
@@ -240,11 +242,11 @@ def load_tokenizer(name: str, revision: str | None = None, structure_tokens: boo
 
         return AutoTokenizer.from_pretrained(str(file.parent))
 
-    end, pad = _token(tree.get("eos_token")), _token(tree.get("pad_token"))
+    end, pad = _token_text(tree.get("eos_token")), _token_text(tree.get("pad_token"))
     return RepoTokenizer(backend, name, end, pad, structure_tokens, source)
 
 
-def new_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) -> dict[int, int]:
+def new_token_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) -> dict[int, int]:
     """`initial_from` of the structure tokens that a base's own tokenizer lacks. One that has them was trained with
     them, and their rows stay what they are. A base without a tokenizer lacks all."""
     try:
@@ -271,7 +273,7 @@ def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
     return wrapped
 
 
-def _local(name: str) -> tuple[Path, Path | None] | None:
+def _local_files(name: str) -> tuple[Path, Path | None] | None:
     """`tokenizer.json` and the configuration beside it, where `name` means a folder on this machine."""
     folder = Path(name).expanduser()
     if name == "embedded":
@@ -306,5 +308,5 @@ def _first_line(error: Exception) -> str:
     return textwrap.shorten((str(error).strip().splitlines() or [type(error).__name__])[0], 160, placeholder=" …")
 
 
-def _token(given: Any) -> str | None:
+def _token_text(given: Any) -> str | None:
     return given.get("content") if isinstance(given, dict) else given

@@ -14,16 +14,16 @@ from dataclasses import dataclass
 from longrepo.config.schema import Settings
 from longrepo.data.corpus import Corpus
 from longrepo.data.mixture import PhaseAccount
-from longrepo.data.packing import TOO_SHORT, Band, bands_up_to
-from longrepo.data.prepare import Origin, Part, Prepared, Tools, assemble
-from longrepo.data.template import Built, Draft
+from longrepo.data.packing import TOO_SHORT_REASON, Band, bands_up_to
+from longrepo.data.prepare import PreparationTools, PreparedData, RepositoryPart, RepositorySpec, assemble_sequences
+from longrepo.data.template import BuiltSequence, SequenceBuilder
 from longrepo.data.text import TARGET_WEIGHT, TokenizedText
 from longrepo.data.tokenizer import FILE_END, FILE_START
 from longrepo.errors import InputError
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _FilePlacement:
     """A file in the stream: its marks and path begin at `at`, its text at `text_at`, its end mark at `end_at`."""
 
     of: TokenizedText
@@ -32,7 +32,9 @@ class _Placed:
     end_at: int
 
 
-def windows(origins: Sequence[Origin], settings: Settings, tools: Tools, length: int, overlap: int) -> Prepared:
+def build_windows(
+    origins: Sequence[RepositorySpec], settings: Settings, tools: PreparationTools, length: int, overlap: int
+) -> PreparedData:
     """Windows for every phase up to `length` tokens, and the same held-out sequences as `prepare`.
 
     Raises InputError where a repository holds nothing to train on, or has a weight.
@@ -50,41 +52,41 @@ def windows(origins: Sequence[Origin], settings: Settings, tools: Tools, length:
         if used < overlap
     ]
 
-    def build(part: Part, _: float) -> None:
+    def build(part: RepositoryPart, _: float) -> None:
         for band in chosen:
             tools.watch.step(f"cutting windows of {band.cap} tokens")
-            built, part.accounts[band.phase] = _phase(part.corpus, band, lowered[band.phase])
+            built, part.accounts[band.phase] = _phase_windows(part.corpus, band, lowered[band.phase])
             part.training += built
 
-    return assemble(origins, without_changes, tools, chosen, notes, f"tokenize, overlap {overlap}", build)
+    return assemble_sequences(origins, without_changes, tools, chosen, notes, f"tokenize, overlap {overlap}", build)
 
 
-def _phase(corpus: Corpus, band: Band, overlap: int) -> tuple[list[Built], PhaseAccount]:
+def _phase_windows(corpus: Corpus, band: Band, overlap: int) -> tuple[list[BuiltSequence], PhaseAccount]:
     texts = {path: text for path, text in corpus.texts.items() if len(text)}
-    stream, starts, length = _place([texts[path] for path in sorted(texts, key=corpus.rank.__getitem__)], corpus)
+    stream, starts, length = _place_files([texts[path] for path in sorted(texts, key=corpus.rank.__getitem__)], corpus)
     account = PhaseAccount(tokenized=sum(map(len, texts.values())))
-    built: list[Built] = []
+    built: list[BuiltSequence] = []
     for start, end, fresh in _spans(length, starts, band, overlap):
         draft = _window(corpus, stream, start, end, fresh, end == length)
         used = draft.roles["target"]
         if len(draft) <= band.floor:
-            account.dropped[TOO_SHORT] += used
+            account.dropped[TOO_SHORT_REASON] += used
             continue
         account.used += used
-        built.append(Built(draft, "window", "train", corpus.facts.name))
-    corpus.judge(built)
+        built.append(BuiltSequence(draft, "window", "train", corpus.facts.name))
+    corpus.score_difficulty(built)
     return built, account
 
 
-def _place(texts: list[TokenizedText], corpus: Corpus) -> tuple[list[_Placed], list[int], int]:
+def _place_files(texts: list[TokenizedText], corpus: Corpus) -> tuple[list[_FilePlacement], list[int], int]:
     """Where each file stands in the stream, where lines begin in it, and its length."""
     sizes, at = corpus.sizes, 0
-    placed: list[_Placed] = []
+    placed: list[_FilePlacement] = []
     starts: list[int] = []
     for of in texts:
         text_at = at + sizes.marks(FILE_START) + len(of.path_ids)
         end_at = text_at + len(of)
-        placed.append(_Placed(of, at, text_at, end_at))
+        placed.append(_FilePlacement(of, at, text_at, end_at))
         starts.append(at)
         starts.extend((of.lines + text_at).tolist())
         at = end_at + sizes.marks(FILE_END)
@@ -97,22 +99,26 @@ def _spans(length: int, starts: list[int], band: Band, overlap: int) -> Iterator
     while done < length:
         end = min(length, start + room)
         if end == length and end - start < band.low - 1:
-            start = _line_from(starts, max(0, length - room), done)  # the last one: more overlap in place of too short
+            start = _line_start_near(
+                starts, max(0, length - room), done
+            )  # the last one: more overlap in place of too short
         elif end < length:
             line = starts[bisect_right(starts, end) - 1]
             end = line if line > max(done, start + room // 2) else end
         yield start, end, done
         done = end
-        start = _line_from(starts, max(0, end - overlap), done)
+        start = _line_start_near(starts, max(0, end - overlap), done)
 
 
-def _line_from(starts: list[int], at: int, before: int) -> int:
+def _line_start_near(starts: list[int], at: int, before: int) -> int:
     index = bisect_left(starts, at)
     return starts[index] if index < len(starts) and starts[index] <= before else at
 
 
-def _window(corpus: Corpus, stream: list[_Placed], start: int, end: int, fresh: int, last: bool) -> Draft:
-    draft, context = Draft(corpus.tokenizer), corpus.settings.data.context_weight
+def _window(
+    corpus: Corpus, stream: list[_FilePlacement], start: int, end: int, fresh: int, last: bool
+) -> SequenceBuilder:
+    draft, context = SequenceBuilder(corpus.tokenizer), corpus.settings.data.context_weight
     first = bisect_right([placed.at for placed in stream], start) - 1
     for placed in stream[first:]:
         if placed.at >= end:

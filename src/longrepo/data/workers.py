@@ -22,35 +22,35 @@ from itertools import islice
 from threading import Thread
 
 from longrepo.data.features import (
-    ANALYSIS_VERSION,
+    FEATURES_VERSION,
     AddedJob,
-    Analysed,
-    Analyser,
+    FeatureExtractor,
+    Features,
     FileJob,
     Job,
     StepJob,
     WindowJob,
-    left_out,
-    still_valid,
-    unpack,
-    why_left_out,
+    is_still_valid,
+    pack_skip_reason,
+    skip_reason,
+    unpack_features,
 )
-from longrepo.data.text import Numbers, path_tokens
+from longrepo.data.text import Int32Array, path_tokens
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import RunError
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.repository import Repository
-from longrepo.repository.types import OTHER, language_of
-from longrepo.utils.cache import Cache
+from longrepo.repository.types import OTHER_LANGUAGE, language_of
+from longrepo.utils.cache import SqliteCache
 
-_CHARACTERS = 300_000  # of text in a batch
-_WORTH_IT = 1_000_000  # characters: less is done here before another process has begun
-Keyed = tuple[str, Job]
+_BATCH_CHARACTERS = 300_000  # of text in a batch
+_MIN_PARALLEL_CHARACTERS = 1_000_000  # characters: less is done here before another process has begun
+KeyedJob = tuple[str, Job]
 
-_analyser: Analyser | None = None
+_extractor: FeatureExtractor | None = None
 
 
-class AnalysisPool:
+class ExtractionPool:
     """Runs an `Analyser` in `workers` processes, or here where there is one or little to do. Close it after use."""
 
     def __init__(
@@ -58,7 +58,7 @@ class AnalysisPool:
     ) -> None:
         self._arguments = (tokenizer, redactor, context_weight)
         self._workers = workers
-        self._here = Analyser(*self._arguments)
+        self._here = FeatureExtractor(*self._arguments)
         self._executor: ProcessPoolExecutor | None = None
         self._done = 0
 
@@ -68,81 +68,81 @@ class AnalysisPool:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
-    def run(self, jobs: Iterable[Keyed]) -> Iterator[tuple[str, bytes]]:
+    def run(self, jobs: Iterable[KeyedJob]) -> Iterator[tuple[str, bytes]]:
         """(key, result) of each job, in order."""
         waiting: deque[tuple[list[str], Future[list[bytes]]]] = deque()
-        for batch in _batches(jobs):
+        for batch in _job_batches(jobs):
             keys, todo = [key for key, _ in batch], [job for _, job in batch]
-            self._done += sum(map(_size, todo))
-            if self._workers < 2 or (self._executor is None and self._done < _WORTH_IT):
-                yield from zip(keys, self._here.analyse(todo), strict=True)
+            self._done += sum(map(_job_size, todo))
+            if self._workers < 2 or (self._executor is None and self._done < _MIN_PARALLEL_CHARACTERS):
+                yield from zip(keys, self._here.extract(todo), strict=True)
                 continue
             waiting.append((keys, self._submit(todo)))
             if len(waiting) > 2 * self._workers:
-                yield from _results(*waiting.popleft())
+                yield from _batch_results(*waiting.popleft())
         while waiting:
-            yield from _results(*waiting.popleft())
+            yield from _batch_results(*waiting.popleft())
 
     def _submit(self, todo: list[Job]) -> Future[list[bytes]]:
         if self._executor is None:
             self._executor = ProcessPoolExecutor(
-                self._workers, multiprocessing.get_context("spawn"), _begin, self._arguments
+                self._workers, multiprocessing.get_context("spawn"), _init_worker, self._arguments
             )
         # A process begins with the signals blocked that are blocked here: Ctrl-C is the main process's to answer.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return self._executor.submit(_analyse, todo)
+            return self._executor.submit(_extract, todo)
         except (OSError, BrokenProcessPool) as error:
-            raise _broken(error) from None
+            raise _pool_error(error) from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _results(keys: list[str], future: Future[list[bytes]]) -> Iterator[tuple[str, bytes]]:
+def _batch_results(keys: list[str], future: Future[list[bytes]]) -> Iterator[tuple[str, bytes]]:
     try:
         results = future.result()
     except (OSError, BrokenProcessPool) as error:
-        raise _broken(error) from None
+        raise _pool_error(error) from None
     yield from zip(keys, results, strict=True)
 
 
-def _broken(error: Exception) -> RunError:
+def _pool_error(error: Exception) -> RunError:
     return RunError(f"a helper process ended before its work was done ({error}); was there too little memory?")
 
 
-def _begin(tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
+def _init_worker(tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
     global _analyser
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    _analyser = Analyser(tokenizer, redactor, context_weight)
+    Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
+    _extractor = FeatureExtractor(tokenizer, redactor, context_weight)
 
 
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """A main process that was killed leaves nothing behind."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
-def _analyse(jobs: list[Job]) -> list[bytes]:
-    assert _analyser is not None
-    return _analyser.analyse(jobs)
+def _extract(jobs: list[Job]) -> list[bytes]:
+    assert _extractor is not None
+    return _extractor.extract(jobs)
 
 
-def _batches(jobs: Iterable[Keyed]) -> Iterator[list[Keyed]]:
-    batch: list[Keyed] = []
+def _job_batches(jobs: Iterable[KeyedJob]) -> Iterator[list[KeyedJob]]:
+    batch: list[KeyedJob] = []
     size = 0
     for keyed in jobs:
         batch.append(keyed)
-        size += _size(keyed[1])
-        if size >= _CHARACTERS:
+        size += _job_size(keyed[1])
+        if size >= _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
-def _size(job: Job) -> int:
+def _job_size(job: Job) -> int:
     """Characters of text that a job takes about as long as."""
     if isinstance(job, FileJob):
         return len(job.text)
@@ -153,8 +153,8 @@ def _size(job: Job) -> int:
     return job.characters + len(job.text) // 10
 
 
-_AT_ONCE = 256
-_CHANGES_AT_ONCE = 64
+_REQUESTS_PER_BATCH = 256
+_REQUESTS_PER_READ = 64
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ Request = FileRequest | AddedRequest | StepRequest | WindowRequest
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedText:
     """A text that isn't used, and why. False in a condition."""
 
     reason: str
@@ -209,37 +209,37 @@ class LeftOut:
 
 
 @dataclass
-class Reader:
+class CachedReader:
     """Answers requests on one repository. `found` counts redactions by kind; `places` says where they were:
     (path or commit:path, line, kind)."""
 
     repository: Repository
     tokenizer: RepoTokenizer
     redactor: Redactor | None
-    pool: AnalysisPool
-    cache: Cache
+    pool: ExtractionPool
+    cache: SqliteCache
     max_file_bytes: int
     context_weight: float
     found: Counter[str] = field(default_factory=Counter)
-    places: set[tuple[str, int, str]] = field(default_factory=set)
+    redaction_places: set[tuple[str, int, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.path_ids: Callable[[str], Numbers] = lru_cache(maxsize=None)(
+        self.path_ids: Callable[[str], Int32Array] = lru_cache(maxsize=None)(
             lambda path: path_tokens(self.tokenizer, path)
         )
         redacting = "redacted" if self.redactor else "as it is"
-        self._version = f"{ANALYSIS_VERSION} {self.tokenizer.sha256} {redacting} {self.context_weight}"
+        self._version = f"{FEATURES_VERSION} {self.tokenizer.sha256} {redacting} {self.context_weight}"
 
     def message(self, text: str) -> str:
         """A commit's message as training may show it."""
         return self.redactor.message(text).text if self.redactor else text
 
-    def read(self, requests: Iterable[Request], done: Callable[[int], None]) -> Iterator[Analysed | LeftOut]:
+    def read(self, requests: Iterable[Request], done: Callable[[int], None]) -> Iterator[Features | SkippedText]:
         """The answer to each request, in their order; `done` is told how many there are more."""
         rest = iter(requests)
-        while some := list(islice(rest, _AT_ONCE)):
+        while some := list(islice(rest, _REQUESTS_PER_BATCH)):
             keys = [self._key(request) for request in some]
-            known = {key: value for key, value in self.cache.get(keys).items() if still_valid(value, self.redactor)}
+            known = {key: value for key, value in self.cache.get(keys).items() if is_still_valid(value, self.redactor)}
             missing = {key: request for key, request in zip(keys, some, strict=True) if key not in known}
             done(len(some) - len(missing))
             fresh: dict[str, bytes] = {}
@@ -251,20 +251,20 @@ class Reader:
             for key, request in zip(keys, some, strict=True):
                 yield self._answer(known[key], request)
 
-    def _answer(self, value: bytes, request: Request) -> Analysed | LeftOut:
-        if reason := why_left_out(value):
-            return LeftOut(reason)
-        analysed = unpack(value, request.path, self.path_ids(request.path))
+    def _answer(self, value: bytes, request: Request) -> Features | SkippedText:
+        if reason := skip_reason(value):
+            return SkippedText(reason)
+        analysed = unpack_features(value, request.path, self.path_ids(request.path))
         where = f"{request.commit[:10]}:{request.path}" if isinstance(request, StepRequest) else request.path
         for kind, line in analysed.facts["findings"]:
-            if (where, line, kind) not in self.places:
-                self.places.add((where, line, kind))
+            if (where, line, kind) not in self.redaction_places:
+                self.redaction_places.add((where, line, kind))
                 self.found[kind] += 1
         return analysed
 
     def _key(self, request: Request) -> str:
         language = language_of(request.path)
-        about: list[object] = [self._version, language if language != OTHER else request.path]
+        about: list[object] = [self._version, language if language != OTHER_LANGUAGE else request.path]
         if isinstance(request, FileRequest):
             about += ["file", request.blob]
         elif isinstance(request, AddedRequest):
@@ -283,37 +283,37 @@ class Reader:
 
     def _jobs(self, missing: dict[str, Request], dropped: list[tuple[str, bytes]]) -> Iterator[tuple[str, Job]]:
         rest = iter(missing.items())
-        texts: dict[str, str | LeftOut] = {}
-        while some := list(islice(rest, _CHANGES_AT_ONCE)):
-            blobs = dict.fromkeys(blob for _, request in some for blob in _blobs(request))
+        texts: dict[str, str | SkippedText] = {}
+        while some := list(islice(rest, _REQUESTS_PER_READ)):
+            blobs = dict.fromkeys(blob for _, request in some for blob in _blobs_of(request))
             texts = {blob: text for blob, text in texts.items() if blob in blobs}
             for blob, text, reason in self.repository.texts([b for b in blobs if b not in texts], self.max_file_bytes):
-                texts[blob] = text if text is not None else "" if reason == "empty" else LeftOut(reason)
+                texts[blob] = text if text is not None else "" if reason == "empty" else SkippedText(reason)
             for key, request in some:
-                job = _job(request, [texts[blob] for blob in _blobs(request)])
-                if isinstance(job, LeftOut):
-                    dropped.append((key, left_out(job.reason)))
+                job = _make_job(request, [texts[blob] for blob in _blobs_of(request)])
+                if isinstance(job, SkippedText):
+                    dropped.append((key, pack_skip_reason(job.reason)))
                 else:
                     yield key, job
 
 
-def _blobs(request: Request) -> Sequence[str]:
+def _blobs_of(request: Request) -> Sequence[str]:
     if isinstance(request, AddedRequest):
         return (request.before, request.after) if request.before else (request.after,)
     return (request.before, request.after) if isinstance(request, StepRequest) else (request.blob,)
 
 
-def _job(request: Request, texts: Sequence[str | LeftOut]) -> Job | LeftOut:
+def _make_job(request: Request, texts: Sequence[str | SkippedText]) -> Job | SkippedText:
     for text in texts:
-        if isinstance(text, LeftOut):
+        if isinstance(text, SkippedText):
             return text
     whole = [text for text in texts if isinstance(text, str)]
     if isinstance(request, StepRequest):
         if not whole[0].strip():
-            return LeftOut("file added: it stands in the snapshot")
+            return SkippedText("file added: it stands in the snapshot")
         return StepJob(request.path, request.commit, request.message, whole[0], whole[1])
     if isinstance(request, AddedRequest):
         return AddedJob(request.path, whole[0] if request.before else "", whole[-1])
     if isinstance(request, WindowRequest):
         return WindowJob(request.path, whole[0], request.row, request.characters)
-    return FileJob(request.path, whole[0]) if whole[0] else LeftOut("empty")
+    return FileJob(request.path, whole[0]) if whole[0] else SkippedText("empty")

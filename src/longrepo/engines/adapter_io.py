@@ -13,40 +13,40 @@ from typing import Any
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 
-WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-EMBEDDING = "model.embed_tokens"
-ROWS = "rows"  # the path of the structure tokens' trained rows
+ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+EMBEDDING_MODULE = "model.embed_tokens"
+TOKEN_ROWS_PATH = "rows"  # the path of the structure tokens' trained rows
 _PREFIX = "base_model.model."
-_MATRICES = {"lora_a": "lora_A", "lora_b": "lora_B"}
+_LORA_MATRICES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 
-Shapes = Mapping[str, Sequence[int]]
+TensorShapes = Mapping[str, Sequence[int]]
 
 
 def tensor_name(path: str) -> str:
     """What the adapter's file calls a trained path (`<module>.lora_a`, `<module>.lora_b` or `rows`)."""
-    if path == ROWS:
-        return f"{_PREFIX}{EMBEDDING}.token_adapter.trainable_tokens_delta"
+    if path == TOKEN_ROWS_PATH:
+        return f"{_PREFIX}{EMBEDDING_MODULE}.token_adapter.trainable_tokens_delta"
     module, _, matrix = path.rpartition(".")
-    return f"{_PREFIX}{module}.{_MATRICES[matrix]}.weight"
+    return f"{_PREFIX}{module}.{_LORA_MATRICES[matrix]}.weight"
 
 
 def parameter_name(path: str) -> str:
     """What the torch engine, and so the optimizer's file, calls a trained path."""
-    if path == ROWS:
-        return f"{_PREFIX}{EMBEDDING}.rows.weight"
+    if path == TOKEN_ROWS_PATH:
+        return f"{_PREFIX}{EMBEDDING_MODULE}.rows.weight"
     module, _, matrix = path.rpartition(".")
-    return f"{_PREFIX}{module}.{_MATRICES[matrix]}.default.weight"
+    return f"{_PREFIX}{module}.{_LORA_MATRICES[matrix]}.default.weight"
 
 
 def lora_path(tensor: str) -> str | None:
     """The path that a LoRA matrix of an adapter's file stands for; None where the tensor is something else."""
-    for ours, theirs in _MATRICES.items():
+    for ours, theirs in _LORA_MATRICES.items():
         if tensor.startswith(_PREFIX) and tensor.endswith(f".{theirs}.weight"):
             return f"{tensor.removeprefix(_PREFIX).removesuffix(f'.{theirs}.weight')}.{ours}"
     return None
 
 
-def config_of(settings: Settings, row_ids: list[int] | None) -> dict[str, Any]:
+def adapter_config(settings: Settings, row_ids: list[int] | None) -> dict[str, Any]:
     """`adapter_config.json` of a LoRA adapter; PEFT's defaults hold for what it leaves out."""
     lora = settings.lora
     return lora_config(settings.model.name, lora.r, lora.alpha, lora.dropout, lora.target_modules, row_ids)
@@ -75,7 +75,7 @@ def lora_config(
     }
 
 
-def check_adapter(file: Path, ours: Shapes, saved: Shapes) -> None:
+def check_adapter(file: Path, ours: TensorShapes, saved: TensorShapes) -> None:
     """Raises InputError where an adapter's tensors aren't those of the model, by name or by shape."""
     wrong = sorted(ours.keys() ^ saved.keys()) or [n for n in sorted(ours) if tuple(ours[n]) != tuple(saved[n])]
     if wrong:

@@ -29,19 +29,19 @@ import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings
 
-Step = Literal["plain", "chunked"]
-Store = Literal["memory", "recompute", "disk"]
+StepKind = Literal["plain", "chunked"]
+StoreKind = Literal["memory", "recompute", "disk"]
 
 
 @dataclass(frozen=True)
-class Method:
+class StepMethod:
     """`plain`: one graph for a sequence (layers checkpointed as `training.use_gradient_checkpointing` says).
     `chunked`: reverse mode in chunks of `chunk` tokens; each layer's inputs, keys and values are kept in memory, on
     disk, or (`recompute`) only the input of every `every`-th layer, and the layers between are computed again."""
 
-    step: Step = "plain"
+    step: StepKind = "plain"
     chunk: int = 0
-    store: Store = "memory"
+    store: StoreKind = "memory"
     every: int = 1
 
     def __str__(self) -> str:
@@ -57,9 +57,9 @@ class Method:
         return {"step": self.step, "chunk": self.chunk, "store": self.store, **kept}
 
     @staticmethod
-    def from_dict(tree: dict[str, str | int]) -> Method:
+    def from_dict(tree: dict[str, str | int]) -> StepMethod:
         """Raises TypeError for what isn't a method."""
-        return Method(**tree)  # type: ignore[arg-type]
+        return StepMethod(**tree)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -113,16 +113,16 @@ class Engine(Protocol):
     device: str
     pad_id: int
     choices: list[tuple[str, str]]  # (what was chosen, why), for the terminal and the run's records
-    method: Method  # how micro-batches are computed; set with `use`
+    method: StepMethod  # how micro-batches are computed; set with `use`
 
-    def use(self, method: Method, scratch: Path | None = None) -> None:
+    def use(self, method: StepMethod, scratch: Path | None = None) -> None:
         """Compute from here on by `method`; a disk store lies in the folder `scratch`.
 
         Raises InputError where the model can't be computed so, RunError where the folder can't be written.
         """
         ...
 
-    def why_not_chunked(self) -> str | None:
+    def chunked_unsupported_reason(self) -> str | None:
         """Why this model can't be computed in chunks; None where it can."""
         ...
 
@@ -131,8 +131,8 @@ class Engine(Protocol):
         computed so; it then stays as it was."""
         ...
 
-    def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
-        """Add the gradient of `sum(weight * nll) / normaliser` to what is held; return `sum(weight * nll)` (nats).
+    def accumulate(self, batch: Batch, normalizer: float, key: int) -> float:
+        """Add the gradient of `sum(weight * nll) / normalizer` to what is held; return `sum(weight * nll)` (nats).
 
         `key` (0 ≤ key < 2**63) seeds the dropout masks: the same key and batch give the same gradient. Raises
         OutOfMemory; what was accumulated until then is undefined: `drop_gradients` and begin the update anew.
@@ -201,18 +201,22 @@ class Engine(Protocol):
         ...
 
 
-Measured = dict[str, int]  # bytes by name; names that begin with `peak ` are of the step's phases
+StepBytes = dict[str, int]  # bytes by name; names that begin with `peak ` are of the step's phases
 
 
-def line(x1: int, first: Measured, x2: int, second: Measured, x: int) -> Measured:
+def extrapolate(x1: int, first: StepBytes, x2: int, second: StepBytes, x: int) -> StepBytes:
     """The straight line through two measurements, at `x`."""
     return {name: first[name] + round((second[name] - first[name]) * (x - x1) / (x2 - x1)) for name in first}
 
 
-DROPOUTS = ("attention_dropout", "residual_dropout", "embedding_dropout")  # set to 0: lora.dropout is the only one
+MODEL_DROPOUTS = (
+    "attention_dropout",
+    "residual_dropout",
+    "embedding_dropout",
+)  # set to 0: lora.dropout is the only one
 
 
-def two_depths(config: Any, method: Method) -> tuple[int, int]:
+def probe_depths(config: Any, method: StepMethod) -> tuple[int, int]:
     """Numbers of layers that end as the whole model does: they differ by a period of unlike layers, and of those that
     are computed again together. Of the latter there are at least two."""
     kinds = getattr(config, "layer_types", None) or ["layer"]
@@ -225,13 +229,13 @@ def two_depths(config: Any, method: Method) -> tuple[int, int]:
     return small, small + step
 
 
-def shortened(config: Any, layers: int) -> Any:
+def truncate_config(config: Any, layers: int) -> Any:
     """A configuration of transformers with so many layers, and without the base's own dropouts."""
     config = copy.deepcopy(config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[:layers]
-    for name in DROPOUTS:
+    for name in MODEL_DROPOUTS:
         if getattr(config, name, 0):
             setattr(config, name, 0.0)
     return config

@@ -23,12 +23,12 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
-from longrepo.engines.base import Method
+from longrepo.engines.base import StepMethod
 from longrepo.errors import RunError
 
 
-def walk(
-    method: Method,
+def run_schedule(
+    method: StepMethod,
     layers: int,
     forward: Callable[[int, bool, bool, bool], None],
     head: Callable[[], None],
@@ -51,7 +51,7 @@ def walk(
             backward(number)
 
 
-def spans_of(tokens: int, chunk: int) -> list[tuple[int, int]]:
+def chunk_spans(tokens: int, chunk: int) -> list[tuple[int, int]]:
     """(start, end) of each chunk of `tokens` tokens."""
     return [(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)]
 
@@ -95,7 +95,7 @@ class ScratchFile:
         self._end = 0
 
 
-BLOCK = 64
+DROPOUT_BLOCK = 64
 
 
 class DropoutKey:
@@ -115,12 +115,12 @@ class DropoutKey:
             self.start = before
 
 
-def seed_of(*numbers: int) -> int:
+def dropout_seed(*numbers: int) -> int:
     """64 bits from non-negative integers below 2**64."""
     return int.from_bytes(blake2b(b"".join(n.to_bytes(8, "little") for n in numbers), digest_size=8).digest(), "little")
 
 
-def blocks(start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def dropout_blocks(start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """The blocks that the positions from `start` to `end` fall into: (number, first and last position within it)."""
-    for block in range(start // BLOCK, -(-end // BLOCK)):
-        yield block, max(start - block * BLOCK, 0), min(end - block * BLOCK, BLOCK)
+    for block in range(start // DROPOUT_BLOCK, -(-end // DROPOUT_BLOCK)):
+        yield block, max(start - block * DROPOUT_BLOCK, 0), min(end - block * DROPOUT_BLOCK, DROPOUT_BLOCK)

@@ -22,22 +22,22 @@ import numpy as np
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings
 from longrepo.data.tokenizer import load_tokenizer
-from longrepo.engines.base import Batch, Engine, Method
+from longrepo.engines.base import Batch, Engine, StepMethod
 from longrepo.engines.model_shape import read_config, read_shape
-from longrepo.engines.registry import choose, create
+from longrepo.engines.registry import choose_engine, create_engine
 from longrepo.errors import InputError
 from longrepo.repository.repository import Repository
-from longrepo.rope.apply import changes
-from longrepo.rope.scaling import Config, base_factors, rotary_of, yarn_factors
+from longrepo.rope.apply import config_changes
+from longrepo.rope.scaling import ModelConfig, base_factors, rope_config, yarn_factors
 
 Factors = tuple[float, ...]
 PARENTS, MUTATIONS, CROSSOVERS = 3, 3, 2
-_BEYOND = 1.25
-_SPREAD = 0.25  # of a mutation, in the logarithm
+_BOUND_FACTOR = 1.25
+_MUTATION_SPREAD = 0.25  # of a mutation, in the logarithm
 
 
 @dataclass(frozen=True)
-class Found:
+class FactorSearchResult:
     """`loss` of `factors`; `start` is the lowest loss of those it began with, `tried` how many were measured."""
 
     factors: Factors
@@ -46,16 +46,16 @@ class Found:
     tried: int
 
 
-def search(
+def evolve_factors(
     loss: Callable[[Factors], float], starts: Sequence[Sequence[float]], extension: float, rounds: int, seed: int = 0
-) -> Found:
+) -> FactorSearchResult:
     """Factors with the lowest loss found in so many rounds, each of five measurements at most. `extension`: target /
     native length; `starts`: factors from the highest frequency to the lowest."""
-    draw, most = random.Random(seed), extension * _BEYOND
+    draw, most = random.Random(seed), extension * _BOUND_FACTOR
     measured: dict[Factors, float] = {}
 
     def measure(factors: Sequence[float]) -> None:
-        allowed = _allowed(factors, most)
+        allowed = _constrain(factors, most)
         if allowed not in measured:
             measured[allowed] = loss(allowed)
 
@@ -65,21 +65,21 @@ def search(
     for _ in range(rounds):
         best = sorted(measured, key=lambda one: measured[one])[:PARENTS]
         for _ in range(MUTATIONS):
-            measure(_mutated(draw.choice(best), draw))
+            measure(_mutate(draw.choice(best), draw))
         for _ in range(CROSSOVERS):
             measure([draw.choice(pair) for pair in zip(draw.choice(best), draw.choice(best), strict=True)])
     found = min(measured, key=lambda one: measured[one])
-    return Found(found, measured[found], first, len(measured))
+    return FactorSearchResult(found, measured[found], first, len(measured))
 
 
-def _mutated(factors: Factors, draw: random.Random) -> list[float]:
-    """A run of neighbours stretched or squeezed together."""
+def _mutate(factors: Factors, draw: random.Random) -> list[float]:
+    """A run of neighbors stretched or squeezed together."""
     first, last = sorted(draw.randrange(len(factors)) for _ in range(2))
-    by = math.exp(draw.gauss(0, _SPREAD))
+    by = math.exp(draw.gauss(0, _MUTATION_SPREAD))
     return [one * by if first <= index <= last else one for index, one in enumerate(factors)]
 
 
-def _allowed(factors: Sequence[float], most: float) -> Factors:
+def _constrain(factors: Sequence[float], most: float) -> Factors:
     lowest, found = 1.0, []
     for one in factors:
         lowest = min(max(lowest, float(one)), most)
@@ -87,27 +87,27 @@ def _allowed(factors: Sequence[float], most: float) -> Factors:
     return tuple(found)
 
 
-TEXTS, CHUNK, NATIVE_TIMES = 2, 512, 4
+SCORED_TEXTS, SCORING_CHUNK, NATIVE_MULTIPLE = 2, 512, 4
 
 
-def find_factors(
+def search_long_factors(
     model: str,
     revision: str | None,
-    config: Config,
+    config: ModelConfig,
     context: ContextSettings,
     text: Path,
     length: int | None = None,
     rounds: int = 6,
-) -> Found:
+) -> FactorSearchResult:
     """`text`: a file, or a git repository whose files at HEAD are read one after the other. The loss is that of the
     second half of `length` tokens (default: the target, at most four times the native length), unquantised.
 
     Raises InputError where the model can't be had or scaled so, or the text is shorter.
     """
-    changes(config, context)  # what can't be is said before anything is loaded
-    rotary = rotary_of(config)
+    config_changes(config, context)  # what can't be is said before anything is loaded
+    rotary = rope_config(config)
     assert context.target_length is not None
-    tokens = min(length or NATIVE_TIMES * rotary.native, context.target_length)
+    tokens = min(length or NATIVE_MULTIPLE * rotary.native, context.target_length)
     if tokens <= rotary.native:
         raise InputError(f"--search-length: {tokens} tokens are within the native {rotary.native}: give more")
     modules = read_shape(read_config(model, revision)).lora
@@ -119,36 +119,36 @@ def find_factors(
     named = settings.model.model_copy(update={"revision": revision})
     settings = settings.model_copy(update={"model": named, "context": context})
     tokenizer = load_tokenizer(model, revision, False)
-    batches = _batches(tokenizer.encode(_read(text)), tokens, text)
-    engine = create(choose("auto", "auto"), settings, tokenizer)
-    if engine.why_not_chunked() is None:
-        engine.use(Method("chunked", CHUNK))
+    batches = _scored_batches(tokenizer.encode(_read_text(text)), tokens, text)
+    engine = create_engine(choose_engine("auto", "auto"), settings, tokenizer)
+    if engine.chunked_unsupported_reason() is None:
+        engine.use(StepMethod("chunked", SCORING_CHUNK))
     extension = context.target_length / rotary.native
     starts = (
         context.long_factors or yarn_factors(rotary, extension),
         base_factors(rotary, extension),
         [extension] * (rotary.size // 2),
     )
-    return search(lambda factors: _loss(engine, context, factors, batches), starts, extension, rounds)
+    return evolve_factors(lambda factors: _factors_loss(engine, context, factors, batches), starts, extension, rounds)
 
 
-def _loss(engine: Engine, context: ContextSettings, factors: Factors, batches: Sequence[Batch]) -> float:
+def _factors_loss(engine: Engine, context: ContextSettings, factors: Factors, batches: Sequence[Batch]) -> float:
     engine.position(context.model_copy(update={"long_factors": factors}))
     return float(np.mean([engine.score(batch).sum() / batch.weight for batch in batches]))
 
 
-def _batches(ids: Sequence[int], tokens: int, text: Path) -> list[Batch]:
+def _scored_batches(ids: Sequence[int], tokens: int, text: Path) -> list[Batch]:
     """Texts from evenly spaced places; a text's second half is scored."""
     if len(ids) < tokens:
         raise InputError(f"--search-on {text}: {len(ids):,} tokens, and {tokens:,} are needed; give a longer text")
-    count = min(TEXTS, len(ids) // tokens)
+    count = min(SCORED_TEXTS, len(ids) // tokens)
     weights = np.zeros(tokens, np.float32)
     weights[tokens // 2 :] = 1
     starts = [round(at * (len(ids) - tokens) / max(1, count - 1)) for at in range(count)]
     return [Batch.of([(ids[start : start + tokens], weights)], 0) for start in starts]
 
 
-def _read(text: Path) -> str:
+def _read_text(text: Path) -> str:
     if text.is_dir():
         with Repository.open(text) as repository:
             files = repository.snapshot(repository.resolve()).files

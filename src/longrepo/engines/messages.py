@@ -9,7 +9,7 @@ from longrepo.errors import InputError, OutOfMemory
 
 
 @contextmanager
-def loading(model: str) -> Iterator[None]:
+def load_errors(model: str) -> Iterator[None]:
     """Whatever is wrong with a model's folder or name becomes one InputError that names it."""
     try:
         yield
@@ -24,7 +24,7 @@ def loading(model: str) -> Iterator[None]:
 
 
 @contextmanager
-def computing(device: str, tokens: int, words: Sequence[str]) -> Iterator[None]:
+def oom_as_error(device: str, tokens: int, words: Sequence[str]) -> Iterator[None]:
     """A RuntimeError whose text has one of `words` becomes OutOfMemory, in a step of so many tokens."""
     try:
         yield

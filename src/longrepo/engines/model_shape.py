@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ContextSettings
 from longrepo.errors import InputError
-from longrepo.rope.apply import OWN, positioned
-from longrepo.utils.cache import Kept
+from longrepo.rope.apply import NATIVE_CONTEXT, engine_config_changes
+from longrepo.utils.cache import JsonCache
 from longrepo.utils.hub import model_location
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class ModelShape:
         return r * sum(self.lora.get(name, 0) for name in target_modules)
 
 
-def read_config(name: str, revision: str | None = None, context: ContextSettings = OWN) -> Any:
+def read_config(name: str, revision: str | None = None, context: ContextSettings = NATIVE_CONTEXT) -> Any:
     """The configuration of transformers, its positions as an engine computes them by `context`. Raises InputError where
     there is none that can be read, or its positions can't be so."""
     from transformers import AutoConfig
@@ -42,9 +42,9 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
     try:
         config = AutoConfig.from_pretrained(model_location(name), revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(name, error) from None
+        raise _config_error(name, error) from None
     try:
-        config.update(positioned(config.to_dict(), context))
+        config.update(engine_config_changes(config.to_dict(), context))
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
     return config
@@ -53,19 +53,19 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
 def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:
     """Build the architecture without weights, by the engine's own library, and count, once. Raises InputError where
     that has no such model."""
-    kept, key = Kept("shapes.json"), json.dumps(config.to_dict(), sort_keys=True, default=str)
+    kept, key = JsonCache("shapes.json"), json.dumps(config.to_dict(), sort_keys=True, default=str)
     if engine == "mlx":
         key = f"mlx {key}"
     if (found := kept.get(key)) is None:
-        found = asdict(_shape(config, _counted_by_mlx(config) if engine == "mlx" else _counted_by_torch(config)))
+        found = asdict(_shape(config, _count_with_mlx(config) if engine == "mlx" else _count_with_torch(config)))
         kept.put(key, found)
     return ModelShape(**found)
 
 
-Counts = dict[str, Any]  # `linear`, `other` and `lora`, as in ModelShape
+ParameterCounts = dict[str, Any]  # `linear`, `other` and `lora`, as in ModelShape
 
 
-def _shape(config: Any, counts: Counts) -> ModelShape:
+def _shape(config: Any, counts: ParameterCounts) -> ModelShape:
     return ModelShape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -77,16 +77,16 @@ def _shape(config: Any, counts: Counts) -> ModelShape:
     )
 
 
-def _counted_by_mlx(config: Any) -> Counts:
-    from longrepo.engines.mlx.load import counts
+def _count_with_mlx(config: Any) -> ParameterCounts:
+    from longrepo.engines.mlx.load import count_parameters
 
     try:
-        return counts(config.to_dict())
+        return count_parameters(config.to_dict())
     except InputError as error:
         raise InputError(f"model {config.name_or_path}: {error}") from None
 
 
-def _counted_by_torch(config: Any) -> Counts:
+def _count_with_torch(config: Any) -> ParameterCounts:
     """On torch's `meta` device."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -95,7 +95,7 @@ def _counted_by_torch(config: Any) -> Counts:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
-        raise _unreadable(config.name_or_path, error) from None
+        raise _config_error(config.name_or_path, error) from None
     head = model.get_output_embeddings()
     linears = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     lora: dict[str, int] = {}
@@ -106,6 +106,6 @@ def _counted_by_torch(config: Any) -> Counts:
     return {"linear": linear, "other": sum(p.numel() for p in model.parameters()) - linear, "lora": lora}
 
 
-def _unreadable(name: str, error: Exception) -> InputError:
+def _config_error(name: str, error: Exception) -> InputError:
     reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
     return InputError(f"model {name}: no readable configuration ({reason}); give a folder or a hub name")

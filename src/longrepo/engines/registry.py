@@ -27,7 +27,7 @@ EngineName = Literal["torch", "mlx"]
 
 
 @dataclass(frozen=True)
-class Choice:
+class EngineSelection:
     """An engine and why it was chosen."""
 
     name: EngineName
@@ -39,7 +39,7 @@ class Choice:
         return f"engine: {self.name}", self.reason
 
 
-class Placed(NamedTuple):
+class EnginePlacement(NamedTuple):
     """`kind` of device: `cuda`, `mps`, `cpu`; on MLX `metal` or `cpu`. `dtype`: `bfloat16` or `float32`."""
 
     kind: str
@@ -47,7 +47,7 @@ class Placed(NamedTuple):
     choices: tuple[tuple[str, str], ...]
 
 
-def choose(engine: str, device: str, weights: str = "lora") -> Choice:
+def choose_engine(engine: str, device: str, weights: str = "lora") -> EngineSelection:
     """Resolve `auto|torch|mlx` for `auto|mps|cuda|cpu` and a run's `training.weights`. Raises InputError for what MLX
     can't do."""
     if engine == "mlx":
@@ -55,35 +55,39 @@ def choose(engine: str, device: str, weights: str = "lora") -> Choice:
             raise InputError("--engine mlx: with training.weights=all it trains LoRA alone; use --engine torch")
         if device == "cuda":
             raise InputError("--engine mlx --device cuda: MLX computes on Metal or a CPU; use --engine torch")
-        return Choice("mlx", "as asked")
+        return EngineSelection("mlx", "as asked")
     if engine == "torch":
-        return Choice("torch", "as asked")
+        return EngineSelection("torch", "as asked")
     if weights == "all":
-        return Choice("torch", "the one that trains all weights")
+        return EngineSelection("torch", "the one that trains all weights")
     if device == "cuda":
-        return Choice("torch", "the one that computes on CUDA")
+        return EngineSelection("torch", "the one that computes on CUDA")
     if (platform.system(), platform.machine()) != ("Darwin", "arm64"):
-        return Choice("torch", "this isn't Apple Silicon")
+        return EngineSelection("torch", "this isn't Apple Silicon")
     if missing := [name for name in ("mlx", "mlx_lm") if find_spec(name) is None]:
-        return Choice("torch", f"Apple Silicon, but {' and '.join(missing)} not installed: pip install mlx mlx-lm")
-    return Choice("mlx", "Apple Silicon, and MLX is installed")
+        return EngineSelection(
+            "torch", f"Apple Silicon, but {' and '.join(missing)} not installed: pip install mlx mlx-lm"
+        )
+    return EngineSelection("mlx", "Apple Silicon, and MLX is installed")
 
 
-def place(choice: Choice, device: str, precision: str) -> Placed:
+def select_device(choice: EngineSelection, device: str, precision: str) -> EnginePlacement:
     """Where the engine computes and in which precision. Raises InputError where the engine or the device is missing."""
     if choice.name == "mlx":
         _prepare_mlx()
-        from longrepo.engines.mlx.device import place as place_mlx
+        from longrepo.engines.mlx.device import select_mlx_device as place_mlx
 
         on_mlx = place_mlx(device, precision)
-        return Placed(on_mlx.device, on_mlx.dtype_name, on_mlx.choices)
-    from longrepo.engines.torch.device import place as place_torch
+        return EnginePlacement(on_mlx.device, on_mlx.dtype_name, on_mlx.choices)
+    from longrepo.engines.torch.device import select_torch_device as place_torch
 
     on_torch = place_torch(device, precision)
-    return Placed(on_torch.device.type, str(on_torch.dtype).removeprefix("torch."), on_torch.choices)
+    return EnginePlacement(on_torch.device.type, str(on_torch.dtype).removeprefix("torch."), on_torch.choices)
 
 
-def create(choice: Choice, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> Engine:
+def create_engine(
+    choice: EngineSelection, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto"
+) -> Engine:
     """The engine, with its base loaded; the choice is among its `choices`. Raises InputError for what can't be had."""
     engine: Engine
     if choice.name == "mlx":
@@ -100,12 +104,12 @@ def create(choice: Choice, settings: Settings, tokenizer: RepoTokenizer, device:
 
 
 def _prepare_mlx() -> None:
-    _keep_torch_out()
+    _block_torch_import()
 
     require_mlx()
 
 
-def _keep_torch_out() -> None:
+def _block_torch_import() -> None:
     """transformers, which mlx-lm imports, imports torch where it is installed: 180 MiB of a small Mac's memory. In a
     process that has neither yet, transformers is told that there is no torch."""
     if {"torch", "transformers"} & sys.modules.keys() or find_spec("transformers") is None:

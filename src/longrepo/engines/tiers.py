@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from longrepo.config.schema import ContextSettings, ModelSettings
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError
-from longrepo.rope.apply import OWN, changes, options, reach_of, said
-from longrepo.rope.scaling import Config
+from longrepo.rope.apply import NATIVE_CONTEXT, config_changes, context_options, context_reach, describe_context
+from longrepo.rope.scaling import ModelConfig
 
-FIRST = 4096  # tokens
+FIRST_TIER = 4096  # tokens
 
 
 @dataclass(frozen=True)
@@ -35,27 +35,29 @@ class Tiers:
     """Ascending. `trained`: the positions of every text that they reach."""
 
     every: tuple[Tier, ...]
-    trained: ContextSettings = OWN
+    trained: ContextSettings = NATIVE_CONTEXT
 
     @property
     def reach(self) -> int:
         """Tokens of the longest text that a tier holds."""
         return self.every[-1].length
 
-    def holding(self, tokens: int) -> Tier:
+    def tier_for(self, tokens: int) -> Tier:
         """The smallest that holds so many. Raises InputError where none does."""
         found = next((tier for tier in self.every if tokens <= tier.length), None)
         if found is None:
-            raise InputError(f"{tokens:,} tokens, and its positions reach {self.reach:,}: {self.way_out(tokens)}")
+            raise InputError(f"{tokens:,} tokens, and its positions reach {self.reach:,}: {self.remedy_for(tokens)}")
         return found
 
-    def way_out(self, tokens: int) -> str:
+    def remedy_for(self, tokens: int) -> str:
         """What to do about a text that none holds."""
         method = f"context.method={self.trained.method}" if self.trained.method != "none" else "a context.method"
         return f"give less, or have them reach farther with --set context.target_length={tokens} and {method}"
 
 
-def tiers_of(config: Config, trained: ContextSettings, asked: ContextSettings | None = None, least: int = 0) -> Tiers:
+def plan_tiers(
+    config: ModelConfig, trained: ContextSettings, asked: ContextSettings | None = None, least: int = 0
+) -> Tiers:
     """Of the model with this configuration (config.json with transformers' defaults) and an adapter trained at
     `trained`, or none (the model's own).
 
@@ -67,44 +69,47 @@ def tiers_of(config: Config, trained: ContextSettings, asked: ContextSettings | 
     Raises InputError where the positions asked for can't be, or are others than those the adapter was trained at.
     """
     counted = config.get("max_position_embeddings")
-    reach = reach_of({**config, **changes(config, trained)}) if counted else least
-    found = [Tier(length, trained) for length in (*_doubled(FIRST, reach), reach)]
+    reach = context_reach({**config, **config_changes(config, trained)}) if counted else least
+    found = [Tier(length, trained) for length in (*_doubling_lengths(FIRST_TIER, reach), reach)]
     if asked is not None and asked != trained:
-        _check(trained, asked, reach)
-        found += [Tier(one.target_length or 0, one) for one in _beyond(asked, reach)]
+        _check_requested_context(trained, asked, reach)
+        found += [Tier(one.target_length or 0, one) for one in _scaled_contexts(asked, reach)]
         for tier in found:
-            changes(config, tier.context)
+            config_changes(config, tier.context)
     return Tiers(tuple(found), trained)
 
 
-def _beyond(asked: ContextSettings, reach: int) -> Iterator[ContextSettings]:
+def _scaled_contexts(asked: ContextSettings, reach: int) -> Iterator[ContextSettings]:
     target = asked.target_length or 0
     if asked.factor is None and asked.long_factors is None:
-        for length in _doubled(1 << reach.bit_length(), target):
+        for length in _doubling_lengths(1 << reach.bit_length(), target):
             yield asked.model_copy(update={"target_length": length})
     yield asked
 
 
-def _doubled(first: int, below: int) -> Iterator[int]:
+def _doubling_lengths(first: int, below: int) -> Iterator[int]:
     while first < below:
         yield first
         first *= 2
 
 
-def _check(trained: ContextSettings, asked: ContextSettings, reach: int) -> None:
-    at = f"it was trained at other positions ({said(trained)}) than those asked for ({said(asked)})"
+def _check_requested_context(trained: ContextSettings, asked: ContextSettings, reach: int) -> None:
+    at = (
+        f"it was trained at other positions ({describe_context(trained)}) than those asked for "
+        f"({describe_context(asked)})"
+    )
     if asked.target_length is None or asked.target_length <= reach:
         raise InputError(
             f"{at}, and texts of up to {reach:,} tokens are computed as it was trained: ask for the same "
-            f"({options(trained)}), or for a context.target_length beyond"
+            f"({context_options(trained)}), or for a context.target_length beyond"
         )
     if trained.method != "none" and (trained.method, trained.window) != (asked.method, asked.window):
-        same = options(trained.model_copy(update={"target_length": asked.target_length}))
+        same = context_options(trained.model_copy(update={"target_length": asked.target_length}))
         raise InputError(f"{at}: beyond {reach:,} tokens it goes on by its own method alone ({same})")
 
 
 @dataclass
-class Adaptive:
+class TieredEngine:
     """`engine` was made at the positions of `tiers.trained`."""
 
     engine: Engine
@@ -113,17 +118,17 @@ class Adaptive:
     def __post_init__(self) -> None:
         self._at = self.tiers.trained
 
-    def hold(self, tokens: int) -> Tier:
+    def select_tier(self, tokens: int) -> Tier:
         """Compute from here on at the positions of the smallest tier that holds a text of so many tokens, new ones
         included. What a cache holds of another tier's texts is of no use then. Raises InputError where none does."""
-        tier = self.tiers.holding(tokens)
+        tier = self.tiers.tier_for(tokens)
         if tier.context != self._at:
             self.engine.position(tier.context)
             self._at = tier.context
         return tier
 
 
-def tiers_for(
+def model_tiers(
     model: ModelSettings, trained: ContextSettings, asked: ContextSettings | None = None, least: int = 0
 ) -> Tiers:
     """As `tiers_of`, for the model that the settings name. What it raises names the model, too."""
@@ -132,17 +137,17 @@ def tiers_for(
     config = read_config(model.name, model.revision)
     tree = config.to_dict() | {"max_position_embeddings": getattr(config, "max_position_embeddings", None)}
     try:
-        return tiers_of(tree, trained, asked, least)
+        return plan_tiers(tree, trained, asked, least)
     except InputError as error:
         raise InputError(f"model {model.name}: {error}") from None
 
 
-SHORT, NEW = 64, 16  # tokens of the first prompt with its answer, and of each answer
-_GROWTH = 1.25  # of the time a token, from one tier to the next, as far as is looked ahead
+SHORT_PROMPT, NEW_TOKENS = 64, 16  # tokens of the first prompt with its answer, and of each answer
+_TIME_GROWTH = 1.25  # of the time a token, from one tier to the next, as far as is looked ahead
 
 
 @dataclass(frozen=True)
-class Speed:
+class GenerationSpeed:
     """Of one prompt of `prompt` tokens and `new` tokens after it (fewer than asked for where the model ended).
     `prompt_seconds` go up to the first new token, `new_seconds` from there to the last; `peak`: bytes, as the engine
     counts them."""
@@ -164,26 +169,26 @@ class Speed:
         return (self.new - 1) / self.new_seconds if self.new > 1 else None
 
 
-def speeds(adaptive: Adaptive, vocabulary: int, seconds: float) -> Iterator[Speed]:
+def measure_speeds(adaptive: TieredEngine, vocabulary: int, seconds: float) -> Iterator[GenerationSpeed]:
     """A short prompt, then one that fills each tier, as long as the next is expected to end within so many seconds."""
     began = time.perf_counter()
-    _measured(adaptive, vocabulary, SHORT - NEW)  # what is only done at a first time
-    last = _measured(adaptive, vocabulary, SHORT - NEW)
+    _measure_generation(adaptive, vocabulary, SHORT_PROMPT - NEW_TOKENS)  # what is only done at a first time
+    last = _measure_generation(adaptive, vocabulary, SHORT_PROMPT - NEW_TOKENS)
     yield last
     for tier in adaptive.tiers.every:
-        prompt = tier.length - NEW
-        expected = (last.prompt_seconds + last.new_seconds) * _GROWTH * prompt / last.prompt
+        prompt = tier.length - NEW_TOKENS
+        expected = (last.prompt_seconds + last.new_seconds) * _TIME_GROWTH * prompt / last.prompt
         if time.perf_counter() - began + expected > seconds:
             return
-        last = _measured(adaptive, vocabulary, prompt)
+        last = _measure_generation(adaptive, vocabulary, prompt)
         yield last
 
 
-def _measured(adaptive: Adaptive, vocabulary: int, prompt: int) -> Speed:
-    adaptive.hold(prompt + NEW)
+def _measure_generation(adaptive: TieredEngine, vocabulary: int, prompt: int) -> GenerationSpeed:
+    adaptive.select_tier(prompt + NEW_TOKENS)
     ids = [1 + place * 7919 % (vocabulary - 1) for place in range(prompt)]
     told: list[float] = []
     adaptive.engine.reset_peak_memory()
     began = time.perf_counter()
-    adaptive.engine.generate(ids, NEW, tick=lambda: told.append(time.perf_counter()))
-    return Speed(prompt, told[0] - began, len(told), told[-1] - told[0], adaptive.engine.peak_memory())
+    adaptive.engine.generate(ids, NEW_TOKENS, tick=lambda: told.append(time.perf_counter()))
+    return GenerationSpeed(prompt, told[0] - began, len(told), told[-1] - told[0], adaptive.engine.peak_memory())

@@ -15,36 +15,40 @@ from typing import Any
 import numpy as np
 
 from longrepo.data.dataset import SequenceFile
-from longrepo.data.dedup import Shown
+from longrepo.data.dedup import TrainingTexts
 from longrepo.data.held_out import Candidate, Target, TargetChooser, commit_candidates
 from longrepo.data.metadata import RepositoryFacts
-from longrepo.data.questions.verify import Checker
+from longrepo.data.questions.verify import AnswerChecker
 from longrepo.data.questions.write import training_commit
-from longrepo.data.repo_tree import Tree, Trees
-from longrepo.data.splits import MOST_HELD_OUT, Splits
+from longrepo.data.repo_tree import RepoTree, RepoTrees
+from longrepo.data.splits import MAX_HELD_OUT_COMMITS, Splits
 from longrepo.data.text import StoredText, TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.repository.imports.statements import Import
 from longrepo.utils.hashing import line_hash
 
-_QUESTION = "QUESTION: "
+_QUESTION_MARK = "QUESTION: "
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrainingIndex:
     """`shown`: all texts; `asked`: the questions."""
 
-    shown: Shown
+    shown: TrainingTexts
     asked: frozenset[str]
 
 
-def seen_by(file: SequenceFile, tokenizer: RepoTokenizer, done: Callable[[], None] = lambda: None) -> Seen:
+def index_training_rows(
+    file: SequenceFile, tokenizer: RepoTokenizer, done: Callable[[], None] = lambda: None
+) -> TrainingIndex:
     """All that the training rows of a file show; `done` is called once a row of the file."""
     asked: set[str] = set()
-    return Seen(Shown(tokenizer, _texts(file, StoredText(tokenizer), asked, done)), frozenset(asked))
+    return TrainingIndex(
+        TrainingTexts(tokenizer, _add_texts(file, StoredText(tokenizer), asked, done)), frozenset(asked)
+    )
 
 
-def _texts(
+def _add_texts(
     file: SequenceFile, stored: StoredText, asked: set[str], done: Callable[[], None]
 ) -> Iterator[TokenizedText]:
     kinds = file.column("kind")
@@ -58,14 +62,14 @@ def _texts(
             said.append(line.text)
             if line.in_commit:
                 said.append(line.text[1:])  # without its sign
-            if kinds[row] == "qa" and line.text.startswith(_QUESTION):
-                asked.add(line.text.removeprefix(_QUESTION))
+            if kinds[row] == "qa" and line.text.startswith(_QUESTION_MARK):
+                asked.add(line.text.removeprefix(_QUESTION_MARK))
         hashes = np.array([line_hash(text) for text in said], np.uint64)
         yield TokenizedText("", "Other", "", ids, np.zeros(0, np.int32), row_hashes=hashes)
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldOutBlock:
     """A block of lines of `target.of`, the file as it was after its commit (or a held-out file).
 
     `before` is the commit whose tree it is shown with: the parent, or where training ends.
@@ -73,7 +77,7 @@ class Held:
 
     target: Target
     before: str
-    trees: Trees
+    trees: RepoTrees
     others: Mapping[str, str]  # path → blob of the other files the same commit changed
 
     @property
@@ -97,7 +101,7 @@ class Held:
         return f"{self.group[:12] if self.commit else ''}:{self.path}:{self.target.start}"
 
     @property
-    def tree(self) -> Tree:
+    def tree(self) -> RepoTree:
         """What stood in the repository before."""
         return self.trees.at(self.before)
 
@@ -127,20 +131,20 @@ class Held:
         return found
 
     @property
-    def defined_beside(self) -> set[int]:
+    def names_in_other_files(self) -> set[int]:
         """Names (hashes) that other files define after the commit."""
         return {name for text in self.trees.files(self.others).values() for name in text.defines.tolist()}
 
 
 @dataclass(frozen=True)
-class Repo:
+class EvalRepository:
     """One repository prepared: its facts from the header, and its trees."""
 
     facts: RepositoryFacts
-    trees: Trees
+    trees: RepoTrees
 
     @property
-    def trained(self) -> Tree:
+    def trained(self) -> RepoTree:
         """What stood there where training ends."""
         return self.trees.at(training_commit(self.facts))
 
@@ -151,9 +155,9 @@ class Repo:
         return {path: text for path, text in self.trained.texts.items() if path not in held}
 
     @cached_property
-    def checker(self) -> Checker:
+    def checker(self) -> AnswerChecker:
         """Judges answers about that commit."""
-        return Checker(self.trees.repository.path, training_commit(self.facts))
+        return AnswerChecker(self.trees.repository.path, training_commit(self.facts))
 
     def close(self) -> None:
         """Close what reads it."""
@@ -163,13 +167,13 @@ class Repo:
 
 
 @dataclass
-class Material:
+class EvalData:
     """What is measured on. `seen`: what training shows; `held`: the blocks, those of a commit one after the other."""
 
     tokenizer: RepoTokenizer
-    repositories: Sequence[Repo]
-    seen: Seen
-    held: list[Held] = field(default_factory=list)
+    repositories: Sequence[EvalRepository]
+    seen: TrainingIndex
+    held: list[HeldOutBlock] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def close(self) -> None:
@@ -196,24 +200,24 @@ class Material:
             share = wanted // len(self.repositories) + (number < wanted % len(self.repositories))
             chooser = TargetChooser(repo.trees.reader, self.seen.shown, size, seed)
             splits = Splits(repo.facts.head, training_commit(repo.facts), repo.facts.test_from or repo.facts.head)
-            records = list(splits.held_out(repo.trees.repository, split, MOST_HELD_OUT, repo.trees.reader.cache))
+            records = list(splits.held_out(repo.trees.repository, split, MAX_HELD_OUT_COMMITS, repo.trees.reader.cache))
             found = chooser.choose({split: commit_candidates(split, records)}, {split: share})[split]
             by_id = {record.id: record for record in records}
             for target in found:
                 record = by_id[target.commit or ""]
                 changed = {one.path: one.after for one in record.changes if one.after and one.path != target.of.path}
-                self.held.append(Held(target, record.parent or splits.train, repo.trees, changed))
+                self.held.append(HeldOutBlock(target, record.parent or splits.train, repo.trees, changed))
             if len(found) < share:
                 self._choose_files(repo, chooser, split, share - len(found), len(found))
         self.held.sort(key=lambda one: (one.before, one.key))
 
-    def _choose_files(self, repo: Repo, chooser: TargetChooser, split: str, wanted: int, have: int) -> None:
+    def _choose_files(self, repo: EvalRepository, chooser: TargetChooser, split: str, wanted: int, have: int) -> None:
         paths = repo.facts.held_out_files.get(split, [])
         commit = training_commit(repo.facts)
         blobs = {entry.path: entry.blob for entry in repo.trees.repository.tracked(commit) if entry.path in paths}
         candidates = [Candidate(split, path, blob) for path, blob in blobs.items()]
         found = chooser.choose({split: candidates}, {split: wanted})[split] if candidates else []
-        self.held += [Held(target, commit, repo.trees, {}) for target in found]
+        self.held += [HeldOutBlock(target, commit, repo.trees, {}) for target in found]
         if found:
             of_commits = f"its held-out commits give {have} blocks of new lines" if have else "no commits are held out"
             self.notes.append(

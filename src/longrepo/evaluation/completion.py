@@ -15,13 +15,20 @@ from functools import partial
 
 from rapidfuzz.distance import Levenshtein
 
-from longrepo.data.template import written
+from longrepo.data.template import completion_text
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.engines.base import Engine
-from longrepo.evaluation.blocks import Held, Material
-from longrepo.evaluation.loss import CROSS_FILE, Layout, LineClasses, Place, lay, lay_fim
-from longrepo.evaluation.results import Example, Parts
-from longrepo.evaluation.scoring import Measured, Row, Unit, write_both
+from longrepo.evaluation.blocks import EvalData, HeldOutBlock
+from longrepo.evaluation.loss import (
+    CROSS_FILE_CLASSES,
+    LineClassifier,
+    PromptLayout,
+    TargetSpan,
+    lay_out_fim_prompt,
+    lay_out_prompt,
+)
+from longrepo.evaluation.results import Example, FigureParts
+from longrepo.evaluation.scoring import Measurement, MeasurementRow, Measurements, generate_both
 from longrepo.utils import hashing
 
 _IDENTIFIER = re.compile(r"[^\W\d]\w*")
@@ -42,92 +49,99 @@ def _f1(wanted: Counter[str], written: Counter[str]) -> float:
     return 2 * (wanted & written).total() / total if total else 1.0
 
 
-BLOCK_ROWS = 6  # at most
-SPARE = 8  # tokens beyond what was written: a completion may differ in length; each costs a step of decoding
-_LEAST_LINE = 8  # characters: a shorter one says little
-_SHOWN_ROWS = 12  # of the prompt, in an example
+MAX_BLOCK_ROWS = 6  # at most
+SPARE_TOKENS = 8  # tokens beyond what was written: a completion may differ in length; each costs a step of decoding
+_MIN_LINE_LENGTH = 8  # characters: a shorter one says little
+_EXAMPLE_ROWS = 12  # of the prompt, in an example
 
 
 @dataclass(frozen=True)
-class Point:
+class CompletionPoint:
     """A held-out line to complete at. `place`: cross_file where it names what other files define, else in_file."""
 
-    held: Held
+    held: HeldOutBlock
     row: int
     place: str
 
 
-def units(material: Material, length: int, tasks: Sequence[str], wanted: int, seed: int) -> Iterator[Unit]:
+def completion_measurements(
+    material: EvalData, length: int, tasks: Sequence[str], wanted: int, seed: int
+) -> Iterator[Measurement]:
     """At up to `wanted` points, cross-file ones and others in turn; each with related context, `length` tokens."""
-    for point in _points(material, wanted, seed):
+    for point in _choose_points(material, wanted, seed):
         for task in tasks:
             key = f"completion/{task}/{length}/{point.held.key}/{point.row}"
-            yield Unit(key, partial(_measure, material.tokenizer, point, task, length, seed), length)
+            yield Measurement(key, partial(_measure_completion, material.tokenizer, point, task, length, seed), length)
 
 
-def _points(material: Material, wanted: int, seed: int) -> list[Point]:
-    found: dict[str, list[Point]] = {"cross_file": [], "in_file": []}
+def _choose_points(material: EvalData, wanted: int, seed: int) -> list[CompletionPoint]:
+    found: dict[str, list[CompletionPoint]] = {"cross_file": [], "in_file": []}
     for held in material.held:
-        classes, rows = LineClasses(held), held.target.of.text.split("\n")
+        classes, rows = LineClassifier(held), held.target.of.text.split("\n")
         taken: set[str] = set()
-        for row in sorted(held.rows, key=lambda row: hashing.number(seed, "complete", held.key, row)):
-            place = "cross_file" if classes.of(row) in CROSS_FILE else "in_file"
-            if place not in taken and len(rows[row].strip()) >= _LEAST_LINE:
+        for row in sorted(held.rows, key=lambda row: hashing.seeded_int(seed, "complete", held.key, row)):
+            place = "cross_file" if classes.of(row) in CROSS_FILE_CLASSES else "in_file"
+            if place not in taken and len(rows[row].strip()) >= _MIN_LINE_LENGTH:
                 taken.add(place)
-                found[place].append(Point(held, row, place))
+                found[place].append(CompletionPoint(held, row, place))
     for points in found.values():
-        points.sort(key=lambda point: hashing.number(seed, "complete", point.held.key))
+        points.sort(key=lambda point: hashing.seeded_int(seed, "complete", point.held.key))
     turns = max(map(len, found.values()))
     return [points[turn] for turn in range(turns) for points in found.values() if turn < len(points)][:wanted]
 
 
-def _measure(tokenizer: RepoTokenizer, point: Point, task: str, length: int, seed: int, engine: Engine) -> Measured:
+def _measure_completion(
+    tokenizer: RepoTokenizer, point: CompletionPoint, task: str, length: int, seed: int, engine: Engine
+) -> Measurements:
     last, prompt_of = TASKS[task]
     held, of, end = point.held, point.held.target.of, last(point)
-    place = Place(held, of, of.row_token(point.row), of.row_token(end))
+    place = TargetSpan(held, of, of.row_token(point.row), of.row_token(end))
     if end <= point.row:
-        return Measured()
+        return Measurements()
     size = place.end - place.at
-    layout = prompt_of(Place(held, of, place.at, place.end), length - SPARE, "related", seed, tokenizer)
+    layout = prompt_of(TargetSpan(held, of, place.at, place.end), length - SPARE_TOKENS, "related", seed, tokenizer)
     if layout is None:
-        return Measured()
+        return Measurements()
     wanted = of.slice_text(place.at, place.end).strip("\n")
     rows = wanted.count("\n") + 1
     base, tuned = (
-        tidy(written(tokenizer, ids), rows) for ids in write_both(engine, layout.ids[: layout.start], size + SPARE)
+        first_rows(completion_text(tokenizer, ids), rows)
+        for ids in generate_both(engine, layout.ids[: layout.start], size + SPARE_TOKENS)
     )
-    wanted = tidy(wanted, rows)
+    wanted = first_rows(wanted, rows)
     scores = [similarity(wanted, one) for one in (base, tuned)]
-    before = of.slice_text(0, place.at).split("\n")[-_SHOWN_ROWS:]
-    after = of.slice_text(place.end, len(of)).split("\n")[: _SHOWN_ROWS // 2] if task == "fim" else []
-    parts: Parts = {"task": task, "place": point.place, "length": length}
+    before = of.slice_text(0, place.at).split("\n")[-_EXAMPLE_ROWS:]
+    after = of.slice_text(place.end, len(of)).split("\n")[: _EXAMPLE_ROWS // 2] if task == "fim" else []
+    parts: FigureParts = {"task": task, "place": point.place, "length": length}
     example = Example(
         "completion", parts, of.path, held.commit, "\n".join(before), wanted, "\n".join(after), base, tuned, *scores
     )
-    return Measured([*_rows(parts, held.group, *scores)], [example])
+    return Measurements([*_completion_rows(parts, held.group, *scores)], [example])
 
 
-def _rows(parts: Parts, group: str, base: Mapping[str, float], tuned: Mapping[str, float]) -> Iterator[Row]:
+def _completion_rows(
+    parts: FigureParts, group: str, base: Mapping[str, float], tuned: Mapping[str, float]
+) -> Iterator[MeasurementRow]:
     for place in (parts["place"], "all"):
         for metric, value in base.items():
-            yield Row("completion", metric, {**parts, "place": place}, group, 1, value, tuned[metric])
+            yield MeasurementRow("completion", metric, {**parts, "place": place}, group, 1, value, tuned[metric])
 
 
-def tidy(text: str, rows: int) -> str:
+def first_rows(text: str, rows: int) -> str:
     """So many rows of a text from the first that isn't blank on, without white space at their ends."""
     return "\n".join(row.rstrip() for row in text.lstrip("\n").split("\n")[:rows]).strip()
 
 
-def _line_end(point: Point) -> int:
+def _end_of_line(point: CompletionPoint) -> int:
     return point.row + 1
 
 
-def _block_end(point: Point) -> int:
+def _end_of_block(point: CompletionPoint) -> int:
     """The row after the last of the held-out rows that follow without anything but rows too short to count between
     them; the point's own row where it stands alone, which is no block."""
     rows, hashes = set(point.held.rows), point.held.target.of.row_hashes
     last = point.row
-    for row in range(point.row + 1, min(point.row + BLOCK_ROWS, len(hashes))):
+    for row in range(point.row + 1, min(point.row + MAX_BLOCK_ROWS, len(hashes))):
         if row in rows:
             last = row
         elif hashes[row]:
@@ -135,9 +149,9 @@ def _block_end(point: Point) -> int:
     return last + 1 if last > point.row else point.row
 
 
-_Prompt = Callable[[Place, int, str, int, RepoTokenizer], Layout | None]
-TASKS: dict[str, tuple[Callable[[Point], int], _Prompt]] = {
-    "line": (_line_end, lay),
-    "block": (_block_end, lay),
-    "fim": (_line_end, lay_fim),
+_MakePrompt = Callable[[TargetSpan, int, str, int, RepoTokenizer], PromptLayout | None]
+TASKS: dict[str, tuple[Callable[[CompletionPoint], int], _MakePrompt]] = {
+    "line": (_end_of_line, lay_out_prompt),
+    "block": (_end_of_block, lay_out_prompt),
+    "fim": (_end_of_line, lay_out_fim_prompt),
 }

@@ -13,18 +13,17 @@ from functools import partial
 import numpy as np
 
 from longrepo.curriculum.sampler import SequenceSource
-from longrepo.data.repo_tree import Trees
-from longrepo.data.text import PROSE, TARGET_WEIGHT
+from longrepo.data.repo_tree import RepoTrees
+from longrepo.data.text import PROSE_LANGUAGES, TARGET_WEIGHT
 from longrepo.engines.base import Engine
 from longrepo.evaluation.results import Comparison
-from longrepo.evaluation.scoring import Ids, Measured, Row, Unit, mean_interval, score_both
+from longrepo.evaluation.scoring import IdArray, Measurement, MeasurementRow, Measurements, mean_interval, score_both
 from longrepo.utils import hashing
 
-__all__ = ["Comparison", "compare", "comparisons_of", "units"]
 PREPARED = "prepared"  # the measure of its rows, which become comparisons and no figures
 
 
-def compare(
+def compare_prepared(
     engine: Engine,
     source: SequenceSource,
     caps: Sequence[int],
@@ -32,14 +31,16 @@ def compare(
     tick: Callable[[], None] = lambda: None,
 ) -> list[Comparison]:
     """One Comparison for each cap (touching ranges) that has sequences of the split; `tick` after each sequence."""
-    found: list[Row] = []
-    for unit in units(source, caps, split):
+    found: list[MeasurementRow] = []
+    for unit in prepared_measurements(source, caps, split):
         found += unit.run(engine).rows
         tick()
-    return comparisons_of(found)
+    return make_comparisons(found)
 
 
-def units(source: SequenceSource, caps: Sequence[int], split: str = "test", most: int | None = None) -> Iterator[Unit]:
+def prepared_measurements(
+    source: SequenceSource, caps: Sequence[int], split: str = "test", most: int | None = None
+) -> Iterator[Measurement]:
     """One for each sequence of the split that a cap holds, cap by cap, for `most` of them at each."""
     commits, files = source.column("commits"), source.column("files")
     held_out = [index for index, name in enumerate(source.column("split")) if name == split]
@@ -52,29 +53,29 @@ def units(source: SequenceSource, caps: Sequence[int], split: str = "test", most
     for cap, indices in ranges.items():
         for index in indices[:most]:
             group = (commits[index] or files[index] or [str(index)])[-1]
-            yield Unit(f"{PREPARED}/{cap}/{index}", partial(_measure, source, index, cap, group), cap)
+            yield Measurement(f"{PREPARED}/{cap}/{index}", partial(_measure_prepared, source, index, cap, group), cap)
 
 
-def comparisons_of(rows: Iterable[Row]) -> list[Comparison]:
+def make_comparisons(rows: Iterable[MeasurementRow]) -> list[Comparison]:
     """The comparisons, length by length, among the rows of other measures."""
-    ranges: dict[int, list[Row]] = {}
+    ranges: dict[int, list[MeasurementRow]] = {}
     for row in rows:
         if row.measure == PREPARED:
             ranges.setdefault(int(row.parts["cap"]), []).append(row)
     return [_compare_range(cap, some) for cap, some in ranges.items()]
 
 
-def _measure(source: SequenceSource, index: int, cap: int, group: str, engine: Engine) -> Measured:
+def _measure_prepared(source: SequenceSource, index: int, cap: int, group: str, engine: Engine) -> Measurements:
     ids, targets = np.asarray(source.tokens(index)), np.asarray(source.weights(index)) >= TARGET_WEIGHT
     targets[:1] = False  # nothing predicts it
     if not targets.any():
-        return Measured()
+        return Measurements()
     losses = score_both(engine, ids, targets).at(targets)
     parts = {"cap": cap, "length": len(ids)}
-    return Measured([Row(PREPARED, "loss", parts, group, int(targets.sum()), *losses.sums())])
+    return Measurements([MeasurementRow(PREPARED, "loss", parts, group, int(targets.sum()), *losses.sums())])
 
 
-def _compare_range(cap: int, rows: Sequence[Row]) -> Comparison:
+def _compare_range(cap: int, rows: Sequence[MeasurementRow]) -> Comparison:
     base, tuned, targets = (sum(getattr(row, name) for row in rows) for name in ("base", "tuned", "count"))
     low, high = mean_interval(
         [row.tuned - row.base for row in rows], [row.count for row in rows], [row.group for row in rows]
@@ -93,19 +94,25 @@ def _compare_range(cap: int, rows: Sequence[Row]) -> Comparison:
     )
 
 
-_LEAST = 64  # tokens of a file worth scoring
+_MIN_FILE_TOKENS = 64  # tokens of a file worth scoring
 
 
-def other_units(trees: Trees, commit: str, length: int, wanted: int, seed: int) -> Iterator[Unit]:
+def forgetting_measurements(
+    trees: RepoTrees, commit: str, length: int, wanted: int, seed: int
+) -> Iterator[Measurement]:
     """The beginning of `wanted` files of code, `length` tokens at most each, as plain text without marks."""
     texts = trees.at(commit).texts
-    code = [path for path, text in texts.items() if len(text) >= _LEAST and text.language not in PROSE]
+    code = [
+        path for path, text in texts.items() if len(text) >= _MIN_FILE_TOKENS and text.language not in PROSE_LANGUAGES
+    ]
     name = trees.repository.name
-    for path in sorted(code, key=lambda path: hashing.number(seed, "other", path))[:wanted]:
+    for path in sorted(code, key=lambda path: hashing.seeded_int(seed, "other", path))[:wanted]:
         ids = texts[path].ids[:length]
-        yield Unit(f"other/{length}/{name}/{commit[:12]}/{path}", partial(_measure_other, name, path, ids), length)
+        yield Measurement(
+            f"other/{length}/{name}/{commit[:12]}/{path}", partial(_measure_forgetting, name, path, ids), length
+        )
 
 
-def _measure_other(name: str, path: str, ids: Ids, engine: Engine) -> Measured:
+def _measure_forgetting(name: str, path: str, ids: IdArray, engine: Engine) -> Measurements:
     both = score_both(engine, ids, np.arange(len(ids)) > 0)
-    return Measured([Row("other", "loss", {"repository": name}, path, len(ids) - 1, *both.sums())])
+    return Measurements([MeasurementRow("other", "loss", {"repository": name}, path, len(ids) - 1, *both.sums())])

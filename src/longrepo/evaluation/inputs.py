@@ -15,28 +15,35 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from longrepo.data.dataset import SequenceFile
-from longrepo.data.questions.evidence import holds
-from longrepo.data.questions.write import folders_of, training_commit
+from longrepo.data.questions.evidence import holds_commit
+from longrepo.data.questions.write import match_folders, training_commit
 from longrepo.errors import InputError, RunError
-from longrepo.evaluation.scoring import Measured
+from longrepo.evaluation.scoring import Measurements
 
-STAGE, REPOSITORIES = "stage.json", "repositories"  # the pipeline's record beside the sequences; name → folder
+STAGE_FILE, REPOSITORIES_KEY = "stage.json", "repositories"  # the pipeline's record beside the sequences; name → folder
 
 
-def repositories(file: SequenceFile, run: Path, given: Sequence[Path]) -> list[Path]:
+def find_repositories(file: SequenceFile, run: Path, given: Sequence[Path]) -> list[Path]:
     """The folders given; else for each repository the first that holds its training commit: where the pipeline read
     it, this folder, or one that the sequences or the run lie in.
 
     Raises InputError where there is none.
     """
     if given:
-        return list(folders_of(file, given).values())
-    recorded = _recorded(file.path)
+        return list(match_folders(file, given).values())
+    recorded = _recorded_folders(file.path)
     found = []
     for facts in file.header.repositories:
         commit, known = training_commit(facts), recorded.get(facts.name)
         places = [Path(known)] if known else []
-        folder = next((one for one in (*places, Path(), *_around(file.path), *_around(run)) if _has(one, commit)), None)
+        folder = next(
+            (
+                one
+                for one in (*places, Path(), *_enclosing_repositories(file.path), *_enclosing_repositories(run))
+                if _has_commit(one, commit)
+            ),
+            None,
+        )
         if folder is None:
             where = f"{known}, where it was read, doesn't hold it any more" if known else "where it lies isn't recorded"
             raise InputError(f"no repository with commit {commit[:10]} of {facts.name}: {where}; give it with --repo")
@@ -44,29 +51,29 @@ def repositories(file: SequenceFile, run: Path, given: Sequence[Path]) -> list[P
     return found
 
 
-def _recorded(sequences: Path) -> Mapping[str, str]:
+def _recorded_folders(sequences: Path) -> Mapping[str, str]:
     try:
-        found = json.loads((sequences.parent / STAGE).read_text(encoding="utf-8"))[REPOSITORIES]
+        found = json.loads((sequences.parent / STAGE_FILE).read_text(encoding="utf-8"))[REPOSITORIES_KEY]
     except (OSError, ValueError, KeyError, TypeError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _around(path: Path) -> Iterator[Path]:
+def _enclosing_repositories(path: Path) -> Iterator[Path]:
     return (folder for folder in path.resolve().parents if (folder / ".git").exists())
 
 
-def _has(folder: Path, commit: str) -> bool:
+def _has_commit(folder: Path, commit: str) -> bool:
     try:
-        return folder.is_dir() and holds(folder, commit)
+        return folder.is_dir() and holds_commit(folder, commit)
     except InputError:
         return False
 
 
-MEASUREMENTS = "measurements.jsonl"
+MEASUREMENTS_FILE = "measurements.jsonl"
 
 
-class Store:
+class MeasurementStore:
     """What was measured of one adapter on one file of sequences (`about`, the first line); of another it begins anew.
 
     Use it in a `with`.
@@ -75,10 +82,10 @@ class Store:
     def __init__(self, file: Path, about: Mapping[str, Any]) -> None:
         self._file = file
         self._about = json.loads(json.dumps(about))
-        self._known: dict[str, Measured] = {}
+        self._known: dict[str, Measurements] = {}
         self._stream: TextIO | None = None
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> MeasurementStore:
         whole = self._read()
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +105,10 @@ class Store:
     def __contains__(self, key: str) -> bool:
         return key in self._known
 
-    def __getitem__(self, key: str) -> Measured:
+    def __getitem__(self, key: str) -> Measurements:
         return self._known[key]
 
-    def add(self, key: str, measured: Measured) -> None:
+    def add(self, key: str, measured: Measurements) -> None:
         """Keep a measurement, on disk before this returns. Raises RunError on a full disk."""
         assert self._stream is not None
         try:
@@ -122,7 +129,7 @@ class Store:
             try:
                 tree: dict[str, Any] = json.loads(line) if line.endswith(b"\n") else {}
                 if whole:
-                    self._known[tree["key"]] = Measured.from_dict(tree)
+                    self._known[tree["key"]] = Measurements.from_dict(tree)
                 elif tree != self._about:
                     return 0
             except (ValueError, KeyError, TypeError):

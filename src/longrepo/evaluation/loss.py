@@ -28,35 +28,43 @@ from itertools import islice, pairwise
 
 import numpy as np
 
-from longrepo.data.dedup import Shown
-from longrepo.data.repo_tree import LINES
+from longrepo.data.dedup import TrainingTexts
+from longrepo.data.repo_tree import PIECE_LINES
 from longrepo.data.template import (
-    Draft,
     FilePiece,
-    Part,
-    Sizes,
-    fitting,
-    following,
-    write_beginning,
-    write_gap,
-    write_others,
+    SequenceBuilder,
+    SequencePart,
+    TemplateSizes,
+    fit_pieces,
+    piece_from,
+    write_context_files,
+    write_file_gap,
+    write_file_prefix,
 )
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.engines.base import Engine
-from longrepo.evaluation.blocks import Held, Material
-from longrepo.evaluation.results import Parts
-from longrepo.evaluation.scoring import Both, Ids, Mask, Measured, Row, Unit, score_both
+from longrepo.evaluation.blocks import EvalData, HeldOutBlock
+from longrepo.evaluation.results import FigureParts
+from longrepo.evaluation.scoring import (
+    IdArray,
+    MaskArray,
+    Measurement,
+    MeasurementRow,
+    Measurements,
+    PairedLosses,
+    score_both,
+)
 from longrepo.utils import hashing
 
-CLASSES = ("committed", "in_project", "in_file", "common", "other")
-CROSS_FILE = ("committed", "in_project")
+LINE_CLASSES = ("committed", "in_project", "in_file", "common", "other")
+CROSS_FILE_CLASSES = ("committed", "in_project")
 
 
-class LineClasses:
+class LineClassifier:
     """Classes of the rows of one held-out file."""
 
-    def __init__(self, held: Held) -> None:
+    def __init__(self, held: HeldOutBlock) -> None:
         self._of = held.target.of
         self._held = held
 
@@ -66,13 +74,13 @@ class LineClasses:
         first, last = np.searchsorted(of.name_tokens, [of.row_token(row), of.row_token(row + 1)])
         return set(of.names[first:last].tolist())
 
-    def telling(self, row: int) -> set[int]:
+    def distinctive(self, row: int) -> set[int]:
         """Those of them that don't stand all over the project, keywords among those."""
         return self.names(row) - self._held.tree.common
 
     def of(self, row: int) -> str:
         """The class of a row: the first of CLASSES that holds, in this order."""
-        names = self.telling(row)
+        names = self.distinctive(row)
         if names & self._new_beside:
             return "committed"
         if any(name in self._elsewhere for name in names):
@@ -89,7 +97,7 @@ class LineClasses:
     @cached_property
     def _new_beside(self) -> set[int]:
         """What other files of the commit define and the tree before it did not."""
-        return self._held.defined_beside - self._held.tree.defined_in.keys() - self._own
+        return self._held.names_in_other_files - self._held.tree.defined_in.keys() - self._own
 
     @cached_property
     def _elsewhere(self) -> set[int]:
@@ -98,33 +106,35 @@ class LineClasses:
         return tree.defined_in.keys() - self._own - tree.ambiguous
 
 
-ALPHA, BETA = 2.0, 2.0  # nats; as in the authors' code
+LONGPPL_ALPHA, LONGPPL_BETA = 2.0, 2.0  # nats; as in the authors' code
 
 
-def longppl_rows(held: Held, truncated: Both, long: Both, scored: Mask, length: int) -> Iterator[Row]:
+def longppl_rows(
+    held: HeldOutBlock, truncated: PairedLosses, long: PairedLosses, scored: MaskArray, length: int
+) -> Iterator[MeasurementRow]:
     """One row, where there is a key token."""
-    key = scored & (truncated.base - long.base > ALPHA) & (long.base < BETA)
+    key = scored & (truncated.base - long.base > LONGPPL_ALPHA) & (long.base < LONGPPL_BETA)
     if key.any():
-        yield Row("longppl", "longppl", {"length": length}, held.group, int(key.sum()), *long.at(key).sums())
+        yield MeasurementRow("longppl", "longppl", {"length": length}, held.group, int(key.sum()), *long.at(key).sums())
 
 
 CONTEXTS = ("none", "random", "related", "retrieved")
-_SEARCHED = 200  # pieces taken of what a search finds
+_MAX_SEARCHED = 200  # pieces taken of what a search finds
 
 
 @dataclass(frozen=True)
-class Place:
+class TargetSpan:
     """Where a file goes on: after token `at` of `of`; `end` is where what is asked about ends."""
 
-    held: Held
+    held: HeldOutBlock
     of: TokenizedText
     at: int
     end: int
 
     @staticmethod
-    def of_block(held: Held) -> Place:
+    def of_block(held: HeldOutBlock) -> TargetSpan:
         """The held-out block as a whole."""
-        return Place(held, held.target.of, held.target.start, held.target.end)
+        return TargetSpan(held, held.target.of, held.target.start, held.target.end)
 
     def before(self, room: int) -> FilePiece:
         """At most `room` tokens of the file up to the place."""
@@ -132,97 +142,107 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Layout:
+class PromptLayout:
     """`ids` `[tokens]`, of which those from `start` on are what is asked about; `parts`: where texts stand in it."""
 
-    ids: Ids
+    ids: IdArray
     start: int
-    parts: tuple[Part, ...]
+    parts: tuple[SequencePart, ...]
 
 
-def lay(place: Place, length: int, context: str, seed: int, tokenizer: RepoTokenizer) -> Layout | None:
+def lay_out_prompt(
+    place: TargetSpan, length: int, context: str, seed: int, tokenizer: RepoTokenizer
+) -> PromptLayout | None:
     """The place's text behind a context, `length` tokens at most; None where they don't hold it."""
-    sizes = Sizes(tokenizer)
+    sizes = TemplateSizes(tokenizer)
     room = length - sizes.frame(place.of) - (place.end - place.at)
     if room < 0:
         return None
     before = place.before(room // 2)
-    draft = Draft(tokenizer)
-    write_others(draft, fitting(OTHERS[context](place, seed), room - before.size, sizes))
-    return _with_block(draft, before, place)
+    draft = SequenceBuilder(tokenizer)
+    write_context_files(draft, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size, sizes))
+    return _add_block(draft, before, place)
 
 
-def lay_short(place: Place, tokens: int, tokenizer: RepoTokenizer) -> Layout:
+def lay_out_short_prompt(place: TargetSpan, tokens: int, tokenizer: RepoTokenizer) -> PromptLayout:
     """The place's text behind its path and so many tokens of its own file, at most, and nothing else."""
-    return _with_block(Draft(tokenizer), place.before(tokens), place)
+    return _add_block(SequenceBuilder(tokenizer), place.before(tokens), place)
 
 
-def _with_block(draft: Draft, before: FilePiece, place: Place) -> Layout:
-    write_beginning(draft, before)
+def _add_block(draft: SequenceBuilder, before: FilePiece, place: TargetSpan) -> PromptLayout:
+    write_file_prefix(draft, before)
     start = len(draft)
     draft.text(place.of, place.at, place.end, 1.0, True)
-    return Layout(draft.arrays()[0], start, tuple(draft.parts))
+    return PromptLayout(draft.arrays()[0], start, tuple(draft.parts))
 
 
-def lay_fim(place: Place, length: int, context: str, seed: int, tokenizer: RepoTokenizer) -> Layout | None:
+def lay_out_fim_prompt(
+    place: TargetSpan, length: int, context: str, seed: int, tokenizer: RepoTokenizer
+) -> PromptLayout | None:
     """A prompt for the middle `at`..`end` of a file: behind a context what stands before it, then what stands after
     (a quarter of the room). None where the tokenizer can't ask so, or the length is too short."""
-    fim, sizes = tokenizer.fim, Sizes(tokenizer)
+    fim, sizes = tokenizer.fim, TemplateSizes(tokenizer)
     room = length - sizes.frame(place.of) - 3 - (place.end - place.at)
     if fim is None or room < 0:
         return None
-    before, after = place.before(room // 4), following(place.of, place.end, room // 4)
-    draft = Draft(tokenizer)
-    write_others(draft, fitting(OTHERS[context](place, seed), room - before.size - after.size, sizes))
-    write_gap(draft, before, after, fim)
-    return Layout(draft.arrays()[0], len(draft), tuple(draft.parts))
+    before, after = place.before(room // 4), piece_from(place.of, place.end, room // 4)
+    draft = SequenceBuilder(tokenizer)
+    write_context_files(
+        draft, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size - after.size, sizes)
+    )
+    write_file_gap(draft, before, after, fim)
+    return PromptLayout(draft.arrays()[0], len(draft), tuple(draft.parts))
 
 
-def _related(place: Place, seed: int) -> Iterator[FilePiece]:
+def _related_files(place: TargetSpan, seed: int) -> Iterator[FilePiece]:
     tree = place.held.tree
     return (FilePiece.whole(tree.texts[path], False) for path in tree.related(place.of.path, place.held.imports_above))
 
 
-def _random(place: Place, seed: int) -> Iterator[FilePiece]:
+def _random_files(place: TargetSpan, seed: int) -> Iterator[FilePiece]:
     texts = place.held.tree.texts
-    order = sorted(texts, key=lambda path: hashing.number(seed, "random", place.held.key, path))
+    order = sorted(texts, key=lambda path: hashing.seeded_int(seed, "random", place.held.key, path))
     return (FilePiece.whole(texts[path], False) for path in order if path != place.of.path)
 
 
-def _retrieved(place: Place, seed: int) -> Iterator[FilePiece]:
-    above = [place.of.path, *place.of.slice_text(0, place.at).split("\n")[-LINES - 1 :]]
-    return islice(place.held.tree.index.search("\n".join(above), place.of.path), _SEARCHED)
+def _retrieved_pieces(place: TargetSpan, seed: int) -> Iterator[FilePiece]:
+    above = [place.of.path, *place.of.slice_text(0, place.at).split("\n")[-PIECE_LINES - 1 :]]
+    return islice(place.held.tree.index.search("\n".join(above), place.of.path), _MAX_SEARCHED)
 
 
-OTHERS: dict[str, Callable[[Place, int], Iterator[FilePiece]]] = {
+CONTEXT_SOURCES: dict[str, Callable[[TargetSpan, int], Iterator[FilePiece]]] = {
     "none": lambda place, seed: iter(()),
-    "random": _random,
-    "related": _related,
-    "retrieved": _retrieved,
+    "random": _random_files,
+    "related": _related_files,
+    "retrieved": _retrieved_pieces,
 }
 
 
-BOUNDS = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens
+DISTANCE_BOUNDS = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens
 
 
-def distance_rows(held: Held, layout: Layout, losses: Both, length: int) -> Iterator[Row]:
+def distance_rows(
+    held: HeldOutBlock, layout: PromptLayout, losses: PairedLosses, length: int
+) -> Iterator[MeasurementRow]:
     """The loss of each scored line by how far back the farthest of its names was last seen. Names that stand all over
     the project don't count, nor do lines without others; -1: none of a line's names stands before it."""
-    names, tokens = _names(layout)
-    classes, of, start = LineClasses(held), held.target.of, held.target.start
+    names, tokens = _name_positions(layout)
+    classes, of, start = LineClassifier(held), held.target.of, held.target.start
     for row in held.rows:
-        telling = classes.telling(row)
+        telling = classes.distinctive(row)
         if not telling:
             continue
         first, last = of.row_token(row) - start, of.row_token(row + 1) - start
-        back = _farthest(names, tokens, telling, layout.start + first)
+        back = _farthest_distance(names, tokens, telling, layout.start + first)
         low, high = _bucket(back) if back is not None else (-1, -1)
         both = losses.at(slice(first, last))
-        parts: Parts = {"from": low, "to": high, "length": length}
-        yield Row("distance", "loss", parts, held.group, last - first, *both.sums())
+        parts: FigureParts = {"from": low, "to": high, "length": length}
+        yield MeasurementRow("distance", "loss", parts, held.group, last - first, *both.sums())
 
 
-def position_rows(held: Held, layout: Layout, losses: Both, seen: Shown, length: int) -> Iterator[Row]:
+def position_rows(
+    held: HeldOutBlock, layout: PromptLayout, losses: PairedLosses, seen: TrainingTexts, length: int
+) -> Iterator[MeasurementRow]:
     """The loss of every token of the files shown, by its position, lines that training showed apart from new ones."""
     kinds = np.zeros(len(layout.ids), np.int8)  # 0: no text or too short a line to tell, 1: seen, 2: new
     for part in layout.parts:
@@ -230,14 +250,14 @@ def position_rows(held: Held, layout: Layout, losses: Both, seen: Shown, length:
         told = np.where(part.of.row_hashes == 0, 0, np.where(seen.fresh(part.of.row_hashes), 2, 1))
         kinds[part.at : part.at + part.end - part.start] = np.repeat(told, each)[part.start : part.end]
     for text, kind in (("seen", 1), ("new", 2)):
-        for low, high in pairwise((*(bound for bound in BOUNDS if bound < length), length)):
+        for low, high in pairwise((*(bound for bound in DISTANCE_BOUNDS if bound < length), length)):
             at = np.flatnonzero(kinds[low:high] == kind) + low
             if len(at):
-                parts: Parts = {"from": low, "to": high, "text": text, "length": length}
-                yield Row("position", "loss", parts, held.group, len(at), *losses.at(at).sums())
+                parts: FigureParts = {"from": low, "to": high, "text": text, "length": length}
+                yield MeasurementRow("position", "loss", parts, held.group, len(at), *losses.at(at).sums())
 
 
-def _names(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+def _name_positions(layout: PromptLayout) -> tuple[np.ndarray, np.ndarray]:
     """Every name (hash) in a sequence and the token it stands at, `[names]` each, in order."""
     names: list[np.ndarray] = [np.zeros(0, np.uint32)]
     tokens: list[np.ndarray] = [np.zeros(0, np.int64)]
@@ -248,43 +268,47 @@ def _names(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(names), np.concatenate(tokens)
 
 
-def _farthest(names: np.ndarray, tokens: np.ndarray, wanted: set[int], line: int) -> int | None:
+def _farthest_distance(names: np.ndarray, tokens: np.ndarray, wanted: set[int], line: int) -> int | None:
     """Tokens from the start of a line back to the last sight of that of its names that was seen longest ago."""
     before = tokens < line
     last = [int(found[-1]) for name in sorted(wanted) if len(found := tokens[before & (names == name)])]
     return line - min(last) if last else None
 
 
-def _bucket(distance: int, bounds: Sequence[int] = BOUNDS) -> tuple[int, int]:
+def _bucket(distance: int, bounds: Sequence[int] = DISTANCE_BOUNDS) -> tuple[int, int]:
     at = int(np.searchsorted(bounds, distance, "right")) - 1
     return bounds[at], bounds[at + 1] if at + 1 < len(bounds) else -1
 
 
-SHORT = 128  # tokens of its own file that a line has before it in the short-context task
-CLASSED = ("none", "related")
+SHORT_CONTEXT_TOKENS = 128  # tokens of its own file that a line has before it in the short-context task
+CLASSED_CONTEXTS = ("none", "related")
 
 
-def units(material: Material, lengths: Sequence[int], seed: int) -> Iterator[Unit]:
+def context_measurements(material: EvalData, lengths: Sequence[int], seed: int) -> Iterator[Measurement]:
     """One for each held-out block and length that holds it."""
     for held in material.held:
         for length in lengths:
             whole = length == max(lengths)
-            yield Unit(
-                f"context/{length}/{held.key}/{whole}", partial(_measure, material, held, length, seed, whole), length
+            yield Measurement(
+                f"context/{length}/{held.key}/{whole}",
+                partial(_measure_context, material, held, length, seed, whole),
+                length,
             )
 
 
-def _measure(material: Material, held: Held, length: int, seed: int, whole: bool, engine: Engine) -> Measured:
+def _measure_context(
+    material: EvalData, held: HeldOutBlock, length: int, seed: int, whole: bool, engine: Engine
+) -> Measurements:
     """`whole`: with what is measured once, at the longest length: by position, and behind a short context."""
-    place, scored = Place.of_block(held), held.scored
-    losses: dict[str, Both] = {}
-    rows: list[Row] = []
+    place, scored = TargetSpan.of_block(held), held.scored
+    losses: dict[str, PairedLosses] = {}
+    rows: list[MeasurementRow] = []
     for context in CONTEXTS:
-        layout = lay(place, length, context, seed, material.tokenizer)
+        layout = lay_out_prompt(place, length, context, seed, material.tokenizer)
         if layout is None:
-            return Measured()
+            return Measurements()
         everywhere = whole and context == "related"
-        wanted = _texts(layout) if everywhere else np.zeros(len(layout.ids), bool)
+        wanted = _file_tokens(layout) if everywhere else np.zeros(len(layout.ids), bool)
         wanted[layout.start :] |= scored
         found = score_both(engine, layout.ids, wanted)
         losses[context] = found.at(slice(layout.start, None))
@@ -292,23 +316,23 @@ def _measure(material: Material, held: Held, length: int, seed: int, whole: bool
             rows += distance_rows(held, layout, losses[context], length)
             if everywhere:
                 rows += position_rows(held, layout, found, material.seen.shown, length)
-    short = lay_short(place, SHORT, material.tokenizer)
+    short = lay_out_short_prompt(place, SHORT_CONTEXT_TOKENS, material.tokenizer)
     wanted = np.zeros(len(short.ids), bool)
     wanted[short.start :] = scored
     truncated = score_both(engine, short.ids, wanted).at(slice(short.start, None))
-    rows = [*_by_context(held, losses, scored, length), *rows, *_by_class(held, losses, length)]
+    rows = [*_context_rows(held, losses, scored, length), *rows, *_line_class_rows(held, losses, length)]
     rows += longppl_rows(held, truncated, losses["related"], scored, length)
     if whole:
-        rows.append(loss_row("short", {"context_tokens": SHORT}, held.group, truncated.at(scored)))
-    return Measured(rows)
+        rows.append(loss_row("short", {"context_tokens": SHORT_CONTEXT_TOKENS}, held.group, truncated.at(scored)))
+    return Measurements(rows)
 
 
-def loss_row(measure: str, parts: Parts, group: str, losses: Both) -> Row:
+def loss_row(measure: str, parts: FigureParts, group: str, losses: PairedLosses) -> MeasurementRow:
     """The loss of some tokens."""
-    return Row(measure, "loss", parts, group, len(losses.base), *losses.sums())
+    return MeasurementRow(measure, "loss", parts, group, len(losses.base), *losses.sums())
 
 
-def _texts(layout: Layout) -> Mask:
+def _file_tokens(layout: PromptLayout) -> MaskArray:
     """Which tokens are those of files, not marks or paths."""
     found = np.zeros(len(layout.ids), bool)
     for part in layout.parts:
@@ -316,20 +340,22 @@ def _texts(layout: Layout) -> Mask:
     return found
 
 
-def _by_context(held: Held, losses: Mapping[str, Both], scored: Mask, length: int) -> Iterator[Row]:
+def _context_rows(
+    held: HeldOutBlock, losses: Mapping[str, PairedLosses], scored: MaskArray, length: int
+) -> Iterator[MeasurementRow]:
     none = losses["none"].at(scored)
     for context, both in losses.items():
-        parts: Parts = {"context": context, "length": length}
+        parts: FigureParts = {"context": context, "length": length}
         yield loss_row("context", parts, held.group, both.at(scored))
         if context != "none":
-            gained = Both(none.base - both.at(scored).base, none.tuned - both.at(scored).tuned)
-            yield Row("gain", "gain", parts, held.group, len(gained.base), *gained.sums())
+            gained = PairedLosses(none.base - both.at(scored).base, none.tuned - both.at(scored).tuned)
+            yield MeasurementRow("gain", "gain", parts, held.group, len(gained.base), *gained.sums())
 
 
-def _by_class(held: Held, losses: Mapping[str, Both], length: int) -> Iterator[Row]:
-    classes, of, start = LineClasses(held), held.target.of, held.target.start
+def _line_class_rows(held: HeldOutBlock, losses: Mapping[str, PairedLosses], length: int) -> Iterator[MeasurementRow]:
+    classes, of, start = LineClassifier(held), held.target.of, held.target.start
     for row in held.rows:
         tokens = slice(of.row_token(row) - start, of.row_token(row + 1) - start)
-        for context in CLASSED:
-            parts: Parts = {"class": classes.of(row), "context": context, "length": length}
+        for context in CLASSED_CONTEXTS:
+            parts: FigureParts = {"class": classes.of(row), "context": context, "length": length}
             yield loss_row("line", parts, held.group, losses[context].at(tokens))

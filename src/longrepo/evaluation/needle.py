@@ -8,24 +8,24 @@ from functools import partial
 
 import numpy as np
 
-from longrepo.data.repo_tree import Tree
-from longrepo.data.template import Draft, FilePiece, Sizes, write_file, written
+from longrepo.data.repo_tree import RepoTree
+from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, completion_text, write_file
 from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer
 from longrepo.engines.base import Engine
-from longrepo.evaluation.blocks import Material
-from longrepo.evaluation.completion import tidy
-from longrepo.evaluation.results import Example, Parts
-from longrepo.evaluation.scoring import Ids, Measured, Row, Unit, score_both, write_both
+from longrepo.evaluation.blocks import EvalData
+from longrepo.evaluation.completion import first_rows
+from longrepo.evaluation.results import Example, FigureParts
+from longrepo.evaluation.scoring import IdArray, Measurement, MeasurementRow, Measurements, generate_both, score_both
 from longrepo.utils import hashing
 
-DECOYS = 4
-_PIECE = 192  # tokens of a file shown at most, so that a depth can be met
+DECOY_COUNT = 4
+_PIECE_TOKENS = 192  # tokens of a file shown at most, so that a depth can be met
 _WORDS = (
     "harbour", "orchard", "lantern", "quarry", "meadow", "glacier", "saddle", "compass", "thistle", "anchor", "marble",
     "falcon", "copper", "ribbon", "cellar", "pepper",
 )  # fmt: skip
-_KINDS = ("limit", "offset", "budget", "timeout")
-_FORMS = {
+_NAME_ENDINGS = ("limit", "offset", "budget", "timeout")
+_LANGUAGE_FORMS = {
     "Python": (".py", "{name} ="),
     "JavaScript": (".js", "export const {name} ="),
     "TypeScript": (".ts", "export const {name} ="),
@@ -39,7 +39,7 @@ _FORMS = {
 
 
 @dataclass(frozen=True)
-class Planted:
+class PlantedDefinition:
     """A file of one definition: `text` up to its value."""
 
     path: str
@@ -47,80 +47,84 @@ class Planted:
     value: str
 
 
-def units(material: Material, lengths: Sequence[int], depths: Sequence[int], draws: int, seed: int) -> Iterator[Unit]:
+def needle_measurements(
+    material: EvalData, lengths: Sequence[int], depths: Sequence[int], draws: int, seed: int
+) -> Iterator[Measurement]:
     """`draws` needles at each length and depth (percent of the context before the definition)."""
     for length in lengths:
         for depth in depths:
             for draw in range(draws):
                 key = f"needle/{length}/{depth}/{draw}"
-                yield Unit(key, partial(_measure, material, length, depth, draw, seed), length)
+                yield Measurement(key, partial(_measure_needle, material, length, depth, draw, seed), length)
 
 
-def _measure(material: Material, length: int, depth: int, draw: int, seed: int, engine: Engine) -> Measured:
+def _measure_needle(material: EvalData, length: int, depth: int, draw: int, seed: int, engine: Engine) -> Measurements:
     tokenizer, tree = material.tokenizer, material.repositories[draw % len(material.repositories)].trained
-    needle, *decoys = _plant(tree, draw, seed)
-    draft = _write(tokenizer, tree, needle, decoys, length, depth, (seed, "needle", draw))
+    needle, *decoys = _make_needle(tree, draw, seed)
+    draft = _write_context(tokenizer, tree, needle, decoys, length, depth, (seed, "needle", draw))
     ids = draft.arrays()[0]
     answer = np.array(tokenizer.encode(f" {needle.value}"), np.int32)
     whole = np.concatenate([ids, answer])
     losses = score_both(engine, whole, np.arange(len(whole)) >= len(ids)).at(slice(len(ids), None))
-    base, tuned = (tidy(written(tokenizer, one), 1) for one in write_both(engine, ids, len(answer) + 2))
-    scores = [{"exact": float(_number(one) == needle.value)} for one in (base, tuned)]
-    rows: list[Row] = []
+    base, tuned = (
+        first_rows(completion_text(tokenizer, one), 1) for one in generate_both(engine, ids, len(answer) + 2)
+    )
+    scores = [{"exact": float(_first_number(one) == needle.value)} for one in (base, tuned)]
+    rows: list[MeasurementRow] = []
     for part in (depth, -1):
-        parts: Parts = {"depth": part, "length": length}
-        rows.append(Row("needle", "exact", parts, str(draw), 1, scores[0]["exact"], scores[1]["exact"]))
-        rows.append(Row("needle", "loss", parts, str(draw), len(answer), *losses.sums()))
+        parts: FigureParts = {"depth": part, "length": length}
+        rows.append(MeasurementRow("needle", "exact", parts, str(draw), 1, scores[0]["exact"], scores[1]["exact"]))
+        rows.append(MeasurementRow("needle", "loss", parts, str(draw), len(answer), *losses.sums()))
     parts = {"depth": depth, "length": length}
     example = Example(
         "needle", parts, needle.path, "", needle.text, needle.value, "", base, tuned, scores[0], scores[1]
     )
-    return Measured(rows, [example])
+    return Measurements(rows, [example])
 
 
-def _plant(tree: Tree, draw: int, seed: int) -> list[Planted]:
+def _make_needle(tree: RepoTree, draw: int, seed: int) -> list[PlantedDefinition]:
     """A needle and its decoys, named alike."""
-    languages = [text.language for text in tree.texts.values() if text.language in _FORMS]
-    suffix, form = _FORMS[max(sorted(set(languages)), key=languages.count, default="Python")]
-    words = sorted(_WORDS, key=lambda word: hashing.number(seed, "needle", draw, word))
-    kind = _KINDS[hashing.number(seed, "needle", draw) % len(_KINDS)]
+    languages = [text.language for text in tree.texts.values() if text.language in _LANGUAGE_FORMS]
+    suffix, form = _LANGUAGE_FORMS[max(sorted(set(languages)), key=languages.count, default="Python")]
+    words = sorted(_WORDS, key=lambda word: hashing.seeded_int(seed, "needle", draw, word))
+    kind = _NAME_ENDINGS[hashing.seeded_int(seed, "needle", draw) % len(_NAME_ENDINGS)]
     return [
-        Planted(
+        PlantedDefinition(
             f"settings/{word}{suffix}",
             form.format(name=f"{word}_{kind}".upper()),
-            str(10_000 + hashing.number(seed, "value", draw, word) % 90_000),
+            str(10_000 + hashing.seeded_int(seed, "value", draw, word) % 90_000),
         )
-        for word in words[: 1 + DECOYS]
+        for word in words[: 1 + DECOY_COUNT]
     ]
 
 
-def _write(
+def _write_context(
     tokenizer: RepoTokenizer,
-    tree: Tree,
-    needle: Planted,
-    decoys: Sequence[Planted],
+    tree: RepoTree,
+    needle: PlantedDefinition,
+    decoys: Sequence[PlantedDefinition],
     length: int,
     depth: int,
     key: tuple[object, ...],
-) -> Draft:
+) -> SequenceBuilder:
     """A context of `length` tokens at most with the answer, the needle `depth` percent down, decoys anywhere."""
-    sizes = Sizes(tokenizer)
-    asked = _file(tokenizer, "settings/copy" + needle.path[needle.path.rfind(".") :], f"{needle.text}")
-    planted = {one: _file(tokenizer, one.path, f"{one.text} {one.value}\n") for one in (needle, *decoys)}
+    sizes = TemplateSizes(tokenizer)
+    asked = _file_piece(tokenizer, "settings/copy" + needle.path[needle.path.rfind(".") :], f"{needle.text}")
+    planted = {one: _file_piece(tokenizer, one.path, f"{one.text} {one.value}\n") for one in (needle, *decoys)}
     ends = sizes.marks(FILE_START, FILE_END)
     room = length - len(asked) - ends - 8 - sum(len(ids) + ends for ids in planted.values())
-    pieces: list[FilePiece | Planted] = []
+    pieces: list[FilePiece | PlantedDefinition] = []
     total = 0
-    for path in sorted(tree.texts, key=lambda path: hashing.number(*key, path)):
+    for path in sorted(tree.texts, key=lambda path: hashing.seeded_int(*key, path)):
         of = tree.texts[path]
-        piece = FilePiece(of, 0, len(of) if len(of) <= _PIECE else of.cut_in(0, _PIECE)[0], (), False)
+        piece = FilePiece(of, 0, len(of) if len(of) <= _PIECE_TOKENS else of.cut_in(0, _PIECE_TOKENS)[0], (), False)
         if total + sizes.file(piece) <= room:
             pieces.append(piece)
             total += sizes.file(piece)
     for decoy in decoys:
-        pieces.insert(hashing.number(*key, decoy.path) % (len(pieces) + 1), decoy)
+        pieces.insert(hashing.seeded_int(*key, decoy.path) % (len(pieces) + 1), decoy)
     pieces.insert(round(len(pieces) * depth / 100), needle)
-    draft = Draft(tokenizer)
+    draft = SequenceBuilder(tokenizer)
     for one in pieces:
         if isinstance(one, FilePiece):
             write_file(draft, one, 0.0)
@@ -133,10 +137,10 @@ def _write(
     return draft
 
 
-def _file(tokenizer: RepoTokenizer, path: str, text: str) -> Ids:
+def _file_piece(tokenizer: RepoTokenizer, path: str, text: str) -> IdArray:
     return np.array(tokenizer.encode(f" {path}\n{text}"), np.int32)
 
 
-def _number(text: str) -> str:
+def _first_number(text: str) -> str:
     digits = text.strip()
     return digits[: next((at for at, one in enumerate(digits) if not one.isdigit()), len(digits))]

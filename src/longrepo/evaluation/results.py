@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longrepo.errors import InputError
-from longrepo.utils.files import write_text
+from longrepo.utils.files import write_text_file
 
-FORMAT = 2
-FEW = 4  # groups: with fewer an interval says nothing about chance
-Parts = Mapping[str, str | int]
+EVALUATION_FORMAT = 2
+FEW_GROUPS = 4  # groups: with fewer an interval says nothing about chance
+FigureParts = Mapping[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Comparison:
     @property
     def certain(self) -> bool:
         """Whether the interval leaves no doubt about the sign."""
-        return self.groups >= FEW and (self.high < 0 or self.low > 0)
+        return self.groups >= FEW_GROUPS and (self.high < 0 or self.low > 0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Figure:
 
     measure: str
     metric: str
-    parts: Parts
+    parts: FigureParts
     unit: str
     better: Literal["lower", "higher"]
     base: Estimate
@@ -70,7 +70,7 @@ class Figure:
     @property
     def certain(self) -> bool:
         """Whether the interval of the difference leaves out 0."""
-        return self.groups >= FEW and (self.difference.high < 0 or self.difference.low > 0)
+        return self.groups >= FEW_GROUPS and (self.difference.high < 0 or self.difference.low > 0)
 
     @property
     def gained(self) -> bool:
@@ -84,7 +84,7 @@ class Example:
     asked for. `base_scores` and `tuned_scores`: metric → value."""
 
     measure: str
-    parts: Parts
+    parts: FigureParts
     path: str
     commit: str
     before: str
@@ -119,8 +119,8 @@ class Evaluation:
 
 def write_evaluation(file: Path, evaluation: Evaluation) -> None:
     """Write it whole; an older file stays until the new one is."""
-    content = {"format": FORMAT, **asdict(evaluation)}
-    write_text(file, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    content = {"format": EVALUATION_FORMAT, **asdict(evaluation)}
+    write_text_file(file, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_evaluation(file: Path) -> Evaluation:
@@ -129,18 +129,18 @@ def read_evaluation(file: Path) -> Evaluation:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise InputError(f"{file}: no evaluation can be read there; run longrepo evaluate") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{file}: of another format than {FORMAT}; run longrepo evaluate again")
+    if not isinstance(content, dict) or content.get("format") != EVALUATION_FORMAT:
+        raise InputError(f"{file}: of another format than {EVALUATION_FORMAT}; run longrepo evaluate again")
     return Evaluation(
         content["about"],
         [Comparison(**one) for one in content["comparisons"]],
-        [figure_of(one) for one in content["figures"]],
+        [figure_from_json(one) for one in content["figures"]],
         [Example(**one) for one in content["examples"]],
         content["notes"],
     )
 
 
-def figure_of(tree: Mapping[str, Any]) -> Figure:
+def figure_from_json(tree: Mapping[str, Any]) -> Figure:
     """A figure as JSON holds it."""
     estimates = {name: Estimate(**tree[name]) for name in ("base", "tuned", "difference")}
     return Figure(**{**tree, **estimates})

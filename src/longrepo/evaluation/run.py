@@ -25,78 +25,103 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.curriculum.schedule import phases_from
+from longrepo.curriculum.schedule import make_schedule
 from longrepo.data.dataset import SequenceFile, read_sequences
 from longrepo.data.metadata import check_tokenizer
-from longrepo.data.questions.write import folders_of
-from longrepo.data.repo_tree import Trees
+from longrepo.data.questions.write import match_folders
+from longrepo.data.repo_tree import RepoTrees
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.engines.registry import Choice, create
-from longrepo.engines.tiers import Adaptive, Tiers, tiers_for
+from longrepo.engines.registry import EngineSelection, create_engine
+from longrepo.engines.tiers import TieredEngine, Tiers, model_tiers
 from longrepo.errors import InputError
 from longrepo.evaluation import completion, held_out_loss, loss, needle, questions
-from longrepo.evaluation.blocks import Material, Repo, seen_by
-from longrepo.evaluation.held_out_loss import PREPARED, comparisons_of
-from longrepo.evaluation.inputs import MEASUREMENTS, Store, repositories
-from longrepo.evaluation.loss import CLASSES, CONTEXTS
-from longrepo.evaluation.results import FORMAT, Comparison, Estimate, Evaluation, Example, Figure, write_evaluation
-from longrepo.evaluation.scoring import Interval, Measured, Row, Unit, Values, paired_intervals
+from longrepo.evaluation.blocks import EvalData, EvalRepository, index_training_rows
+from longrepo.evaluation.held_out_loss import PREPARED, make_comparisons
+from longrepo.evaluation.inputs import MEASUREMENTS_FILE, MeasurementStore, find_repositories
+from longrepo.evaluation.loss import CONTEXTS, LINE_CLASSES
+from longrepo.evaluation.results import (
+    EVALUATION_FORMAT,
+    Comparison,
+    Estimate,
+    Evaluation,
+    Example,
+    Figure,
+    write_evaluation,
+)
+from longrepo.evaluation.scoring import (
+    FloatArray,
+    Interval,
+    Measurement,
+    MeasurementRow,
+    Measurements,
+    paired_intervals,
+)
 from longrepo.repository.repository import Repository
-from longrepo.rope.apply import said
-from longrepo.training.artifact import Source, find_source, read_adapter_config
+from longrepo.rope.apply import describe_context
+from longrepo.training.artifact import TrainedArtifact, find_artifact, read_adapter_config
 from longrepo.training.checkpoint import STATE
 from longrepo.utils import files
-from longrepo.utils.cache import Cache, cache_folder
-from longrepo.utils.progress import Watch
+from longrepo.utils.cache import SqliteCache, cache_folder
+from longrepo.utils.progress import Progress
 
 
-class Metric(NamedTuple):
+class MetricInfo(NamedTuple):
     """`transform`: of the mean. `of_tokens`: the mean runs over tokens."""
 
     unit: str
     better: Literal["lower", "higher"]
     of_tokens: bool
-    transform: Callable[[Values], Values] = lambda values: values
+    transform: Callable[[FloatArray], FloatArray] = lambda values: values
 
 
-_SHARE = Metric("share", "higher", False)
+_SHARE_METRIC = MetricInfo("share", "higher", False)
 METRICS = {
-    "loss": Metric("nats a token", "lower", True),
-    "gain": Metric("nats a token", "higher", True),
-    "longppl": Metric("perplexity", "lower", True, np.exp),
-    "exact": _SHARE,
-    "right": _SHARE,
-    "edit": _SHARE,
-    "identifiers": _SHARE,
+    "loss": MetricInfo("nats a token", "lower", True),
+    "gain": MetricInfo("nats a token", "higher", True),
+    "longppl": MetricInfo("perplexity", "lower", True, np.exp),
+    "exact": _SHARE_METRIC,
+    "right": _SHARE_METRIC,
+    "edit": _SHARE_METRIC,
+    "identifiers": _SHARE_METRIC,
 }
 MEASURES = (
     "context", "gain", "line", "completion", "question", "needle", "longppl", "distance", "position", "short", "other",
 )  # fmt: skip
-_ORDER = (*CONTEXTS, *CLASSES, "line", "block", "fim", "cross_file", "new", "seen", "all")  # of parts that are words
+_PART_ORDER = (
+    *CONTEXTS,
+    *LINE_CLASSES,
+    "line",
+    "block",
+    "fim",
+    "cross_file",
+    "new",
+    "seen",
+    "all",
+)  # of parts that are words
 
 
-def figures_of(rows: Iterable[Row], seed: int) -> list[Figure]:
+def make_figures(rows: Iterable[MeasurementRow], seed: int) -> list[Figure]:
     """One figure for each measure, metric and parts, in the order they are to be read in."""
-    found: defaultdict[tuple[object, ...], list[Row]] = defaultdict(list)
+    found: defaultdict[tuple[object, ...], list[MeasurementRow]] = defaultdict(list)
     for row in rows:
         if row.count and row.measure != PREPARED:
             found[row.measure, row.metric, *sorted(row.parts.items())].append(row)
-    return sorted((_figure(some, seed) for some in found.values()), key=_place)
+    return sorted((_make_figure(some, seed) for some in found.values()), key=_sort_key)
 
 
-def _place(figure: Figure) -> tuple[object, ...]:
-    parts = [_rank(value) for _, value in sorted(figure.parts.items())]
+def _sort_key(figure: Figure) -> tuple[object, ...]:
+    parts = [_part_rank(value) for _, value in sorted(figure.parts.items())]
     return MEASURES.index(figure.measure), list(METRICS).index(figure.metric), parts
 
 
-def _rank(value: str | int) -> tuple[float, str]:
+def _part_rank(value: str | int) -> tuple[float, str]:
     """Numbers as they are, negative ones (all, no limit) last; words in the order they are explained in."""
     if isinstance(value, int):
         return (value if value >= 0 else np.inf, "")
-    return (_ORDER.index(value) if value in _ORDER else -1, value)
+    return (_PART_ORDER.index(value) if value in _PART_ORDER else -1, value)
 
 
-def _figure(rows: Sequence[Row], seed: int) -> Figure:
+def _make_figure(rows: Sequence[MeasurementRow], seed: int) -> Figure:
     first, metric = rows[0], METRICS[rows[0].metric]
     counts, groups = [row.count for row in rows], [row.group for row in rows]
     columns = [[row.base for row in rows], [row.tuned for row in rows]]
@@ -107,9 +132,9 @@ def _figure(rows: Sequence[Row], seed: int) -> Figure:
         parts=dict(first.parts),
         unit=metric.unit,
         better=metric.better,
-        base=_estimate(base),
-        tuned=_estimate(tuned),
-        difference=_estimate(difference),
+        base=_make_estimate(base),
+        tuned=_make_estimate(tuned),
+        difference=_make_estimate(difference),
         samples=len(rows),
         tokens=round(sum(counts)) if metric.of_tokens else 0,
         groups=len(set(groups)),
@@ -117,7 +142,7 @@ def _figure(rows: Sequence[Row], seed: int) -> Figure:
     )
 
 
-def _estimate(interval: Interval) -> Estimate:
+def _make_estimate(interval: Interval) -> Estimate:
     return Estimate(*interval)
 
 
@@ -145,71 +170,75 @@ GLANCE = Amount("glance", None, 4, 3, ("line",), 0, 0, (), 0)  # what the pipeli
 
 
 @dataclass(frozen=True)
-class Other:
+class OtherRepository:
     """Another repository, at a commit."""
 
-    trees: Trees
+    trees: RepoTrees
     commit: str
 
 
-def block_size(lengths: Sequence[int], most: int = 400) -> int:
+def max_block_tokens(lengths: Sequence[int], most: int = 400) -> int:
     """Tokens a held-out block spans at most: it must leave room for context at the shortest length."""
     return min(most, min(lengths) * 2 // 5)
 
 
-def plan(
-    material: Material, lengths: Sequence[int], amount: Amount, seed: int, others: Sequence[Other] = ()
-) -> Iterator[Unit]:
+def plan_measurements(
+    material: EvalData, lengths: Sequence[int], amount: Amount, seed: int, others: Sequence[OtherRepository] = ()
+) -> Iterator[Measurement]:
     """All that is to be measured beyond the sequences as prepared. Completions and questions at the longest length."""
     longest = max(lengths)
     chosen = lengths if amount.every_length else [longest]
-    yield from loss.units(material, chosen, seed)
-    yield from completion.units(material, longest, amount.tasks, amount.completions, seed)
-    yield from questions.units(material, longest, amount.questions, seed)
-    yield from needle.units(material, chosen, amount.depths, amount.needles, seed)
+    yield from loss.context_measurements(material, chosen, seed)
+    yield from completion.completion_measurements(material, longest, amount.tasks, amount.completions, seed)
+    yield from questions.question_measurements(material, longest, amount.questions, seed)
+    yield from needle.needle_measurements(material, chosen, amount.depths, amount.needles, seed)
     for one in others:
-        yield from held_out_loss.other_units(one.trees, one.commit, longest, amount.files, seed)
+        yield from held_out_loss.forgetting_measurements(one.trees, one.commit, longest, amount.files, seed)
 
 
-def measure(adaptive: Adaptive, units: Sequence[Unit], store: Store, tick: Callable[[], None]) -> list[Measured]:
+def run_measurements(
+    adaptive: TieredEngine, units: Sequence[Measurement], store: MeasurementStore, tick: Callable[[], None]
+) -> list[Measurements]:
     """What each unit gives, at the positions of its length; `tick` once a unit."""
-    found: list[Measured] = []
+    found: list[Measurements] = []
     for unit in units:
         if unit.key not in store:
-            adaptive.hold(unit.length)
+            adaptive.select_tier(unit.length)
             store.add(unit.key, unit.run(adaptive.engine))
         found.append(store[unit.key])
         tick()
     return found
 
 
-def summed(found: Sequence[Measured], seed: int) -> tuple[list[Comparison], list[Figure], list[Example]]:
+def summarize_measurements(
+    found: Sequence[Measurements], seed: int
+) -> tuple[list[Comparison], list[Figure], list[Example]]:
     """What the rows say, and the examples."""
     rows = list(chain.from_iterable(one.rows for one in found))
-    return comparisons_of(rows), figures_of(rows, seed), [example for one in found for example in one.examples]
+    return make_comparisons(rows), make_figures(rows, seed), [example for one in found for example in one.examples]
 
 
 @contextmanager
-def opened(
+def open_eval_data(
     file: SequenceFile,
     tokenizer: RepoTokenizer,
     settings: Settings,
     given: Sequence[Path],
     others: Sequence[Path],
-    watch: Watch,
-) -> Iterator[tuple[Material, list[Other]]]:
+    watch: Progress,
+) -> Iterator[tuple[EvalData, list[OtherRepository]]]:
     """The material, nothing chosen yet, and the other repositories at HEAD, as long as the block lasts.
 
     Raises InputError where none of the `given` folders is a repository of the file, or another can't be read.
     """
-    folders: Mapping[str, Path] = folders_of(file, given)
+    folders: Mapping[str, Path] = match_folders(file, given)
     with ExitStack() as stack:
-        cache = Cache(cache_folder())
+        cache = SqliteCache(cache_folder())
         stack.callback(cache.close)
         repositories = []
         for facts in file.header.repositories:
-            trees = Trees(Repository.open(folders[facts.name]), facts.head, tokenizer, settings, cache)
-            repositories.append(Repo(facts, trees))
+            trees = RepoTrees(Repository.open(folders[facts.name]), facts.head, tokenizer, settings, cache)
+            repositories.append(EvalRepository(facts, trees))
             stack.callback(repositories[-1].close)
         elsewhere = []
         for path in others:
@@ -218,30 +247,38 @@ def opened(
             if any(commit == facts.head for facts in file.header.repositories):
                 repository.close()
                 raise InputError(f"--other {path}: is the repository trained on; give another one")
-            elsewhere.append(Other(Trees(repository, commit, tokenizer, settings, cache), commit))
+            elsewhere.append(OtherRepository(RepoTrees(repository, commit, tokenizer, settings, cache), commit))
             stack.callback(elsewhere[-1].trees.close)
         with watch.count("reading what training shows (sequences)", len(file)) as done:
-            seen = seen_by(file, tokenizer, lambda: done(1))
-        yield Material(tokenizer, repositories, seen), elsewhere
+            seen = index_training_rows(file, tokenizer, lambda: done(1))
+        yield EvalData(tokenizer, repositories, seen), elsewhere
 
 
 SPLITS = ("validation", "test")
-_LEAST = 256  # tokens of a sequence to measure on
-_DECIDES = ("model", "revision", "split", "sequences_sha256", "engine", "dtype", "seed")  # what a measurement is of
+_MIN_LENGTH = 256  # tokens of a sequence to measure on
+_IDENTITY_KEYS = (
+    "model",
+    "revision",
+    "split",
+    "sequences_sha256",
+    "engine",
+    "dtype",
+    "seed",
+)  # what a measurement is of
 
 
 @dataclass(frozen=True)
-class Loaded:
+class EvaluationRun:
     """`folders`: the repositories. `lengths`: tokens, ascending. `notes`: what stands for what was asked for."""
 
     run: Path
-    source: Source
+    source: TrainedArtifact
     file: SequenceFile
     folders: Sequence[Path]
     split: str
     lengths: Sequence[int]
     tokenizer: RepoTokenizer
-    adaptive: Adaptive
+    adaptive: TieredEngine
     notes: tuple[str, ...]
 
     @staticmethod
@@ -250,11 +287,11 @@ class Loaded:
         sequences: Path | None,
         repos: Sequence[Path],
         split: str,
-        choice: Choice,
+        choice: EngineSelection,
         device: str,
         lengths: Sequence[int] = (),
         asked: ContextSettings | None = None,
-    ) -> Loaded:
+    ) -> EvaluationRun:
         """An unfinished run's best weights so far stand for it. `sequences` and `repos` are looked for where none are
         given; `lengths`: default: the longest of each phase; `asked`: the positions of those beyond its own reach.
 
@@ -262,24 +299,24 @@ class Loaded:
         """
         if split not in SPLITS:
             raise InputError(f"--split {split}: expected {' or '.join(SPLITS)}")
-        source = find_source(run).on(None)
+        source = find_artifact(run).on(None)
         settings = source.settings
         _check_base(source)
-        tiers = tiers_for(settings.model, settings.context, asked, max((*lengths, *caps(settings))))
+        tiers = model_tiers(settings.model, settings.context, asked, max((*lengths, *phase_caps(settings))))
         _check_lengths(lengths, tiers, settings.model.name)
-        file = read_sequences(sequences or trained_on(run))
+        file = read_sequences(sequences or training_sequences_of(run))
         if file.header.repositories and not any(one.head for one in file.header.repositories):
             raise InputError(f"{file.path}: made of a text, and only a repository has held-out commits to measure on")
         if split not in file.column("split"):
             raise InputError(f"{file.path}: holds no {split} sequences to compare on; prepare them again")
-        folders = repositories(file, run, repos)
+        folders = find_repositories(file, run, repos)
         tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
         check_tokenizer(file.header, tokenizer)
-        engine = create(choice, settings, tokenizer, device)
+        engine = create_engine(choice, settings, tokenizer, device)
         engine.load_adapter(source.adapter)
-        chosen = sorted(set(lengths)) or [cap for cap in caps(settings) if cap <= tiers.reach]
-        notes = (*source.notes, *_beyond(chosen, settings, tiers))
-        return Loaded(run, source, file, folders, split, chosen, tokenizer, Adaptive(engine, tiers), notes)
+        chosen = sorted(set(lengths)) or [cap for cap in phase_caps(settings) if cap <= tiers.reach]
+        notes = (*source.notes, *_extended_lengths(chosen, settings, tiers))
+        return EvaluationRun(run, source, file, folders, split, chosen, tokenizer, TieredEngine(engine, tiers), notes)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -294,45 +331,52 @@ class Loaded:
             **self.adaptive.engine.facts(),
         }
 
-    def measured(self, amount: Amount, others: Sequence[Path], result: Path, watch: Watch) -> Evaluation:
+    def measured(self, amount: Amount, others: Sequence[Path], result: Path, watch: Progress) -> Evaluation:
         """Measure what `amount` says and write `result`; finished measurements are kept in the run's folder."""
         began, settings = time.monotonic(), self.source.settings
         seed, tiers = settings.training.seed, self.adaptive.tiers
         about = {**self.about, "lengths": self.lengths, "amount": amount.name}
-        about["positions"] = {n: tiers.holding(n).context.model_dump(mode="json") for n in self.lengths}
-        same = {"format": FORMAT, "adapter": _digest(self.source.files), **{name: about[name] for name in _DECIDES}}
+        about["positions"] = {n: tiers.tier_for(n).context.model_dump(mode="json") for n in self.lengths}
+        same = {
+            "format": EVALUATION_FORMAT,
+            "adapter": _hash_files(self.source.files),
+            **{name: about[name] for name in _IDENTITY_KEYS},
+        }
         with (
-            opened(self.file, self.tokenizer, settings, self.folders, others, watch) as (material, elsewhere),
-            Store(self.run / MEASUREMENTS, same) as store,
+            open_eval_data(self.file, self.tokenizer, settings, self.folders, others, watch) as (material, elsewhere),
+            MeasurementStore(self.run / MEASUREMENTS_FILE, same) as store,
         ):
             watch.step("choosing held-out lines")
-            material.choose(self.split, amount.blocks, block_size(self.lengths), seed)
-            units = [*self._prepared(amount, store), *plan(material, self.lengths, amount, seed, elsewhere)]
-            units = [_positioned(unit, tiers) for unit in units]
+            material.choose(self.split, amount.blocks, max_block_tokens(self.lengths), seed)
+            units = [
+                *self._prepared(amount, store),
+                *plan_measurements(material, self.lengths, amount, seed, elsewhere),
+            ]
+            units = [_with_positions(unit, tiers) for unit in units]
             with watch.count("measuring base and tuned", len(units)) as done:
-                found = measure(self.adaptive, units, store, lambda: done(1))
+                found = run_measurements(self.adaptive, units, store, lambda: done(1))
             about |= {**material.facts(), "seconds": round(time.monotonic() - began, 1)}
             notes = [*self.notes, *self.file.header.notes, *material.notes]
-        evaluation = Evaluation(about, *summed(found, seed), notes)
+        evaluation = Evaluation(about, *summarize_measurements(found, seed), notes)
         write_evaluation(result, evaluation)
         return evaluation
 
-    def _prepared(self, amount: Amount, store: Store) -> list[Unit]:
+    def _prepared(self, amount: Amount, store: MeasurementStore) -> list[Measurement]:
         """Of the sequences as prepared so many, and those that were measured before."""
         every, some = (
-            list(held_out_loss.units(self.file, caps(self.source.settings), self.split, most))
+            list(held_out_loss.prepared_measurements(self.file, phase_caps(self.source.settings), self.split, most))
             for most in (None, amount.sequences)
         )
         chosen, reach = {unit.key for unit in some}, self.adaptive.tiers.reach
         return [unit for unit in every if unit.length <= reach and (unit.key in chosen or unit.key in store)]
 
 
-def caps(settings: Settings) -> list[int]:
+def phase_caps(settings: Settings) -> list[int]:
     """The longest length of each phase."""
-    return [phase.max_length for phase in phases_from(settings)]
+    return [phase.max_length for phase in make_schedule(settings)]
 
 
-def trained_on(run: Path) -> Path:
+def training_sequences_of(run: Path) -> Path:
     """The sequences that a run says it was trained on."""
     try:
         return Path(json.loads((run / "last" / STATE).read_text(encoding="utf-8"))["sequences"])
@@ -340,7 +384,7 @@ def trained_on(run: Path) -> Path:
         raise InputError(f"{run}: doesn't say what it was trained on; give --sequences FILE") from None
 
 
-def _check_base(source: Source) -> None:
+def _check_base(source: TrainedArtifact) -> None:
     if source.whole:
         return
     named, wanted = read_adapter_config(source.adapter).get("base_model_name_or_path"), source.settings.model.name
@@ -352,29 +396,32 @@ def _check_base(source: Source) -> None:
 
 def _check_lengths(lengths: Sequence[int], tiers: Tiers, name: str) -> None:
     for length in lengths:
-        if length < _LEAST:
-            raise InputError(f"--length {length}: expected {_LEAST} tokens or more")
+        if length < _MIN_LENGTH:
+            raise InputError(f"--length {length}: expected {_MIN_LENGTH} tokens or more")
         if length > tiers.reach:
-            raise InputError(f"--length {length}: {name} holds {tiers.reach} positions: {tiers.way_out(length)}")
+            raise InputError(f"--length {length}: {name} holds {tiers.reach} positions: {tiers.remedy_for(length)}")
 
 
-def _beyond(lengths: Sequence[int], settings: Settings, tiers: Tiers) -> Iterator[str]:
-    trained = (phase.max_length for phase in phases_from(settings) if phase.epochs)
+def _extended_lengths(lengths: Sequence[int], settings: Settings, tiers: Tiers) -> Iterator[str]:
+    trained = (phase.max_length for phase in make_schedule(settings) if phase.epochs)
     if left_out := [f"{cap:,}" for cap in trained if cap > tiers.reach]:
         yield f"phases of {', '.join(left_out)} tokens are left out: its positions reach {tiers.reach:,}"
     for length in lengths:
-        if (context := tiers.holding(length).context) != tiers.trained:
-            yield f"{length:,} tokens: longer than its positions were trained for, measured at others ({said(context)})"
+        if (context := tiers.tier_for(length).context) != tiers.trained:
+            yield (
+                f"{length:,} tokens: longer than its positions were trained for, measured at others "
+                f"({describe_context(context)})"
+            )
 
 
-def _positioned(unit: Unit, tiers: Tiers) -> Unit:
+def _with_positions(unit: Measurement, tiers: Tiers) -> Measurement:
     """Its key says at which positions it is measured, where these aren't those of training."""
-    context = tiers.holding(unit.length).context
+    context = tiers.tier_for(unit.length).context
     if context == tiers.trained:
         return unit
     digest = hashlib.sha256(context.model_dump_json().encode()).hexdigest()
     return replace(unit, key=f"{unit.key}@{digest[:12]}")
 
 
-def _digest(paths: Sequence[Path]) -> str:
+def _hash_files(paths: Sequence[Path]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(files.sha256_of(path)) for path in paths)).hexdigest()

@@ -17,38 +17,38 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.engines.base import Batch, Engine
-from longrepo.evaluation.results import Example, Parts
+from longrepo.evaluation.results import Example, FigureParts
 
-Losses = npt.NDArray[np.float64]
-Ids = npt.NDArray[np.int32]
-Mask = npt.NDArray[np.bool_]
+LossArray = npt.NDArray[np.float64]
+IdArray = npt.NDArray[np.int32]
+MaskArray = npt.NDArray[np.bool_]
 
 
-class Both(NamedTuple):
+class PairedLosses(NamedTuple):
     """Nats of each token, `[tokens]`, under each model."""
 
-    base: Losses
-    tuned: Losses
+    base: LossArray
+    tuned: LossArray
 
-    def at(self, where: slice | Mask | npt.NDArray[np.intp]) -> Both:
+    def at(self, where: slice | MaskArray | npt.NDArray[np.intp]) -> PairedLosses:
         """Of some of the tokens."""
-        return Both(self.base[where], self.tuned[where])
+        return PairedLosses(self.base[where], self.tuned[where])
 
     def sums(self) -> tuple[float, float]:
         """Over the tokens."""
         return float(self.base.sum()), float(self.tuned.sum())
 
 
-def score_both(engine: Engine, ids: Ids, wanted: Mask) -> Both:
+def score_both(engine: Engine, ids: IdArray, wanted: MaskArray) -> PairedLosses:
     """The losses of a sequence's tokens `[tokens]` given those before; 0 where not `wanted`, and of the first."""
     batch = Batch.of([(ids, wanted.astype(np.float32))], engine.pad_id)
     tuned = engine.score(batch)[0].astype(np.float64)
     with engine.base_only():
         base = engine.score(batch)[0].astype(np.float64)
-    return Both(base, tuned)
+    return PairedLosses(base, tuned)
 
 
-def write_both(engine: Engine, prompt: Ids, tokens: int) -> tuple[list[int], list[int]]:
+def generate_both(engine: Engine, prompt: IdArray, tokens: int) -> tuple[list[int], list[int]]:
     """What base and tuned write after a prompt, greedily: at most `tokens` ids each."""
     tuned = engine.generate(prompt.tolist(), tokens)
     with engine.base_only():
@@ -57,7 +57,7 @@ def write_both(engine: Engine, prompt: Ids, tokens: int) -> tuple[list[int], lis
 
 
 RESAMPLES = 2000
-Values = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
@@ -85,7 +85,7 @@ def paired_intervals(
     groups: Sequence[str],
     seed: int = 0,
     resamples: int = RESAMPLES,
-    transform: Callable[[Values], Values] = lambda values: values,
+    transform: Callable[[FloatArray], FloatArray] = lambda values: values,
 ) -> list[Interval]:
     """The interval of `transform(sum(column) / sum(counts))` of each column, and last, of two columns, that of the
     second minus the first; every column sees the same resamples of groups, so that what they share cancels out.
@@ -108,12 +108,12 @@ def paired_intervals(
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasurementRow:
     """Part of a figure: what base and tuned sum up to over `count` tokens (or samples), all of one group."""
 
     measure: str
     metric: str
-    parts: Parts
+    parts: FigureParts
     group: str
     count: float
     base: float
@@ -121,10 +121,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurements:
     """What one piece of work gave."""
 
-    rows: Sequence[Row] = ()
+    rows: Sequence[MeasurementRow] = ()
     examples: Sequence[Example] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -132,16 +132,18 @@ class Measured:
         return asdict(self)
 
     @staticmethod
-    def from_dict(tree: Mapping[str, Any]) -> Measured:
+    def from_dict(tree: Mapping[str, Any]) -> Measurements:
         """Read back what `as_dict` gave."""
-        return Measured([Row(**one) for one in tree["rows"]], [Example(**one) for one in tree["examples"]])
+        return Measurements(
+            [MeasurementRow(**one) for one in tree["rows"]], [Example(**one) for one in tree["examples"]]
+        )
 
 
 @dataclass(frozen=True)
-class Unit:
+class Measurement:
     """A piece of work of some seconds. `key` says what is measured, data, adapter and seed apart: equal keys, equal
     results. `length`: tokens of its texts, at most."""
 
     key: str
-    run: Callable[[Engine], Measured]
+    run: Callable[[Engine], Measurements]
     length: int

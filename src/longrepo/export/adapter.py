@@ -16,12 +16,26 @@ from safetensors import SafetensorError
 
 from longrepo.config.schema import ContextSettings, ModelSettings
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.engines.adapter_io import CONFIG, ROWS, WEIGHTS, lora_path, tensor_name, unreadable_adapter
+from longrepo.engines.adapter_io import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    TOKEN_ROWS_PATH,
+    lora_path,
+    tensor_name,
+    unreadable_adapter,
+)
 from longrepo.errors import InputError
-from longrepo.rope.apply import OWN
-from longrepo.training.artifact import Source, read_adapter_config
+from longrepo.rope.apply import NATIVE_CONTEXT
+from longrepo.training.artifact import TrainedArtifact, read_adapter_config
 
-_MORE_THAN_LORA = ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save", "use_qalora", "fan_in_fan_out")
+_UNSUPPORTED_PEFT_KEYS = (
+    "use_dora",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "use_qalora",
+    "fan_in_fan_out",
+)
 Quantization = Literal["none", "4bit", "8bit"]
 Precision = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -51,18 +65,20 @@ class PeftAdapter:
     rows: Any
 
 
-def read_peft(folder: Path, load: Callable[[Path], Mapping[str, Any]]) -> PeftAdapter:
+def read_peft_adapter(folder: Path, load: Callable[[Path], Mapping[str, Any]]) -> PeftAdapter:
     """`load` reads a file's tensors in float32. Raises InputError where it can't be read, or is more than LoRA with
     trained rows."""
-    config, file = read_adapter_config(folder), folder / WEIGHTS
-    if config.get("peft_type") != "LORA" or any(config.get(name) for name in _MORE_THAN_LORA):
-        also = next((name for name in _MORE_THAN_LORA if config.get(name)), f"peft_type {config.get('peft_type')}")
-        raise InputError(f"{folder / CONFIG}: only plain LoRA can be converted, and this has {also}")
+    config, file = read_adapter_config(folder), folder / ADAPTER_WEIGHTS
+    if config.get("peft_type") != "LORA" or any(config.get(name) for name in _UNSUPPORTED_PEFT_KEYS):
+        also = next(
+            (name for name in _UNSUPPORTED_PEFT_KEYS if config.get(name)), f"peft_type {config.get('peft_type')}"
+        )
+        raise InputError(f"{folder / ADAPTER_CONFIG}: only plain LoRA can be converted, and this has {also}")
     try:
         tensors = dict(load(file))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise unreadable_adapter(file, error) from None
-    rows = tensors.pop(tensor_name(ROWS), None)
+    rows = tensors.pop(tensor_name(TOKEN_ROWS_PATH), None)
     lora = {}
     for name, tensor in tensors.items():
         if (path := lora_path(name)) is None:
@@ -71,17 +87,19 @@ def read_peft(folder: Path, load: Callable[[Path], Mapping[str, Any]]) -> PeftAd
     ids = config.get("trainable_token_indices") or []
     ids = [id for some in ids.values() for id in some] if isinstance(ids, dict) else ids
     if len(ids) != (0 if rows is None else len(rows)):
-        raise InputError(f"{folder}: {CONFIG} names {len(ids)} trained tokens, {WEIGHTS} holds another number")
+        raise InputError(
+            f"{folder}: {ADAPTER_CONFIG} names {len(ids)} trained tokens, {ADAPTER_WEIGHTS} holds another number"
+        )
     r = int(config["r"])
     scale = config["lora_alpha"] / (r**0.5 if config.get("use_rslora") else r)
     return PeftAdapter(r, scale, float(config.get("lora_dropout", 0.0)), lora, tuple(ids), rows)
 
 
-_NOTHING = PeftAdapter(r=1, scale=0.0, dropout=0.0, lora={}, row_ids=(), rows=None)
+_NO_ADAPTER = PeftAdapter(r=1, scale=0.0, dropout=0.0, lora={}, row_ids=(), rows=None)
 
 
 @dataclass(frozen=True)
-class Parts:
+class MergeInputs:
     """`model`: whose weights; `context`: the positions to give it; `adapter`: what is merged in. A model whose weights
     were all trained has its positions and the rows of its tokens already, and nothing to merge."""
 
@@ -91,12 +109,12 @@ class Parts:
     adapter: PeftAdapter
 
     @staticmethod
-    def of(source: Source, load: Callable[[Path], Mapping[str, Any]]) -> Parts:
+    def of(source: TrainedArtifact, load: Callable[[Path], Mapping[str, Any]]) -> MergeInputs:
         """`load` as in `read_peft`. Raises InputError where the adapter or the tokenizer can't be read."""
         settings = source.settings
         tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
         if not source.whole:
-            return Parts(settings.model, tokenizer, settings.context, read_peft(source.adapter, load))
+            return MergeInputs(settings.model, tokenizer, settings.context, read_peft_adapter(source.adapter, load))
         tokenizer.initial_from = {}
         model = settings.model.model_copy(update={"name": str(source.adapter), "revision": None})
-        return Parts(model, tokenizer, OWN, _NOTHING)
+        return MergeInputs(model, tokenizer, NATIVE_CONTEXT, _NO_ADAPTER)

@@ -17,20 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from longrepo import __version__
-from longrepo.data.metadata import Header, all_of, cell, hub_licence, table
-from longrepo.engines.adapter_io import CONFIG
+from longrepo.data.metadata import Header, combine_licenses, hub_license, markdown_cell, markdown_table
+from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.errors import InputError
 from longrepo.evaluation.results import Comparison, Evaluation, Figure
-from longrepo.reports.run_record import Run, read_run
-from longrepo.training.artifact import Source, read_adapter_config
-from longrepo.utils.files import write_text
+from longrepo.reports.run_record import RunRecord, read_run_record
+from longrepo.training.artifact import TrainedArtifact, read_adapter_config
+from longrepo.utils.files import write_text_file
 from longrepo.utils.hub import model_location
 
-_COLUMNS = ("held-out lines", "base", "tuned", "difference", "95 % interval", "samples", "commits")
-_SHOWN = (("context", "loss"), ("gain", "gain"), ("completion", "exact"), ("completion", "edit"), ("short", "loss"))
+_FIGURE_COLUMNS = ("held-out lines", "base", "tuned", "difference", "95 % interval", "samples", "commits")
+_SHOWN_MEASURES = (
+    ("context", "loss"),
+    ("gain", "gain"),
+    ("completion", "exact"),
+    ("completion", "edit"),
+    ("short", "loss"),
+)
 
 
-def figures(evaluation: Evaluation | None) -> Iterator[str]:
+def figures_section(evaluation: Evaluation | None) -> Iterator[str]:
     """Lines of Markdown: losses by length, then the measures that matter most at the longest length."""
     if evaluation is None or not (evaluation.comparisons or evaluation.figures):
         yield "Not measured: `longrepo evaluate RUN` compares base and tuned on the repository's held-out commits."
@@ -41,26 +47,26 @@ def figures(evaluation: Evaluation | None) -> Iterator[str]:
         f"{about.get('engine', '')} engine in {about.get('dtype', '')}, the base as it was trained on. Losses are nats "
         "a token. Intervals by bootstrap over commits, paired; with fewer than about ten commits they are too narrow.\n"
     )
-    rows = [_compared(one) for one in evaluation.comparisons]
-    yield from table(_COLUMNS, [*rows, *(_measured(one) for one in _most_important(evaluation))])
+    rows = [_comparison_row(one) for one in evaluation.comparisons]
+    yield from markdown_table(_FIGURE_COLUMNS, [*rows, *(_figure_row(one) for one in _important_figures(evaluation))])
     yield from (f"\n{note}" for note in evaluation.notes)
 
 
-def _most_important(evaluation: Evaluation) -> Iterator[Figure]:
-    for measure, metric in _SHOWN:
+def _important_figures(evaluation: Evaluation) -> Iterator[Figure]:
+    for measure, metric in _SHOWN_MEASURES:
         found = evaluation.find(measure, metric)
         most = max((int(one.parts.get("length", 0)) for one in found), default=0)
         yield from (one for one in found if int(one.parts.get("length", 0)) == most)
 
 
-def _compared(row: Comparison) -> tuple[str, ...]:
+def _comparison_row(row: Comparison) -> tuple[str, ...]:
     interval = f"{row.low:+.3f} to {row.high:+.3f}" if row.groups > 1 else "one commit: none"
     counts = f"{row.sequences:,}", f"{row.groups:,}"
     label = f"loss, sequences of up to {row.cap:,} tokens"
     return label, f"{row.base:.3f}", f"{row.tuned:.3f}", f"{row.difference:+.3f}", interval, *counts
 
 
-def _measured(one: Figure) -> tuple[str, ...]:
+def _figure_row(one: Figure) -> tuple[str, ...]:
     parts = ", ".join(f"{name.replace('_', ' ')} {value}".replace("_", " ") for name, value in one.parts.items())
     change = one.difference
     interval = f"{change.low:+.3f} to {change.high:+.3f}" if one.groups > 1 else "one commit: none"
@@ -68,20 +74,20 @@ def _measured(one: Figure) -> tuple[str, ...]:
     return f"{one.measure} {one.metric}: {parts}", *values, interval, f"{one.samples:,}", f"{one.groups:,}"
 
 
-_QUANTISED = {"nf4": "4 bits (NF4)", "none": "not quantised"}
+_QUANTIZATION_LABELS = {"nf4": "4 bits (NF4)", "none": "not quantised"}
 
 
-def training(source: Source, run: Run | None) -> Iterator[str]:
+def training_section(source: TrainedArtifact, run: RunRecord | None) -> Iterator[str]:
     """Lines of Markdown."""
-    rows = [("method", "all weights")] if source.whole else _of_adapter(source)
+    rows = [("method", "all weights")] if source.whole else _adapter_lines(source)
     if run is None:
-        yield from table(("", ""), rows)
-        yield f"\nNo run is known{'' if source.whole else f': this is what {CONFIG} says'}."
+        yield from markdown_table(("", ""), rows)
+        yield f"\nNo run is known{'' if source.whole else f': this is what {ADAPTER_CONFIG} says'}."
         return
-    yield from table(("", ""), [*rows, *_of_run(run)])
+    yield from markdown_table(("", ""), [*rows, *_run_lines(run)])
 
 
-def _of_adapter(source: Source) -> list[tuple[str, str]]:
+def _adapter_lines(source: TrainedArtifact) -> list[tuple[str, str]]:
     adapter = read_adapter_config(source.adapter)
     lora = f"r {adapter.get('r')}, alpha {adapter.get('lora_alpha'):g}, dropout {adapter.get('lora_dropout'):g}"
     modules = adapter.get("target_modules") or ()
@@ -91,10 +97,10 @@ def _of_adapter(source: Source) -> list[tuple[str, str]]:
     return rows
 
 
-def _of_run(run: Run) -> Iterator[tuple[str, str]]:
+def _run_lines(run: RunRecord) -> Iterator[tuple[str, str]]:
     settings, history = run.settings, run.history
     batch = settings.training.batch_size_reference * settings.training.gradient_accumulation_steps
-    yield "base while training", _QUANTISED.get(settings.model.quantization, settings.model.quantization)
+    yield "base while training", _QUANTIZATION_LABELS.get(settings.model.quantization, settings.model.quantization)
     for phase in history.phases:
         yield (
             f"phase {phase.phase}",
@@ -113,14 +119,14 @@ def _of_run(run: Run) -> Iterator[tuple[str, str]]:
         yield "state", "the run was not finished when this was exported"
 
 
-_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "LICENSE-sources.md")
-_OPEN_RAIL = "https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement"
-_LINKS = {"bigcode-openrail-m": _OPEN_RAIL}
-_FAMILIES = {"bigcode/starcoder2": "bigcode-openrail-m"}  # where the base's card can't be had
+_LICENSE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "LICENSE-sources.md")
+_OPEN_RAIL_LINK = "https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement"
+_LICENSE_LINKS = {"bigcode-openrail-m": _OPEN_RAIL_LINK}
+_FAMILY_LICENSES = {"bigcode/starcoder2": "bigcode-openrail-m"}  # where the base's card can't be had
 
 
 @dataclass(frozen=True)
-class BaseLicence:
+class BaseLicense:
     """`name` as the hub spells it (`apache-2.0`), or the base's own name for it; empty where none is known."""
 
     name: str
@@ -132,28 +138,28 @@ class BaseLicence:
         return "rail" in self.name.lower()
 
 
-def base_licence(name: str, where: str, revision: str | None) -> BaseLicence:
+def find_base_license(name: str, where: str, revision: str | None) -> BaseLicense:
     """From the card of the base at `where`, a folder or a hub id; without one, of a family that is known by name."""
     facts: Any = {}
-    if card := _file(where, "README.md", revision):
+    if card := _find_file(where, "README.md", revision):
         from huggingface_hub import metadata_load
 
         facts = metadata_load(card) or {}
     known = str(facts.get("license") or "")
     if known == "other":
         known = str(facts.get("license_name") or "")
-    known = known or next((licence for family, licence in _FAMILIES.items() if name.startswith(family)), "")
-    return BaseLicence(known, str(facts.get("license_link") or _LINKS.get(known, "")))
+    known = known or next((licence for family, licence in _FAMILY_LICENSES.items() if name.startswith(family)), "")
+    return BaseLicense(known, str(facts.get("license_link") or _LICENSE_LINKS.get(known, "")))
 
 
-def licence_files(where: str, revision: str | None) -> Iterator[Path]:
+def find_license_files(where: str, revision: str | None) -> Iterator[Path]:
     """The base's licence texts, which go with every copy."""
-    for name in _FILES:
-        if file := _file(where, name, revision):
+    for name in _LICENSE_FILES:
+        if file := _find_file(where, name, revision):
             yield file
 
 
-def _file(where: str, name: str, revision: str | None) -> Path | None:
+def _find_file(where: str, name: str, revision: str | None) -> Path | None:
     """None where there is none, or the hub can't be reached."""
     from transformers.utils.hub import cached_file
 
@@ -168,14 +174,14 @@ def _file(where: str, name: str, revision: str | None) -> Path | None:
     return Path(found) if found else None
 
 
-CARD = "README.md"
-_EMBEDDED = "longrepo's embedded model"
+CARD_FILE = "README.md"
+_EMBEDDED_LABEL = "longrepo's embedded model"
 _RELATIONS = {"peft": "adapter", "mlx": "adapter", "transformers": "finetune", "gguf": "quantized"}
-_WHOLE_RELATIONS = {**_RELATIONS, "mlx": "finetune"}
+_FULL_FINETUNE_RELATIONS = {**_RELATIONS, "mlx": "finetune"}
 
 
 @dataclass(frozen=True)
-class Use:
+class CardUse:
     """What a folder is for: the library's name as the hub knows it, what the folder holds, how it is loaded (Markdown),
     and what else was told in the terminal."""
 
@@ -185,61 +191,63 @@ class Use:
     notes: Sequence[str] = ()
 
 
-def write_card(folder: Path, source: Source, use: Use) -> None:
+def write_card(folder: Path, source: TrainedArtifact, use: CardUse) -> None:
     """Write README.md into an existing folder, over one that is there."""
-    write_text(folder / CARD, model_card(source, use))
+    write_text_file(folder / CARD_FILE, make_model_card(source, use))
 
 
-def model_card(source: Source, use: Use) -> str:
+def make_model_card(source: TrainedArtifact, use: CardUse) -> str:
     """The hub's YAML, then prose and tables. Without a run (an adapter from elsewhere) it says what isn't known."""
-    run = _run_of(source)
+    run = _read_run_of(source)
     data = run.data if run else None
     model = source.settings.model
-    licence = base_licence(model.name, model_location(model.name), model.revision)
+    licence = find_base_license(model.name, model_location(model.name), model.revision)
     body = [
-        f"# {shown_base(model.name)} tuned on {data.name if data else 'source code'}\n",
-        f"{use.holds} Made by longrepo {__version__} from `{shown_base(model.name)}`"
+        f"# {base_label(model.name)} tuned on {data.name if data else 'source code'}\n",
+        f"{use.holds} Made by longrepo {__version__} from `{base_label(model.name)}`"
         + (f", revision `{model.revision}`." if model.revision else "."),
         *(f"\n{note[:1].upper()}{note[1:]}." for note in (*source.notes, *use.notes)),
         "\n## How to use it\n",
         use.how,
         "\n## What it was trained on\n",
-        *_data(run, data),
+        *_data_section(run, data),
         "\n## How it was trained\n",
-        *training(source, run),
+        *training_section(source, run),
         "\n## What that bought\n",
-        *figures(run.evaluation if run else None),
+        *figures_section(run.evaluation if run else None),
         "\n## Licences\n",
-        *_licences(source, licence, data),
+        *_license_section(source, licence, data),
         "\n## Limits\n",
-        *_limits(source, data),
+        *_limits_section(source, data),
     ]
     return _front_matter(source, use, licence, data) + "\n".join(body) + "\n"
 
 
-def shown_base(name: str) -> str:
+def base_label(name: str) -> str:
     """A base as a card names it: a folder by its last part, not by where it lies on this machine."""
     if name == "embedded":
-        return _EMBEDDED
+        return _EMBEDDED_LABEL
     return Path(name).name if Path(name).expanduser().is_dir() else name
 
 
-def _run_of(source: Source) -> Run | None:
+def _read_run_of(source: TrainedArtifact) -> RunRecord | None:
     if source.run is None:
         return None
     try:
-        return read_run(source.run)
+        return read_run_record(source.run)
     except InputError:  # of another version: the adapter is whole all the same
         return None
 
 
-def _front_matter(source: Source, use: Use, licence: BaseLicence, data: Header | None) -> str:
+def _front_matter(source: TrainedArtifact, use: CardUse, licence: BaseLicense, data: Header | None) -> str:
     from huggingface_hub import ModelCardData
 
-    license, name = hub_licence(all_of([licence.name, *(one.licence for one in data.repositories)] if data else [""]))
+    license, name = hub_license(
+        combine_licenses([licence.name, *(one.licence for one in data.repositories)] if data else [""])
+    )
     base = source.settings.model.name
-    on_hub = shown_base(base) == base
-    relations = _WHOLE_RELATIONS if source.whole else _RELATIONS
+    on_hub = base_label(base) == base
+    relations = _FULL_FINETUNE_RELATIONS if source.whole else _RELATIONS
     facts = ModelCardData(
         base_model=base if on_hub else None,
         base_model_relation=relations[use.library] if on_hub else None,
@@ -254,12 +262,12 @@ def _front_matter(source: Source, use: Use, licence: BaseLicence, data: Header |
     return f"---\n{facts.to_yaml()}\n---\n\n"
 
 
-def _data(run: Run | None, data: Header | None) -> Iterator[str]:
+def _data_section(run: RunRecord | None, data: Header | None) -> Iterator[str]:
     if run is None or data is None:
         why = run.missing["data"] if run else "The adapter doesn't say."
         yield f"Not known here. {why.partition(':')[0].rstrip('.')}."
         return
-    yield from table(
+    yield from markdown_table(
         ("repository", "revision", "training reaches", "licence", "weight"),
         [
             (
@@ -277,7 +285,7 @@ def _data(run: Run | None, data: Header | None) -> Iterator[str]:
     for phase, counts in data.counts.get("train", {}).items():
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.get("kinds", {}).items())
         rows.append((str(phase), *(f"{counts.get(name, 0):,}" for name in ("sequences", "tokens")), kinds))
-    yield from table(("phase", "sequences prepared", "tokens", "kinds"), rows)
+    yield from markdown_table(("phase", "sequences prepared", "tokens", "kinds"), rows)
     yield (
         f"\nOf these, {run.history.tokens:,} tokens were trained on in {len(run.history.updates):,} updates, repeated "
         f"ones counted each time. The sequences' SHA-256 is `{data.content_sha256}`. They were made from the files and "
@@ -287,12 +295,12 @@ def _data(run: Run | None, data: Header | None) -> Iterator[str]:
     yield f"\n{replaced:,} secrets and personal details were found by rules and replaced. Rules miss things."
 
 
-def _licences(source: Source, licence: BaseLicence, data: Header | None) -> Iterator[str]:
-    base = shown_base(source.settings.model.name)
+def _license_section(source: TrainedArtifact, licence: BaseLicense, data: Header | None) -> Iterator[str]:
+    base = base_label(source.settings.model.name)
     named = f"[{licence.name}]({licence.link})" if licence.link else licence.name
     rows = [(f"the base, {base}", named or "not known: look before you pass this on")]
     rows += [(f"text of {one.name}", one.licence or "none found") for one in data.repositories] if data else []
-    yield from table(("what", "licence"), rows)
+    yield from markdown_table(("what", "licence"), rows)
     yield "\nThis model is made of the base and stays under the base's licence. It can repeat text it was trained on."
     if licence.restricts_use:
         yield (
@@ -302,12 +310,13 @@ def _licences(source: Source, licence: BaseLicence, data: Header | None) -> Iter
         )
     if data and (unknown := [one.name for one in data.repositories if not one.licence]):
         yield (
-            f"\nFor {cell(', '.join(unknown))} no licence was found: keep this model where the repository is kept, "
+            f"\nFor {markdown_cell(', '.join(unknown))} no licence was found: keep this model where the repository is "
+            f"kept, "
             "unless its owners agree."
         )
 
 
-def _limits(source: Source, data: Header | None) -> Iterator[str]:
+def _limits_section(source: TrainedArtifact, data: Header | None) -> Iterator[str]:
     yield "- It completes code and fills in the middle; it follows no instructions."
     yield "- What it writes can be wrong, insecure or somebody's text word by word: read it before you use it."
     yield "- It knows its repository as it was at the commit above; whoever has the model has much of its text."

@@ -16,39 +16,42 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from longrepo.data.tokenizer import load_tokenizer
-from longrepo.engines.adapter_io import CONFIG
+from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
-from longrepo.export.card import Use, shown_base, write_card
-from longrepo.training.artifact import Source, read_adapter_config
+from longrepo.export.card import CardUse, base_label, write_card
+from longrepo.training.artifact import TrainedArtifact, read_adapter_config
 from longrepo.utils import files
-from longrepo.utils.files import write_text
+from longrepo.utils.files import write_text_file
 
-Writer = Callable[[Source, ExportOptions, Path, Path], list[str]]
+FormatWriter = Callable[[TrainedArtifact, ExportOptions, Path, Path], list[str]]
 
 
-def export(source: Source, format: str, options: ExportOptions, output: Path) -> list[str]:
+def export_artifact(source: TrainedArtifact, format: str, options: ExportOptions, output: Path) -> list[str]:
     """Write a new folder, whole or not at all; return lines for the terminal. Raises InputError."""
-    _check(format, options)
+    _check_options(format, options)
     if source.whole:
-        _check_whole(source, format, options)
-    return [*source.notes, *new_folder(output, lambda beside: FORMATS[format](source, options, beside, output))]
+        _check_full_finetune(source, format, options)
+    return [
+        *source.notes,
+        *write_new_folder(output, lambda beside: FORMAT_WRITERS[format](source, options, beside, output)),
+    ]
 
 
-def import_mlx(adapter: Path, base: str | None, output: Path) -> list[str]:
+def import_mlx_adapter(adapter: Path, base: str | None, output: Path) -> list[str]:
     """Write a new folder in PEFT's format with an adapter of mlx-lm, trained on `base` (None: what it names)."""
     _require_mlx()
-    from longrepo.export.mlx import write_imported
+    from longrepo.export.mlx import write_imported_adapter
 
-    return new_folder(output, lambda beside: write_imported(adapter, base, beside, output))
+    return write_new_folder(output, lambda beside: write_imported_adapter(adapter, base, beside, output))
 
 
-def new_folder(output: Path, fill: Callable[[Path], list[str]]) -> list[str]:
+def write_new_folder(output: Path, fill: Callable[[Path], list[str]]) -> list[str]:
     """Fill a folder beside and move it into place. Raises InputError where one is there, or it can't be written."""
     if output.exists():
         raise InputError(f"--output {output}: is there already; give a new folder, or remove it")
     try:
-        with files.folder_beside(output) as beside:
+        with files.temporary_folder_beside(output) as beside:
             lines = fill(beside)
             files.move_into_place(beside, output)
     except (OSError, SafetensorError) as error:
@@ -57,11 +60,11 @@ def new_folder(output: Path, fill: Callable[[Path], list[str]]) -> list[str]:
     return lines
 
 
-def _check(format: str, options: ExportOptions) -> None:
+def _check_options(format: str, options: ExportOptions) -> None:
     """Raises InputError for an option that the format has no use for, or not with that value."""
     for field in fields(options):
         value, option = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
-        taken = _TAKEN[field.name].get(format)
+        taken = _ACCEPTED_VALUES[field.name].get(format)
         if value == field.default or taken == ():
             continue
         if taken is None:
@@ -70,7 +73,7 @@ def _check(format: str, options: ExportOptions) -> None:
             raise InputError(f"{option} {value}: --format {format} takes {', '.join(taken)}")
 
 
-def _check_whole(source: Source, format: str, options: ExportOptions) -> None:
+def _check_full_finetune(source: TrainedArtifact, format: str, options: ExportOptions) -> None:
     """Raises InputError for what there is of an adapter alone."""
     asked = {
         "--format peft": (format == "peft", "use --format merged"),
@@ -82,25 +85,25 @@ def _check_whole(source: Source, format: str, options: ExportOptions) -> None:
             raise InputError(f"{option}: {source.adapter} is a model, all weights of it were trained; {instead}")
 
 
-def _mlx(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+def _write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     _require_mlx()
     from longrepo.export.mlx import write_mlx
 
     return write_mlx(source, options, folder, final)
 
 
-def _peft(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+def _write_peft(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
 
-    return write_peft(source, folder, final)
+    return copy_peft_adapter(source, folder, final)
 
 
-def _merged(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+def _write_merged(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     from longrepo.export.merged import write_merged
 
     return write_merged(source, options, folder, final)
 
 
-def _gguf(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+def _write_gguf(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     from longrepo.export.gguf import write_gguf
 
     return write_gguf(source, options, folder, final)
@@ -112,7 +115,9 @@ def _require_mlx() -> None:
     require_mlx()
 
 
-_TAKEN: dict[str, dict[str, tuple[str, ...]]] = {  # option -> the formats that take it -> which values; (): any
+_ACCEPTED_VALUES: dict[
+    str, dict[str, tuple[str, ...]]
+] = {  # option -> the formats that take it -> which values; (): any
     "quantization": {"mlx": ("none", "4bit"), "gguf": ("none", "8bit")},
     "precision": {
         "mlx": ("auto", "bfloat16", "float32"),
@@ -124,10 +129,15 @@ _TAKEN: dict[str, dict[str, tuple[str, ...]]] = {  # option -> the formats that 
     "adapter_only": {"gguf": ()},
     "llama_cpp": {"gguf": ()},
 }
-FORMATS: dict[str, Writer] = {"mlx": _mlx, "peft": _peft, "merged": _merged, "gguf": _gguf}
+FORMAT_WRITERS: dict[str, FormatWriter] = {
+    "mlx": _write_mlx,
+    "peft": _write_peft,
+    "merged": _write_merged,
+    "gguf": _write_gguf,
+}
 
 
-_HOW = """Load {shown}, then the adapter. The tokenizer in this folder has the structure tokens, for which the
+_PEFT_USAGE = """Load {shown}, then the adapter. The tokenizer in this folder has the structure tokens, for which the
 embedding needs room:
 
 ```python
@@ -140,10 +150,12 @@ if len(tokenizer) > model.get_input_embeddings().num_embeddings:
     model.resize_token_embeddings(len(tokenizer))
 model = PeftModel.from_pretrained(model, "{folder}")
 ```"""
-_POSITIONS = "trained on other positions than its base's ({context}): the other formats hold them, this one doesn't"
+_POSITIONS_NOTE = (
+    "trained on other positions than its base's ({context}): the other formats hold them, this one doesn't"
+)
 
 
-def write_peft(source: Source, folder: Path, final: Path) -> list[str]:
+def copy_peft_adapter(source: TrainedArtifact, folder: Path, final: Path) -> list[str]:
     """Copy the adapter's folder into an existing empty one; return lines for the terminal."""
     shutil.copytree(source.adapter, folder, dirs_exist_ok=True)
     settings, config = source.settings, read_adapter_config(folder)
@@ -152,9 +164,11 @@ def write_peft(source: Source, folder: Path, final: Path) -> list[str]:
         tokenizer.source.save_pretrained(str(folder))
     if config.get("base_model_name_or_path") != settings.model.name:
         text = json.dumps(config | {"base_model_name_or_path": settings.model.name}, indent=2, sort_keys=True)
-        write_text(folder / CONFIG, text + "\n")
-    notes = (_POSITIONS.format(context=settings.context),) if source.repositioned else ()
+        write_text_file(folder / ADAPTER_CONFIG, text + "\n")
+    notes = (_POSITIONS_NOTE.format(context=settings.context),) if source.has_own_positions else ()
     name = settings.model.name
-    how = _HOW.format(folder=final.name, base=name if shown_base(name) == name else "BASE", shown=shown_base(name))
-    write_card(folder, source, Use("peft", "A LoRA adapter in PEFT's format.", how, notes))
+    how = _PEFT_USAGE.format(
+        folder=final.name, base=name if base_label(name) == name else "BASE", shown=base_label(name)
+    )
+    write_card(folder, source, CardUse("peft", "A LoRA adapter in PEFT's format.", how, notes))
     return [f"adapter: {final} (base: {name})", *notes]

@@ -27,21 +27,21 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from longrepo.config.schema import ModelSettings
-from longrepo.data.tokenizer import RepoTokenizer, new_rows
-from longrepo.engines.messages import loading
-from longrepo.engines.torch.device import Placement
-from longrepo.engines.torch.weights import Checkpoint, NotStreamable, Skeleton, find_checkpoint
+from longrepo.data.tokenizer import RepoTokenizer, new_token_rows
+from longrepo.engines.messages import load_errors
+from longrepo.engines.torch.device import TorchPlacement
+from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles, find_weight_files
 from longrepo.errors import InputError
-from longrepo.export.adapter import ExportOptions, Parts, PeftAdapter
-from longrepo.export.card import Use, licence_files, write_card
-from longrepo.rope.apply import changes
-from longrepo.training.artifact import Source
-from longrepo.utils.files import write_text
+from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter
+from longrepo.export.card import CardUse, find_license_files, write_card
+from longrepo.rope.apply import config_changes
+from longrepo.training.artifact import TrainedArtifact
+from longrepo.utils.files import write_text_file
 from longrepo.utils.hub import model_location
 
-INDEX = "model.safetensors.index.json"
-_SHARD = 2**30  # bytes of a file, and so what lies in memory at a time
-_CPU = Placement(torch.device("cpu"), torch.float32, ())
+SHARD_INDEX_FILE = "model.safetensors.index.json"
+_SHARD_BYTES = 2**30  # bytes of a file, and so what lies in memory at a time
+_CPU_PLACEMENT = TorchPlacement(torch.device("cpu"), torch.float32, ())
 
 Tensor = torch.Tensor
 
@@ -57,7 +57,7 @@ class MergedWeights:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: WeightFiles,
         config: Any,
         adapter: PeftAdapter,
         tokenizer: RepoTokenizer,
@@ -65,11 +65,11 @@ class MergedWeights:
         dtype: torch.dtype | None,
     ) -> None:
         self._checkpoint, self._adapter, self._dtype = checkpoint, adapter, dtype
-        self._own = _types(checkpoint.files)
+        self._own = _read_dtypes(checkpoint.files)
         self._initial_from = new_rows
         settings = ModelSettings(name=tokenizer.name, quantization="none")
         try:
-            skeleton = Skeleton(config, settings, _CPU, tokenizer.vocabulary_size)
+            skeleton = MetaModel(config, settings, _CPU_PLACEMENT, tokenizer.vocabulary_size)
             self._published = skeleton.match(checkpoint.names)
         except NotStreamable as reason:
             raise InputError(f"{reason}, and such a base can't be merged; export the adapter, --format peft") from None
@@ -77,8 +77,8 @@ class MergedWeights:
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         for ours, theirs in self._published.items():
             skeleton.check_shape(ours, checkpoint.shape(theirs))
-        self._table = _name_of(model, model.get_input_embeddings())
-        self._head = _name_of(model, model.get_output_embeddings())
+        self._table = _published_name(model, model.get_input_embeddings())
+        self._head = _published_name(model, model.get_output_embeddings())
         if config.get_text_config().tie_word_embeddings:
             self._published.pop(self._head, None)
         self._check(model)
@@ -103,7 +103,7 @@ class MergedWeights:
             save_file(tensors, folder / file, metadata={"format": "pt"})
         if self._split.is_sharded:
             index = {"metadata": self._split.metadata, "weight_map": self._split.tensor_to_filename}
-            write_text(folder / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+            write_text_file(folder / SHARD_INDEX_FILE, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
     def _tensor(self, name: str) -> Tensor:
         value = self._checkpoint.read(self._published[name])
@@ -140,7 +140,7 @@ class MergedWeights:
             theirs: torch.empty(self._shapes[name], dtype=self._type_of(name), device="meta")
             for name, theirs in self._published.items()
         }
-        return split_torch_state_dict_into_shards(empty, max_shard_size=_SHARD)
+        return split_torch_state_dict_into_shards(empty, max_shard_size=_SHARD_BYTES)
 
     def _check(self, model: Any) -> None:
         modules, adapter = dict(model.named_modules()), self._adapter
@@ -161,11 +161,11 @@ class MergedWeights:
             )
 
 
-def _name_of(model: nn.Module, module: nn.Module) -> str:
+def _published_name(model: nn.Module, module: nn.Module) -> str:
     return next(name for name, one in model.named_modules() if one is module) + ".weight"
 
 
-def _types(files: Iterable[Path]) -> dict[str, torch.dtype]:
+def _read_dtypes(files: Iterable[Path]) -> dict[str, torch.dtype]:
     """Of every tensor, read without its content."""
     found: dict[str, torch.dtype] = {}
     for file in files:
@@ -174,8 +174,8 @@ def _types(files: Iterable[Path]) -> dict[str, torch.dtype]:
     return found
 
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "auto": None}
-_HOW = """```python
+MERGED_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32, "auto": None}
+_USAGE = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
@@ -186,7 +186,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenWeights:
     """`bytes` of weights in `dtype`; `notes` for the terminal."""
 
     dtype: str
@@ -194,19 +194,21 @@ class Written:
     notes: tuple[str, ...]
 
 
-def write_merged(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+def write_merged(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
-    written = write_model(source, Parts.of(source, load_float32), options.precision or "bfloat16", folder)
+    written = write_merged_model(source, MergeInputs.of(source, load_float32), options.precision or "bfloat16", folder)
     holds, what = "The base's unquantised weights with the adapter merged in", "with the adapter merged in"
     if source.whole:
         holds, what = "A model whose weights were all trained", "with all weights trained"
     holds = f"{holds}, in {written.dtype}."
-    write_card(folder, source, Use("transformers", holds, _HOW.format(folder=final.name), written.notes))
+    write_card(folder, source, CardUse("transformers", holds, _USAGE.format(folder=final.name), written.notes))
     name, size = source.settings.model.name, written.bytes / 1e9
     return [f"model: {final} ({name} {what}, {written.dtype}, {size:.2f} GB)", *written.notes]
 
 
-def write_model(source: Source, parts: Parts, precision: str, folder: Path, copies: int = 1) -> Written:
+def write_merged_model(
+    source: TrainedArtifact, parts: MergeInputs, precision: str, folder: Path, copies: int = 1
+) -> WrittenWeights:
     """Write weights, config.json, generation_config.json, tokenizer and the base's licence files into a folder.
 
     Raises InputError where the base can't be had unquantised, the adapter is another base's, or the disk has no room
@@ -214,28 +216,28 @@ def write_model(source: Source, parts: Parts, precision: str, folder: Path, copi
     """
     logging.set_verbosity_error()
     settings, base = parts.model, source.settings.model
-    with loading(settings.name):
+    with load_errors(settings.name):
         where = model_location(settings.name)
         published, _ = PreTrainedConfig.get_config_dict(where, revision=settings.revision)
         _check_unquantised(published)
-        if (checkpoint := find_checkpoint(where, settings.revision)) is None:
+        if (checkpoint := find_weight_files(where, settings.revision)) is None:
             raise InputError("it has no safetensors files; save it again with transformers and name that with --base")
         config = AutoConfig.from_pretrained(where, revision=settings.revision)
-        rows = new_rows(parts.tokenizer, settings.name, settings.revision)
-        weights = MergedWeights(checkpoint, config, parts.adapter, parts.tokenizer, rows, DTYPES[precision])
-        _check_room(folder, weights.bytes * copies)
+        rows = new_token_rows(parts.tokenizer, settings.name, settings.revision)
+        weights = MergedWeights(checkpoint, config, parts.adapter, parts.tokenizer, rows, MERGED_DTYPES[precision])
+        _check_disk_space(folder, weights.bytes * copies)
         weights.write(folder)
-    published |= changes(config.to_dict(), parts.context)
+    published |= config_changes(config.to_dict(), parts.context)
     _write_config(folder / "config.json", published, weights)
     with contextlib.suppress(OSError):  # then generation is what config.json says
         GenerationConfig.from_pretrained(where, revision=settings.revision or "main").save_pretrained(str(folder))
     parts.tokenizer.source.save_pretrained(str(folder))
-    for file in licence_files(model_location(base.name), base.revision):
+    for file in find_license_files(model_location(base.name), base.revision):
         shutil.copyfile(file, folder / file.name)
     notes: tuple[str, ...] = ()
     if base.quantization == "nf4":
         notes = ("trained on 4 bits of that base: what longrepo evaluate measured there isn't quite this model",)
-    return Written(weights.dtype, weights.bytes, notes)
+    return WrittenWeights(weights.dtype, weights.bytes, notes)
 
 
 def _check_unquantised(published: dict[str, Any]) -> None:
@@ -248,7 +250,7 @@ def _check_unquantised(published: dict[str, Any]) -> None:
         )
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_disk_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
@@ -263,4 +265,4 @@ def _write_config(file: Path, published: dict[str, Any], weights: MergedWeights)
     config |= {"vocab_size": weights.vocabulary_size, "dtype": weights.dtype}
     if "torch_dtype" in config:
         config["torch_dtype"] = weights.dtype
-    write_text(file, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    write_text_file(file, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -34,26 +34,26 @@ from mlx import nn
 from mlx_lm.utils import save_config, save_model
 from safetensors.numpy import save_file
 
-from longrepo.engines.adapter_io import CONFIG, WEIGHTS, lora_config, tensor_name
+from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, tensor_name
 from longrepo.engines.mlx import models
 from longrepo.engines.mlx.adapter_io import load_float32
-from longrepo.engines.mlx.device import place
-from longrepo.engines.mlx.load import BITS, GROUP, load_base, read_config, read_weights
+from longrepo.engines.mlx.device import select_mlx_device
+from longrepo.engines.mlx.load import QUANTIZED_BITS, QUANTIZED_GROUP, load_base, read_published_config, read_weights
 from longrepo.errors import InputError
-from longrepo.export.adapter import ExportOptions, Parts, PeftAdapter
-from longrepo.export.card import Use, write_card
-from longrepo.training.artifact import Source, read_adapter_config
+from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter
+from longrepo.export.card import CardUse, write_card
+from longrepo.training.artifact import TrainedArtifact, read_adapter_config
 from longrepo.utils.hub import model_location
 
-MLX_WEIGHTS = "adapters.safetensors"
-LAYER = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")  # of a module's path: the layer, and the rest
+MLX_WEIGHTS_FILE = "adapters.safetensors"
+LAYER_PATH = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")  # of a module's path: the layer, and the rest
 
 
 def write_mlx_adapters(folder: Path, adapter: PeftAdapter, base: str, layers: int) -> None:
     """Write `adapters.safetensors` and `adapter_config.json` into a new folder; the model has `layers` layers."""
     folder.mkdir()
     tensors = {path: mx.contiguous(tensor) for path, tensor in adapter.lora.items()}
-    mx.save_safetensors(str(folder / MLX_WEIGHTS), tensors, metadata={"format": "mlx"})
+    mx.save_safetensors(str(folder / MLX_WEIGHTS_FILE), tensors, metadata={"format": "mlx"})
     config: dict[str, Any] = {
         "fine_tune_type": "lora",
         "model": base,
@@ -62,38 +62,40 @@ def write_mlx_adapters(folder: Path, adapter: PeftAdapter, base: str, layers: in
             "rank": adapter.r,
             "scale": adapter.scale,
             "dropout": adapter.dropout,
-            "keys": sorted({module_key(path.rpartition(".")[0]) for path in adapter.lora}),
+            "keys": sorted({mlx_module_key(path.rpartition(".")[0]) for path in adapter.lora}),
         },
     }
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def module_key(module: str) -> str:
+def mlx_module_key(module: str) -> str:
     """mlx-lm's name of a module: within its layer, or whole."""
-    within = LAYER.fullmatch(module)
+    within = LAYER_PATH.fullmatch(module)
     return within[2] if within else module
 
 
-_PARTS = ("lora_a", "lora_b")
+_LORA_PARTS = ("lora_a", "lora_b")
 
 
-def write_imported(source: Path, base: str | None, folder: Path, final: Path) -> list[str]:
+def write_imported_adapter(source: Path, base: str | None, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that is going to be `final` with what `mlx_lm.lora` wrote to `source`, trained on
     `base` (None: the model that it names); return lines for the terminal. Raises InputError."""
-    config, tensors = read_adapter_config(source), _read(source / MLX_WEIGHTS)
+    config, tensors = read_adapter_config(source), _read_mlx_adapter(source / MLX_WEIGHTS_FILE)
     kind, parameters = config.get("fine_tune_type", "lora"), config.get("lora_parameters")
     if kind != "lora" or not isinstance(parameters, dict) or not {"rank", "scale"} <= parameters.keys():
         what = f"is a fine-tune of type {kind}" if kind != "lora" else "has no rank and scale in lora_parameters"
-        raise InputError(f"{source / CONFIG}: {what}; only what mlx_lm.lora wrote with fine_tune_type lora is imported")
+        raise InputError(
+            f"{source / ADAPTER_CONFIG}: {what}; only what mlx_lm.lora wrote with fine_tune_type lora is imported"
+        )
     base = base or config.get("model")
     if not base:
-        raise InputError(f"{source / CONFIG}: names no model; give the one it was trained on with --model")
+        raise InputError(f"{source / ADAPTER_CONFIG}: names no model; give the one it was trained on with --model")
     rank, scale = int(parameters["rank"]), float(parameters["scale"])
-    _check(source / MLX_WEIGHTS, tensors, rank)
+    _check_lora(source / MLX_WEIGHTS_FILE, tensors, rank)
     try:
         where = model_location(base)
-        about = read_config(where, None)
-        _check_base(source, base, tensors, about, read_weights(where, None))
+        about = read_published_config(where, None)
+        _check_base_layers(source, base, tensors, about, read_weights(where, None))
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -101,46 +103,46 @@ def write_imported(source: Path, base: str | None, folder: Path, final: Path) ->
         ) from None
     modules = sorted({path.rpartition(".")[0] for path in tensors})
     dropout = float(parameters.get("dropout", 0.0))
-    written = lora_config(base, rank, scale * rank, dropout, {module_key(module) for module in modules}, None)
-    layers = sorted({int(found[1]) for module in modules if (found := LAYER.fullmatch(module))})
+    written = lora_config(base, rank, scale * rank, dropout, {mlx_module_key(module) for module in modules}, None)
+    layers = sorted({int(found[1]) for module in modules if (found := LAYER_PATH.fullmatch(module))})
     if layers != list(range(about["num_hidden_layers"])):
         written |= {"layers_to_transform": layers, "layers_pattern": "layers"}
     save_file(
         {tensor_name(path): np.ascontiguousarray(np.array(tensor).T) for path, tensor in tensors.items()},
-        folder / WEIGHTS,
+        folder / ADAPTER_WEIGHTS,
         metadata={"format": "pt"},
     )
-    (folder / CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / ADAPTER_CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     lines = [f"adapter: {final} (base: {base}, LoRA on {len(modules)} modules of {len(layers)} layers)"]
     if about.get("quantization"):
         lines.append(f"{base} is an MLX folder: for PEFT, name the model it was made from with --model")
     return lines
 
 
-def _read(file: Path) -> dict[str, mx.array]:
+def _read_mlx_adapter(file: Path) -> dict[str, mx.array]:
     try:
         return load_float32(file)
     except RuntimeError as error:
         raise InputError(f"{file}: can't be read ({error}); give the folder that mlx_lm.lora wrote") from None
 
 
-def _check(file: Path, tensors: dict[str, mx.array], rank: int) -> None:
+def _check_lora(file: Path, tensors: dict[str, mx.array], rank: int) -> None:
     """Raises InputError where it isn't LoRA of that rank on linear layers."""
     for path, tensor in tensors.items():
         name, _, matrix = path.rpartition(".")
-        if matrix not in _PARTS or tensor.ndim != 2:
+        if matrix not in _LORA_PARTS or tensor.ndim != 2:
             raise InputError(f"{file}: only LoRA on linear layers is imported, and this has {path}")
-        if tensor.shape[1 - _PARTS.index(matrix)] != rank:
+        if tensor.shape[1 - _LORA_PARTS.index(matrix)] != rank:
             raise InputError(
-                f"{file}: {path} is of rank {tensor.shape[1 - _PARTS.index(matrix)]}, {CONFIG} says {rank}"
+                f"{file}: {path} is of rank {tensor.shape[1 - _LORA_PARTS.index(matrix)]}, {ADAPTER_CONFIG} says {rank}"
             )
-        if any(f"{name}.{part}" not in tensors for part in _PARTS):
-            raise InputError(f"{file}: of {name} one of {' and '.join(_PARTS)} is missing; save it again")
+        if any(f"{name}.{part}" not in tensors for part in _LORA_PARTS):
+            raise InputError(f"{file}: of {name} one of {' and '.join(_LORA_PARTS)} is missing; save it again")
     if not tensors:
         raise InputError(f"{file}: holds no tensors; give the folder that mlx_lm.lora wrote")
 
 
-def _check_base(
+def _check_base_layers(
     source: Path, base: str, tensors: dict[str, mx.array], config: dict[str, Any], weights: dict[str, mx.array]
 ) -> None:
     """Raises InputError where the base has no such linear layer."""
@@ -153,8 +155,8 @@ def _check_base(
         if f"{name}.scales" in weights:
             own = packed.get(name)
             width = width * 32 // (own if isinstance(own, dict) else packed)["bits"]
-        asked = (width, out)[_PARTS.index(matrix)]
-        given = tensor.shape[_PARTS.index(matrix)]
+        asked = (width, out)[_LORA_PARTS.index(matrix)]
+        given = tensor.shape[_LORA_PARTS.index(matrix)]
         if given != asked:
             raise InputError(
                 f"{source}: an adapter of another base: {path} is for a width of {given}, {base}'s is {asked}"
@@ -163,7 +165,7 @@ def _check_base(
 
 MODEL_FILE = "longrepo_model.py"
 _ACTIVATIONS = {"starcoder2": "gelu", "gemma": "gelu"}  # of mlx-lm's own classes; the others': silu
-_HEAD = '''"""What config.json says, computed with mlx and mlx-lm. Needs --trust-remote-code."""
+_FILE_HEAD = '''"""What config.json says, computed with mlx and mlx-lm. Needs --trust-remote-code."""
 
 from __future__ import annotations
 
@@ -176,7 +178,7 @@ sys.modules.setdefault(__name__, types.ModuleType(__name__))  # dataclasses look
 class InputError(ValueError):
     """What config.json asks for can't be computed."""
 '''
-_TAIL = """
+_FILE_TAIL = """
 
 class ModelArgs:
     def __init__(self, config: Config) -> None:
@@ -192,7 +194,7 @@ def Model(args: ModelArgs) -> CausalLM:
 """
 
 
-def differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
+def config_differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
     """What mlx-lm's own class computes otherwise than `config` (with transformers' defaults) says, from the config.json
     that it reads."""
     kind, rotary, family = config["model_type"], config["rope_parameters"], models.family_of(dict(config))
@@ -214,12 +216,12 @@ def differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]
     return found
 
 
-def model_file() -> str:
+def model_file_text() -> str:
     """The text of a model file for any configuration that the MLX engine computes."""
-    return "\n\n".join([_HEAD.strip(), _body(models), _TAIL.strip()]) + "\n"
+    return "\n\n".join([_FILE_HEAD.strip(), _module_body(models), _FILE_TAIL.strip()]) + "\n"
 
 
-def _body(module: ModuleType) -> str:
+def _module_body(module: ModuleType) -> str:
     """A module's source without its docstring and what it imports from here or from the future."""
     source = inspect.getsource(module)
     lines = source.splitlines()
@@ -242,7 +244,7 @@ def write_mlx_base(folder: Path, model: Any, adapter: PeftAdapter, with_file: bo
     save_model(folder, model)
     config = mlx_config(model)
     if with_file:
-        (folder / MODEL_FILE).write_text(model_file(), encoding="utf-8")
+        (folder / MODEL_FILE).write_text(model_file_text(), encoding="utf-8")
         config["model_file"] = MODEL_FILE
     save_config(config, folder / "config.json")
 
@@ -257,7 +259,7 @@ def mlx_config(model: Any) -> dict[str, Any]:
         config["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
     config |= {"eos_token_id": list(model.eos_token_ids), "dtype": str(model.model.norm.weight.dtype).split(".")[-1]}
     if any(isinstance(module, nn.QuantizedLinear) for module in model.modules()):
-        config.setdefault("quantization", {"group_size": GROUP, "bits": BITS, "mode": "affine"})
+        config.setdefault("quantization", {"group_size": QUANTIZED_GROUP, "bits": QUANTIZED_BITS, "mode": "affine"})
     return config
 
 
@@ -280,13 +282,13 @@ def _check_shapes(model: Any, adapter: PeftAdapter) -> None:
     for path, tensor in sorted(adapter.lora.items()):
         name, _, matrix = path.rpartition(".")
         side = ("lora_a", "lora_b").index(matrix)
-        asked, given = _widths(modules.get(name))[side], tensor.shape[side]
+        asked, given = _linear_widths(modules.get(name))[side], tensor.shape[side]
         if given != asked:
             has = f"this base's is {asked}" if asked else "this base has no such layer"
             raise InputError(f"the adapter is another base's: {path} is for a width of {given}, {has}")
 
 
-def _widths(linear: Any) -> tuple[int, int]:
+def _linear_widths(linear: Any) -> tuple[int, int]:
     """(in, out) of a linear layer, packed or not; zeros for anything else."""
     if not isinstance(linear, nn.Linear | nn.QuantizedLinear):
         return 0, 0
@@ -294,19 +296,19 @@ def _widths(linear: Any) -> tuple[int, int]:
     return (packed * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else packed), out
 
 
-def write_mlx(source: Source, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
-    parts = Parts.of(source, load_float32)
+    parts = MergeInputs.of(source, load_float32)
     adapter, as_published = parts.adapter, options.quantization is None and not options.with_base
-    if as_published and not (source.whole or source.repositioned) and adapter.rows is None:
-        return _adapter_alone(source, adapter, folder, final)
+    if as_published and not (source.whole or source.has_own_positions) and adapter.rows is None:
+        return _write_adapter_alone(source, adapter, folder, final)
     model_settings = parts.model
     if options.quantization is not None:
         kind = "none" if options.quantization == "none" else "nf4"
         model_settings = model_settings.model_copy(update={"quantization": kind})
-    placement = place("auto", options.precision or source.settings.training.precision)
+    placement = select_mlx_device("auto", options.precision or source.settings.training.precision)
     model, notes = load_base(model_settings, parts.tokenizer, placement.dtype, parts.context)
-    differs = differences(model.published, mlx_config(model))
+    differs = config_differences(model.published, mlx_config(model))
     with_file = bool(differs) and options.model_file
     part = "" if source.whole else "base"  # a whole model is all there is
     write_mlx_base(folder / part, model, adapter, with_file)
@@ -323,31 +325,33 @@ def write_mlx(source: Source, options: ExportOptions, folder: Path, final: Path)
         lines.append(f"mlx-lm's own {model.model_type} differs: {'; '.join(differs)}. The {kind}'s model file mends it")
     elif differs:
         lines.append(f"without a model file this is not what was trained: {'; '.join(differs)}")
-    return _with_card(lines, source, folder, final, str(final / part), with_file)
+    return _write_card(lines, source, folder, final, str(final / part), with_file)
 
 
-def _adapter_alone(source: Source, adapter: PeftAdapter, folder: Path, final: Path) -> list[str]:
+def _write_adapter_alone(source: TrainedArtifact, adapter: PeftAdapter, folder: Path, final: Path) -> list[str]:
     from transformers import PreTrainedConfig
 
     name = source.settings.model.name
     where = model_location(name)
     try:
         published, _ = PreTrainedConfig.get_config_dict(where, revision=source.settings.model.revision)
-        config = read_config(where, source.settings.model.revision)
+        config = read_published_config(where, source.settings.model.revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"model {name}: can't be had ({reason}); connect once to download it") from None
     write_mlx_adapters(folder / "adapters", adapter, where, config["num_hidden_layers"])
     lines = [f"adapter: {final / 'adapters'}", f"base: {where} as it is: no structure rows were trained"]
-    if differs := differences(config, published):
+    if differs := config_differences(config, published):
         own = f"mlx-lm's own {config['model_type']} differs"
         lines.append(f"{own}: {'; '.join(differs)}. --with-base writes a base that doesn't")
     if source.settings.model.quantization == "nf4" and "quantization" not in published:
         lines.append("it was trained on 4 bits of that base: --with-base writes such a one")
-    return _with_card(lines, source, folder, final, where, False)
+    return _write_card(lines, source, folder, final, where, False)
 
 
-def _with_card(lines: list[str], source: Source, folder: Path, final: Path, base: str, trust: bool) -> list[str]:
+def _write_card(
+    lines: list[str], source: TrainedArtifact, folder: Path, final: Path, base: str, trust: bool
+) -> list[str]:
     """The lines and the two commands; the same in the folder's model card."""
     holds, options = "a model whose weights were all trained", f"--model {shlex.quote(base)}"
     if not source.whole:
@@ -356,5 +360,5 @@ def _with_card(lines: list[str], source: Source, folder: Path, final: Path, base
     options += " --trust-remote-code" if trust else ""
     commands = [f"mlx_lm.generate {options} --prompt 'def main'", f"mlx_lm.server {options}"]
     how = "\n\n".join([*(line.strip() for line in lines), "```sh\n" + "\n".join(commands) + "\n```"])
-    write_card(folder, source, Use("mlx", f"For mlx-lm: {holds}.", how))
+    write_card(folder, source, CardUse("mlx", f"For mlx-lm: {holds}.", how))
     return [*lines, *commands]

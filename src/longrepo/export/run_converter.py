@@ -18,11 +18,11 @@ def main() -> None:
     sys.argv = [script, *arguments]
     sys.path.insert(0, str(Path(script).parent))
     if pre:
-        _tell(pre)
+        _register_pre_tokenizer(pre)
     runpy.run_path(script, run_name="__main__")
 
 
-def _tell(pre: str) -> None:
+def _register_pre_tokenizer(pre: str) -> None:
     text_model: Any = import_module("conversion.base").TextModel
     known = text_model.get_vocab_base_pre
 

@@ -39,13 +39,13 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Room:
+class AvailableMemory:
     """`bytes` this process may hold in all, now. `firm`: a limit sets it (`limit` bytes), above which the process is
     killed or refused; otherwise other programs' use does, and it comes back when they end."""
 
     bytes: int
     source: str
-    firm: bool
+    enforced: bool
     limit: int
 
 
@@ -75,7 +75,7 @@ _UNLIMITED = 2**62  # version 1 writes the largest multiple of a page below 2**6
 
 def find_budget(device: str, set_gb: float | None) -> Budget:
     """The budget on `mps`, `metal` (MLX's), `cuda` or `cpu`. `set_gb` is `memory.budget_gb`, in GiB."""
-    room = find_room(device)
+    room = available_memory(device)
     if set_gb is None:
         return Budget(room.bytes, room.source, limit=False)
     wanted = int(set_gb * GIB)
@@ -84,55 +84,57 @@ def find_budget(device: str, set_gb: float | None) -> Budget:
     return Budget(room.bytes, f"{room.source}, less than memory.budget_gb ({set_gb:g} GiB)", limit=True)
 
 
-def room_now(device: str) -> int:
+def available_bytes(device: str) -> int:
     """Bytes this process may hold in all on `mps`, `metal`, `cuda` or `cpu`, read anew (under a millisecond)."""
-    return find_room(device).bytes
+    return available_memory(device).bytes
 
 
-def find_room(device: str) -> Room:
+def available_memory(device: str) -> AvailableMemory:
     """As `room_now`, with where the figure comes from."""
     if device in ("mps", "metal"):
-        return _metal(*(_held_by_torch() if device == "mps" else _held_by_mlx()))
+        return _metal_available(*(_torch_metal_memory() if device == "mps" else _mlx_metal_memory()))
     if device == "cuda":
-        return _cuda()
-    held = own_memory()
+        return _cuda_available()
+    held = process_memory()
     memory = psutil.virtual_memory()
-    free = Room(min(memory.total, memory.available + held.anonymous), "free memory", firm=False, limit=memory.total)
-    cgroup = cgroup_room(held.resident)
+    free = AvailableMemory(
+        min(memory.total, memory.available + held.anonymous), "free memory", enforced=False, limit=memory.total
+    )
+    cgroup = cgroup_available(held.resident)
     return cgroup if cgroup is not None and cgroup.bytes < free.bytes else free
 
 
-class Held(NamedTuple):
+class ProcessMemory(NamedTuple):
     """Bytes of this process in memory: all, and those that no file backs."""
 
     resident: int
     anonymous: int
 
 
-def own_memory() -> Held:
+def process_memory() -> ProcessMemory:
     """What this process holds. Where the kernel doesn't tell the two apart cheaply (macOS), both are all of it."""
     if sys.platform == "linux":
         _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_bytes().split())
-        return Held(resident * mmap.PAGESIZE, (resident - shared) * mmap.PAGESIZE)
+        return ProcessMemory(resident * mmap.PAGESIZE, (resident - shared) * mmap.PAGESIZE)
     resident = psutil.Process().memory_info().rss
-    return Held(resident, resident)
+    return ProcessMemory(resident, resident)
 
 
-def cgroup_room(held: int) -> Room | None:
+def cgroup_available(held: int) -> AvailableMemory | None:
     """Left to a process that holds `held` bytes under the tightest of its memory cgroup's and its ancestors' limits,
     or None without one. Pages of files that no process maps are free: the kernel drops them first."""
-    found: Room | None = None
+    found: AvailableMemory | None = None
     for folder, names, limit, usage in limited_cgroups():
         left = max(0, limit - max(0, usage - _reclaimable(folder, names)))
         if found is None or left + held < found.bytes:
-            found = Room(min(limit, left + held), "left in this cgroup", firm=True, limit=limit)
+            found = AvailableMemory(min(limit, left + held), "left in this cgroup", enforced=True, limit=limit)
     return found
 
 
 def limited_cgroups() -> Iterator[tuple[Path, CgroupNames, int, int]]:
     """Those of this process's memory cgroups that have a limit: folder, names of files, limit and usage in bytes."""
     for folder, names in memory_cgroups():
-        limit, usage = _number(folder / names.limit), _number(folder / names.usage)
+        limit, usage = _read_number(folder / names.limit), _read_number(folder / names.usage)
         if limit is not None and usage is not None and limit < _UNLIMITED:
             yield folder, names, limit, usage
 
@@ -171,43 +173,43 @@ def _reclaimable(folder: Path, names: CgroupNames) -> int:
     return max(0, sum(counters.get(name, 0) for name in (names.inactive, names.active)) - counters.get(names.mapped, 0))
 
 
-def _number(file: Path) -> int | None:
+def _read_number(file: Path) -> int | None:
     try:
         return int(file.read_bytes())
     except (OSError, ValueError):  # no such file, or `max`: no limit
         return None
 
 
-def _held_by_torch() -> tuple[int, int]:
+def _torch_metal_memory() -> tuple[int, int]:
     """Bytes that macOS recommends for the GPU, and that the allocator holds."""
     import torch
 
     return torch.mps.recommended_max_memory(), torch.mps.driver_allocated_memory()
 
 
-def _held_by_mlx() -> tuple[int, int]:
+def _mlx_metal_memory() -> tuple[int, int]:
     import mlx.core as mx
 
     limit = int(mx.device_info()["max_recommended_working_set_size"])
     return limit, mx.get_active_memory() + mx.get_cache_memory()
 
 
-def _metal(limit: int, held: int) -> Room:
+def _metal_available(limit: int, held: int) -> AvailableMemory:
     free = psutil.virtual_memory().available + held
     if free < limit:
-        return Room(free, "free memory, less than macOS gives the GPU", firm=False, limit=limit)
-    return Room(limit, "what macOS recommends for the GPU", firm=True, limit=limit)
+        return AvailableMemory(free, "free memory, less than macOS gives the GPU", enforced=False, limit=limit)
+    return AvailableMemory(limit, "what macOS recommends for the GPU", enforced=True, limit=limit)
 
 
-def _cuda() -> Room:
+def _cuda_available() -> AvailableMemory:
     import torch
 
     free, total = torch.cuda.mem_get_info()
     limit = int(torch.cuda.get_per_process_memory_fraction() * total)
     left = free + torch.cuda.memory_reserved()
     if left < limit or limit == total:
-        return Room(left, "free on the GPU", firm=False, limit=limit)
-    return Room(limit, "this process's share of the GPU", firm=True, limit=limit)
+        return AvailableMemory(left, "free on the GPU", enforced=False, limit=limit)
+    return AvailableMemory(limit, "this process's share of the GPU", enforced=True, limit=limit)
 
 
 MAC_WARNING, MAC_CRITICAL = 2, 4
@@ -218,7 +220,7 @@ _AVERAGE = re.compile(rb"^(some|full) avg10=([\d.]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Pressure:
+class MemoryPressure:
     """`some` and `full`: % of the last ten seconds in which some or all of the machine's tasks waited for memory
     (Linux). `level`: 1 normal, 2 warning, 4 critical (macOS). `cgroup`: share of this process's tightest cgroup limit
     that is in use, 0 without a limit."""
@@ -242,21 +244,21 @@ class Pressure:
 
 
 @dataclass(frozen=True)
-class Sample:
+class MemorySample:
     """One reading. Bytes; `swap` is the whole machine's."""
 
     resident: int
     anonymous: int
     swap: int
-    pressure: Pressure
+    pressure: MemoryPressure
 
 
-class Sensors(Protocol):
+class MemorySensors(Protocol):
     """What the guard reads."""
 
-    def sample(self) -> Sample: ...
+    def sample(self) -> MemorySample: ...
 
-    def room(self) -> Room: ...
+    def room(self) -> AvailableMemory: ...
 
 
 class MachineSensors:
@@ -265,23 +267,23 @@ class MachineSensors:
     def __init__(self, device: str) -> None:
         self._device = device
 
-    def room(self) -> Room:
-        return find_room(self._device)
+    def room(self) -> AvailableMemory:
+        return available_memory(self._device)
 
-    def sample(self) -> Sample:
-        held = own_memory()
-        return Sample(held.resident, held.anonymous, swap_used(), read_pressure())
+    def sample(self) -> MemorySample:
+        held = process_memory()
+        return MemorySample(held.resident, held.anonymous, swap_used(), read_pressure())
 
 
-def read_pressure() -> Pressure:
+def read_pressure() -> MemoryPressure:
     """Of now. What the system doesn't tell reads as no pressure."""
     if sys.platform == "darwin":
-        return Pressure(level=sysctl_int("kern.memorystatus_vm_pressure_level") or 1)
+        return MemoryPressure(level=sysctl_int("kern.memorystatus_vm_pressure_level") or 1)
     shares = {b"some": 0.0, b"full": 0.0}
     with suppress(OSError):  # a kernel without pressure information
         shares |= {kind: float(share) for kind, share in _AVERAGE.findall(_PRESSURE.read_bytes())}
     used = max((usage / limit for _, _, limit, usage in limited_cgroups() if limit), default=0.0)
-    return Pressure(shares[b"some"], shares[b"full"], cgroup=used)
+    return MemoryPressure(shares[b"some"], shares[b"full"], cgroup=used)
 
 
 def swap_used() -> int:

@@ -8,24 +8,24 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from longrepo.engines.base import Method
+from longrepo.engines.base import StepMethod
 from longrepo.memory.estimate import code_identity
-from longrepo.memory.planner import Planner
-from longrepo.utils.cache import Kept
-from longrepo.utils.process import give_back_freed
+from longrepo.memory.planner import MemoryPlanner
+from longrepo.utils.cache import JsonCache
+from longrepo.utils.process import return_freed_memory
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName
 
 
-CHUNK = 256
-CHUNK_OF_MLX_ON_CPU = 32  # it computes some hundred times slower there
-SHORT, LONG = 2, 6  # chunks
-FILE = "calibration.json"
+CALIBRATION_CHUNK = 256
+MLX_CPU_CHUNK = 32  # it computes some hundred times slower there
+SHORT_CHUNKS, LONG_CHUNKS = 2, 6  # chunks
+CALIBRATION_FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
-class Rates:
+class CalibratedRates:
     """Seconds a token: of a layer, of a layer for each key that it attends to, and of embedding, head and loss.
     `forward`: the share of a layer's time that is its first forward pass. `planned` and `measured`: bytes at the
     highest moment of the longer of the timed steps (MLX's only)."""
@@ -44,23 +44,23 @@ class Rates:
         keys = seen - seen * seen / (2 * tokens)  # the mean: i keys at token i, up to the window
         return tokens * (layers * (self.layer + self.key * keys) * passes + self.ends)
 
-    def passes(self, method: Method, layers: int, checkpointing: bool) -> float:
+    def passes(self, method: StepMethod, layers: int, checkpointing: bool) -> float:
         """What layers that are computed once more or once less cost. A disk's time isn't counted."""
         if method.store == "recompute":
             return 1 + self.forward * max(0.0, 1 - method.every / layers)
         return 1 - self.forward if method.step == "plain" and not checkpointing else 1.0
 
 
-def calibration(planner: Planner, anew: bool = False) -> Callable[[Method, int], float | None]:
+def calibrated_seconds(planner: MemoryPlanner, remeasure: bool = False) -> Callable[[StepMethod, int], float | None]:
     """Seconds of a micro-batch by method and length. Unknown (None) until the machine was timed once."""
-    kept = Kept(FILE)
-    if anew:
-        kept.put(_key(planner), asdict(_measure(planner)))
+    kept = JsonCache(CALIBRATION_FILE)
+    if remeasure:
+        kept.put(_key(planner), asdict(_calibrate(planner)))
     found = kept.get(_key(planner))
-    rates = Rates(**found) if found else None
+    rates = CalibratedRates(**found) if found else None
     training, layers = planner.settings.training, planner.shape.layers
 
-    def seconds(method: Method, tokens: int) -> float | None:
+    def seconds(method: StepMethod, tokens: int) -> float | None:
         if rates is None:
             return None
         passes = rates.passes(method, layers, training.use_gradient_checkpointing)
@@ -71,48 +71,48 @@ def calibration(planner: Planner, anew: bool = False) -> Callable[[Method, int],
 
 def step_overhead(engine: EngineName = "torch") -> int:
     """Bytes that a process on this CPU held above its tensors in a calibrated step; 0 before there was one."""
-    return int(Kept("process.json").get(f"step {code_identity(engine)}") or 0)
+    return int(JsonCache("process.json").get(f"step {code_identity(engine)}") or 0)
 
 
-def checked_peak(planner: Planner) -> tuple[int, int] | None:
+def calibrated_peak(planner: MemoryPlanner) -> tuple[int, int] | None:
     """Bytes of a small step as planned and as measured here, where the machine was calibrated for MLX."""
-    found = Kept(FILE).get(_key(planner))
+    found = JsonCache(CALIBRATION_FILE).get(_key(planner))
     return (found["planned"], found["measured"]) if found and found.get("measured") else None
 
 
-def _measure(planner: Planner) -> Rates:
+def _calibrate(planner: MemoryPlanner) -> CalibratedRates:
     """Time one layer of true width with random weights at two lengths; keep what follows from it."""
     of = planner.estimator
-    chunk = CHUNK_OF_MLX_ON_CPU if (of.engine, of.device) == ("mlx", "cpu") else CHUNK
-    run: Any = of.dry_run(Method("chunked", chunk))
+    chunk = MLX_CPU_CHUNK if (of.engine, of.device) == ("mlx", "cpu") else CALIBRATION_CHUNK
+    run: Any = of.dry_run(StepMethod("chunked", chunk))
     if of.device == "cpu":
-        give_back_freed()  # as a run does that needs most of its budget
+        return_freed_memory()  # as a run does that needs most of its budget
     step = _timed_step(of.engine, run)
-    few, many = SHORT * chunk, LONG * chunk
+    few, many = SHORT_CHUNKS * chunk, LONG_CHUNKS * chunk
     beside = step.overhead(few)  # also does what is only done at a first time
     if of.device == "cpu":
-        Kept("process.json").put(f"step {code_identity(of.engine)}", beside)
+        JsonCache("process.json").put(f"step {code_identity(of.engine)}", beside)
     short, long = step.seconds(few), step.seconds(many)
     at_few, at_many = ((one.forward + one.backward) / n for one, n in ((short, few), (long, many)))
     key = max(0.0, at_many - at_few) / ((many - few) / 2)
     forward, ends = long.forward / (long.forward + long.backward), long.head / many
     layer = max(0.0, at_many - key * many / 2)
     if of.engine == "torch":
-        return Rates(layer, key, ends, forward)
-    return Rates(layer, key, ends, forward, run.without_moments(many), step.peak(many))
+        return CalibratedRates(layer, key, ends, forward)
+    return CalibratedRates(layer, key, ends, forward, run.without_moments(many), step.peak(many))
 
 
 def _timed_step(engine: EngineName, run: Any) -> Any:
     if engine == "mlx":
         from longrepo.engines.mlx import measure as on_mlx
 
-        return on_mlx.TimedStep(run, 1)
+        return on_mlx.MlxTimedStep(run, 1)
     from longrepo.engines.torch import dry_run as on_torch
 
-    return on_torch.TimedStep(run, 1)
+    return on_torch.TorchTimedStep(run, 1)
 
 
-def _key(planner: Planner) -> str:
+def _key(planner: MemoryPlanner) -> str:
     one, settings = planner.estimator, planner.settings
     facts = [one.config.to_dict(), one.device, one.dtype, settings.model.quantization, settings.lora.r]
     facts.append(settings.training.weights)

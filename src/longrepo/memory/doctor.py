@@ -17,56 +17,63 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ModelSettings, Settings
-from longrepo.engines.registry import choose, place
+from longrepo.engines.registry import choose_engine, select_device
 from longrepo.errors import InputError
 from longrepo.memory import doctor_checks
 from longrepo.memory.budget import GIB, find_budget
-from longrepo.memory.doctor_checks import Finding
+from longrepo.memory.doctor_checks import DoctorFinding
 from longrepo.utils.hub import model_location
 
 if TYPE_CHECKING:
-    from longrepo.engines.registry import Choice, EngineName, Placed
+    from longrepo.engines.registry import EngineName, EnginePlacement, EngineSelection
 
 
-LONGEST = 3.0  # seconds the network may take to answer
-WEIGHTS = ("model.safetensors.index.json", "model.safetensors", "pytorch_model.bin.index.json", "pytorch_model.bin")
-ELSEWHERE = "connect to the network once, give --model FOLDER with a downloaded one, or --model embedded"
+HUB_TIMEOUT = 3.0  # seconds the network may take to answer
+WEIGHT_FILES = (
+    "model.safetensors.index.json",
+    "model.safetensors",
+    "pytorch_model.bin.index.json",
+    "pytorch_model.bin",
+)
+OFFLINE_REMEDY = "connect to the network once, give --model FOLDER with a downloaded one, or --model embedded"
 
 
 @dataclass(frozen=True)
-class Access:
+class ModelAccess:
     """What was found, the folder with the model's configuration where there is one on this machine, and the bytes of
     weights that the first run will download."""
 
-    finding: Finding
+    finding: DoctorFinding
     folder: Path | None
     download: int = 0
 
 
-def find_model(model: ModelSettings) -> Access:
+def find_model(model: ModelSettings) -> ModelAccess:
     """Look for a model in this package, in a folder, in the hub's cache, and, for at most three seconds, on the hub."""
     try:
         where = model_location(model.name)
     except InputError as error:
-        return Access(_from_error(error, "model"), None)
+        return ModelAccess(_error_finding(error, "model"), None)
     if Path(where).is_dir():
         name = "embedded in this package" if model.name == "embedded" else f"in {where}"
-        if missing := _missing(Path(where)):
+        if missing := _missing_weights(Path(where)):
             what = f"{name}: no {missing}"
-            return Access(Finding("problem", "model", what, "download the model again, weights included"), Path(where))
-        return Access(Finding("ok", "model", name), Path(where))
-    return _on_hub(model)
+            return ModelAccess(
+                DoctorFinding("problem", "model", what, "download the model again, weights included"), Path(where)
+            )
+        return ModelAccess(DoctorFinding("ok", "model", name), Path(where))
+    return _find_on_hub(model)
 
 
-def load_its_tokenizer(folder: Path, structure_tokens: bool) -> Finding:
+def check_tokenizer(folder: Path, structure_tokens: bool) -> DoctorFinding:
     """Load the tokenizer that lies beside the configuration."""
     from longrepo.data.tokenizer import load_tokenizer
 
     try:
         tokenizer = load_tokenizer(str(folder), None, structure_tokens)
     except InputError as error:
-        return _from_error(error, "tokenizer")
-    return Finding("ok", "tokenizer", f"{tokenizer.vocabulary_size:,} tokens")
+        return _error_finding(error, "tokenizer")
+    return DoctorFinding("ok", "tokenizer", f"{tokenizer.vocabulary_size:,} tokens")
 
 
 def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
@@ -80,57 +87,59 @@ def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
     return 3 * 4 * lora * (settings.training.keep_last + 2 + 3)
 
 
-def fits(settings: Settings, engine: EngineName, placement: Placed) -> Finding:
+def check_fit(settings: Settings, engine: EngineName, placement: EnginePlacement) -> DoctorFinding:
     """Whether the planner finds a method for every phase that is to run, here and now. `settings.model.name` is a
     folder. Up to a minute for a model that was never planned for."""
-    from longrepo.curriculum.schedule import phases_from
-    from longrepo.memory.planner import Planner, plan_run
+    from longrepo.curriculum.schedule import make_schedule
+    from longrepo.memory.planner import MemoryPlanner, plan_run
 
-    phases = [phase for phase in phases_from(settings) if phase.epochs]
+    phases = [phase for phase in make_schedule(settings) if phase.epochs]
     try:
-        planner = Planner.of(settings, placement.kind, placement.dtype, engine=engine)
+        planner = MemoryPlanner.of(settings, placement.kind, placement.dtype, engine=engine)
         plan = plan_run(planner, phases, find_budget(placement.kind, settings.memory.budget_gb))
     except InputError as error:
-        return Finding("problem", "main job", str(error))
+        return DoctorFinding("problem", "main job", str(error))
     chosen = [phase.chosen for phase in plan.phases.values()]
     steps = ", ".join(f"{one.length:,} tokens {one.peak / GIB:.2f} ({one.method})" for one in chosen)
     room = f"{plan.budget.bytes / GIB:.2f} GiB ({plan.budget.reason})"
-    return Finding("ok", "main job", f"fits in {room}: {steps}")
+    return DoctorFinding("ok", "main job", f"fits in {room}: {steps}")
 
 
-def _on_hub(model: ModelSettings) -> Access:
+def _find_on_hub(model: ModelSettings) -> ModelAccess:
     from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache, utils
 
     utils.logging.set_verbosity_error()  # it tells of each try
     cached = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
     folder = Path(cached).parent if isinstance(cached, str) else None
-    if folder and not _missing(folder):
-        return Access(Finding("ok", "model", f"{model.name} is in the hub's cache: no network needed"), folder)
+    if folder and not _missing_weights(folder):
+        return ModelAccess(
+            DoctorFinding("ok", "model", f"{model.name} is in the hub's cache: no network needed"), folder
+        )
     there = "its weights are not" if folder else "it is not"
     if constants.HF_HUB_OFFLINE:
         what = f"{model.name}: {there} in the hub's cache, and HF_HUB_OFFLINE is set"
-        return Access(Finding("problem", "model", what, f"unset it; or {ELSEWHERE}"), folder)
+        return ModelAccess(DoctorFinding("problem", "model", what, f"unset it; or {OFFLINE_REMEDY}"), folder)
 
     def ask() -> tuple[Path, int]:
         info = HfApi().model_info(model.name, revision=model.revision, files_metadata=True)
         sizes = [file.size or 0 for file in info.siblings or () if file.rfilename.endswith(".safetensors")]
         return Path(hf_hub_download(model.name, "config.json", revision=model.revision)).parent, sum(sizes)
 
-    answer = _within(LONGEST, ask)
+    answer = _with_timeout(HUB_TIMEOUT, ask)
     if isinstance(answer, tuple):
         folder, size = answer
         what = f"{model.name}: {there} in the hub's cache yet, the hub gives it ({size / GIB:.1f} GiB)"
-        return Access(Finding("note", "model", what, "nothing: the first run downloads it"), folder, size)
-    reason = type(answer).__name__ if answer is not None else f"no answer in {LONGEST:.0f} s"
+        return ModelAccess(DoctorFinding("note", "model", what, "nothing: the first run downloads it"), folder, size)
+    reason = type(answer).__name__ if answer is not None else f"no answer in {HUB_TIMEOUT:.0f} s"
     what = f"{model.name}: {there} in the hub's cache, and the hub can't be reached ({reason})"
     if reason in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "EntryNotFoundError"):
         what = f"{model.name}: the hub doesn't give it ({reason})"
-    return Access(Finding("problem", "model", what, ELSEWHERE), folder)
+    return ModelAccess(DoctorFinding("problem", "model", what, OFFLINE_REMEDY), folder)
 
 
-def _missing(folder: Path) -> str:
+def _missing_weights(folder: Path) -> str:
     """The first file of weights that isn't there, or ""."""
-    index = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    index = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if index is None:
         return "weights"
     if index.suffix != ".json":
@@ -139,7 +148,7 @@ def _missing(folder: Path) -> str:
     return next((name for name in shards if not (folder / name).is_file()), "")
 
 
-def _within(seconds: float, ask: Callable[[], Any]) -> Any:
+def _with_timeout(seconds: float, ask: Callable[[], Any]) -> Any:
     """What `ask` returns or the error it raises, or None where it takes longer. Its thread may outlive the question:
     looking up a name can't be interrupted."""
     answer: list[Any] = []
@@ -156,75 +165,77 @@ def _within(seconds: float, ask: Callable[[], Any]) -> Any:
     return answer[0] if answer else None
 
 
-def _from_error(error: InputError, topic: str) -> Finding:
+def _error_finding(error: InputError, topic: str) -> DoctorFinding:
     what, _, remedy = str(error).partition("; ")
-    return Finding("problem", topic, what, remedy)
+    return DoctorFinding("problem", topic, what, remedy)
 
 
-def examine(settings: Settings, wanted: str, device: str, output: Path) -> Iterator[Finding]:
+def run_checks(settings: Settings, wanted: str, device: str, output: Path) -> Iterator[DoctorFinding]:
     """Look at this machine for a run with these settings by the engine `wanted` (`auto`, `torch` or `mlx`) on `auto`,
     `mps`, `cuda` or `cpu` into `output`."""
     try:
-        choice = choose(wanted, device, settings.training.weights)
+        choice = choose_engine(wanted, device, settings.training.weights)
     except InputError as error:
         what, _, usable = str(error).partition("; ")
-        yield Finding("problem", "engine", what, usable)
+        yield DoctorFinding("problem", "engine", what, usable)
         return
-    yield Finding("ok", "engine", f"{choice.name}: {choice.reason}")
-    libraries = list(doctor_checks.libraries())
+    yield DoctorFinding("ok", "engine", f"{choice.name}: {choice.reason}")
+    libraries = list(doctor_checks.check_libraries())
     yield from libraries
-    yield doctor_checks.git()
+    yield doctor_checks.check_git()
     if any(finding.status == "problem" for finding in libraries):
         return
-    placement: Placed | None = None
+    placement: EnginePlacement | None = None
     try:
-        placement = place(choice, device, settings.training.precision)
+        placement = select_device(choice, device, settings.training.precision)
     except InputError as error:
         what, _, usable = str(error).partition("; ")
         remedy = f"{usable}; or leave --device out" if what.startswith("--device") else usable
-        yield Finding("problem", "device", what, remedy)
-    yield doctor_checks.chip(placement.kind if placement else "cpu")
+        yield DoctorFinding("problem", "device", what, remedy)
+    yield doctor_checks.check_chip(placement.kind if placement else "cpu")
     if choice.name == "torch":
-        yield doctor_checks.cores()
+        yield doctor_checks.check_cores()
     if placement:
-        yield from _computing(settings, choice, placement)
-    yield doctor_checks.cgroup()
-    yield from _the_model(settings, choice, placement, output)
+        yield from _device_checks(settings, choice, placement)
+    yield doctor_checks.check_cgroup()
+    yield from _model_checks(settings, choice, placement, output)
 
 
-def _computing(settings: Settings, choice: Choice, placement: Placed) -> Iterator[Finding]:
+def _device_checks(settings: Settings, choice: EngineSelection, placement: EnginePlacement) -> Iterator[DoctorFinding]:
     for what, why in placement.choices:
         topic, _, chosen = what.partition(": ")
-        yield Finding("ok", topic, f"{chosen}: {why}")
+        yield DoctorFinding("ok", topic, f"{chosen}: {why}")
     quantised = settings.model.quantization == "nf4"
     if choice.name == "mlx":
         if quantised:
-            yield doctor_checks.mlx_four_bit(placement.kind, placement.dtype)
-        yield doctor_checks.metal()
+            yield doctor_checks.check_mlx_4bit(placement.kind, placement.dtype)
+        yield doctor_checks.check_metal()
     else:
         if quantised:
-            yield doctor_checks.four_bit(placement.kind, placement.dtype, settings.model.double_quantization)
-        yield from doctor_checks.kernels(placement.kind)
-    yield doctor_checks.memory(placement.kind, settings.memory.budget_gb)
+            yield doctor_checks.check_torch_4bit(placement.kind, placement.dtype, settings.model.double_quantization)
+        yield from doctor_checks.check_kernels(placement.kind)
+    yield doctor_checks.check_memory(placement.kind, settings.memory.budget_gb)
 
 
-def _the_model(settings: Settings, choice: Choice, placement: Placed | None, output: Path) -> Iterator[Finding]:
+def _model_checks(
+    settings: Settings, choice: EngineSelection, placement: EnginePlacement | None, output: Path
+) -> Iterator[DoctorFinding]:
     from huggingface_hub import constants
 
-    from longrepo.utils.cache import MOST_BYTES, cache_folder
+    from longrepo.utils.cache import MAX_CACHE_BYTES, cache_folder
 
     access = find_model(settings.model)
     yield access.finding
     if access.folder is not None:
         if (access.folder / "tokenizer.json").is_file() or not access.download:
-            yield load_its_tokenizer(access.folder, settings.data.structure_tokens)
+            yield check_tokenizer(access.folder, settings.data.structure_tokens)
         there = settings.model.model_copy(update={"name": str(access.folder), "revision": None})
         settings = settings.model_copy(update={"model": there})
         if placement is not None:
-            yield (job := fits(settings, choice.name, placement))
+            yield (job := check_fit(settings, choice.name, placement))
             if job.status == "ok":
-                yield doctor_checks.disk("checkpoints", output, checkpoint_bytes(settings, choice.name))
+                yield doctor_checks.check_disk("checkpoints", output, checkpoint_bytes(settings, choice.name))
     if access.download:
-        yield doctor_checks.disk("the model", Path(constants.HF_HUB_CACHE), access.download)
+        yield doctor_checks.check_disk("the model", Path(constants.HF_HUB_CACHE), access.download)
     if (cache := cache_folder()) is not None:
-        yield doctor_checks.disk("what was read", cache, MOST_BYTES, must=False)
+        yield doctor_checks.check_disk("what was read", cache, MAX_CACHE_BYTES, must=False)

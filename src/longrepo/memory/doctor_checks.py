@@ -30,7 +30,7 @@ from longrepo.memory.budget import GIB, find_budget, limited_cgroups, memory_cgr
 
 
 @dataclass(frozen=True)
-class Finding:
+class DoctorFinding:
     """`ok`, `note` (works, but costs something) or `problem` (the main job won't run); about what; what was found; and
     what to do about it."""
 
@@ -40,40 +40,40 @@ class Finding:
     remedy: str = ""
 
 
-def chip(device: str) -> Finding:
+def check_chip(device: str) -> DoctorFinding:
     """The processor, and the GPU where the device is one."""
-    name = _processor()
+    name = _processor_name()
     if device == "cuda":
         import torch
 
         name = f"{torch.cuda.get_device_name()}, {name}"
-    return Finding("ok", "chip", f"{name}, {platform.system()} {platform.release()} {platform.machine()}")
+    return DoctorFinding("ok", "chip", f"{name}, {platform.system()} {platform.release()} {platform.machine()}")
 
 
-def memory(device: str, set_gb: float | None) -> Finding:
+def check_memory(device: str, set_gb: float | None) -> DoctorFinding:
     """What the machine has, and what a run may use of it."""
     total, swap = psutil.virtual_memory().total, psutil.swap_memory()
     budget = find_budget(device, set_gb)
     swapped = f", {swap.used / GIB:.1f} of {swap.total / GIB:.1f} GiB swap used" if swap.total else ", no swap"
     what = f"{total / GIB:.1f} GiB{swapped}; a run may use {budget.bytes / GIB:.2f} GiB ({budget.reason})"
     if set_gb is not None and budget.bytes < set_gb * GIB:
-        return Finding("note", "memory", what, "end other programs, or lower memory.budget_gb")
-    return Finding("ok", "memory", what)
+        return DoctorFinding("note", "memory", what, "end other programs, or lower memory.budget_gb")
+    return DoctorFinding("ok", "memory", what)
 
 
-def cgroup() -> Finding:
+def check_cgroup() -> DoctorFinding:
     """The tightest memory limit that this process and its ancestors are under."""
     limits = [(limit, usage, names.version) for _, names, limit, usage in limited_cgroups()]
     if not limits:
         where = "no limit" if any(memory_cgroups()) else "none"
-        return Finding("ok", "cgroup", f"{where}: the machine's memory is the limit")
+        return DoctorFinding("ok", "cgroup", f"{where}: the machine's memory is the limit")
     limit, usage, version = min(limits)
     what = f"limited to {limit / GIB:.2f} GiB, {usage / GIB:.2f} GiB in use (version {version}, page cache included)"
     kills = "above it the kernel ends the run without an error: the budget above keeps to it"
-    return Finding("note", "cgroup", what, kills)
+    return DoctorFinding("note", "cgroup", what, kills)
 
 
-def cores() -> Finding:
+def check_cores() -> DoctorFinding:
     """Cores this process may use, and torch's threads."""
     import torch
 
@@ -81,34 +81,36 @@ def cores() -> Finding:
     threads = torch.get_num_threads()
     what = f"{usable} usable of {os.cpu_count()}, torch computes with {threads} threads"
     if threads > usable:
-        return Finding("note", "cores", what, f"set OMP_NUM_THREADS={usable}: more threads than cores slow each other")
-    return Finding("ok", "cores", what)
+        return DoctorFinding(
+            "note", "cores", what, f"set OMP_NUM_THREADS={usable}: more threads than cores slow each other"
+        )
+    return DoctorFinding("ok", "cores", what)
 
 
-def disk(what: str, folder: Path, needed: int, must: bool = True) -> Finding:
+def check_disk(what: str, folder: Path, needed: int, must: bool = True) -> DoctorFinding:
     """Free space where `folder` is or will be, against `needed` bytes; without it the job runs only if it needn't
     (`must`) be there."""
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     free = shutil.disk_usage(there).free
     status: Literal["note", "problem"] = "problem" if must else "note"
     if not os.access(there, os.W_OK):
-        return Finding(status, "disk", f"{what}: {there} can't be written to", "choose another folder")
+        return DoctorFinding(status, "disk", f"{what}: {there} can't be written to", "choose another folder")
     found = f"{what}: {free / GIB:.1f} GiB free at {folder}, up to {needed / GIB:.1f} needed"
     if free < needed:
-        return Finding(status, "disk", found, "free some, or choose a folder on another disk")
-    return Finding("ok", "disk", found)
+        return DoctorFinding(status, "disk", found, "free some, or choose a folder on another disk")
+    return DoctorFinding("ok", "disk", found)
 
 
-def git() -> Finding:
+def check_git() -> DoctorFinding:
     """The git that repositories are read with."""
     try:
         run = subprocess.run(["git", "--version"], capture_output=True, text=True, timeout=3, check=True)
     except (OSError, subprocess.SubprocessError):
-        return Finding("problem", "git", "no working git", "install git: repositories are read with it")
-    return Finding("ok", "git", run.stdout.strip())
+        return DoctorFinding("problem", "git", "no working git", "install git: repositories are read with it")
+    return DoctorFinding("ok", "git", run.stdout.strip())
 
 
-def _processor() -> str:
+def _processor_name() -> str:
     if sys.platform == "darwin":
         return sysctl_text("machdep.cpu.brand_string") or platform.machine()
     with suppress(OSError):
@@ -118,29 +120,31 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-REQUIRED = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
-OPTIONAL = ("mlx", "mlx-lm")
+REQUIRED_LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate")
+OPTIONAL_LIBRARIES = ("mlx", "mlx-lm")
 KERNELS_FROM_MACOS = 26  # bitsandbytes asks for its Metal kernels only there
 NF4_ERROR = 0.15  # relative, of a normal random matrix in NF4: 0.09 to 0.1
 
 
-def libraries() -> Iterator[Finding]:
+def check_libraries() -> Iterator[DoctorFinding]:
     """The engines' libraries against what this package asks for."""
     from packaging.requirements import Requirement
 
     wanted = {r.name: r for r in map(Requirement, metadata.requires("longrepo") or ()) if not r.marker}
-    found = {name: version for name in (*REQUIRED, *OPTIONAL) if (version := _version(name))}
-    for name in REQUIRED:
+    found = {name: version for name in (*REQUIRED_LIBRARIES, *OPTIONAL_LIBRARIES) if (version := _version(name))}
+    for name in REQUIRED_LIBRARIES:
         if name not in found:
-            yield Finding("problem", "engines", f"{name} is not installed", f"pip install '{wanted[name]}'")
+            yield DoctorFinding("problem", "engines", f"{name} is not installed", f"pip install '{wanted[name]}'")
         elif name in wanted and not wanted[name].specifier.contains(found[name].partition("+")[0], prereleases=True):
-            yield Finding("problem", "engines", f"{name} {found[name]} is too old", f"pip install '{wanted[name]}'")
-    yield Finding("ok", "engines", ", ".join(f"{name} {version}" for name, version in found.items()))
+            yield DoctorFinding(
+                "problem", "engines", f"{name} {found[name]} is too old", f"pip install '{wanted[name]}'"
+            )
+    yield DoctorFinding("ok", "engines", ", ".join(f"{name} {version}" for name, version in found.items()))
     if sys.platform == "darwin" and "mlx" not in found:
-        yield Finding("note", "engines", "mlx is not installed: only the torch engine can run", "pip install mlx")
+        yield DoctorFinding("note", "engines", "mlx is not installed: only the torch engine can run", "pip install mlx")
 
 
-def four_bit(device: str, dtype: str, double: bool) -> Finding:
+def check_torch_4bit(device: str, dtype: str, double: bool) -> DoctorFinding:
     """Quantise, de-quantise and multiply a small matrix, forwards and backwards, on the device."""
     import torch
 
@@ -157,48 +161,49 @@ def four_bit(device: str, dtype: str, double: bool) -> Finding:
         back = functional.dequantize_4bit(packed, state).to(weight.dtype)
         product = matmul_4bit(rows, packed.t(), state)
         product.float().sum().backward()
-        error = _relative(back, weight)
+        error = _torch_relative_error(back, weight)
         wrong = max(
-            _relative(product.detach(), rows.detach() @ back.t()), _relative(rows.grad, back.sum(0).expand(4, -1))
+            _torch_relative_error(product.detach(), rows.detach() @ back.t()),
+            _torch_relative_error(rows.grad, back.sum(0).expand(4, -1)),
         )
     except Exception as reason:  # a missing library, kernel or operation: each raises its own kind
         first = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
         what = f"4-bit weights don't work on {device} ({first[:120]})"
-        return Finding("problem", "4-bit", what, "pip install -U bitsandbytes, or --set model.quantization=none")
+        return DoctorFinding("problem", "4-bit", what, "pip install -U bitsandbytes, or --set model.quantization=none")
     if error > NF4_ERROR or wrong > 0.05:
         what = f"4-bit weights compute wrongly on {device}: off by {max(error, wrong):.0%}"
-        return Finding("problem", "4-bit", what, "pip install -U bitsandbytes, or --set model.quantization=none")
-    return Finding("ok", "4-bit", f"bitsandbytes computes NF4 on {device}, forwards and backwards")
+        return DoctorFinding("problem", "4-bit", what, "pip install -U bitsandbytes, or --set model.quantization=none")
+    return DoctorFinding("ok", "4-bit", f"bitsandbytes computes NF4 on {device}, forwards and backwards")
 
 
-def kernels(device: str) -> Iterator[Finding]:
+def check_kernels(device: str) -> Iterator[DoctorFinding]:
     """Which fast paths the device has, and what those that are missing cost."""
     if device == "mps":
         yield _metal_kernels()
-        yield Finding(
+        yield DoctorFinding(
             "note",
             "attention",
             "Metal's fused attention has no backward pass: scores of a whole sequence would be kept",
             "nothing to do: with memory.step=auto long sequences are computed in chunks",
         )
         return
-    yield Finding("ok", "attention", f"fused, forwards and backwards, on {device}")
+    yield DoctorFinding("ok", "attention", f"fused, forwards and backwards, on {device}")
     if device == "cpu":
-        yield _engine_processor()
+        yield _processor_kernels()
 
 
-def _metal_kernels() -> Finding:
+def _metal_kernels() -> DoctorFinding:
     release = int(platform.mac_ver()[0].partition(".")[0] or 0)
     if release < KERNELS_FROM_MACOS:
         what = f"no Metal kernels for 4-bit weights before macOS {KERNELS_FROM_MACOS}: slower, the same results"
-        return Finding("note", "kernels", what, f"update macOS to {KERNELS_FROM_MACOS} or later")
+        return DoctorFinding("note", "kernels", what, f"update macOS to {KERNELS_FROM_MACOS} or later")
     if not util.find_spec("kernels"):
         what = "the package `kernels` is missing: 4-bit weights are unpacked by plain torch, slower, the same results"
-        return Finding("note", "kernels", what, "pip install kernels")
-    return Finding("ok", "kernels", "Metal kernels for 4-bit weights can be loaded from the hub")
+        return DoctorFinding("note", "kernels", what, "pip install kernels")
+    return DoctorFinding("ok", "kernels", "Metal kernels for 4-bit weights can be loaded from the hub")
 
 
-def _engine_processor() -> Finding:
+def _processor_kernels() -> DoctorFinding:
     import torch
 
     vectors = torch.backends.cpu.get_cpu_capability()
@@ -206,11 +211,13 @@ def _engine_processor() -> Finding:
     there = [name for name, found in units.items() if found]
     what = f"vectors: {vectors}; bfloat16 units: {' and '.join(there) or 'none, bfloat16 is emulated'}"
     if vectors in ("DEFAULT", "NO AVX"):
-        return Finding("note", "kernels", f"{what}: training is several times slower", "use a newer processor or a GPU")
-    return Finding("ok", "kernels", f"{what}; the package `kernels` would serve inference only")
+        return DoctorFinding(
+            "note", "kernels", f"{what}: training is several times slower", "use a newer processor or a GPU"
+        )
+    return DoctorFinding("ok", "kernels", f"{what}; the package `kernels` would serve inference only")
 
 
-def _relative(found: Any, expected: Any) -> float:
+def _torch_relative_error(found: Any, expected: Any) -> float:
     return float((found - expected).float().norm() / expected.float().norm())
 
 
@@ -221,11 +228,11 @@ def _version(name: str) -> str | None:
         return None
 
 
-ERROR = 0.15  # relative, of a normal random matrix in 4 affine bits, groups of 64
-OTHERWISE = "pip install -U mlx mlx-lm, or use --engine torch"
+MLX_4BIT_ERROR = 0.15  # relative, of a normal random matrix in 4 affine bits, groups of 64
+MLX_REMEDY = "pip install -U mlx mlx-lm, or use --engine torch"
 
 
-def mlx_four_bit(device: str, dtype: str) -> Finding:
+def check_mlx_4bit(device: str, dtype: str) -> DoctorFinding:
     """Quantise and multiply a small matrix, forwards and backwards, on MLX's default device."""
     import mlx.core as mx
 
@@ -241,29 +248,31 @@ def mlx_four_bit(device: str, dtype: str) -> Finding:
 
         ones = mx.ones((4, 64), kind)
         (found,), (gradient,) = mx.vjp(product, [rows], [ones])
-        error = _mlx_relative(whole, weight)
-        wrong = max(_mlx_relative(found, rows @ whole.T), _mlx_relative(gradient, ones @ whole))
+        error = _mlx_relative_error(whole, weight)
+        wrong = max(_mlx_relative_error(found, rows @ whole.T), _mlx_relative_error(gradient, ones @ whole))
     except (RuntimeError, ValueError, TypeError) as reason:
         first = next(iter(str(reason).strip().splitlines()), type(reason).__name__)
-        return Finding("problem", "4-bit", f"MLX's 4-bit weights don't work on {device} ({first[:120]})", OTHERWISE)
-    if error > ERROR or wrong > 0.05:
+        return DoctorFinding(
+            "problem", "4-bit", f"MLX's 4-bit weights don't work on {device} ({first[:120]})", MLX_REMEDY
+        )
+    if error > MLX_4BIT_ERROR or wrong > 0.05:
         what = f"MLX's 4-bit weights compute wrongly on {device}: off by {max(error, wrong):.0%}"
-        return Finding("problem", "4-bit", what, OTHERWISE)
-    return Finding("ok", "4-bit", f"MLX computes with affine 4 bits on {device}, forwards and backwards")
+        return DoctorFinding("problem", "4-bit", what, MLX_REMEDY)
+    return DoctorFinding("ok", "4-bit", f"MLX computes with affine 4 bits on {device}, forwards and backwards")
 
 
-def metal() -> Finding:
+def check_metal() -> DoctorFinding:
     """The GPU, or that there is none."""
     import mlx.core as mx
 
     version = metadata.version("mlx")
     if not mx.metal.is_available():
         what = f"mlx {version} has no Metal here: it computes on the CPU, correct and slow"
-        return Finding("note", "metal", what, "use --engine torch on this machine, or a Mac with Apple Silicon")
-    return Finding("ok", "metal", f"mlx {version} on {mx.device_info().get('device_name', 'the GPU')}")
+        return DoctorFinding("note", "metal", what, "use --engine torch on this machine, or a Mac with Apple Silicon")
+    return DoctorFinding("ok", "metal", f"mlx {version} on {mx.device_info().get('device_name', 'the GPU')}")
 
 
-def _mlx_relative(found: Any, expected: Any) -> float:
+def _mlx_relative_error(found: Any, expected: Any) -> float:
     import mlx.core as mx
 
     one, other = found.astype(mx.float32), expected.astype(mx.float32)

@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Measured, Method, line
-from longrepo.utils.cache import Kept
+from longrepo.engines.base import StepBytes, StepMethod, extrapolate
+from longrepo.utils.cache import JsonCache
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName
 
 
-FIXED = ("weights", "adapter", "gradients", "moments")
-UNWINDOWED = 24  # chunks
+FIXED_PARTS = ("weights", "adapter", "gradients", "moments")
+SETTLING_CHUNKS = 24  # chunks
 LIBRARIES = {"torch": ("torch", "transformers", "peft", "bitsandbytes"), "mlx": ("mlx", "mlx-lm", "transformers")}
 
 
 class DryRun(Protocol):
-    """`longrepo.engines.torch.dry_run.DryRun`, or MLX's."""
+    """`longrepo.engines.torch.dry_run.TorchDryRun`, or MLX's."""
 
-    def whole(self, tokens: int) -> Measured: ...
+    def whole(self, tokens: int) -> StepBytes: ...
 
-    def why_not_chunked(self) -> str | None: ...
+    def chunked_unsupported_reason(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class StepMemory:
 
     @staticmethod
     def of(measured: Mapping[str, int]) -> StepMemory:
-        fixed = {name: measured[name] for name in FIXED}
+        fixed = {name: measured[name] for name in FIXED_PARTS}
         base = sum(fixed.values())
         peak = max(value for name, value in measured.items() if name.startswith("peak "))
         kept = min(measured["kept"], peak - base)
@@ -79,7 +79,7 @@ class Estimator:
     ) -> None:
         self.config, self.settings, self.device, self.dtype, self.added = config, settings, device, dtype, added
         self.engine: EngineName = engine
-        self._kept = Kept("dry_runs.json")
+        self._kept = JsonCache("dry_runs.json")
 
     @cached_property
     def window(self) -> int | None:
@@ -88,11 +88,11 @@ class Estimator:
         return getattr(self.config, "sliding_window", None) if "sliding_attention" in kinds else None
 
     @cached_property
-    def why_not_chunked(self) -> str | None:
+    def chunked_unsupported_reason(self) -> str | None:
         """Why the architecture can't be trained in chunks, or None where it can."""
-        key = self._key(Method("chunked", 0), 0)
+        key = self._key(StepMethod("chunked", 0), 0)
         if (found := self._kept.get(key)) is None:
-            found = {"why_not": self.dry_run(Method()).why_not_chunked()}
+            found = {"why_not": self.dry_run(StepMethod()).chunked_unsupported_reason()}
             self._kept.put(key, found)
         reason: str | None = found["why_not"]
         return reason
@@ -100,50 +100,54 @@ class Estimator:
     @cached_property
     def weights(self) -> int:
         """Bytes of the base model."""
-        return self.step(Method(), 2).weights
+        return self.step(StepMethod(), 2).weights
 
-    def step(self, method: Method, tokens: int) -> StepMemory:
+    def step(self, method: StepMethod, tokens: int) -> StepMemory:
         """A step of `batch_size_reference` sequences of `tokens` tokens, whole accumulation windows counted."""
         lengths = self._lengths(method, tokens)
         measured = [self._measured(method, length) for length in lengths]
         if len(lengths) == 1:
             return StepMemory.of(measured[0])
-        return StepMemory.of(line(lengths[0], measured[0], lengths[1], measured[1], tokens))
+        return StepMemory.of(extrapolate(lengths[0], measured[0], lengths[1], measured[1], tokens))
 
-    def _lengths(self, method: Method, tokens: int) -> tuple[int, ...]:
+    def _lengths(self, method: StepMethod, tokens: int) -> tuple[int, ...]:
         """The lengths to dry-run: this one, or two shorter ones that end in a chunk like its last. From there on every
         peak grows by the same for each chunk: beyond the window once a whole chunk sees all of it; without a window
         once the keys outweigh what doesn't grow with them."""
         if method.step == "plain":
             return (tokens,)
         chunk, rest = method.chunk, (tokens - 1) % method.chunk + 1
-        settled, apart = (-(-self.window // chunk) + 1, 1) if self.window else (UNWINDOWED, UNWINDOWED)
+        settled, apart = (-(-self.window // chunk) + 1, 1) if self.window else (SETTLING_CHUNKS, SETTLING_CHUNKS)
         first = rest + settled * chunk
         second = first + apart * chunk
         return (tokens,) if tokens <= second else (first, second)
 
-    def _measured(self, method: Method, tokens: int) -> Measured:
+    def _measured(self, method: StepMethod, tokens: int) -> StepBytes:
         key = self._key(method, tokens)
-        measured: Measured | None = self._kept.get(key)
+        measured: StepBytes | None = self._kept.get(key)
         if measured is None:
             measured = self.dry_run(method).whole(tokens)
             self._kept.put(key, measured)
         return measured
 
-    def dry_run(self, method: Method) -> DryRun:
+    def dry_run(self, method: StepMethod) -> DryRun:
         if self.engine == "mlx":
             import mlx.core as mx
 
             from longrepo.engines.mlx import dry_run as on_mlx
 
-            return on_mlx.DryRun(self.config, self.settings, method, self.device, getattr(mx, self.dtype), self.added)
+            return on_mlx.MlxDryRun(
+                self.config, self.settings, method, self.device, getattr(mx, self.dtype), self.added
+            )
         import torch
 
         from longrepo.engines.torch import dry_run as on_torch
 
-        return on_torch.DryRun(self.config, self.settings, method, self.device, getattr(torch, self.dtype), self.added)
+        return on_torch.TorchDryRun(
+            self.config, self.settings, method, self.device, getattr(torch, self.dtype), self.added
+        )
 
-    def _key(self, method: Method, tokens: int) -> str:
+    def _key(self, method: StepMethod, tokens: int) -> str:
         training, lora = self.settings.training, self.settings.lora
         matters = {
             "config": self.config.to_dict(),

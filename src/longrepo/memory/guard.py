@@ -15,29 +15,29 @@ from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any, Literal
 
-from longrepo.memory.budget import GIB, MAC_WARNING, MachineSensors, Room, Sample, Sensors
+from longrepo.memory.budget import GIB, MAC_WARNING, AvailableMemory, MachineSensors, MemorySample, MemorySensors
 
-EVERY = 1.0  # seconds between samples, and between looks while it waits
-SAY_EVERY, LONGEST_WAIT = 60.0, 600.0  # seconds
-GROWTH = 64 * 2**20  # bytes of swap between two looks: with a warning from macOS, enough for a pause
-SLACK = 1.05  # other programs' use moves by some percent all the time, and compression or swap takes that up
-ENOUGH, RECENT = 10, 5  # steps that make a median to compare with, and steps compared with it
-SLOW, USUAL = 0.7, 0.85  # of the median speed: below the one it is slow, above the other no longer
+SAMPLE_SECONDS = 1.0  # seconds between samples, and between looks while it waits
+REPORT_SECONDS, MAX_WAIT_SECONDS = 60.0, 600.0  # seconds
+SWAP_GROWTH = 64 * 2**20  # bytes of swap between two looks: with a warning from macOS, enough for a pause
+LIMIT_SLACK = 1.05  # other programs' use moves by some percent all the time, and compression or swap takes that up
+MEDIAN_STEPS, RECENT_STEPS = 10, 5  # steps that make a median to compare with, and steps compared with it
+SLOW_SHARE, USUAL_SHARE = 0.7, 0.85  # of the median speed: below the one it is slow, above the other no longer
 
-Record = dict[str, Any]
-Action = Literal["go", "pause", "step_down"]
+TelemetryRecord = dict[str, Any]
+GuardAction = Literal["go", "pause", "step_down"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class GuardVerdict:
     """What to do at a boundary, why, and the bytes this process may hold in all."""
 
-    action: Action
+    action: GuardAction
     reason: str
     room: int
 
 
-class Guard:
+class MemoryGuard:
     """For a run on `mps`, `metal`, `cuda` or `cpu` within `budget_bytes` that a person set (None: what
     the machine has).
 
@@ -50,19 +50,19 @@ class Guard:
         device: str,
         budget_bytes: int | None,
         read_peak: Callable[[], int],
-        write: Callable[[Record], None],
+        write: Callable[[TelemetryRecord], None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
-        sensors: Sensors | None = None,
+        sensors: MemorySensors | None = None,
     ) -> None:
         self._budget, self._read_peak, self._write = budget_bytes, read_peak, write
         self._clock, self._sleep = clock, sleep
         self._sensors = sensors or MachineSensors(device)
         self._planned = 0
-        self._speeds = Speeds()
+        self._speeds = SpeedHistory()
         self._lock = Lock()
-        self._folded: Record = {}
-        self._last: tuple[float, Sample] | None = None
+        self._pending_record: TelemetryRecord = {}
+        self._last: tuple[float, MemorySample] | None = None
         self._swap: int | None = None  # at the last look
         self._limit: int | None = None  # at the last boundary
         self._reason = ""  # of the last verdict
@@ -71,7 +71,7 @@ class Guard:
         self._end = Event()
         self._thread = Thread(target=self._run, name="memory-guard", daemon=True)
 
-    def __enter__(self) -> Guard:
+    def __enter__(self) -> MemoryGuard:
         self._thread.start()
         return self
 
@@ -82,7 +82,7 @@ class Guard:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._end.wait(EVERY):
+        while not self._end.wait(SAMPLE_SECONDS):
             self.sample()
 
     @property
@@ -93,9 +93,9 @@ class Guard:
     @planned.setter
     def planned(self, value: int) -> None:
         if value != self._planned:
-            self._planned, self._speeds = value, Speeds()
+            self._planned, self._speeds = value, SpeedHistory()
 
-    def sample(self) -> Sample:
+    def sample(self) -> MemorySample:
         """Read the sensors once and fold the reading into the record of this update."""
         sample, peak = self._sensors.sample(), self._read_peak()
         highest = {
@@ -108,7 +108,7 @@ class Guard:
             "cgroup_used": round(sample.pressure.cgroup, 3),
         }
         with self._lock:
-            folded = self._folded
+            folded = self._pending_record
             before = self._last[1].swap if self._last else sample.swap
             for name, value in highest.items():
                 folded[name] = max(folded.get(name, value), value)
@@ -118,11 +118,11 @@ class Guard:
             self._last = self._clock(), sample
         return sample
 
-    def take(self) -> Record:
+    def take(self) -> TelemetryRecord:
         """The record of what was sampled since the last call: the highest of each, swap (bytes) as it is and as it
         grew, `room` and speed as they are. Empty where nothing was."""
         with self._lock:
-            record, self._folded = self._folded, {}
+            record, self._pending_record = self._pending_record, {}
         return record
 
     def step(self, tokens: int, seconds: float, length: int) -> str | None:
@@ -130,8 +130,8 @@ class Guard:
         slow against the steps before it at that length, or no longer is."""
         found = self._speeds.add(tokens / max(seconds, 1e-9), length)
         with self._lock:
-            self._folded["speed"] = round(tokens / max(seconds, 1e-9), 2)
-            self._folded["speed_of_usual"] = round(found.share, 3)
+            self._pending_record["speed"] = round(tokens / max(seconds, 1e-9), 2)
+            self._pending_record["speed_of_usual"] = round(found.share, 3)
         if not found.changed:
             return None
         event = "slow" if found.slow else "usual_speed"
@@ -140,7 +140,7 @@ class Guard:
             return f"slow: {found.share:.0%} of the usual speed at {found.up_to:,} tokens (heat, or other programs)"
         return f"as fast as usual again at {found.up_to:,} tokens"
 
-    def boundary(self) -> Verdict:
+    def boundary(self) -> GuardVerdict:
         """Between two steps: read the limits anew and judge."""
         room = self._sensors.room()
         if self._limit is not None and room.limit != self._limit:
@@ -148,21 +148,21 @@ class Guard:
         self._limit = room.limit
         allowed = room.bytes if self._budget is None else min(room.bytes, self._budget)
         with self._lock:
-            self._folded["room"] = allowed
+            self._pending_record["room"] = allowed
         firm, shortage = self._shortage(room)
         strain = self._strain(self._recent())
         self._reason = shortage or strain or "within the plan"
         if not shortage and not strain:
             self._waited_in_vain = False
         may_pause = not self._waited_in_vain and self._clock() >= self._rest_until
-        action: Action = "go"
+        action: GuardAction = "go"
         if (shortage or strain) and may_pause and not firm:
             action = "pause"
         elif shortage:
             action = "step_down"
-        return Verdict(action, self._reason, allowed)
+        return GuardVerdict(action, self._reason, allowed)
 
-    def wait_out(self, say: Callable[[str], None], stop: Callable[[], bool]) -> bool:
+    def wait_for_memory(self, say: Callable[[str], None], stop: Callable[[], bool]) -> bool:
         """What a pause is: wait until memory is free, `stop()` says so, or ten minutes have gone; whether it is free.
 
         Says what it does, each minute too. Afterwards it lets at least as much time go to work before it asks for
@@ -170,48 +170,48 @@ class Guard:
         """
         began = said = self._clock()
         reason = self._reason
-        say(f"paused: {reason}; waiting for other programs, at most {LONGEST_WAIT / 60:.0f} minutes")
+        say(f"paused: {reason}; waiting for other programs, at most {MAX_WAIT_SECONDS / 60:.0f} minutes")
         self._write({"event": "pause", "reason": reason})
-        while reason and self._clock() - began < LONGEST_WAIT and not stop():
-            self._sleep(EVERY)
-            reason = self._wanting()
-            if reason and self._clock() - said >= SAY_EVERY:
+        while reason and self._clock() - began < MAX_WAIT_SECONDS and not stop():
+            self._sleep(SAMPLE_SECONDS)
+            reason = self._pause_reason()
+            if reason and self._clock() - said >= REPORT_SECONDS:
                 said = self._clock()
                 say(f"still paused after {(said - began) / 60:.0f} min: {reason}")
         waited = self._clock() - began
-        self._rest_until = self._clock() + max(waited, SAY_EVERY)
+        self._rest_until = self._clock() + max(waited, REPORT_SECONDS)
         self._waited_in_vain = bool(reason)
         if not stop():
             say(f"going on after {waited:.0f} s" + (f", although {reason}" if reason else ""))
         self._write({"event": "resume", "seconds": round(waited, 1), "relieved": not reason})
         return not reason
 
-    def _wanting(self) -> str:
+    def _pause_reason(self) -> str:
         return self._shortage(self._sensors.room())[1] or self._strain(self.sample())
 
-    def _shortage(self, room: Room) -> tuple[bool, str]:
+    def _shortage(self, room: AvailableMemory) -> tuple[bool, str]:
         """Whether a limit forbids the plan, and why it does or why free memory isn't enough for it; "" where it is."""
         plan = f"{self._planned / GIB:.2f} GiB planned"
         if self._budget is not None and self._planned > self._budget:
             return True, f"{plan}, {self._budget / GIB:.2f} GiB allowed (memory.budget_gb)"
-        if self._planned <= room.bytes * (1 if room.firm else SLACK):
+        if self._planned <= room.bytes * (1 if room.enforced else LIMIT_SLACK):
             return False, ""
-        return room.firm, f"{plan}, {room.bytes / GIB:.2f} GiB there ({room.source})"
+        return room.enforced, f"{plan}, {room.bytes / GIB:.2f} GiB there ({room.source})"
 
-    def _strain(self, sample: Sample) -> str:
+    def _strain(self, sample: MemorySample) -> str:
         """Why the machine is short although this run is within its plan; "" where it isn't."""
         grown = sample.swap - (sample.swap if self._swap is None else self._swap)
         self._swap = sample.swap
-        warned = sample.pressure.level >= MAC_WARNING and grown >= GROWTH
+        warned = sample.pressure.level >= MAC_WARNING and grown >= SWAP_GROWTH
         return f"memory pressure ({sample.pressure})" if sample.pressure.high or warned else ""
 
-    def _recent(self) -> Sample:
+    def _recent(self) -> MemorySample:
         last = self._last
-        return last[1] if last and self._clock() - last[0] < 2 * EVERY else self.sample()
+        return last[1] if last and self._clock() - last[0] < 2 * SAMPLE_SECONDS else self.sample()
 
 
 @dataclass(frozen=True)
-class Speed:
+class SpeedChange:
     """`share` of the usual speed that the last steps of `up_to` tokens had; whether that is slow, and that is news."""
 
     share: float
@@ -220,7 +220,7 @@ class Speed:
     changed: bool
 
 
-class Speeds:
+class SpeedHistory:
     """Steps' speeds by length (up to each power of two), against their own median while they weren't slow."""
 
     def __init__(self) -> None:
@@ -228,17 +228,17 @@ class Speeds:
         self._recent: dict[int, deque[float]] = {}
         self._slow: dict[int, bool] = {}
 
-    def add(self, speed: float, length: int) -> Speed:
+    def add(self, speed: float, length: int) -> SpeedChange:
         up_to = 1 << max(length - 1, 1).bit_length()
         usual, recent = self._usual.setdefault(up_to, []), self._recent.setdefault(up_to, deque())
         before = self._slow.get(up_to, False)
         recent.append(speed)
-        if len(recent) > RECENT:
+        if len(recent) > RECENT_STEPS:
             oldest = recent.popleft()
             if not before:
                 insort(usual, oldest)
-        if len(usual) < ENOUGH:
-            return Speed(1.0, up_to, False, False)
+        if len(usual) < MEDIAN_STEPS:
+            return SpeedChange(1.0, up_to, False, False)
         share = median(recent) / median(usual)
-        self._slow[up_to] = slow = share < (USUAL if before else SLOW)
-        return Speed(share, up_to, slow, slow != before)
+        self._slow[up_to] = slow = share < (USUAL_SHARE if before else SLOW_SHARE)
+        return SpeedChange(share, up_to, slow, slow != before)

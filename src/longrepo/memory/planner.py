@@ -21,31 +21,31 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from longrepo.config.schema import ContextSettings, GivenPhase, Settings
+from longrepo.config.schema import ContextSettings, PhaseConfig, Settings
 from longrepo.curriculum.schedule import Phase
 from longrepo.data.tokenizer import STRUCTURE_TOKENS
-from longrepo.engines.base import Method
+from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import ModelShape, read_config, read_shape
 from longrepo.errors import InputError
-from longrepo.memory.budget import GIB, Budget, own_memory
+from longrepo.memory.budget import GIB, Budget, process_memory
 from longrepo.memory.estimate import Estimator, StepMemory, code_identity
-from longrepo.rope.apply import OWN, said
-from longrepo.utils.cache import Kept
+from longrepo.rope.apply import NATIVE_CONTEXT, describe_context
+from longrepo.utils.cache import JsonCache
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName
 
 
 @dataclass(frozen=True)
-class Planned:
+class StepEstimate:
     """A method for sequences of `length` tokens. What it needs is found when it is first asked for: seconds where it
     was never dry-run before. `overhead`: bytes of the process beside its tensors. `seconds`: of one micro-batch."""
 
-    method: Method
+    method: StepMethod
     length: int
-    estimate: Callable[[Method, int], StepMemory]
+    estimate: Callable[[StepMethod, int], StepMemory]
     overhead: int = 0
-    time: Callable[[Method, int], float | None] = lambda method, length: None
+    time: Callable[[StepMethod, int], float | None] = lambda method, length: None
 
     @cached_property
     def memory(self) -> StepMemory:
@@ -84,21 +84,21 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class PhasePlan:
+class PhaseMemoryPlan:
     """`rungs`: every method there is, from the cheapest in time to the leanest; `chosen`: the first that fits, at the
     positions of `context`."""
 
     number: int
-    rungs: tuple[Planned, ...]
-    chosen: Planned
-    context: ContextSettings = OWN
+    estimates: tuple[StepEstimate, ...]
+    chosen: StepEstimate
+    context: ContextSettings = NATIVE_CONTEXT
 
     def as_dict(self) -> dict[str, Any]:
         return self.chosen.as_dict() | {"context": self.context.model_dump(mode="json", exclude_defaults=True)}
 
     def line(self, budget: Budget) -> str:
         chosen = self.chosen
-        where = "" if self.context == OWN else f", positions {said(self.context)}"
+        where = "" if self.context == NATIVE_CONTEXT else f", positions {describe_context(self.context)}"
         disk = f", {chosen.disk_held / GIB:.1f} GiB on disk" if chosen.disk_held else ""
         return (
             f"memory: phase {self.number} ({chosen.length:,} tokens{where}) needs {chosen.peak / GIB:.2f} GiB of "
@@ -107,10 +107,10 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class MemoryPlan:
     """Phase number → its plan."""
 
-    phases: Mapping[int, PhasePlan]
+    phases: Mapping[int, PhaseMemoryPlan]
     budget: Budget
     device: str
 
@@ -120,7 +120,7 @@ class RunPlan:
         return max((phase.chosen.peak for phase in self.phases.values()), default=0)
 
     @property
-    def roomy(self) -> bool:
+    def has_headroom(self) -> bool:
         """Whether it matters little what the process holds beside that."""
         return self.peak <= self.budget.bytes // 2
 
@@ -137,14 +137,14 @@ class RunPlan:
         return json.dumps(content, indent=2) + "\n"
 
 
-CHUNKS = (1024, 512, 256, 128)
-STEP = 128  # tokens: lengths that are looked for are multiples of it
-LONGEST = 131_072
+CHUNK_SIZES = (1024, 512, 256, 128)
+LENGTH_STEP = 128  # tokens: lengths that are looked for are multiples of it
+MAX_LENGTH = 131_072
 DISK_SHARE = 0.9  # of the free space, where memory.max_disk_gb doesn't say
 
 
 @dataclass(frozen=True)
-class Planner:
+class MemoryPlanner:
     """Plans steps of one model and one set of settings on one kind of device."""
 
     settings: Settings
@@ -152,7 +152,7 @@ class Planner:
     estimator: Estimator
     overhead: int
     disk: int  # bytes that a store may hold
-    time: Callable[[Method, int], float | None] = lambda method, length: None
+    time: Callable[[StepMethod, int], float | None] = lambda method, length: None
 
     @staticmethod
     def of(
@@ -160,9 +160,9 @@ class Planner:
         device: str,
         dtype: str,
         scratch: Path | None = None,
-        time: Callable[[Method, int], float | None] = lambda method, length: None,
+        time: Callable[[StepMethod, int], float | None] = lambda method, length: None,
         engine: EngineName = "torch",
-    ) -> Planner:
+    ) -> MemoryPlanner:
         """`scratch`: the folder of the disk store. Raises InputError for a model without a readable configuration."""
         config = read_config(settings.model.name, settings.model.revision, settings.context)
         shape = read_shape(config, engine)
@@ -175,24 +175,26 @@ class Planner:
         added = len(STRUCTURE_TOKENS) if settings.data.structure_tokens else 0
         estimator = Estimator(config, settings, device, dtype, added, engine)
         overhead = process_overhead(engine) if device == "cpu" else 0
-        return Planner(settings, shape, estimator, overhead, disk_room(settings, scratch), time)
+        return MemoryPlanner(settings, shape, estimator, overhead, disk_allowance(settings, scratch), time)
 
-    def at(self, context: ContextSettings) -> Planner:
+    def at(self, context: ContextSettings) -> MemoryPlanner:
         """The same at other positions. Raises InputError where the model can't be computed so."""
         if context == self.settings.context:
             return self
         settings = self.settings.model_copy(update={"context": context})
         config = read_config(settings.model.name, settings.model.revision, context)
         shape = replace(self.shape, max_positions=config.max_position_embeddings)
-        return replace(_with(self, settings, config), shape=shape)
+        return replace(_with_settings(self, settings, config), shape=shape)
 
-    def rungs(self, length: int) -> tuple[Planned, ...]:
+    def estimates(self, length: int) -> tuple[StepEstimate, ...]:
         """Every method that the settings and the architecture allow, from the cheapest in time to the leanest.
 
         Raises InputError where the settings ask for chunks and the architecture can't be walked so.
         """
-        allowed = list(methods(self.settings, length, self.shape.layers, self.estimator.engine))
-        if any(method.step == "chunked" for method in allowed) and (reason := self.estimator.why_not_chunked):
+        allowed = list(allowed_methods(self.settings, length, self.shape.layers, self.estimator.engine))
+        if any(method.step == "chunked" for method in allowed) and (
+            reason := self.estimator.chunked_unsupported_reason
+        ):
             allowed = [method for method in allowed if method.step == "plain"]
             if not allowed:
                 raise InputError(
@@ -201,53 +203,53 @@ class Planner:
                 )
         return tuple(self.planned(method, length) for method in allowed)
 
-    def planned(self, method: Method, length: int) -> Planned:
-        return Planned(method, length, self.estimator.step, self.overhead, self.time)
+    def planned(self, method: StepMethod, length: int) -> StepEstimate:
+        return StepEstimate(method, length, self.estimator.step, self.overhead, self.time)
 
-    def first_fit(self, length: int, budget: int) -> Planned | None:
+    def first_fit(self, length: int, budget: int) -> StepEstimate | None:
         """The cheapest method that fits `budget` bytes and the disk; None where none does."""
-        return next((rung for rung in self.rungs(length) if rung.fits(budget, self.disk)), None)
+        return next((rung for rung in self.estimates(length) if rung.fits(budget, self.disk)), None)
 
-    def longest(self, budget: int, method: Method | None = None, most: int = LONGEST) -> int:
+    def longest(self, budget: int, method: StepMethod | None = None, most: int = MAX_LENGTH) -> int:
         """The most tokens, a multiple of 128, that fit (by `method`, or by the leanest): 0 where not even 128 do."""
         most = min(most, self.shape.max_positions)
-        leanest = method or self.rungs(most)[-1].method
+        leanest = method or self.estimates(most)[-1].method
 
-        low, high = (self.planned(leanest, steps * STEP) for steps in (1, max(1, most // STEP)))
+        low, high = (self.planned(leanest, steps * LENGTH_STEP) for steps in (1, max(1, most // LENGTH_STEP)))
         if high.fits(budget, self.disk):
             return high.length
         if not low.fits(budget, self.disk):
             return 0
-        while high.length - low.length > STEP:  # peaks are nearly linear in the length: few steps lead there
+        while high.length - low.length > LENGTH_STEP:  # peaks are nearly linear in the length: few steps lead there
             share = (budget - low.peak) / max(1, high.peak - low.peak)
-            steps = (low.length + int(share * (high.length - low.length))) // STEP
-            steps = min(max(steps, low.length // STEP + 1), high.length // STEP - 1)
-            middle = self.planned(leanest, steps * STEP)
+            steps = (low.length + int(share * (high.length - low.length))) // LENGTH_STEP
+            steps = min(max(steps, low.length // LENGTH_STEP + 1), high.length // LENGTH_STEP - 1)
+            middle = self.planned(leanest, steps * LENGTH_STEP)
             low, high = (middle, high) if middle.fits(budget, self.disk) else (low, middle)
         return low.length
 
 
-def plan_run(planner: Planner, phases: Sequence[Phase], budget: Budget) -> RunPlan:
+def plan_run(planner: MemoryPlanner, phases: Sequence[Phase], budget: Budget) -> MemoryPlan:
     """Each phase at its positions by the cheapest method that fits its longest sequence.
 
     Raises InputError where none does, with the nearest settings that do, or where the model can't be computed so.
     """
     planned = {}
-    check_weights(planner, budget)
+    check_weights_fit(planner, budget)
     for phase in phases:
-        length, at = phase.max_length, positioned(planner, phase)
-        rungs = at.rungs(length)
+        length, at = phase.max_length, checked_phase_planner(planner, phase)
+        rungs = at.estimates(length)
         chosen = rungs[0] if rungs[0].fits(budget.bytes, at.disk) else None
         if chosen is None and rungs[-1].peak > budget.bytes:  # the leanest: no need to plan those between
-            raise InputError(_refusal(at, phase, rungs[-1:], budget))
+            raise InputError(_refusal_message(at, phase, rungs[-1:], budget))
         chosen = chosen or next((rung for rung in rungs if rung.fits(budget.bytes, at.disk)), None)
         if chosen is None:
-            raise InputError(_refusal(at, phase, rungs, budget))
-        planned[phase.number] = PhasePlan(phase.number, rungs, chosen, phase.context)
-    return RunPlan(planned, budget, planner.estimator.device)
+            raise InputError(_refusal_message(at, phase, rungs, budget))
+        planned[phase.number] = PhaseMemoryPlan(phase.number, rungs, chosen, phase.context)
+    return MemoryPlan(planned, budget, planner.estimator.device)
 
 
-def at_phase(planner: Planner, given: GivenPhase) -> Planner:
+def phase_planner(planner: MemoryPlanner, given: PhaseConfig) -> MemoryPlanner:
     """The planner at a phase's positions. Raises InputError, naming its settings, where these can't be computed."""
     try:
         return planner.at(given.positions(planner.settings.context))
@@ -255,9 +257,9 @@ def at_phase(planner: Planner, given: GivenPhase) -> Planner:
         raise InputError(given.named(str(error))) from None
 
 
-def positioned(planner: Planner, phase: Phase) -> Planner:
+def checked_phase_planner(planner: MemoryPlanner, phase: Phase) -> MemoryPlanner:
     """As `at_phase`. Raises InputError, too, where these positions don't reach the phase's longest sequence."""
-    given, at = phase.given, at_phase(planner, phase.given)
+    given, at = phase.given, phase_planner(planner, phase.given)
     if phase.max_length <= at.shape.max_positions:
         return at
     farther = given.setting("context.") if given.is_further else "context."
@@ -268,53 +270,53 @@ def positioned(planner: Planner, phase: Phase) -> Planner:
     )
 
 
-def methods(settings: Settings, length: int, layers: int, engine: EngineName = "torch") -> Iterator[Method]:
+def allowed_methods(settings: Settings, length: int, layers: int, engine: EngineName = "torch") -> Iterator[StepMethod]:
     """Those that `memory.step`, `memory.store` and `memory.chunk_tokens` allow, from the cheapest in time to the
     leanest. Kept layers that are computed again cost a forward pass; a disk wears. On MLX the plain step is there
     only where it is asked for: its graph of a whole sequence is not cheaper in time."""
     memory = settings.memory
     may_be_plain = memory.step == "plain" or (memory.step == "auto" and engine == "torch")
     if may_be_plain and memory.store == "auto" and memory.chunk_tokens == "auto":
-        yield Method()
+        yield StepMethod()
     if memory.step == "plain":
         if memory.store != "auto" or memory.chunk_tokens != "auto":
-            yield Method()
+            yield StepMethod()
         return
-    shorter = [chunk for chunk in CHUNKS if chunk < length] or [CHUNKS[-1]]
+    shorter = [chunk for chunk in CHUNK_SIZES if chunk < length] or [CHUNK_SIZES[-1]]
     chunks = shorter if memory.chunk_tokens == "auto" else [memory.chunk_tokens]
     lean = chunks[-3:]
     if memory.store in ("auto", "memory"):
-        yield from (Method("chunked", chunk) for chunk in chunks)
+        yield from (StepMethod("chunked", chunk) for chunk in chunks)
     if memory.store in ("auto", "recompute") and layers > 2:
-        yield from (Method("chunked", chunk, "recompute", 2) for chunk in lean[:2])
-        if (every := _leanest_every(layers)) > 2:
-            yield Method("chunked", lean[min(1, len(lean) - 1)], "recompute", every)
+        yield from (StepMethod("chunked", chunk, "recompute", 2) for chunk in lean[:2])
+        if (every := _leanest_interval(layers)) > 2:
+            yield StepMethod("chunked", lean[min(1, len(lean) - 1)], "recompute", every)
     if memory.store in ("auto", "disk"):
-        yield from (Method("chunked", chunk, "disk") for chunk in lean)
+        yield from (StepMethod("chunked", chunk, "disk") for chunk in lean)
 
 
 def process_overhead(engine: EngineName = "torch") -> int:
     """Bytes of libraries and buffers that a process on the CPU holds beside its tensors: this one's, once the engine is
     imported, or what a step had where the machine was calibrated, if that is more. Ask before a model is loaded."""
-    kept, key, module = Kept("process.json"), code_identity(engine), f"longrepo.engines.{engine}.engine"
+    kept, key, module = JsonCache("process.json"), code_identity(engine), f"longrepo.engines.{engine}.engine"
     libraries = kept.get(f"libraries {key}")
     if libraries is None or module in sys.modules:
         import_module(module)
-        libraries = own_memory().resident + _buffers(engine)
+        libraries = process_memory().resident + _buffer_bytes(engine)
         kept.put(f"libraries {key}", libraries)
     return max(libraries, kept.get(f"step {key}") or 0)
 
 
-def _buffers(engine: EngineName) -> int:
+def _buffer_bytes(engine: EngineName) -> int:
     """Bytes of freed buffers that an engine keeps for reuse on a CPU."""
     if engine == "torch":
         return 0
-    from longrepo.engines.mlx.device import LEAST_CACHE
+    from longrepo.engines.mlx.device import MIN_CACHE
 
-    return LEAST_CACHE
+    return MIN_CACHE
 
 
-def disk_room(settings: Settings, folder: Path | None) -> int:
+def disk_allowance(settings: Settings, folder: Path | None) -> int:
     """Bytes that the disk store may hold."""
     free = shutil.disk_usage(folder or tempfile.gettempdir()).free
     if settings.memory.max_disk_gb is None:
@@ -322,12 +324,12 @@ def disk_room(settings: Settings, folder: Path | None) -> int:
     return min(free, int(settings.memory.max_disk_gb * GIB))
 
 
-def _leanest_every(layers: int) -> int:
+def _leanest_interval(layers: int) -> int:
     """Keeping every k-th layer's input holds layers / k of them, and k layers' inputs, keys and values at a time."""
     return min(range(2, 5), key=lambda every: math.ceil(layers / every) + every)
 
 
-def check_weights(planner: Planner, budget: Budget) -> None:
+def check_weights_fit(planner: MemoryPlanner, budget: Budget) -> None:
     """Raises InputError where not even the weights fit."""
     weights = planner.estimator.weights
     if weights + planner.overhead <= budget.bytes:
@@ -342,7 +344,7 @@ def check_weights(planner: Planner, budget: Budget) -> None:
     )
 
 
-def _refusal(planner: Planner, phase: Phase, rungs: tuple[Planned, ...], budget: Budget) -> str:
+def _refusal_message(planner: MemoryPlanner, phase: Phase, rungs: tuple[StepEstimate, ...], budget: Budget) -> str:
     room, least = budget.bytes, min(rungs, key=lambda rung: rung.peak)
     of = f"{room / GIB:.2f} GiB ({budget.reason})"
     lean = [rung for rung in rungs if rung.peak <= room]
@@ -358,7 +360,7 @@ def _refusal(planner: Planner, phase: Phase, rungs: tuple[Planned, ...], budget:
     )
 
 
-def _remedies(planner: Planner, phase: Phase, least: Planned, budget: Budget) -> list[str]:
+def _remedies(planner: MemoryPlanner, phase: Phase, least: StepEstimate, budget: Budget) -> list[str]:
     """Each tried by the planner, not guessed."""
     settings, found = planner.settings, []
     shorter = planner.longest(budget.bytes, least.method, least.length)
@@ -368,20 +370,22 @@ def _remedies(planner: Planner, phase: Phase, least: Planned, budget: Budget) ->
         found.append(f"lora.r={rank}")
     if settings.memory.step == "plain" or settings.memory.store != "auto" or settings.memory.chunk_tokens != "auto":
         free = {"step": "auto", "store": "auto", "chunk_tokens": "auto"}
-        open_ = _with(planner, settings.model_copy(update={"memory": settings.memory.model_copy(update=free)}))
+        open_ = _with_settings(planner, settings.model_copy(update={"memory": settings.memory.model_copy(update=free)}))
         if (fit := open_.first_fit(least.length, budget.bytes)) is not None:
             found.append(f"memory.step, store and chunk_tokens = auto ({fit.method})")
     found.append(f"memory.budget_gb={math.ceil(least.peak / GIB * 10) / 10:g}")
     return [*found, phase.given.off]
 
 
-def _smaller_rank(planner: Planner, least: Planned, budget: Budget) -> int | None:
+def _smaller_rank(planner: MemoryPlanner, least: StepEstimate, budget: Budget) -> int | None:
     """The largest of half, a quarter … of the rank that fits: every peak is a straight line over the rank."""
     settings, rank = planner.settings, planner.settings.lora.r
 
     def peak(r: int) -> int:
         lora = settings.lora.model_copy(update={"r": r})
-        return _with(planner, settings.model_copy(update={"lora": lora})).planned(least.method, least.length).peak
+        return (
+            _with_settings(planner, settings.model_copy(update={"lora": lora})).planned(least.method, least.length).peak
+        )
 
     if settings.training.weights == "all" or rank < 2 or peak(1) > budget.bytes:
         return None
@@ -392,18 +396,18 @@ def _smaller_rank(planner: Planner, least: Planned, budget: Budget) -> int | Non
     return rank
 
 
-def _with(planner: Planner, settings: Settings, config: Any = None) -> Planner:
+def _with_settings(planner: MemoryPlanner, settings: Settings, config: Any = None) -> MemoryPlanner:
     one = planner.estimator
     estimator = Estimator(config or one.config, settings, one.device, one.dtype, one.added, one.engine)
     return replace(planner, settings=settings, estimator=estimator)
 
 
-class Rung(Protocol):
+class MethodEstimate(Protocol):
     """A method as planned for sequences of `length` tokens: it needs `peak` bytes, and `disk_held` on disk. Asking
     for them may take seconds the first time."""
 
     @property
-    def method(self) -> Method: ...
+    def method(self) -> StepMethod: ...
 
     @property
     def length(self) -> int: ...
@@ -416,7 +420,7 @@ class Rung(Protocol):
 
 
 @dataclass(frozen=True)
-class Ladder:
+class Methods:
     """The rungs of one length in the planner's order of preference, the one it chose, and the bytes that a store may
     hold on disk (None: any number).
 
@@ -424,47 +428,47 @@ class Ladder:
     largest of them first; then whatever else needs less.
     """
 
-    rungs: tuple[Rung, ...]
-    chosen: Rung
+    estimates: tuple[MethodEstimate, ...]
+    chosen: MethodEstimate
     disk: int | None = None
 
-    def of(self, method: Method) -> Rung | None:
-        return next((rung for rung in self.rungs if rung.method == method), None)
+    def of(self, method: StepMethod) -> MethodEstimate | None:
+        return next((rung for rung in self.estimates if rung.method == method), None)
 
-    def start(self, method: Method | None = None, ceiling: int | None = None) -> Rung:
+    def start(self, method: StepMethod | None = None, ceiling: int | None = None) -> MethodEstimate:
         """The rung of `method` (without one, or where it isn't among the rungs, the chosen one) if it is planned
         below `ceiling` bytes; else the next that is; where none is, the one that needs least."""
         first = (self.of(method) if method else None) or self.chosen
         if ceiling is None or first.peak < ceiling:
             return first
-        below = next((rung for rung in self._down_from(first) if rung.peak < ceiling), None)
-        return below or min((first, *self._down_from(first)), key=lambda rung: rung.peak)
+        below = next((rung for rung in self._lower_estimates(first) if rung.peak < ceiling), None)
+        return below or min((first, *self._lower_estimates(first)), key=lambda rung: rung.peak)
 
-    def lower(self, current: Rung, room: int | None = None) -> Rung | None:
+    def lower(self, current: MethodEstimate, room: int | None = None) -> MethodEstimate | None:
         """The next rung that needs less than `current`: within `room` bytes if any is, else the one that needs least;
         None where `current` is the lowest. Without `room` simply the next."""
-        following = next((rung for rung in self._down_from(current) if room is None or rung.peak <= room), None)
-        return following or min(self._down_from(current), key=lambda rung: rung.peak, default=None)
+        following = next((rung for rung in self._lower_estimates(current) if room is None or rung.peak <= room), None)
+        return following or min(self._lower_estimates(current), key=lambda rung: rung.peak, default=None)
 
-    def _down_from(self, current: Rung) -> Iterator[Rung]:
+    def _lower_estimates(self, current: MethodEstimate) -> Iterator[MethodEstimate]:
         """Those that need less, in order; each is planned only when its turn comes."""
 
-        def order(rung: Rung) -> tuple[int, int]:
-            if same_chunks(rung.method, current.method):
+        def order(rung: MethodEstimate) -> tuple[int, int]:
+            if differ_in_store_only(rung.method, current.method):
                 return 0, 0
             smaller = rung.method.step == "chunked" and (
                 current.method.step == "plain" or rung.method.chunk < current.method.chunk
             )
             return (1, -rung.method.chunk) if smaller else (2, rung.method.chunk)
 
-        for rung in sorted(self.rungs, key=order):
+        for rung in sorted(self.estimates, key=order):
             if rung.method != current.method and self._has_disk(rung) and rung.peak < current.peak:
                 yield rung
 
-    def _has_disk(self, rung: Rung) -> bool:
+    def _has_disk(self, rung: MethodEstimate) -> bool:
         return rung.method.store != "disk" or self.disk is None or rung.disk_held <= self.disk
 
 
-def same_chunks(one: Method, other: Method) -> bool:
+def differ_in_store_only(one: StepMethod, other: StepMethod) -> bool:
     """Whether two methods give the same bits: they differ in the store alone."""
     return (one.step, one.chunk) == (other.step, other.chunk)

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.engines.base import Measured, Method
+from longrepo.engines.base import StepBytes, StepMethod
 from longrepo.engines.model_shape import read_config
 from longrepo.engines.tiers import Tier, Tiers
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import Estimator, code_identity
-from longrepo.memory.planner import Planner, check_weights
-from longrepo.rope.apply import said
-from longrepo.utils.cache import Kept
+from longrepo.memory.planner import MemoryPlanner, check_weights_fit
+from longrepo.rope.apply import describe_context
+from longrepo.utils.cache import JsonCache
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 
-Attention = Literal["tiled", "fused"]  # how long sequences are attended to there: in query chunks, or by one kernel
+AttentionKernel = Literal[
+    "tiled", "fused"
+]  # how long sequences are attended to there: in query chunks, or by one kernel
 
 MAC_SIZES = (8, 16, 18, 24, 32, 36, 48, 64, 96, 128)  # GiB of unified memory
 GPU_SIZES = {  # MiB, as nvidia-smi reports them: error correction already takes its part of some
@@ -67,7 +69,7 @@ class Machine:
     source: str
 
     @property
-    def attention(self) -> Attention:
+    def attention(self) -> AttentionKernel:
         """Metal has no fused attention with a backward pass, CUDA has."""
         return "tiled" if self.device == "mps" else "fused"
 
@@ -83,7 +85,7 @@ def mac_working_set(memory: int) -> int:
     return memory * 3 // 4 if memory >= 36 * GIB else memory * 2 // 3
 
 
-def machines() -> tuple[Machine, ...]:
+def known_machines() -> tuple[Machine, ...]:
     """Macs, then GPUs, each from the smallest to the largest."""
     macs = (
         Machine(f"Mac {size} GB", "mps", size * GIB, mac_working_set(size * GIB), "recommendedMaxWorkingSetSize")
@@ -96,11 +98,11 @@ def machines() -> tuple[Machine, ...]:
     return (*macs, *gpus)
 
 
-LENGTHS = (1024, 2048, 4096, 8192, 16384)
+TABLE_LENGTHS = (1024, 2048, 4096, 8192, 16384)
 
 
-def outlook(
-    planner: Planner, lengths: Mapping[str, tuple[int, Planner]], budget: Budget, sequences: Path | None
+def plan_report(
+    planner: MemoryPlanner, lengths: Mapping[str, tuple[int, MemoryPlanner]], budget: Budget, sequences: Path | None
 ) -> dict[str, Any]:
     """`lengths`: name → tokens, and the planner at their positions. Bytes and seconds; a phase that nothing fits has no
     method.
@@ -114,14 +116,15 @@ def outlook(
                 f"{name} ({tokens:,} tokens): {settings.model.name} was trained to {reach:,} positions; "
                 "plan that or less, or have them reach farther with context.target_length and a context.method"
             )
-    check_weights(planner, budget)
+    check_weights_fit(planner, budget)
     lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
     phases = []
     for name, (tokens, at) in lengths.items():
         fit = at.first_fit(tokens, budget.bytes)
-        entry: dict[str, Any] = {"name": name, "length": tokens, "positions": said(at.settings.context)}
+        entry: dict[str, Any] = {"name": name, "length": tokens, "positions": describe_context(at.settings.context)}
         phases.append(
-            entry | (fit.as_dict() | {"said": str(fit.method)} if fit else {"why_not": _why_not(at, tokens, budget)})
+            entry
+            | (fit.as_dict() | {"said": str(fit.method)} if fit else {"why_not": _no_fit_reason(at, tokens, budget)})
         )
     told = {
         "model": settings.model.name,
@@ -139,23 +142,23 @@ def outlook(
         },
         "overhead": planner.overhead,
         "phases": phases,
-        "plain_only": planner.estimator.why_not_chunked,
+        "plain_only": planner.estimator.chunked_unsupported_reason,
         "longest": planner.longest(budget.bytes),
-        "epochs": _epochs(planner, phases, sequences) if sequences else None,
+        "epochs": _epoch_costs(planner, phases, sequences) if sequences else None,
     }
     return told
 
 
-def _why_not(planner: Planner, tokens: int, budget: Budget) -> str:
+def _no_fit_reason(planner: MemoryPlanner, tokens: int, budget: Budget) -> str:
     """What the leanest method needs, where nothing fits."""
-    least = planner.rungs(tokens)[-1]
+    least = planner.estimates(tokens)[-1]
     if least.peak <= budget.bytes:
         room = f"{planner.disk / GIB:.1f} GiB may be used (memory.max_disk_gb, free space)"
         return f"{least.method} would fit, but needs {least.disk_held / GIB:.1f} GiB on disk, and {room}"
     return f"nothing fits: {least.method} needs {least.peak / GIB:.2f} GiB"
 
 
-def machine_table(planner: Planner, dtype: str, lengths: Sequence[int] = LENGTHS) -> list[dict[str, Any]]:
+def machine_table(planner: MemoryPlanner, dtype: str, lengths: Sequence[int] = TABLE_LENGTHS) -> list[dict[str, Any]]:
     """Each machine with the cheapest method that fits it, by length; None where none does. Macs by the plan's engine,
     GPUs always by torch."""
     one, rows = planner.estimator, []
@@ -169,7 +172,7 @@ def machine_table(planner: Planner, dtype: str, lengths: Sequence[int] = LENGTHS
         )
         for kind, (device, engine) in engines.items()
     }
-    for machine in machines():
+    for machine in known_machines():
         of = by_kind[machine.device]
         fits = {n: of.first_fit(n, machine.usable) for n in lengths if n <= planner.shape.max_positions}
         methods = {n: str(fit.method) if fit else None for n, fit in fits.items()}
@@ -177,16 +180,16 @@ def machine_table(planner: Planner, dtype: str, lengths: Sequence[int] = LENGTHS
     return rows
 
 
-def _epochs(planner: Planner, phases: list[dict[str, Any]], sequences: Path) -> list[dict[str, Any]]:
+def _epoch_costs(planner: MemoryPlanner, phases: list[dict[str, Any]], sequences: Path) -> list[dict[str, Any]]:
     """Of each phase: tokens, seconds and bytes written to disk in an epoch, and its epochs."""
-    from longrepo.curriculum.schedule import phases_from
+    from longrepo.curriculum.schedule import make_schedule
     from longrepo.data.dataset import read_sequences
 
     file = read_sequences(sequences)
     lengths = [n for n, split in zip(file.lengths(), file.column("split"), strict=True) if split == "train"]
     by_name = {entry["name"]: entry for entry in phases}
     found = []
-    for phase in phases_from(planner.settings):
+    for phase in make_schedule(planner.settings):
         entry = by_name.get(f"phase {phase.number}")
         if entry is None or "method" not in entry:
             continue
@@ -201,10 +204,10 @@ def _epochs(planner: Planner, phases: list[dict[str, Any]], sequences: Path) -> 
     return found
 
 
-BITS = (16, 8, 4)
+CACHE_BITS = (16, 8, 4)
 
 
-def inference_outlook(planner: Planner, tiers: Tiers, budget: Budget) -> dict[str, Any]:
+def inference_report(planner: MemoryPlanner, tiers: Tiers, budget: Budget) -> dict[str, Any]:
     """`planner` is that of the trained positions. Bytes.
 
     `together` is the model, a cache as computed and the process's libraries. `peak` adds what reading a prompt that
@@ -212,10 +215,10 @@ def inference_outlook(planner: Planner, tiers: Tiers, budget: Budget) -> dict[st
     bound. `cache` by bits; None where the engine's library has none, and `why_not` says why. Text that was read is kept
     in `dtype`, which `16` stands for.
     """
-    one, step = planner.estimator, planner.estimator.step(Method(), 2)
+    one, step = planner.estimator, planner.estimator.step(StepMethod(), 2)
     model = step.weights + step.adapter
-    estimators = {tier.context: _at(one, planner.settings, tier.context) for tier in tiers.every}
-    rows = [_row(tier, estimators[tier.context], model, planner.overhead, budget) for tier in tiers.every]
+    estimators = {tier.context: _estimator_at(one, planner.settings, tier.context) for tier in tiers.every}
+    rows = [_tier_row(tier, estimators[tier.context], model, planner.overhead, budget) for tier in tiers.every]
     return {
         "model": planner.settings.model.name,
         "engine": one.engine,
@@ -226,26 +229,28 @@ def inference_outlook(planner: Planner, tiers: Tiers, budget: Budget) -> dict[st
         "overhead": planner.overhead,
         "budget": {"bytes": budget.bytes, "reason": budget.reason},
         "tiers": rows,
-        "why_not": _inference_why_not(estimators),
+        "why_not": _unsupported_bits(estimators),
     }
 
 
-def _at(one: Estimator, settings: Settings, context: ContextSettings) -> Estimator:
+def _estimator_at(one: Estimator, settings: Settings, context: ContextSettings) -> Estimator:
     config = read_config(settings.model.name, settings.model.revision, context)
     return Estimator(config, settings, one.device, one.dtype, one.added, one.engine)
 
 
-def _row(tier: Tier, of: Estimator, model: int, overhead: int, budget: Budget) -> dict[str, Any]:
+def _tier_row(tier: Tier, of: Estimator, model: int, overhead: int, budget: Budget) -> dict[str, Any]:
     library: Any = import_module(f"longrepo.engines.{of.engine}.kv_cache")
     cache = {
-        bits: None if library.why_not(of.config, bits, of.device) else _bytes(library, of, tier.length, bits)
-        for bits in BITS
+        bits: None
+        if library.unsupported_bits_reason(of.config, bits, of.device)
+        else _cache_bytes(library, of, tier.length, bits)
+        for bits in CACHE_BITS
     }
-    together = model + _bytes(library, of, tier.length, 16) + overhead
-    peak = _peak(of, tier.length) + overhead if of.engine == "torch" else None
+    together = model + _cache_bytes(library, of, tier.length, 16) + overhead
+    peak = _generation_peak(of, tier.length) + overhead if of.engine == "torch" else None
     return {
         "length": tier.length,
-        "positions": said(tier.context),
+        "positions": describe_context(tier.context),
         "context": tier.context.model_dump(mode="json"),
         "cache": cache,
         "together": together,
@@ -254,22 +259,22 @@ def _row(tier: Tier, of: Estimator, model: int, overhead: int, budget: Budget) -
     }
 
 
-def _bytes(library: Any, of: Estimator, tokens: int, bits: int) -> int:
+def _cache_bytes(library: Any, of: Estimator, tokens: int, bits: int) -> int:
     return int(library.cache_bytes(of.config, tokens, of.dtype, bits))
 
 
-def _peak(of: Estimator, tokens: int) -> int:
+def _generation_peak(of: Estimator, tokens: int) -> int:
     """Bytes of tensors at the highest moment of an answer, from dry runs that are kept."""
-    kept, key = Kept("answers.json"), _key(of, tokens)
-    found: Measured | None = kept.get(key)
+    kept, key = JsonCache("answers.json"), _generation_key(of, tokens)
+    found: StepBytes | None = kept.get(key)
     if found is None:
-        answering = import_module(f"longrepo.engines.{of.engine}.dry_run").answering
-        found = answering(of.dry_run(Method()), tokens)
+        generation_memory = import_module(f"longrepo.engines.{of.engine}.dry_run").generation_memory
+        found = generation_memory(of.dry_run(StepMethod()), tokens)
         kept.put(key, found)
     return found["peak"]
 
 
-def _key(of: Estimator, tokens: int) -> str:
+def _generation_key(of: Estimator, tokens: int) -> str:
     model, lora = of.settings.model, of.settings.lora
     matters = [
         of.config.to_dict(), tokens, of.device, of.dtype, of.added, model.quantization, model.double_quantization,
@@ -278,10 +283,14 @@ def _key(of: Estimator, tokens: int) -> str:
     return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _inference_why_not(estimators: Mapping[ContextSettings, Estimator]) -> dict[int, str]:
+def _unsupported_bits(estimators: Mapping[ContextSettings, Estimator]) -> dict[int, str]:
     """Of the bits that some tier can't have."""
     found: dict[int, str] = {}
     for of in estimators.values():
         library: Any = import_module(f"longrepo.engines.{of.engine}.kv_cache")
-        found |= {bits: reason for bits in BITS if (reason := library.why_not(of.config, bits, of.device))}
+        found |= {
+            bits: reason
+            for bits in CACHE_BITS
+            if (reason := library.unsupported_bits_reason(of.config, bits, of.device))
+        }
     return found

@@ -15,31 +15,32 @@ from pathlib import Path
 
 import numpy as np
 
-from longrepo.data.dataset import Row, SequenceFile, read_sequences, write_sequences
+from longrepo.data.dataset import SequenceFile, SequenceRow, read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
 from longrepo.data.text import TARGET_WEIGHT
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.redaction.redactor import Redactor
 
-LEAST = 2  # windows: one is held out to validate on
+MIN_WINDOW_TOKENS = 2  # windows: one is held out to validate on
 
 
-def text_windows(file: Path, tokenizer: RepoTokenizer, length: int, redact: bool) -> tuple[list[Row], Header]:
+def text_windows(file: Path, tokenizer: RepoTokenizer, length: int, redact: bool) -> tuple[list[SequenceRow], Header]:
     """The file's tokens and an end token in windows of `length` tokens, each beginning with the last token of the one
     before, so that every token but the first is scored once.
 
     Raises InputError for a file that isn't text, or has too little of it.
     """
-    text, redactions = _read(file), Counter[str]()
+    text, redactions = _read_text(file), Counter[str]()
     if redact:
         redacted = Redactor(()).text(text)
         text, redactions = redacted.text, Counter(finding.kind for finding in redacted.findings)
     ids = np.array([*tokenizer.encode(text), tokenizer.end_id], np.int32)
-    rows = list(_windows(ids, length, file.name))
-    if len(rows) < LEAST:
+    rows = list(_cut_windows(ids, length, file.name))
+    if len(rows) < MIN_WINDOW_TOKENS:
         raise InputError(
-            f"--input {file}: {len(ids):,} tokens make {len(rows)} window of {length:,}, and {LEAST} are needed; give "
+            f"--input {file}: {len(ids):,} tokens make {len(rows)} window of {length:,}, and {MIN_WINDOW_TOKENS} are "
+            f"needed; give "
             "more text or a preset of a shorter context"
         )
     header = Header(
@@ -51,15 +52,15 @@ def text_windows(file: Path, tokenizer: RepoTokenizer, length: int, redact: bool
     return rows, header
 
 
-def _windows(ids: np.ndarray, length: int, name: str) -> Iterator[Row]:
+def _cut_windows(ids: np.ndarray, length: int, name: str) -> Iterator[SequenceRow]:
     for start in range(0, len(ids) - 1, length - 1):
         window = ids[start : start + length]
         weights = np.full(len(window), TARGET_WEIGHT, np.float32)
         weights[0] = 0
-        yield Row(window, weights, "window", "easy", 0.0, {}, (name,), (), "Text", "train", name)
+        yield SequenceRow(window, weights, "window", "easy", 0.0, {}, (name,), (), "Text", "train", name)
 
 
-def _read(file: Path) -> str:
+def _read_text(file: Path) -> str:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -75,15 +76,15 @@ def _read(file: Path) -> str:
     return text
 
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
+SEQUENCE_SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
-def write_given(output: Path, given: Path, tokenizer: RepoTokenizer, length: int, redact: bool) -> None:
+def write_inputs(output: Path, given: Path, tokenizer: RepoTokenizer, length: int, redact: bool) -> None:
     """Write what `given` holds to `output`, no sequence of more than `length` tokens.
 
     Raises InputError for what is neither sequences of this tokenizer nor a text file, or has too little.
     """
-    if not given.is_dir() and given.suffix not in SUFFIXES:
+    if not given.is_dir() and given.suffix not in SEQUENCE_SUFFIXES:
         write_sequences(output, *text_windows(given, tokenizer, length, redact))
         return
     file = read_sequences(given)
@@ -96,10 +97,10 @@ def write_given(output: Path, given: Path, tokenizer: RepoTokenizer, length: int
     first = file.header.repositories[0]
     repositories = [replace(first, notes=[*first.notes, noted]), *file.header.repositories[1:]]
     header = replace(file.header, repositories=repositories) if longer else file.header
-    write_sequences(output, _rows(file, fit), header)
+    write_sequences(output, _read_rows(file, fit), header)
 
 
-def _rows(file: SequenceFile, indices: list[int]) -> Iterator[Row]:
+def _read_rows(file: SequenceFile, indices: list[int]) -> Iterator[SequenceRow]:
     for index in indices:
         row = file.row(index)
         parts = row.pop("difficulty_parts")
@@ -108,4 +109,4 @@ def _rows(file: SequenceFile, indices: list[int]) -> Iterator[Row]:
             "loss_weights": np.asarray(row["loss_weights"], np.float32),
             "difficulty_parts": json.loads(parts) if isinstance(parts, str) else parts,
         }
-        yield Row(**row)
+        yield SequenceRow(**row)

@@ -18,14 +18,14 @@ from typing import Any
 
 from longrepo import embedded
 from longrepo.config.schema import Settings
-from longrepo.curriculum.schedule import phases_from
+from longrepo.curriculum.schedule import make_schedule
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.utils import files
 
-CONTEXTS = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens
-SIZES = Path(__file__).parent / "sizes"
-STARCODER2 = "bigcode/starcoder2-3b"  # whose tokenizer has the sized presets' 49,152 tokens
+PRESET_CONTEXTS = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens
+SIZES_FOLDER = Path(__file__).parent / "sizes"
+STARCODER2_TOKENIZER = "bigcode/starcoder2-3b"  # whose tokenizer has the sized presets' 49,152 tokens
 
 
 @dataclass(frozen=True)
@@ -46,36 +46,36 @@ class Preset:
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
 
 
-def sizes() -> dict[str, Path]:
+def size_files() -> dict[str, Path]:
     """Size → its file, from the smallest on."""
-    files = sorted(SIZES.glob("*.json"), key=lambda file: int(file.stem.removesuffix("M")))
+    files = sorted(SIZES_FOLDER.glob("*.json"), key=lambda file: int(file.stem.removesuffix("M")))
     return {"embedded": embedded.path() / "config.json"} | {file.stem: file for file in files}
 
 
-def names() -> list[str]:
+def preset_names() -> list[str]:
     """Every preset with its context: `embedded_256`, …, `500M_16384`."""
-    return [f"{size}_{context}" for size in sizes() for context in CONTEXTS]
+    return [f"{size}_{context}" for size in size_files() for context in PRESET_CONTEXTS]
 
 
-def preset(name: str) -> Preset:
+def find_preset(name: str) -> Preset:
     """Raises InputError for an unknown name, with the nearest there is."""
     size, _, context = name.partition("_")
-    known = sizes()
-    if size not in known or (context and context not in map(str, CONTEXTS)):
-        raise InputError(f"preset {name}: no such preset; {_nearest(name)}; see longrepo models list")
+    known = size_files()
+    if size not in known or (context and context not in map(str, PRESET_CONTEXTS)):
+        raise InputError(f"preset {name}: no such preset; {_nearest_name(name)}; see longrepo models list")
     config = json.loads(known[size].read_text(encoding="utf-8"))
     if context:
         config["max_position_embeddings"] = int(context)
     full = f"{size}_{config['max_position_embeddings']}"
-    return Preset(full, config, "embedded" if size == "embedded" else STARCODER2)
+    return Preset(full, config, "embedded" if size == "embedded" else STARCODER2_TOKENIZER)
 
 
-def _nearest(name: str) -> str:
+def _nearest_name(name: str) -> str:
     size, _, context = name.partition("_")
-    if size in sizes() and context.isdecimal():
-        closest = min(CONTEXTS, key=lambda tokens: abs(tokens - int(context)))
+    if size in size_files() and context.isdecimal():
+        closest = min(PRESET_CONTEXTS, key=lambda tokens: abs(tokens - int(context)))
         return f"the nearest context of {size} is {size}_{closest}"
-    found = difflib.get_close_matches(name, [*sizes(), *names()], n=1, cutoff=0)
+    found = difflib.get_close_matches(name, [*size_files(), *preset_names()], n=1, cutoff=0)
     return f"did you mean {found[0]}?"
 
 
@@ -83,7 +83,7 @@ def _nearest(name: str) -> str:
 LEARNING_RATES = {"embedded": 3e-3, "150M": 6e-4, "200M": 6e-4, "250M": 4e-4, "350M": 3e-4, "500M": 3e-4}
 
 
-def from_scratch(chosen: Preset, max_steps: int | None) -> tuple[str, ...]:
+def pretrain_overrides(chosen: Preset, max_steps: int | None) -> tuple[str, ...]:
     """Settings as `--set` takes them: all weights, one phase of the preset's context. Without `max_steps` one pass."""
     context = chosen.context
     return (
@@ -107,9 +107,9 @@ def from_scratch(chosen: Preset, max_steps: int | None) -> tuple[str, ...]:
     )
 
 
-def longest(settings: Settings) -> int:
+def longest_trained_sequence(settings: Settings) -> int:
     """Tokens of the longest sequence that is going to be trained on."""
-    return max(phase.max_length for phase in phases_from(settings) if phase.epochs)
+    return max(phase.max_length for phase in make_schedule(settings) if phase.epochs)
 
 
 def check_vocabulary(chosen: Preset, tokenizer: RepoTokenizer) -> None:
@@ -123,13 +123,13 @@ def check_vocabulary(chosen: Preset, tokenizer: RepoTokenizer) -> None:
         )
 
 
-def write_start(folder: Path, chosen: Preset, tokenizer: RepoTokenizer, settings: Settings) -> None:
+def write_initial_model(folder: Path, chosen: Preset, tokenizer: RepoTokenizer, settings: Settings) -> None:
     """A Hugging Face folder, whole or not there: configuration, random weights (from `training.seed`), tokenizer."""
-    from longrepo.engines.torch.full_finetune import write_new_model
+    from longrepo.engines.torch.full_finetune import write_random_model
 
     special = {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}
-    with files.folder_beside(folder) as beside:
+    with files.temporary_folder_beside(folder) as beside:
         Preset(chosen.name, chosen.config | special, chosen.tokenizer).write_config(beside)
-        write_new_model(beside, settings.training.seed)
+        write_random_model(beside, settings.training.seed)
         tokenizer.source.save_pretrained(str(beside))
         files.move_into_place(beside, folder)

@@ -13,7 +13,7 @@ _COMMON_PAIRS = (
     "ld ry mp fe bl ab gh ty op sa ay ex ke fr oo av ag ap gr od bo sp rd do uc ei ov by"
 )
 _PAIRS = frozenset(_COMMON_PAIRS.split())
-_CHUNKS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+|[^A-Za-z0-9]+")
+_CHUNK = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+|[^A-Za-z0-9]+")
 _PLACEHOLDER_WORDS = (
     "abc access account admin aladdin alice and any api app are auth bar basic baz bearer blah bob bogus change "
     "changeme client correct credential credentials custom default demo dev dummy empty enter env example fake false "
@@ -30,14 +30,14 @@ _SENTENCE_WORDS = (
     "then this token use used user value was when which will with you your"
 )
 _SENTENCE = frozenset(_SENTENCE_WORDS.split())
-_MARKS = re.compile(
+_PLACEHOLDER_MARKS = re.compile(
     r"example|password|placeholder|your[_-]|changeme|change[_-]me|redacted|xxxx|\*\*\*|\.\.\.|…|0123456|1234567890|abcdefgh"
     r"|\$\{|\$\(|\{\{|\}\}|%\(|\{\w*\}|<[\w $/-]*>|(?<!\w)%[sdrv](?!\w)"
     r"|#\{|\\[wdsbWDSB]|\(\?|\[\^|<%|^\$[A-Za-z_]+$|^%\w+%$|^%[a-z_]{4}|%\.\*s|^!\w+$|/\d{8}/"
     r"|ENC\[|^@\w+@$|\[[\w-]+[*^$|~]?=",
     re.IGNORECASE,
 )
-_PLAIN = re.compile(
+_PLAIN_VALUE = re.compile(
     r"v?\d+(?:[.,:/-]\d+)*[a-z%]{0,3}"  # versions, numbers, dates, times, sizes
     r"|0x[0-9a-f]+"
     r"|\W*[a-z_$][\w$]*(?:(?:\.|->|::)[a-z_$][\w$]*)*(?:\.|->|::)(?:[a-z_$][\w$]*)?[a-z_$](?:\(.*)?"  # a.b->c(d)
@@ -49,15 +49,15 @@ _PLAIN = re.compile(
 )
 _CONSTANT = re.compile(r"[A-Z]+(?:_[A-Z0-9]+)+")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_TELLING = 256  # characters that say enough of a longer value
-_STRONG = frozenset("!@#$%^&*?~+=")
+_TELLING_CHARACTERS = 256  # characters that say enough of a longer value
+_STRONG_SYMBOLS = frozenset("!@#$%^&*?~+=")
 
 
 def is_placeholder(value: str) -> bool:
     """Whether a value stands for one: `changeme`, `<your-token>`, `${TOKEN}`, `xxxx`, words such as `test_password`."""
-    if _MARKS.search(value) or len(set(value)) < min(5, len(value)):
+    if _PLACEHOLDER_MARKS.search(value) or len(set(value)) < min(5, len(value)):
         return True
-    chunks = _CHUNKS.findall(value)
+    chunks = _CHUNK.findall(value)
     letters = sum(len(chunk) for chunk in chunks if chunk.isalpha())
     known = sum(len(chunk) for chunk in chunks if len(chunk) > 2 and chunk.lower() in _WORDS)
     return letters == 0 or (known >= 0.4 * letters and known >= 3)
@@ -65,9 +65,9 @@ def is_placeholder(value: str) -> bool:
 
 def is_random(value: str) -> bool:
     """Whether letters and digits follow each other as chance would have it, rather than in words and numbers."""
-    chunks = _CHUNKS.findall(value)
+    chunks = _CHUNK.findall(value)
     parts = [chunk for chunk in chunks if chunk[0].isalnum()]
-    kinds = {_kind(chunk) for chunk in chunks} - {"separator"}
+    kinds = {_character_kind(chunk) for chunk in chunks} - {"separator"}
     if len(kinds) < 2:
         return len(value) >= 12 and kinds == {"lower"} and not any(map(_is_word, parts))
     numbers = [len(part) for part in parts if part.isdigit()]
@@ -81,7 +81,7 @@ def is_random(value: str) -> bool:
 @lru_cache(maxsize=20_000)
 def is_token(value: str) -> bool:
     """Whether a value can be a generated key or token: 12 characters or more, none of them a space."""
-    value = value[:_TELLING]
+    value = value[:_TELLING_CHARACTERS]
     if len(value) < 12 or _is_plain(value) or is_placeholder(value) or _UUID.fullmatch(value):
         return False
     return is_random(value) and (any(c.isdigit() for c in value) or len(value) >= 16)
@@ -90,28 +90,28 @@ def is_token(value: str) -> bool:
 @lru_cache(maxsize=20_000)
 def is_password(value: str) -> bool:
     """Whether a value can be a password in use: also one that a person can remember, with a digit or a symbol."""
-    value = value[:_TELLING]
+    value = value[:_TELLING_CHARACTERS]
     if len(value) < 6 or _is_plain(value) or is_placeholder(value):
         return False
     if is_random(value):
         return True
     if value.isalpha():
         return len(value) >= 16 and value.islower()
-    return any(c.isdigit() for c in value) or not _STRONG.isdisjoint(value)
+    return any(c.isdigit() for c in value) or not _STRONG_SYMBOLS.isdisjoint(value)
 
 
 @lru_cache(maxsize=20_000)
 def is_strong(value: str) -> bool:
     """Whether a value is a secret wherever it stands: random, of three kinds of characters, 10 or more."""
-    value = value[:_TELLING]
-    kinds = {_kind(c) for c in value} - {"separator"}
+    value = value[:_TELLING_CHARACTERS]
+    kinds = {_character_kind(c) for c in value} - {"separator"}
     enough = len(kinds) >= 3 or (len(kinds) == 2 and len(value) >= 20 and any(c.isdigit() for c in value))
     return len(value) >= 10 and enough and is_random(value) and not _is_plain(value) and not is_placeholder(value)
 
 
 def is_mixed(value: str) -> bool:
     """Whether a value has three of lower case, upper case, digits and symbols, or is random."""
-    return len(value) >= 8 and (len({_kind(c) for c in value} - {"separator"}) >= 3 or is_random(value))
+    return len(value) >= 8 and (len({_character_kind(c) for c in value} - {"separator"}) >= 3 or is_random(value))
 
 
 def is_passphrase(value: str) -> bool:
@@ -130,7 +130,7 @@ def is_uuid(value: str) -> bool:
 def _is_plain(value: str) -> bool:
     if _CONSTANT.fullmatch(value):
         return True
-    if _PLAIN.fullmatch(value) is None:
+    if _PLAIN_VALUE.fullmatch(value) is None:
         return False
     is_path = "://" in value or (value.count("/") > 2 and value.islower())
     return is_path or len(value) < 24 or not is_random(value)
@@ -142,9 +142,9 @@ def _is_word(letters: str) -> bool:
     return sum(pair in _PAIRS for pair in pairs) >= 0.6 * len(pairs)
 
 
-def _kind(chunk: str) -> str:
+def _character_kind(chunk: str) -> str:
     if chunk.isdigit():
         return "digit"
     if not chunk[-1].isalpha():
-        return "symbol" if not _STRONG.isdisjoint(chunk) else "separator"
+        return "symbol" if not _STRONG_SYMBOLS.isdisjoint(chunk) else "separator"
     return "lower" if chunk.islower() else "upper" if chunk.isupper() else "both"

@@ -13,17 +13,17 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 
-from longrepo.redaction.spans import EMAIL, NAME, Scan, Span
+from longrepo.redaction.spans import EMAIL, NAME, Span, TextScan
 
 _MOST_WORDS = 4
 _LOWER = r"(?:(?:van|von|der|den|ter|ten|de|da|do|dos|das|del|della|di|du|la|le|el|al|bin|ibn|y|e|zu|af|av) ){0,3}"
 _START = r"(?:(?<!\w.)|(?<=\\[nrt].))"  # of a word, after its first letter: what comes first is found fastest
 _WORD = r"[A-Z][A-Za-z'’.-]{0,30}"
-_RUN = re.compile(rf"[A-Z]{_START}[A-Za-z'’.-]{{0,30}} {_LOWER}{_WORD}(?: {_LOWER}{_WORD})*")
+_NAME_RUN = re.compile(rf"[A-Z]{_START}[A-Za-z'’.-]{{0,30}} {_LOWER}{_WORD}(?: {_LOWER}{_WORD})*")
 # Any alphabet's letters: slower, so only for texts that leave ASCII.
 _WIDE_CAPITAL = r"[A-ZÀ-ÞĀ-ɏΑ-ΫЀ-Я\u1e00-\u1eff]"
 _WIDE_WORD = rf"{_WIDE_CAPITAL}[\w'’.-]{{0,30}}"
-_WIDE_RUN = re.compile(
+_WIDE_NAME_RUN = re.compile(
     rf"{_WIDE_CAPITAL}{_START}[\w'’.-]{{0,30}}[ \u00a0]{_LOWER}{_WIDE_WORD}(?:[ \u00a0]{_LOWER}{_WIDE_WORD})*"
 )
 _WORDS = re.compile(r"[^ \u00a0]+")
@@ -39,7 +39,7 @@ _CREDIT = re.compile(
     re.MULTILINE,
 )
 _CREDIT_STEMS = ("author", "maintainer", "contributor", "reviewer", "copyright", "by ", "thank", "credit")
-_OF_ACCOUNTS = (
+_ACCOUNT_WORDS = (
     "a about access account action actions action admin administrator agent ai alpha an and android anonymous api app "
     "apple apps assistant authors auto automatic automation backup badge badger beta bot build builder builds cache ci "
     "circle circleci claude cloud code codecov codespace commit community company conda contributor contributors "
@@ -56,9 +56,9 @@ _OF_ACCOUNTS = (
     "travis ubuntu undefined unix unknown update updates upstream user username users value version visual vm web "
     "weblate website windows work worker workflow you your"
 )
-_NOT_PEOPLE = frozenset(_OF_ACCOUNTS.split())
+_NOT_PEOPLE = frozenset(_ACCOUNT_WORDS.split())
 # Given names that are words as well: alone they say too little.
-_OF_TEXTS = (
+_TEXT_WORDS = (
     "april art august bill bob carol chance chase chip christian clay cliff dawn drew faith frank gene grace grant guy "
     "hope hunter iris ivy jack jay joy june lance law lee long mark mars max may mercy miles nick norm pat penny peter "
     "page ray reed rich rob robin rod rose ruby rusty sandy sky star stone sue summer sunny van victor wade will win "
@@ -72,7 +72,7 @@ _OF_TEXTS = (
     "classmethod staticmethod dataclass fixture pytest mock patch app client route task click wraps hypothesis given "
     "before after inject nullable nonnull component bean entity table column service controller serialize"
 )
-_PLAIN_WORDS = frozenset(_OF_TEXTS.split())
+_PLAIN_WORDS = frozenset(_TEXT_WORDS.split())
 _NOREPLY = re.compile(r"(?:\d+\+)?([A-Za-z0-9][A-Za-z0-9_-]{2,38})@users\.noreply\.git(?:hub|lab)\.com", re.IGNORECASE)
 # Where a line that begins with @ is an annotation, and @x anywhere is more often code than a mention.
 _PROSE = frozenset({"Markdown", "reStructuredText", "Text", "Other", "HTML", "YAML"})
@@ -84,21 +84,21 @@ class People:
     def __init__(self, people: Iterable[tuple[str, str]]) -> None:
         self.known: frozenset[int] = frozenset(key for name, email in people for key in _keys(name, email))
 
-    def find(self, scan: Scan, language: str) -> tuple[tuple[int, ...], list[Span]]:
+    def find(self, scan: TextScan, language: str) -> tuple[tuple[int, ...], list[Span]]:
         """The sorted hashes of whatever in the text could be a name, and the spans, in order, of what is one."""
         text = scan.text
         candidates: set[int] = set()
         found: list[tuple[int, int]] = []
-        for run in (_RUN if text.isascii() else _WIDE_RUN).finditer(text):
+        for run in (_NAME_RUN if text.isascii() else _WIDE_NAME_RUN).finditer(text):
             keys, spans = _names_in(run[0])
             candidates.update(keys)
             if not self.known.isdisjoint(keys):
                 found += [(run.start() + a, run.start() + b) for a, b, key in spans if key in self.known]
-        for start, end, key in _single(scan, language):
+        for start, end, key in _single_names(scan, language):
             candidates.add(key)
             if key in self.known:
                 found.append((start, end))
-        return tuple(sorted(candidates)), list(_apart(found))
+        return tuple(sorted(candidates)), list(_leftmost_longest(found))
 
 
 def _keys(name: str, email: str) -> Iterator[int]:
@@ -137,7 +137,7 @@ def _names_in(run: str) -> tuple[frozenset[int], tuple[tuple[int, int, int], ...
     return frozenset(key for _, _, key in spans), tuple(spans)
 
 
-def _single(scan: Scan, language: str) -> Iterator[tuple[int, int, int]]:
+def _single_names(scan: TextScan, language: str) -> Iterator[tuple[int, int, int]]:
     text = scan.text
     if "@" in text:
         for match in _MENTION.finditer(text):
@@ -149,7 +149,7 @@ def _single(scan: Scan, language: str) -> Iterator[tuple[int, int, int]]:
             yield match.start(1), match.end(1), _key("1", match[1])
 
 
-def _apart(found: Iterable[tuple[int, int]]) -> Iterator[Span]:
+def _leftmost_longest(found: Iterable[tuple[int, int]]) -> Iterator[Span]:
     """The leftmost, of those the longest, none over another."""
     free = 0
     for start, end in sorted(set(found), key=lambda span: (span[0], -span[1])):
@@ -159,13 +159,13 @@ def _apart(found: Iterable[tuple[int, int]]) -> Iterator[Span]:
 
 
 # An address is looked for from its @, which a search finds at the speed of memory.
-_DOMAIN = re.compile(
+_EMAIL_DOMAIN = re.compile(
     r"@(?<=[A-Za-z0-9_+-]@)((?:[^\W_](?:[^\W_]|-){0,62}\.){1,5}([A-Za-z]{2,24}|xn--[a-z0-9-]{2,40}))(?![\w@-])"
 )
-_LOCAL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*\Z")
-_USER = re.compile(r"://[^\s/@:]*:\Z")
-_RESERVED = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost)\Z", re.I)
-_TOP_LEVEL = (
+_LOCAL_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*\Z")
+_USER_IN_URL = re.compile(r"://[^\s/@:]*:\Z")
+_RESERVED_DOMAIN = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost)\Z", re.I)
+_TOP_LEVEL_WORDS = (
     "com net org edu gov mil int info biz name pro aero coop museum jobs mobi travel cat tel asia post xxx arpa io dev "
     "app ai xyz online site tech store cloud email blog page space website live studio design agency digital systems "
     "software network solutions company group team world life today news media social science academy institute "
@@ -181,16 +181,16 @@ _TOP_LEVEL = (
     "sv sx sy sz tc td tf tg th tj tk tl tm tn to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu wf ws ye yt za "
     "zm zw cc md sh so ml"
 )
-_TOP = frozenset(_TOP_LEVEL.split())
-_FILE_LIKE = frozenset({"pl", "py", "rs", "cc", "md", "sh", "so", "ml", "pm"})
-_REACH = 80  # characters before the @: an address has at most 64 there
+_TOP_LEVEL_DOMAINS = frozenset(_TOP_LEVEL_WORDS.split())
+_FILE_LIKE_DOMAINS = frozenset({"pl", "py", "rs", "cc", "md", "sh", "so", "ml", "pm"})
+_MAX_LOCAL_CHARACTERS = 80  # characters before the @: an address has at most 64 there
 
 
-def find(text: str) -> Iterator[Span]:
+def find_addresses(text: str) -> Iterator[Span]:
     """Every address but those at domains kept for documentation and those that name a server's account."""
-    for match in _DOMAIN.finditer(text):
+    for match in _EMAIL_DOMAIN.finditer(text):
         at = match.start()
-        local = _LOCAL.search(text, max(0, at - _REACH), at)
+        local = _LOCAL_PART.search(text, max(0, at - _MAX_LOCAL_CHARACTERS), at)
         if local is None:
             continue
         start = local.start()
@@ -204,10 +204,12 @@ def _is_address(text: str, start: int, at: int, match: re.Match[str]) -> bool:
     domain, top = match[1], match[2].lower()
     before = text[max(0, start - 3) : start]
     wrapped = before.endswith("<") and text[match.end() : match.end() + 1] == ">"
-    if top not in _TOP and not top.startswith("xn--") and not wrapped:
+    if top not in _TOP_LEVEL_DOMAINS and not top.startswith("xn--") and not wrapped:
         return False
-    if _RESERVED.search(domain) or text[start:at] == "git":
+    if _RESERVED_DOMAIN.search(domain) or text[start:at] == "git":
         return False
-    if before == "://" or _USER.search(text, max(0, start - _REACH), start):  # ssh://me@host, http://me:word@host
+    if before == "://" or _USER_IN_URL.search(
+        text, max(0, start - _MAX_LOCAL_CHARACTERS), start
+    ):  # ssh://me@host, http://me:word@host
         return False
-    return wrapped or top not in _FILE_LIKE or text[match.end() : match.end() + 1] not in ("(", "[", "=", ":")
+    return wrapped or top not in _FILE_LIKE_DOMAINS or text[match.end() : match.end() + 1] not in ("(", "[", "=", ":")

@@ -9,14 +9,14 @@ from itertools import chain
 
 from longrepo.redaction import people, secrets
 from longrepo.redaction.people import People
-from longrepo.redaction.spans import Scan, Span, applied, lines_of, merged, outside
+from longrepo.redaction.spans import Span, TextScan, apply_spans, merge_spans, span_lines, spans_outside
 
 _TRAILER = re.compile(r"^[ \t]*(?:[a-z]+(?:-[a-z]+)*-by|cc|change-id)[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
 _CHANGE_ID = re.compile(r"\s*change-id", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Finding:
+class RedactionFinding:
     """What was replaced, and the line it began in, from 1, in the text before."""
 
     kind: str
@@ -24,12 +24,12 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Redacted:
+class RedactedText:
     """A text as it may be emitted. `candidates` are the hashes of everything in it that could be a person's name,
     `names` those of them that were replaced; both sorted."""
 
     text: str
-    findings: tuple[Finding, ...]
+    findings: tuple[RedactionFinding, ...]
     candidates: tuple[int, ...]
     names: tuple[int, ...]
 
@@ -44,35 +44,39 @@ class Redactor:
     def __init__(self, people: Iterable[tuple[str, str]]) -> None:
         self._people = People(people)
 
-    def text(self, text: str, language: str = "Other") -> Redacted:
+    def text(self, text: str, language: str = "Other") -> RedactedText:
         """A file's text with placeholders, line for line."""
-        scan = Scan(text)
-        secrets = merged(_secrets(scan, language))
+        scan = TextScan(text)
+        secrets = merge_spans(_secrets(scan, language))
         if "@" in text:
-            secrets = merged(chain(secrets, outside(people.find(text), secrets)))
+            secrets = merge_spans(chain(secrets, spans_outside(people.find_addresses(text), secrets)))
         candidates, found = self._people.find(scan, language)
         names = tuple(sorted(self._people.known.intersection(candidates)))
-        spans = sorted(chain(secrets, outside(found, secrets))) if found else secrets
+        spans = sorted(chain(secrets, spans_outside(found, secrets))) if found else secrets
         if not spans:
-            return Redacted(text, (), candidates, names)
-        findings = tuple(Finding(span.kind, line) for span, line in zip(spans, lines_of(text, spans), strict=True))
-        return Redacted(applied(text, spans), findings, candidates, names)
+            return RedactedText(text, (), candidates, names)
+        findings = tuple(
+            RedactionFinding(span.kind, line) for span, line in zip(spans, span_lines(text, spans), strict=True)
+        )
+        return RedactedText(apply_spans(text, spans), findings, candidates, names)
 
-    def message(self, text: str) -> Redacted:
+    def message(self, text: str) -> RedactedText:
         """A commit's message with placeholders, without the trailers that only name people or a review."""
         trailers = list(_TRAILER.finditer(text))
         prose = self.text(_TRAILER.sub("", text), "Text")
-        named = (Finding("name", text.count("\n", 0, m.start()) + 1) for m in trailers if not _CHANGE_ID.match(m[0]))
+        named = (
+            RedactionFinding("name", text.count("\n", 0, m.start()) + 1) for m in trailers if not _CHANGE_ID.match(m[0])
+        )
         findings = tuple(sorted((*prose.findings, *named), key=lambda finding: finding.line))
         kept = re.sub(r"\n{3,}", "\n\n", prose.text).strip()
-        return Redacted(kept, findings, prose.candidates, prose.names)
+        return RedactedText(kept, findings, prose.candidates, prose.names)
 
-    def names_now(self, candidates: Sequence[int]) -> tuple[int, ...]:
+    def current_names(self, candidates: Sequence[int]) -> tuple[int, ...]:
         """Those of a stored result's candidates that `text` would replace today."""
         return tuple(sorted(self._people.known.intersection(candidates)))
 
 
-def _secrets(scan: Scan, language: str) -> Iterable[Span]:
+def _secrets(scan: TextScan, language: str) -> Iterable[Span]:
     return chain(
         secrets.find_private_keys(scan),
         secrets.find_tokens(scan),

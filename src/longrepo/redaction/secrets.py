@@ -27,10 +27,10 @@ from longrepo.redaction.entropy import (
     is_token,
     is_uuid,
 )
-from longrepo.redaction.spans import KEY, PASSWORD, Scan, Span
+from longrepo.redaction.spans import KEY, PASSWORD, Span, TextScan
 
 # (kind, pattern). Each pattern begins with letters that are looked for; a (group) is the part that is secret.
-_RULES = (
+_TOKEN_RULES = (
     ("aws key", r"A(?:KI|SI|BI|CC)A[A-Z2-7]{16}(?![A-Za-z0-9])"),
     ("github token", r"gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255}"),
     ("gitlab token", r"gl(?:pat|dt|ptt|rt|ft|cbt|soat|agent|oas|imt)-[\w.-]{20,300}|GR1348941[\w-]{20,}"),
@@ -58,10 +58,10 @@ _RULES = (
     ("service token", r"(?:xai|pplx|pul|PMAK|NRAK|NRII|xkeysib|tskey|CFPAT|nvapi|doppler|sgp|tk|fm2|FlyV1|LTAI)[-_ ]"
      r"[A-Za-z0-9_.=+/-]{24,}|LTAI[A-Za-z0-9]{16,20}(?![A-Za-z0-9])|AKID[A-Za-z0-9]{32}|oy2[a-z0-9]{43}|sl\.[\w-]{100,}|mfa\.[\w-]{80,}|1//0[\w-]{40,}|dp\.(?:pt|st|ct|sa)\.[A-Za-z0-9.]{40,}"),
 )  # fmt: skip
-_FIXED = re.compile("|".join(f"(?:{pattern})" for _, pattern in _RULES))
+_TOKEN_PATTERN = re.compile("|".join(f"(?:{pattern})" for _, pattern in _TOKEN_RULES))
 _JWT = re.compile(r"eyJ(?:(?<![\w-]eyJ)|(?<=\\[nrt]eyJ))[\w-]{8,}(?:\.eyJ[\w-]{8,}(?:\.[\w-]+)?|(?:\.[\w-]*){4})")
-_SIGNING = re.compile(r"whsec_[A-Za-z0-9+/=]{24,}")
-_WHOLE = [(kind, re.compile(pattern)) for kind, pattern in _RULES]
+_SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]{24,}")
+_WHOLE_TOKEN_PATTERNS = [(kind, re.compile(pattern)) for kind, pattern in _TOKEN_RULES]
 
 # Those that begin with no letters of their own are looked for by what stands in their middle.
 _DISCORD = re.compile(r"\.(?<=[\w-]{23}\.)[\w-]{6}\.[\w-]{27,40}(?![\w-])")
@@ -70,7 +70,7 @@ _TELEGRAM = re.compile(r":A(?<=\d{8}:A)A[\w-]{32,33}(?![\w-])")
 _TELEGRAM_HEAD = re.compile(r"\d{8,12}\Z")
 _TERRAFORM = re.compile(r"\.atlasv1\.[\w-]{50,}")
 _TERRAFORM_HEAD = re.compile(r"[A-Za-z0-9]{14}\Z")
-_HEADED = (
+_TWO_PART_TOKENS = (
     ("discord token", _DISCORD, _DISCORD_HEAD, "."),
     ("telegram token", _TELEGRAM, _TELEGRAM_HEAD, ":AA"),
     ("terraform token", _TERRAFORM, _TERRAFORM_HEAD, "atlasv1"),
@@ -80,34 +80,36 @@ _WEBHOOK = re.compile(
 )
 _MAILCHIMP = re.compile(r"-us\d{1,2}(?<=[0-9a-f]{32}-us\d)(?!\w)|-us\d{1,2}(?<=[0-9a-f]{32}-us\d\d)(?!\w)")
 _AWS_PARTNER = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])")
-_SHOWN = re.compile(
+_EXAMPLE_MARKS = re.compile(
     r"example|x{5}|y{5}|0{6}|\.\.\.|placeholder|your[_-]|redacted|0123456|1234567890|abcdefgh", re.IGNORECASE
 )
 # Lower case: the letters of those that 20 characters without a digit may follow; 1 in 30 has none.
-_WITHOUT_DIGITS = (
+_PREFIXES_WITHOUT_DIGITS = (
     b"akia asia abia acca ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- sk_live rk_live aiza gocspx- hf_ npm_ sq0 hvs "
     b"dapi shpat_ xox"
 )
-_FRONTS = tuple(_WITHOUT_DIGITS.split())
-_GUESSED = frozenset({"service token", "anthropic or openai key", "google key"})  # their letters start words, too
-_REACH = 64  # characters that a rule's letters may stand in front of its longest word
-_NEAR = 300  # characters between an AWS key's id and its secret
+_TOKEN_PREFIXES = tuple(_PREFIXES_WITHOUT_DIGITS.split())
+_UNCERTAIN_KINDS = frozenset(
+    {"service token", "anthropic or openai key", "google key"}
+)  # their letters start words, too
+_TOKEN_REACH = 64  # characters that a rule's letters may stand in front of its longest word
+_MAX_SECRET_DISTANCE = 300  # characters between an AWS key's id and its secret
 
 
-def find_tokens(scan: Scan) -> Iterator[Span]:
+def find_tokens(scan: TextScan) -> Iterator[Span]:
     """Every key or token of a known shape, but those shown as examples."""
     text = scan.text
-    for kind, start, end in _fixed(scan):
-        if _is_generated(text[start:end], kind in _GUESSED):
+    for kind, start, end in _fixed_tokens(scan):
+        if _is_generated(text[start:end], kind in _UNCERTAIN_KINDS):
             yield Span(start, end, kind, KEY)
             if kind == "aws key":
                 yield from _aws_secrets(text, end)
-    for kind, pattern, letters in (("jwt", _JWT, "eyJ"), ("stripe key", _SIGNING, "whsec_")):
+    for kind, pattern, letters in (("jwt", _JWT, "eyJ"), ("stripe key", _SIGNING_SECRET, "whsec_")):
         if scan.has(letters.lower()):
             yield from (Span(*m.span(), kind, KEY) for m in pattern.finditer(text) if _is_generated(m[0]))
-    for kind, tail, head, letters in _HEADED:
+    for kind, tail, head, letters in _TWO_PART_TOKENS:
         if letters in text:
-            yield from _headed(text, tail, head, kind)
+            yield from _two_part_tokens(text, tail, head, kind)
     if scan.has("webhook"):
         for match in _WEBHOOK.finditer(text):
             yield Span(*match.span(match.lastindex or 0), "webhook", KEY)
@@ -116,20 +118,20 @@ def find_tokens(scan: Scan) -> Iterator[Span]:
             yield Span(match.start() - 32, match.end(), "mailchimp key", KEY)
 
 
-def _fixed(scan: Scan) -> Iterator[tuple[str, int, int]]:
+def _fixed_tokens(scan: TextScan) -> Iterator[tuple[str, int, int]]:
     text, done = scan.text, 0
-    for word_start, word_end in scan.long_words(_FRONTS):
-        for match in _FIXED.finditer(text, max(done, word_start - _REACH), max(done, word_end)):
+    for word_start, word_end in scan.long_words(_TOKEN_PREFIXES):
+        for match in _TOKEN_PATTERN.finditer(text, max(done, word_start - _TOKEN_REACH), max(done, word_end)):
             start = match.start()
             if start and (text[start - 1].isalnum() or text[start - 1] == "_") and not _after_escape(text, start):
                 continue
-            kind, start, end = _named(match)
+            kind, start, end = _kind_and_span(match)
             yield kind, start, end
             done = end
 
 
-def _named(match: re.Match[str]) -> tuple[str, int, int]:
-    for kind, pattern in _WHOLE:
+def _kind_and_span(match: re.Match[str]) -> tuple[str, int, int]:
+    for kind, pattern in _WHOLE_TOKEN_PATTERNS:
         if whole := pattern.match(match.string, match.start()):
             return kind, *whole.span(whole.lastindex or 0)
     raise AssertionError("the union of the rules has one more than they are")
@@ -140,35 +142,37 @@ def _after_escape(text: str, start: int) -> bool:
 
 
 def _is_generated(value: str, guessed: bool = False) -> bool:
-    if len(set(value)) < 8 or _SHOWN.search(value):
+    if len(set(value)) < 8 or _EXAMPLE_MARKS.search(value):
         return False
     return not guessed or (any(c.isdigit() for c in value) and is_random(value[value.rfind("_", 0, 12) + 1 :]))
 
 
 def _aws_secrets(text: str, at: int) -> Iterator[Span]:
-    for match in _AWS_PARTNER.finditer(text, max(0, at - _NEAR), at + _NEAR):
+    for match in _AWS_PARTNER.finditer(text, max(0, at - _MAX_SECRET_DISTANCE), at + _MAX_SECRET_DISTANCE):
         value = match[0]
         mixed = not value.islower() and not value.isupper() and any(c.isdigit() for c in value)
-        if mixed and is_random(value) and not _SHOWN.search(value):
+        if mixed and is_random(value) and not _EXAMPLE_MARKS.search(value):
             yield Span(*match.span(), "aws key", KEY)
 
 
-def _headed(text: str, tail: re.Pattern[str], head: re.Pattern[str], kind: str) -> Iterator[Span]:
+def _two_part_tokens(text: str, tail: re.Pattern[str], head: re.Pattern[str], kind: str) -> Iterator[Span]:
     for match in tail.finditer(text):
         front = head.search(text, max(0, match.start() - 32), match.start())
-        if front and not _SHOWN.search(match[0]):
+        if front and not _EXAMPLE_MARKS.search(match[0]):
             yield Span(front.start(), match.end(), kind, KEY)
 
 
-_IN_ADDRESS = re.compile(r"://([^\s/:@\"'<>]{0,100}):([^\s\"'<>@]{1,300}(?:@[^\s\"'<>@/:.]{1,60})*)@(\[?[\w.-]+|\$|\{)")
+_PASSWORD_IN_URL = re.compile(
+    r"://([^\s/:@\"'<>]{0,100}):([^\s\"'<>@]{1,300}(?:@[^\s\"'<>@/:.]{1,60})*)@(\[?[\w.-]+|\$|\{)"
+)
 _LOCAL_HOST = re.compile(r"localhost|127\.|0\.0\.0\.0|.*\bexample\b|.*\.(?:test|invalid|local)\Z|[a-z]+\Z|\$|\{", re.I)
 _SENTRY = re.compile(r"://([0-9a-f]{32}(?::[0-9a-f]{32})?)@[\w.-]+/\d")
-_BEARER = re.compile(r"bearer[ \t:]+[\"']?([\w.~+/=-]{16,4000})", re.IGNORECASE)
-_BASIC = re.compile(r"[Bb](?:asic|ASIC)[ \t]+([A-Za-z0-9+/]{8,400}={0,2})(?![\w+/=])")
+_BEARER_TOKEN = re.compile(r"bearer[ \t:]+[\"']?([\w.~+/=-]{16,4000})", re.IGNORECASE)
+_BASIC_AUTH = re.compile(r"[Bb](?:asic|ASIC)[ \t]+([A-Za-z0-9+/]{8,400}={0,2})(?![\w+/=])")
 _DOCKER_AUTH = re.compile(r"\"auth\"\s*:\s*\"([A-Za-z0-9+/]{8,400}={0,2})\"")
 _SHARED_SIGNATURE = re.compile(r"\bsig=([\w%+/=-]{30,200})")
 _JWK = re.compile(r"\\?\"(?:d|p|q|dp|dq|qi|k)\\?\"\s*:\s*\\?\"([\w-]{32,1400})\\?\"")
-_PAIR = re.compile(
+_LOGIN_PAIR = re.compile(
     r"(?:auth\w*|login|credentials?)[ \t]*[=:(]{1,2}[ \t]*[(\[]?[ \t]*([\"'])[^\"'\n]{1,80}\1,[ \t]*"
     r"(?:Some\()?([\"'][^\"'\n]{6,100}[\"'])",
     re.IGNORECASE,
@@ -178,18 +182,19 @@ _LOGIN_FILE = re.compile(
     r"(?:account[ \t]+\S+\s+)?password[ \t]+(\"[^\"\n]+\"|\S+)"
 )
 _PGPASS = re.compile(r"^[\w.*-]+:(?:5432|5433|6432|3306|\*):[^:\s]+:[^:\s]+:([^\s:]{3,100})$", re.MULTILINE)
-_VALUE = r"(\"[^\"\n$]{4,100}\"|'[^'\n]{4,100}'|[^\s\"'$<>|;&`]{4,100})"
+_COMMAND_VALUE = r"(\"[^\"\n$]{4,100}\"|'[^'\n]{4,100}'|[^\s\"'$<>|;&`]{4,100})"
 _COMMANDS = re.compile(
-    rf"\b(?:sshpass[ \t]+-p[ \t]*{_VALUE}"
-    rf"|(?:mysql|mysqldump|mysqladmin|mysqlimport|mariadb|mariadb-dump)\b[^\n|;&]{{0,200}}?[ \t]-p(?=[^\s]){_VALUE}"
+    rf"\b(?:sshpass[ \t]+-p[ \t]*{_COMMAND_VALUE}"
+    rf"|(?:mysql|mysqldump|mysqladmin|mysqlimport|mariadb|mariadb-dump)\b[^\n|;&]{{0,200}}?[ "
+    rf"\t]-p(?=[^\s]){_COMMAND_VALUE}"
     rf"|(?:curl|wget|httpie)\b[^\n|;&]{{0,300}}?[ \t](?:-u|--user|--proxy-user|-U|-a|--auth)"
     r"[ \t=]*[\"']?[^\s:\"'$]{1,60}:([^\s\"'$<>|;&`]{4,100})"
     rf"|(?:docker|podman|helm|mongo|mongosh|redis-cli|mosquitto_pub|mosquitto_sub|ldapsearch|smbclient|psql"
     r"|cqlsh|sqlcmd)\b"
-    rf"[^\n|;&]{{0,200}}?[ \t](?:-p|-P|-a|-w|--pass)[ \t]+{_VALUE}"
-    rf"|htpasswd[ \t]+-\w*b\w*[ \t]+\S+[ \t]+\S+[ \t]+{_VALUE}"
-    rf"|net[ \t]+use\b[^\n]{{0,120}}/user:\S+[ \t]+{_VALUE}"
-    rf"|echo[ \t]+(?:-n[ \t]+)?{_VALUE}[ \t]*\|[ \t]*sudo[ \t]+-S"
+    rf"[^\n|;&]{{0,200}}?[ \t](?:-p|-P|-a|-w|--pass)[ \t]+{_COMMAND_VALUE}"
+    rf"|htpasswd[ \t]+-\w*b\w*[ \t]+\S+[ \t]+\S+[ \t]+{_COMMAND_VALUE}"
+    rf"|net[ \t]+use\b[^\n]{{0,120}}/user:\S+[ \t]+{_COMMAND_VALUE}"
+    rf"|echo[ \t]+(?:-n[ \t]+)?{_COMMAND_VALUE}[ \t]*\|[ \t]*sudo[ \t]+-S"
     r"|echo[ \t]+[\"']?[\w.-]+:([^\s\"'$]{4,100})[\"']?[ \t]*\|[ \t]*(?:sudo[ \t]+)?chpasswd)"
     rf"|-pass(?:in|out)[ \t]+[\"']?pass:([^\s\"'$]{{4,100}})"
 )
@@ -200,42 +205,42 @@ _PROGRAMS = (
 _COMMAND_STEMS = (*_PROGRAMS.split(), "net use", "sudo -s")
 
 
-def find_credentials(scan: Scan) -> Iterator[Span]:
+def find_credentials(scan: TextScan) -> Iterator[Span]:
     """Every such password or token whose characters can be one in use."""
     text = scan.text
     if "://" in text:
-        yield from _in_addresses(text)
-    for match in _matches(scan, _BEARER, "bearer"):
+        yield from _passwords_in_urls(text)
+    for match in _stem_matches(scan, _BEARER_TOKEN, "bearer"):
         if is_token(match[1]):
             yield Span(*match.span(1), "token", KEY)
-    for match in _matches(scan, _BASIC, "basic "):
+    for match in _stem_matches(scan, _BASIC_AUTH, "basic "):
         yield from _encoded_pair(match)
-    for match in _matches(scan, _DOCKER_AUTH, '"auth"'):
+    for match in _stem_matches(scan, _DOCKER_AUTH, '"auth"'):
         yield from _encoded_pair(match)
-    for match in _matches(scan, _SHARED_SIGNATURE, "sig="):
+    for match in _stem_matches(scan, _SHARED_SIGNATURE, "sig="):
         if is_random(match[1]) and not is_placeholder(match[1]):
             yield Span(*match.span(1), "azure signature", KEY)
     if scan.has("kty"):
         for match in _JWK.finditer(text):
             if is_random(match[1]):
                 yield Span(*match.span(1), "private key", KEY)
-    for match in _matches(scan, _PAIR, "auth", "login", "credential"):
-        yield from _value(match, 2)
-    for match in _matches(scan, _LOGIN_FILE, "password ", "login ", "user ", "account "):
-        yield from _value(match, 1)
-    for match in _matches(scan, _PGPASS, ":5432:", ":3306:", ":6432:", ":*:"):
-        yield from _value(match, 1)
-    for match in _matches(scan, _COMMANDS, *_COMMAND_STEMS):
-        yield from _value(match, match.lastindex or 0)
+    for match in _stem_matches(scan, _LOGIN_PAIR, "auth", "login", "credential"):
+        yield from _value_spans(match, 2)
+    for match in _stem_matches(scan, _LOGIN_FILE, "password ", "login ", "user ", "account "):
+        yield from _value_spans(match, 1)
+    for match in _stem_matches(scan, _PGPASS, ":5432:", ":3306:", ":6432:", ":*:"):
+        yield from _value_spans(match, 1)
+    for match in _stem_matches(scan, _COMMANDS, *_COMMAND_STEMS):
+        yield from _value_spans(match, match.lastindex or 0)
 
 
-def _matches(scan: Scan, pattern: re.Pattern[str], *stems: str) -> Iterator[re.Match[str]]:
+def _stem_matches(scan: TextScan, pattern: re.Pattern[str], *stems: str) -> Iterator[re.Match[str]]:
     for start, end in scan.around(stems):
         yield from pattern.finditer(scan.text, start, end)
 
 
-def _in_addresses(text: str) -> Iterator[Span]:
-    for match in _IN_ADDRESS.finditer(text):
+def _passwords_in_urls(text: str) -> Iterator[Span]:
+    for match in _PASSWORD_IN_URL.finditer(text):
         user, value, host = match.groups()
         if value.startswith("//") or "://" in value or value.lower() == user.lower():
             continue
@@ -257,7 +262,7 @@ def _encoded_pair(match: re.Match[str]) -> Iterator[Span]:
         yield Span(*match.span(1), "password", PASSWORD)
 
 
-def _value(match: re.Match[str], group: int) -> Iterator[Span]:
+def _value_spans(match: re.Match[str], group: int) -> Iterator[Span]:
     start, end = match.span(group)
     value = match[group]
     if value[0] in "\"'" and value[-1] == value[0] and len(value) > 1:
@@ -266,49 +271,51 @@ def _value(match: re.Match[str], group: int) -> Iterator[Span]:
         yield Span(start, end, "password", PASSWORD)
 
 
-_BEGIN = re.compile(
+_KEY_BEGIN = re.compile(
     r"-----BEGIN (?:[A-Z0-9]+ ){0,4}PRIVATE KEY(?: BLOCK)?-----"
     r"|---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----"
 )
-_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY|---- END SSH2")
-_UNENDED = re.compile(r"\n(?![\s\"'+,#*|;]*(?:[A-Za-z0-9+/=]{16}|(?:Proc-Type|DEK-Info|Version|Comment):|\n))")
-_KEY_REACH = 32_000  # characters that a block may have: the longest RSA key in use takes 13,000
-_BODY = re.compile(r"[A-Za-z0-9+/]{40}|(?:[A-Za-z0-9+/]{16,}\W+){2}")
-_HEADER = re.compile(r"[\W\d]*(?:Proc-Type|DEK-Info|Version|Comment|Hash|MessageID|Charset|Subject|x-[\w-]+):", re.I)
-_RUN = re.compile(r"(\\+[nrt])|[A-Za-z0-9+/=]{4,}")
-_JOINED = re.compile(r"<KEY>(?:(?:\\+[nr])+<KEY>)+")
-_PUTTY = re.compile(r"Private-Lines: (\d{1,3})\r?\n((?:[ \t]*[A-Za-z0-9+/=]+[ \t]*\r?\n?){1,200})")
-_ENCODED = re.compile(r"LS0tLS1CRUdJTi[A-Za-z0-9+/]{40,}={0,2}")
+_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY|---- END SSH2")
+_END_OF_KEY_TEXT = re.compile(r"\n(?![\s\"'+,#*|;]*(?:[A-Za-z0-9+/=]{16}|(?:Proc-Type|DEK-Info|Version|Comment):|\n))")
+_MAX_KEY_CHARACTERS = 32_000  # characters that a block may have: the longest RSA key in use takes 13,000
+_KEY_BODY = re.compile(r"[A-Za-z0-9+/]{40}|(?:[A-Za-z0-9+/]{16,}\W+){2}")
+_KEY_HEADER = re.compile(
+    r"[\W\d]*(?:Proc-Type|DEK-Info|Version|Comment|Hash|MessageID|Charset|Subject|x-[\w-]+):", re.I
+)
+_KEY_RUN = re.compile(r"(\\+[nrt])|[A-Za-z0-9+/=]{4,}")
+_JOINED_KEYS = re.compile(r"<KEY>(?:(?:\\+[nr])+<KEY>)+")
+_PUTTY_KEY = re.compile(r"Private-Lines: (\d{1,3})\r?\n((?:[ \t]*[A-Za-z0-9+/=]+[ \t]*\r?\n?){1,200})")
+_ENCODED_KEY = re.compile(r"LS0tLS1CRUdJTi[A-Za-z0-9+/]{40,}={0,2}")
 
 
-def find_private_keys(scan: Scan) -> Iterator[Span]:
+def find_private_keys(scan: TextScan) -> Iterator[Span]:
     """Bodies of private keys. A line of one becomes a line with `<KEY>`; a whole key within one line one `<KEY>`."""
     text = scan.text
     if scan.has("private") and "PRIVATE KEY" in text:
-        begins = list(_BEGIN.finditer(text))
+        begins = list(_KEY_BEGIN.finditer(text))
         for begin, after in zip_longest(begins, begins[1:]):
-            reach = min(begin.end() + _KEY_REACH, after.start() if after else len(text))
-            end = _END.search(text, begin.end(), reach) or _UNENDED.search(text, begin.end(), reach)
+            reach = min(begin.end() + _MAX_KEY_CHARACTERS, after.start() if after else len(text))
+            end = _KEY_END.search(text, begin.end(), reach) or _END_OF_KEY_TEXT.search(text, begin.end(), reach)
             stop = end.start() if end else reach
             body = text[begin.end() : stop]
-            if _BODY.search(body.replace("\\n", " ").replace("\\r", " ")):
-                yield Span(begin.end(), stop, "private key", "\n".join(map(_line, body.split("\n"))))
+            if _KEY_BODY.search(body.replace("\\n", " ").replace("\\r", " ")):
+                yield Span(begin.end(), stop, "private key", "\n".join(map(_redact_key_line, body.split("\n"))))
     if scan.has("private-lines"):
-        for match in _PUTTY.finditer(text):
+        for match in _PUTTY_KEY.finditer(text):
             lines = match[2].split("\n")
             count = min(int(match[1]), len(lines))
             stop = match.start(2) + len("\n".join(lines[:count]))
             yield Span(match.start(2), stop, "private key", "\n".join([KEY] * count))
     if scan.has("ls0tls1crudjti"):
-        for match in _ENCODED.finditer(text):
+        for match in _ENCODED_KEY.finditer(text):
             if _decodes_to_private(match[0]):
                 yield Span(match.start(), match.end(), "private key", KEY)
 
 
-def _line(line: str) -> str:
-    if _HEADER.match(line) or "<KEY>" in line:
+def _redact_key_line(line: str) -> str:
+    if _KEY_HEADER.match(line) or "<KEY>" in line:
         return line
-    return _JOINED.sub(KEY, _RUN.sub(lambda run: run[1] or KEY, line))
+    return _JOINED_KEYS.sub(KEY, _KEY_RUN.sub(lambda run: run[1] or KEY, line))
 
 
 def _decodes_to_private(encoded: str) -> bool:
@@ -319,18 +326,18 @@ def _decodes_to_private(encoded: str) -> bool:
         return False
 
 
-_PASSWORD = (
+_PASSWORD_NAMES = (
     r"pass(?:w(?:or)?d|wrd|phrase|code|wort)?s?|pwd|\bpw|requirepass|masterauth|securestring"
     r"|identified(?:[ \t]+with[ \t]+\w+)?[ \t]+by"
 )
-_KEY = (
+_KEY_NAMES = (
     r"secret|token|credential|creds\b|jwt|_auth\b|(?:api|app|access|private|auth|account|encrypt(?:ion)?|signing|sign"
     r"|master|licen[sc]e|storage|service|subscription|shared|deploy|admin|consumer|client|publishable|webhook|cookie"
     r"|session|hmac|aes|crypto|cipher|rest|server|write|ingest|ikey|vapid|maps|heroku[\w.-]{0,8}|datadog|dd"
     r"|algolia)[_. -]?key"
 )
-_STEMS = ("pass", "pw", "secret", "token", "cred", "jwt", "_auth", "key", "identified", "securestring")
-_NAME = re.compile(rf"(?:(?P<password>{_PASSWORD})|{_KEY})(?P<rest>[\w.-]{{0,40}})")
+_SECRET_STEMS = ("pass", "pw", "secret", "token", "cred", "jwt", "_auth", "key", "identified", "securestring")
+_SECRET_NAME = re.compile(rf"(?:(?P<password>{_PASSWORD_NAMES})|{_KEY_NAMES})(?P<rest>[\w.-]{{0,40}})")
 _QUOTE = r"\\{0,3}[\"'`]"
 _SEPARATOR = re.compile(
     r"(?P<close>(?:\\{0,3}[\"'`]|[\])}]){0,3})[ \t]*"
@@ -343,40 +350,41 @@ _SEPARATOR = re.compile(
     r"|,|</key>\s*<string>|>(?:<!\[CDATA\[|\s*<value>)?|\(|(?=[ \t])"
     r")[ \t]*"
 )
-_CALL = r"(?:[\w.:]{1,40}(?<!encode)(?<!decode)[(!]{1,2}\s{0,20})?"
-_QUOTED = re.compile(
-    rf"(?:(?:\\?\n)?[ \t]*|\(\s*|[|>][-+]?\n[ \t]*){_CALL}[rbfuRBFUL@$]{{0,2}}(?P<quote>\\{{0,3}}(?:\"\"\"|'''|[\"'`]))"
+_WRAPPING_CALL = r"(?:[\w.:]{1,40}(?<!encode)(?<!decode)[(!]{1,2}\s{0,20})?"
+_QUOTED_VALUE = re.compile(
+    rf"(?:(?:\\?\n)?[ \t]*|\(\s*|[|>][-+]?\n[ "
+    rf"\t]*){_WRAPPING_CALL}[rbfuRBFUL@$]{{0,2}}(?P<quote>\\{{0,3}}(?:\"\"\"|'''|[\"'`]))"
     r"(?P<value>(?:(?!(?P=quote))(?:\\[^\n]|[^\\\n])){4,4000}?)(?P=quote)"
 )
-_BARE = re.compile(r"(?:[|>][-+]?\n[ \t]*)?(?:\$\{\w+:[-=])?(?P<value>[^\s\"'`,;<>()\[\]{}\\|]{6,4000})")
+_BARE_VALUE = re.compile(r"(?:[|>][-+]?\n[ \t]*)?(?:\$\{\w+:[-=])?(?P<value>[^\s\"'`,;<>()\[\]{}\\|]{6,4000})")
 _NEXT_FIELD = re.compile(r"&\w+=")  # of an address's query
 _PUNCTUATION = re.compile(r"[^\w\s]")
-_NOT_SECRET = re.compile(r"hash|digest|sha\d|md5|checksum|integrity|fingerprint|public|pub_?key")
-_ABOUT_ONE = re.compile(
+_NOT_SECRET_NAMES = re.compile(r"hash|digest|sha\d|md5|checksum|integrity|fingerprint|public|pub_?key")
+_ABOUT_A_SECRET = re.compile(
     r"(?:^|[_.-]?)(?:url|uri|path|file|type|field|header|label|hint|prompt|message|text|title|expir\w*|ttl|endpoint|selector"
     r"|class|column|param|names?|ids?|len|length|limit|index|kind|format|count|regex|pattern|policy|manager|mgr\w*|service)s?\Z"
 )
-_SIGNS = frozenset({"=", ":", ":=", "?=", "is", "was", "to", "now", "be"})
+_ASSIGNMENT_SIGNS = frozenset({"=", ":", ":=", "?=", "is", "was", "to", "now", "be"})
 _LANGUAGES_OF_BARE_VALUES = frozenset(
     {"Other", "Text", "INI", "YAML", "Shell", "Dockerfile", "Terraform", "XML", "HTML", "Markdown", "reStructuredText",
      "PowerShell", "Makefile", "TOML", "Nix", "CSV"}
 )  # fmt: skip
-_COMMAND = re.compile(
+_COMMAND_OPTION = re.compile(
     r"(?:--?[\w-]{0,30}|^[ \t]*(?:ENV|ARG|setenv|set -\w+)[ \t]+[\w.-]{0,40}|login[ \t]+\S+[ \t]+)\Z", re.M
 )
 
 
-def find_assignments(scan: Scan, language: str) -> Iterator[Span]:
+def find_assignments(scan: TextScan, language: str) -> Iterator[Span]:
     """Every value of such a name that can be a secret by its characters."""
     text = scan.text
-    for start, end in scan.around(_STEMS):
-        for name in _NAME.finditer(scan.lowered, start, end):
-            before = _before(text, name.start())
+    for start, end in scan.around(_SECRET_STEMS):
+        for name in _SECRET_NAME.finditer(scan.lowered, start, end):
+            before = _line_before(text, name.start())
             if not _is_another_word(text, name, before):
                 yield from _value_of(text, name, before, language in _LANGUAGES_OF_BARE_VALUES)
 
 
-def _before(text: str, at: int) -> str:
+def _line_before(text: str, at: int) -> str:
     """The part of the line in front, 80 characters of it at most."""
     return text[max(text.rfind("\n", 0, at) + 1, at - 80) : at]
 
@@ -389,7 +397,7 @@ def _is_another_word(text: str, name: re.Match[str], before: str) -> bool:
         return joined or (name["rest"][:1].isalpha() and not text[name.end("password")].isupper())
     front = re.search(r"[\w.-]{0,40}\Z", before)
     whole = (front[0].lower() if front else "") + name[0]
-    return _NOT_SECRET.search(whole) is not None or _ABOUT_ONE.fullmatch(name["rest"]) is not None
+    return _NOT_SECRET_NAMES.search(whole) is not None or _ABOUT_A_SECRET.fullmatch(name["rest"]) is not None
 
 
 def _value_of(text: str, name: re.Match[str], before: str, bare_values: bool) -> Iterator[Span]:
@@ -403,12 +411,12 @@ def _value_of(text: str, name: re.Match[str], before: str, bare_values: bool) ->
     if verb or (sign == "(" and "." in name["rest"]):
         return  # pass `x` to it; password.encode("latin1")
     kind, placeholder = ("password", PASSWORD) if name["password"] else ("key", KEY)
-    quoted = _QUOTED.match(text, separator.end())
+    quoted = _QUOTED_VALUE.match(text, separator.end())
     if quoted and not (sign == "," and "\n" in text[separator.end() : quoted.start("value")]):
         if _is_secret(quoted["value"], name):
             yield Span(*quoted.span("value"), kind, placeholder)
         return
-    bare = _BARE.match(text, separator.end())
+    bare = _BARE_VALUE.match(text, separator.end())
     if (
         bare is None
         or sign in ("(", ",")
@@ -423,11 +431,11 @@ def _value_of(text: str, name: re.Match[str], before: str, bare_values: bool) ->
     value = _NEXT_FIELD.split(bare["value"], 1)[0].rstrip("." if bare_values else ".:")
     start = bare.start("value")
     shown = (
-        sign in _SIGNS
+        sign in _ASSIGNMENT_SIGNS
         or "value" in sign.lower()
         or sign[:1] in ("<", ">")
         or " " in separator[0].strip()
-        or _COMMAND.search(before) is not None
+        or _COMMAND_OPTION.search(before) is not None
     )
     in_string = text[name.end()] == "=" and not text[name.end() + 1].isspace() and any(q in before for q in "\"'`")
     if value.rstrip("!?").isalpha() and value[-1:] in ("!", "?"):

@@ -15,11 +15,11 @@ from typing import NamedTuple
 _WORD_CHARACTERS = bytes(c if chr(c).isascii() and (chr(c).isalnum() or chr(c) in "_-") else 32 for c in range(256))
 _PART_OF_A_WORD = re.compile(r"[a-z0-9_-]+")
 _DIGITS = b"0123456789"
-_LONG = 20  # characters: no provider's key has a shorter stretch without punctuation
-_REACH = 320  # characters to either side of what was found, within its line
+_LONG_WORD = 20  # characters: no provider's key has a shorter stretch without punctuation
+_LINE_REACH = 320  # characters to either side of what was found, within its line
 
 
-class Scan:
+class TextScan:
     """A text, the same in lower case, character for character, and whether words occur in it."""
 
     def __init__(self, text: str) -> None:
@@ -50,11 +50,11 @@ class Scan:
         hits.sort()
         start = end = -1
         for hit in hits:
-            if hit < end and end - hit < _REACH and text[end : end + 1] == "\n":
+            if hit < end and end - hit < _LINE_REACH and text[end : end + 1] == "\n":
                 continue
-            first = max(text.rfind("\n", max(0, hit - _REACH), hit) + 1, hit - _REACH, 0)
-            line_end = text.find("\n", hit, hit + _REACH)
-            last = line_end if line_end >= 0 else min(len(text), hit + _REACH)
+            first = max(text.rfind("\n", max(0, hit - _LINE_REACH), hit) + 1, hit - _LINE_REACH, 0)
+            line_end = text.find("\n", hit, hit + _LINE_REACH)
+            last = line_end if line_end >= 0 else min(len(text), hit + _LINE_REACH)
             if first > end + 1:
                 if end >= 0:
                     yield start, end
@@ -67,7 +67,7 @@ class Scan:
         """Start and end of each word of 20 characters or more that has a digit or begins with one of these fronts, in
         lower case; `_` and `-` are letters here."""
         raw, at = self._raw, 0
-        for word in [word for word in self._words if len(word) >= _LONG]:
+        for word in [word for word in self._words if len(word) >= _LONG_WORD]:
             if word.translate(None, _DIGITS) != word or word.startswith(fronts):
                 at = raw.find(word, at)
                 yield at, at + len(word)
@@ -86,7 +86,7 @@ class Span(NamedTuple):
     placeholder: str
 
 
-def merged(spans: Iterable[Span]) -> list[Span]:
+def merge_spans(spans: Iterable[Span]) -> list[Span]:
     """Spans in order and apart: where some overlap, one span over all of them, named by the first given."""
     found: list[tuple[Span, int]] = []
     for span, rank in sorted(((span, rank) for rank, span in enumerate(spans)), key=lambda pair: pair[0][:2]):
@@ -99,7 +99,7 @@ def merged(spans: Iterable[Span]) -> list[Span]:
     return [span for span, _ in found]
 
 
-def outside(spans: Iterable[Span], taken: list[Span]) -> Iterator[Span]:
+def spans_outside(spans: Iterable[Span], taken: list[Span]) -> Iterator[Span]:
     """The spans that overlap none of `taken`. Both are in order."""
     at = 0
     for span in spans:
@@ -109,7 +109,7 @@ def outside(spans: Iterable[Span], taken: list[Span]) -> Iterator[Span]:
             yield span
 
 
-def applied(text: str, spans: Iterable[Span]) -> str:
+def apply_spans(text: str, spans: Iterable[Span]) -> str:
     """The text with its spans, in order and apart, replaced."""
     parts, at = [], 0
     for span in spans:
@@ -118,7 +118,7 @@ def applied(text: str, spans: Iterable[Span]) -> str:
     return "".join([*parts, text[at:]])
 
 
-def lines_of(text: str, spans: Iterable[Span]) -> Iterator[int]:
+def span_lines(text: str, spans: Iterable[Span]) -> Iterator[int]:
     """The line, from 1, that each span begins in. They come in order."""
     line, at = 1, 0
     for span in spans:

@@ -27,10 +27,10 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """The comparison as prepared, then one table a measure, at the longest length, then the notes."""
     print_comparison(evaluation.comparisons, console)
     for measure, title in _TITLES.items():
-        figures = _longest(evaluation.find(measure))
+        figures = _at_longest(evaluation.find(measure))
         if figures:
             console.print()
-            console.print(_table(title, figures))
+            console.print(_measure_table(title, figures))
     for note in evaluation.notes:
         console.print(f"note: {note}", style="dim", highlight=False, markup=False)
 
@@ -51,10 +51,10 @@ def print_comparison(comparisons: Sequence[Comparison], console: Console) -> Non
             f"{row.difference:+.3f}, {interval}",
         )
     console.print(table)
-    console.print(verdict(comparisons))
+    console.print(comparison_verdict(comparisons))
 
 
-def verdict(comparisons: Sequence[Comparison]) -> str:
+def comparison_verdict(comparisons: Sequence[Comparison]) -> str:
     """What the table says, in one sentence."""
     if not comparisons:
         return "There is no held-out sequence to compare on."
@@ -70,19 +70,19 @@ def verdict(comparisons: Sequence[Comparison]) -> str:
     return f"Tuned is NOT below base up to {lengths} tokens: {help} may help."
 
 
-def _longest(figures: Sequence[Figure]) -> list[Figure]:
+def _at_longest(figures: Sequence[Figure]) -> list[Figure]:
     most = max((int(one.parts.get("length", 0)) for one in figures), default=0)
     return [one for one in figures if int(one.parts.get("length", 0)) == most]
 
 
-def _table(title: str, figures: Sequence[Figure]) -> Table:
+def _measure_table(title: str, figures: Sequence[Figure]) -> Table:
     length = figures[0].parts.get("length")
     table = Table(title=f"{title}, {length:,} tokens" if length else title, title_justify="left", box=SIMPLE_HEAD)
     table.add_column("")
     for name in ("samples", "base", "tuned", "difference, 95 % interval", ""):
         table.add_column(name, justify="right", no_wrap=True)
     for one in figures:
-        parts = ", ".join(_word(name, value) for name, value in one.parts.items() if name != "length")
+        parts = ", ".join(_part_label(name, value) for name, value in one.parts.items() if name != "length")
         label = f"{parts} ({one.metric})" if one.metric not in ("loss", "gain", "longppl") else parts
         change = one.difference
         interval = f"{change.low:+.3f} to {change.high:+.3f}" if one.groups > 1 else "one group: none"
@@ -98,7 +98,7 @@ def _table(title: str, figures: Sequence[Figure]) -> Table:
     return table
 
 
-def _word(name: str, value: str | int) -> str:
+def _part_label(name: str, value: str | int) -> str:
     if isinstance(value, str):
         return value.replace("_", " ")
     if name == "depth":

@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from longrepo.memory.doctor_checks import Finding
-from longrepo.rope.apply import OWN, said
+from longrepo.memory.doctor_checks import DoctorFinding
+from longrepo.rope.apply import NATIVE_CONTEXT, describe_context
 
 GIB, MIB = 2**30, 2**20
-PARTS = {
+PART_LABELS = {
     "weights": "base model's weights",
     "adapter": "adapter (LoRA, structure tokens)",
     "gradients": "the adapter's gradients",
@@ -34,8 +34,8 @@ PARTS = {
 }
 
 
-def show_outlook(told: dict[str, Any], console: Console) -> None:
-    """What `longrepo.memory.report.outlook` found."""
+def show_plan(told: dict[str, Any], console: Console) -> None:
+    """What `longrepo.memory.report.plan_report` found."""
     counts, budget = told["parameters"], told["budget"]
     trained = counts["lora"] + counts["structure tokens"]
     console.print(f"[bold]{escape(told['model'])}[/bold] on {told['device']}, {told['dtype']}")
@@ -46,9 +46,9 @@ def show_outlook(told: dict[str, Any], console: Console) -> None:
         f"({', '.join(f'{name} {count / 1e6:.1f} M' for name, count in counts['by_module'].items())})"
     )
     fitting = [entry for entry in told["phases"] if "method" in entry]
-    _show_parts(fitting, told["overhead"], console)
+    _show_memory_parts(fitting, told["overhead"], console)
     for entry in told["phases"]:
-        console.print(_line(entry))
+        console.print(_phase_line(entry))
     if told["plain_only"]:
         console.print(f"only the plain step, not in chunks: {escape(told['plain_only'])}")
     if any(entry["seconds"] is None for entry in fitting):
@@ -56,7 +56,7 @@ def show_outlook(told: dict[str, Any], console: Console) -> None:
         console.print(f"hours: not known {untimed if told['this_machine'] else 'on another machine'}")
     _show_epochs(told["epochs"] or (), console)
     if told["engine"] == "mlx":
-        console.print(_how_sure(told["device"], told["checked_peak"]))
+        console.print(_accuracy_note(told["device"], told["checked_peak"]))
     longest = f"{told['longest']:,} tokens" if told["longest"] else "none"
     console.print(f"the longest sequence that fits: {longest}")
 
@@ -70,12 +70,12 @@ def show_machines(rows: list[dict[str, Any]], console: Console) -> None:
     for length in lengths:
         table.add_column(f"{length // 1024}K", justify="right")
     for row in rows:
-        cells = (_short(row["methods"][length]) for length in lengths)
+        cells = (_short_method(row["methods"][length]) for length in lengths)
         table.add_row(row["name"], f"{row['usable'] / GIB:.1f}", *cells)
     console.print(table)
 
 
-def _show_parts(entries: list[dict[str, Any]], overhead: int, console: Console) -> None:
+def _show_memory_parts(entries: list[dict[str, Any]], overhead: int, console: Console) -> None:
     if not entries:
         return
     unit, word = (GIB, "GiB") if max(entry["parts"]["peak"] for entry in entries) >= GIB else (MIB, "MiB")
@@ -87,7 +87,7 @@ def _show_parts(entries: list[dict[str, Any]], overhead: int, console: Console) 
     def row(words: str, sizes: list[int], style: str | None = None) -> None:
         table.add_row(words, *(f"{size / unit:,.2f}" for size in sizes), style=style)
 
-    for part, words in PARTS.items():
+    for part, words in PART_LABELS.items():
         row(words, [entry["parts"][part] for entry in entries])
     row("all tensors", [entry["parts"]["peak"] for entry in entries], "bold")
     if overhead:
@@ -97,7 +97,7 @@ def _show_parts(entries: list[dict[str, Any]], overhead: int, console: Console) 
     console.print(table)
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _phase_line(entry: dict[str, Any]) -> str:
     what = f"{entry['name']} ({entry['length']:,})" if entry["name"].startswith("phase") else entry["name"]
     if "method" not in entry:
         return f"{what}: [red]{entry['why_not']}[/red]"
@@ -106,7 +106,7 @@ def _line(entry: dict[str, Any]) -> str:
         words.append(f"{_gib(entry['parts']['disk_written'])} GiB written to disk a sequence")
     if entry["seconds"] is not None:
         words.append(f"{entry['seconds']:.0f} s a sequence")
-    if entry["positions"] != said(OWN):
+    if entry["positions"] != describe_context(NATIVE_CONTEXT):
         words.append(f"positions {entry['positions']}")
     return ", ".join(words)
 
@@ -125,7 +125,7 @@ def _show_epochs(epochs: Iterable[dict[str, Any]], console: Console) -> None:
         )
 
 
-def _how_sure(device: str, checked: tuple[int, int] | None) -> str:
+def _accuracy_note(device: str, checked: tuple[int, int] | None) -> str:
     """Of MLX's plan: what a calibration found, or that there was none."""
     where = "Metal" if device == "metal" else "this CPU"
     if checked is None:
@@ -137,7 +137,7 @@ def _how_sure(device: str, checked: tuple[int, int] | None) -> str:
     return f"MLX's plan, on {where}: a small step {found}"
 
 
-def _short(method: str | None) -> str:
+def _short_method(method: str | None) -> str:
     if method is None:
         return "–"
     return method.replace("chunks of ", "").replace("1 layer in ", "1/").replace(", memory", "")
@@ -151,7 +151,7 @@ GIB = 2**30
 
 
 def show_inference(told: Mapping[str, Any], console: Console) -> None:
-    """What `longrepo.memory.report.inference_outlook` found, with `speeds` or why there are none (`unmeasured`)."""
+    """What `longrepo.memory.report.inference_report` found, with `speeds` or why there are none (`unmeasured`)."""
     budget = told["budget"]
     console.print(
         f"[bold]{escape(told['model'])}[/bold] on {told['device']}, {told['dtype']}, engine: {told['engine']}"
@@ -178,7 +178,7 @@ def _show_tiers(told: Mapping[str, Any], console: Console) -> None:
     for row in told["tiers"]:
         sizes = (*row["cache"].values(), row["together"], row["peak"])
         cells = ("–" if size is None else f"{size / GIB:.3f}" for size in sizes)
-        table.add_row(f"{row['length']:,}", _positions(row["context"]), *cells, "yes" if row["fits"] else "no")
+        table.add_row(f"{row['length']:,}", _positions_label(row["context"]), *cells, "yes" if row["fits"] else "no")
     console.print(table)
 
 
@@ -191,16 +191,16 @@ def _show_speeds(told: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def _positions(context: Mapping[str, Any]) -> str:
+def _positions_label(context: Mapping[str, Any]) -> str:
     window = "" if context["window"] == "keep" else f", {context['window']}"
     return f"{'own' if context['method'] == 'none' else context['method']}{window}"
 
 
-MARKS = {"ok": "[green]✓[/green]", "note": "[yellow]![/yellow]", "problem": "[red]✗[/red]"}
+STATUS_MARKS = {"ok": "[green]✓[/green]", "note": "[yellow]![/yellow]", "problem": "[red]✗[/red]"}
 TOPIC_WIDTH = 9  # characters of the longest topic
 
 
-def print_findings(findings: Iterable[Finding], console: Console) -> list[Finding]:
+def print_findings(findings: Iterable[DoctorFinding], console: Console) -> list[DoctorFinding]:
     """Print each as it is found, what to do below it, and a last line that says how it stands; return them all."""
     seen = []
     with console.status("looking"):
@@ -210,14 +210,14 @@ def print_findings(findings: Iterable[Finding], console: Console) -> list[Findin
             table.add_column(width=TOPIC_WIDTH)
             table.add_column(overflow="fold")
             remedy = f"\n[dim]→ {escape(finding.remedy)}[/dim]" if finding.remedy else ""
-            table.add_row(MARKS[finding.status], finding.topic, escape(finding.what) + remedy)
+            table.add_row(STATUS_MARKS[finding.status], finding.topic, escape(finding.what) + remedy)
             console.print(table)
             seen.append(finding)
-    console.print(f"\n{verdict(seen)}")
+    console.print(f"\n{doctor_verdict(seen)}")
     return seen
 
 
-def verdict(findings: Sequence[Finding]) -> str:
+def doctor_verdict(findings: Sequence[DoctorFinding]) -> str:
     """How it stands, in one sentence."""
     problems = [finding.topic for finding in findings if finding.status == "problem"]
     if not problems:
@@ -225,7 +225,7 @@ def verdict(findings: Sequence[Finding]) -> str:
     return f"The main job would not run: {', '.join(dict.fromkeys(problems))}."
 
 
-def as_json(findings: Sequence[Finding]) -> str:
+def findings_as_json(findings: Sequence[DoctorFinding]) -> str:
     """`{"runs": bool, "findings": [{status, topic, what, remedy}]}`."""
     runs = all(finding.status != "problem" for finding in findings)
     return json.dumps({"runs": runs, "findings": [asdict(finding) for finding in findings]}, indent=2)
@@ -235,8 +235,8 @@ GIB, MIB, KIB = 2**30, 2**20, 2**10
 
 
 def show_presets(rows: Sequence[Mapping[str, Any]], contexts: Sequence[int], console: Console) -> None:
-    """One line a size: `name`, the counts of `longrepo.pretrain.requirements.calculated`, and `steps` (context →
-    bytes), empty if they weren't asked for."""
+    """One line a size: `name`, the counts of `longrepo.pretrain.requirements.calculate_requirements`, and `steps`
+    (context → bytes), empty if they weren't asked for."""
     table = Table(title="presets: StarCoder2's architecture, rotary positions, tied embeddings", padding=(0, 0))
     columns = ("preset", "parameters", "layers", "width", "heads", "KV", "words", "bf16, GiB", "KV, B/token")
     for column in columns:
@@ -250,10 +250,10 @@ def show_presets(rows: Sequence[Mapping[str, Any]], contexts: Sequence[int], con
     console.print(table)
     console.print(f"contexts of each: {', '.join(map(str, contexts))}; a preset's name is size_context: 150M_1024")
     if rows and rows[0]["steps"]:
-        _show_steps(rows, console)
+        _show_preset_steps(rows, console)
 
 
-def _show_steps(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _show_preset_steps(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     table = Table(title="training all weights, one sequence, a plain step: GiB by context")
     table.add_column("preset")
     for context in rows[0]["steps"]:
@@ -263,31 +263,31 @@ def _show_steps(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     console.print(table)
 
 
-def show_calculated(name: str, told: Mapping[str, Any], console: Console) -> None:
-    """What `longrepo.pretrain.requirements.calculated` found."""
+def show_requirements(name: str, told: Mapping[str, Any], console: Console) -> None:
+    """What `longrepo.pretrain.requirements.calculate_requirements` found."""
     window = f", attention over {told['window']:,}" if told["window"] else ""
     console.print(
         f"[bold]{escape(name)}[/bold]: {told['layers']} layers of {told['hidden']:,}, {told['heads']} heads "
         f"({told['kv_heads']} of keys and values), vocabulary {told['vocabulary']:,}, "
         f"{told['max_positions']:,} positions{window}"
     )
-    _show_model_parts(told, console)
-    _show_inference(told["inference"], console)
+    _show_parameters(told, console)
+    _show_inference_memory(told["inference"], console)
     if told.get("unplanned"):
         console.print(f"training isn't planned: {escape(told['unplanned'])}")
         return
-    _show_training(told["training"], console)
+    _show_training_memory(told["training"], console)
     if "machines" in told:
-        _show_machines(told["machines"], console)
+        _show_machine_rows(told["machines"], console)
 
 
-def _show_model_parts(told: Mapping[str, Any], console: Console) -> None:
+def _show_parameters(told: Mapping[str, Any], console: Console) -> None:
     table = Table(title="parameters")
     for column in ("part", "count", "share"):
         table.add_column(column, justify="left" if column == "part" else "right")
     for part, count in told["by_part"].items():
         if count or part in ("positions", "head"):
-            table.add_row(_said(part, told), f"{count:,}", f"{count / told['parameters']:.2%}")
+            table.add_row(_part_label(part, told), f"{count:,}", f"{count / told['parameters']:.2%}")
     table.add_row("all", f"{told['parameters']:,}", "", style="bold")
     console.print(table)
     if lora := told["lora"]:
@@ -297,13 +297,13 @@ def _show_model_parts(told: Mapping[str, Any], console: Console) -> None:
         )
 
 
-def _said(part: str, told: Mapping[str, Any]) -> str:
+def _part_label(part: str, told: Mapping[str, Any]) -> str:
     if part == "positions":
         return "positions (rotary: none)" if told["rotary"] else "positions (learned)"
     return "head (tied to the embedding)" if part == "head" and told["tied"] else part
 
 
-def _show_inference(found: Mapping[str, Any], console: Console) -> None:
+def _show_inference_memory(found: Mapping[str, Any], console: Console) -> None:
     table = Table(title="answering, GiB: weights, and keys and values in bf16 by tokens")
     weights = {f"weights, {name}": size for name, size in found["weights"].items()}
     cache = {f"KV, {tokens:,}": size for tokens, size in found["cache"].items()}
@@ -314,7 +314,7 @@ def _show_inference(found: Mapping[str, Any], console: Console) -> None:
     console.print(f"keys and values of a token: {found['cache_token'] / KIB:.1f} KiB")
 
 
-def _show_training(steps: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _show_training_memory(steps: Sequence[Mapping[str, Any]], console: Console) -> None:
     contexts = sorted({step["context"] for step in steps})
     table = Table(title="training, GiB of tensors in a plain step (bf16, fused attention), by context")
     for column in ("trained", "batch", *(f"{context:,}" for context in contexts)):
@@ -326,7 +326,7 @@ def _show_training(steps: Sequence[Mapping[str, Any]], console: Console) -> None
     console.print(table)
 
 
-def _show_machines(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
+def _show_machine_rows(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     lengths = list(rows[0]["methods"])
     table = Table(title="training all weights, one sequence at a time: the cheapest way that fits", padding=(0, 0))
     table.add_column("machine")

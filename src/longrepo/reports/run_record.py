@@ -13,18 +13,23 @@ from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.dataset import HEADER_FILE
 from longrepo.data.metadata import Header
-from longrepo.data.prepare import SUMMARY
+from longrepo.data.prepare import SUMMARY_FILE
 from longrepo.errors import InputError
 from longrepo.evaluation.results import Evaluation, read_evaluation
-from longrepo.training.checkpoint import SETTINGS, STATE, trained_folder
+from longrepo.training.checkpoint import SETTINGS_FILE, STATE, trained_folder
 from longrepo.training.events import EpochRecord, MemoryUse, PhaseRecord, StepDownRecord, UpdateRecord, Validation
-from longrepo.training.state import Snapshot
+from longrepo.training.state import CheckpointSnapshot
 
-METRICS, PLAN, EVALUATION, STAGE = "metrics.jsonl", "memory_plan.json", "evaluation.json", "stage.json"
+METRICS_FILE, PLAN_FILE, EVALUATION_FILE, STAGE_FILE_NAME = (
+    "metrics.jsonl",
+    "memory_plan.json",
+    "evaluation.json",
+    "stage.json",
+)
 
 
 @dataclass
-class History:
+class MetricsHistory:
     """What `metrics.jsonl` holds, in the order it was written; `events` are the memory guard's, and `starts` the
     number of updates done before each phase."""
 
@@ -76,13 +81,13 @@ class History:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """`snapshot`, `plan`, `data`, `summary` and `evaluation` are None where they aren't there; `missing` says why."""
 
     path: Path
     settings: Settings
-    history: History
-    snapshot: Snapshot | None
+    history: MetricsHistory
+    snapshot: CheckpointSnapshot | None
     plan: Mapping[str, Any] | None
     data: Header | None
     summary: Mapping[str, Any] | None
@@ -115,21 +120,21 @@ class Run:
         return self.path.resolve().name
 
 
-def read_run(path: Path) -> Run:
+def read_run_record(path: Path) -> RunRecord:
     """A run's folder. Raises InputError where it is none, or what it holds can't be read."""
     check_is_run(path)
     missing: dict[str, str] = {}
-    snapshot = _snapshot(path, missing)
-    data, summary = _data(snapshot, missing)
-    return Run(
+    snapshot = _read_snapshot(path, missing)
+    data, summary = _read_data(snapshot, missing)
+    return RunRecord(
         path,
-        load_settings(path / SETTINGS),
-        _history(path / METRICS),
+        load_settings(path / SETTINGS_FILE),
+        _read_history(path / METRICS_FILE),
         snapshot,
-        _plan(path / PLAN, missing),
+        _read_plan(path / PLAN_FILE, missing),
         data,
         summary,
-        _evaluation(path, missing),
+        _find_evaluation(path, missing),
         missing,
     )
 
@@ -138,16 +143,16 @@ def check_is_run(path: Path) -> None:
     """Raise InputError where a folder isn't a run's; it says which ones in it are."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give a run's, as --output of training named it")
-    if not (path / SETTINGS).is_file():
-        runs = sorted(file.parent for file in path.glob(f"*/{SETTINGS}"))
+    if not (path / SETTINGS_FILE).is_file():
+        runs = sorted(file.parent for file in path.glob(f"*/{SETTINGS_FILE}"))
         hint = f"give the run in it: {runs[-1]}" if runs else "give the folder that --output of training named"
-        raise InputError(f"{path}: isn't a run's folder ({SETTINGS} is missing); {hint}")
+        raise InputError(f"{path}: isn't a run's folder ({SETTINGS_FILE} is missing); {hint}")
 
 
-def _snapshot(path: Path, missing: dict[str, str]) -> Snapshot | None:
+def _read_snapshot(path: Path, missing: dict[str, str]) -> CheckpointSnapshot | None:
     file = path / "last" / STATE
     try:
-        return Snapshot.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return CheckpointSnapshot.from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         missing["snapshot"] = "This run has saved no checkpoint yet."
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -155,13 +160,15 @@ def _snapshot(path: Path, missing: dict[str, str]) -> Snapshot | None:
     return None
 
 
-def _data(snapshot: Snapshot | None, missing: dict[str, str]) -> tuple[Header | None, Mapping[str, Any] | None]:
+def _read_data(
+    snapshot: CheckpointSnapshot | None, missing: dict[str, str]
+) -> tuple[Header | None, Mapping[str, Any] | None]:
     if snapshot is None:
         missing["data"] = "What it is trained on is known from its first checkpoint on."
         return None, None
     path = Path(snapshot.identity.sequences)
     try:
-        header = _header(path)
+        header = _read_folder_header(path)
     except (OSError, ValueError, InputError):
         missing["data"] = f"Its sequences can't be read any more: {path}"
         return None, None
@@ -169,13 +176,13 @@ def _data(snapshot: Snapshot | None, missing: dict[str, str]) -> tuple[Header | 
         missing["data"] = f"Other sequences than those it was trained on lie there by now: {path}"
         return None, None
     try:
-        summary = json.loads((path.parent / SUMMARY).read_text(encoding="utf-8"))
+        summary = json.loads((path.parent / SUMMARY_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return header, None
     return header, summary if summary.get("sequences_sha256") == header.content_sha256 else None
 
 
-def _header(path: Path) -> Header:
+def _read_folder_header(path: Path) -> Header:
     """Of a folder without reading its rows: they were checked before they were trained on."""
     if path.is_dir():
         return Header.from_dict(json.loads((path / HEADER_FILE).read_text(encoding="utf-8")), str(path))
@@ -184,7 +191,7 @@ def _header(path: Path) -> Header:
     return read_sequences(path).header
 
 
-def _plan(file: Path, missing: dict[str, str]) -> Mapping[str, Any] | None:
+def _read_plan(file: Path, missing: dict[str, str]) -> Mapping[str, Any] | None:
     try:
         plan: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         return plan
@@ -195,16 +202,16 @@ def _plan(file: Path, missing: dict[str, str]) -> Mapping[str, Any] | None:
     return None
 
 
-def _evaluation(path: Path, missing: dict[str, str]) -> Evaluation | None:
+def _find_evaluation(path: Path, missing: dict[str, str]) -> Evaluation | None:
     """In the run's folder, or beside it, where the pipeline puts it."""
-    files = [path / EVALUATION]
-    for stage in sorted(path.resolve().parent.glob(f"evaluation-*/{STAGE}")):
+    files = [path / EVALUATION_FILE]
+    for stage in sorted(path.resolve().parent.glob(f"evaluation-*/{STAGE_FILE_NAME}")):
         try:
             inputs = json.loads(stage.read_text(encoding="utf-8"))["inputs"]
         except (OSError, ValueError, KeyError):
             continue
         if inputs.get("run") == path.resolve().name:
-            files.append(stage.with_name(EVALUATION))
+            files.append(stage.with_name(EVALUATION_FILE))
     there = [file for file in files if file.is_file()]
     if not there:
         missing["evaluation"] = "Base and tuned have not been compared yet."
@@ -216,9 +223,9 @@ def _evaluation(path: Path, missing: dict[str, str]) -> Evaluation | None:
         return None
 
 
-def _history(file: Path) -> History:
+def _read_history(file: Path) -> MetricsHistory:
     """What stands there, but for a last line that is being written, or was cut off by a kill."""
-    history = History()
+    history = MetricsHistory()
     try:
         lines = file.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
@@ -227,13 +234,13 @@ def _history(file: Path) -> History:
         if not line.endswith(b"\n"):
             break
         try:
-            _take(history, json.loads(line))
+            _add_record(history, json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file}, line {number}: not a record of this version ({error!r})") from None
     return history
 
 
-def _take(history: History, tree: dict[str, Any]) -> None:
+def _add_record(history: MetricsHistory, tree: dict[str, Any]) -> None:
     kind = tree.pop("record")
     if kind == "phase":
         history.phases.append(PhaseRecord(**{**tree, "validation": Validation(**tree["validation"])}))

@@ -29,16 +29,24 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from longrepo.data.contamination import LEAKS, Leak, LeakCheck
+from longrepo.data.contamination import LEAK_KINDS, Leak, LeakCheck
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
-from longrepo.data.questions.verify import Verdict
-from longrepo.data.questions.write import Asked
-from longrepo.data.text import DIFFICULTIES, marks_of
-from longrepo.data.tokenizer import COMMIT_END, COMMIT_START, END, FILE_END, FILE_START, SNIPPETS, RepoTokenizer
+from longrepo.data.questions.verify import AnswerVerdict
+from longrepo.data.questions.write import StoredQuestion
+from longrepo.data.text import DIFFICULTIES, special_token_mask
+from longrepo.data.tokenizer import (
+    COMMIT_END,
+    COMMIT_START,
+    END_OF_TEXT,
+    FILE_END,
+    FILE_START,
+    SNIPPET_TOKENS,
+    RepoTokenizer,
+)
 
-_KINDS = {"hierarchical": "files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}
+_KIND_LABELS = {"hierarchical": "files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}
 
 
 def show_preparation(console: Console, header: Header, summary: dict[str, Any], written: str, seconds: float) -> None:
@@ -49,12 +57,12 @@ def show_preparation(console: Console, header: Header, summary: dict[str, Any], 
         weight = f", weight {facts.weight:g}" if facts.weight != 1 else ""
         console.print(
             f"[bold]{facts.name}[/] at {facts.head[:10]}: {files['count']} files ({languages}), "
-            f"{_short(files['training_tokens'])} tokens to train on, {history['changes']} changes, "
+            f"{_short_count(files['training_tokens'])} tokens to train on, {history['changes']} changes, "
             f"{found['dependencies']['edges']} imports between files{weight}",
             highlight=False,
         )
-    console.print(_table(header))
-    for line in _account(header):
+    console.print(_sequence_table(header))
+    for line in _token_account(header):
         console.print(line, highlight=False)
     if header.redactions:
         kinds = ", ".join(f"{kind} {count}" for kind, count in header.redactions.items())
@@ -64,7 +72,7 @@ def show_preparation(console: Console, header: Header, summary: dict[str, Any], 
     console.print(f"written to [bold]{written}[/] in {seconds:.1f} s", highlight=False, soft_wrap=True)
 
 
-def show_details(console: Console, summary: dict[str, Any]) -> None:
+def show_preparation_details(console: Console, summary: dict[str, Any]) -> None:
     """Print what `--verbose` adds: the largest files, the most imported ones, and what was left out and why."""
     for found in summary["repositories"]:
         files, history = found["files"], found["history"]
@@ -85,66 +93,72 @@ def show_details(console: Console, summary: dict[str, Any]) -> None:
                 console.print(table)
 
 
-def _table(header: Header) -> Table:
+def _sequence_table(header: Header) -> Table:
     phases = [str(band["phase"]) for band in header.bands]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("sequences")
     for band in header.bands:
         table.add_column(f"phase {band['phase']} (≤{band['cap']})", justify="right")
-    kinds = [kind for kind in _KINDS if any(kind in _cell(header, "train", phase, "kinds") for phase in phases)]
+    kinds = [
+        kind for kind in _KIND_LABELS if any(kind in _count_cell(header, "train", phase, "kinds") for phase in phases)
+    ]
     for kind in kinds:
-        table.add_row(_KINDS[kind], *[str(_cell(header, "train", phase, "kinds").get(kind, 0)) for phase in phases])
-    table.add_row("to train on", *[_number(header, "train", phase, "sequences") for phase in phases], style="bold")
-    table.add_row("  tokens", *[_tokens(header, "train", phase) for phase in phases])
-    table.add_row("  filled to", *[_fill(header, phase) for phase in phases])
-    table.add_row("  within range", *[_within(header, phase) for phase in phases])
+        table.add_row(
+            _KIND_LABELS[kind], *[str(_count_cell(header, "train", phase, "kinds").get(kind, 0)) for phase in phases]
+        )
+    table.add_row(
+        "to train on", *[_sequence_count(header, "train", phase, "sequences") for phase in phases], style="bold"
+    )
+    table.add_row("  tokens", *[_token_count(header, "train", phase) for phase in phases])
+    table.add_row("  filled to", *[_fill_share(header, phase) for phase in phases])
+    table.add_row("  within range", *[_within_range(header, phase) for phase in phases])
     for difficulty in DIFFICULTIES:
-        counts = [str(_cell(header, "train", phase, "difficulties").get(difficulty, 0)) for phase in phases]
+        counts = [str(_count_cell(header, "train", phase, "difficulties").get(difficulty, 0)) for phase in phases]
         table.add_row(f"  {difficulty.replace('_', ' ')}", *counts, style="dim")
     for split in ("validation", "test"):
-        table.add_row(split, *[_number(header, split, phase, "sequences") for phase in phases], style="bold")
+        table.add_row(split, *[_sequence_count(header, split, phase, "sequences") for phase in phases], style="bold")
     return table
 
 
-def _account(header: Header) -> Iterator[str]:
+def _token_account(header: Header) -> Iterator[str]:
     for phase, account in header.accounts.items():
         dropped = sum(account["dropped"].values())
         share = f"{account['used'] / account['tokenized']:.1%}" if account["tokenized"] else "0 %"
-        line = f"phase {phase}: {share} of {_short(account['tokenized'])} tokens used"
+        line = f"phase {phase}: {share} of {_short_count(account['tokenized'])} tokens used"
         if dropped:
-            reasons = ", ".join(f"{_short(count)} {why}" for why, count in account["dropped"].items())
+            reasons = ", ".join(f"{_short_count(count)} {why}" for why, count in account["dropped"].items())
             line += f"; dropped: {reasons}"
         yield line
 
 
-def _cell(header: Header, split: str, phase: str, name: str) -> Any:
+def _count_cell(header: Header, split: str, phase: str, name: str) -> Any:
     return header.counts.get(split, {}).get(phase, {}).get(name, {})
 
 
-def _number(header: Header, split: str, phase: str, name: str) -> str:
-    return str(_cell(header, split, phase, name) or 0)
+def _sequence_count(header: Header, split: str, phase: str, name: str) -> str:
+    return str(_count_cell(header, split, phase, name) or 0)
 
 
-def _tokens(header: Header, split: str, phase: str) -> str:
-    return _short(_cell(header, split, phase, "tokens") or 0)
+def _token_count(header: Header, split: str, phase: str) -> str:
+    return _short_count(_count_cell(header, split, phase, "tokens") or 0)
 
 
-def _fill(header: Header, phase: str) -> str:
-    count = _cell(header, "train", phase, "sequences")
+def _fill_share(header: Header, phase: str) -> str:
+    count = _count_cell(header, "train", phase, "sequences")
     cap = next(band["cap"] for band in header.bands if str(band["phase"]) == phase)
-    return f"{_cell(header, 'train', phase, 'tokens') / count / cap:.0%}" if count else "–"
+    return f"{_count_cell(header, 'train', phase, 'tokens') / count / cap:.0%}" if count else "–"
 
 
-def _within(header: Header, phase: str) -> str:
-    count = _cell(header, "train", phase, "sequences")
-    return f"{_cell(header, 'train', phase, 'within_range') / count:.0%}" if count else "–"
+def _within_range(header: Header, phase: str) -> str:
+    count = _count_cell(header, "train", phase, "sequences")
+    return f"{_count_cell(header, 'train', phase, 'within_range') / count:.0%}" if count else "–"
 
 
-def _short(count: int) -> str:
+def _short_count(count: int) -> str:
     return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 10_000 else f"{count:,}"
 
 
-def print_checked(checked: list[tuple[Asked, Verdict]]) -> None:
+def print_question_check(checked: list[tuple[StoredQuestion, AnswerVerdict]]) -> None:
     """Print a row for each kind of question, and every answer that was refuted."""
     console = Console()
     asked = Counter(verdict.kind or "unknown" for _, verdict in checked)
@@ -163,24 +177,24 @@ def print_checked(checked: list[tuple[Asked, Verdict]]) -> None:
             console.print(Text("".join(c if c.isprintable() else "\ufffd" for c in said)), soft_wrap=True)
 
 
-def visible(text: str) -> str:
+def escape_control(text: str) -> str:
     """Text in which control and format characters (but line breaks and tabs) are spelled out."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(map(_shown, text))
+    return "".join(map(_escape_character, text))
 
 
-def _shown(character: str) -> str:
+def _escape_character(character: str) -> str:
     if character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs"):
         return character
     code = ord(character)
     return chr(0x2400 + code) if code < 0x20 else f"‹{code:04X}›"
 
 
-_BLOCKS = " ▁▂▃▄▅▆▇█"
-_BINS = 24
-_BAR = 24  # characters
-_LISTED = 6  # languages, repositories
+_HISTOGRAM_BLOCKS = " ▁▂▃▄▅▆▇█"
+_HISTOGRAM_BINS = 24
+_BAR_WIDTH = 24  # characters
+_MAX_LISTED = 6  # languages, repositories
 
 
 def phases_of(file: SequenceFile) -> list[int]:
@@ -189,26 +203,26 @@ def phases_of(file: SequenceFile) -> list[int]:
     return [phase_of(int(length), bands) if bands else 0 for length in file.lengths()]
 
 
-def print_summary(
+def print_sequences_summary(
     file: SequenceFile, rows: Sequence[int], phases: Sequence[int], asked: Mapping[str, Any], console: Console
 ) -> None:
     """Print what the chosen rows hold."""
     header, lengths = file.header, file.lengths()
     heads = ", ".join(f"{one.name} at {one.head[:10]}" for one in header.repositories)
     chosen = f" ({', '.join(f'{name} {value}' for name, value in asked.items())})" if asked else ""
-    tokens = _short_text(int(lengths[rows].sum()))
-    console.print(Text(visible(heads), "bold"), soft_wrap=True)
+    tokens = _short_tokens(int(lengths[rows].sum()))
+    console.print(Text(escape_control(heads), "bold"), soft_wrap=True)
     console.print(
         Text(f"sequences: {len(rows):,}{chosen}, {tokens} tokens of {header.tokenizer.name}\n"), soft_wrap=True
     )
-    console.print(_counts(file, rows, phases))
+    console.print(_counts_table(file, rows, phases))
     console.print()
-    console.print(_histograms(file, rows, phases))
+    console.print(_histogram_table(file, rows, phases))
     console.print()
-    console.print(_shares(file, rows))
+    console.print(_shares_table(file, rows))
 
 
-def _counts(file: SequenceFile, rows: Sequence[int], phases: Sequence[int]) -> Table:
+def _counts_table(file: SequenceFile, rows: Sequence[int], phases: Sequence[int]) -> Table:
     splits, kinds = file.column("split"), file.column("kind")
     counts = Counter((splits[row], kind, phases[row]) for row in rows for kind in (kinds[row], ""))
     caps = {band["phase"]: band["cap"] for band in file.header.bands}
@@ -226,36 +240,36 @@ def _counts(file: SequenceFile, rows: Sequence[int], phases: Sequence[int]) -> T
     return table
 
 
-def _histograms(file: SequenceFile, rows: Sequence[int], phases: Sequence[int]) -> Table:
+def _histogram_table(file: SequenceFile, rows: Sequence[int], phases: Sequence[int]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("distribution", no_wrap=True)
     for name in ("least", "median", "most"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("0" + "1".rjust(_BINS - 1), no_wrap=True)
+    table.add_column("0" + "1".rjust(_HISTOGRAM_BINS - 1), no_wrap=True)
     caps = {band["phase"]: band["cap"] for band in file.header.bands}
     lengths = file.lengths()
     if caps:
-        _add(table, "length / phase's cap", [lengths[row] / caps[phases[row]] for row in rows])
-    _add(table, "difficulty", _picked(file, "difficulty_score", rows))
-    parts = [json.loads(text) for text in _picked(file, "difficulty_parts", rows)]
+        _add_histogram(table, "length / phase's cap", [lengths[row] / caps[phases[row]] for row in rows])
+    _add_histogram(table, "difficulty", _column_values(file, "difficulty_score", rows))
+    parts = [json.loads(text) for text in _column_values(file, "difficulty_parts", rows)]
     for name in dict.fromkeys(name for part in parts for name in part):
-        _add(table, f"  {name}", [part[name] for part in parts if name in part])
-    files = [len(paths) for paths in _picked(file, "files", rows)]
+        _add_histogram(table, f"  {name}", [part[name] for part in parts if name in part])
+    files = [len(paths) for paths in _column_values(file, "files", rows)]
     table.add_row("files in a sequence", f"{min(files)}", f"{np.median(files):g}", f"{max(files)}", "")
     return table
 
 
-def _add(table: Table, name: str, values: ArrayLike) -> None:
+def _add_histogram(table: Table, name: str, values: ArrayLike) -> None:
     """A row with the values' range and how they lie in 0..1."""
     numbers: NDArray[np.float64] = np.asarray(values, np.float64)
-    counts, _ = np.histogram(numbers.clip(0, 1), _BINS, (0, 1))
+    counts, _ = np.histogram(numbers.clip(0, 1), _HISTOGRAM_BINS, (0, 1))
     # Bins that hold anything show: the lowest block is for them, the empty one for none.
-    heights = np.ceil(counts / counts.max() * (len(_BLOCKS) - 1)).astype(int)
+    heights = np.ceil(counts / counts.max() * (len(_HISTOGRAM_BLOCKS) - 1)).astype(int)
     figures = [f"{number:.2f}" for number in (numbers.min(), np.median(numbers), numbers.max())]
-    table.add_row(name, *figures, "".join(_BLOCKS[height] for height in heights))
+    table.add_row(name, *figures, "".join(_HISTOGRAM_BLOCKS[height] for height in heights))
 
 
-def _shares(file: SequenceFile, rows: Sequence[int]) -> Table:
+def _shares_table(file: SequenceFile, rows: Sequence[int]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("shares", no_wrap=True)
     table.add_column("", overflow="ellipsis", no_wrap=True)
@@ -267,12 +281,12 @@ def _shares(file: SequenceFile, rows: Sequence[int]) -> Table:
         full, none = int((here == 1).sum()), int((here == 0).sum())
         weights.update({"target (1)": full, "context": len(here) - full - none, "not scored (0)": none})
     _add_shares(table, "tokens by loss weight", weights.items())
-    levels = Counter(_picked(file, "difficulty", rows))
+    levels = Counter(_column_values(file, "difficulty", rows))
     _add_shares(table, "difficulty", [(level.replace("_", " "), levels[level]) for level in DIFFICULTIES])
     for column in ("language", "repository"):
-        counted = Counter(_picked(file, column, rows)).most_common()
-        rest = sum(count for _, count in counted[_LISTED:])
-        _add_shares(table, column, [*counted[:_LISTED], ("others", rest)])
+        counted = Counter(_column_values(file, column, rows)).most_common()
+        rest = sum(count for _, count in counted[_MAX_LISTED:])
+        _add_shares(table, column, [*counted[:_MAX_LISTED], ("others", rest)])
     return table
 
 
@@ -281,11 +295,11 @@ def _add_shares(table: Table, title: str, counted: Iterable[tuple[str, int]]) ->
     total = sum(count for _, count in pairs)
     for number, (name, count) in enumerate(pairs):
         share = count / total
-        bar = "█" * max(1, round(share * _BAR))
-        table.add_row("" if number else title, escape(visible(name)) or "–", f"{share:.1%}", bar)
+        bar = "█" * max(1, round(share * _BAR_WIDTH))
+        table.add_row("" if number else title, escape(escape_control(name)) or "–", f"{share:.1%}", bar)
 
 
-def _picked(file: SequenceFile, column: str, rows: Sequence[int]) -> list[Any]:
+def _column_values(file: SequenceFile, column: str, rows: Sequence[int]) -> list[Any]:
     values = file.column(column)
     return [values[row] for row in rows]
 
@@ -295,20 +309,26 @@ def _split_order(split: str) -> tuple[int, str]:
     return (order.index(split) if split in order else len(order)), split
 
 
-def _short_text(count: int) -> str:
+def _short_tokens(count: int) -> str:
     return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 1e3 else str(count)
 
 
-_TARGET, _CONTEXT, _UNSCORED = "bold", "", "dim"
-_HEADING = "bold cyan"
-_LABELS = {FILE_START: "cyan", FILE_END: "cyan", COMMIT_START: "magenta", COMMIT_END: "magenta", END: "red"}
-_OPENING = (FILE_START, COMMIT_START, *SNIPPETS)  # a mark that begins a line, and whose line is a heading
-_TAB = 4  # columns
-_NAMES = 12  # columns before a fact
+_TARGET_STYLE, _CONTEXT_STYLE, _UNSCORED_STYLE = "bold", "", "dim"
+_HEADING_STYLE = "bold cyan"
+_MARK_STYLES = {
+    FILE_START: "cyan",
+    FILE_END: "cyan",
+    COMMIT_START: "magenta",
+    COMMIT_END: "magenta",
+    END_OF_TEXT: "red",
+}
+_OPENING_MARKS = (FILE_START, COMMIT_START, *SNIPPET_TOKENS)  # a mark that begins a line, and whose line is a heading
+_TAB_WIDTH = 4  # columns
+_MAX_NAMES = 12  # columns before a fact
 
 
 @dataclass
-class _Line:
+class _ScreenLine:
     """A line on its way to the screen, and the weights of what it holds."""
 
     text: Text = field(default_factory=Text)
@@ -329,82 +349,84 @@ def print_sequence(
 ) -> None:
     """What is known of the row, a legend, and its text."""
     about = file.row(row)
-    for name, value in _facts(about, phase, place):
-        label = Text(name.ljust(_NAMES))
-        _put(console, label, value, Text(" " * _NAMES))
+    for name, value in _row_facts(about, phase, place):
+        label = Text(name.ljust(_MAX_NAMES))
+        _print_wrapped(console, label, value, Text(" " * _MAX_NAMES))
     console.print()
     green = "green" if about["split"] != "train" else ""
-    for line in _lines(about, tokenizer):
+    for line in _screen_lines(about, tokenizer):
         margin = line.margin()
         sign = Text(f"{margin} ", green if margin in "█▌" else "")
-        _put(console, sign, line.text, sign)
+        _print_wrapped(console, sign, line.text, sign)
 
 
-def _put(console: Console, before: Text, text: Text, before_rest: Text) -> None:
+def _print_wrapped(console: Console, before: Text, text: Text, before_rest: Text) -> None:
     """Print text wrapped to the terminal, what stands before it repeated; unwrapped where it goes to a file or pipe."""
-    text.expand_tabs(_TAB)
+    text.expand_tabs(_TAB_WIDTH)
     room = console.width - before.cell_len
     parts = text.wrap(console, room, overflow="fold") if console.is_terminal and text.cell_len > room else [text]
     for number, part in enumerate(parts):
         console.print(Text.assemble(before_rest if number else before, part), soft_wrap=True)
 
 
-def _facts(about: dict[str, Any], phase: int, place: str) -> Iterator[tuple[str, Text]]:
+def _row_facts(about: dict[str, Any], phase: int, place: str) -> Iterator[tuple[str, Text]]:
     of = f", phase {phase}" if phase else ""
     kind = f"{about['kind']}, {about['split']}{of}, {len(about['input_ids']):,} tokens"
     yield "sequence", Text.assemble((place, "bold"), f": {kind}")
     parts = ", ".join(f"{name} {value:.2f}" for name, value in json.loads(about["difficulty_parts"]).items())
     level = f"{about['difficulty'].replace('_', ' ')}, {about['difficulty_score']:.2f}"
     yield "difficulty", Text(f"{level}{f' ({parts})' if parts else ''}")
-    yield "repository", Text(f"{visible(about['repository']) or '–'}, {about['language']}")
-    yield "files", Text(visible(", ".join(about["files"])) or "–")
+    yield "repository", Text(f"{escape_control(about['repository']) or '–'}, {about['language']}")
+    yield "files", Text(escape_control(", ".join(about["files"])) or "–")
     yield "commits", Text(", ".join(commit[:10] for commit in about["commits"]) or "–")
-    yield "weights", _legend(about["loss_weights"])
+    yield "weights", _weight_legend(about["loss_weights"])
 
 
-def _legend(weights: list[float]) -> Text:
+def _weight_legend(weights: list[float]) -> Text:
     between = sorted({round(weight, 4) for weight in weights} - {0.0, 1.0})
     context = f"context ({', '.join(f'{weight:g}' for weight in between)})" if between else "context"
-    return Text.assemble(("█ target (1)", _TARGET), f"  ▌ in part  ▒ {context}  ", ("  not scored (0)", _UNSCORED))
+    return Text.assemble(
+        ("█ target (1)", _TARGET_STYLE), f"  ▌ in part  ▒ {context}  ", ("  not scored (0)", _UNSCORED_STYLE)
+    )
 
 
-def _lines(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[_Line]:
-    line = _Line()
-    for text, weight, is_mark in _pieces(about, tokenizer):
+def _screen_lines(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[_ScreenLine]:
+    line = _ScreenLine()
+    for text, weight, is_mark in _weighted_pieces(about, tokenizer):
         if is_mark:
-            if text in _OPENING and line.text:
+            if text in _OPENING_MARKS and line.text:
                 yield line
-                line = _Line()
-            colour = _LABELS.get(text, "green" if text in SNIPPETS else "yellow")
+                line = _ScreenLine()
+            colour = _MARK_STYLES.get(text, "green" if text in SNIPPET_TOKENS else "yellow")
             line.text.append(text, f"{colour} reverse")
             line.weights.append(weight)
-            line.heading = text in _OPENING
+            line.heading = text in _OPENING_MARKS
             continue
         for number, part in enumerate(text.split("\n")):
             if number:
                 yield line
-                line = _Line(blank=weight)
+                line = _ScreenLine(blank=weight)
             if part:
-                style = _TARGET if weight == 1 else _CONTEXT if weight else _UNSCORED
-                line.text.append(visible(part), _HEADING if line.heading else style)
+                style = _TARGET_STYLE if weight == 1 else _CONTEXT_STYLE if weight else _UNSCORED_STYLE
+                line.text.append(escape_control(part), _HEADING_STYLE if line.heading else style)
                 line.weights += [weight] if part.strip() else []
     if line.text:
         yield line
 
 
-def _pieces(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[tuple[str, float, bool]]:
+def _weighted_pieces(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[tuple[str, float, bool]]:
     """Stretches of text of one weight, and marks one by one."""
     ids, weights = np.array(about["input_ids"]), np.array(about["loss_weights"])
-    marks = marks_of(tokenizer)[ids]
+    marks = special_token_mask(tokenizer)[ids]
     changes = (np.diff(weights) != 0) | marks[1:] | marks[:-1]
     for part in np.split(np.arange(len(ids)), np.flatnonzero(changes) + 1):
         yield tokenizer.decode(ids[part].tolist()), float(weights[part[0]]), bool(marks[part[0]])
 
 
-_SHOWN = 5  # leaks of a kind
-_LONGEST = 100  # characters of a line
+_MAX_SHOWN_LEAKS = 5  # leaks of a kind
+_MAX_LEAK_CHARACTERS = 100  # characters of a line
 
-_COMPARED = {
+_COMPARED_LABELS = {
     "line": "scored lines",
     "near-duplicate": "scored blocks",
     "commit": "held-out commits",
@@ -422,36 +444,36 @@ def print_leaks(check: LeakCheck, file: SequenceFile, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    compared = dict(zip(LEAKS, (check.scored_lines, check.blocks, check.commits, check.files), strict=True))
+    compared = dict(zip(LEAK_KINDS, (check.scored_lines, check.blocks, check.commits, check.files), strict=True))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("compared", "", "leaks"):
         table.add_column(name, justify="right" if name == "leaks" else "left", no_wrap=True)
-    for kind in LEAKS:
+    for kind in LEAK_KINDS:
         count = check.count(kind)
-        table.add_row(_COMPARED[kind], f"{compared[kind]:,}", f"{count:,}", style="bold red" if count else "")
+        table.add_row(_COMPARED_LABELS[kind], f"{compared[kind]:,}", f"{count:,}", style="bold red" if count else "")
     console.print(table)
-    for kind in LEAKS:
+    for kind in LEAK_KINDS:
         found = [leak for leak in check.leaks if leak.kind == kind]
-        for leak in found[:_SHOWN]:
-            console.print(Text(_sentence(leak, file)), soft_wrap=True)
-        if len(found) > _SHOWN:
-            console.print(f"… and {len(found) - _SHOWN:,} more", style="dim", highlight=False)
+        for leak in found[:_MAX_SHOWN_LEAKS]:
+            console.print(Text(_leak_sentence(leak, file)), soft_wrap=True)
+        if len(found) > _MAX_SHOWN_LEAKS:
+            console.print(f"… and {len(found) - _MAX_SHOWN_LEAKS:,} more", style="dim", highlight=False)
     if not check.leaks:
         verdict = "No leak: nothing that validation or test scores stands in a training sequence."
         nothing = "No validation or test sequence scores a whole line: there is nothing that could leak."
         console.print(verdict if check.scored_lines else nothing, soft_wrap=True)
 
 
-def _sentence(leak: Leak, file: SequenceFile) -> str:
+def _leak_sentence(leak: Leak, file: SequenceFile) -> str:
     about = file.row(leak.row) if leak.row >= 0 else None
-    held_out = f"{leak.split} row {leak.row} ({_source(about)})" if about else f"{leak.split}"
+    held_out = f"{leak.split} row {leak.row} ({_leak_source(about)})" if about else f"{leak.split}"
     where = f"{f'line {leak.line} of ' if leak.line else ''}row {leak.found_in} ({file.row(leak.found_in)['split']})"
-    shows = visible(leak.shows)
-    shows = shows if len(shows) <= _LONGEST else shows[: _LONGEST - 1] + "…"
+    shows = escape_control(leak.shows)
+    shows = shows if len(shows) <= _MAX_LEAK_CHARACTERS else shows[: _MAX_LEAK_CHARACTERS - 1] + "…"
     return f"  {leak.kind}: {held_out} in {where}: {shows}"
 
 
-def _source(about: dict[str, object]) -> str:
+def _leak_source(about: dict[str, object]) -> str:
     files, commits = about["files"], about["commits"]
     assert isinstance(files, list) and isinstance(commits, list)
-    return visible(", ".join([*files[-1:], *(commit[:10] for commit in commits[-1:])]))
+    return escape_control(", ".join([*files[-1:], *(commit[:10] for commit in commits[-1:])]))

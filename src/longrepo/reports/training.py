@@ -28,7 +28,7 @@ from rich.table import Table
 
 from longrepo.config.schema import ContextSettings
 from longrepo.reports.html.page import Headline
-from longrepo.rope.apply import said
+from longrepo.rope.apply import describe_context
 from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
 
 
@@ -55,8 +55,10 @@ class TerminalReporter:
         replay = f", {record.replayed} of them replayed shorter ones" if record.replayed else ""
         self._print(f"  {record.sequences} sequences{replay}; {record.updates} updates in the phase")
         if record.context:
-            self._print(f"  positions: {said(ContextSettings.model_validate(record.context))}")
-        self._print(f"  validation loss before it {record.validation.loss:.4f}{_lengths(record.validation.by_length)}")
+            self._print(f"  positions: {describe_context(ContextSettings.model_validate(record.context))}")
+        self._print(
+            f"  validation loss before it {record.validation.loss:.4f}{_lengths_text(record.validation.by_length)}"
+        )
 
     def update(self, record: UpdateRecord) -> None:
         if self.verbose:
@@ -73,7 +75,7 @@ class TerminalReporter:
     def epoch(self, record: EpochRecord) -> None:
         self._end_bar()
         star = "  [bold]best[/bold]" if record.best else ""
-        lengths = _lengths(record.validation.by_length)
+        lengths = _lengths_text(record.validation.by_length)
         self._print(
             f"[bold]epoch {record.epoch}[/bold]  train {record.train_loss:.4f}  validation "
             f"{record.validation.loss:.4f}  perplexity {record.perplexity:.2f}{star}{lengths}"
@@ -87,7 +89,7 @@ class TerminalReporter:
         self._print(
             f"  gradient norm {record.gradient_norm_min:.3f} / {record.gradient_norm_mean:.3f} / "
             f"{record.gradient_norm_max:.3f} (min/mean/max); {record.tokens} tokens at "
-            f"{record.tokens_per_second:.0f}/s; {_memory(record)}"
+            f"{record.tokens_per_second:.0f}/s; {_memory_text(record)}"
         )
 
     def saved(self, folder: Path, best: bool) -> None:
@@ -122,25 +124,25 @@ class TerminalReporter:
             self._bar = self._task = None
 
 
-def _memory(record: EpochRecord) -> str:
+def _memory_text(record: EpochRecord) -> str:
     use = record.memory
     planned = f", planned {use.planned / 2**30:.2f} ({use.method})" if use.planned else ""
     skipped = f"; {use.skipped} sequences skipped: nothing counts in their first {use.cut_to} tokens"
     return f"peak memory {use.used / 2**30:.2f} GiB{planned}" + (skipped if use.skipped else "")
 
 
-def _lengths(by_length: dict[str, float]) -> str:
+def _lengths_text(by_length: dict[str, float]) -> str:
     if len(by_length) < 2:
         return ""
     return "  (" + ", ".join(f"{name}: {loss:.4f}" for name, loss in by_length.items()) + ")"
 
 
-_CURVES = {
+_CURVE_COMMANDS = {
     "tensorboard": "  curves: tensorboard --logdir {run}\n",
     "trackio": "  curves: trackio show --project longrepo\n",
     "none": "",
 }
-_FORMATS = {"adapter": "PEFT's", "model": "transformers'"}
+_FORMAT_OWNERS = {"adapter": "PEFT's", "model": "transformers'"}
 
 
 class PipelineReporter:
@@ -166,9 +168,9 @@ class PipelineReporter:
         """Where the adapter is, or the model whose weights were all trained, and what to do with it."""
         self.console.print(
             f"\n[bold]{trained.name}:[/bold] {escape(str(trained))}\n"
-            f"  in {_FORMATS[trained.name]} format; how to load it: {escape(str(trained / 'README.md'))}\n"
+            f"  in {_FORMAT_OWNERS[trained.name]} format; how to load it: {escape(str(trained / 'README.md'))}\n"
             f"  base model: {escape(base)}\n"
-            f"{_CURVES[report_to].format(run=escape(str(run)))}"
+            f"{_CURVE_COMMANDS[report_to].format(run=escape(str(run)))}"
             f"  more samples, questions, a planted definition: longrepo evaluate {escape(str(run))}"
         )
 
@@ -183,13 +185,13 @@ class PipelineReporter:
 
 
 @contextmanager
-def counting(what: str, total: int) -> Iterator[Callable[[], None]]:
+def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
     """Show `what`; call what is yielded once for each piece done."""
-    with Terminal().count(what, total) as done:
+    with TerminalProgress().count(what, total) as done:
         yield lambda: done(1)
 
 
-class Terminal:
+class TerminalProgress:
     """Shows steps and counted work with the time that is left: the `Watch` of a command. Where nobody is watching,
     steps become lines if `verbose` asks for them."""
 

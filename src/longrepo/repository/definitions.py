@@ -15,24 +15,24 @@ from typing import NamedTuple
 from tree_sitter import Node
 
 from longrepo.repository.grammars import (
-    BODIES,
-    CALLS,
-    FUNCTION_VALUES,
-    IDENTIFIERS,
-    LONE_WRAPPERS,
+    BODY_NODES,
+    CALL_NODES,
+    FUNCTION_VALUE_NODES,
+    IDENTIFIER_NODES,
+    LONE_WRAPPER_NODES,
+    OWNER_KINDS,
     OWNER_NODES,
-    OWNERS,
-    WRAPPERS,
-    Rule,
+    WRAPPER_NODES,
+    DefinitionRule,
     definition_rules,
 )
-from longrepo.repository.syntax import Parsed
+from longrepo.repository.syntax import SyntaxTree
 
-_CLAUSED = frozenset({"Haskell", "Elixir", "Erlang"})  # where one function stands in several clauses
-_FOLLOWING = frozenset({"function_body", "Block"})
-_PLAIN = re.compile(r"[^\s()\[\]{}'\"]+")  # of what may stand left of an assigned function, what can be asked for
-_SIGNATURE = 400  # characters
-_HEAD = 4_000  # characters of the text that are read for one
+_CLAUSE_LANGUAGES = frozenset({"Haskell", "Elixir", "Erlang"})  # where one function stands in several clauses
+_FOLLOWING_BODIES = frozenset({"function_body", "Block"})
+_PLAIN_NAME = re.compile(r"[^\s()\[\]{}'\"]+")  # of what may stand left of an assigned function, what can be asked for
+_MAX_SIGNATURE_CHARACTERS = 400  # characters
+_MAX_HEAD_CHARACTERS = 4_000  # characters of the text that are read for one
 
 
 class Definition(NamedTuple):
@@ -50,16 +50,16 @@ class Definition(NamedTuple):
     body: int
 
 
-def definitions_in(parsed: Parsed) -> tuple[Definition, ...]:
+def definitions_in(parsed: SyntaxTree) -> tuple[Definition, ...]:
     """The definitions of a text in the order they begin, outer before inner."""
-    rules, owned = definition_rules(parsed.language), _owned(parsed)
+    rules, owned = definition_rules(parsed.language), _is_method_by_node(parsed)
     found = list[Definition]()
     latest = dict[int, int]()  # index of the node around -> where in `found` is the last definition in it
     for index, node in parsed.find(rules):
         one = _definition(parsed, index, node, rules[parsed.types[index]], owned[index])
         if one is None:
             continue
-        if parsed.language in _CLAUSED:
+        if parsed.language in _CLAUSE_LANGUAGES:
             last = latest.setdefault(parsed.above[index], len(found))
             if last < len(found) and found[last][:2] == one[:2]:
                 found[last] = found[last]._replace(end=one.end)
@@ -69,18 +69,18 @@ def definitions_in(parsed: Parsed) -> tuple[Definition, ...]:
     return tuple(found)
 
 
-def _definition(parsed: Parsed, index: int, node: Node, rule: Rule, owned: bool) -> Definition | None:
+def _definition(parsed: SyntaxTree, index: int, node: Node, rule: DefinitionRule, owned: bool) -> Definition | None:
     if parsed.depths[index] == 0:  # the root of a Python tree has the type of Ruby's modules
         return None
-    value = _follow(node, rule.value) if rule.value else node
-    if value is None or (rule.value and value.type not in FUNCTION_VALUES):
+    value = _follow_path(node, rule.value) if rule.value else node
+    if value is None or (rule.value and value.type not in FUNCTION_VALUE_NODES):
         return None
     kind = rule.kind
     if rule.word:
-        word = _follow(node, rule.word)
+        word = _follow_path(node, rule.word)
         kind = rule.kinds.get(parsed.source(word).partition("(")[0], "") if word else ""
     name = _name(parsed, node, rule) if kind else ""
-    if not name or (rule.value and not _PLAIN.fullmatch(name)) or (kind == "target" and name.startswith(".")):
+    if not name or (rule.value and not _PLAIN_NAME.fullmatch(name)) or (kind == "target" and name.startswith(".")):
         return None
     node_type = parsed.types[index]
     body = _body(node, value, rule)
@@ -88,37 +88,40 @@ def _definition(parsed: Parsed, index: int, node: Node, rule: Rule, owned: bool)
         return None
     if kind == "function" and owned and node_type != "variable_declarator":
         kind = "method"
-    outer = _wrapped(parsed, index)
+    outer = _outermost_wrapper(parsed, index)
     whole, at = parsed.nodes[outer], parsed.characters
     start, end = at[whole.start_byte], at[whole.end_byte]
-    if rule.follows and (body := _following(parsed, index, outer)):
+    if rule.follows and (body := _following_body(parsed, index, outer)):
         end = max(end, at[body.end_byte])
     head = at[node.start_byte] if parsed.types[outer] == "decorated_definition" else start
     stop = max(head, at[body.start_byte]) if body is not None else end
     signature = (
-        " ".join(parsed.text[head : min(stop, head + _HEAD)].split()).removesuffix("=>").removesuffix("{").rstrip()
+        " ".join(parsed.text[head : min(stop, head + _MAX_HEAD_CHARACTERS)].split())
+        .removesuffix("=>")
+        .removesuffix("{")
+        .rstrip()
     )
-    return Definition(name, kind, start, end, node.start_point[0] + 1, signature[:_SIGNATURE], stop)
+    return Definition(name, kind, start, end, node.start_point[0] + 1, signature[:_MAX_SIGNATURE_CHARACTERS], stop)
 
 
-def _body(node: Node, value: Node, rule: Rule) -> Node | None:
+def _body(node: Node, value: Node, rule: DefinitionRule) -> Node | None:
     if rule.body:
-        return _follow(node, rule.body)
+        return _follow_path(node, rule.body)
     field = value.child_by_field_name("body") or node.child_by_field_name("body")
-    return field or next((child for child in value.named_children if child.type in BODIES), None)
+    return field or next((child for child in value.named_children if child.type in BODY_NODES), None)
 
 
-def _name(parsed: Parsed, node: Node, rule: Rule) -> str:
+def _name(parsed: SyntaxTree, node: Node, rule: DefinitionRule) -> str:
     if rule.name == "labels":
         return ".".join(parsed.source(child).strip('"') for child in node.named_children if child.type == "string_lit")
     if rule.name:
-        found = _follow(node, rule.name)
+        found = _follow_path(node, rule.name)
     else:
-        found = node.child_by_field_name("name") or _declared(node) or _first_name(node)
+        found = node.child_by_field_name("name") or _declarator_name(node) or _first_name(node)
     return parsed.source(found).strip() if found else ""
 
 
-def _follow(node: Node, path: str) -> Node | None:
+def _follow_path(node: Node, path: str) -> Node | None:
     """Where a rule's path leads from a node."""
     here: Node | None = node
     for part in path.split("."):
@@ -135,34 +138,34 @@ def _follow(node: Node, path: str) -> Node | None:
     return here
 
 
-def _following(parsed: Parsed, index: int, outer: int) -> Node | None:
+def _following_body(parsed: SyntaxTree, index: int, outer: int) -> Node | None:
     """The body right after a signature: the next node that is listed and not inside it."""
     end = parsed.nodes[index].end_byte
     for later in range(index + 1, min(index + 8, len(parsed.nodes))):
         node = parsed.nodes[later]
         if node.start_byte >= end:
             beside = parsed.depths[later] in (parsed.depths[index], parsed.depths[outer])
-            return node if beside and parsed.types[later] in _FOLLOWING else None
+            return node if beside and parsed.types[later] in _FOLLOWING_BODIES else None
     return None
 
 
-def _wrapped(parsed: Parsed, index: int) -> int:
+def _outermost_wrapper(parsed: SyntaxTree, index: int) -> int:
     """The index of the outermost node that holds this definition and only what belongs to it."""
     while (above := parsed.parent(index)) >= 0:
         kind = parsed.types[above]
-        if kind not in WRAPPERS and not (kind in LONE_WRAPPERS and _lone(parsed.nodes[above])):
+        if kind not in WRAPPER_NODES and not (kind in LONE_WRAPPER_NODES and _is_lone_definition(parsed.nodes[above])):
             break
         index = above
     return index
 
 
-def _lone(node: Node) -> bool:
+def _is_lone_definition(node: Node) -> bool:
     """`type A struct{}` and `const f = () => 1`, but not `type (A …; B …)` or `const f = …, g = …`."""
     second = node.child(1) if node.named_child_count == 1 else None
     return second is not None and second.type != "("
 
 
-def _owned(parsed: Parsed) -> list[bool]:
+def _is_method_by_node(parsed: SyntaxTree) -> list[bool]:
     """Of each node, whether the nearest definition or the like around it makes a function a method."""
     rules, owned, makes = definition_rules(parsed.language), list[bool](), list[bool]()
     for kind, depth, above in zip(parsed.types, parsed.depths, parsed.above, strict=True):
@@ -171,12 +174,12 @@ def _owned(parsed: Parsed) -> list[bool]:
         if kind in OWNER_NODES:
             inherited = True
         elif depth and kind in rules:
-            inherited = rules[kind].kind in OWNERS or kind == "module"
+            inherited = rules[kind].kind in OWNER_KINDS or kind == "module"
         makes.append(inherited)
     return owned
 
 
-def _declared(node: Node) -> Node | None:
+def _declarator_name(node: Node) -> Node | None:
     """The name inside C's declarators: `int *(*f(void))(int)` declares f, `void n::A::m()` m."""
     inner = node.child_by_field_name("declarator")
     while inner is not None:
@@ -194,11 +197,11 @@ def _declared(node: Node) -> Node | None:
 
 
 def _first_name(node: Node) -> Node | None:
-    return next((child for child in node.named_children if child.type in IDENTIFIERS), None)
+    return next((child for child in node.named_children if child.type in IDENTIFIER_NODES), None)
 
 
 _HEAD_STEPS = 3  # from what defines to the name and parameters that look like a call
-_DEFINERS: dict[str, tuple[Mapping[str, str], Mapping[str, int]]] = {  # words, node types -> steps to the head
+_DEFINING_NODES: dict[str, tuple[Mapping[str, str], Mapping[str, int]]] = {  # words, node types -> steps to the head
     "Elixir": (definition_rules("Elixir")["call"].kinds, {}),
     "Julia": ({}, {"function_definition": _HEAD_STEPS, "macro_definition": _HEAD_STEPS, "assignment": 1}),
 }
@@ -214,11 +217,11 @@ class Call(NamedTuple):
     at: int
 
 
-def calls_in(parsed: Parsed, definitions: Sequence[Definition]) -> tuple[Call, ...]:
+def calls_in(parsed: SyntaxTree, definitions: Sequence[Definition]) -> tuple[Call, ...]:
     """What a text calls by name, in order. `a.b.c(…)` calls c; a call of an expression has no name and is left out."""
     starts, inside = _enclosing(definitions, len(parsed.text))
-    named = _named(parsed)
-    if parsed.language in _DEFINERS:
+    named = _named_calls(parsed)
+    if parsed.language in _DEFINING_NODES:
         named = _without_heads(parsed, named)
     characters = parsed.characters
     found = list[Call]()
@@ -228,15 +231,15 @@ def calls_in(parsed: Parsed, definitions: Sequence[Definition]) -> tuple[Call, .
     return tuple(found)
 
 
-def _named(parsed: Parsed) -> Iterator[tuple[int, Node, str]]:
-    for index, node in parsed.find(CALLS):
+def _named_calls(parsed: SyntaxTree) -> Iterator[tuple[int, Node, str]]:
+    for index, node in parsed.find(CALL_NODES):
         if name := _callee(parsed, node):
             yield index, node, name
 
 
-def _without_heads(parsed: Parsed, named: Iterable[tuple[int, Node, str]]) -> Iterator[tuple[int, Node, str]]:
+def _without_heads(parsed: SyntaxTree, named: Iterable[tuple[int, Node, str]]) -> Iterator[tuple[int, Node, str]]:
     """Without Elixir's `def f(a)`, two calls to its grammar, and without the f(a) of Julia's `function f(a)`."""
-    words, types = _DEFINERS[parsed.language]
+    words, types = _DEFINING_NODES[parsed.language]
     definers = {index for index, _ in parsed.find(types)}
     for index, node, name in named:
         if name in words:
@@ -248,7 +251,7 @@ def _without_heads(parsed: Parsed, named: Iterable[tuple[int, Node, str]]) -> It
             yield index, node, name
 
 
-def _callee(parsed: Parsed, call: Node) -> str:
+def _callee(parsed: SyntaxTree, call: Node) -> str:
     """The last identifier of what is called: c of a.b.c, f of f::<T>."""
     for field in ("function", "method", "name", "constructor", "type", "target"):
         if target := call.child_by_field_name(field):
@@ -257,9 +260,9 @@ def _callee(parsed: Parsed, call: Node) -> str:
         target = call.named_child(0)
     while target is not None:
         kind, children = target.type, target.named_child_count
-        if kind in IDENTIFIERS:
+        if kind in IDENTIFIER_NODES:
             return parsed.source((target.named_child(children - 1) if children else None) or target)
-        if not children or kind in CALLS:
+        if not children or kind in CALL_NODES:
             return ""
         target = _last_part(target, children)
     return ""

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from longrepo.repository.filters import path_noise, text_noise
-from longrepo.repository.git import ASKED_AHEAD, MISSING, ObjectReader, in_groups
+from longrepo.repository.git import MAX_PENDING_IDS, MISSING, ObjectReader, in_groups
 from longrepo.repository.types import Snapshot, TextFile, decode_path, decode_text, language_of
 
 
@@ -80,7 +80,7 @@ def read_texts(
 ) -> Iterator[tuple[str, str | None, str]]:
     """(blob, text, "") of each distinct blob in the order asked, or (blob, None, reason): missing, oversized, binary,
     empty, generated. One text at a time is in memory."""
-    size = ASKED_AHEAD // 3
+    size = MAX_PENDING_IDS // 3
     with TextPipe(reader, max_file_bytes) as pipe:
         for group in in_groups(_distinct(blobs), size):
             pipe.ask(group)
@@ -108,7 +108,7 @@ _MODES = {"120000": "symlink", "160000": "submodule"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """A tracked path; `size` is in bytes, None where the object isn't in this repository (or is a submodule's)."""
 
     path: str
@@ -117,12 +117,12 @@ class Entry:
     size: int | None
 
 
-def tracked(reader: ObjectReader, commit: str) -> Iterator[Entry]:
+def tracked_entries(reader: ObjectReader, commit: str) -> Iterator[TreeEntry]:
     """Every tracked path of a commit, in git's order. Raises RunError where its trees are missing or damaged."""
     for line in reader.fields("ls-tree", "-r", "-z", "-l", "--full-tree", commit):
         facts, _, path = line.partition(b"\t")
         mode, _, blob, size = facts.decode("ascii").split()
-        yield Entry(decode_path(path), mode, blob, int(size) if size.isdigit() else None)
+        yield TreeEntry(decode_path(path), mode, blob, int(size) if size.isdigit() else None)
 
 
 def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Snapshot:
@@ -132,8 +132,8 @@ def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Sna
     only where its path and size leave it in; a blob that stands at several paths is read once.
     """
     left_out, left_out_bytes = Counter[str](), Counter[str]()
-    wanted: list[Entry] = []
-    for entry in tracked(reader, commit):
+    wanted: list[TreeEntry] = []
+    for entry in tracked_entries(reader, commit):
         if reason := unread_reason(entry, max_file_bytes):
             left_out[reason] += 1
             left_out_bytes[reason] += entry.size or 0
@@ -154,7 +154,7 @@ def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Sna
     return Snapshot(commit, tuple(sorted(files, key=lambda file: file.path)), left_out, left_out_bytes)
 
 
-def unread_reason(entry: Entry, max_file_bytes: int) -> str | None:
+def unread_reason(entry: TreeEntry, max_file_bytes: int) -> str | None:
     """Why a file is left out by its path and size alone; None for one to be read."""
     if entry.mode in _MODES:
         return _MODES[entry.mode]

@@ -31,12 +31,12 @@ from typing import IO, NamedTuple
 
 from longrepo.errors import InputError, RunError
 
-ASKED_AHEAD = 250  # 65 bytes each: always fits an empty pipe, so asking before reading can't lock up
+MAX_PENDING_IDS = 250  # 65 bytes each: always fits an empty pipe, so asking before reading can't lock up
 MISSING = "missing"
-_ENDED = "git cat-file ended in the middle of its answers; check the repository with git fsck"
+_ENDED_EARLY = "git cat-file ended in the middle of its answers; check the repository with git fsck"
 
 
-class Batch:
+class ObjectBatch:
     """One process, asked for object ids and answering in order: a header each, and the content with `--batch`.
 
     No more than `ASKED_AHEAD` ids may be without an answer.
@@ -52,7 +52,7 @@ class Batch:
             self._requests.write("".join(f"{one}\n" for one in ids).encode())
             self._requests.flush()
         except BrokenPipeError:
-            raise RunError(_ENDED) from None
+            raise RunError(_ENDED_EARLY) from None
 
     def header(self) -> tuple[str, int]:
         """(type, bytes) of the next object; the type is MISSING where it isn't here."""
@@ -61,13 +61,13 @@ class Batch:
             return words[1].decode(), int(words[2])
         if len(words) == 2 and words[1] == b"missing":
             return MISSING, 0
-        raise RunError(_ENDED)
+        raise RunError(_ENDED_EARLY)
 
     def content(self, size: int) -> bytes:
         """The content of the object whose header was read last."""
         content = self._answers.read(size)
         if self._answers.read(1) != b"\n":  # ends every content
-            raise RunError(_ENDED)
+            raise RunError(_ENDED_EARLY)
         return content
 
 
@@ -79,7 +79,7 @@ def in_groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
 
 
 # Settings of the command line win over a repository's. An empty value switches a program off.
-_OVERRIDES = {
+_CONFIG_OVERRIDES = {
     "core.fsmonitor": "false",
     "core.hooksPath": os.devnull,
     "core.sshCommand": "false",
@@ -90,7 +90,7 @@ _OVERRIDES = {
     "log.showSignature": "false",
     "safe.bareRepository": "all",
 }
-_LONGEST_FIELD = 1_000_000  # bytes: a message or a path of more is nobody's work
+_MAX_FIELD_BYTES = 1_000_000  # bytes: a message or a path of more is nobody's work
 
 
 def safe_environment() -> dict[str, str]:
@@ -106,10 +106,10 @@ def safe_environment() -> dict[str, str]:
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_NO_REPLACE_OBJECTS": "1",
-        "GIT_CONFIG_COUNT": str(len(_OVERRIDES)),
+        "GIT_CONFIG_COUNT": str(len(_CONFIG_OVERRIDES)),
         "LC_ALL": "C",
     }
-    for number, (key, value) in enumerate(_OVERRIDES.items()):
+    for number, (key, value) in enumerate(_CONFIG_OVERRIDES.items()):
         env[f"GIT_CONFIG_KEY_{number}"], env[f"GIT_CONFIG_VALUE_{number}"] = key, value
     return env
 
@@ -122,7 +122,7 @@ def git_program() -> str:
     return program
 
 
-def run_inside(folder: Path, *arguments: str) -> tuple[str | None, str]:
+def run_git_in(folder: Path, *arguments: str) -> tuple[str | None, str]:
     """(what a git command in the repository itself prints, what it says about an error); the first None if it fails.
 
     Only for what needs references, such as resolving a revision: git's own check of who owns the folder applies.
@@ -150,7 +150,7 @@ class ObjectReader:
     def __init__(self, common_dir: Path, hash_name: str = "sha1") -> None:
         self._program = git_program()
         self._folder = tempfile.TemporaryDirectory(prefix="longrepo-git-")
-        self._checker: Batch | None = None
+        self._checker: ObjectBatch | None = None
         self._closing = ExitStack()
         self._running: set[subprocess.Popen[bytes]] = set()
         own = Path(self._folder.name)
@@ -181,7 +181,7 @@ class ObjectReader:
         self._checker = None
         self._closing.close()
         for process in tuple(self._running):
-            _end(process)
+            _end_process(process)
         self._running.clear()
         self._folder.cleanup()
 
@@ -191,7 +191,7 @@ class ObjectReader:
             self._command(arguments), env=self._environment, stdin=subprocess.DEVNULL, capture_output=True
         )
         if done.returncode:
-            raise _failed(arguments[0], done.stderr)
+            raise _command_error(arguments[0], done.stderr)
         return done.stdout
 
     def fields(
@@ -213,11 +213,11 @@ class ObjectReader:
         ):
             assert process.stdin and process.stdout
             if most_bytes:
-                _bound(process.pid, most_bytes)
-            feeder = Thread(target=_feed, args=(process.stdin, tuple(stdin)), daemon=True)
+                _limit_memory(process.pid, most_bytes)
+            feeder = Thread(target=_write_lines, args=(process.stdin, tuple(stdin)), daemon=True)
             feeder.start()
             try:
-                yield from _split(process.stdout, end)
+                yield from _split_fields(process.stdout, end)
             except BaseException:  # also where the caller stops early
                 process.kill()
                 raise
@@ -225,23 +225,23 @@ class ObjectReader:
                 feeder.join()
             if process.wait() and strict:
                 said.seek(0)
-                raise _failed(arguments[0], said.read())
+                raise _command_error(arguments[0], said.read())
 
     def sizes(self, ids: Iterable[str]) -> Iterator[tuple[str, str, int]]:
         """(id, type, bytes) of each object without reading it, in order; type is MISSING where it isn't here."""
-        for group in in_groups(ids, ASKED_AHEAD):
+        for group in in_groups(ids, MAX_PENDING_IDS):
             if self._checker is None:
                 self._checker = self._closing.enter_context(self.batch("--batch-check"))
             self._checker.ask(group)
             yield from [(one, *self._checker.header()) for one in group]
 
     @contextmanager
-    def batch(self, mode: str = "--batch") -> Iterator[Batch]:
+    def batch(self, mode: str = "--batch") -> Iterator[ObjectBatch]:
         """A `git cat-file` of one's own, ended on leaving."""
         with self._process(["cat-file", mode], stdin=subprocess.PIPE) as process:
             if mode == "--batch":
-                _widen(process.stdout)
-            yield Batch(process)
+                _enlarge_pipe(process.stdout)
+            yield ObjectBatch(process)
 
     @contextmanager
     def _process(
@@ -259,14 +259,14 @@ class ObjectReader:
         try:
             yield process
         finally:
-            _end(process)
+            _end_process(process)
             self._running.discard(process)
 
     def _command(self, arguments: Sequence[str]) -> list[str]:
         return [self._program, "--no-pager", *arguments]
 
 
-def _widen(pipe: IO[bytes] | None) -> None:
+def _enlarge_pipe(pipe: IO[bytes] | None) -> None:
     """Let git work a megabyte ahead where the system allows it (Linux does, up to a limit for each user)."""
     assert pipe
     with suppress(ImportError, AttributeError, OSError):
@@ -275,32 +275,32 @@ def _widen(pipe: IO[bytes] | None) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
 
 
-def _bound(process: int, most_bytes: int) -> None:
+def _limit_memory(process: int, most_bytes: int) -> None:
     with suppress(ImportError, AttributeError, OSError, ValueError):
         import resource
 
         resource.prlimit(process, resource.RLIMIT_DATA, (most_bytes, most_bytes))
 
 
-def _split(stream: IO[bytes], end: bytes) -> Iterator[bytes]:
+def _split_fields(stream: IO[bytes], end: bytes) -> Iterator[bytes]:
     rest = b""
     while block := stream.read1(1 << 16):  # type: ignore[attr-defined]  # a pipe's reader has it: what is there, now
         *whole, last = block.split(end)
         if whole:
-            whole[0] = (rest + whole[0])[:_LONGEST_FIELD]
+            whole[0] = (rest + whole[0])[:_MAX_FIELD_BYTES]
             yield from whole
             rest = last
-        elif len(rest) < _LONGEST_FIELD:
+        elif len(rest) < _MAX_FIELD_BYTES:
             rest += last
 
 
-def _feed(pipe: IO[bytes], lines: Iterable[str]) -> None:
+def _write_lines(pipe: IO[bytes], lines: Iterable[str]) -> None:
     with suppress(BrokenPipeError, ValueError), pipe:
         for line in lines:
             pipe.write(f"{line}\n".encode())
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end_process(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     for pipe in (process.stdin, process.stdout):
         if pipe:
@@ -309,15 +309,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _failed(command: str, said: bytes) -> RunError:
+def _command_error(command: str, said: bytes) -> RunError:
     lines = said.decode(errors="replace").strip().splitlines()[-2:] or ["no message"]
     reason = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in lines)
     return RunError(f"git {command} failed: {reason}; check the repository with git fsck")
 
 
-MOST_BYTES = 3 << 28  # of git's memory: two files of a gigabyte aren't compared for likeness
-_FORMAT = "%H%n%P%n%e%n%an%n%ae%n%B"  # not one of these can hold a NUL, nor all but the last a line break
-_OPTIONS = ("-r", "-z", "--raw", "--no-abbrev", "--root", "--always", "--no-ext-diff", "--encoding=UTF-8")
+MAX_DIFF_BYTES = 3 << 28  # of git's memory: two files of a gigabyte aren't compared for likeness
+_COMMIT_FORMAT = "%H%n%P%n%e%n%an%n%ae%n%B"  # not one of these can hold a NUL, nor all but the last a line break
+_DIFF_OPTIONS = ("-r", "-z", "--raw", "--no-abbrev", "--root", "--always", "--no-ext-diff", "--encoding=UTF-8")
 
 
 class RawChange(NamedTuple):
@@ -355,16 +355,16 @@ def read_changes(reader: ObjectReader, ids: Sequence[str], most: int) -> Iterato
     rest = deque(ids)
     while rest:
         # A commit of `most` files can't need more comparisons than this limit allows, and others aren't looked into.
-        for commit in parse_raw(_diff(reader, list(rest), "-M", f"-l{most + 1}"), most):
+        for commit in parse_raw(_diff_tree(reader, list(rest), "-M", f"-l{most + 1}"), most):
             yield rest.popleft(), commit, True
         if rest:
             stuck = rest.popleft()
-            yield stuck, next(parse_raw(_diff(reader, [stuck], "-M100%"), most), None), False
+            yield stuck, next(parse_raw(_diff_tree(reader, [stuck], "-M100%"), most), None), False
 
 
-def _diff(reader: ObjectReader, ids: Iterable[str], *renames: str) -> Iterator[bytes]:
-    options = ("--stdin", *_OPTIONS, f"--format={_FORMAT}", *renames)
-    return reader.fields("diff-tree", *options, stdin=ids, strict=False, most_bytes=MOST_BYTES)
+def _diff_tree(reader: ObjectReader, ids: Iterable[str], *renames: str) -> Iterator[bytes]:
+    options = ("--stdin", *_DIFF_OPTIONS, f"--format={_COMMIT_FORMAT}", *renames)
+    return reader.fields("diff-tree", *options, stdin=ids, strict=False, most_bytes=MAX_DIFF_BYTES)
 
 
 def parse_raw(fields: Iterator[bytes], most: int) -> Iterator[RawCommit]:
@@ -380,7 +380,7 @@ def parse_raw(fields: Iterator[bytes], most: int) -> Iterator[RawCommit]:
             field = field[1:]
         if field[:1] != b":":
             if header:
-                yield _commit(header, changes, files)
+                yield _raw_commit(header, changes, files)
             header, changes, files = field, [], 0
             continue
         old_mode, new_mode, old_id, new_id, status = field[1:].decode("ascii").split(" ")
@@ -391,17 +391,17 @@ def parse_raw(fields: Iterator[bytes], most: int) -> Iterator[RawCommit]:
         if files <= most + 1:
             changes.append(RawChange(old_mode, new_mode, old_id, new_id, status[0], path, old_path))
     if header:
-        yield _commit(header, changes, files)
+        yield _raw_commit(header, changes, files)
 
 
-def _commit(header: bytes, changes: list[RawChange], files: int) -> RawCommit:
+def _raw_commit(header: bytes, changes: list[RawChange], files: int) -> RawCommit:
     commit, parents, encoding, *rest = header.split(b"\n", 5)
-    name, email, message = (decode_words(one, encoding) for one in rest)
+    name, email, message = (decode_message(one, encoding) for one in rest)
     parent = parents.decode("ascii").split(" ")[0] or None
     return RawCommit(commit.decode("ascii"), parent, message.strip("\n"), name, email, changes, files)
 
 
-def decode_words(raw: bytes, encoding: bytes) -> str:
+def decode_message(raw: bytes, encoding: bytes) -> str:
     """A message or a name. git has made UTF-8 of it where it knows the encoding that the commit names; what isn't
     UTF-8 even so is read in that encoding, or with U+FFFD."""
     try:

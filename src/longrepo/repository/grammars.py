@@ -76,7 +76,7 @@ GRAMMARS = {
     "Tcl": "tcl",
 }
 
-DEFINITIONS = {
+DEFINITION_NODES = {
     "function_definition": "function",
     "function_declaration": "function",
     "generator_function_declaration": "function",
@@ -123,17 +123,19 @@ DEFINITIONS = {
     "variable_declarator": "function",  # const f = (x) => …
 }
 # What makes a function inside it a method.
-OWNERS = frozenset({"class", "struct", "enum", "trait", "interface"})
+OWNER_KINDS = frozenset({"class", "struct", "enum", "trait", "interface"})
 OWNER_NODES = frozenset({"impl_item", "extension_declaration", "class_body", "object_declaration"})
 # What holds one definition and belongs to it: decorators, `export`, `const`, `template <…>`, Go's word `type`.
-WRAPPERS = frozenset({"decorated_definition", "export_statement", "template_declaration", "method_signature", "Decl"})
-LONE_WRAPPERS = frozenset(
+WRAPPER_NODES = frozenset(
+    {"decorated_definition", "export_statement", "template_declaration", "method_signature", "Decl"}
+)
+LONE_WRAPPER_NODES = frozenset(
     {"lexical_declaration", "variable_declaration", "type_declaration", "value_definition", "module_definition"}
 )  # only around just one
-FUNCTION_VALUES = frozenset(
+FUNCTION_VALUE_NODES = frozenset(
     {"arrow_function", "function_expression", "generator_function", "function", "function_definition", "parameter"}
 )
-CALLS = frozenset(
+CALL_NODES = frozenset(
     (
         "call",
         "call_expression",
@@ -148,7 +150,7 @@ CALLS = frozenset(
         "command",
     )
 )
-IDENTIFIERS = frozenset(
+IDENTIFIER_NODES = frozenset(
     (
         "identifier",
         "type_identifier",
@@ -169,7 +171,7 @@ IDENTIFIERS = frozenset(
     )
 )
 # What holds members or statements: a step deeper in nesting, a place to cut between.
-BODIES = frozenset(
+BODY_NODES = frozenset(
     (
         "block",
         "class_body",
@@ -212,7 +214,7 @@ BODIES = frozenset(
         "recipe",
     )
 )
-IMPORTS = frozenset(
+IMPORT_NODES = frozenset(
     (
         "import_statement",
         "import_from_statement",
@@ -240,7 +242,7 @@ _ZIG_KIND = ":ErrorUnionExpr.:SuffixExpr.:ContainerDecl.:ContainerDeclType"
 
 
 @dataclass(frozen=True)
-class Rule:
+class DefinitionRule:
     """Paths are steps joined by dots, each a field, `:` and a child's type, or the number of a named child, with `?`
     where it may be missing. `name` leads to the name, by default the field `name`, a declarator or the first
     identifier; `labels` are strings that make up one. `value`, where set, has to lead to a function. `word` leads to
@@ -256,161 +258,166 @@ class Rule:
     follows: bool = False
 
 
-_SCRIPT = {
-    "variable_declarator": Rule(name="name", value="value"),
-    "assignment_expression": Rule(name="left.property?", value="right"),
-    "public_field_definition": Rule(name="name", value="value"),
-    "internal_module": Rule("module", "name"),
-    "function_signature": Rule(name="name"),
-    "abstract_method_signature": Rule("method", "name"),
+_SCRIPT_RULES = {
+    "variable_declarator": DefinitionRule(name="name", value="value"),
+    "assignment_expression": DefinitionRule(name="left.property?", value="right"),
+    "public_field_definition": DefinitionRule(name="name", value="value"),
+    "internal_module": DefinitionRule("module", "name"),
+    "function_signature": DefinitionRule(name="name"),
+    "abstract_method_signature": DefinitionRule("method", "name"),
 }
-_SIGNATURE = Rule(name="name", follows=True)
-_RULES: dict[str, dict[str, Rule | None]] = {
-    "JavaScript": {**_SCRIPT},
-    "TypeScript": {**_SCRIPT},
+_SIGNATURE_RULE = DefinitionRule(name="name", follows=True)
+_RULES: dict[str, dict[str, DefinitionRule | None]] = {
+    "JavaScript": {**_SCRIPT_RULES},
+    "TypeScript": {**_SCRIPT_RULES},
     "Swift": {
-        "class_declaration": Rule("class", "name", word="declaration_kind", kinds=_SWIFT),
-        "typealias_declaration": Rule("type", "name"),
+        "class_declaration": DefinitionRule("class", "name", word="declaration_kind", kinds=_SWIFT),
+        "typealias_declaration": DefinitionRule("type", "name"),
     },
-    "C#": {"local_function_statement": Rule(name="name")},
+    "C#": {"local_function_statement": DefinitionRule(name="name")},
     "SQL": {
-        "create_table": Rule("table", ":object_reference"),
-        "create_view": Rule("view", ":object_reference"),
-        "create_materialized_view": Rule("view", ":object_reference"),
-        "create_function": Rule("function", ":object_reference"),
-        "create_type": Rule("type", ":object_reference"),
+        "create_table": DefinitionRule("table", ":object_reference"),
+        "create_view": DefinitionRule("view", ":object_reference"),
+        "create_materialized_view": DefinitionRule("view", ":object_reference"),
+        "create_function": DefinitionRule("function", ":object_reference"),
+        "create_type": DefinitionRule("type", ":object_reference"),
     },
-    "Lua": {"assignment_statement": Rule(name=":variable_list.name", value=":expression_list.value")},
+    "Lua": {"assignment_statement": DefinitionRule(name=":variable_list.name", value=":expression_list.value")},
     "Haskell": {
-        "function": Rule(name="name"),
-        "bind": Rule(name="name"),
-        "data_type": Rule("type", "name"),
-        "newtype": Rule("type", "name"),
-        "type_synomym": Rule("type", "name"),
+        "function": DefinitionRule(name="name"),
+        "bind": DefinitionRule(name="name"),
+        "data_type": DefinitionRule("type", "name"),
+        "newtype": DefinitionRule("type", "name"),
+        "type_synomym": DefinitionRule("type", "name"),
         "module": None,
     },
-    "Elixir": {"call": Rule(name=":arguments.0.left?.target?", word="target", kinds=_ELIXIR)},
+    "Elixir": {"call": DefinitionRule(name=":arguments.0.left?.target?", word="target", kinds=_ELIXIR)},
     "Dart": {
-        "function_signature": _SIGNATURE,
-        "getter_signature": _SIGNATURE,
-        "setter_signature": _SIGNATURE,
-        "constructor_signature": Rule("method", "name", follows=True),
-        "factory_constructor_signature": Rule("method", ":identifier", follows=True),
-        "mixin_declaration": Rule("class", ":identifier"),
+        "function_signature": _SIGNATURE_RULE,
+        "getter_signature": _SIGNATURE_RULE,
+        "setter_signature": _SIGNATURE_RULE,
+        "constructor_signature": DefinitionRule("method", "name", follows=True),
+        "factory_constructor_signature": DefinitionRule("method", ":identifier", follows=True),
+        "mixin_declaration": DefinitionRule("class", ":identifier"),
     },
-    "R": {"function_definition": None, "binary_operator": Rule(name="lhs", value="rhs")},
+    "R": {"function_definition": None, "binary_operator": DefinitionRule(name="lhs", value="rhs")},
     "Julia": {
-        "module_definition": Rule("module", "name"),
-        "struct_definition": Rule("struct", ":type_head.:binary_expression?.0?"),
-        "abstract_definition": Rule("type", ":type_head.:binary_expression?.0?"),
-        "function_definition": Rule(name=":signature.:where_expression?.:typed_expression?.:call_expression.0"),
-        "assignment": Rule(name=":call_expression.0"),
-        "macro_definition": Rule("macro", ":signature.:call_expression.0"),
+        "module_definition": DefinitionRule("module", "name"),
+        "struct_definition": DefinitionRule("struct", ":type_head.:binary_expression?.0?"),
+        "abstract_definition": DefinitionRule("type", ":type_head.:binary_expression?.0?"),
+        "function_definition": DefinitionRule(
+            name=":signature.:where_expression?.:typed_expression?.:call_expression.0"
+        ),
+        "assignment": DefinitionRule(name=":call_expression.0"),
+        "macro_definition": DefinitionRule("macro", ":signature.:call_expression.0"),
     },
     "OCaml": {
-        "module_binding": Rule("module", ":module_name"),
-        "module_type_definition": Rule("interface", ":module_type_name"),
-        "type_binding": Rule("type", "name"),
-        "let_binding": Rule(name="pattern", value=":parameter"),
-        "class_binding": Rule("class", ":class_name"),
-        "method_definition": Rule("method", ":method_name"),
-        "external": Rule(name=":value_name"),
+        "module_binding": DefinitionRule("module", ":module_name"),
+        "module_type_definition": DefinitionRule("interface", ":module_type_name"),
+        "type_binding": DefinitionRule("type", "name"),
+        "let_binding": DefinitionRule(name="pattern", value=":parameter"),
+        "class_binding": DefinitionRule("class", ":class_name"),
+        "method_definition": DefinitionRule("method", ":method_name"),
+        "external": DefinitionRule(name=":value_name"),
     },
     "Zig": {
-        "FnProto": Rule(name="function", follows=True),
-        "VarDecl": Rule("struct", "variable_type_function", word=_ZIG_KIND, kinds=_ZIG),
+        "FnProto": DefinitionRule(name="function", follows=True),
+        "VarDecl": DefinitionRule("struct", "variable_type_function", word=_ZIG_KIND, kinds=_ZIG),
     },
     "Erlang": {
-        "fun_decl": Rule(name="clause.name"),
-        "record_decl": Rule("struct", "name"),
-        "pp_define": Rule("macro", "lhs.name"),
-        "type_alias": Rule("type", "name.name"),
+        "fun_decl": DefinitionRule(name="clause.name"),
+        "record_decl": DefinitionRule("struct", "name"),
+        "pp_define": DefinitionRule("macro", "lhs.name"),
+        "type_alias": DefinitionRule("type", "name.name"),
     },
     "Protocol Buffers": {
-        "message": Rule("message", ":message_name"),
-        "enum": Rule("enum", ":enum_name"),
-        "service": Rule("service", ":service_name"),
-        "rpc": Rule("method", ":rpc_name"),
+        "message": DefinitionRule("message", ":message_name"),
+        "enum": DefinitionRule("enum", ":enum_name"),
+        "service": DefinitionRule("service", ":service_name"),
+        "rpc": DefinitionRule("method", ":rpc_name"),
     },
     "CMake": {
-        "function_def": Rule(name=":function_command.:argument_list.:argument", body=":body"),
-        "macro_def": Rule("macro", ":macro_command.:argument_list.:argument", body=":body"),
+        "function_def": DefinitionRule(name=":function_command.:argument_list.:argument", body=":body"),
+        "macro_def": DefinitionRule("macro", ":macro_command.:argument_list.:argument", body=":body"),
     },
-    "Terraform": {"block": Rule("block", "labels", body=":body")},
+    "Terraform": {"block": DefinitionRule("block", "labels", body=":body")},
     "Perl": {
-        "subroutine_declaration_statement": Rule(name="name"),
-        "method_declaration_statement": Rule("method", "name"),
+        "subroutine_declaration_statement": DefinitionRule(name="name"),
+        "method_declaration_statement": DefinitionRule("method", "name"),
     },
     "Objective-C": {
-        "class_interface": Rule("class", ":identifier"),
-        "class_implementation": Rule("class", ":identifier"),
+        "class_interface": DefinitionRule("class", ":identifier"),
+        "class_implementation": DefinitionRule("class", ":identifier"),
     },
-    "Clojure": {"list_lit": Rule(name="1.name?", word="0", kinds=_CLOJURE)},
+    "Clojure": {"list_lit": DefinitionRule(name="1.name?", word="0", kinds=_CLOJURE)},
     "F#": {
-        "function_or_value_defn": Rule(name=":function_declaration_left.:identifier"),
-        "record_type_defn": Rule("type", ":type_name.type_name"),
-        "union_type_defn": Rule("type", ":type_name.type_name"),
-        "anon_type_defn": Rule("class", ":type_name.type_name"),
-        "member_defn": Rule("method", ":method_or_prop_defn.name.method?"),
+        "function_or_value_defn": DefinitionRule(name=":function_declaration_left.:identifier"),
+        "record_type_defn": DefinitionRule("type", ":type_name.type_name"),
+        "union_type_defn": DefinitionRule("type", ":type_name.type_name"),
+        "anon_type_defn": DefinitionRule("class", ":type_name.type_name"),
+        "member_defn": DefinitionRule("method", ":method_or_prop_defn.name.method?"),
     },
     "PowerShell": {
-        "function_statement": Rule(name=":function_name"),
-        "class_statement": Rule("class", ":simple_name"),
-        "class_method_definition": Rule("method", ":simple_name"),
-        "enum_statement": Rule("enum", ":simple_name"),
+        "function_statement": DefinitionRule(name=":function_name"),
+        "class_statement": DefinitionRule("class", ":simple_name"),
+        "class_method_definition": DefinitionRule("method", ":simple_name"),
+        "enum_statement": DefinitionRule("enum", ":simple_name"),
     },
-    "Nix": {"binding": Rule(name="attrpath", value="expression")},
+    "Nix": {"binding": DefinitionRule(name="attrpath", value="expression")},
     "Makefile": {
-        "rule": Rule("target", ":targets", body=":recipe"),
-        "define_directive": Rule("macro", "name", body="value"),
+        "rule": DefinitionRule("target", ":targets", body=":recipe"),
+        "define_directive": DefinitionRule("macro", "name", body="value"),
     },
     "Fortran": {
-        "subroutine": Rule(name=":subroutine_statement.name"),
-        "function": Rule(name=":function_statement.name"),
-        "module": Rule("module", ":module_statement.:name"),
-        "program": Rule("module", ":program_statement.:name"),
-        "derived_type_definition": Rule("type", ":derived_type_statement.:type_name"),
+        "subroutine": DefinitionRule(name=":subroutine_statement.name"),
+        "function": DefinitionRule(name=":function_statement.name"),
+        "module": DefinitionRule("module", ":module_statement.:name"),
+        "program": DefinitionRule("module", ":program_statement.:name"),
+        "derived_type_definition": DefinitionRule("type", ":derived_type_statement.:type_name"),
     },
     "Solidity": {
-        "contract_declaration": Rule("class", "name"),
-        "library_declaration": Rule("class", "name"),
-        "modifier_definition": Rule(name="name"),
+        "contract_declaration": DefinitionRule("class", "name"),
+        "library_declaration": DefinitionRule("class", "name"),
+        "modifier_definition": DefinitionRule(name="name"),
     },
     "Verilog": {
-        "module_declaration": Rule("module", ":module_header.:simple_identifier"),
-        "function_body_declaration": Rule(name=":function_identifier"),
-        "task_body_declaration": Rule(name=":task_identifier"),
+        "module_declaration": DefinitionRule("module", ":module_header.:simple_identifier"),
+        "function_body_declaration": DefinitionRule(name=":function_identifier"),
+        "task_body_declaration": DefinitionRule(name=":task_identifier"),
     },
     "GraphQL": {
-        "object_type_definition": Rule("type", ":name"),
-        "input_object_type_definition": Rule("type", ":name"),
-        "union_type_definition": Rule("type", ":name"),
-        "interface_type_definition": Rule("interface", ":name"),
-        "enum_type_definition": Rule("enum", ":name"),
+        "object_type_definition": DefinitionRule("type", ":name"),
+        "input_object_type_definition": DefinitionRule("type", ":name"),
+        "union_type_definition": DefinitionRule("type", ":name"),
+        "interface_type_definition": DefinitionRule("interface", ":name"),
+        "enum_type_definition": DefinitionRule("enum", ":name"),
     },
     "Nim": {
-        "proc_declaration": Rule(name="name"),
-        "func_declaration": Rule(name="name"),
-        "iterator_declaration": Rule(name="name"),
-        "template_declaration": Rule("macro", "name"),
-        "macro_declaration": Rule("macro", "name"),
-        "type_declaration": Rule("type", ":type_symbol_declaration.name"),
+        "proc_declaration": DefinitionRule(name="name"),
+        "func_declaration": DefinitionRule(name="name"),
+        "iterator_declaration": DefinitionRule(name="name"),
+        "template_declaration": DefinitionRule("macro", "name"),
+        "macro_declaration": DefinitionRule("macro", "name"),
+        "type_declaration": DefinitionRule("type", ":type_symbol_declaration.name"),
     },
     "Elm": {
-        "value_declaration": Rule(name="functionDeclarationLeft.:lower_case_identifier"),
-        "type_declaration": Rule("type", "name"),
+        "value_declaration": DefinitionRule(name="functionDeclarationLeft.:lower_case_identifier"),
+        "type_declaration": DefinitionRule("type", "name"),
     },
-    "Pascal": {"defProc": Rule(name="header.name"), "declType": Rule("type", "name")},
-    "Thrift": {"struct_definition": Rule("struct", "type"), "service_definition": Rule("service", "type")},
-    "Tcl": {"procedure": Rule(name="name")},
-    "Common Lisp": {"defun": Rule(name=":defun_header.function_name")},
+    "Pascal": {"defProc": DefinitionRule(name="header.name"), "declType": DefinitionRule("type", "name")},
+    "Thrift": {
+        "struct_definition": DefinitionRule("struct", "type"),
+        "service_definition": DefinitionRule("service", "type"),
+    },
+    "Tcl": {"procedure": DefinitionRule(name="name")},
+    "Common Lisp": {"defun": DefinitionRule(name=":defun_header.function_name")},
 }
-_COMMON = {node_type: Rule(kind) for node_type, kind in DEFINITIONS.items()}
-_COMMON["variable_declarator"] = _SCRIPT["variable_declarator"]
+_COMMON_RULES = {node_type: DefinitionRule(kind) for node_type, kind in DEFINITION_NODES.items()}
+_COMMON_RULES["variable_declarator"] = _SCRIPT_RULES["variable_declarator"]
 
 
 @lru_cache(maxsize=128)
-def definition_rules(language: str) -> MappingProxyType[str, Rule]:
+def definition_rules(language: str) -> MappingProxyType[str, DefinitionRule]:
     """Node type -> the rule by which it is a definition in this language."""
-    rules = {**_COMMON, **_RULES.get(language, {})}
+    rules = {**_COMMON_RULES, **_RULES.get(language, {})}
     return MappingProxyType({node_type: rule for node_type, rule in rules.items() if rule is not None})

@@ -22,8 +22,16 @@ from typing import Protocol
 
 from longrepo.repository.files import TextPipe
 from longrepo.repository.filters import BULK_FILES, commit_noise, only_formatting, path_noise
-from longrepo.repository.git import ASKED_AHEAD, MISSING, ObjectReader, RawChange, RawCommit, decode_words, read_changes
-from longrepo.repository.types import Change, Commit, CommitRecord, FileChange, decode_path
+from longrepo.repository.git import (
+    MAX_PENDING_IDS,
+    MISSING,
+    ObjectReader,
+    RawChange,
+    RawCommit,
+    decode_message,
+    read_changes,
+)
+from longrepo.repository.types import Commit, CommitRecord, FileChange, TextChange, decode_path
 
 
 def read_people(reader: ObjectReader, tip: str) -> tuple[tuple[str, str], ...]:
@@ -33,16 +41,16 @@ def read_people(reader: ObjectReader, tip: str) -> tuple[tuple[str, str], ...]:
         encoding, *words = entry.split(b"\n")
         found |= {(encoding, words[0], words[1]), (encoding, words[2], words[3])}
     return tuple(
-        sorted({(decode_words(name, encoding), decode_words(email, encoding)) for encoding, name, email in found})
+        sorted({(decode_message(name, encoding), decode_message(email, encoding)) for encoding, name, email in found})
     )
 
 
 # A file's text after one commit is its text before the next: with this many, 1 to 6 in 100 are read twice.
-_CACHED_CHARACTERS = 32_000_000
-_BLOBS_AT_ONCE = ASKED_AHEAD // 2 - 2 * BULK_FILES  # before the last commit of a group; two groups are under way
+_MAX_CACHED_CHARACTERS = 32_000_000
+_BLOBS_AT_ONCE = MAX_PENDING_IDS // 2 - 2 * BULK_FILES  # before the last commit of a group; two groups are under way
 
 
-class _Text:
+class _PendingText:
     """A text, or why it is left out: filled in when git answers."""
 
     __slots__ = ("reason", "text")
@@ -52,7 +60,9 @@ class _Text:
         self.reason = ""
 
 
-_Group = tuple[list[CommitRecord], dict[str, _Text], int]  # records, their texts, how many of those are asked for
+_PendingGroup = tuple[
+    list[CommitRecord], dict[str, _PendingText], int
+]  # records, their texts, how many of those are asked for
 
 
 class TextHistory:
@@ -62,13 +72,13 @@ class TextHistory:
         self._reader = reader
         self._max_file_bytes = max_file_bytes
         self._left_out = left_out
-        self._cache: OrderedDict[str, _Text] = OrderedDict()
+        self._cache: OrderedDict[str, _PendingText] = OrderedDict()
         self._characters = 0
 
     def commits(self, records: Iterable[CommitRecord]) -> Iterator[Commit]:
         """The records as commits, in order, while git reads the texts of the next ones."""
         with TextPipe(self._reader, self._max_file_bytes) as pipe:
-            waiting: deque[_Group] = deque()
+            waiting: deque[_PendingGroup] = deque()
             for group in self._groups(records, pipe):
                 waiting.append(group)
                 if len(waiting) > 2:  # one is sized and one is read meanwhile
@@ -76,16 +86,16 @@ class TextHistory:
             while waiting:
                 yield from self._finish(waiting.popleft(), pipe)
 
-    def _groups(self, records: Iterable[CommitRecord], pipe: TextPipe) -> Iterator[_Group]:
+    def _groups(self, records: Iterable[CommitRecord], pipe: TextPipe) -> Iterator[_PendingGroup]:
         group: list[CommitRecord] = []
-        texts: dict[str, _Text] = {}
+        texts: dict[str, _PendingText] = {}
         new: list[str] = []
         for record in records:
             group.append(record)
             for blob in _blobs(record.changes):
                 if blob not in texts:
                     if blob not in self._cache:
-                        self._cache[blob] = _Text()
+                        self._cache[blob] = _PendingText()
                         new.append(blob)
                     self._cache.move_to_end(blob)
                     texts[blob] = self._cache[blob]
@@ -97,7 +107,7 @@ class TextHistory:
             pipe.ask(new)
             yield group, texts, len(new)
 
-    def _finish(self, group: _Group, pipe: TextPipe) -> Iterator[Commit]:
+    def _finish(self, group: _PendingGroup, pipe: TextPipe) -> Iterator[Commit]:
         records, texts, asked = group
         for _ in range(asked):
             blob, text, reason = pipe.take()
@@ -118,16 +128,16 @@ class TextHistory:
 
     def _forget(self) -> None:
         """Drop the least recently used texts; a group under way holds its own."""
-        while self._characters > _CACHED_CHARACTERS:
+        while self._characters > _MAX_CACHED_CHARACTERS:
             _, oldest = self._cache.popitem(last=False)
             self._characters -= len(oldest.text or "")
 
-    def _change(self, change: FileChange, texts: dict[str, _Text]) -> Change | None:
-        before, after = (texts[blob] if blob else _Text() for blob in (change.before, change.after))
+    def _change(self, change: FileChange, texts: dict[str, _PendingText]) -> TextChange | None:
+        before, after = (texts[blob] if blob else _PendingText() for blob in (change.before, change.after))
         if reason := before.reason or after.reason:
             self._left_out[f"change: {reason}"] += 1
             return None
-        return Change(change.path, before.text, after.text, change.old_path)
+        return TextChange(change.path, before.text, after.text, change.old_path)
 
 
 def _blobs(changes: Iterable[FileChange]) -> Iterator[str]:
@@ -148,7 +158,7 @@ class RecordStore(Protocol):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CommitOutcome:
     """A commit's record, or None and the reason; `counts` holds its single changes left out, by reason."""
 
     record: CommitRecord | None
@@ -156,7 +166,7 @@ class Outcome:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def to_bytes(outcome: Outcome) -> bytes:
+def outcome_to_bytes(outcome: CommitOutcome) -> bytes:
     """An outcome as compact JSON, without the commit's id."""
     record = outcome.record
     if record is None:
@@ -166,16 +176,16 @@ def to_bytes(outcome: Outcome) -> bytes:
     return _dump([RECORD_VERSION, "", outcome.counts, *facts])
 
 
-def from_bytes(commit: str, entry: bytes) -> Outcome | None:
+def outcome_from_bytes(commit: str, entry: bytes) -> CommitOutcome | None:
     """The outcome of a commit, or None where another version wrote the entry."""
     version, reason, counts, *facts = json.loads(entry)
     if version != RECORD_VERSION:
         return None
     if reason:
-        return Outcome(None, reason, counts)
+        return CommitOutcome(None, reason, counts)
     parent, message, name, email, changes, files = facts
     kept = tuple(FileChange(*change) for change in changes)
-    return Outcome(CommitRecord(commit, parent, message, name, email, kept, files), "", counts)
+    return CommitOutcome(CommitRecord(commit, parent, message, name, email, kept, files), "", counts)
 
 
 def _dump(values: list[object]) -> bytes:
@@ -183,7 +193,7 @@ def _dump(values: list[object]) -> bytes:
 
 
 _COMMITS_AT_ONCE = 2048  # a process each: fewer cost their start and git's caches, more make the store's answer large
-_REGULAR = ("100644", "100755", "100664", "000000")  # zeros: there is no file
+_REGULAR_MODES = ("100644", "100755", "100664", "000000")  # zeros: there is no file
 
 
 class History:
@@ -223,52 +233,52 @@ class History:
         if group:
             yield group
 
-    def _outcomes(self, group: list[str], known: RecordStore | None) -> Iterator[Outcome]:
+    def _outcomes(self, group: list[str], known: RecordStore | None) -> Iterator[CommitOutcome]:
         entries = known.get(group) if known is not None else {}
-        old = {commit: from_bytes(commit, entry) for commit, entry in entries.items()}
+        old = {commit: outcome_from_bytes(commit, entry) for commit, entry in entries.items()}
         compared = read_changes(self._reader, [one for one in group if not old.get(one)], BULK_FILES)
         new: dict[str, bytes] = {}
         for commit in group:
             outcome = old.get(commit)
             if outcome is None:
                 _, raw, whole = next(compared)
-                outcome = judge(raw) if raw else Outcome(None, MISSING)
+                outcome = classify_commit(raw) if raw else CommitOutcome(None, MISSING)
                 if known is not None and whole:  # what was missing may be here next time
-                    new[commit] = to_bytes(outcome)
+                    new[commit] = outcome_to_bytes(outcome)
             yield outcome
         if known is not None and new:
             known.put(new)
 
 
-def judge(commit: RawCommit) -> Outcome:
+def classify_commit(commit: RawCommit) -> CommitOutcome:
     """What a commit comes to by its header and its changes' paths."""
     if reason := commit_noise(commit.author_name, commit.author_email, commit.message):
-        return Outcome(None, reason)
+        return CommitOutcome(None, reason)
     if commit.files > BULK_FILES:
-        return Outcome(None, "bulk")
+        return CommitOutcome(None, "bulk")
     counts: dict[str, int] = {}
     changes: list[FileChange] = []
     for raw in commit.changes:
         path = decode_path(raw.path)
-        if reason := _unwanted(raw, path):
+        if reason := _exclusion_reason(raw, path):
             counts[f"change: {reason}"] = counts.get(f"change: {reason}", 0) + 1
         elif raw.old_id != raw.new_id or raw.old_path is not None:
             old_path = decode_path(raw.old_path) if raw.old_path is not None else None
-            changes.append(FileChange(path, _blob(raw.old_id), _blob(raw.new_id), old_path))
+            changes.append(FileChange(path, _blob_or_none(raw.old_id), _blob_or_none(raw.new_id), old_path))
     if not changes:
-        return Outcome(None, "no text change", counts)
+        return CommitOutcome(None, "no text change", counts)
     changes.sort(key=lambda change: change.path)
     head = (commit.id, commit.parent, commit.message, commit.author_name, commit.author_email)
-    return Outcome(CommitRecord(*head, tuple(changes), commit.files), "", counts)
+    return CommitOutcome(CommitRecord(*head, tuple(changes), commit.files), "", counts)
 
 
-def _unwanted(raw: RawChange, path: str) -> str | None:
+def _exclusion_reason(raw: RawChange, path: str) -> str | None:
     if "160000" in (raw.old_mode, raw.new_mode):
         return "submodule"
-    if raw.old_mode not in _REGULAR or raw.new_mode not in _REGULAR:
+    if raw.old_mode not in _REGULAR_MODES or raw.new_mode not in _REGULAR_MODES:
         return "symlink"
     return path_noise(path)
 
 
-def _blob(one: str) -> str | None:
+def _blob_or_none(one: str) -> str | None:
     return one if one.strip("0") else None  # zeros: there is no file

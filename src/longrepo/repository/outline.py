@@ -22,13 +22,18 @@ from itertools import chain
 from tree_sitter import Node
 
 from longrepo.repository.definitions import Call, Definition, calls_in, definitions_in
-from longrepo.repository.grammars import BODIES, DEFINITIONS, OWNERS
+from longrepo.repository.grammars import BODY_NODES, DEFINITION_NODES, OWNER_KINDS
 from longrepo.repository.imports.statements import Import, imports_in
-from longrepo.repository.syntax import Parsed, parse
+from longrepo.repository.syntax import SyntaxTree, parse_syntax
 
-_LARGE = 1500  # characters: a function longer than this may be cut between its statements too
-_STEPS = 4  # how far below what holds it a body is looked for
-_HEADS = ("comment", "attribute", "decorator", "annotation")  # parts of the names of what introduces the next node
+_LARGE_CHARACTERS = 1500  # characters: a function longer than this may be cut between its statements too
+_MAX_BODY_STEPS = 4  # how far below what holds it a body is looked for
+_HEAD_NODE_PARTS = (
+    "comment",
+    "attribute",
+    "decorator",
+    "annotation",
+)  # parts of the names of what introduces the next node
 _FUNCTION_BODIES = frozenset(
     {"block", "compound_statement", "statement_block", "function_body", "constructor_body", "Block"}
     | {"braced_expression", "script_block", "recipe"}
@@ -36,7 +41,7 @@ _FUNCTION_BODIES = frozenset(
 _INNER_BODIES = frozenset({"switch_body", "switch_block", "match_block", "do_block", "do_group", "object", "array"})
 
 
-def cuts_in(parsed: Parsed) -> tuple[int, ...]:
+def cuts_in(parsed: SyntaxTree) -> tuple[int, ...]:
     """Ascending offsets, each at the start of a line, where a cut leaves syntax nodes whole.
 
     These are the starts of top-level nodes and of the members of classes and the like but the first, which stays with
@@ -47,9 +52,9 @@ def cuts_in(parsed: Parsed) -> tuple[int, ...]:
     found = set(_starts(parsed, members[-1], first=True))
     holders = list[int]()  # of each node, the index of the nearest body around it, -1 for the root
     for index, (kind, above) in enumerate(zip(parsed.types, parsed.above, strict=True)):
-        holder = -1 if above < 0 else above if parsed.types[above] in BODIES else holders[above]
+        holder = -1 if above < 0 else above if parsed.types[above] in BODY_NODES else holders[above]
         holders.append(holder)
-        if kind in BODIES and holder in members and _is_cut(parsed, index, holder, members[holder]):
+        if kind in BODY_NODES and holder in members and _is_cut(parsed, index, holder, members[holder]):
             members[index] = parsed.nodes[index].named_children
             found.update(_starts(parsed, members[index], first=False))
     return tuple(sorted(at for at in found if 0 < at < len(parsed.text)))
@@ -62,29 +67,29 @@ def line_cuts(text: str) -> tuple[int, ...]:
     return tuple(at for at in found if 0 < at < len(text))
 
 
-def _is_cut(parsed: Parsed, index: int, holder: int, members: list[Node]) -> bool:
+def _is_cut(parsed: SyntaxTree, index: int, holder: int, members: list[Node]) -> bool:
     """Whether a body near below its holder is large or holds something else than a function's statements."""
     steps = parsed.depths[index] - (parsed.depths[holder] if holder >= 0 else 0)
-    if not 0 < steps <= _STEPS:
+    if not 0 < steps <= _MAX_BODY_STEPS:
         return False
     if not _is_code(parsed, index):
         return True
     position = bisect_right(members, parsed.nodes[index].start_byte, key=lambda node: node.start_byte) - 1
     around = members[max(position, 0)]
-    return parsed.characters[around.end_byte] - parsed.characters[around.start_byte] > _LARGE
+    return parsed.characters[around.end_byte] - parsed.characters[around.start_byte] > _LARGE_CHARACTERS
 
 
-def _is_code(parsed: Parsed, index: int) -> bool:
+def _is_code(parsed: SyntaxTree, index: int) -> bool:
     kind, parent = parsed.types[index], parsed.parent(index)
     owner = parsed.types[parent] if parent >= 0 else ""
     if kind in _FUNCTION_BODIES:
-        return DEFINITIONS.get(owner) not in OWNERS
+        return DEFINITION_NODES.get(owner) not in OWNER_KINDS
     if kind == "body_statement":
         return owner not in ("class", "module")
     return kind in _INNER_BODIES
 
 
-def _starts(parsed: Parsed, members: list[Node], first: bool) -> Iterator[int]:
+def _starts(parsed: SyntaxTree, members: list[Node], first: bool) -> Iterator[int]:
     """The line starts of the members, the first only where asked, that begin a line and that nothing introduces."""
     text, characters = parsed.text, parsed.characters
     previous = characters[members[0].start_byte] if members and not first else 0
@@ -107,10 +112,8 @@ def _starts(parsed: Parsed, members: list[Node], first: bool) -> Iterator[int]:
 
 @lru_cache(maxsize=1024)
 def _is_head(kind: str) -> bool:
-    return any(head in kind for head in _HEADS)
+    return any(head in kind for head in _HEAD_NODE_PARTS)
 
-
-__all__ = ["OUTLINE_VERSION", "Call", "Definition", "Import", "Outline", "outline"]
 
 OUTLINE_VERSION = 2  # of the results: what is stored under another is out of date
 
@@ -152,12 +155,12 @@ class Outline:
         )
 
 
-def outline(text: str, language: str) -> Outline:
+def build_outline(text: str, language: str) -> Outline:
     """The outline of a text; one without a tree has cuts after blank lines, else of every line, and nothing else."""
-    parsed = parse(text, language)
+    parsed = parse_syntax(text, language)
     if parsed is None:
         return Outline((), (), (), line_cuts(text), ())
     definitions = definitions_in(parsed)
     at = parsed.characters
-    bodies = tuple((at[node.start_byte], at[node.end_byte]) for _, node in parsed.find(BODIES))
+    bodies = tuple((at[node.start_byte], at[node.end_byte]) for _, node in parsed.find(BODY_NODES))
     return Outline(definitions, calls_in(parsed, definitions), imports_in(parsed), cuts_in(parsed), bodies)

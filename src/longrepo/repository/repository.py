@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longrepo.errors import InputError
-from longrepo.repository.files import Entry, read_snapshot, read_texts, tracked
-from longrepo.repository.git import ObjectReader, git_program, run_inside
+from longrepo.repository.files import TreeEntry, read_snapshot, read_texts, tracked_entries
+from longrepo.repository.git import ObjectReader, git_program, run_git_in
 from longrepo.repository.history import History, RecordStore, TextHistory, read_people
 from longrepo.repository.types import Commit, CommitRecord, Snapshot
 
@@ -32,7 +32,7 @@ class Repository:
 
     def __init__(self, path: Path, repo: Repo, reader: ObjectReader) -> None:
         self.path = path
-        self.name = _name(path)
+        self.name = _folder_name(path)
         self._repo = repo
         self._reader = reader
         self._common = Path(repo.common_dir)
@@ -57,7 +57,7 @@ class Repository:
                 raise InputError(f"{path}: is a file; give the folder of a git repository")
             repo = Repo(str(path), expand_vars=False)
         except (InvalidGitRepositoryError, NoSuchPathError):
-            raise InputError(f"{path}: not a git repository{_enclosing(path)}") from None
+            raise InputError(f"{path}: not a git repository{_enclosing_repository(path)}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: can't be read as a git repository ({error})") from None
         reader = ObjectReader(Path(repo.common_dir), _hash_name(repo))
@@ -83,7 +83,7 @@ class Repository:
     def resolve(self, revision: str = "HEAD") -> str:
         """The full commit id of a branch, tag, id or anything `git rev-parse` knows. Raises InputError otherwise."""
         # The option keeps a revision such as --help from being read as one.
-        found, said = run_inside(self.path, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        found, said = run_git_in(self.path, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
         if found is None:
             raise InputError(self._unresolved(revision, said))
         return found
@@ -152,9 +152,9 @@ class Repository:
         """
         return read_texts(self._reader, blobs, max_file_bytes)
 
-    def tracked(self, commit: str) -> Iterator[Entry]:
+    def tracked(self, commit: str) -> Iterator[TreeEntry]:
         """Every tracked path of a commit in git's order, as git prints it."""
-        return tracked(self._reader, self._full(commit))
+        return tracked_entries(self._reader, self._full(commit))
 
     def people(self, tip: str) -> tuple[tuple[str, str], ...]:
         """The sorted distinct (name, e-mail address) of authors and committers of everything `tip` reaches."""
@@ -184,7 +184,7 @@ class Repository:
     def _unusual(self) -> Iterator[str]:
         repo = self._repo
         head = self.resolve()
-        if run_inside(self.path, "rev-parse", "--is-bare-repository")[0] == "true":
+        if run_git_in(self.path, "rev-parse", "--is-bare-repository")[0] == "true":
             yield "Bare repository: there is no working tree, so files are read from its commits, as always."
         elif Path(repo.git_dir).resolve() != self._common.resolve():
             yield "Linked worktree: HEAD is this worktree's own, its history is shared with the main one."
@@ -198,7 +198,7 @@ class Repository:
                 "git fetch --unshallow brings the rest."
             )
         if self._partial:
-            entries = [entry for entry in tracked(self._reader, head) if entry.mode != "160000"]
+            entries = [entry for entry in tracked_entries(self._reader, head) if entry.mode != "160000"]
             absent = sum(entry.size is None for entry in entries)
             yield (
                 "Partial clone: texts that aren't on this machine are left out and counted, never fetched "
@@ -206,7 +206,7 @@ class Repository:
             )
 
 
-def _name(path: Path) -> str:
+def _folder_name(path: Path) -> str:
     name = path.parent.name if path.name == ".git" else path.name
     return name.removesuffix(".git") or "repository"
 
@@ -227,7 +227,7 @@ def _hash_name(repo: Repo) -> str:
     return str(repo.config_reader("repository").get_value("extensions", "objectformat", "sha1"))
 
 
-def _enclosing(path: Path) -> str:
+def _enclosing_repository(path: Path) -> str:
     for folder in path.parents:
         if (folder / ".git").exists():
             return f"; it lies inside the repository {folder}: give that"

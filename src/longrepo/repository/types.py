@@ -38,7 +38,7 @@ class Snapshot:
     left_out_bytes: Counter[str] = field(default_factory=Counter)  # reason -> bytes
 
 
-class Change(NamedTuple):
+class TextChange(NamedTuple):
     """One file in one commit: its text before and after (None where it did not exist) under the path after."""
 
     path: str
@@ -55,7 +55,7 @@ class Commit:
     parent: str | None
     message: str
     author_name: str
-    changes: tuple[Change, ...]
+    changes: tuple[TextChange, ...]
 
 
 class FileChange(NamedTuple):
@@ -81,8 +81,8 @@ class CommitRecord:
     files: int
 
 
-_CONTROL = bytes(sorted({*range(32), 127} - set(b"\t\n\r\f\v\x1b\b")))
-_HIGH = bytes(range(128, 256))
+_CONTROL_BYTES = bytes(sorted({*range(32), 127} - set(b"\t\n\r\f\v\x1b\b")))
+_HIGH_BYTES = bytes(range(128, 256))
 _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -112,12 +112,12 @@ def decode_text(raw: bytes) -> str | None:
         return None
     with suppress(UnicodeDecodeError):
         return raw.decode("utf-8")
-    high = len(raw) - len(raw.translate(None, _HIGH))
-    control = len(raw) - len(raw.translate(None, _CONTROL))
+    high = len(raw) - len(raw.translate(None, _HIGH_BYTES))
+    control = len(raw) - len(raw.translate(None, _CONTROL_BYTES))
     return raw.decode("latin-1") if not control and high <= 0.3 * len(raw) else None
 
 
-OTHER = "Other"
+OTHER_LANGUAGE = "Other"
 
 _SUFFIXES = {
     "Python": "py pyi pyx pxd pyw",
@@ -249,19 +249,19 @@ def language_of(path: str, text: str = "") -> str:
     if dot and stem:
         if suffix == "h" and _CPP_ONLY.search(text):
             return "C++"
-        return _BY_SUFFIX.get(suffix, OTHER)
+        return _BY_SUFFIX.get(suffix, OTHER_LANGUAGE)
     if stem == "" and dot:  # a dot file such as .gitignore
-        return OTHER
+        return OTHER_LANGUAGE
     return _shebang(text)
 
 
 def _shebang(text: str) -> str:
     if not text.startswith("#!"):
-        return OTHER
+        return OTHER_LANGUAGE
     words = text[2 : text.find("\n") if "\n" in text else None].split()
     programs = [word.rpartition("/")[2].lower() for word in words if not word.startswith("-") and "=" not in word]
     if programs and programs[0] == "env":
         del programs[0]
     if not programs:
-        return OTHER
-    return _BY_INTERPRETER.get(programs[0].rstrip("0123456789."), OTHER)
+        return OTHER_LANGUAGE
+    return _BY_INTERPRETER.get(programs[0].rstrip("0123456789."), OTHER_LANGUAGE)

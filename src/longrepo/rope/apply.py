@@ -18,23 +18,32 @@ from typing import Any
 
 from longrepo.config.schema import ContextSettings
 from longrepo.errors import InputError
-from longrepo.rope.scaling import RECORD, Config, Rotary, is_rotary, rotary_of, rotated_size, scaled, widest_window
+from longrepo.rope.scaling import (
+    CONTEXT_KEY,
+    ModelConfig,
+    RopeConfig,
+    is_rotary,
+    rope_config,
+    rotary_size,
+    scale_parameters,
+    widest_window,
+)
 
-Changes = dict[str, Any]
-OWN = ContextSettings()  # positions as they were published
+ConfigChanges = dict[str, Any]
+NATIVE_CONTEXT = ContextSettings()  # positions as they were published
 
 
-def changes(config: Config, context: ContextSettings) -> Changes:
+def config_changes(config: ModelConfig, context: ContextSettings) -> ConfigChanges:
     """The keys that `context` changes, as a folder for transformers and mlx-lm says it: none where it says nothing.
 
     With `dynamic`, `max_position_embeddings` stays the native length: both libraries scale from there on. Raises
     InputError, naming the setting, for a model without rotary positions, a target below the native length, scaling
     that the window would keep from being used, positions that are scaled already, or a factor that can't be.
     """
-    if context == OWN:
+    if context == NATIVE_CONTEXT:
         return {}
-    rotary = rotary_of(config)
-    found = _windows(config, context)
+    rotary = rope_config(config)
+    found = _window_changes(config, context)
     if (target := context.target_length) is None:
         return found
     if target < rotary.native:
@@ -45,7 +54,7 @@ def changes(config: Config, context: ContextSettings) -> Changes:
     reach, parameters = target, rotary.parameters
     if context.method != "none":
         _check_scaling(rotary, context, widest_window({**config, **found}))
-        parameters = scaled(rotary, context)
+        parameters = scale_parameters(rotary, context)
         reach = rotary.native if context.method == "dynamic" else target
     record = {
         "method": context.method,
@@ -53,10 +62,10 @@ def changes(config: Config, context: ContextSettings) -> Changes:
         "native_length": rotary.native,
         "native_rope_parameters": rotary.parameters,
     }
-    return found | {"max_position_embeddings": reach, "rope_parameters": parameters, RECORD: record}
+    return found | {"max_position_embeddings": reach, "rope_parameters": parameters, CONTEXT_KEY: record}
 
 
-def at_length(config: Config, length: int | None = None) -> Changes:
+def fixed_length_changes(config: ModelConfig, length: int | None = None) -> ConfigChanges:
     """The keys to change so that no frequency depends on a text's length any more: all are as for `length` tokens
     (None: as many as the configuration reaches).
 
@@ -65,11 +74,11 @@ def at_length(config: Config, length: int | None = None) -> Changes:
     if not is_rotary(config):
         return {}
     parameters, native = dict(config["rope_parameters"]), int(config["max_position_embeddings"])
-    length = length or reach_of(config)
+    length = length or context_reach(config)
     if parameters.get("rope_type") == "dynamic":
         factor = float(parameters.pop("factor"))
         stretch = max(1.0, factor * length / native - (factor - 1))  # Peng et al. 2023, section 3.3, where factor is 1
-        size = rotated_size(config)
+        size = rotary_size(config)
         theta = parameters["rope_theta"] * stretch ** (size / (size - 2))
         fixed = parameters | {"rope_type": "default", "rope_theta": theta}
         return {"rope_parameters": fixed, "max_position_embeddings": max(length, native)}
@@ -80,22 +89,22 @@ def at_length(config: Config, length: int | None = None) -> Changes:
     return {}
 
 
-def positioned(config: Config, context: ContextSettings, length: int | None = None) -> Changes:
+def engine_config_changes(config: ModelConfig, context: ContextSettings, length: int | None = None) -> ConfigChanges:
     """What an engine and the planner change of a model's configuration: `changes`, at one length for all texts."""
-    found = changes(config, context)
-    return found | at_length({**config, **found}, length or context.target_length)
+    found = config_changes(config, context)
+    return found | fixed_length_changes({**config, **found}, length or context.target_length)
 
 
-def reach_of(config: Config) -> int:
+def context_reach(config: ModelConfig) -> int:
     """Tokens that a configuration's positions reach."""
-    record, parameters = config.get(RECORD), config.get("rope_parameters") or {}
+    record, parameters = config.get(CONTEXT_KEY), config.get("rope_parameters") or {}
     if record:
         return int(record["target_length"])
     factor = parameters["factor"] if parameters.get("rope_type") == "dynamic" else 1
     return int(config["max_position_embeddings"] * factor)
 
 
-def _windows(config: Config, context: ContextSettings) -> Changes:
+def _window_changes(config: ModelConfig, context: ContextSettings) -> ConfigChanges:
     """Raises InputError for a window that is narrower than the model's own, or where it has none."""
     own: int | None = config.get("sliding_window")
     if context.window == "keep" or (own is None and context.window == "full"):
@@ -110,12 +119,12 @@ def _windows(config: Config, context: ContextSettings) -> Changes:
             )
         return {"sliding_window": context.window}
     kinds = config.get("layer_types")
-    full: Changes = {"sliding_window": None}
+    full: ConfigChanges = {"sliding_window": None}
     full |= {"layer_types": ["full_attention"] * len(kinds)} if kinds else {}
     return full | ({"use_sliding_window": False} if "use_sliding_window" in config else {})
 
 
-def _check_scaling(rotary: Rotary, context: ContextSettings, window: int | None) -> None:
+def _check_scaling(rotary: RopeConfig, context: ContextSettings, window: int | None) -> None:
     target = context.target_length or 0
     if rotary.kind != "default":
         raise InputError(
@@ -135,79 +144,83 @@ def _check_scaling(rotary: Rotary, context: ContextSettings, window: int | None)
         )
 
 
-POSITIONS = "positions.json"
+CONTEXT_FILE = "positions.json"
 
 
-def record(folder: Path, context: ContextSettings) -> None:
+def write_context(folder: Path, context: ContextSettings) -> None:
     """Write the setting into an existing adapter's folder; nothing for a base's own positions."""
-    if context != OWN:
+    if context != NATIVE_CONTEXT:
         text = json.dumps(context.model_dump(mode="json"), indent=2)
-        (folder / POSITIONS).write_text(text + "\n", encoding="utf-8")
+        (folder / CONTEXT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def recorded(folder: Path) -> ContextSettings:
+def read_context(folder: Path) -> ContextSettings:
     """The setting an adapter was trained at. Raises InputError where its record can't be read."""
-    file = folder / POSITIONS
+    file = folder / CONTEXT_FILE
     try:
         return ContextSettings.model_validate_json(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return OWN
+        return NATIVE_CONTEXT
     except (OSError, ValueError):
         raise InputError(f"{file}: can't be read as a position setting; copy the adapter's folder again") from None
 
 
-def check_recorded(folder: Path, asked: ContextSettings) -> None:
+def check_trained_context(folder: Path, asked: ContextSettings) -> None:
     """Raises InputError where an adapter was trained at other positions than those asked for.
 
     With `dynamic` the length may be another: it is the text's.
     """
-    trained = recorded(folder)
-    if _what_matters(trained) != _what_matters(asked):
+    trained = read_context(folder)
+    if _comparable_context(trained) != _comparable_context(asked):
         raise InputError(
-            f"{folder}: this adapter was trained at other positions ({said(trained)}) than those asked for "
-            f"({said(asked)}): ask for the same ({options(trained)}), or train it on there: a further phase, or "
+            f"{folder}: this adapter was trained at other positions ({describe_context(trained)}) than those asked for "
+            f"({describe_context(asked)}): ask for the same ({context_options(trained)}), or train it on there: a "
+            f"further phase, or "
             "--checkpoint with the new setting"
         )
 
 
-def said(context: ContextSettings) -> str:
+def describe_context(context: ContextSettings) -> str:
     """In a few words."""
-    if context == OWN:
+    if context == NATIVE_CONTEXT:
         return "the base's own"
     reach = f" to {context.target_length:,} tokens" if context.target_length else ""
     window = "" if context.window == "keep" else f", window {context.window}"
     return f"{context.method}{reach}{window}"
 
 
-def options(context: ContextSettings) -> str:
+def context_options(context: ContextSettings) -> str:
     """As they are given to a command."""
-    own = OWN.model_dump()
+    own = NATIVE_CONTEXT.model_dump()
     given = {name: value for name, value in context.model_dump().items() if value != own[name]}
     if "long_factors" in given:
         given["long_factors"] = "[…]"
     return " ".join(f"--set context.{name}={value}" for name, value in given.items()) or "no context settings"
 
 
-def _what_matters(context: ContextSettings) -> ContextSettings:
+def _comparable_context(context: ContextSettings) -> ContextSettings:
     return context.model_copy(update={"target_length": None}) if context.method == "dynamic" else context
 
 
-def lines(config: Config, context: ContextSettings) -> Iterator[str]:
+def context_messages(config: ModelConfig, context: ContextSettings) -> Iterator[str]:
     """Of a configuration that `context` is going to change; nothing of one whose positions stay as they are."""
     if not is_rotary(config):
         return
-    after = {**config, **changes(config, context)}
+    after = {**config, **config_changes(config, context)}
     kind, window = (after["rope_parameters"] or {}).get("rope_type"), widest_window(after)
     if context.target_length is not None:
-        native = rotary_of(config).native
-        yield f"positions: {native:,} to {reach_of(after):,} tokens, {_how(context, native, window)}"
+        native = rope_config(config).native
+        yield f"positions: {native:,} to {context_reach(after):,} tokens, {_scaling_note(context, native, window)}"
     if context.window != "keep":
-        yield f"attention window: {_window(config.get('sliding_window'))} to {_window(after.get('sliding_window'))}"
+        yield (
+            f"attention window: {_window_text(config.get('sliding_window'))} to "
+            f"{_window_text(after.get('sliding_window'))}"
+        )
     if kind in ("dynamic", "longrope"):
-        yield f"{kind}: every text at the frequencies of {reach_of(after):,} tokens, however short it is"
+        yield f"{kind}: every text at the frequencies of {context_reach(after):,} tokens, however short it is"
 
 
-def _how(context: ContextSettings, native: int, window: int | None) -> str:
+def _scaling_note(context: ContextSettings, native: int, window: int | None) -> str:
     if context.method != "none":
         return f"context.method={context.method}"
     if window is not None and window <= native:
@@ -215,5 +228,5 @@ def _how(context: ContextSettings, native: int, window: int | None) -> str:
     return "not scaled: what lies farther apart than it was trained to is extrapolated"
 
 
-def _window(tokens: int | None) -> str:
+def _window_text(tokens: int | None) -> str:
     return "none" if tokens is None else f"{tokens:,} tokens"

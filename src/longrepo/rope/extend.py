@@ -14,38 +14,48 @@ from typing import Any
 
 from longrepo.config.schema import ContextSettings
 from longrepo.errors import InputError
-from longrepo.rope.apply import Changes, changes
-from longrepo.rope.scaling import check_published
+from longrepo.rope.apply import ConfigChanges, config_changes
+from longrepo.rope.scaling import check_published_config
 
-CONFIG, GENERATION, TOKENIZER, CARD = "config.json", "generation_config.json", "tokenizer_config.json", "README.md"
-_LINKED = 1 << 20  # bytes from which a file is linked
+CONFIG_FILE, GENERATION_FILE, TOKENIZER_FILE, CARD_FILE = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "README.md",
+)
+_MIN_LINK_BYTES = 1 << 20  # bytes from which a file is linked
 _NEW_TOKENS = 4096  # of an answer that nothing else bounds
-_MARKS = "<!-- longrepo: context -->", "<!-- longrepo: context ends -->"
+_CARD_MARKERS = "<!-- longrepo: context -->", "<!-- longrepo: context ends -->"
 
 
 @dataclass(frozen=True)
-class Extended:
+class ExtendedFolder:
     """`source`: the folder it is made from. `texts`: file name → what it is to hold. `changed`: keys of config.json."""
 
     source: Path
     texts: Mapping[str, str]
-    changed: Changes
+    changed: ConfigChanges
 
     @staticmethod
-    def of(source: Path, name: str, config: Mapping[str, Any], context: ContextSettings) -> Extended:
+    def of(source: Path, name: str, config: Mapping[str, Any], context: ContextSettings) -> ExtendedFolder:
         """`name`: what a card calls the model; `config`: its config.json with transformers' defaults.
 
         Raises InputError where the folder's files can't be read or contradict each other, or `context` can't be.
         """
-        published = _read(source / CONFIG)
-        check_published(published)
-        changed = _both_spellings(changes(config, context))
+        published = _read_json(source / CONFIG_FILE)
+        check_published_config(published)
+        changed = _with_legacy_keys(config_changes(config, context))
         assert context.target_length is not None
-        texts = {CONFIG: _json(published | changed), GENERATION: _json(_generation(source, published, context))}
-        if (source / TOKENIZER).is_file():
-            texts[TOKENIZER] = _json(_read(source / TOKENIZER) | {"model_max_length": context.target_length})
-        texts[CARD] = _card(source / CARD, name, {**config, **changed}, context)
-        return Extended(source, texts, changed)
+        texts = {
+            CONFIG_FILE: _to_json(published | changed),
+            GENERATION_FILE: _to_json(_generation_config(source, published, context)),
+        }
+        if (source / TOKENIZER_FILE).is_file():
+            texts[TOKENIZER_FILE] = _to_json(
+                _read_json(source / TOKENIZER_FILE) | {"model_max_length": context.target_length}
+            )
+        texts[CARD_FILE] = _card(source / CARD_FILE, name, {**config, **changed}, context)
+        return ExtendedFolder(source, texts, changed)
 
     def difference(self) -> str:
         """As `diff -u` shows it."""
@@ -53,8 +63,8 @@ class Extended:
         for name, text in self.texts.items():
             file = self.source / name
             before = file.read_text(encoding="utf-8") if file.is_file() else ""
-            if name != CARD and before:
-                before = _json(json.loads(before))
+            if name != CARD_FILE and before:
+                before = _to_json(json.loads(before))
             lines = before.splitlines(True), text.splitlines(True)
             parts += difflib.unified_diff(*lines, f"{name}, as it is", f"{name}, extended")
         return "".join(parts)
@@ -66,11 +76,11 @@ class Extended:
             target = folder / file.relative_to(self.source)
             target.parent.mkdir(parents=True, exist_ok=True)
             size = file.stat().st_size
-            if size >= _LINKED and not copy and _link(file, target):
+            if size >= _MIN_LINK_BYTES and not copy and _link(file, target):
                 linked += size
                 continue
             shutil.copyfile(file, target)
-            copied += size if size >= _LINKED else 0
+            copied += size if size >= _MIN_LINK_BYTES else 0
         for name, text in self.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         if linked:
@@ -85,7 +95,7 @@ class Extended:
                 yield file
 
 
-def _both_spellings(changed: Changes) -> Changes:
+def _with_legacy_keys(changed: ConfigChanges) -> ConfigChanges:
     """transformers 5 reads `rope_parameters`, older ones and mlx-lm `rope_theta` and `rope_scaling`."""
     if not (parameters := changed.get("rope_parameters")):
         return changed
@@ -95,9 +105,9 @@ def _both_spellings(changed: Changes) -> Changes:
     return changed | {"rope_theta": parameters["rope_theta"], "rope_scaling": old}
 
 
-def _generation(source: Path, published: Mapping[str, Any], context: ContextSettings) -> dict[str, Any]:
-    if (source / GENERATION).is_file():
-        tree = _read(source / GENERATION)
+def _generation_config(source: Path, published: Mapping[str, Any], context: ContextSettings) -> dict[str, Any]:
+    if (source / GENERATION_FILE).is_file():
+        tree = _read_json(source / GENERATION_FILE)
         tree.pop("_from_model_config", None)  # it is its own from here on
     else:
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -108,12 +118,12 @@ def _generation(source: Path, published: Mapping[str, Any], context: ContextSett
 
 def _card(file: Path, name: str, config: Mapping[str, Any], context: ContextSettings) -> str:
     text = file.read_text(encoding="utf-8") if file.is_file() else f"# {name}, extended\n"
-    start, end = (re.escape(mark) for mark in _MARKS)
+    start, end = (re.escape(mark) for mark in _CARD_MARKERS)
     text = re.sub(f"\n*{start}.*?{end}\n*", "\n", text, flags=re.DOTALL).rstrip("\n")
-    return f"{text}\n\n{_MARKS[0]}\n{_section(name, config, context)}\n{_MARKS[1]}\n"
+    return f"{text}\n\n{_CARD_MARKERS[0]}\n{_card_section(name, config, context)}\n{_CARD_MARKERS[1]}\n"
 
 
-def _section(name: str, config: Mapping[str, Any], context: ContextSettings) -> str:
+def _card_section(name: str, config: Mapping[str, Any], context: ContextSettings) -> str:
     parameters = config["rope_parameters"]
     shown = {key: value for key, value in parameters.items() if not isinstance(value, list)}
     window = config.get("sliding_window")
@@ -135,7 +145,7 @@ def _section(name: str, config: Mapping[str, Any], context: ContextSettings) -> 
     return said + "\n\nIt was not trained at this length: tune it there before you rely on it."
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -145,7 +155,7 @@ def _read(file: Path) -> dict[str, Any]:
     return tree
 
 
-def _json(tree: Mapping[str, Any]) -> str:
+def _to_json(tree: Mapping[str, Any]) -> str:
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 

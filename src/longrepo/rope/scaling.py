@@ -25,12 +25,12 @@ from typing import Any
 from longrepo.config.schema import ContextSettings
 from longrepo.errors import InputError
 
-Config = Mapping[str, Any]
-RECORD = "longrepo_context"  # a key of config.json: what was changed of it, and what was there before
+ModelConfig = Mapping[str, Any]
+CONTEXT_KEY = "longrepo_context"  # a key of config.json: what was changed of it, and what was there before
 
 
 @dataclass(frozen=True)
-class Rotary:
+class RopeConfig:
     """`parameters`: transformers' `rope_parameters` before any scaling of ours. `size`: features of a head that are
     rotated. `native`: tokens that the positions were trained to."""
 
@@ -51,12 +51,12 @@ class Rotary:
         return [self.theta ** (-2 * index / self.size) for index in range(self.size // 2)]
 
 
-def rotary_of(config: Config) -> Rotary:
+def rope_config(config: ModelConfig) -> RopeConfig:
     """From config.json with transformers' defaults (`AutoConfig…to_dict()`).
 
     Raises InputError for a model without rotary positions, or with another setting for each kind of layer.
     """
-    record = config.get(RECORD) or {}
+    record = config.get(CONTEXT_KEY) or {}
     parameters = record.get("native_rope_parameters") or config.get("rope_parameters") or {}
     if not parameters.get("rope_theta"):
         kind = config.get("model_type")
@@ -67,21 +67,21 @@ def rotary_of(config: Config) -> Rotary:
             "a model that has them, such as StarCoder2, Llama or Qwen2"
         )
     native = int(record.get("native_length") or config["max_position_embeddings"])
-    return Rotary(dict(parameters), rotated_size(config), native)
+    return RopeConfig(dict(parameters), rotary_size(config), native)
 
 
-def rotated_size(config: Config) -> int:
+def rotary_size(config: ModelConfig) -> int:
     """Features of a head that are rotated."""
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     return int(head * (config["rope_parameters"].get("partial_rotary_factor") or 1.0))
 
 
-def is_rotary(config: Config) -> bool:
+def is_rotary(config: ModelConfig) -> bool:
     parameters = config.get("rope_parameters")
     return bool(parameters and parameters.get("rope_theta"))
 
 
-def widest_window(config: Config) -> int | None:
+def widest_window(config: ModelConfig) -> int | None:
     """Tokens that the layer which sees farthest sees; None where that is all."""
     window: int | None = config.get("sliding_window")
     kinds = config.get("layer_types")
@@ -90,7 +90,7 @@ def widest_window(config: Config) -> int | None:
     return window
 
 
-def check_published(published: Config) -> None:
+def check_published_config(published: ModelConfig) -> None:
     """Raises InputError where config.json as it was published says two things: transformers would follow one of them,
     mlx-lm another."""
     new, old = published.get("rope_parameters"), published.get("rope_scaling")
@@ -98,31 +98,34 @@ def check_published(published: Config) -> None:
         return
     theta = published.get("rope_theta")
     if theta is not None and new.get("rope_theta") not in (None, theta):
-        raise _two_things("rope_theta", theta, "rope_parameters", new["rope_theta"])
+        raise _contradiction("rope_theta", theta, "rope_parameters", new["rope_theta"])
     kind = str(new.get("rope_type", new.get("type", "default")))
     if isinstance(old, Mapping):
         was = str(old.get("rope_type", old.get("type", "default")))
         if was != kind:
-            raise _two_things("rope_scaling", was, "rope_parameters", kind)
+            raise _contradiction("rope_scaling", was, "rope_parameters", kind)
         for name in sorted((old.keys() & new.keys()) - {"type", "rope_type"}):
             if old[name] != new[name]:
-                raise _two_things(f"rope_scaling's {name}", old[name], "rope_parameters", new[name])
+                raise _contradiction(f"rope_scaling's {name}", old[name], "rope_parameters", new[name])
     elif "rope_scaling" in published and kind != "default":
-        raise _two_things("rope_scaling", "null", "rope_parameters", kind)
+        raise _contradiction("rope_scaling", "null", "rope_parameters", kind)
 
 
-def _two_things(one: str, says: Any, other: str, has: Any) -> InputError:
+def _contradiction(one: str, says: Any, other: str, has: Any) -> InputError:
     return InputError(
         f"config.json contradicts itself: {one} says {says}, {other} {has}; make them agree, or delete the wrong one"
     )
 
 
-Parameters = dict[str, Any]
-FAST, SLOW = 32, 1  # turns within the native length: YaRN leaves what turns more often, and scales what turns less
-LOW, HIGH = 1.0, 4.0  # Llama 3.1's bounds of the same
+RopeParameters = dict[str, Any]
+YARN_BETA_FAST, YARN_BETA_SLOW = (
+    32,
+    1,
+)  # turns within the native length: YaRN leaves what turns more often, and scales what turns less
+LLAMA3_LOW_FACTOR, LLAMA3_HIGH_FACTOR = 1.0, 4.0  # Llama 3.1's bounds of the same
 
 
-def scaled(rotary: Rotary, context: ContextSettings) -> Parameters:
+def scale_parameters(rotary: RopeConfig, context: ContextSettings) -> RopeParameters:
     """`rope_parameters` for a target beyond the native length. Raises InputError for what a method can't take."""
     assert context.target_length is not None
     reached = context.target_length / rotary.native
@@ -135,42 +138,42 @@ def scaled(rotary: Rotary, context: ContextSettings) -> Parameters:
             f"{context.target_length:,}: {context.method} needs at least {reached:g}, or leave it out"
         )
     kept = {name: rotary.parameters[name] for name in ("partial_rotary_factor",) if name in rotary.parameters}
-    return kept | {"rope_theta": rotary.theta} | METHODS[context.method](rotary, float(factor), context)
+    return kept | {"rope_theta": rotary.theta} | SCALING_METHODS[context.method](rotary, float(factor), context)
 
 
-def _linear(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+def _linear(rotary: RopeConfig, factor: float, context: ContextSettings) -> RopeParameters:
     return {"rope_type": "linear", "factor": factor}
 
 
-def _base(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
-    return {"rope_type": "default", "rope_theta": raised_base(rotary, factor)}
+def _base(rotary: RopeConfig, factor: float, context: ContextSettings) -> RopeParameters:
+    return {"rope_type": "default", "rope_theta": scaled_base(rotary, factor)}
 
 
-def _dynamic(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+def _dynamic(rotary: RopeConfig, factor: float, context: ContextSettings) -> RopeParameters:
     return {"rope_type": "dynamic", "factor": factor}
 
 
-def _yarn(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+def _yarn(rotary: RopeConfig, factor: float, context: ContextSettings) -> RopeParameters:
     return {
         "rope_type": "yarn",
         "factor": factor,
         "original_max_position_embeddings": rotary.native,
-        "beta_fast": float(FAST),
-        "beta_slow": float(SLOW),
+        "beta_fast": float(YARN_BETA_FAST),
+        "beta_slow": float(YARN_BETA_SLOW),
     }
 
 
-def _llama3(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+def _llama3(rotary: RopeConfig, factor: float, context: ContextSettings) -> RopeParameters:
     return {
         "rope_type": "llama3",
         "factor": factor,
         "original_max_position_embeddings": rotary.native,
-        "low_freq_factor": LOW,
-        "high_freq_factor": HIGH,
+        "low_freq_factor": LLAMA3_LOW_FACTOR,
+        "high_freq_factor": LLAMA3_HIGH_FACTOR,
     }
 
 
-def _longrope(rotary: Rotary, factor: float, context: ContextSettings) -> Parameters:
+def _longrope(rotary: RopeConfig, factor: float, context: ContextSettings) -> RopeParameters:
     count = rotary.size // 2
     factors = yarn_factors(rotary, factor) if context.long_factors is None else list(context.long_factors)
     if len(factors) != count:
@@ -186,7 +189,7 @@ def _longrope(rotary: Rotary, factor: float, context: ContextSettings) -> Parame
     }
 
 
-METHODS: dict[str, Callable[[Rotary, float, ContextSettings], Parameters]] = {
+SCALING_METHODS: dict[str, Callable[[RopeConfig, float, ContextSettings], RopeParameters]] = {
     "linear": _linear,
     "base": _base,
     "dynamic": _dynamic,
@@ -196,24 +199,24 @@ METHODS: dict[str, Callable[[Rotary, float, ContextSettings], Parameters]] = {
 }
 
 
-def raised_base(rotary: Rotary, factor: float) -> float:
+def scaled_base(rotary: RopeConfig, factor: float) -> float:
     """The base frequency whose lowest frequency is `factor` times lower and whose highest is the same."""
     return float(rotary.theta * factor ** (rotary.size / (rotary.size - 2)))
 
 
-def yarn_factors(rotary: Rotary, factor: float) -> list[float]:
+def yarn_factors(rotary: RopeConfig, factor: float) -> list[float]:
     """What YaRN divides each frequency by, `[size / 2]`, from the highest frequency: where LongRoPE's search begins."""
-    first, last = (_dimension(rotary, turns) for turns in (FAST, SLOW))
+    first, last = (_dimension(rotary, turns) for turns in (YARN_BETA_FAST, YARN_BETA_SLOW))
     low, high = max(math.floor(first), 0), min(math.ceil(last), rotary.size - 1)
     ramp = [min(max((index - low) / ((high - low) or 0.001), 0.0), 1.0) for index in range(rotary.size // 2)]
     return [1.0 / (part / factor + 1 - part) for part in ramp]
 
 
-def base_factors(rotary: Rotary, factor: float) -> list[float]:
+def base_factors(rotary: RopeConfig, factor: float) -> list[float]:
     """What `base` divides each frequency by, `[size / 2]`."""
     return [factor ** (2 * index / (rotary.size - 2)) for index in range(rotary.size // 2)]
 
 
-def _dimension(rotary: Rotary, turns: float) -> float:
+def _dimension(rotary: RopeConfig, turns: float) -> float:
     """Which frequency, counted from the highest, makes so many turns within the native length."""
     return rotary.size * math.log(rotary.native / (turns * 2 * math.pi)) / (2 * math.log(rotary.theta))

@@ -20,9 +20,9 @@ from mlx_lm.models.cache import LRUPromptCache
 from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from longrepo.errors import InputError
-from longrepo.serve.model import Tuned
-from longrepo.serve.prompts import Prompts
-from longrepo.serve.server import HOST, NEW, ends
+from longrepo.serve.model import TunedModel
+from longrepo.serve.prompts import PromptBuilder
+from longrepo.serve.server import DEFAULT_MAX_TOKENS, SERVER_HOST, ends
 
 _COMPLETIONS = "/v1/completions"
 
@@ -35,7 +35,7 @@ class MlxServer:
     returns before that storage is taken down, which aborts the process where the interpreter is ending meanwhile.
     """
 
-    def __init__(self, listening: socket.socket, tuned: Tuned, prompts: Prompts) -> None:
+    def __init__(self, listening: socket.socket, tuned: TunedModel, prompts: PromptBuilder) -> None:
         provider = _OneModel(_arguments(), tuned)
         self._generator = _Generator(provider, LRUPromptCache(provider.cli_args.prompt_cache_size))
         handler = partial(_Handler, self._generator, name=tuned.name, prompts=prompts)
@@ -62,7 +62,15 @@ class MlxServer:
 
 def _arguments() -> Namespace:
     """What mlx_lm.server is told, its own defaults with it: nothing but its `main` knows these."""
-    given = ["mlx_lm.server", "--max-tokens", str(NEW), "--allowed-origins", f"http://{HOST}", "--log-level", "WARNING"]
+    given = [
+        "mlx_lm.server",
+        "--max-tokens",
+        str(DEFAULT_MAX_TOKENS),
+        "--allowed-origins",
+        f"http://{SERVER_HOST}",
+        "--log-level",
+        "WARNING",
+    ]
     found: list[Namespace] = []
     with (
         patch.object(sys, "argv", given),
@@ -76,7 +84,7 @@ def _arguments() -> Namespace:
 class _OneModel(server.ModelProvider):
     """Whatever model is named, ours is given."""
 
-    def __init__(self, arguments: Namespace, tuned: Tuned) -> None:
+    def __init__(self, arguments: Namespace, tuned: TunedModel) -> None:
         super().__init__(arguments)
         mine: Any = self  # its own attributes are typed as None
         engine: Any = tuned.engine
@@ -87,10 +95,10 @@ class _OneModel(server.ModelProvider):
     def load(self, *_: Any, **__: Any) -> tuple[Any, Any]:
         return self.model, self.tokenizer
 
-    def hold(self, tokens: int) -> None:
+    def select_tier(self, tokens: int) -> None:
         """Move to the tier of a text of so many tokens. What is kept of an answer is found under these positions."""
         mine: Any = self
-        mine.model_key = self._adaptive.hold(tokens).context
+        mine.model_key = self._adaptive.select_tier(tokens).context
 
 
 class _Generator(server.ResponseGenerator):
@@ -107,21 +115,21 @@ class _Generator(server.ResponseGenerator):
     def _tokenize(self, tokenizer: Any, request: Any, args: Any) -> tuple[Any, ...]:
         """The prompt is tokenized already. mlx-lm asks before it looks for what it keeps of earlier answers."""
         provider: Any = self.model_provider
-        provider.hold(len(request.prompt) + (args.max_tokens or NEW))
+        provider.select_tier(len(request.prompt) + (args.max_tokens or DEFAULT_MAX_TOKENS))
         return request.prompt, [request.prompt], ["assistant"], "normal", None
 
 
 class _Handler(server.APIHandler):
     """Completions and the name of the model, for this machine: no page of a browser reads answers."""
 
-    def __init__(self, *given: Any, name: str, prompts: Prompts) -> None:
+    def __init__(self, *given: Any, name: str, prompts: PromptBuilder) -> None:
         self._name, self._prompts = name, prompts
         super().__init__(*given)
 
     def parse_request(self) -> bool:
         if not super().parse_request():
             return False
-        if urlsplit(f"//{self.headers.get('Host')}").hostname in (HOST, "localhost"):
+        if urlsplit(f"//{self.headers.get('Host')}").hostname in (SERVER_HOST, "localhost"):
             return True
         self.send_error(400, "Invalid host header")
         return False
@@ -136,7 +144,9 @@ class _Handler(server.APIHandler):
         request: Any = super().handle_text_completions()
         if not isinstance(request.prompt, str):
             raise InputError("prompt must be a string.")
-        request.prompt = self._prompts.asked(request.prompt, self.body.get("suffix"), int(self.max_tokens or NEW)).ids
+        request.prompt = self._prompts.asked(
+            request.prompt, self.body.get("suffix"), int(self.max_tokens or DEFAULT_MAX_TOKENS)
+        ).ids
         return request
 
     def handle_models_request(self) -> None:

@@ -8,50 +8,52 @@ from pathlib import Path
 from typing import Any
 
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.curriculum.schedule import phases_from
+from longrepo.curriculum.schedule import make_schedule
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.engines.adapter_io import CONFIG
+from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.engines.base import Engine
-from longrepo.engines.registry import Choice, create
-from longrepo.engines.tiers import Adaptive, Tier, tiers_for
+from longrepo.engines.registry import EngineSelection, create_engine
+from longrepo.engines.tiers import Tier, TieredEngine, model_tiers
 from longrepo.errors import InputError
-from longrepo.serve.prompts import Around, Prompts
-from longrepo.training.artifact import find_source, read_adapter_config
+from longrepo.serve.prompts import PromptBuilder, WorkingTree
+from longrepo.training.artifact import find_artifact, read_adapter_config
 
-_MORE_THAN_LORA = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+_UNSUPPORTED_LORA_KEYS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
 
 
 @dataclass(frozen=True)
-class Tuned:
+class TunedModel:
     """`adaptive` has its engine at the positions of each text; `notes` are lines for the terminal."""
 
     name: str
-    adaptive: Adaptive
+    adaptive: TieredEngine
     tokenizer: RepoTokenizer
     settings: Settings
     notes: tuple[str, ...]
 
     @staticmethod
-    def load(path: Path, model: str | None, choice: Choice, device: str, asked: ContextSettings | None = None) -> Tuned:
+    def load(
+        path: Path, model: str | None, choice: EngineSelection, device: str, asked: ContextSettings | None = None
+    ) -> TunedModel:
         """Of a run's folder, a checkpoint's, or that of what they trained; `model` stands in for the base it names,
         `asked` are the positions of texts that are longer than its own reach.
 
         Raises InputError where it can't be had, or is another base's.
         """
-        found = find_source(path)
+        found = find_artifact(path)
         source, notes = found.on(model), found.notes
-        settings = with_lora(source.settings, source.adapter)
+        settings = with_adapter_lora(source.settings, source.adapter)
         base = settings.model
         if base.name != found.settings.model.name:
             own = found.settings.model.name
             named = f"training began with {own}" if source.whole else f"the adapter names {own} as its base"
             notes += (f"{named}; {base.name} is taken, as asked",)
-        tiers = tiers_for(base, settings.context, asked, _longest(settings))
+        tiers = model_tiers(base, settings.context, asked, _longest_length(settings))
         tokenizer = load_tokenizer(source.tokenizer, base.revision, settings.data.structure_tokens)
-        engine = create(choice, settings, tokenizer, device)
+        engine = create_engine(choice, settings, tokenizer, device)
         engine.load_adapter(source.adapter)
         name = f"{Path(base.name).name}-{path.resolve().name}"
-        return Tuned(name, Adaptive(engine, tiers), tokenizer, settings, notes)
+        return TunedModel(name, TieredEngine(engine, tiers), tokenizer, settings, notes)
 
     @property
     def engine(self) -> Engine:
@@ -63,8 +65,8 @@ class Tuned:
         tiers = self.adaptive.tiers
         if asked is not None and asked > tiers.reach:
             name = self.settings.model.name
-            raise InputError(f"--length {asked}: {name} reaches {tiers.reach} tokens here: {tiers.way_out(asked)}")
-        return asked or min(tiers.reach, _longest(self.settings))
+            raise InputError(f"--length {asked}: {name} reaches {tiers.reach} tokens here: {tiers.remedy_for(asked)}")
+        return asked or min(tiers.reach, _longest_length(self.settings))
 
     def check_cache(self, tier: Tier, bits: int) -> None:
         """Raises InputError where the engine's library can't keep so many bits of keys and values in this tier."""
@@ -72,29 +74,29 @@ class Tuned:
 
         config = read_config(self.settings.model.name, self.settings.model.revision, tier.context)
         library: Any = import_module(f"longrepo.engines.{self.engine.name}.kv_cache")
-        if reason := library.why_not(config, bits, self.engine.device):
+        if reason := library.unsupported_bits_reason(config, bits, self.engine.device):
             raise InputError(f"--cache-bits {bits}: {reason}; leave it out, or see longrepo plan --inference")
 
-    def prompts(self, length: int | None, repo: Path | None) -> Prompts:
+    def prompts(self, length: int | None, repo: Path | None) -> PromptBuilder:
         """Of `length` tokens (see there), with the files of a repository around what is asked, if one is given. Without
         a `length`, a text as it is may have all that the positions reach."""
-        around = Around.read(repo, self.tokenizer, self.settings) if repo is not None else None
-        return Prompts(self.tokenizer, self.length(length), around, length or self.adaptive.tiers.reach)
+        around = WorkingTree.read(repo, self.tokenizer, self.settings) if repo is not None else None
+        return PromptBuilder(self.tokenizer, self.length(length), around, length or self.adaptive.tiers.reach)
 
 
-def _longest(settings: Settings) -> int:
-    return max(phase.max_length for phase in phases_from(settings))
+def _longest_length(settings: Settings) -> int:
+    return max(phase.max_length for phase in make_schedule(settings))
 
 
-def with_lora(settings: Settings, adapter: Path) -> Settings:
+def with_adapter_lora(settings: Settings, adapter: Path) -> Settings:
     """The settings with the LoRA of an adapter's folder, which an adapter alone brings without its run's settings."""
     if settings.training.weights == "all":
         return settings
     config: dict[str, Any] = read_adapter_config(adapter)
     modules = config.get("target_modules")
     if config.get("peft_type") != "LORA" or not isinstance(modules, list):
-        raise InputError(f"{adapter / CONFIG}: only plain LoRA on named modules can be loaded")
-    if more := [name for name in _MORE_THAN_LORA if config.get(name)]:
-        raise InputError(f"{adapter / CONFIG}: only plain LoRA can be loaded, and this has {more[0]}")
+        raise InputError(f"{adapter / ADAPTER_CONFIG}: only plain LoRA on named modules can be loaded")
+    if more := [name for name in _UNSUPPORTED_LORA_KEYS if config.get(name)]:
+        raise InputError(f"{adapter / ADAPTER_CONFIG}: only plain LoRA can be loaded, and this has {more[0]}")
     ours = {"r": config["r"], "alpha": config["lora_alpha"], "target_modules": tuple(modules)}
     return settings.model_copy(update={"lora": settings.lora.model_copy(update=ours)})

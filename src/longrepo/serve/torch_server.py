@@ -23,9 +23,9 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.utils import GenerationState, Modality
 
 from longrepo.errors import InputError
-from longrepo.serve.model import Tuned
-from longrepo.serve.prompts import Prompts
-from longrepo.serve.server import HOST, NEW, ends
+from longrepo.serve.model import TunedModel
+from longrepo.serve.prompts import PromptBuilder
+from longrepo.serve.server import DEFAULT_MAX_TOKENS, SERVER_HOST, ends
 
 if TYPE_CHECKING:
     from longrepo.engines.torch.engine import TorchEngine
@@ -37,7 +37,7 @@ _PATIENCE = 2  # seconds that clients have to take what they are sent in the end
 class TorchServer:
     """See `longrepo.serve.server.Server`."""
 
-    def __init__(self, listening: socket.socket, tuned: Tuned, prompts: Prompts) -> None:
+    def __init__(self, listening: socket.socket, tuned: TunedModel, prompts: PromptBuilder) -> None:
         self._listening = listening
         self._server = _Server(_Handler(tuned, prompts), tuned.name)
 
@@ -69,7 +69,7 @@ class _Left(Exception):
 
 def _application(handler: _Handler, name: str) -> FastAPI:
     app = FastAPI(openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[SERVER_HOST, "localhost"])
 
     @app.exception_handler(InputError)
     async def refuse(_: Request, error: InputError) -> JSONResponse:
@@ -93,7 +93,7 @@ def _application(handler: _Handler, name: str) -> FastAPI:
 class _Handler(CompletionHandler):
     """Whatever model is named, ours answers; what it is asked is made of prompt and suffix by `prompts`."""
 
-    def __init__(self, tuned: Tuned, prompts: Prompts) -> None:
+    def __init__(self, tuned: TunedModel, prompts: PromptBuilder) -> None:
         super().__init__(_OneModel(), GenerationState())
         self._name, self._prompts, self._tokenizer = tuned.name, prompts, tuned.tokenizer.source
         self._model = _Model(tuned, ends(tuned))
@@ -111,7 +111,7 @@ class _Handler(CompletionHandler):
             del body[name]
 
     def _resolve_model(self, body: dict[str, Any]) -> tuple[str, Any, Any]:
-        body["max_tokens"] = body.get("max_tokens") or NEW
+        body["max_tokens"] = body.get("max_tokens") or DEFAULT_MAX_TOKENS
         prompt = self._prompts.asked(body.get("prompt") or "", body.pop("suffix", None), body["max_tokens"])
         return self._name, self._model, _Asked(self._tokenizer, prompt.ids)
 
@@ -128,7 +128,7 @@ class _OneModel(ModelManager):
 class _Model:
     """What the handler asks of a model, computed in the engine's precision."""
 
-    def __init__(self, tuned: Tuned, ends: list[int]) -> None:
+    def __init__(self, tuned: TunedModel, ends: list[int]) -> None:
         engine = cast("TorchEngine", tuned.engine)
         self._adaptive, self._model, self._precision = tuned.adaptive, engine.model.eval(), engine.facts()["dtype"]
         self.device = torch.device(engine.device)
@@ -140,7 +140,7 @@ class _Model:
     def generate(self, **asked: Any) -> Any:
         """One after another, in a thread of their own."""
         self._go_on()
-        self._adaptive.hold(asked["input_ids"].shape[1] + asked["generation_config"].max_new_tokens)
+        self._adaptive.select_tier(asked["input_ids"].shape[1] + asked["generation_config"].max_new_tokens)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
             return self._model.generate(**asked, stopping_criteria=StoppingCriteriaList([self._go_on]))
 

@@ -10,17 +10,17 @@ from typing import Any
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.engines.adapter_io import CONFIG
+from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.errors import InputError
-from longrepo.rope.apply import recorded
-from longrepo.training.checkpoint import MANIFEST, SETTINGS, damage, read_snapshot, trained_folder
+from longrepo.rope.apply import read_context
+from longrepo.training.checkpoint import MANIFEST, SETTINGS_FILE, find_damage, read_snapshot, trained_folder
 from longrepo.utils.hub import model_location
 
-MODEL_CONFIG = "config.json"
+MODEL_CONFIG_FILE = "config.json"
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainedArtifact:
     """`adapter`: the folder of what was trained, an adapter in PEFT's format or (`whole`) a model, whose base is what
     training began with. `settings`: those it was trained with; `tokenizer`: what `load_tokenizer` takes; `run`: the
     folder of the run that it is of, where that is known."""
@@ -39,15 +39,15 @@ class Source:
     @property
     def files(self) -> list[Path]:
         """What decides what it computes on its base."""
-        names = (MODEL_CONFIG, "generation_config.json", "model*.safetensors") if self.whole else ("adapter_*",)
+        names = (MODEL_CONFIG_FILE, "generation_config.json", "model*.safetensors") if self.whole else ("adapter_*",)
         return sorted(file for name in names for file in self.adapter.glob(name))
 
     @property
-    def repositioned(self) -> bool:
+    def has_own_positions(self) -> bool:
         """Whether it was trained on other positions than the base was published with."""
         return self.settings.context != ContextSettings()
 
-    def on(self, base: str | None) -> Source:
+    def on(self, base: str | None) -> TrainedArtifact:
         """The same on a base of another name (None: its own). Raises InputError where that is gone."""
         if base is None:
             self._check_base()
@@ -68,30 +68,30 @@ class Source:
             ) from None
 
 
-def find_source(path: Path) -> Source:
+def find_artifact(path: Path) -> TrainedArtifact:
     """The adapter or model that a run's folder, a checkpoint's (`RUN/best`, too), or its own folder stands for.
 
     An unfinished run's is its best so far. Its settings' positions are those that it was trained at. Raises InputError
     where there is none, or it is damaged.
     """
-    found = _find(path)
-    return replace(found, settings=found.settings.model_copy(update={"context": recorded(found.adapter)}))
+    found = _find_folder(path)
+    return replace(found, settings=found.settings.model_copy(update={"context": read_context(found.adapter)}))
 
 
-def _find(path: Path) -> Source:
+def _find_folder(path: Path) -> TrainedArtifact:
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give a run's, a checkpoint's or an adapter's")
     if (path / MANIFEST).is_file():
-        return _of_checkpoint(path)
-    if (path / CONFIG).is_file() or (path / MODEL_CONFIG).is_file():
-        return _of_folder(path)
-    if not (path / SETTINGS).is_file():
+        return _from_checkpoint(path)
+    if (path / ADAPTER_CONFIG).is_file() or (path / MODEL_CONFIG_FILE).is_file():
+        return _from_folder(path)
+    if not (path / SETTINGS_FILE).is_file():
         raise InputError(f"{path}: neither a run nor a checkpoint nor an adapter in PEFT's format; give one of these")
-    trained = trained_folder(load_settings(path / SETTINGS))
+    trained = trained_folder(load_settings(path / SETTINGS_FILE))
     if (path / trained).is_dir():
-        return _of_folder(path / trained)
+        return _from_folder(path / trained)
     if (path / "best").is_dir():
-        found = _of_checkpoint(path / "best")
+        found = _from_checkpoint(path / "best")
         note = f"the run isn't finished: its best checkpoint so far is taken, {(path / 'best').resolve().name}"
         return replace(found, notes=(note,))
     raise InputError(f"{path}: this run has no {trained} yet (no epoch was validated); give one of its checkpoints")
@@ -100,47 +100,47 @@ def _find(path: Path) -> Source:
 def read_adapter_config(folder: Path) -> dict[str, Any]:
     """A folder's `adapter_config.json`. Raises InputError where it can't be read."""
     try:
-        tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tree = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{folder / CONFIG}: can't be read ({error}); give an adapter's folder") from None
+        raise InputError(f"{folder / ADAPTER_CONFIG}: can't be read ({error}); give an adapter's folder") from None
     if not isinstance(tree, dict):
-        raise InputError(f"{folder / CONFIG}: isn't an adapter's configuration; give an adapter's folder")
+        raise InputError(f"{folder / ADAPTER_CONFIG}: isn't an adapter's configuration; give an adapter's folder")
     return tree
 
 
-def _of_checkpoint(folder: Path) -> Source:
+def _from_checkpoint(folder: Path) -> TrainedArtifact:
     settings = Settings.model_validate(read_snapshot(folder).identity.settings)
     trained = folder / trained_folder(settings)
-    return Source(trained, settings, settings.model.name, run=_run_of(folder.resolve().parent.parent))
+    return TrainedArtifact(trained, settings, settings.model.name, run=_enclosing_run(folder.resolve().parent.parent))
 
 
-def _of_folder(folder: Path) -> Source:
+def _from_folder(folder: Path) -> TrainedArtifact:
     """With the settings of the run or the checkpoint it lies in, or what it says itself."""
     parent = folder.absolute().parent
-    bare = (folder / MODEL_CONFIG).is_file() and not (folder / CONFIG).is_file()
-    if (parent / MANIFEST).is_file() and damage(parent) is None:
-        return _of_checkpoint(parent)
-    if (parent / SETTINGS).is_file():
-        settings = load_settings(parent / SETTINGS)
-        found = Source(folder, settings, settings.model.name, run=parent)
+    bare = (folder / MODEL_CONFIG_FILE).is_file() and not (folder / ADAPTER_CONFIG).is_file()
+    if (parent / MANIFEST).is_file() and find_damage(parent) is None:
+        return _from_checkpoint(parent)
+    if (parent / SETTINGS_FILE).is_file():
+        settings = load_settings(parent / SETTINGS_FILE)
+        found = TrainedArtifact(folder, settings, settings.model.name, run=parent)
         if found.whole or not bare:
             return found
     if bare:
         raise InputError(f"{folder}: a model on its own, not what a run trained; give a run's, or name it as --model")
     config = read_adapter_config(folder)
     own_tokenizer = (folder / "tokenizer.json").is_file()
-    settings = _said_by(config, folder)
-    return Source(folder, settings, str(folder) if own_tokenizer else settings.model.name)
+    settings = _settings_from_config(config, folder)
+    return TrainedArtifact(folder, settings, str(folder) if own_tokenizer else settings.model.name)
 
 
-def _run_of(folder: Path) -> Path | None:
-    return folder if (folder / SETTINGS).is_file() else None
+def _enclosing_run(folder: Path) -> Path | None:
+    return folder if (folder / SETTINGS_FILE).is_file() else None
 
 
-def _said_by(config: Mapping[str, Any], folder: Path) -> Settings:
+def _settings_from_config(config: Mapping[str, Any], folder: Path) -> Settings:
     base = config.get("base_model_name_or_path")
     if not base:
-        raise InputError(f"{folder / CONFIG}: names no base model (base_model_name_or_path); add it")
+        raise InputError(f"{folder / ADAPTER_CONFIG}: names no base model (base_model_name_or_path); add it")
     model = {"name": base, "revision": config.get("revision"), "quantization": "none"}
     rows = config.get("trainable_token_indices") is not None
     return Settings.model_validate({"model": model, "data": {"structure_tokens": rows}})

@@ -26,13 +26,13 @@ from longrepo.config.load import dump_yaml
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
-from longrepo.training.state import Snapshot
+from longrepo.training.state import CheckpointSnapshot
 from longrepo.utils import files
-from longrepo.utils.files import WRITING, write_text
+from longrepo.utils.files import TEMPORARY_PREFIX, write_text_file
 
 ADAPTER, MODEL = "adapter", "model"  # the folder of what is trained: an adapter, or a model's weights themselves
 OPTIMIZER, STATE, MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
-STEP = re.compile(r"step-\d{8}(-\d+)?$")
+STEP_CHECKPOINT = re.compile(r"step-\d{8}(-\d+)?$")
 
 
 def trained_folder(settings: Settings) -> str:
@@ -40,7 +40,7 @@ def trained_folder(settings: Settings) -> str:
     return MODEL if settings.training.weights == "all" else ADAPTER
 
 
-class Checkpoints:
+class CheckpointFolder:
     """The checkpoints of one run: `RUN/checkpoints/NAME`, with the pointers `RUN/last` and `RUN/best`. `trained`: the
     folder of what is trained in each."""
 
@@ -50,7 +50,7 @@ class Checkpoints:
         self.keep_last = keep_last
         self.trained = trained
 
-    def fresh_name(self, wanted: str) -> str:
+    def unused_name(self, wanted: str) -> str:
         """The name, or with -2, -3, … where it is taken: a checkpoint is never overwritten."""
         name, count = wanted, 1
         while (self.folder / name).exists():
@@ -58,54 +58,58 @@ class Checkpoints:
             name = f"{wanted}-{count}"
         return name
 
-    def save(self, name: str, engine: Engine, snapshot: Snapshot) -> Path:
+    def save(self, name: str, engine: Engine, snapshot: CheckpointSnapshot) -> Path:
         """Write a checkpoint under a fresh name, then move the pointers and remove old step checkpoints.
 
         Raises RunError where the disk is full or can't be written; former checkpoints are then untouched.
         """
         final = self.folder / name
         try:
-            with files.folder_beside(final) as beside:
+            with files.temporary_folder_beside(final) as beside:
                 (beside / self.trained).mkdir()
                 engine.save_adapter(beside / self.trained)
                 engine.save_optimizer(beside / OPTIMIZER)
                 (beside / STATE).write_text(json.dumps(snapshot.as_json(), indent=1) + "\n", encoding="utf-8")
-                (beside / MANIFEST).write_text(json.dumps(_manifest(beside), indent=1) + "\n", encoding="utf-8")
+                (beside / MANIFEST).write_text(json.dumps(_make_manifest(beside), indent=1) + "\n", encoding="utf-8")
                 files.move_into_place(beside, final)
             files.swap_pointer(self.run / "last", final)
             self.point_best(snapshot)
         except (OSError, SafetensorError) as error:
-            raise RunError(_cannot_save(error, final, self.newest_whole())) from None
+            raise RunError(_cannot_save(error, final, self.newest_intact())) from None
         self._prune(snapshot)
         return final
 
-    def point_best(self, snapshot: Snapshot) -> None:
+    def point_best(self, snapshot: CheckpointSnapshot) -> None:
         """Let `best` point to what the snapshot calls the best, if that is there."""
         if snapshot.state.best and (target := self.folder / snapshot.state.best.checkpoint).is_dir():
             files.swap_pointer(self.run / "best", target)
 
     def newest_first(self) -> list[Path]:
         """All checkpoints, the one written last first."""
-        found = [path for path in self.folder.glob("*/" + MANIFEST) if not path.parent.name.startswith(WRITING)]
+        found = [
+            path for path in self.folder.glob("*/" + MANIFEST) if not path.parent.name.startswith(TEMPORARY_PREFIX)
+        ]
         return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
-    def newest_whole(self, besides: Iterable[Path] = ()) -> Path | None:
+    def newest_intact(self, besides: Iterable[Path] = ()) -> Path | None:
         """The newest checkpoint that verifies."""
         skip = {path.resolve() for path in besides}
-        return next((path for path in self.newest_first() if path.resolve() not in skip and not damage(path)), None)
+        return next(
+            (path for path in self.newest_first() if path.resolve() not in skip and not find_damage(path)), None
+        )
 
-    def _prune(self, snapshot: Snapshot) -> None:
+    def _prune(self, snapshot: CheckpointSnapshot) -> None:
         """Remove step checkpoints beyond `keep_last`, but never what a pointer or a best of the state names."""
         kept = {pointer.resolve() for pointer in (self.run / "last", self.run / "best")}
         bests = [*snapshot.state.former_bests, *([snapshot.state.best] if snapshot.state.best else [])]
         kept |= {(self.folder / best.checkpoint).resolve() for best in bests}
-        steps = [path for path in self.newest_first() if STEP.match(path.name)]
+        steps = [path for path in self.newest_first() if STEP_CHECKPOINT.match(path.name)]
         for path in steps[self.keep_last :]:
             if path.resolve() not in kept:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def damage(folder: Path) -> str | None:
+def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words, or None where every file is as it was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -126,27 +130,28 @@ def damage(folder: Path) -> str | None:
     return f"{missing[0]} is not in {MANIFEST}" if missing else None
 
 
-def read_snapshot(folder: Path) -> Snapshot:
+def read_snapshot(folder: Path) -> CheckpointSnapshot:
     """A whole checkpoint's state. Raises InputError in one line, naming the damaged file and what to use instead."""
-    if wrong := damage(folder):
-        raise InputError(f"checkpoint {folder}: {wrong}; {_instead(folder)}")
+    if wrong := find_damage(folder):
+        raise InputError(f"checkpoint {folder}: {wrong}; {_suggest_other_checkpoint(folder)}")
     try:
-        return Snapshot.from_json(json.loads((folder / STATE).read_text(encoding="utf-8")))
+        return CheckpointSnapshot.from_json(json.loads((folder / STATE).read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"checkpoint {folder}: {STATE} isn't of this version of longrepo ({error}); {_instead(folder)}"
+            f"checkpoint {folder}: {STATE} isn't of this version of longrepo ({error}); "
+            f"{_suggest_other_checkpoint(folder)}"
         ) from None
 
 
-def _instead(folder: Path) -> str:
+def _suggest_other_checkpoint(folder: Path) -> str:
     folder = folder.resolve()
-    other = Checkpoints(folder.parent.parent, 1).newest_whole(besides=[folder])
+    other = CheckpointFolder(folder.parent.parent, 1).newest_intact(besides=[folder])
     return (
         f"use {other}, the newest whole one" if other else "no other checkpoint of this run is whole: begin a new run"
     )
 
 
-def _manifest(folder: Path) -> dict[str, dict[str, str]]:
+def _make_manifest(folder: Path) -> dict[str, dict[str, str]]:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {"files": {path.relative_to(folder).as_posix(): files.sha256_of(path) for path in paths}}
 
@@ -159,8 +164,8 @@ def _cannot_save(error: Exception, final: Path, last: Path | None) -> str:
     return f"checkpoint {final.name} couldn't be saved: {what}; {kept}; {do} and go on with --resume auto"
 
 
-LOCK = ".lock"
-SETTINGS = "settings.yaml"
+LOCK_FILE = ".lock"
+SETTINGS_FILE = "settings.yaml"
 
 
 class RunFolder:
@@ -176,20 +181,20 @@ class RunFolder:
 
     def write_settings(self, settings: Settings) -> None:
         """Write `settings.yaml`, which `--config` reads back."""
-        write_text(self.path / SETTINGS, dump_yaml(settings))
+        write_text_file(self.path / SETTINGS_FILE, dump_yaml(settings))
 
     def write_trained(self, best: Path, base: str, save_tokenizer: Callable[[Path], None] | None) -> Path:
         """Put what the best checkpoint trained (its `adapter` or `model`), the tokenizer and a README into a folder of
         that name, whole or not at all. It is there only when the run has finished."""
         final = self.path / best.name
-        with files.folder_beside(final) as beside:
+        with files.temporary_folder_beside(final) as beside:
             shutil.copytree(best, beside, dirs_exist_ok=True)
             if save_tokenizer:
                 save_tokenizer(beside)
             text = _READMES[best.name].format(base=base, checkpoint=best.parent.name)
             (beside / "README.md").write_text(text, encoding="utf-8")
             if final.exists():  # of an earlier end of this run, before it was told to go on
-                former = self.path / f"{WRITING}former-{best.name}"
+                former = self.path / f"{TEMPORARY_PREFIX}former-{best.name}"
                 shutil.rmtree(former, ignore_errors=True)
                 os.rename(final, former)
             files.move_into_place(beside, final)
@@ -205,14 +210,14 @@ class RunFolder:
         os.close(self._lock)
 
 
-def open_run(path: Path, resuming: bool) -> RunFolder:
+def open_run_folder(path: Path, resuming: bool) -> RunFolder:
     """Create or open a run's folder and lock it; use it with `with`. What a dead process left unfinished is removed.
 
     Raises InputError where it can't be written, another process trains in it, or a new run would mix with an old one.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        lock = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise InputError(f"--output {path}: can't be written ({error.strerror}); give a folder you may write") from None
     try:
@@ -220,7 +225,7 @@ def open_run(path: Path, resuming: bool) -> RunFolder:
     except OSError:
         os.close(lock)
         raise InputError(f"--output {path}: another process is training there; wait for it or give another") from None
-    if not resuming and _holds_something(path):
+    if not resuming and _has_other_files(path):
         os.close(lock)
         raise InputError(
             f"--output {path} is not empty: continue that run with --resume auto, or give another --output"
@@ -235,9 +240,11 @@ def open_run(path: Path, resuming: bool) -> RunFolder:
     return RunFolder(path, lock)
 
 
-def _holds_something(path: Path) -> bool:
+def _has_other_files(path: Path) -> bool:
     """Whether more is there than what a run leaves that ended before it began, say for a mistyped model."""
-    return any(entry.name not in (LOCK, "checkpoints") for entry in path.iterdir()) or any(path.glob("checkpoints/*"))
+    return any(entry.name not in (LOCK_FILE, "checkpoints") for entry in path.iterdir()) or any(
+        path.glob("checkpoints/*")
+    )
 
 
 _ADAPTER_README = """# LoRA adapter

@@ -29,19 +29,19 @@ from typing import Any
 from longrepo.errors import InputError, RunError
 from longrepo.memory.budget import sysctl_text
 from longrepo.training.state import MemoryState
-from longrepo.utils.files import write_text
+from longrepo.utils.files import write_text_file
 
-SYSTEM = "/proc/vmstat"
-NEAR = 0.9  # of the limit
-_KEY = "oom_kill"
+SYSTEM_COUNTERS = "/proc/vmstat"
+NEAR_LIMIT_SHARE = 0.9  # of the limit
+_OOM_KILL_KEY = "oom_kill"
 
 
-def kill_counts() -> dict[str, int]:
+def oom_kill_counts() -> dict[str, int]:
     """How many processes were killed for memory until now: file → count, this process's cgroup before the system.
     Empty where the system doesn't count."""
     counts = {}
-    for file in (*_cgroup_files(), SYSTEM):
-        if (count := _count(file)) is not None:
+    for file in (*_cgroup_counter_files(), SYSTEM_COUNTERS):
+        if (count := _read_kill_count(file)) is not None:
             counts[file] = count
     return counts
 
@@ -54,30 +54,30 @@ def boot_id() -> str:
         return sysctl_text("kern.bootsessionuuid") or ""
 
 
-def killed_for_memory(counts: Mapping[str, int], boot: str, sample: Mapping[str, Any] | None) -> str | None:
+def oom_kill_reason(counts: Mapping[str, int], boot: str, sample: Mapping[str, Any] | None) -> str | None:
     """Why a death is put down to memory, or None. `counts`, `boot` and `sample` are what the dead process noted:
     `kill_counts()`, `boot_id()`, and the guard's last sample (`used` and `limit` in bytes, `critical`)."""
     same_boot = boot == boot_id()
     if counts:
-        return _counted(counts) if same_boot else None
+        return _kill_counter_reason(counts) if same_boot else None
     if sample is None:
         return "this system doesn't say why, and it died at once" if same_boot else None
-    if sample["used"] > NEAR * sample["limit"]:
+    if sample["used"] > NEAR_LIMIT_SHARE * sample["limit"]:
         return f"{sample['used'] / sample['limit']:.0%} of the limit was in use just before"
     return "memory pressure was critical just before" if sample["critical"] else None
 
 
-def _counted(before: Mapping[str, int]) -> str | None:
+def _kill_counter_reason(before: Mapping[str, int]) -> str | None:
     """By the dead process's own cgroup where that is still there, else by the whole system."""
     for file, count in before.items():
-        now = _count(file)
+        now = _read_kill_count(file)
         if now is not None and now >= count:
-            where = "system" if file == SYSTEM else "cgroup"
+            where = "system" if file == SYSTEM_COUNTERS else "cgroup"
             return f"the kernel killed for memory in this {where}" if now > count else None
     return None
 
 
-def _cgroup_files() -> list[str]:
+def _cgroup_counter_files() -> list[str]:
     """The file that counts for this process's memory cgroup (version 1 or 2), if there is one."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
@@ -97,20 +97,20 @@ def _cgroup_files() -> list[str]:
     return []
 
 
-def _count(file: str) -> int | None:
+def _read_kill_count(file: str) -> int | None:
     try:
         lines = Path(file).read_text().splitlines()
     except OSError:
         return None
-    return next((int(count) for key, _, count in (line.partition(" ") for line in lines) if key == _KEY), None)
+    return next((int(count) for key, _, count in (line.partition(" ") for line in lines) if key == _OOM_KILL_KEY), None)
 
 
-NAME = "in_flight.json"
-EVERY = 5.0  # seconds between two writes that only renew the update and the sample
+CRASH_MARKER_FILE = "in_flight.json"
+WRITE_INTERVAL_SECONDS = 5.0  # seconds between two writes that only renew the update and the sample
 
 
 @dataclass(frozen=True)
-class Death:
+class CrashReport:
     """What a process that died was at; `memory` is what memory had taught it, `why` the evidence that it was killed
     for memory (None: none)."""
 
@@ -120,24 +120,24 @@ class Death:
     why: str | None
 
 
-class InFlight:
+class CrashMarker:
     """The file of this process; the guard's thread may hand it samples."""
 
     def __init__(self, run: Path) -> None:
-        self._file = run / NAME
+        self._file = run / CRASH_MARKER_FILE
         self._lock = threading.Lock()
         self._content: dict[str, Any] | None = None
         self._sample: dict[str, Any] | None = None
         self._written = 0.0
-        self._machine = {"pid": os.getpid(), "boot": boot_id(), "kills": kill_counts()}
+        self._machine = {"pid": os.getpid(), "boot": boot_id(), "kills": oom_kill_counts()}
 
-    def death(self) -> Death | None:
+    def crash(self) -> CrashReport | None:
         """What the process before died at, if it died. Call it before the first `write`."""
         try:
             tree = json.loads(self._file.read_text(encoding="utf-8"))
-            why = killed_for_memory(tree["kills"], tree["boot"], tree["sample"])
+            why = oom_kill_reason(tree["kills"], tree["boot"], tree["sample"])
             memory = MemoryState.from_json(tree["memory"])
-            return Death(tree["phase"], tree["method"], memory, why)
+            return CrashReport(tree["phase"], tree["method"], memory, why)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -157,11 +157,11 @@ class InFlight:
                 self._content["update"] = update
             if sample is not None:
                 self._sample = dict(sample)
-            if time.monotonic() - self._written >= EVERY:
+            if time.monotonic() - self._written >= WRITE_INTERVAL_SECONDS:
                 with suppress(InputError, RunError):  # a full disk is the next checkpoint's to say
                     self._put()
 
-    def __enter__(self) -> InFlight:
+    def __enter__(self) -> CrashMarker:
         return self
 
     def __exit__(
@@ -174,11 +174,13 @@ class InFlight:
                 self._file.unlink(missing_ok=True)
 
     def _put(self) -> None:
-        write_text(self._file, json.dumps({**self._machine, **(self._content or {}), "sample": self._sample}) + "\n")
+        write_text_file(
+            self._file, json.dumps({**self._machine, **(self._content or {}), "sample": self._sample}) + "\n"
+        )
         self._written = time.monotonic()
 
 
-EXIT_STATUS = 130
+INTERRUPTED_STATUS = 130
 
 
 class Interrupt:

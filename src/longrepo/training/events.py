@@ -139,18 +139,18 @@ class Reporter(Protocol):
     def saved(self, folder: Path, best: bool) -> None: ...
 
 
-PROJECT = "longrepo"
+TRACKIO_PROJECT = "longrepo"
 
 
-class Board(Protocol):
+class MetricsLogger(Protocol):
     """Takes values by name at a step, which is the number of updates done."""
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
+    def log_values(self, step: int, values: Mapping[str, float]) -> None: ...
 
     def close(self) -> None: ...
 
 
-def check_board(report_to: str) -> None:
+def check_logger_installed(report_to: str) -> None:
     """Raise InputError where its library isn't installed."""
     if report_to == "trackio" and find_spec("trackio") is None:
         raise InputError(
@@ -158,15 +158,15 @@ def check_board(report_to: str) -> None:
         )
 
 
-def open_board(report_to: str, run: Path, update: int) -> Board | None:
+def open_logger(report_to: str, run: Path, update: int) -> MetricsLogger | None:
     """The board of a run that has done so many updates; None where none is asked for."""
-    check_board(report_to)
+    check_logger_installed(report_to)
     if report_to == "none":
         return None
-    return Trackio(run, update) if report_to == "trackio" else TensorBoard(run / "tensorboard", update)
+    return TrackioLogger(run, update) if report_to == "trackio" else TensorBoardLogger(run / "tensorboard", update)
 
 
-def values_of(record: object) -> tuple[int, dict[str, float]] | None:
+def logged_values(record: object) -> tuple[int, dict[str, float]] | None:
     """The step of a record and what a board shows of it; None where it shows nothing."""
     if isinstance(record, UpdateRecord):
         return record.update, {
@@ -184,7 +184,7 @@ def values_of(record: object) -> tuple[int, dict[str, float]] | None:
     return None
 
 
-class TensorBoard:
+class TensorBoardLogger:
     """TensorBoard's own event writer (torch's would need torch). A new file says from which step on older files'
     events no longer hold, so that a resumed run shows one curve."""
 
@@ -199,7 +199,7 @@ class TensorBoard:
             start = SessionLog(status=SessionLog.START)
             self._writer.add_event(Event(wall_time=time.time(), step=update + 1, session_log=start))
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def log_values(self, step: int, values: Mapping[str, float]) -> None:
         """One event."""
         summary = self._summary(
             value=[self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
@@ -211,7 +211,7 @@ class TensorBoard:
         self._writer.close()
 
 
-class Trackio:
+class TrackioLogger:
     """Trackio on this machine: nothing is sent anywhere. A resumed run begins a curve of its own in the run's group,
     as steps can't be taken back."""
 
@@ -221,11 +221,11 @@ class Trackio:
         name = run.resolve().name
         with redirect_stdout(sys.stderr):  # what it prints is no result of ours
             self._run: Any = trackio.init(
-                project=PROJECT, name=f"{name} from update {update + 1}" if update else name, group=name,
+                project=TRACKIO_PROJECT, name=f"{name} from update {update + 1}" if update else name, group=name,
                 embed=False, auto_log_gpu=False, auto_log_cpu=False,
             )  # fmt: skip
 
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    def log_values(self, step: int, values: Mapping[str, float]) -> None:
         """One row."""
         self._run.log(dict(values), step=step)
 
@@ -235,24 +235,24 @@ class Trackio:
             self._run.finish()
 
 
-Record = PhaseRecord | UpdateRecord | EpochRecord | StepDownRecord
+MetricsRecord = PhaseRecord | UpdateRecord | EpochRecord | StepDownRecord
 
 
-class Metrics:
+class MetricsFile:
     """Appends records. Opened at a checkpoint's count of records, it cuts off what was written after that."""
 
     def __init__(self, folder: Path, records: int, update: int, report_to: str = "tensorboard") -> None:
         self.file = folder / "metrics.jsonl"
-        self.records = _cut(self.file, records)
+        self.records = _truncate_records(self.file, records)
         self._out = self.file.open("a", encoding="utf-8")
-        self._board = open_board(report_to, folder, update)
+        self._board = open_logger(report_to, folder, update)
 
-    def write(self, record: Record) -> None:
+    def write(self, record: MetricsRecord) -> None:
         name = type(record).__name__.removesuffix("Record")
         kind = re.sub("(?<=.)(?=[A-Z])", "_", name).lower()  # StepDownRecord: step_down
         self._line({"record": kind, **asdict(record)})
-        if self._board is not None and (shown := values_of(record)):
-            self._board.scalars(*shown)
+        if self._board is not None and (shown := logged_values(record)):
+            self._board.log_values(*shown)
 
     def write_event(self, event: Mapping[str, Any]) -> None:
         """What the memory's guard noticed."""
@@ -274,7 +274,7 @@ class Metrics:
             self._board.close()
 
 
-def _cut(file: Path, records: int) -> int:
+def _truncate_records(file: Path, records: int) -> int:
     """Keep the first `records` whole lines of a file; return how many there are."""
     if not file.exists():
         return 0

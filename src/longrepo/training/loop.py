@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from longrepo.curriculum.sampler import EpochOrder
-from longrepo.curriculum.schedule import converged, learning_rate, should_stop
+from longrepo.curriculum.schedule import judge_gate, learning_rate_at, should_stop_early
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, OutOfMemory, RunError
-from longrepo.training.batches import batch_of, micro_key, windows, with_weight
-from longrepo.training.checkpoint import RunFolder, damage, trained_folder
-from longrepo.training.crash import EXIT_STATUS, Interrupt
+from longrepo.training.batches import accumulation_groups, make_batch, micro_batch_key, with_loss_weight
+from longrepo.training.checkpoint import RunFolder, find_damage, trained_folder
+from longrepo.training.crash import INTERRUPTED_STATUS, Interrupt
 from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateRecord, Validation
-from longrepo.training.plan import PhasePlan, Plan
-from longrepo.training.session import Session, begin, final_adapter, settle_in
-from longrepo.training.state import BestSoFar, EpochSoFar, TrainingState, perplexity
+from longrepo.training.plan import PhaseSchedule, TrainingPlan
+from longrepo.training.session import Session, prepare_first_update, start_session, write_final_adapter
+from longrepo.training.state import BestCheckpoint, EpochTotals, TrainingState, perplexity
 from longrepo.training.step_down import RunMemory
 
 
 @dataclass(frozen=True)
-class Accumulated:
+class GroupTotals:
     """`loss` is the sum of weight × nll (nats), `weight` the sum of weights; `tokens` in all and in the `longest`
     sequence; `skipped`: sequences left without a loss weight where they were cut."""
 
@@ -40,20 +40,22 @@ class Accumulated:
     skipped: int
 
 
-def accumulate_window(session: Session, window: list[tuple[int, ...]]) -> Accumulated:
+def accumulate_group(session: Session, window: list[tuple[int, ...]]) -> GroupTotals:
     """Hold the window's gradient in the engine, normalised by the weight of the whole window. Done again after
     `drop_gradients` it gives the same: dropout follows from each micro-batch's place."""
     engine, source, cut_to = session.engine, session.plan.source, session.state.memory.max_length
-    kept = [with_weight(source, indices, cut_to) for indices in window]
-    batches = {micro: batch_of(source, indices, engine.pad_id, cut_to) for micro, indices in enumerate(kept) if indices}
+    kept = [with_loss_weight(source, indices, cut_to) for indices in window]
+    batches = {
+        micro: make_batch(source, indices, engine.pad_id, cut_to) for micro, indices in enumerate(kept) if indices
+    }
     weight = math.fsum(batch.weight for batch in batches.values())
     if weight == 0 and cut_to is None:
         raise InputError(f"sequences {window} of the sequence file have no loss weight at all: build them anew")
     loss, seed = 0.0, session.plan.settings.training.seed
     for micro, batch in batches.items():
-        key = micro_key(seed, session.epoch, session.state.update, micro)
+        key = micro_batch_key(seed, session.epoch, session.state.update, micro)
         loss += engine.accumulate(batch, weight, key)
-    return Accumulated(
+    return GroupTotals(
         loss=loss,
         weight=weight,
         tokens=sum(int(batch.lengths.sum()) for batch in batches.values()),
@@ -63,7 +65,7 @@ def accumulate_window(session: Session, window: list[tuple[int, ...]]) -> Accumu
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended: 0 when it has done all it was asked (`adapter` is its best, or its best model where all weights
     were trained), 130 when it was stopped."""
 
@@ -75,12 +77,12 @@ class Outcome:
 
 def train(
     engine: Engine,
-    plan: Plan,
+    plan: TrainingPlan,
     run: RunFolder,
     reporter: Reporter,
     save_tokenizer: Callable[[Path], None] | None = None,
     memory: RunMemory | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """Train what is planned, from where the plan starts, into the run's folder, within `memory`.
 
     Raises RunError for a full disk, a lost folder, a loss or gradient that isn't finite, or (OutOfMemory, with all
@@ -89,15 +91,15 @@ def train(
     trained = run.path / trained_folder(plan.settings)
     if plan.state.finished and trained.exists():
         reporter.note(f"this run is finished: {trained}")
-        return Outcome(0, plan.state, trained, already_finished=True)
+        return RunOutcome(0, plan.state, trained, already_finished=True)
     try:
         with Interrupt(reporter.note) as interrupt:
-            session = begin(engine, plan, run, reporter, interrupt, memory or RunMemory())
-            with session.memory.in_flight, closing(session.metrics):
+            session = start_session(engine, plan, run, reporter, interrupt, memory or RunMemory())
+            with session.memory.crash_marker, closing(session.metrics):
                 run_session(session)
                 if not session.state.finished:
-                    return Outcome(EXIT_STATUS, session.state, None)
-                return Outcome(0, session.state, _checked_adapter(session, save_tokenizer))
+                    return RunOutcome(INTERRUPTED_STATUS, session.state, None)
+                return RunOutcome(0, session.state, _write_checked_adapter(session, save_tokenizer))
     except OSError as error:
         raise RunError(f"{error.filename or run.path}: {error.strerror or error}; go on with --resume auto") from None
 
@@ -106,7 +108,7 @@ def run_session(session: Session) -> None:
     """Epoch by epoch to the end or to Ctrl-C; what was done is saved, also where memory ends."""
     with session.memory.watch:
         try:
-            settle_in(session)
+            prepare_first_update(session)
             while not session.state.finished and not session.interrupt.requested:
                 if open_phase(session) and run_updates(session):
                     close_epoch(session)
@@ -125,7 +127,7 @@ def open_phase(session: Session) -> bool:
     if losses.start is not None:
         session.memory.enter(state.phase)
         return True
-    if not _may_run(session):
+    if not _passes_gate(session):
         state.enter(session.schedule.following(state.phase))
         return False
     session.memory.enter(state.phase)
@@ -133,7 +135,7 @@ def open_phase(session: Session) -> bool:
     if validation is None:
         return False
     losses.start = validation.loss
-    session.compare_anew(validation)
+    session.reset_incomparable_best(validation)
     work = session.phase_plan()
     first = session.schedule.epochs_before(state.phase)
     record = PhaseRecord(
@@ -155,16 +157,16 @@ def open_phase(session: Session) -> bool:
     return True
 
 
-def _may_run(session: Session) -> bool:
+def _passes_gate(session: Session) -> bool:
     """The verdict of the phase's gate; true where it has none."""
     state, schedule = session.state, session.schedule
     phase, before = schedule.phase(state.phase), schedule.before(state.phase)
     if not phase.gated or before is None:
         return True
     losses, min_delta = state.losses_of(before.number), session.plan.settings.training.early_stopping_min_delta
-    verdict = converged(before.number, losses.start, losses.epochs, min_delta, phase.number)
-    state.verdicts[str(phase.number)] = verdict.because
-    session.reporter.note(verdict.because)
+    verdict = judge_gate(before.number, losses.start, losses.epochs, min_delta, phase.number)
+    state.verdicts[str(phase.number)] = verdict.reason
+    session.reporter.note(verdict.reason)
     return verdict.go
 
 
@@ -173,7 +175,7 @@ def run_updates(session: Session) -> bool:
     state, training = session.state, session.plan.settings.training
     work = session.phase_plan()
     order = work.orders[state.epoch_in_phase - 1]
-    batches = windows(order.indices, training)
+    batches = accumulation_groups(order.indices, training)
     session.engine.reset_peak_memory()
     while state.position < len(batches):
         if session.interrupt.requested:
@@ -181,7 +183,7 @@ def run_updates(session: Session) -> bool:
         session.memory.boundary(lambda: session.interrupt.requested)
         if session.interrupt.requested:  # while it waited
             return False
-        record = one_update(session, work, batches[state.position], len(batches))
+        record = run_update(session, work, batches[state.position], len(batches))
         if record is not None:
             session.metrics.write(record)
             session.reporter.update(record)
@@ -192,12 +194,14 @@ def run_updates(session: Session) -> bool:
     return not session.interrupt.requested
 
 
-def one_update(session: Session, work: PhasePlan, window: list[tuple[int, ...]], updates: int) -> UpdateRecord | None:
+def run_update(
+    session: Session, work: PhaseSchedule, window: list[tuple[int, ...]], updates: int
+) -> UpdateRecord | None:
     """Accumulate a window's micro-batches, normalised by the weight of the whole window, and step once. None where
     every sequence of the window lost its weight by being cut."""
     engine, state, training = session.engine, session.state, session.plan.settings.training
     began = time.perf_counter()
-    done = session.memory.attempt(lambda: accumulate_window(session, window))
+    done = session.memory.run_with_fallback(lambda: accumulate_group(session, window))
     state.so_far.skipped += done.skipped
     if done.weight == 0:
         state.update += 1
@@ -205,13 +209,13 @@ def one_update(session: Session, work: PhasePlan, window: list[tuple[int, ...]],
         return None
     if not math.isfinite(done.loss):
         engine.drop_gradients()
-        raise session.failed(f"the loss is {done.loss}")
-    rate = learning_rate(
+        raise session.non_finite_error(f"the loss is {done.loss}")
+    rate = learning_rate_at(
         training, work.phase, work.updates_before(state.epoch_in_phase) + state.position, sum(work.updates)
     )
     norm = engine.apply_update(rate, training.max_grad_norm)
     if not math.isfinite(norm):
-        raise session.failed(f"the gradient's norm is {norm}")
+        raise session.non_finite_error(f"the gradient's norm is {norm}")
     seconds = time.perf_counter() - began
     state.update += 1
     state.position += 1
@@ -242,13 +246,13 @@ def close_epoch(session: Session) -> None:
     work, epoch, so_far = session.phase_plan(), session.epoch, state.so_far
     best = state.best is None or validation.loss < state.best.loss
     if best:
-        state.best = BestSoFar(validation.loss, epoch, "", work.phase.positions, list(validation.by_length))
+        state.best = BestCheckpoint(validation.loss, epoch, "", work.phase.positions, list(validation.by_length))
     losses = state.losses_of(state.phase)
     losses.epochs.append(validation.loss)
     record = _epoch_record(session, work, so_far, validation, best)
     session.metrics.write(record)
     session.reporter.epoch(record)
-    stop = should_stop(losses.epochs, training.early_stopping_patience, training.early_stopping_min_delta)
+    stop = should_stop_early(losses.epochs, training.early_stopping_patience, training.early_stopping_min_delta)
     if stop and state.epoch_in_phase < work.phase.epochs:
         session.reporter.note(
             f"phase {state.phase} stops early after epoch {epoch}: no gain of {training.early_stopping_min_delta:.2%} "
@@ -259,11 +263,11 @@ def close_epoch(session: Session) -> None:
 
 
 def _epoch_record(
-    session: Session, work: PhasePlan, so_far: EpochSoFar, validation: Validation, best: bool
+    session: Session, work: PhaseSchedule, so_far: EpochTotals, validation: Validation, best: bool
 ) -> EpochRecord:
     state, phase = session.state, work.phase
     if so_far.updates == 0:
-        raise session.failed(f"no sequence has a loss weight in its first {state.memory.max_length} tokens")
+        raise session.non_finite_error(f"no sequence has a loss weight in its first {state.memory.max_length} tokens")
     order: EpochOrder = work.orders[state.epoch_in_phase - 1]
     last_update = work.updates_before(state.epoch_in_phase + 1) - 1
     return EpochRecord(
@@ -272,7 +276,7 @@ def _epoch_record(
         update=state.update,
         longer_than=phase.above,
         max_length=phase.max_length,
-        learning_rate=learning_rate(session.plan.settings.training, phase, last_update, sum(work.updates)),
+        learning_rate=learning_rate_at(session.plan.settings.training, phase, last_update, sum(work.updates)),
         lr_multiplier=phase.lr_multiplier,
         train_loss=so_far.loss / so_far.weight,
         validation=validation,
@@ -288,13 +292,13 @@ def _epoch_record(
         tokens_per_second=so_far.tokens / max(so_far.seconds, 1e-9),
         peak_memory=so_far.peak_memory,
         best=best,
-        memory=session.memory.use_in_epoch(),
+        memory=session.memory.memory_use(),
     )
 
 
-def _checked_adapter(session: Session, save_tokenizer: Callable[[Path], None] | None) -> Path | None:
+def _write_checked_adapter(session: Session, save_tokenizer: Callable[[Path], None] | None) -> Path | None:
     best = session.state.best
-    if best and (wrong := damage(session.checkpoints.folder / best.checkpoint)):
+    if best and (wrong := find_damage(session.checkpoints.folder / best.checkpoint)):
         kept = f"the {session.checkpoints.trained} of {session.run.path}/last"
         raise RunError(f"the best checkpoint {best.checkpoint}: {wrong}; take {kept}")
-    return final_adapter(session, save_tokenizer)
+    return write_final_adapter(session, save_tokenizer)

@@ -10,22 +10,22 @@ from typing import Literal
 from longrepo.config.load import settings_hash
 from longrepo.config.schema import Settings
 from longrepo.curriculum.sampler import (
-    Catalogue,
     EpochOrder,
+    SequenceCatalog,
     SequenceSource,
-    catalogue_of,
+    count_updates,
     epoch_order,
-    first_updates,
-    updates_in,
+    limit_updates,
+    read_catalog,
 )
-from longrepo.curriculum.schedule import Phase, Schedule, phases_from
+from longrepo.curriculum.schedule import Phase, Schedule, make_schedule
 from longrepo.errors import InputError
 from longrepo.training.state import RunIdentity, TrainingState
-from longrepo.training.validation import ValidationSet, hold_out, validation_set
+from longrepo.training.validation import ValidationSet, make_validation_set, with_validation_split
 
 
 @dataclass(frozen=True)
-class Start:
+class RunStart:
     """Where a run begins: `new`; `resume`, exactly where a checkpoint stands; or `checkpoint`, a new run with a
     checkpoint's weights and place and a fresh optimizer. `settings` are those that hold after the comparison."""
 
@@ -39,7 +39,7 @@ class Start:
 
 
 @dataclass(frozen=True)
-class PhasePlan:
+class PhaseSchedule:
     """A phase with the order of each of its epochs and how many updates each takes."""
 
     phase: Phase
@@ -51,13 +51,13 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Everything that is settled before an engine is built."""
 
-    start: Start
+    start: RunStart
     settings: Settings
     source: SequenceSource
-    catalogue: Catalogue
+    catalog: SequenceCatalog
     schedule: Schedule
     state: TrainingState
     sequences: str
@@ -66,16 +66,16 @@ class Plan:
 
     def validation(self, number: int) -> ValidationSet:
         """What a phase is validated on: the same for all phases at its positions. Raises InputError for nothing."""
-        return validation_set(self.catalogue, self.schedule.comparable(number), self.settings)
+        return make_validation_set(self.catalog, self.schedule.same_positions(number), self.settings)
 
-    def phase_plan(self, schedule: Schedule, number: int) -> PhasePlan:
+    def phase_plan(self, schedule: Schedule, number: int) -> PhaseSchedule:
         phase = schedule.phase(number)
-        orders = [epoch_order(self.catalogue, phase, n, self.settings) for n in range(1, phase.epochs + 1)]
+        orders = [epoch_order(self.catalog, phase, n, self.settings) for n in range(1, phase.epochs + 1)]
         limit = self.settings.training.max_updates
         if limit is not None and orders:
-            left = limit - sum(updates_in(order, self.settings) for order in orders[:-1])
-            orders[-1] = first_updates(orders[-1], left, self.catalogue, phase, self.settings)
-        return PhasePlan(phase, tuple(orders), tuple(updates_in(order, self.settings) for order in orders))
+            left = limit - sum(count_updates(order, self.settings) for order in orders[:-1])
+            orders[-1] = limit_updates(orders[-1], left, self.catalog, phase, self.settings)
+        return PhaseSchedule(phase, tuple(orders), tuple(count_updates(order, self.settings) for order in orders))
 
     def identity(self, engine: str, versions: Mapping[str, str]) -> RunIdentity:
         settings = self.settings
@@ -90,22 +90,24 @@ class Plan:
         )
 
 
-def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha256: str | None = None) -> Plan:
+def make_plan(
+    start: RunStart, source: SequenceSource, sequences: str, tokenizer_sha256: str | None = None
+) -> TrainingPlan:
     """Assign sequences to phases, fix the validation set and the place to begin.
 
     Raises InputError where an epoch that is going to run has no sequences, or nothing is left to train.
     """
     settings = start.settings
-    schedule = Schedule(phases_from(settings))
+    schedule = Schedule(make_schedule(settings))
     notes = list(start.notes)
     state = start.state or TrainingState(schedule={})
-    catalogue, held_out = hold_out(catalogue_of(source), schedule)
-    schedule = _within_updates(schedule, catalogue, settings)
+    catalog, held_out = with_validation_split(read_catalog(source), schedule)
+    schedule = _limit_updates(schedule, catalog, settings)
     if start.kind == "resume" and state.schedule_from == "time budget":
         schedule = schedule.with_epochs({int(number): epochs for number, epochs in state.schedule.items()})
-    if not _stays_ended(state, schedule):
-        state.place_in(schedule)
-    state.schedule = epochs_of(schedule)
+    if not _has_nothing_to_train(state, schedule):
+        state.resume_in(schedule)
+    state.schedule = epochs_by_phase(schedule)
     if start.epochs is not None:
         state.epochs_left = start.epochs
     if start.kind != "resume" and state.ended:
@@ -114,23 +116,23 @@ def settle(start: Start, source: SequenceSource, sequences: str, tokenizer_sha25
             "(long_context.phase3_enabled=true, long_context.further_phases) or give a phase more epochs"
         )
     notes += [held_out] if held_out else []
-    too_long = len(catalogue.indices("train", above=schedule.phases[-1].max_length))
+    too_long = len(catalog.indices("train", above=schedule.phases[-1].max_length))
     if too_long:
         notes.append(
             f"{too_long} sequences are longer than the last phase's {schedule.phases[-1].max_length} tokens: left out"
         )
-    ahead = epochs_ahead(state, schedule)
+    ahead = remaining_epochs(state, schedule)
     if start.epochs is not None and sum(ahead.values()) < start.epochs:
         notes.append(f"--epochs {start.epochs}: the schedule has {sum(ahead.values())} left, and those are trained")
     for number in ahead:
-        _check_has_data(schedule, schedule.phase(number), catalogue, settings)
-    plan = Plan(start, settings, source, catalogue, schedule, state, sequences, tokenizer_sha256, tuple(notes))
+        _check_has_data(schedule, schedule.phase(number), catalog, settings)
+    plan = TrainingPlan(start, settings, source, catalog, schedule, state, sequences, tokenizer_sha256, tuple(notes))
     for number in ahead:
         plan.validation(number)
     return plan
 
 
-def _within_updates(schedule: Schedule, catalogue: Catalogue, settings: Settings) -> Schedule:
+def _limit_updates(schedule: Schedule, catalog: SequenceCatalog, settings: Settings) -> Schedule:
     """Without the epochs that begin after `training.max_updates` of their phase."""
     limit = settings.training.max_updates
     if limit is None:
@@ -140,7 +142,7 @@ def _within_updates(schedule: Schedule, catalogue: Catalogue, settings: Settings
         updates = epochs = 0
         while epochs < phase.epochs and updates < limit:
             epochs += 1
-            in_epoch = updates_in(epoch_order(catalogue, phase, epochs, settings), settings)
+            in_epoch = count_updates(epoch_order(catalog, phase, epochs, settings), settings)
             updates += in_epoch
             if not in_epoch:  # no data: said elsewhere
                 break
@@ -148,17 +150,17 @@ def _within_updates(schedule: Schedule, catalogue: Catalogue, settings: Settings
     return schedule.with_epochs(needed)
 
 
-def _stays_ended(state: TrainingState, schedule: Schedule) -> bool:
+def _has_nothing_to_train(state: TrainingState, schedule: Schedule) -> bool:
     """Whether a run that reached its end has nothing new to do: the same epochs, and no phase against its gate."""
     forced = any(str(phase.number) in state.verdicts and not phase.gated for phase in schedule.phases)
-    return state.ended and state.schedule == epochs_of(schedule) and not forced
+    return state.ended and state.schedule == epochs_by_phase(schedule) and not forced
 
 
-def epochs_of(schedule: Schedule) -> dict[str, int]:
+def epochs_by_phase(schedule: Schedule) -> dict[str, int]:
     return {str(phase.number): phase.epochs for phase in schedule.phases}
 
 
-def epochs_ahead(state: TrainingState, schedule: Schedule) -> dict[int, int]:
+def remaining_epochs(state: TrainingState, schedule: Schedule) -> dict[int, int]:
     """Epochs of each phase that are going to run, within `--epochs`; the one in progress counts."""
     if state.ended:
         return {}
@@ -174,8 +176,8 @@ def epochs_ahead(state: TrainingState, schedule: Schedule) -> dict[int, int]:
     return ahead
 
 
-def _check_has_data(schedule: Schedule, phase: Phase, catalogue: Catalogue, settings: Settings) -> None:
-    order = epoch_order(catalogue, phase, 1, settings)
+def _check_has_data(schedule: Schedule, phase: Phase, catalog: SequenceCatalog, settings: Settings) -> None:
+    order = epoch_order(catalog, phase, 1, settings)
     if len(order.indices) > order.replayed:
         return
     first = schedule.epochs_before(phase.number) + 1

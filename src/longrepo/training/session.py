@@ -17,24 +17,24 @@ from longrepo.config.schema import ContextSettings
 from longrepo.curriculum.schedule import Phase, Schedule
 from longrepo.engines.base import Engine
 from longrepo.errors import OutOfMemory, RunError
-from longrepo.rope.apply import said
-from longrepo.training.batches import batch_of, windows
-from longrepo.training.checkpoint import OPTIMIZER, Checkpoints, RunFolder, trained_folder
-from longrepo.training.crash import Death, InFlight, Interrupt
-from longrepo.training.events import Metrics, Reporter, Validation
-from longrepo.training.plan import PhasePlan, Plan, epochs_ahead, epochs_of
-from longrepo.training.state import RunIdentity, Snapshot, TrainingState
-from longrepo.training.step_down import Descent, RunMemory
+from longrepo.rope.apply import describe_context
+from longrepo.training.batches import accumulation_groups, make_batch
+from longrepo.training.checkpoint import OPTIMIZER, CheckpointFolder, RunFolder, trained_folder
+from longrepo.training.crash import CrashMarker, CrashReport, Interrupt
+from longrepo.training.events import MetricsFile, Reporter, Validation
+from longrepo.training.plan import PhaseSchedule, TrainingPlan, epochs_by_phase, remaining_epochs
+from longrepo.training.state import CheckpointSnapshot, RunIdentity, TrainingState
+from longrepo.training.step_down import RunMemory, StepDown
 from longrepo.training.validation import validate
 
 FORWARD_SHARE = 1 / 3  # of a training step with gradient checkpointing (forward, forward again, backward: at least)
 
 
-def fitted_schedule(engine: Engine, plan: Plan, memory: Descent, hours: float) -> tuple[Schedule, str]:
+def schedule_within_budget(engine: Engine, plan: TrainingPlan, memory: StepDown, hours: float) -> tuple[Schedule, str]:
     """The plan's schedule with the epochs ahead scaled down to the budget, and a sentence on what was chosen."""
-    ahead = epochs_ahead(plan.state, plan.schedule)
-    cost = {number: _seconds_an_epoch(engine, plan, memory, number) for number in ahead}
-    chosen, sentence = choose_epochs(ahead, cost, hours * 3600)
+    ahead = remaining_epochs(plan.state, plan.schedule)
+    cost = {number: _seconds_per_epoch(engine, plan, memory, number) for number in ahead}
+    chosen, sentence = scale_epochs(ahead, cost, hours * 3600)
     done = {plan.state.phase: plan.state.epoch_in_phase - 1}
     totals = {number: done.get(number, 0) + epochs for number, epochs in chosen.items()}
     # With --epochs only what is going to run was timed; phases that are cut keep at most their configured epochs.
@@ -42,16 +42,19 @@ def fitted_schedule(engine: Engine, plan: Plan, memory: Descent, hours: float) -
     return plan.schedule.with_epochs(fewer), sentence
 
 
-def choose_epochs(epochs: Mapping[int, int], seconds: Mapping[int, float], budget: float) -> tuple[dict[int, int], str]:
+def scale_epochs(epochs: Mapping[int, int], seconds: Mapping[int, float], budget: float) -> tuple[dict[int, int], str]:
     """Scale the epochs of all phases down by one factor until they fit `budget` seconds, then give back what still
     fits, the phase that lost most first; at least 1 each, never more than configured. `seconds` is an epoch's cost."""
     total = sum(epochs[number] * seconds[number] for number in epochs)
     if total <= budget:
-        return dict(epochs), f"the schedule needs about {_hours(total)} of {_hours(budget)}: nothing is shortened"
+        return dict(
+            epochs
+        ), f"the schedule needs about {_format_hours(total)} of {_format_hours(budget)}: nothing is shortened"
     least = sum(seconds[number] for number in epochs)
     if least > budget:
         return dict.fromkeys(epochs, 1), (
-            f"one epoch of each phase already needs about {_hours(least)}, more than the {_hours(budget)} given: one "
+            f"one epoch of each phase already needs about {_format_hours(least)}, more than the "
+            f"{_format_hours(budget)} given: one "
             "each is trained; to stay within it set training.max_tokens_per_epoch"
         )
     chosen = {number: max(1, int(count * budget / total)) for number, count in epochs.items()}
@@ -65,18 +68,21 @@ def choose_epochs(epochs: Mapping[int, int], seconds: Mapping[int, float], budge
     while room := [n for n in chosen if chosen[n] < epochs[n] and cost() + seconds[n] <= budget]:
         chosen[min(room, key=lambda number: chosen[number] / epochs[number])] += 1
     counts = ", ".join(f"phase {number}: {chosen[number]} of {epochs[number]}" for number in chosen)
-    return chosen, f"epochs shortened to fit {_hours(budget)} (all would need about {_hours(total)}): {counts}"
+    return (
+        chosen,
+        f"epochs shortened to fit {_format_hours(budget)} (all would need about {_format_hours(total)}): {counts}",
+    )
 
 
-def _seconds_an_epoch(engine: Engine, plan: Plan, memory: Descent, number: int) -> float:
+def _seconds_per_epoch(engine: Engine, plan: TrainingPlan, memory: StepDown, number: int) -> float:
     """One forward and backward of the phase's first micro-batch, timed the second time (the first also warms up),
     scaled by tokens to its epoch, and the validation after it. The gradients are dropped."""
     order = plan.phase_plan(plan.schedule, number).orders[0]
-    indices = windows(order.indices, plan.settings.training)[0][0]
+    indices = accumulation_groups(order.indices, plan.settings.training)[0][0]
     memory.enter(number)
 
     def per_token() -> float:
-        batch = batch_of(plan.source, indices, engine.pad_id, memory.learnt.max_length)
+        batch = make_batch(plan.source, indices, engine.pad_id, memory.memory_state.max_length)
         for _ in range(2):
             began = time.perf_counter()
             engine.accumulate(batch, max(batch.weight, 1.0), 0)
@@ -85,11 +91,11 @@ def _seconds_an_epoch(engine: Engine, plan: Plan, memory: Descent, number: int) 
         return seconds / int(batch.lengths.sum())
 
     groups = plan.validation(number).groups
-    scored = sum(int(plan.catalogue.lengths[index]) for group in groups.values() for index in group)
-    return memory.attempt(per_token) * (order.tokens + FORWARD_SHARE * scored)
+    scored = sum(int(plan.catalog.lengths[index]) for group in groups.values() for index in group)
+    return memory.run_with_fallback(per_token) * (order.tokens + FORWARD_SHARE * scored)
 
 
-def _hours(seconds: float) -> str:
+def _format_hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
@@ -98,20 +104,20 @@ class Session:
     """One process's share of a run."""
 
     engine: Engine
-    plan: Plan
+    plan: TrainingPlan
     schedule: Schedule
     state: TrainingState
     run: RunFolder
-    checkpoints: Checkpoints
-    metrics: Metrics
+    checkpoints: CheckpointFolder
+    metrics: MetricsFile
     reporter: Reporter
     interrupt: Interrupt
     identity: RunIdentity
-    memory: Descent
-    death: Death | None = None  # of the process before
+    memory: StepDown
+    crash: CrashReport | None = None  # of the process before
     other_engine: str | None = None  # the one the run was on before, where that was another
     saved: tuple[Any, ...] | None = None  # what the newest checkpoint holds, so that it isn't written twice
-    _phase: PhasePlan | None = field(default=None, repr=False)
+    _phase: PhaseSchedule | None = field(default=None, repr=False)
     _validated: tuple[int, ContextSettings, Validation] | None = None
 
     @property
@@ -119,7 +125,7 @@ class Session:
         """The global epoch in progress, from 1."""
         return self.schedule.epochs_before(self.state.phase) + self.state.epoch_in_phase
 
-    def phase_plan(self) -> PhasePlan:
+    def phase_plan(self) -> PhaseSchedule:
         """The plan of the phase in progress, made once."""
         if self._phase is None or self._phase.phase.number != self.state.phase:
             self._phase = self.plan.phase_plan(self.schedule, self.state.phase)
@@ -139,22 +145,22 @@ class Session:
 
         try:
             # A lossy step wouldn't help: the validation set is scored whole, and without gradients.
-            validation = self.memory.attempt(work, lossy=False)
+            validation = self.memory.run_with_fallback(work, lossy=False)
         except OutOfMemory:
             raise
         except RunError as error:
-            raise self.failed(str(error)) from None
+            raise self.non_finite_error(str(error)) from None
         self._validated = (self.state.update, context, validation) if validation else None
         return validation
 
-    def compare_anew(self, validation: Validation) -> None:
+    def reset_incomparable_best(self, validation: Validation) -> None:
         """Where the best was found at other positions, or on other lengths, than a phase that begins: set it aside."""
         best, phase = self.state.best, self.schedule.phase(self.state.phase)
         if best is None:
             return
         lengths = list(validation.by_length)
         if best.context != phase.positions:
-            other = f"computes at other positions ({said(phase.context)})"
+            other = f"computes at other positions ({describe_context(phase.context)})"
         elif best.lengths and best.lengths != lengths:
             other = f"is validated on other lengths ({', '.join(lengths)} tokens)"
         else:
@@ -169,12 +175,12 @@ class Session:
     def save(self, phase_ended: Phase | None = None, best: bool = False) -> None:
         """Write a checkpoint of where the state stands now, and move the pointers."""
         wanted = f"phase-{phase_ended.number}" if phase_ended else f"step-{self.state.update:08d}"
-        name = self.checkpoints.fresh_name(wanted)
+        name = self.checkpoints.unused_name(wanted)
         if best and self.state.best:
             self.state.best.checkpoint = name
         self.metrics.sync()
         self.state.records = self.metrics.records
-        folder = self.checkpoints.save(name, self.engine, Snapshot(self.identity, self.state))
+        folder = self.checkpoints.save(name, self.engine, CheckpointSnapshot(self.identity, self.state))
         self.saved = self._mark()
         self.reporter.saved(folder, best)
 
@@ -182,9 +188,9 @@ class Session:
         if self.saved != self._mark():
             self.save()
 
-    def failed(self, what: str) -> RunError:
+    def non_finite_error(self, what: str) -> RunError:
         """The error that ends a run whose numbers aren't finite."""
-        last = self.checkpoints.newest_whole()
+        last = self.checkpoints.newest_intact()
         kept = f"{last} is whole" if last else "nothing was saved yet"
         return RunError(
             f"update {self.state.update + 1} (phase {self.state.phase}, epoch {self.epoch}): {what}; {kept}; resume it "
@@ -205,8 +211,8 @@ class Session:
         )
 
 
-def begin(
-    engine: Engine, plan: Plan, run: RunFolder, reporter: Reporter, interrupt: Interrupt, given: RunMemory
+def start_session(
+    engine: Engine, plan: TrainingPlan, run: RunFolder, reporter: Reporter, interrupt: Interrupt, given: RunMemory
 ) -> Session:
     """Set up: weights and optimizer from the start's checkpoint, the run's records, what memory has taught it."""
     start, state = plan.start, plan.state
@@ -216,28 +222,28 @@ def begin(
         engine.load_adapter(start.checkpoint / trained_folder(plan.settings))
     if start.kind == "resume" and start.checkpoint is not None:
         engine.load_optimizer(start.checkpoint / OPTIMIZER)
-    in_flight = InFlight(run.path)
-    death = in_flight.death()
-    if death is not None:  # it may have learnt more than its last checkpoint says
-        state.memory = death.memory
+    in_flight = CrashMarker(run.path)
+    crash = in_flight.crash()
+    if crash is not None:  # it may have learnt more than its last checkpoint says
+        state.memory = crash.memory
     other_engine = None if start.identity is None else _compare_engines(start.identity, engine, state, reporter)
     if other_engine is not None:
-        death = None  # what it needed says nothing of what this engine will
+        crash = None  # what it needed says nothing of what this engine will
     run.write_settings(plan.settings)
     identity = plan.identity(engine.name, engine.facts().get("versions", {}))
-    metrics = Metrics(run.path, state.records, state.update, plan.settings.training.report_to)
+    metrics = MetricsFile(run.path, state.records, state.update, plan.settings.training.report_to)
     session = Session(
         engine=engine,
         plan=plan,
         schedule=plan.schedule,
         state=state,
         run=run,
-        checkpoints=Checkpoints(run.path, plan.settings.training.keep_last, trained_folder(plan.settings)),
+        checkpoints=CheckpointFolder(run.path, plan.settings.training.keep_last, trained_folder(plan.settings)),
         metrics=metrics,
         reporter=reporter,
         interrupt=interrupt,
         identity=identity,
-        memory=Descent(
+        memory=StepDown(
             engine,
             given,
             state,
@@ -248,28 +254,28 @@ def begin(
             reporter,
             {phase.number: phase.context for phase in plan.schedule.phases},
         ),
-        death=death,
+        crash=crash,
         other_engine=other_engine,
     )
     if start.kind == "resume" and start.checkpoint is not None:
-        session.checkpoints.point_best(Snapshot(identity, state))
+        session.checkpoints.point_best(CheckpointSnapshot(identity, state))
         session.saved = session._mark()
     return session
 
 
-def settle_in(session: Session) -> None:
+def prepare_first_update(session: Session) -> None:
     """Before the first update: a rung lower after a kill for memory, losses as this engine scores them, epochs within
     the time budget, a checkpoint."""
     state, settings = session.state, session.plan.settings
-    if session.death is not None:
-        session.memory.after(session.death)
+    if session.crash is not None:
+        session.memory.after(session.crash)
     if session.other_engine is not None:
-        _carry_losses_over(session)
+        _rescale_losses(session)
     resuming = session.plan.start.kind == "resume"
     budget = settings.training.time_budget_hours
     if budget is not None and not (resuming and state.schedule_from == "time budget"):
-        session.schedule, sentence = fitted_schedule(session.engine, session.plan, session.memory, budget)
-        state.schedule, state.schedule_from = epochs_of(session.schedule), "time budget"
+        session.schedule, sentence = schedule_within_budget(session.engine, session.plan, session.memory, budget)
+        state.schedule, state.schedule_from = epochs_by_phase(session.schedule), "time budget"
         session.reporter.note(sentence)
     if session.saved is None:
         session.memory.enter(state.phase)
@@ -285,7 +291,7 @@ def _compare_engines(former: RunIdentity, engine: Engine, state: TrainingState, 
         )
         if not state.finished:  # nothing would come after it
             state.best = None
-        state.memory = state.memory.on_another_engine()
+        state.memory = state.memory.for_other_engine()
         return former.engine
     if former.versions != (versions := engine.facts().get("versions", {})):
         changed = sorted(
@@ -295,7 +301,7 @@ def _compare_engines(former: RunIdentity, engine: Engine, state: TrainingState, 
     return None
 
 
-def _carry_losses_over(session: Session) -> None:
+def _rescale_losses(session: Session) -> None:
     """Score the weights here, and the losses of the phase in progress in proportion: those that follow compare."""
     state = session.state
     losses = state.losses_of(state.phase)
@@ -310,11 +316,11 @@ def _carry_losses_over(session: Session) -> None:
             f"validation loss of these weights on {session.engine.name}: {validation.loss:.4f}; on "
             f"{session.other_engine} it was last {losses.last:.4f}, and this phase's losses count in proportion"
         )
-        state.losses[str(state.phase)] = losses.carried_over(validation.loss)
+        state.losses[str(state.phase)] = losses.rescaled(validation.loss)
     session.saved = None  # from here on it is a run of this engine
 
 
-def final_adapter(session: Session, save_tokenizer: Any) -> Path | None:
+def write_final_adapter(session: Session, save_tokenizer: Any) -> Path | None:
     """Write `adapter/` (or `model/`) from the best checkpoint; None where no epoch was validated."""
     best = session.state.best
     if best is None:

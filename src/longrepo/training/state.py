@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from longrepo.curriculum.schedule import Phase, Schedule
 
-FORMAT = 1
+STATE_FORMAT = 1
 
 
 @dataclass
@@ -24,7 +24,7 @@ class PhaseLosses:
         """The loss measured last."""
         return self.epochs[-1] if self.epochs else self.start
 
-    def carried_over(self, now: float) -> PhaseLosses:
+    def rescaled(self, now: float) -> PhaseLosses:
         """The same losses on another base, where the present weights score `now`: in proportion, for all that is
         asked of them (the gate, early stopping) is by which share they fell."""
         assert self.start is not None and self.last is not None
@@ -33,7 +33,7 @@ class PhaseLosses:
 
 
 @dataclass
-class BestSoFar:
+class BestCheckpoint:
     """The lowest validation loss, and the checkpoint that holds its weights. It compares with losses at the same
     positions (`context`: the settings that aren't at their default) on the same `lengths`."""
 
@@ -45,7 +45,7 @@ class BestSoFar:
 
 
 @dataclass
-class EpochSoFar:
+class EpochTotals:
     """Sums over the updates of the epoch in progress, so that its record is complete after a resume."""
 
     loss: float = 0.0  # sum of weight * nll, nats
@@ -93,7 +93,7 @@ class MemoryState:
     max_length: int | None = None  # tokens; longer sequences are cut
     steps: list[dict[str, Any]] = field(default_factory=list)  # every step down, as in metrics.jsonl
 
-    def on_another_engine(self) -> MemoryState:
+    def for_other_engine(self) -> MemoryState:
         """What still holds there: what was given up. Its methods and peaks are planned anew."""
         return replace(self, phases={}, ceiling=None)
 
@@ -123,9 +123,9 @@ class TrainingState:
     stopped_early: bool = False
     phases_ended: list[int] = field(default_factory=list)
     losses: dict[str, PhaseLosses] = field(default_factory=dict)
-    best: BestSoFar | None = None
-    former_bests: list[BestSoFar] = field(default_factory=list)  # that later phases' losses don't compare with
-    so_far: EpochSoFar = field(default_factory=EpochSoFar)
+    best: BestCheckpoint | None = None
+    former_bests: list[BestCheckpoint] = field(default_factory=list)  # that later phases' losses don't compare with
+    so_far: EpochTotals = field(default_factory=EpochTotals)
     records: int = 0  # lines of metrics.jsonl written up to here
     verdicts: dict[str, str] = field(default_factory=dict)  # of `auto`, by the phase that was judged
     memory: MemoryState = field(default_factory=MemoryState)
@@ -142,7 +142,7 @@ class TrainingState:
         """Count the epoch in progress as done and move on; return whether its phase has ended."""
         phase = schedule.phase(self.phase)
         self.done_phase, self.done_epoch, self.stopped_early = self.phase, self.epoch_in_phase, stop_phase
-        self.position, self.so_far = 0, EpochSoFar()
+        self.position, self.so_far = 0, EpochTotals()
         if self.epochs_left is not None:
             self.epochs_left -= 1
         if not stop_phase and self.epoch_in_phase < phase.epochs:
@@ -154,11 +154,11 @@ class TrainingState:
 
     def enter(self, phase: Phase | None, epoch: int = 1) -> None:
         """Stand at the start of an epoch of a phase, or at the end (None)."""
-        self.position, self.so_far, self.ended = 0, EpochSoFar(), phase is None
+        self.position, self.so_far, self.ended = 0, EpochTotals(), phase is None
         if phase is not None:
             self.phase, self.epoch_in_phase = phase.number, epoch
 
-    def place_in(self, schedule: Schedule) -> None:
+    def resume_in(self, schedule: Schedule) -> None:
         """Find the same place in a schedule that may have other epochs: go on in the phase that was in progress,
         or in the one finished last if it has epochs left now, or in the one after it."""
         in_progress = self.position > 0 and schedule.has(self.phase)
@@ -179,11 +179,11 @@ class TrainingState:
         """Raises KeyError or TypeError for what isn't such a state."""
         values = dict(tree)
         values["losses"] = {number: PhaseLosses(**losses) for number, losses in values["losses"].items()}
-        values["best"] = BestSoFar(**values["best"]) if values["best"] else None
-        values["former_bests"] = [BestSoFar(**best) for best in values.get("former_bests", ())]
+        values["best"] = BestCheckpoint(**values["best"]) if values["best"] else None
+        values["former_bests"] = [BestCheckpoint(**best) for best in values.get("former_bests", ())]
         if verdict := values.pop("phase3_verdict", None):  # of runs of earlier versions
             values["verdicts"] = {"3": verdict}
-        values["so_far"] = EpochSoFar(**values["so_far"])
+        values["so_far"] = EpochTotals(**values["so_far"])
         if "memory" in values:  # not in runs of earlier versions
             values["memory"] = MemoryState.from_json(values["memory"])
         return TrainingState(**values)
@@ -203,23 +203,23 @@ class RunIdentity:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class CheckpointSnapshot:
     """One checkpoint's `state.json`."""
 
     identity: RunIdentity
     state: TrainingState
 
     def as_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self.identity), "state": self.state.as_json()}
+        return {"format": STATE_FORMAT, **asdict(self.identity), "state": self.state.as_json()}
 
     @staticmethod
-    def from_json(tree: Mapping[str, Any]) -> Snapshot:
+    def from_json(tree: Mapping[str, Any]) -> CheckpointSnapshot:
         """Raises KeyError, TypeError or ValueError for what isn't a snapshot of this format."""
         values = dict(tree)
-        if values.pop("format") != FORMAT:
-            raise ValueError(f"expected format {FORMAT}")
+        if values.pop("format") != STATE_FORMAT:
+            raise ValueError(f"expected format {STATE_FORMAT}")
         state = TrainingState.from_json(values.pop("state"))
-        return Snapshot(RunIdentity(**values), state)
+        return CheckpointSnapshot(RunIdentity(**values), state)
 
 
 def perplexity(loss: float) -> float:

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from longrepo.config.schema import Settings
-from longrepo.curriculum.sampler import Catalogue, SequenceSource
+from longrepo.curriculum.sampler import SequenceCatalog, SequenceSource
 from longrepo.curriculum.schedule import Schedule
 from longrepo.data.text import TARGET_WEIGHT
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
-from longrepo.training.batches import batch_of
+from longrepo.training.batches import make_batch
 from longrepo.training.events import Validation
 
-HELD_OUT = 0.05  # of the training sequences of each length, where the file has no validation split
+VALIDATION_SHARE = 0.05  # of the training sequences of each length, where the file has no validation split
 
 
 @dataclass(frozen=True)
@@ -30,31 +30,32 @@ class ValidationSet:
         return sum(len(indices) for indices in self.groups.values())
 
 
-def hold_out(catalogue: Catalogue, schedule: Schedule) -> tuple[Catalogue, str | None]:
-    """The catalogue with a validation split: its own, or every 20th training sequence of each length (at least one
+def with_validation_split(catalog: SequenceCatalog, schedule: Schedule) -> tuple[SequenceCatalog, str | None]:
+    """The catalog with a validation split: its own, or every 20th training sequence of each length (at least one
     where there are two), and a sentence that says so. Deterministic: evenly spaced in file order."""
-    if "validation" in catalogue.split:
-        return catalogue, None
-    split, held = list(catalogue.split), 0
+    if "validation" in catalog.split:
+        return catalog, None
+    split, held = list(catalog.split), 0
     for phase in schedule.phases:
-        here = catalogue.indices("train", phase.above, phase.max_length)
+        here = catalog.indices("train", phase.above, phase.max_length)
         if len(here) >= 2:
-            for index in _spaced(here, max(1, round(HELD_OUT * len(here)))):
+            for index in _evenly_spaced(here, max(1, round(VALIDATION_SHARE * len(here)))):
                 split[index] = "validation"
                 held += 1
     if held == 0:
         raise InputError("the sequences have no validation split and too few to hold any out: build more sequences")
     note = (
-        f"the sequences have no validation split: {held} of {len(split)} ({HELD_OUT:.0%} of each length) are held out"
+        f"the sequences have no validation split: {held} of {len(split)} ({VALIDATION_SHARE:.0%} of each length) are "
+        f"held out"
     )
-    return replace(catalogue, split=tuple(split)), note
+    return replace(catalog, split=tuple(split)), note
 
 
-def validation_set(catalogue: Catalogue, schedule: Schedule, settings: Settings) -> ValidationSet:
+def make_validation_set(catalog: SequenceCatalog, schedule: Schedule, settings: Settings) -> ValidationSet:
     """Every validation sequence that fits a phase, or `training.max_validation_sequences` of them: an equal number
     of each length, evenly spaced in file order. Raises InputError where none fits."""
     groups = {
-        f"≤{phase.max_length}": catalogue.indices("validation", phase.above, phase.max_length)
+        f"≤{phase.max_length}": catalog.indices("validation", phase.above, phase.max_length)
         for phase in schedule.phases
     }
     groups = {name: indices for name, indices in groups.items() if indices}
@@ -66,7 +67,7 @@ def validation_set(catalogue: Catalogue, schedule: Schedule, settings: Settings)
     limit = settings.training.max_validation_sequences
     if limit is not None:
         each = max(1, limit // len(groups))
-        groups = {name: _spaced(indices, min(each, len(indices))) for name, indices in groups.items()}
+        groups = {name: _evenly_spaced(indices, min(each, len(indices))) for name, indices in groups.items()}
     return ValidationSet({name: tuple(indices) for name, indices in groups.items()})
 
 
@@ -88,7 +89,7 @@ def validate(
         for index in indices:
             if stop():
                 return None
-            batch = batch_of(source, [index], engine.pad_id)
+            batch = make_batch(source, [index], engine.pad_id)
             target = batch.loss_weights >= TARGET_WEIGHT
             total += float(engine.score(batch)[target].sum(dtype=np.float64))
             count += int(target.sum())
@@ -104,5 +105,5 @@ def validate(
     return Validation(loss, {name: total / count for name, (total, count) in sums.items() if count}, tokens)
 
 
-def _spaced(indices: Sequence[int], count: int) -> list[int]:
+def _evenly_spaced(indices: Sequence[int], count: int) -> list[int]:
     return [indices[(place * len(indices)) // count] for place in range(count)]

@@ -20,13 +20,13 @@ from typing import Any
 
 import xxhash
 
-from longrepo.utils.files import write_text
+from longrepo.utils.files import write_text_file
 
-_AT_ONCE = 500  # keys in a question to SQLite
-_DAY = 86_400
-_SEAL = 8  # bytes
-_FILE = "texts.sqlite"
-MOST_BYTES = 2 << 30
+_KEYS_PER_QUERY = 500  # keys in a question to SQLite
+_SECONDS_PER_DAY = 86_400
+_CHECKSUM_BYTES = 8  # bytes
+_FILE_NAME = "texts.sqlite"
+MAX_CACHE_BYTES = 2 << 30
 
 
 def cache_folder() -> Path | None:
@@ -38,12 +38,12 @@ def cache_folder() -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longrepo"
 
 
-class Cache:
+class SqliteCache:
     """Bytes by key. `folder` None keeps nothing beyond this object (on disk all the same). A file that is damaged or
     can't be used is as good as an empty one: nothing here raises. What was used longest ago goes at `close`, where the
     values take more than `most_bytes`."""
 
-    def __init__(self, folder: Path | None = None, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, folder: Path | None = None, most_bytes: int = MAX_CACHE_BYTES) -> None:
         self._most = most_bytes
         self._now = int(time.time())
         self._connection = _open(folder)
@@ -51,11 +51,15 @@ class Cache:
     def get(self, keys: Sequence[str]) -> dict[str, bytes]:
         """The values there are."""
         found: dict[str, bytes] = {}
-        for some in _blocks(keys):
+        for some in _key_batches(keys):
             marks = ",".join("?" * len(some))
             rows = self._rows(f"SELECT key, value, used FROM entries WHERE key IN ({marks})", some)
-            found.update((key, value[_SEAL:]) for key, value, _ in rows if value[:_SEAL] == _seal(value[_SEAL:]))
-            if any(used < self._now - _DAY for _, _, used in rows):
+            found.update(
+                (key, value[_CHECKSUM_BYTES:])
+                for key, value, _ in rows
+                if value[:_CHECKSUM_BYTES] == _checksum(value[_CHECKSUM_BYTES:])
+            )
+            if any(used < self._now - _SECONDS_PER_DAY for _, _, used in rows):
                 self._rows(f"UPDATE entries SET used = ? WHERE key IN ({marks})", [self._now, *some])
         return found
 
@@ -64,7 +68,7 @@ class Cache:
         with suppress(sqlite3.Error):
             self._connection.executemany(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
-                [(key, len(value), self._now, _seal(value) + value) for key, value in items.items()],
+                [(key, len(value), self._now, _checksum(value) + value) for key, value in items.items()],
             )
             self._connection.commit()
 
@@ -87,7 +91,7 @@ class Cache:
             return []
 
 
-def _seal(value: bytes) -> bytes:
+def _checksum(value: bytes) -> bytes:
     """What stands before a value, to know it by: SQLite doesn't notice when its pages are altered."""
     return xxhash.xxh3_64_digest(value)
 
@@ -98,10 +102,10 @@ def _open(folder: Path | None) -> sqlite3.Connection:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for _ in range(2):
             with suppress(sqlite3.Error, OSError):
-                (folder / _FILE).touch(mode=0o600)  # it holds what repositories hold
-                return _connect(str(folder / _FILE))
+                (folder / _FILE_NAME).touch(mode=0o600)  # it holds what repositories hold
+                return _connect(str(folder / _FILE_NAME))
             with suppress(OSError):  # damaged: begin anew
-                (folder / _FILE).unlink()
+                (folder / _FILE_NAME).unlink()
     return _connect("")  # SQLite's own temporary file
 
 
@@ -117,16 +121,16 @@ def _connect(file: str) -> sqlite3.Connection:
     return connection
 
 
-def _blocks(keys: Sequence[str]) -> Iterator[list[str]]:
+def _key_batches(keys: Sequence[str]) -> Iterator[list[str]]:
     rest = iter(keys)
-    while some := list(islice(rest, _AT_ONCE)):
+    while some := list(islice(rest, _KEYS_PER_QUERY)):
         yield some
 
 
-MOST = 5000  # entries
+MAX_ENTRIES = 5000  # entries
 
 
-class Kept:
+class JsonCache:
     """Values of JSON by key, in a file `name` of the cache folder. One that can't be read is as good as none."""
 
     def __init__(self, name: str) -> None:
@@ -143,7 +147,7 @@ class Kept:
         self._entries = self._read() | self._entries | {key: value}
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_text(self._file, json.dumps(dict(list(self._entries.items())[-MOST:])))
+            write_text_file(self._file, json.dumps(dict(list(self._entries.items())[-MAX_ENTRIES:])))
 
     def _read(self) -> dict[str, Any]:
         try:

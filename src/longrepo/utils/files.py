@@ -16,12 +16,12 @@ from pathlib import Path
 
 from longrepo.errors import InputError, RunError
 
-WRITING = ".writing-"  # what such a prefix names was never finished
+TEMPORARY_PREFIX = ".writing-"  # what such a prefix names was never finished
 
 
-def write_text(file: Path, text: str) -> None:
+def write_text_file(file: Path, text: str) -> None:
     """Write beside, sync, rename. Raises InputError where the folder can't be written, RunError on a full disk."""
-    beside = file.with_name(WRITING + file.name)
+    beside = file.with_name(TEMPORARY_PREFIX + file.name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("w", encoding="utf-8") as stream:
@@ -66,7 +66,7 @@ def move_into_place(written: Path, final: Path) -> None:
 
 def swap_pointer(pointer: Path, target: Path) -> None:
     """Let a relative symbolic link point to a target, atomically. Both lie in one tree."""
-    beside = pointer.with_name(WRITING + pointer.name)
+    beside = pointer.with_name(TEMPORARY_PREFIX + pointer.name)
     beside.unlink(missing_ok=True)
     os.symlink(os.path.relpath(target, pointer.parent), beside)
     os.replace(beside, pointer)
@@ -74,9 +74,9 @@ def swap_pointer(pointer: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def folder_beside(final: Path) -> Iterator[Path]:
+def temporary_folder_beside(final: Path) -> Iterator[Path]:
     """A new empty folder to fill, removed if filling fails."""
-    beside = final.with_name(WRITING + final.name)
+    beside = final.with_name(TEMPORARY_PREFIX + final.name)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
@@ -88,7 +88,7 @@ def folder_beside(final: Path) -> Iterator[Path]:
 
 def remove_unfinished(folder: Path) -> list[str]:
     """Remove what an earlier process was writing when it died; return the names."""
-    names = sorted(path.name for path in folder.glob(WRITING + "*")) if folder.is_dir() else []
+    names = sorted(path.name for path in folder.glob(TEMPORARY_PREFIX + "*")) if folder.is_dir() else []
     for name in names:
         path = folder / name
         if path.is_dir() and not path.is_symlink():

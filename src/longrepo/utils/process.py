@@ -8,7 +8,7 @@ import resource
 import sys
 from pathlib import Path
 
-_MMAP_THRESHOLD, _AT_ONCE = -3, 128 * 1024  # mallopt's parameter, and glibc's value at a process's start
+_MMAP_THRESHOLD, _THRESHOLD_BYTES = -3, 128 * 1024  # mallopt's parameter, and glibc's value at a process's start
 
 
 def peak_resident() -> int:
@@ -30,7 +30,7 @@ def reset_peak_resident() -> None:
         return
 
 
-def give_back_freed() -> bool:
+def return_freed_memory() -> bool:
     """Have the C library give each freed block of 128 KiB or more back at once; whether it can be told to (glibc).
 
     By itself it keeps those of up to 32 MiB as soon as it has seen one freed, and a step's blocks of many sizes leave
@@ -39,4 +39,4 @@ def give_back_freed() -> bool:
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _AT_ONCE))
+    return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _THRESHOLD_BYTES))

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 
-class Watch(Protocol):
+class Progress(Protocol):
     """Is told each step, and of counted work each piece that is done."""
 
     def step(self, what: str) -> None:
@@ -17,7 +17,7 @@ class Watch(Protocol):
         """Counted work: call what is yielded with how many pieces were done."""
 
 
-class Unwatched:
+class NoProgress:
     """Nobody listens."""
 
     def step(self, what: str) -> None:

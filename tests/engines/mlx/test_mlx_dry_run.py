@@ -13,16 +13,16 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch, Measured, Method
+from longrepo.engines.base import Batch, StepBytes, StepMethod
 from longrepo.engines.mlx.allocator import Allocator
-from longrepo.engines.mlx.device import LEAST_CACHE, Placement, set_limits
-from longrepo.engines.mlx.dry_run import DryRun
+from longrepo.engines.mlx.device import MIN_CACHE, MlxPlacement, set_memory_limits
+from longrepo.engines.mlx.dry_run import MlxDryRun
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays
 from longrepo.engines.mlx.graph import trace
 from longrepo.engines.mlx.kv_cache import cache_bytes
-from longrepo.engines.mlx.load import skeleton
-from longrepo.engines.mlx.lora import patch
+from longrepo.engines.mlx.load import meta_model
+from longrepo.engines.mlx.lora import add_trained_tokens
 from longrepo.engines.model_shape import read_config, read_shape
 
 STARCODER: dict[str, Any] = {
@@ -41,7 +41,7 @@ STARCODER: dict[str, Any] = {
 }
 LLAMA = STARCODER | {"model_type": "llama", "tie_word_embeddings": False, "sliding_window": None}
 OF_LLAMA = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]"
-CHUNKS = Method("chunked", 32)
+CHUNKS = StepMethod("chunked", 32)
 
 
 @pytest.fixture(autouse=True)
@@ -61,21 +61,21 @@ def settings_of(*overrides: str) -> Settings:
     return load_settings(None, ("lora.r=4", "model.quantization=none", *overrides))
 
 
-def highest(measured: Measured) -> int:
+def highest(measured: StepBytes) -> int:
     return max(value for name, value in measured.items() if name.startswith("peak "))
 
 
 def measured_peak(
-    config: Any, settings: Settings, method: Method, dtype: mx.Dtype, tokens: int, scored: int | None = None
+    config: Any, settings: Settings, method: StepMethod, dtype: mx.Dtype, tokens: int, scored: int | None = None
 ) -> int:
     """Of a second micro-batch and the update after it, by MLX's counter; `scored`: of the last tokens, None: all."""
     mx.clear_cache()
     before = mx.get_active_memory()
     tree = config.to_dict() | {"vocab_size": config.vocab_size + 2}
-    model = skeleton(tree, settings, dtype)
+    model = meta_model(tree, settings, dtype)
     mx.eval(model.parameters())
-    rows = patch(model, range(tree["vocab_size"] - 2, tree["vocab_size"]), tree["vocab_size"])
-    engine = MlxEngine(model, rows, settings, Placement("cpu", dtype, ()))
+    rows = add_trained_tokens(model, range(tree["vocab_size"] - 2, tree["vocab_size"]), tree["vocab_size"])
+    engine = MlxEngine(model, rows, settings, MlxPlacement("cpu", dtype, ()))
     engine.use(method)
     left = tokens - (scored or tokens)
     batch = Batch.of([([1] * tokens, [0.0] * left + [1.0] * (tokens - left))], 0)
@@ -95,8 +95,8 @@ def measured_peak(
 CASES = {
     "starcoder2": (STARCODER, CHUNKS, mx.float32, ()),
     "starcoder2, 4-bit": (STARCODER, CHUNKS, mx.float32, ("model.quantization=nf4",)),
-    "starcoder2, recomputed": (STARCODER, Method("chunked", 32, "recompute", 2), mx.float32, ()),
-    "starcoder2, plain": (STARCODER, Method(), mx.float32, ("training.use_gradient_checkpointing=false",)),
+    "starcoder2, recomputed": (STARCODER, StepMethod("chunked", 32, "recompute", 2), mx.float32, ()),
+    "starcoder2, plain": (STARCODER, StepMethod(), mx.float32, ("training.use_gradient_checkpointing=false",)),
     "llama, bfloat16": (LLAMA, CHUNKS, mx.bfloat16, (OF_LLAMA,)),
 }
 
@@ -105,14 +105,14 @@ CASES = {
 def test_a_step_is_planned_as_mlx_counts_it(tmp_path: Path, case: str) -> None:
     tree, method, dtype, overrides = CASES[case]
     config, settings = config_of(tmp_path, tree), settings_of(*overrides)
-    planned = DryRun(config, settings, method, "cpu", dtype, 2).at(2, 100)
+    planned = MlxDryRun(config, settings, method, "cpu", dtype, 2).at(2, 100)
     measured = measured_peak(config, settings, method, dtype, 100)
     assert 0.98 * measured <= highest(planned) <= 1.08 * measured  # on a busy machine MLX dispatches less far ahead
 
 
 def test_a_batch_of_which_little_is_scored_needs_less(tmp_path: Path) -> None:
     config, settings = config_of(tmp_path, STARCODER), settings_of()
-    run = DryRun(config, settings, CHUNKS, "cpu", mx.float32, 2)
+    run = MlxDryRun(config, settings, CHUNKS, "cpu", mx.float32, 2)
     planned = highest(run.at(2, 230, every_chunk=True, scored=32))
     measured = measured_peak(config, settings, CHUNKS, mx.float32, 230, 32)
     assert 0.98 * measured <= planned <= 1.08 * measured
@@ -124,16 +124,16 @@ def test_nothing_of_a_large_model_is_computed_or_allocated(tmp_path: Path) -> No
     config = config_of(tmp_path, STARCODER | large | {"num_hidden_layers": 30, "sliding_window": 4096})
     mx.reset_peak_memory()
     before = mx.get_active_memory()
-    found = DryRun(config, settings_of("model.quantization=nf4"), Method("chunked", 256), "cpu", mx.bfloat16, 2).whole(
-        600
-    )
+    found = MlxDryRun(
+        config, settings_of("model.quantization=nf4"), StepMethod("chunked", 256), "cpu", mx.bfloat16, 2
+    ).whole(600)
     assert mx.get_peak_memory() - before < 16 * 2**20
     assert found["weights"] > 1.5 * 2**30
     assert highest(found) > found["weights"] + 200 * 2**20
 
 
 def test_chunks_that_are_left_out_would_not_be_the_highest(tmp_path: Path) -> None:
-    run = DryRun(config_of(tmp_path, STARCODER), settings_of(), CHUNKS, "cpu", mx.float32, 2)
+    run = MlxDryRun(config_of(tmp_path, STARCODER), settings_of(), CHUNKS, "cpu", mx.float32, 2)
     full, sampled = run.at(1, 230, every_chunk=True), run.at(1, 230)
     assert highest(sampled) == pytest.approx(highest(full), rel=0.02)
     assert sampled["kept"] == full["kept"]
@@ -141,13 +141,13 @@ def test_chunks_that_are_left_out_would_not_be_the_highest(tmp_path: Path) -> No
 
 def test_layers_grow_evenly_and_a_disk_store_is_counted(tmp_path: Path) -> None:
     config = config_of(tmp_path, STARCODER | {"num_hidden_layers": 4})
-    for method in (CHUNKS, Method("chunked", 32, "disk")):
-        run = DryRun(config, settings_of(), method, "cpu", mx.float32, 2)
+    for method in (CHUNKS, StepMethod("chunked", 32, "disk")):
+        run = MlxDryRun(config, settings_of(), method, "cpu", mx.float32, 2)
         direct, extrapolated = run.at(4, 70), run.whole(70)
         for name, value in direct.items():
             assert extrapolated[name] == pytest.approx(value, rel=0.01), name
         assert (direct["disk_written"] > 0) == (method.store == "disk")
-        assert run.why_not_chunked() is None
+        assert run.chunked_unsupported_reason() is None
 
 
 def test_an_operation_takes_over_the_buffer_of_what_nobody_needs_any_more() -> None:
@@ -210,12 +210,12 @@ def test_limits_are_metals_and_come_from_the_plan(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(mx, "device_info", lambda: {"max_recommended_working_set_size": 5 * 2**30})
     for name in ("memory", "cache", "wired"):
         monkeypatch.setattr(mx, f"set_{name}_limit", lambda value, name=name: told.update({name: value}))
-    set_limits("cpu", 2**30, 2**31)
-    assert told == {"cache": LEAST_CACHE}, "the others are Metal's"
-    choices = set_limits("metal", 4 * 2**30, 5 * 2**30)
+    set_memory_limits("cpu", 2**30, 2**31)
+    assert told == {"cache": MIN_CACHE}, "the others are Metal's"
+    choices = set_memory_limits("metal", 4 * 2**30, 5 * 2**30)
     assert len(choices) == 3
     assert told["memory"] == int(4 * 2**30 * 1.05)
     assert told["memory"] + told["cache"] == 5 * 2**30
     assert told["wired"] == 4 * 2**30
-    set_limits("metal", 6 * 2**30, 8 * 2**30)
+    set_memory_limits("metal", 6 * 2**30, 8 * 2**30)
     assert told["wired"] == 5 * 2**30, "no more than macOS recommends"

@@ -14,12 +14,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings
 
-from longrepo.engines.base import Batch, Method
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError
 
-CHUNKS = Method("chunked", 24)
+CHUNKS = StepMethod("chunked", 24)
 
 
 @pytest.fixture(scope="module")

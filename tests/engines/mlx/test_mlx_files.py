@@ -20,15 +20,21 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings
 
 from longrepo.engines.base import Batch
-from longrepo.engines.mlx.adapter_io import lora_tensors, read_adapter, read_optimizer, write_adapter, write_optimizer
-from longrepo.engines.mlx.lora import TokenRows, attach_lora, patch
+from longrepo.engines.mlx.adapter_io import (
+    lora_tensors,
+    read_mlx_adapter,
+    read_mlx_optimizer,
+    write_mlx_adapter,
+    write_mlx_optimizer,
+)
+from longrepo.engines.mlx.lora import MlxTokenEmbeddings, add_trained_tokens, attach_lora
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError
 
 IDS = list(range(VOCABULARY, VOCABULARY + ADDED))
 
 
-def mlx_model(folder: Path, *overrides: str, layers: int = 2) -> tuple[Any, TokenRows]:
+def mlx_model(folder: Path, *overrides: str, layers: int = 2) -> tuple[Any, MlxTokenEmbeddings]:
     model = Model(
         ModelArgs(
             model_type="starcoder2", hidden_size=64, num_hidden_layers=layers, intermediate_size=128,
@@ -36,7 +42,7 @@ def mlx_model(folder: Path, *overrides: str, layers: int = 2) -> tuple[Any, Toke
         )
     )  # fmt: skip
     attach_lora(model, settings(folder, *overrides))
-    return model, patch(model, IDS, VOCABULARY + ADDED)
+    return model, add_trained_tokens(model, IDS, VOCABULARY + ADDED)
 
 
 def trained(folder: Path, steps: int = 3) -> TorchEngine:
@@ -64,7 +70,7 @@ def written(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tor
     return engine, path
 
 
-def parameters_of(model: Any, rows: TokenRows) -> dict[str, tuple[int, ...]]:
+def parameters_of(model: Any, rows: MlxTokenEmbeddings) -> dict[str, tuple[int, ...]]:
     return {path: tensor.shape for path, tensor in lora_tensors(model).items()} | {"rows": rows.weight.shape}
 
 
@@ -73,11 +79,11 @@ def test_an_adapter_goes_through_mlx_and_back_bit_by_bit(
 ) -> None:
     engine, path = written
     model, rows = mlx_model(folder)
-    read_adapter(path, model, rows)
+    read_mlx_adapter(path, model, rows)
     layer = model.model.layers[1].mlp.c_fc
     theirs = engine.parameters["base_model.model.model.layers.1.mlp.c_fc.lora_A.default.weight"].detach().numpy()
     assert layer.lora_a.shape == (64, 4) and np.array_equal(np.array(layer.lora_a), theirs.T)
-    write_adapter(tmp_path, model, rows, settings(folder))
+    write_mlx_adapter(tmp_path, model, rows, settings(folder))
     name = "adapter_model.safetensors"
     assert (tmp_path / name).read_bytes() == (path / name).read_bytes()
     ours, theirs_config = (PeftConfig.from_pretrained(str(where)).to_dict() for where in (tmp_path, path))
@@ -87,10 +93,10 @@ def test_an_adapter_goes_through_mlx_and_back_bit_by_bit(
 
 def test_without_structure_rows_there_are_none_in_the_adapter(folder: Path, tmp_path: Path) -> None:
     model, _ = mlx_model(folder)
-    write_adapter(tmp_path, model, None, settings(folder))
+    write_mlx_adapter(tmp_path, model, None, settings(folder))
     assert not [name for name in load_file(tmp_path / "adapter_model.safetensors") if "embed" in name]
     assert PeftConfig.from_pretrained(str(tmp_path)).trainable_token_indices is None
-    read_adapter(tmp_path, model, None)
+    read_mlx_adapter(tmp_path, model, None)
 
 
 def test_moments_go_through_mlx_and_back_bit_by_bit(
@@ -99,12 +105,12 @@ def test_moments_go_through_mlx_and_back_bit_by_bit(
     engine, path = written
     model, rows = mlx_model(folder)
     file = path / "optimizer.safetensors"
-    state, step = read_optimizer(file, parameters_of(model, rows))
+    state, step = read_mlx_optimizer(file, parameters_of(model, rows))
     assert step == 3 and state.keys() == parameters_of(model, rows).keys()
     theirs = engine._optimizer.state[engine.parameters["base_model.model.model.embed_tokens.rows.weight"]]
     assert np.array_equal(np.array(state["rows"][1]), theirs["exp_avg_sq"].numpy())
     again = tmp_path / "optimizer.safetensors"
-    write_optimizer(again, state, step)
+    write_mlx_optimizer(again, state, step)
     assert again.read_bytes() == file.read_bytes()
     resumed = trained(folder, steps=0)
     resumed.load_optimizer(again)
@@ -118,11 +124,11 @@ def test_a_state_before_the_first_update_and_one_with_frozen_modules(
 ) -> None:
     model, rows = mlx_model(folder)
     parameters, file = parameters_of(model, rows), tmp_path / "optimizer.safetensors"
-    write_optimizer(file, {}, 0)
-    assert read_optimizer(file, parameters) == ({}, 0)
-    state, step = read_optimizer(written[1] / file.name, parameters)
-    write_optimizer(file, {path: moments for path, moments in state.items() if ".mlp." not in path}, step)
-    some, step = read_optimizer(file, parameters)
+    write_mlx_optimizer(file, {}, 0)
+    assert read_mlx_optimizer(file, parameters) == ({}, 0)
+    state, step = read_mlx_optimizer(written[1] / file.name, parameters)
+    write_mlx_optimizer(file, {path: moments for path, moments in state.items() if ".mlp." not in path}, step)
+    some, step = read_mlx_optimizer(file, parameters)
     assert step == 3 and some.keys() == {path for path in parameters if ".mlp." not in path}
 
 
@@ -134,17 +140,17 @@ def test_an_adapter_of_other_lora_settings_or_another_model_is_refused(
     for model, rows in (rank, deeper):
         before = np.array(rows.weight)
         with pytest.raises(InputError, match="another base model, other LoRA settings") as caught:
-            read_adapter(adapter.parent, model, rows)
+            read_mlx_adapter(adapter.parent, model, rows)
         assert "\n" not in str(caught.value) and np.array_equal(before, np.array(rows.weight))
     with pytest.raises(InputError, match=r"moments of another shape .*; the LoRA settings differ"):
-        read_optimizer(optimizer, parameters_of(*rank))
+        read_mlx_optimizer(optimizer, parameters_of(*rank))
     with pytest.raises(InputError, match="state of unknown parameters"):
-        read_optimizer(optimizer, {"rows": (ADDED, 64)})
+        read_mlx_optimizer(optimizer, {"rows": (ADDED, 64)})
     uneven = load_file(optimizer)
     uneven[next(key for key in uneven if key.endswith("/step"))] = np.array(1, np.float32)
     save_file(uneven, tmp_path / "uneven")
     with pytest.raises(InputError, match=r"were updated \[1, 3\] times"):
-        read_optimizer(tmp_path / "uneven", parameters_of(*mlx_model(folder)))
+        read_mlx_optimizer(tmp_path / "uneven", parameters_of(*mlx_model(folder)))
 
 
 @pytest.mark.parametrize("damage", [lambda data: None, lambda data: data[:-200], lambda data: b"no tensors"])
@@ -156,9 +162,9 @@ def test_files_that_are_missing_or_damaged_are_one_line(
         if (left := damage((written[1] / name).read_bytes())) is not None:
             (tmp_path / name).write_bytes(left)
     with pytest.raises(InputError, match="can't be read as an adapter") as adapter:
-        read_adapter(tmp_path, model, rows)
+        read_mlx_adapter(tmp_path, model, rows)
     with pytest.raises(InputError, match="can't be read as an optimizer's state") as optimizer:
-        read_optimizer(tmp_path / "optimizer.safetensors", parameters_of(model, rows))
+        read_mlx_optimizer(tmp_path / "optimizer.safetensors", parameters_of(model, rows))
     assert all("\n" not in str(caught.value) for caught in (adapter, optimizer))
 
 
@@ -170,5 +176,5 @@ def test_an_adapter_in_half_precision_is_read_in_float32(
     assert isinstance(saved, dict)
     mx.save_safetensors(str(tmp_path / name), {key: tensor.astype(mx.bfloat16) for key, tensor in saved.items()})
     model, rows = mlx_model(folder)
-    read_adapter(tmp_path, model, rows)
+    read_mlx_adapter(tmp_path, model, rows)
     assert rows.weight.dtype == model.model.layers[0].self_attn.q_proj.lora_b.dtype == mx.float32

@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from longrepo.data.questions.sources import (
-    EVERYWHERE,
-    SCRIPTS,
-    Book,
-    Place,
+    MAX_HOLDERS,
+    SCRIPT_LANGUAGES,
+    QuestionIndex,
+    SourceDefinition,
     begins_statement,
-    called_at,
-    given_away,
+    is_call,
     may_define,
-    name_at,
-    plain,
-    stands,
+    name_position,
+    normalize_name,
+    path_reveals,
+    word_positions,
 )
-from longrepo.repository.outline import Definition
+from longrepo.repository.definitions import Definition
 
 
 @dataclass(frozen=True)
@@ -39,54 +39,54 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Kind:
+class QuestionKind:
     """`subjects`: the names, paths or commit ids that this kind could ask about; `ask`: the question about one of
     them, or the reason why there is none."""
 
     name: str
-    subjects: Callable[[Book], Iterable[str]]
-    ask: Callable[[Book, str], Question | str]
+    subjects: Callable[[QuestionIndex], Iterable[str]]
+    ask: Callable[[QuestionIndex, str], Question | str]
 
 
 CLASSES = ("class", "struct", "interface", "trait", "enum")
 FUNCTIONS = ("function", "method")
-_UNTOLD = ("#", "//", "/*", '"""', "'''")  # comments and literals of several lines: not the same on one line
-_CUT = 390  # characters: a signature this long is cut short
-_OWNER_LANGUAGES = ("Python", "Java", "PHP", *SCRIPTS)
+_COMMENT_MARKS = ("#", "//", "/*", '"""', "'''")  # comments and literals of several lines: not the same on one line
+_MAX_SIGNATURE_CHARACTERS = 390  # characters: a signature this long is cut short
+_OWNER_LANGUAGES = ("Python", "Java", "PHP", *SCRIPT_LANGUAGES)
 _RECEIVER = re.compile(r"func \(\s*(?:\w+\s+)?\*?(\w+)(?:\[[^\]]*\])?\s*\)")
 _EXTENDS = re.compile(r"\bextends ([\w.]+) ?(?:<.*>)? ?(?:implements\b.*|$)")
 _PYTHON_BASES = re.compile(r"class \w+ ?\(([\w., =]*)\) ?:?$")
 
 
-_OPENS = re.compile(r"\s*(?:<[^(]*>|\[[^(]*\])?\s*\(")
+_OPENING_BRACKET = re.compile(r"\s*(?:<[^(]*>|\[[^(]*\])?\s*\(")
 _PARAMETER = re.compile(r"\w+(?=\s*(?::|$))")
 _INDENTATION = re.compile(r"[ \t]*")
 _RECEIVERS = ("self", "cls", "&self", "&mut self", "mut self", "this", "void")
 
 
-def only(book: Book, name: str) -> Place | str:
+def sole_definition(book: QuestionIndex, name: str) -> SourceDefinition | str:
     """The only definition of a name, or the reason why the text leaves a doubt that it is."""
-    if name not in book.decided:
-        book.decided[name] = _only(book, name)
-    return book.decided[name]
+    if name not in book.sole_definitions:
+        book.sole_definitions[name] = _find_sole_definition(book, name)
+    return book.sole_definitions[name]
 
 
-def _only(book: Book, name: str) -> Place | str:
+def _find_sole_definition(book: QuestionIndex, name: str) -> SourceDefinition | str:
     place = book.unique[name]
-    if len(book.holders[name]) > EVERYWHERE:
+    if len(book.holders[name]) > MAX_HOLDERS:
         return "name is an everyday word here"
-    own = name_at(place)
+    own = name_position(place)
     is_function = place.source.language == "C" and place.definition.kind in FUNCTIONS
-    if is_function and not called_at(place.source.text, own, name):  # a macro's argument
+    if is_function and not is_call(place.source.text, own, name):  # a macro's argument
         return "definition can't be told from its text"
     for source in book.holders[name]:
-        for at in stands(name, source.text):
+        for at in word_positions(name, source.text):
             if (source is not place.source or at != own) and may_define(source, name, at, place.definition.kind):
                 return "name may be defined elsewhere too"
     return place
 
 
-def base_of(place: Place) -> str | None:
+def base_of(place: SourceDefinition) -> str | None:
     """The one class that a class extends, as written without type arguments; None where it isn't just one."""
     signature, language = place.definition.signature, place.source.language
     if language == "Python":
@@ -94,7 +94,7 @@ def base_of(place: Place) -> str | None:
         bases = [one.strip() for one in match.group(1).split(",")] if match else []
         bases = [one for one in bases if one and "=" not in one]
         return bases[0] if len(bases) == 1 and bases[0] != "object" else None
-    if language in ("Java", "PHP", *SCRIPTS) and signature.count(" extends ") == 1:
+    if language in ("Java", "PHP", *SCRIPT_LANGUAGES) and signature.count(" extends ") == 1:
         found = _EXTENDS.search(signature)
         return found.group(1) if found else None
     return None
@@ -102,7 +102,9 @@ def base_of(place: Place) -> str | None:
 
 def parameters(signature: str, name: str) -> list[tuple[str, str]] | None:
     """Each parameter's text before and after its `=` ("" without one); None where the brackets don't close."""
-    opening = next((at for at in stands(name, signature) if _OPENS.match(signature, at + len(name))), None)
+    opening = next(
+        (at for at in word_positions(name, signature) if _OPENING_BRACKET.match(signature, at + len(name))), None
+    )
     if opening is None:
         return None
     found, depth, quote, begin, equals = list[tuple[str, str]](), 0, "", signature.index("(", opening) + 1, 0
@@ -133,39 +135,39 @@ def parameters(signature: str, name: str) -> list[tuple[str, str]] | None:
 def directly_inside(text: str, outer: Definition, inner: Definition) -> bool:
     """Whether a definition is indented under another's head, nothing between: no condition, no anonymous class."""
     at = text.rfind("\n", 0, inner.start) + 1
-    width = _width(text, at)
+    width = _indentation(text, at)
     while at > outer.start:
         at = text.rfind("\n", 0, at - 1) + 1
         line = text[at : text.find("\n", at)].strip()
-        if line and line[0] not in ")}]" and _width(text, at) < width:
+        if line and line[0] not in ")}]" and _indentation(text, at) < width:
             return at <= outer.body and text.find("\n", at) >= outer.start
     return False
 
 
-def _width(text: str, at: int) -> int:
+def _indentation(text: str, at: int) -> int:
     match = _INDENTATION.match(text, at)
     return match.end() - at if match else 0
 
 
-def _named(*kinds: str) -> Callable[[Book], Iterator[str]]:
-    def subjects(book: Book) -> Iterator[str]:
+def _subjects_of_kinds(*kinds: str) -> Callable[[QuestionIndex], Iterator[str]]:
+    def subjects(book: QuestionIndex) -> Iterator[str]:
         return (name for name, place in book.unique.items() if place.definition.kind in kinds)
 
     return subjects
 
 
-def _where(book: Book, name: str) -> Question | str:
-    place = only(book, name)
+def _where_question(book: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(book, name)
     if isinstance(place, str):
         return place
-    if given_away(name, place.source.path):
+    if path_reveals(name, place.source.path):
         return "answered by the question itself"
     text = f"In which file is the {place.definition.kind} {name} defined?"
     return _question("where", text, f"{place.source.path}, in {{snippet}}", place)
 
 
-def _signature(book: Book, name: str) -> Question | str:
-    place = only(book, name)
+def _signature_question(book: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(book, name)
     if isinstance(place, str):
         return place
     source, start = place.source, place.definition.start
@@ -179,8 +181,8 @@ def _signature(book: Book, name: str) -> Question | str:
     return _question("signature", f"What is the signature of {name}?", f"{signature}, in {{snippet}}", place)
 
 
-def _default(book: Book, name: str) -> Question | str:
-    place = only(book, name)
+def _default_question(book: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(book, name)
     if isinstance(place, str):
         return place
     found = parameters(_whole_signature(place), name) or []
@@ -193,19 +195,19 @@ def _default(book: Book, name: str) -> Question | str:
     return _question("default", text, f"{value}, in {{snippet}}", place)
 
 
-def _owner(book: Book, name: str) -> Question | str:
-    place = only(book, name)
+def _owner_question(book: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(book, name)
     if isinstance(place, str):
         return place
     owner = _owner_name(book, place)
     if owner is None:
         return "what holds the method can't be told from its text"
-    if plain(owner) in plain(name):
+    if normalize_name(owner) in normalize_name(name):
         return "answered by the question itself"
     return _question("owner", f"Which type has the method {name}?", f"{owner}, in {{snippet}}", place)
 
 
-def _owner_name(book: Book, place: Place) -> str | None:
+def _owner_name(book: QuestionIndex, place: SourceDefinition) -> str | None:
     source, one = place.source, place.definition
     if source.language == "Go":
         receiver = _RECEIVER.match(one.signature)
@@ -216,39 +218,41 @@ def _owner_name(book: Book, place: Place) -> str | None:
     return owner.name if directly_inside(source.text, owner, one) else None
 
 
-def _base(book: Book, name: str) -> Question | str:
-    place = only(book, name)
+def _base_question(book: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(book, name)
     if isinstance(place, str):
         return place
     base = base_of(place)
     if base is None:
         return "class doesn't extend exactly one other"
-    if plain(base.rpartition(".")[2]) in plain(name):
+    if normalize_name(base.rpartition(".")[2]) in normalize_name(name):
         return "answered by the question itself"
     return _question("base", f"Which class does {name} extend?", f"{base}, in {{snippet}}", place)
 
 
-def _whole_signature(place: Place) -> str:
+def _whole_signature(place: SourceDefinition) -> str:
     """The signature without what ends it; empty where it is cut short or holds a comment."""
     signature = place.definition.signature.rstrip()
-    if len(signature) > _CUT or any(mark in signature for mark in _UNTOLD):
+    if len(signature) > _MAX_SIGNATURE_CHARACTERS or any(mark in signature for mark in _COMMENT_MARKS):
         return ""
     return signature.removesuffix(":").removesuffix("=").removesuffix(";").rstrip()
 
 
-def _question(kind: str, text: str, answer: str, place: Place) -> Question:
-    return Question(kind, text, answer, ((place.source.path, name_at(place)),))
+def _question(kind: str, text: str, answer: str, place: SourceDefinition) -> Question:
+    return Question(kind, text, answer, ((place.source.path, name_position(place)),))
 
 
-def _with_default(book: Book) -> Iterator[str]:
-    asked = ("Python", *SCRIPTS)
-    return (name for name in _named(*FUNCTIONS)(book) if book.unique[name].source.language in asked)
+def _default_subjects(book: QuestionIndex) -> Iterator[str]:
+    asked = ("Python", *SCRIPT_LANGUAGES)
+    return (name for name in _subjects_of_kinds(*FUNCTIONS)(book) if book.unique[name].source.language in asked)
 
 
 NAME_KINDS = (
-    Kind("where", _named("macro", "type", "message", "service", *FUNCTIONS, *CLASSES), _where),
-    Kind("signature", _named(*FUNCTIONS), _signature),
-    Kind("default", _with_default, _default),
-    Kind("owner", _named("method"), _owner),
-    Kind("base", _named("class"), _base),
+    QuestionKind(
+        "where", _subjects_of_kinds("macro", "type", "message", "service", *FUNCTIONS, *CLASSES), _where_question
+    ),
+    QuestionKind("signature", _subjects_of_kinds(*FUNCTIONS), _signature_question),
+    QuestionKind("default", _default_subjects, _default_question),
+    QuestionKind("owner", _subjects_of_kinds("method"), _owner_question),
+    QuestionKind("base", _subjects_of_kinds("class"), _base_question),
 )

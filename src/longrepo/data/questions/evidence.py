@@ -19,14 +19,14 @@ from longrepo.data.questions.braces import LANGUAGES, BraceFile, brace_file, def
 from longrepo.data.questions.python_ast import PythonFile, may_bind
 from longrepo.data.questions.resolve import Resolver
 from longrepo.errors import InputError
-from longrepo.repository.files import tracked
-from longrepo.repository.git import ObjectReader, run_inside
+from longrepo.repository.files import tracked_entries
+from longrepo.repository.git import ObjectReader, run_git_in
 from longrepo.repository.types import decode_path
 
 _NAMES_AT_ONCE = 400  # in one pattern of git grep
 
 
-class Line(NamedTuple):
+class GrepLine(NamedTuple):
     """A line of a file; numbers begin at 1."""
 
     path: str
@@ -36,19 +36,19 @@ class Line(NamedTuple):
 
 def object_reader(repository: Path, commit: str) -> ObjectReader:
     """Plumbing on a repository's objects. Raises InputError where it isn't one."""
-    found, said = run_inside(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    found, said = run_git_in(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
     if found is None:
         raise InputError(f"{repository}: can't be read as a git repository ({said})")
     return ObjectReader(Path(found), "sha256" if len(commit) == 64 else "sha1")
 
 
-def holds(repository: Path, commit: str) -> bool:
+def holds_commit(repository: Path, commit: str) -> bool:
     """Whether a repository holds a commit (full id)."""
     with object_reader(repository, commit) as reader:
         return next(reader.sizes([commit]))[1] == "commit"
 
 
-class Tree:
+class CommitFiles:
     """The files of one commit. Close it, or use it in a `with`."""
 
     def __init__(self, repository: Path, commit: str) -> None:
@@ -61,9 +61,9 @@ class Tree:
             self._batch = stack.enter_context(self._reader.batch())
             self._open = stack.pop_all()
         self.text = lru_cache(maxsize=512)(self._text)
-        self._lines: dict[str, list[Line]] = {}
+        self._lines: dict[str, list[GrepLine]] = {}
 
-    def __enter__(self) -> Tree:
+    def __enter__(self) -> CommitFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,7 +72,7 @@ class Tree:
     @cached_property
     def blobs(self) -> dict[str, str]:
         """path -> object id of every regular file."""
-        return {one.path: one.blob for one in tracked(self._reader, self.commit) if one.mode.startswith("100")}
+        return {one.path: one.blob for one in tracked_entries(self._reader, self.commit) if one.mode.startswith("100")}
 
     def _text(self, path: str) -> str:
         """A file's text; empty where there is none."""
@@ -88,7 +88,7 @@ class Tree:
         for first in range(0, len(todo), _NAMES_AT_ONCE):
             self._grep(todo[first : first + _NAMES_AT_ONCE])
 
-    def lines(self, word: str) -> list[Line]:
+    def lines(self, word: str) -> list[GrepLine]:
         """The lines in which a word stands, anywhere in the tree, binary files left out."""
         self.look_up([word])
         return self._lines.get(word, [])
@@ -116,7 +116,7 @@ class Tree:
         return found
 
     def _grep(self, words: list[str]) -> None:
-        found: dict[str, dict[tuple[str, int], Line]] = {word: {} for word in words}
+        found: dict[str, dict[tuple[str, int], GrepLine]] = {word: {} for word in words}
         pattern = f"({'|'.join(words)})"
         any_word = re.compile(rf"\b(?:{'|'.join(words)})\b", re.ASCII)
         options = ["-I", "-n", "-z", "-w", "-E", "--full-name", "--no-textconv", "--no-color", "-e", pattern]
@@ -127,22 +127,22 @@ class Tree:
                 found[word][line.path, line.number] = line
         self._lines.update({word: list(lines.values()) for word, lines in found.items()})
 
-    def _line(self, raw: bytes) -> Line:
+    def _line(self, raw: bytes) -> GrepLine:
         name, number, text = raw.rstrip(b"\r\n").split(b"\0", 2)
-        return Line(decode_path(name.partition(b":")[2]), int(number), text.decode("utf-8", "replace"))
+        return GrepLine(decode_path(name.partition(b":")[2]), int(number), text.decode("utf-8", "replace"))
 
 
-def suffix(path: str) -> str:
+def file_suffix(path: str) -> str:
     """What follows the last dot of a file's name, in small letters; "" where there is none."""
     return PurePosixPath(path).suffix[1:].lower()
 
 
-def paths_of(lines: Iterable[Line]) -> Iterator[str]:
+def distinct_paths(lines: Iterable[GrepLine]) -> Iterator[str]:
     """The distinct paths of lines, in order."""
     yield from dict.fromkeys(line.path for line in lines)
 
 
-_PYTHON = ("py", "pyi", "pyw")
+_PYTHON_SUFFIXES = ("py", "pyi", "pyw")
 _TEST_FOLDERS = frozenset(("test", "tests", "__tests__", "spec", "specs", "testing", "testdata", "fixtures"))
 _TEST_STEM = re.compile(r"^test_|^conftest$|[._-](?:test|tests|spec)$|(?:Test|Tests|IT)$")
 _PATTERNS = (
@@ -152,7 +152,7 @@ _PATTERNS = (
 )
 
 
-def name_asked(question: str) -> str:
+def asked_name(question: str) -> str:
     """The word that a question is answered by looking up; "" where there is none."""
     if match := re.match(r"Which test file calls the \w+ (\w+)\?", question):
         return match.group(1)
@@ -163,7 +163,7 @@ class Evidence:
     """Reads one commit of a repository, on demand."""
 
     def __init__(self, repository: Path, commit: str) -> None:
-        self.tree = Tree(repository, commit)
+        self.tree = CommitFiles(repository, commit)
         self.python = lru_cache(maxsize=8192)(self._python)
 
     def close(self) -> None:
@@ -172,13 +172,13 @@ class Evidence:
 
     def _python(self, path: str) -> PythonFile | None:
         """A Python file as its parser reads it; None for other files."""
-        end = suffix(path)
+        end = file_suffix(path)
         script = not end and re.match(r"#!.*python", self.tree.text(path)) is not None
-        return PythonFile(self.tree.text(path)) if end in _PYTHON or script else None
+        return PythonFile(self.tree.text(path)) if end in _PYTHON_SUFFIXES or script else None
 
     def braces(self, path: str) -> BraceFile:
         """A file read by its brackets."""
-        return brace_file(self.tree.text(path), LANGUAGES.get(suffix(path), "other"))
+        return brace_file(self.tree.text(path), LANGUAGES.get(file_suffix(path), "other"))
 
     def definitions(self, name: str, kind: str) -> list[tuple[str, int]]:
         """(path, line) of everything in the tree that looks like a definition of a name."""
@@ -188,13 +188,13 @@ class Evidence:
         """Method where git shows a Go method of this name, else function."""
         return "method" if any(re.match(r"func\s*\(", line.text) for line in self.tree.lines(name)) else "function"
 
-    def _defines(self, line: Line, name: str, kind: str) -> bool:
-        if suffix(line.path) in _PYTHON and not may_bind(line.text):
+    def _defines(self, line: GrepLine, name: str, kind: str) -> bool:
+        if file_suffix(line.path) in _PYTHON_SUFFIXES and not may_bind(line.text):
             return False
         if python := self.python(line.path):
             known = line.number in python.defining_lines(name)
             return known or (not python.parsed and defines_anywhere(line.text, name))
-        if suffix(line.path) in LANGUAGES:
+        if file_suffix(line.path) in LANGUAGES:
             return self.braces(line.path).defines(line.number, name, kind)
         return defines_anywhere(line.text, name)
 
@@ -203,7 +203,7 @@ class Evidence:
         is no call counts where it is outside of every function that calls it."""
         calls: set[tuple[str, str]] = set()
         mentions: set[tuple[str, str]] = set()
-        for path in paths_of(self.tree.lines(name)):
+        for path in distinct_paths(self.tree.lines(name)):
             for inside, call in self._uses(path, name, definition):
                 (calls if call else mentions).add((path, inside))
         return calls | mentions
@@ -211,7 +211,7 @@ class Evidence:
     def _uses(self, path: str, name: str, definition: tuple[str, int]) -> Iterator[tuple[str, bool]]:
         if python := self.python(path):
             yield from ((one.inside, one.call) for one in python.uses(name))
-        elif suffix(path) in LANGUAGES:
+        elif file_suffix(path) in LANGUAGES:
             braces = self.braces(path)
             for line in self.tree.lines(name):
                 if line.path != path or (path, line.number) == definition:
@@ -223,12 +223,12 @@ class Evidence:
     def subclasses(self, name: str) -> list[tuple[str, str]]:
         """(path, class) of every class whose head names this one as its base."""
         found: list[tuple[str, str]] = []
-        for path in paths_of(self.tree.lines(name)):
+        for path in distinct_paths(self.tree.lines(name)):
             if python := self.python(path):
                 for one in python.classes:
                     if any(base.rpartition(".")[2] == name for base in one.bases):
                         found.append((path, one.name))
-            elif suffix(path) in LANGUAGES:
+            elif file_suffix(path) in LANGUAGES:
                 masked = self.braces(path).masked
                 pattern = rf"\bclass\s+(\w+)[^{{}};]*?\bextends\s+(?:\w+\.)*{name}\b"
                 found += [(path, match.group(1)) for match in re.finditer(pattern, masked)]
@@ -236,7 +236,7 @@ class Evidence:
 
     def tests(self, name: str) -> list[str]:
         """The test files, by their path, in which a name stands."""
-        return [path for path in paths_of(self.tree.lines(name)) if _is_test(path)]
+        return [path for path in distinct_paths(self.tree.lines(name)) if _is_test(path)]
 
     def calls(self, path: str, name: str) -> bool:
         """Whether a file calls a name."""
@@ -257,7 +257,7 @@ class Evidence:
     def importers(self, path: str) -> set[str]:
         """The files that import a file, among those in which its name stands."""
         stem = PurePosixPath(path).name.partition(".")[0]
-        return {one for one in paths_of(self.tree.lines(stem)) if path in (self.imports(one) or ())}
+        return {one for one in distinct_paths(self.tree.lines(stem)) if path in (self.imports(one) or ())}
 
     @cached_property
     def _resolver(self) -> Resolver:

@@ -22,134 +22,134 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import PurePosixPath
 
-from longrepo.data.questions.definitions import FUNCTIONS, NAME_KINDS, Kind, Question, base_of, only
+from longrepo.data.questions.definitions import FUNCTIONS, NAME_KINDS, Question, QuestionKind, base_of, sole_definition
 from longrepo.data.questions.sources import (
-    NO_CODE,
-    SCRIPTS,
-    Book,
-    ChangeFact,
-    LeftOut,
-    Place,
-    Source,
-    called_at,
-    given_away,
-    imports_it,
-    left_out,
-    may_import,
-    name_at,
-    plain,
-    stands,
+    NON_CODE_LANGUAGES,
+    SCRIPT_LANGUAGES,
+    ChangedFile,
+    ExcludedFiles,
+    QuestionIndex,
+    SourceDefinition,
+    SourceFile,
+    is_call,
+    is_import,
+    mentions_in_import,
+    name_position,
+    normalize_name,
+    path_reveals,
+    word_positions,
 )
+from longrepo.repository.definitions import Call, Definition
 from longrepo.repository.imports.graph import ImportGraph
-from longrepo.repository.outline import Call, Definition, Import
+from longrepo.repository.imports.statements import Import
 from longrepo.utils import hashing
 
-_FEW = 3  # files in an answer at most
-_ASKED = ("Python", "JavaScript", "TypeScript", "Java", "C", "C++")
-_PACKAGES = frozenset(("__init__", "__main__", "index", "main", "lib", "mod"))  # files that stand for their folder
-_SUBJECT = 120  # characters
+_MAX_FILES = 3  # files in an answer at most
+_IMPORT_LANGUAGES = ("Python", "JavaScript", "TypeScript", "Java", "C", "C++")
+_PACKAGE_STEMS = frozenset(("__init__", "__main__", "index", "main", "lib", "mod"))  # files that stand for their folder
+_MAX_SUBJECT_CHARACTERS = 120  # characters
 
 
-def _imported(book: Book) -> Iterator[str]:
+def _importers_subjects(book: QuestionIndex) -> Iterator[str]:
     return (path for path, by in book.graph.imported_by.items() if by and path in book.sources)
 
 
-def _importers(book: Book, path: str) -> Question | str:
+def _importers_question(book: QuestionIndex, path: str) -> Question | str:
     importers = book.graph.imported_by[path]
     stem = _stem(path)
-    if len(importers) > _FEW:
+    if len(importers) > _MAX_FILES:
         return "imported by too many files to list"
-    if not _can_be_told(book, path, stem) or any(one not in book.sources for one in importers):
+    if not _is_unambiguous(book, path, stem) or any(one not in book.sources for one in importers):
         return "a file's name doesn't say which file is imported"
-    if not all(_names(book.sources[one], stem) for one in importers):
+    if not all(_import_names_stem(book.sources[one], stem) for one in importers):
         return "a file's name doesn't say which file is imported"
     known = {*importers, path}
-    if any(source.path not in known and may_import(source, stem) for source in book.holders[stem]):
+    if any(source.path not in known and mentions_in_import(source, stem) for source in book.holders[stem]):
         return "another file may import it too"
-    if all(plain(stem) in plain(_stem(one)) for one in importers):
+    if all(normalize_name(stem) in normalize_name(_stem(one)) for one in importers):
         return "answered by the question itself"
     needs = (*((one, 0) for one in importers), (path, 0))
     return Question("importers", f"Which files import {path}?", ", ".join(importers), needs)
 
 
-def _names(source: Source, stem: str) -> bool:
+def _import_names_stem(source: SourceFile, stem: str) -> bool:
     """Whether an import of a source names a file's stem, and (scripts) its place too, not an alias for it."""
-    if source.language in SCRIPTS:
+    if source.language in SCRIPT_LANGUAGES:
         modules = (one.module for one in source.outline.imports if one.module.startswith("."))
         return any(posixpath.basename(one).partition(".")[0] == stem for one in modules)
-    return may_import(source, stem)
+    return mentions_in_import(source, stem)
 
 
-def _can_be_told(book: Book, path: str, stem: str) -> bool:
+def _is_unambiguous(book: QuestionIndex, path: str, stem: str) -> bool:
     """Whether a file's stem says which file is meant wherever something is imported."""
-    if stem in _PACKAGES or len(stem) < 4 or stem in sys.stdlib_module_names or stem in book.folders:
+    if stem in _PACKAGE_STEMS or len(stem) < 4 or stem in sys.stdlib_module_names or stem in book.folders:
         return False
-    if len(book.stems[stem]) > 1 or stem in book.outside.words or not re.fullmatch(r"\w+", stem, re.ASCII):
+    if len(book.stems[stem]) > 1 or stem in book.excluded.words or not re.fullmatch(r"\w+", stem, re.ASCII):
         return False
-    return book.sources[path].language in _ASKED
+    return book.sources[path].language in _IMPORT_LANGUAGES
 
 
-def _importing(book: Book) -> Iterator[str]:
+def _imports_subjects(book: QuestionIndex) -> Iterator[str]:
     return (path for path, found in book.graph.imports.items() if found and path in book.sources)
 
 
-def _imports(book: Book, path: str) -> Question | str:
+def _imports_question(book: QuestionIndex, path: str) -> Question | str:
     source, found = book.sources[path], book.graph.imports[path]
-    if len(found) > _FEW:
+    if len(found) > _MAX_FILES:
         return "imports too many files to list"
-    if any(one not in book.sources or not _can_be_told(book, one, _stem(one)) for one in found):
+    if any(one not in book.sources or not _is_unambiguous(book, one, _stem(one)) for one in found):
         return "a file's name doesn't say which file is imported"
     stems = {_stem(one) for one in found}
-    if any(not _accounted(book, source, one, stems) for one in source.outline.imports):
+    if any(not _is_accounted_for(book, source, one, stems) for one in source.outline.imports):
         return "an import may mean another file"
-    if all(plain(_stem(one)) in plain(_stem(path)) for one in found):
+    if all(normalize_name(_stem(one)) in normalize_name(_stem(path)) for one in found):
         return "answered by the question itself"
     needs = ((path, 0), *((one, 0) for one in found))
     return Question("imports", f"Which files of the repository does {path} import?", ", ".join(found), needs)
 
 
-def _accounted(book: Book, source: Source, one: Import, stems: set[str]) -> bool:
+def _is_accounted_for(book: QuestionIndex, source: SourceFile, one: Import, stems: set[str]) -> bool:
     """Whether an import means one of the files found, or certainly none of the repository."""
     parts = [part for part in re.split(r"[./]+", one.module) if part]
     if source.language == "Python":
-        inside = one.level > 0 or (parts and _known(book, parts[0]))
+        inside = one.level > 0 or (parts and _is_known_part(book, parts[0]))
         if one.level == 0 and parts and parts[0] in sys.stdlib_module_names:
-            inside = _known(book, parts[0])
+            inside = _is_known_part(book, parts[0])
         meant = [*parts[-1:], *one.names]
         return not inside or (bool(parts) and parts[-1] in stems) or (bool(meant) and set(one.names) <= stems)
-    if source.language in SCRIPTS:
+    if source.language in SCRIPT_LANGUAGES:
         aliased = one.module.startswith(("@/", "~", "#")) or (bool(parts) and parts[0] in book.folders)
         return posixpath.basename(one.module).partition(".")[0] in stems if one.module[:1] == "." else not aliased
     if source.language == "Java":
-        return one.module == "package" or bool(set(parts) & stems) or not (parts[:1] and _under_package(book, parts))
+        return one.module == "package" or bool(set(parts) & stems) or not (parts[:1] and _is_under_package(book, parts))
     return posixpath.basename(one.module).partition(".")[0] in stems
 
 
-def _known(book: Book, part: str) -> bool:
+def _is_known_part(book: QuestionIndex, part: str) -> bool:
     return part in book.folders or part in book.stems
 
 
-def _under_package(book: Book, parts: Sequence[str]) -> bool:
+def _is_under_package(book: QuestionIndex, parts: Sequence[str]) -> bool:
     """Whether a Java import begins like a folder of the repository."""
     return all(part in book.folders for part in parts[:2])
 
 
-def _changed(book: Book) -> Iterator[str]:
+def _change_subjects(book: QuestionIndex) -> Iterator[str]:
     return iter(book.commits)
 
 
-def _change(book: Book, commit: str) -> Question | str:
+def _change_question(book: QuestionIndex, commit: str) -> Question | str:
     """What a commit changed: its message is asked about, its files are the answer."""
     facts = book.commits[commit]
     paths = sorted({fact.path for fact in facts})
-    if len(paths) > _FEW:
+    if len(paths) > _MAX_FILES:
         return "commit changed too many files to list"
     if len(paths) != facts[0].files or any(path not in book.sources for path in paths):
         return "commit changed files that are gone or left out"
     message = facts[0].message.strip().split("\n")[0]
-    if any(plain(_stem(path)) in plain(message) for path in paths):
+    if any(normalize_name(_stem(path)) in normalize_name(message) for path in paths):
         return "answered by the question itself"
-    subject = json.dumps(message[:_SUBJECT], ensure_ascii=False)
+    subject = json.dumps(message[:_MAX_SUBJECT_CHARACTERS], ensure_ascii=False)
     needs = tuple((path, 0) for path in paths)
     return Question("change", f"Which files did commit {commit[:8]} {subject} change?", ", ".join(paths), needs)
 
@@ -159,76 +159,76 @@ def _stem(path: str) -> str:
 
 
 FILE_KINDS = (
-    Kind("importers", _imported, _importers),
-    Kind("imports", _importing, _imports),
-    Kind("change", _changed, _change),
+    QuestionKind("importers", _importers_subjects, _importers_question),
+    QuestionKind("imports", _imports_subjects, _imports_question),
+    QuestionKind("change", _change_subjects, _change_question),
 )
 
 
-_NESTED = re.compile(r"\bfunction\b|=>|->|\bfunc\s*\(|\blambda\b|\|\w*\||\bnew \w+(?:<[^>]*>)?\([^)]*\)\s*\{")
+_UNNAMED_FUNCTION = re.compile(r"\bfunction\b|=>|->|\bfunc\s*\(|\blambda\b|\|\w*\||\bnew \w+(?:<[^>]*>)?\([^)]*\)\s*\{")
 _IMPORTING_TESTS = ("Python", "JavaScript", "TypeScript")
 
 
-def _called(book: Book) -> Iterator[str]:
+def _caller_subjects(book: QuestionIndex) -> Iterator[str]:
     return (name for name in book.calls if book.unique[name].definition.kind in FUNCTIONS)
 
 
-def _caller(book: Book, name: str) -> Question | str:
+def _caller_question(book: QuestionIndex, name: str) -> Question | str:
     calls = book.calls[name]
     source, first = calls[0]
-    caller = _around(source, first)
-    if any(one is not source or _around(one, call) != caller for one, call in calls):
+    caller = _innermost_definition(source, first)
+    if any(one is not source or _innermost_definition(one, call) != caller for one, call in calls):
         return "called from more than one place"
-    place = only(book, name)
+    place = sole_definition(book, name)
     if isinstance(place, str):
         return place
     if source is place.source:
         return "caller in the file of the definition"
-    if caller is None or not _sure(source, caller, first):
+    if caller is None or not _is_certain_caller(source, caller, first):
         return "caller can't be told from its text"
-    if not _only_there(book, place, source, caller):
+    if not _occurs_only_there(book, place, source, caller):
         return "name stands in more places than its caller"
     answer = f"{caller.name} in {source.path}, in {{snippet}}"
-    needs = ((source.path, source.text.find(name, first.at)), (place.source.path, name_at(place)))
+    needs = ((source.path, source.text.find(name, first.at)), (place.source.path, name_position(place)))
     return Question("caller", f"Which function calls {name}, and in which file?", answer, needs)
 
 
-def _around(source: Source, call: Call) -> Definition | None:
+def _innermost_definition(source: SourceFile, call: Call) -> Definition | None:
     """The innermost definition around a call."""
     definitions = source.outline.definitions
     first = bisect_right(definitions, call.at, key=lambda one: one.start)
     return next((one for one in reversed(definitions[:first]) if one.end > call.at), None)
 
 
-def _sure(source: Source, caller: Definition, call: Call) -> bool:
+def _is_certain_caller(source: SourceFile, caller: Definition, call: Call) -> bool:
     """Whether the caller is a function of its own name in its file, and no unnamed one stands around the call."""
     same_name = sum(one.name == caller.name for one in source.outline.definitions)
     if caller.kind not in FUNCTIONS or same_name > 1 or not caller.name.isidentifier():
         return False
-    return "{" not in caller.signature and not _NESTED.search(source.text[caller.body : call.at])
+    return "{" not in caller.signature and not _UNNAMED_FUNCTION.search(source.text[caller.body : call.at])
 
 
-def _only_there(book: Book, place: Place, caller_in: Source, caller: Definition) -> bool:
+def _occurs_only_there(book: QuestionIndex, place: SourceDefinition, caller_in: SourceFile, caller: Definition) -> bool:
     """Whether the name stands nowhere in code but in its definition, its caller and imports."""
     name, one = place.definition.name, place.definition
     for source in book.holders[name]:
-        if source.language in NO_CODE:
+        if source.language in NON_CODE_LANGUAGES:
             continue
-        for at in stands(name, source.text):
+        for at in word_positions(name, source.text):
             own = source is place.source and one.start <= at < one.body
             in_caller = source is caller_in and caller.start <= at < caller.end
-            if not (own or in_caller or imports_it(source, name, at)):
+            if not (own or in_caller or is_import(source, name, at)):
                 return False
     return True
 
 
-def _extended(book: Book) -> Iterator[str]:
-    return iter(_subclasses(book))
+def _subclass_subjects(book: QuestionIndex) -> Iterator[str]:
+    return iter(_subclasses_by_base(book))
 
 
-def _subclasses(book: Book) -> dict[str, list[Place]]:
+def _subclasses_by_base(book: QuestionIndex) -> dict[str, list[SourceDefinition]]:
     """The last part of a base class's name -> the classes that extend it alone."""
-    found: defaultdict[str, list[Place]] = defaultdict(list)
+    found: defaultdict[str, list[SourceDefinition]] = defaultdict(list)
     for name, place in book.unique.items():
         if place.definition.kind == "class" and (base := base_of(place)):
             last = base.rpartition(".")[2]
@@ -237,15 +237,18 @@ def _subclasses(book: Book) -> dict[str, list[Place]]:
     return found
 
 
-def _subclass(book: Book, name: str) -> Question | str:
-    place = only(book, name)
+def _subclass_question(book: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(book, name)
     if isinstance(place, str):
         return place
     heads = [
-        Place(source, index)
+        SourceDefinition(source, index)
         for source in book.holders[name]
         for index, one in enumerate(source.outline.definitions)
-        if one.kind == "class" and one.name != name and name in one.signature and any(stands(name, one.signature))
+        if one.kind == "class"
+        and one.name != name
+        and name in one.signature
+        and any(word_positions(name, one.signature))
     ]
     if len(heads) != 1 or (base_of(heads[0]) or "").rpartition(".")[2] != name:
         return "not exactly one class extends it"
@@ -253,38 +256,38 @@ def _subclass(book: Book, name: str) -> Question | str:
     if child.definition.name not in book.unique:
         return "name defined more than once"
     answer = f"{child.definition.name} in {child.source.path}, in {{snippet}}"
-    needs = ((child.source.path, name_at(child)), (place.source.path, name_at(place)))
+    needs = ((child.source.path, name_position(child)), (place.source.path, name_position(place)))
     return Question("subclass", f"Which class extends {name}, and in which file?", answer, needs)
 
 
-def _tested(book: Book) -> Iterator[str]:
+def _test_subjects(book: QuestionIndex) -> Iterator[str]:
     """What isn't a test itself and is called in one."""
     for name, calls in book.calls.items():
         if book.unique[name].source.path not in book.tests and any(source.path in book.tests for source, _ in calls):
             yield name
 
 
-def _test(book: Book, name: str) -> Question | str:
+def _test_question(book: QuestionIndex, name: str) -> Question | str:
     tests = [source for source in book.holders[name] if source.path in book.tests]
     if len(tests) != 1:
         return "not exactly one test file names it"
-    place = only(book, name)
+    place = sole_definition(book, name)
     if isinstance(place, str):
         return place
     test = tests[0]
-    if not any(called_at(test.text, at, name) for at in stands(name, test.text)):
+    if not any(is_call(test.text, at, name) for at in word_positions(name, test.text)):
         return "its test doesn't call it"
-    if not _belongs(book, test, place.source):
+    if not _test_sees(book, test, place.source):
         return "its test doesn't import its file"
-    if given_away(name, test.path):
+    if path_reveals(name, test.path):
         return "answered by the question itself"
     text = f"Which test file calls the {place.definition.kind} {name}?"
     at = next(call.at for source, call in book.calls[name] if source is test)
-    needs = ((test.path, test.text.find(name, at)), (place.source.path, name_at(place)))
+    needs = ((test.path, test.text.find(name, at)), (place.source.path, name_position(place)))
     return Question("test", text, f"{test.path}, in {{snippet}}", needs)
 
 
-def _belongs(book: Book, test: Source, source: Source) -> bool:
+def _test_sees(book: QuestionIndex, test: SourceFile, source: SourceFile) -> bool:
     """Whether a test imports a file, or sees it without (Go: the same folder)."""
     if source.language == "Go":
         return PurePosixPath(test.path).parent == PurePosixPath(source.path).parent
@@ -292,42 +295,40 @@ def _belongs(book: Book, test: Source, source: Source) -> bool:
 
 
 RELATION_KINDS = (
-    Kind("caller", _called, _caller),
-    Kind("subclass", _extended, _subclass),
-    Kind("test", _tested, _test),
+    QuestionKind("caller", _caller_subjects, _caller_question),
+    QuestionKind("subclass", _subclass_subjects, _subclass_question),
+    QuestionKind("test", _test_subjects, _test_question),
 )
 
 
-__all__ = ["ChangeFact", "LeftOut", "Question", "Source", "left_out", "questions"]
-
-KINDS = (*NAME_KINDS, *RELATION_KINDS, *FILE_KINDS)
-_LONGEST = 220  # characters of an answer, about 60 tokens
+QUESTION_KINDS = (*NAME_KINDS, *RELATION_KINDS, *FILE_KINDS)
+_MAX_ANSWER_CHARACTERS = 220  # characters of an answer, about 60 tokens
 _PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]+>")
 
 
-def questions(
-    sources: Iterable[Source],
+def make_questions(
+    sources: Iterable[SourceFile],
     graph: ImportGraph,
-    changes: Iterable[ChangeFact],
+    changes: Iterable[ChangedFile],
     seed: int,
     limit: int | None = None,
-    outside: LeftOut | None = None,
+    excluded: ExcludedFiles | None = None,
 ) -> tuple[list[Question], Counter[str]]:
     """Questions on training files and changes, the kinds taking turns, at most `limit` a kind; and what was dropped,
-    by reason. `outside`: the files of the same commit that aren't among the sources (`left_out` reads them); what
+    by reason. `excluded`: the files of the same commit that aren't among the sources (`left_out` reads them); what
     they might answer differently isn't asked."""
     dropped: Counter[str] = Counter()
-    book = Book(sources, graph, changes, outside or LeftOut(), dropped)
+    book = QuestionIndex(sources, graph, changes, excluded or ExcludedFiles(), dropped)
     by_kind: list[list[Question]] = []
-    draw = cache(lambda about: hashing.number(seed, about))
-    for kind in KINDS:
+    draw = cache(lambda about: hashing.seeded_int(seed, about))
+    for kind in QUESTION_KINDS:
         found: list[Question] = []
-        turn = hashing.number(seed, kind.name)  # one draw a subject, in another order for each kind
+        turn = hashing.seeded_int(seed, kind.name)  # one draw a subject, in another order for each kind
         for about in sorted(kind.subjects(book), key=lambda one: (draw(one) ^ turn, one)):
             if limit is not None and len(found) >= limit:
                 break
             made = kind.ask(book, about)
-            reason = made if isinstance(made, str) else _unfit(made)
+            reason = made if isinstance(made, str) else _rejection_reason(made)
             if isinstance(made, Question) and not reason:
                 found.append(made)
             else:
@@ -337,9 +338,9 @@ def questions(
     return [found[turn] for turn in range(turns) for found in by_kind if turn < len(found)], dropped
 
 
-def _unfit(question: Question) -> str:
+def _rejection_reason(question: Question) -> str:
     """Why a question isn't asked, whatever its kind; "" if it is."""
-    if len(question.answer) > _LONGEST:
+    if len(question.answer) > _MAX_ANSWER_CHARACTERS:
         return "answer too long"
     if _PLACEHOLDER.search(question.answer) or "\n" in question.answer + question.text:
         return "answer holds what was redacted"

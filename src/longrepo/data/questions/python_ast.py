@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _MAY_BIND = re.compile(r"\b(?:def|class|as|for)\b|=|^[\s\w,.*()]*$")
 
 
 @dataclass(frozen=True)
-class Used:
+class NameUse:
     """A mention of a name: `inside` is the innermost function around it, "" at the top level."""
 
     inside: str
@@ -22,7 +22,7 @@ class Used:
 
 
 @dataclass(frozen=True)
-class Class:
+class PythonClass:
     """A class, its bases as written without type arguments, and the methods that stand in it under no condition."""
 
     name: str
@@ -36,11 +36,11 @@ class PythonFile:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self.functions: defaultdict[str, list[Function]] = defaultdict(list)  # without their bodies
-        self.classes: list[Class] = []
+        self.functions: defaultdict[str, list[FunctionNode]] = defaultdict(list)  # without their bodies
+        self.classes: list[PythonClass] = []
         self.imports: list[ast.Import | ast.ImportFrom] = []
         self._bound: defaultdict[str, set[int]] = defaultdict(set)
-        tree = _parse(text)
+        tree = _parse_module(text)
         self.parsed = tree is not None
         if tree is not None:
             self._read(tree)
@@ -56,24 +56,24 @@ class PythonFile:
         """The classes in whose body, under no condition, a function of this name stands."""
         return [one.name for one in self.classes if method in one.methods]
 
-    def uses(self, name: str) -> list[Used]:
+    def uses(self, name: str) -> list[NameUse]:
         """Every mention of a name in code but its definitions and imports. Parses the file once more."""
-        tree = _parse(self._text)
+        tree = _parse_module(self._text)
         return list(_uses(tree, name, "")) if tree else []
 
     def _read(self, tree: ast.Module) -> None:
         pending: list[tuple[ast.AST, bool]] = [(tree, False)]
-        functions: list[Function] = []
+        functions: list[FunctionNode] = []
         while pending:
             node, local = pending.pop()
-            if isinstance(node, Function):
+            if isinstance(node, FunctionNode):
                 self._bound[node.name].add(node.lineno)
                 functions.append(node)
                 local = True
             elif isinstance(node, ast.ClassDef):
                 self._bound[node.name].add(node.lineno)
-                methods = tuple(one.name for one in node.body if isinstance(one, Function))
-                self.classes.append(Class(node.name, tuple(map(_base, node.bases)), methods))
+                methods = tuple(one.name for one in node.body if isinstance(one, FunctionNode))
+                self.classes.append(PythonClass(node.name, tuple(map(_base_name, node.bases)), methods))
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 self.imports.append(node)
                 for one in node.names:
@@ -95,20 +95,20 @@ def may_bind(line: str) -> bool:
     return _MAY_BIND.search(line) is not None
 
 
-def same_signature(function: Function, answer: str) -> bool:
+def same_signature(function: FunctionNode, answer: str) -> bool:
     """Whether an answer spells a function's name, parameters, defaults and annotations."""
-    tree = _parse(f"{answer}: pass")
+    tree = _parse_module(f"{answer}: pass")
     given = tree.body[0] if tree else None
     return (
         type(given) is type(function)
-        and isinstance(given, Function)
+        and isinstance(given, FunctionNode)
         and given.name == function.name
         and ast.dump(given.args) == ast.dump(function.args)
         and _dump(given.returns) == _dump(function.returns)
     )
 
 
-def default_of(function: Function, parameter: str) -> ast.expr | None:
+def default_of(function: FunctionNode, parameter: str) -> ast.expr | None:
     """A parameter's default, None where it has none."""
     arguments = function.args
     plain = [*arguments.posonlyargs, *arguments.args]
@@ -119,12 +119,12 @@ def default_of(function: Function, parameter: str) -> ast.expr | None:
 
 def same_expression(node: ast.expr, answer: str) -> bool:
     """Whether an answer spells an expression."""
-    tree = _parse(f"({answer})")
+    tree = _parse_module(f"({answer})")
     body = tree.body[0] if tree and len(tree.body) == 1 else None
     return isinstance(body, ast.Expr) and ast.dump(body.value) == ast.dump(node)
 
 
-def _parse(text: str) -> ast.Module | None:
+def _parse_module(text: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -133,21 +133,21 @@ def _parse(text: str) -> ast.Module | None:
         return None
 
 
-def _uses(node: ast.AST, name: str, inside: str) -> Iterator[Used]:
+def _uses(node: ast.AST, name: str, inside: str) -> Iterator[NameUse]:
     for child in ast.iter_child_nodes(node):
         called = isinstance(node, ast.Call) and node.func is child
-        if isinstance(child, ast.Call) and _last(child.func) == name:
-            yield Used(inside, True)
-        elif (_last(child) == name and not called) or (isinstance(child, ast.Constant) and child.value == name):
-            yield Used(inside, False)
-        yield from _uses(child, name, child.name if isinstance(child, Function) else inside)
+        if isinstance(child, ast.Call) and _last_name(child.func) == name:
+            yield NameUse(inside, True)
+        elif (_last_name(child) == name and not called) or (isinstance(child, ast.Constant) and child.value == name):
+            yield NameUse(inside, False)
+        yield from _uses(child, name, child.name if isinstance(child, FunctionNode) else inside)
 
 
-def _base(node: ast.expr) -> str:
+def _base_name(node: ast.expr) -> str:
     return ast.unparse(node.value if isinstance(node, ast.Subscript) else node)
 
 
-def _last(node: ast.AST) -> str:
+def _last_name(node: ast.AST) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 

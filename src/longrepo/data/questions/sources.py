@@ -19,28 +19,29 @@ from typing import TYPE_CHECKING
 from longrepo.repository.imports.graph import ImportGraph
 
 if TYPE_CHECKING:
-    from longrepo.repository.outline import Call, Definition, Outline
+    from longrepo.repository.definitions import Call, Definition
+    from longrepo.repository.outline import Outline
 
 
-SCRIPTS = ("JavaScript", "TypeScript")
+SCRIPT_LANGUAGES = ("JavaScript", "TypeScript")
 # Those that the checker can read without a grammar; it lost its way in one of fifty questions on C++, Kotlin or C#.
-ASKED_LANGUAGES = frozenset((*SCRIPTS, "Python", "Rust", "Go", "Java", "C", "PHP"))
-NO_CODE = frozenset(
+ASKED_LANGUAGES = frozenset((*SCRIPT_LANGUAGES, "Python", "Rust", "Go", "Java", "C", "PHP"))
+NON_CODE_LANGUAGES = frozenset(
     ("Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML", "CSS")
 )
-EVERYWHERE = 40  # files: a name that stands in more is an everyday word
-_LEAST_NAME = 4  # letters: shorter names say too little about what is meant
+MAX_HOLDERS = 40  # files: a name that stands in more is an everyday word
+_MIN_NAME_LETTERS = 4  # letters: shorter names say too little about what is meant
 _WORD = re.compile(r"[A-Za-z_]\w{3,}", re.ASCII)
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w+", re.ASCII)
 _TEST = re.compile(
     r"(^|/)(tests?|__tests__|specs?|testing|testdata|fixtures)/|(^|/)test_[^/]*$|[._-](test|tests|spec)\.\w+$"
     r"|(Test|Tests|IT)\.\w+$|(^|/)conftest\.py$"
 )
-_READ_AT_MOST = 32_000_000  # bytes of a left-out file
+_MAX_FILE_BYTES = 32_000_000  # bytes of a left-out file
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A training file, secrets replaced, with its outline."""
 
     path: str
@@ -50,7 +51,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class ChangeFact:
+class ChangedFile:
     """One file's change in a training commit (full id); `files`: how many the commit changed, left-out ones too."""
 
     commit: str
@@ -60,7 +61,7 @@ class ChangeFact:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class ExcludedFiles:
     """The files of the commit that aren't among the sources: their paths, and every word of four letters in them."""
 
     paths: frozenset[str] = frozenset()
@@ -68,10 +69,10 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Place:
+class SourceDefinition:
     """A definition in a source: `index` counts its outline's definitions."""
 
-    source: Source
+    source: SourceFile
     index: int
 
     @property
@@ -85,58 +86,58 @@ def is_test(path: str) -> bool:
     return _TEST.search(path) is not None
 
 
-def left_out(repository: Path, commit: str, known: Iterable[str]) -> LeftOut:
+def read_excluded_files(repository: Path, commit: str, known: Iterable[str]) -> ExcludedFiles:
     """Read the files of a commit whose paths aren't `known` (binary ones and those above 32 MB by path alone)."""
     from longrepo.data.questions.evidence import object_reader
-    from longrepo.repository.files import tracked
+    from longrepo.repository.files import tracked_entries
 
     used = frozenset(known)
     words: set[str] = set()
     with object_reader(repository, commit) as reader:
-        rest = [one for one in tracked(reader, commit) if one.path not in used]
-        blobs = {one.blob for one in rest if one.size is not None and one.size <= _READ_AT_MOST}
+        rest = [one for one in tracked_entries(reader, commit) if one.path not in used]
+        blobs = {one.blob for one in rest if one.size is not None and one.size <= _MAX_FILE_BYTES}
         with reader.batch() as batch:
             for blob in sorted(blobs):
                 batch.ask([blob])
                 content = batch.content(batch.header()[1])
                 if b"\0" not in content[:8000]:  # as git tells binary files
                     words.update(_WORD.findall(content.decode("utf-8", "replace")))
-    return LeftOut(frozenset(one.path for one in rest), frozenset(words))
+    return ExcludedFiles(frozenset(one.path for one in rest), frozenset(words))
 
 
-class Book:
+class QuestionIndex:
     """The sources, indexed: `unique` holds names defined once in the whole repository, `holders` the sources in which
     such a name or a file's stem stands as a word, `commits` the changes of each commit. `decided`: what was found out
     of names already."""
 
     def __init__(
         self,
-        sources: Iterable[Source],
+        sources: Iterable[SourceFile],
         graph: ImportGraph,
-        changes: Iterable[ChangeFact],
-        outside: LeftOut,
+        changes: Iterable[ChangedFile],
+        outside: ExcludedFiles,
         dropped: Counter[str],
     ) -> None:
         self.sources = {source.path: source for source in sorted(sources, key=lambda one: one.path)}
         self.graph = graph
-        self.outside = outside
+        self.excluded = outside
         self.unique = self._defined_once(dropped)
-        self.commits: defaultdict[str, list[ChangeFact]] = defaultdict(list)
+        self.commits: defaultdict[str, list[ChangedFile]] = defaultdict(list)
         for change in changes:
             self.commits[change.commit].append(change)
         wanted = self.unique.keys() | self.stems.keys()
-        self.holders: defaultdict[str, list[Source]] = defaultdict(list)
+        self.holders: defaultdict[str, list[SourceFile]] = defaultdict(list)
         for source in self.sources.values():
             for word in wanted.intersection(_WORD.findall(source.text)):
                 self.holders[word].append(source)
-        self.decided: dict[str, Place | str] = {}
+        self.sole_definitions: dict[str, SourceDefinition | str] = {}
         self._owners: dict[str, list[int | None]] = {}
 
     @cached_property
     def stems(self) -> dict[str, list[str]]:
         """A file name without its suffix -> the paths of the whole commit that have it."""
         found: defaultdict[str, list[str]] = defaultdict(list)
-        for path in (*self.sources, *sorted(self.outside.paths)):
+        for path in (*self.sources, *sorted(self.excluded.paths)):
             found[PurePosixPath(path).name.partition(".")[0]].append(path)
         return dict(found)
 
@@ -146,10 +147,10 @@ class Book:
         return frozenset(filter(is_test, self.sources))
 
     @cached_property
-    def calls(self) -> dict[str, list[tuple[Source, Call]]]:
+    def calls(self) -> dict[str, list[tuple[SourceFile, Call]]]:
         """The calls of each name that is defined once and stands in several files, but not everywhere."""
-        asked = {name for name in self.unique if 1 < len(self.holders[name]) <= EVERYWHERE}
-        found: defaultdict[str, list[tuple[Source, Call]]] = defaultdict(list)
+        asked = {name for name in self.unique if 1 < len(self.holders[name]) <= MAX_HOLDERS}
+        found: defaultdict[str, list[tuple[SourceFile, Call]]] = defaultdict(list)
         for source in self.sources.values():
             for call in source.outline.calls:
                 if call.name in asked:
@@ -159,32 +160,32 @@ class Book:
     @cached_property
     def folders(self) -> frozenset[str]:
         """The names of all folders."""
-        paths = (*self.sources, *self.outside.paths)
+        paths = (*self.sources, *self.excluded.paths)
         return frozenset(part for path in paths for part in PurePosixPath(path).parts[:-1])
 
-    def owner(self, place: Place) -> Definition | None:
+    def owner(self, place: SourceDefinition) -> Definition | None:
         """The innermost definition around one, None at the top level."""
         path = place.source.path
         if path not in self._owners:
-            self._owners[path] = _owners(place.source.outline.definitions)
+            self._owners[path] = _owner_indices(place.source.outline.definitions)
         above = self._owners[path][place.index]
         return None if above is None else place.source.outline.definitions[above]
 
-    def _defined_once(self, dropped: Counter[str]) -> dict[str, Place]:
-        places: defaultdict[str, list[Place]] = defaultdict(list)
+    def _defined_once(self, dropped: Counter[str]) -> dict[str, SourceDefinition]:
+        places: defaultdict[str, list[SourceDefinition]] = defaultdict(list)
         for source in self.sources.values():
             for index, one in enumerate(source.outline.definitions):
-                places[one.name].append(Place(source, index))
-        found: dict[str, Place] = {}
+                places[one.name].append(SourceDefinition(source, index))
+        found: dict[str, SourceDefinition] = {}
         for name, all_of_it in places.items():
             meant = _without_constructors(all_of_it)
             if len(meant) != 1:
                 dropped["name defined more than once"] += 1
-            elif len(name) < _LEAST_NAME or name.startswith("__") or not _PLAIN_NAME.fullmatch(name):
+            elif len(name) < _MIN_NAME_LETTERS or name.startswith("__") or not _PLAIN_NAME.fullmatch(name):
                 dropped["name too short or reserved"] += 1
             elif meant[0].source.path in self.tests and name.lower().startswith("test"):
                 dropped["a test's own name"] += 1
-            elif name in self.outside.words:
+            elif name in self.excluded.words:
                 dropped["name stands in a file that is left out"] += 1
             elif meant[0].source.language not in ASKED_LANGUAGES or meant[0].definition.kind == "module":
                 dropped["definition of a sort that isn't asked about"] += 1
@@ -193,9 +194,9 @@ class Book:
         return found
 
 
-def _without_constructors(places: list[Place]) -> list[Place]:
+def _without_constructors(places: list[SourceDefinition]) -> list[SourceDefinition]:
     """A constructor has its class's name, and C's `typedef struct x {…} x` gives one name to two nodes."""
-    outermost: list[Place] = []
+    outermost: list[SourceDefinition] = []
     for place in places:
         one, last = place.definition, outermost[-1] if outermost else None
         inside = last is not None and last.source is place.source and one.end <= last.definition.end
@@ -206,7 +207,7 @@ def _without_constructors(places: list[Place]) -> list[Place]:
     return outermost
 
 
-def _owners(definitions: tuple[Definition, ...]) -> list[int | None]:
+def _owner_indices(definitions: tuple[Definition, ...]) -> list[int | None]:
     owners: list[int | None] = []
     stack: list[int] = []
     for index, one in enumerate(definitions):
@@ -222,8 +223,8 @@ _KEYWORDS = (
     "macro_rules! record object protocol define sub"
 )
 _BINDINGS = "const let var val static abstract public private protected readonly get set async"
-_C = ("C", "C++")
-_MEMBERS_BEGIN_LINES = (*SCRIPTS, "Go")
+_C_LANGUAGES = ("C", "C++")
+_MEMBERS_BEGIN_LINES = (*SCRIPT_LANGUAGES, "Go")
 _DEFINES = re.compile(rf"(?:^|[^\w.])(?:{'|'.join(map(re.escape, _KEYWORDS.split()))})[ \t]*\*?[ \t]*$")
 _BINDS = re.compile(rf"\b(?:{'|'.join(_BINDINGS.split())})[ \t]+[*#]?$")
 _RENAMES = re.compile(r"\bas[ \t]+$")
@@ -236,7 +237,7 @@ _C_HEAD = re.compile(r"(?:[A-Za-z_][\w \t*&:<>,]*)?")
 _C_BODY = re.compile(r"\s*\([^;{}]*\)\s*(?:const\s*)?\{")
 _ENDS_TYPEDEF = re.compile(r"\s*\)?\s*[;(\[]")
 _DELEGATE = re.compile(r"\bdelegate[ \t]+\S+[ \t]+$")
-_VALUES = ("Kotlin", "Swift", "Scala", "Rust", "Go")
+_VALUE_LANGUAGES = ("Kotlin", "Swift", "Scala", "Rust", "Go")
 _VALUE = re.compile(r"\b(?:val|var|let|const)[ \t]+$")
 _TYPED_MEMBER = re.compile(r"\??(?:<[^;{}()=]*>\s*\(|\s*\([^()]*\)\s*:)")
 _FIELD = re.compile(r"[ \t]*(?:\w+\.)?")
@@ -249,17 +250,17 @@ _CALLED = re.compile(r"\s*(?:<[\w\s,<>]*>|::<[^()]*>|!)?\s*\(")
 _IMPORTING = re.compile(r"\b(?:import|from|require|include|use|using|load|export|mod)\b")
 
 
-def plain(text: str) -> str:
+def normalize_name(text: str) -> str:
     """Small letters and digits alone, to compare names written in different styles."""
     return "".join(c for c in text.lower() if c.isalnum())
 
 
-def given_away(name: str, path: str) -> bool:
+def path_reveals(name: str, path: str) -> bool:
     """Whether a path's last part answers a question that names `name`."""
-    return plain(name) in plain(PurePosixPath(path).name.partition(".")[0])
+    return normalize_name(name) in normalize_name(PurePosixPath(path).name.partition(".")[0])
 
 
-def stands(word: str, text: str) -> Iterator[int]:
+def word_positions(word: str, text: str) -> Iterator[int]:
     """Where a word stands whole in a text."""
     at = text.find(word)
     while at >= 0:
@@ -273,30 +274,30 @@ def _is_letter(character: str) -> bool:
     return character.isalnum() or character == "_"
 
 
-def name_at(place: Place) -> int:
+def name_position(place: SourceDefinition) -> int:
     """Where a definition's own name stands."""
     text, one = place.source.text, place.definition
-    found = [one.start + at for at in stands(one.name, text[one.start : one.body])]
-    sure = (at for at in found if may_define(place.source, one.name, at, one.kind) or called_at(text, at, one.name))
+    found = [one.start + at for at in word_positions(one.name, text[one.start : one.body])]
+    sure = (at for at in found if may_define(place.source, one.name, at, one.kind) or is_call(text, at, one.name))
     return next(sure, found[0] if found else one.start)
 
 
-def may_define(source: Source, name: str, at: int, kind: str) -> bool:
+def may_define(source: SourceFile, name: str, at: int, kind: str) -> bool:
     """Whether the word at `at` may be another definition of that name."""
     text, end = source.text, at + len(name)
     before, after = text[text.rfind("\n", 0, at) + 1 : at], text[end : end + 80]
     language = source.language
-    if language in _C and _TAG.search(before):
+    if language in _C_LANGUAGES and _TAG.search(before):
         return _HAS_BODY.match(after) is not None
-    if language in _C and _C_HEAD.fullmatch(before) and _C_BODY.match(text, end):
+    if language in _C_LANGUAGES and _C_HEAD.fullmatch(before) and _C_BODY.match(text, end):
         return True  # where the grammar lost its way between #if and #else
     if _DEFINES.search(before) or _declared_otherwise(language, before, after):
         return True
-    if language in ("Python", *SCRIPTS) and _RENAMES.search(before):
+    if language in ("Python", *SCRIPT_LANGUAGES) and _RENAMES.search(before):
         return language == "Python" or before.lstrip().startswith(("import", "export", "}"))
-    if language in SCRIPTS and (_BINDS.search(before) or _KEY.match(after)):
+    if language in SCRIPT_LANGUAGES and (_BINDS.search(before) or _KEY.match(after)):
         return True
-    if language in SCRIPTS and not before.strip() and _TYPED_MEMBER.match(after):
+    if language in SCRIPT_LANGUAGES and not before.strip() and _TYPED_MEMBER.match(after):
         return True
     if language in _MEMBERS_BEGIN_LINES and kind == "method" and not before.strip() and _CALLED.match(after):
         return True
@@ -304,11 +305,11 @@ def may_define(source: Source, name: str, at: int, kind: str) -> bool:
 
 
 def _declared_otherwise(language: str, before: str, after: str) -> bool:
-    if language in _C:
+    if language in _C_LANGUAGES:
         return before.lstrip().startswith("typedef") and _ENDS_TYPEDEF.match(after) is not None
     if language == "C#":
         return _DELEGATE.search(before) is not None
-    if language in _VALUES:
+    if language in _VALUE_LANGUAGES:
         return _VALUE.search(before) is not None
     if language != "Python":
         return False
@@ -318,14 +319,14 @@ def _declared_otherwise(language: str, before: str, after: str) -> bool:
     return bool(looped or (_UNPACKS.fullmatch(before) and _UNPACKED.match(after)))
 
 
-def called_at(text: str, at: int, name: str) -> bool:
+def is_call(text: str, at: int, name: str) -> bool:
     """Whether an argument list follows the word at `at`."""
     return _CALLED.match(text, at + len(name)) is not None
 
 
-def imports_it(source: Source, name: str, at: int) -> bool:
+def is_import(source: SourceFile, name: str, at: int) -> bool:
     """Whether the word at `at` only imports the name."""
-    if called_at(source.text, at, name):
+    if is_call(source.text, at, name):
         return False
     line = source.text[source.text.rfind("\n", 0, at) + 1 : at]
     if _IMPORTING.search(line):
@@ -333,14 +334,14 @@ def imports_it(source: Source, name: str, at: int) -> bool:
     return bool(re.fullmatch(r"[\s(]*(?:\w+,\s*)*", line)) and any(name in one.names for one in source.outline.imports)
 
 
-def may_import(source: Source, stem: str) -> bool:
+def mentions_in_import(source: SourceFile, stem: str) -> bool:
     """Whether a source names a file's stem where it imports something."""
     for one in source.outline.imports:
         if stem in one.names or stem in re.split(r"\W+", one.module):
             return True
     text = source.text
-    lines = (text[text.rfind("\n", 0, at) + 1 : text.find("\n", at)] for at in stands(stem, text))
-    return source.language not in NO_CODE and any(_IMPORTING.search(line) for line in lines)
+    lines = (text[text.rfind("\n", 0, at) + 1 : text.find("\n", at)] for at in word_positions(stem, text))
+    return source.language not in NON_CODE_LANGUAGES and any(_IMPORTING.search(line) for line in lines)
 
 
 def begins_statement(text: str, at: int) -> bool:

@@ -19,17 +19,17 @@ from longrepo.data.dataset import SequenceFile
 from longrepo.data.features import inline_text
 from longrepo.data.metadata import RepositoryFacts
 from longrepo.data.packing import Band
-from longrepo.data.questions.evidence import holds
-from longrepo.data.questions.generate import Question
-from longrepo.data.questions.verify import Checker, Verdict
-from longrepo.data.template import Draft, FilePiece, Sizes, encoded, question_ids, write_question
-from longrepo.data.text import Numbers, TokenizedText
-from longrepo.data.tokenizer import SNIPPETS, RepoTokenizer
+from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.evidence import holds_commit
+from longrepo.data.questions.verify import AnswerChecker, AnswerVerdict
+from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, encode_text, question_ids, write_question
+from longrepo.data.text import Int32Array, TokenizedText
+from longrepo.data.tokenizer import SNIPPET_TOKENS, RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.utils import hashing
 
 _SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase: each then has a few hundred tokens
-_LEAST_SNIPPET = 32  # tokens
+_MIN_SNIPPET_TOKENS = 32  # tokens
 
 
 class QuestionWriter:
@@ -37,7 +37,7 @@ class QuestionWriter:
 
     def __init__(
         self,
-        sizes: Sizes,
+        sizes: TemplateSizes,
         texts: Mapping[str, TokenizedText],
         related: Callable[[str], Sequence[str]],
         context: float,
@@ -49,23 +49,23 @@ class QuestionWriter:
         self._context = context
         self._seed = seed
         self._sizes = sizes
-        self._snippet_size = max(self._sizes.marks(name) for name in SNIPPETS)
+        self._snippet_size = max(self._sizes.marks(name) for name in SNIPPET_TOKENS)
         self.dropped: Counter[str] = Counter()
 
-    def write(self, question: Question, band: Band) -> Draft | None:
+    def write(self, question: Question, band: Band) -> SequenceBuilder | None:
         """The draft; None, and counted by reason, where it can't be asked."""
         key = (self._seed, band.phase, question.kind, question.text)
         asked = question_ids(self._tokenizer, question.text)
-        longest = self._answer_ids(question, SNIPPETS[-1])
+        longest = self._answer_ids(question, SNIPPET_TOKENS[-1])
         room = band.cap - 1 - len(asked) - len(longest)
         wanted = _SNIPPETS_WANTED.get(band.phase, 8)
         needed = [self._piece(path, at, room // max(wanted, len(question.needs) + 1)) for path, at in question.needs]
         pieces = [piece for piece in needed if piece is not None]
-        if len(pieces) < len(question.needs) or len(pieces) >= len(SNIPPETS):
+        if len(pieces) < len(question.needs) or len(pieces) >= len(SNIPPET_TOKENS):
             self.dropped["what it is about is not among the training files"] += 1
             return None
         room -= sum(self._sizes.snippet(0, piece) for piece in pieces)
-        others = self._others(question, room, room // max(1, wanted - len(pieces)), len(SNIPPETS) - len(pieces))
+        others = self._others(question, room, room // max(1, wanted - len(pieces)), len(SNIPPET_TOKENS) - len(pieces))
         if not others:
             self.dropped["no other snippet to stand between answer and question"] += 1
             return None
@@ -74,11 +74,11 @@ class QuestionWriter:
             self.dropped["the adjacent snippet answers it"] += 1
             return None
         shown = [*pieces, *others]
-        shown.sort(key=lambda piece: hashing.number(*key, piece.of.path, piece.start))
+        shown.sort(key=lambda piece: hashing.seeded_int(*key, piece.of.path, piece.start))
         shown.append(last)
-        ids = self._answer_ids(question, SNIPPETS[shown.index(pieces[0])])
+        ids = self._answer_ids(question, SNIPPET_TOKENS[shown.index(pieces[0])])
         answer = inline_text(f"{question.text} {question.answer}", ids)  # its names: those asked about and answered
-        draft = Draft(self._tokenizer)
+        draft = SequenceBuilder(self._tokenizer)
         write_question(draft, shown, asked, answer, self._context)
         draft.end()
         if len(draft) <= band.floor:
@@ -86,14 +86,14 @@ class QuestionWriter:
             return None
         return draft
 
-    def _answer_ids(self, question: Question, snippet: str) -> Numbers:
+    def _answer_ids(self, question: Question, snippet: str) -> Int32Array:
         """The answer with a snippet's name as its token, if the tokenizer has it."""
         before, mark, after = question.answer.partition("{snippet}")
-        ids = [encoded(self._tokenizer, f" {before}".rstrip(" ") if mark else f" {before}")]
+        ids = [encode_text(self._tokenizer, f" {before}".rstrip(" ") if mark else f" {before}")]
         if mark:
             ids.append(self._tokenizer.mark_ids(snippet))
         if after:
-            ids.append(encoded(self._tokenizer, after))
+            ids.append(encode_text(self._tokenizer, after))
         return np.concatenate(ids)
 
     def _piece(self, path: str, at: int, size: int) -> FilePiece | None:
@@ -102,7 +102,7 @@ class QuestionWriter:
         if of is None or not len(of):
             return None
         room = size - self._snippet_size - len(of.path_ids)
-        if room < _LEAST_SNIPPET:
+        if room < _MIN_SNIPPET_TOKENS:
             return None
         if len(of) <= room:
             return FilePiece.whole(of, target=False)
@@ -116,17 +116,19 @@ class QuestionWriter:
         asked_about = {path for path, _ in question.needs}
         found: list[FilePiece] = []
         for path in self._related(question.needs[0][0]):
-            if len(found) == most or room < _LEAST_SNIPPET:
+            if len(found) == most or room < _MIN_SNIPPET_TOKENS:
                 break
             if path in asked_about or path not in self._texts:
                 continue
             of = self._texts[path]
-            start = int(of.cuts[hashing.number(self._seed, question.text, path) % len(of.cuts)]) if len(of.cuts) else 0
+            start = (
+                int(of.cuts[hashing.seeded_int(self._seed, question.text, path) % len(of.cuts)]) if len(of.cuts) else 0
+            )
             start = start if len(of) - start >= size // 2 else 0
             frame = self._snippet_size + len(of.path_ids)
             last_one = len(found) == most - 1
-            limit = min(len(of), start + (room if last_one else min(room, max(size, _LEAST_SNIPPET))) - frame)
-            if limit - start < _LEAST_SNIPPET:
+            limit = min(len(of), start + (room if last_one else min(room, max(size, _MIN_SNIPPET_TOKENS))) - frame)
+            if limit - start < _MIN_SNIPPET_TOKENS:
                 continue
             end = limit if limit == len(of) else of.cut_in(start, limit, (limit - start) // 2)[0]
             found.append(FilePiece(of, start, end, (), False))
@@ -142,7 +144,7 @@ _QUESTION, _ANSWER = "\nQUESTION: ", "\nANSWER:"
 
 
 @dataclass(frozen=True)
-class Asked:
+class StoredQuestion:
     """A row's question and answer as text; `snippets`: number -> (path as shown, code)."""
 
     row: int
@@ -156,22 +158,22 @@ def training_commit(facts: RepositoryFacts) -> str:
     return facts.validation_from or facts.head
 
 
-def folders_of(file: SequenceFile, given: Sequence[Path]) -> dict[str, Path]:
+def match_folders(file: SequenceFile, given: Sequence[Path]) -> dict[str, Path]:
     """Repository name in the header -> the given folder that holds its training commit. Raises InputError where none
     does."""
     found: dict[str, Path] = {}
     for facts in file.header.repositories:
         commit = training_commit(facts)
-        folder = next((one for one in given if holds(one, commit)), None)
+        folder = next((one for one in given if holds_commit(one, commit)), None)
         if folder is None:
             raise InputError(f"no --repo holds the commit {commit[:10]} of {facts.name}; give the repository prepared")
         found[facts.name] = folder
     return found
 
 
-def read_question(file: SequenceFile, row: int, tokenizer: RepoTokenizer) -> Asked:
+def read_question(file: SequenceFile, row: int, tokenizer: RepoTokenizer) -> StoredQuestion:
     """What a row of kind qa shows, asks and answers. Raises InputError where it isn't in that format."""
-    pieces = _pieces(file.tokens(row).tolist(), tokenizer)
+    pieces = _split_snippets(file.tokens(row).tolist(), tokenizer)
     last = max((number for number, (_, text) in enumerate(pieces) if _ANSWER in text), default=-1)
     shown, _, asked = pieces[last][1].rpartition(_QUESTION)
     question, found, answer = asked.rpartition(_ANSWER)
@@ -182,44 +184,48 @@ def read_question(file: SequenceFile, row: int, tokenizer: RepoTokenizer) -> Ask
         if number is not None:
             path, _, code = text.partition("\n")
             snippets[number] = (path.strip(), code)
-    rest = "".join(f" {SNIPPETS[number or 0]}{text}" for number, text in pieces[last + 1 :])
-    return Asked(row, question, " ".join(f"{answer}{rest}".removesuffix(_end(tokenizer)).split()), snippets)
+    rest = "".join(f" {SNIPPET_TOKENS[number or 0]}{text}" for number, text in pieces[last + 1 :])
+    return StoredQuestion(
+        row, question, " ".join(f"{answer}{rest}".removesuffix(_end_text(tokenizer)).split()), snippets
+    )
 
 
-def check_rows(
+def check_question_rows(
     file: SequenceFile,
     tokenizer: RepoTokenizer,
     folders: Mapping[str, Path],
     limit: int | None = None,
     done: Callable[[], None] = lambda: None,
-) -> list[tuple[Asked, Verdict]]:
+) -> list[tuple[StoredQuestion, AnswerVerdict]]:
     """The verdict on every question of the file, or on `limit` of them, always the same ones; in the order of rows."""
     repositories = file.column("repository")
-    found: list[tuple[Asked, Verdict]] = []
-    by_repository: defaultdict[str, list[Asked]] = defaultdict(list)
+    found: list[tuple[StoredQuestion, AnswerVerdict]] = []
+    by_repository: defaultdict[str, list[StoredQuestion]] = defaultdict(list)
     for row in question_rows(file, limit):
         by_repository[repositories[row]].append(read_question(file, row, tokenizer))
     for facts in file.header.repositories:
         asked = by_repository.pop(facts.name, [])
-        with Checker(folders[facts.name], training_commit(facts)) as checker:
+        with AnswerChecker(folders[facts.name], training_commit(facts)) as checker:
             checker.look_up([one.question for one in asked])
             for one in asked:
                 found.append((one, checker.check(one.question, one.answer, one.snippets)))
                 done()
     unknown = "of a repository that the header doesn't name"
-    found += [(one, Verdict(False, "", unknown)) for asked in by_repository.values() for one in asked]
+    found += [(one, AnswerVerdict(False, "", unknown)) for asked in by_repository.values() for one in asked]
     return sorted(found, key=lambda pair: pair[0].row)
 
 
 def question_rows(file: SequenceFile, limit: int | None = None) -> list[int]:
     """The rows of kind qa, or `limit` of them."""
     rows = [row for row, kind in enumerate(file.column("kind")) if kind == "qa"]
-    return sorted(sorted(rows, key=lambda row: hashing.number("check", row))[:limit])
+    return sorted(sorted(rows, key=lambda row: hashing.seeded_int("check", row))[:limit])
 
 
-def _pieces(ids: list[int], tokenizer: RepoTokenizer) -> list[tuple[int | None, str]]:
+def _split_snippets(ids: list[int], tokenizer: RepoTokenizer) -> list[tuple[int | None, str]]:
     """(number of the snippet, text after its mark), first what stands before any mark."""
-    numbers = {tokenizer.structure_ids[name]: n for n, name in enumerate(SNIPPETS) if name in tokenizer.structure_ids}
+    numbers = {
+        tokenizer.structure_ids[name]: n for n, name in enumerate(SNIPPET_TOKENS) if name in tokenizer.structure_ids
+    }
     if not numbers:  # the marks are text
         marks = re.split(r"<\|SNIPPET_(\d+)\|>", tokenizer.decode(ids))
         return [(None, marks[0]), *((int(n), text) for n, text in zip(marks[1::2], marks[2::2], strict=True))]
@@ -230,5 +236,5 @@ def _pieces(ids: list[int], tokenizer: RepoTokenizer) -> list[tuple[int | None, 
     return pieces
 
 
-def _end(tokenizer: RepoTokenizer) -> str:
+def _end_text(tokenizer: RepoTokenizer) -> str:
     return tokenizer.decode([tokenizer.end_id])

@@ -19,37 +19,37 @@ from safetensors.numpy import save_file
 
 from longrepo.config.schema import Settings
 from longrepo.engines.adapter_io import (
-    CONFIG,
-    ROWS,
-    WEIGHTS,
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    TOKEN_ROWS_PATH,
+    adapter_config,
     check_adapter,
-    config_of,
     parameter_name,
     tensor_name,
     unknown_parameter,
     unreadable_adapter,
     unreadable_optimizer,
 )
-from longrepo.engines.mlx.lora import TokenRows
+from longrepo.engines.mlx.lora import MlxTokenEmbeddings
 from longrepo.errors import InputError
 
 
-def write_adapter(folder: Path, model: Any, rows: TokenRows | None, settings: Settings) -> None:
+def write_mlx_adapter(folder: Path, model: Any, rows: MlxTokenEmbeddings | None, settings: Settings) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` into an existing folder."""
     tensors = {
         tensor_name(path): np.ascontiguousarray(np.array(tensor).T) for path, tensor in lora_tensors(model).items()
     }
     if rows is not None:
-        tensors[tensor_name(ROWS)] = np.array(rows.weight)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        tensors[tensor_name(TOKEN_ROWS_PATH)] = np.array(rows.weight)
+    save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     ids: Any = rows.ids.tolist() if rows is not None else None
-    text = json.dumps(config_of(settings, ids), indent=2, sort_keys=True)
-    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    text = json.dumps(adapter_config(settings, ids), indent=2, sort_keys=True)
+    (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
-def read_adapter(folder: Path, model: Any, rows: TokenRows | None) -> None:
+def read_mlx_adapter(folder: Path, model: Any, rows: MlxTokenEmbeddings | None) -> None:
     """Set the model's adapter from a folder. Raises InputError where it was made for another model or other LoRA."""
-    file = folder / WEIGHTS
+    file = folder / ADAPTER_WEIGHTS
     try:
         saved = load_float32(file)
     except RuntimeError as error:
@@ -57,13 +57,13 @@ def read_adapter(folder: Path, model: Any, rows: TokenRows | None) -> None:
     layers = lora_tensors(model)
     ours = {tensor_name(path): tensor.shape[::-1] for path, tensor in layers.items()}
     if rows is not None:
-        ours[tensor_name(ROWS)] = rows.weight.shape
+        ours[tensor_name(TOKEN_ROWS_PATH)] = rows.weight.shape
     check_adapter(file, ours, {name: tensor.shape for name, tensor in saved.items()})
     read = {path: mx.contiguous(saved[tensor_name(path)].T) for path in layers}
     mx.eval(read)
     model.load_weights(list(read.items()), strict=False)
     if rows is not None:
-        rows.weight = saved[tensor_name(ROWS)]
+        rows.weight = saved[tensor_name(TOKEN_ROWS_PATH)]
 
 
 def lora_tensors(model: Any) -> dict[str, mx.array]:
@@ -84,23 +84,23 @@ def load_float32(file: Path) -> dict[str, mx.array]:
     return tensors
 
 
-Moments = dict[str, tuple[mx.array, mx.array]]
-_PARTS = ("exp_avg", "exp_avg_sq")
+NamedMoments = dict[str, tuple[mx.array, mx.array]]
+_MOMENT_NAMES = ("exp_avg", "exp_avg_sq")
 
 
-def write_optimizer(file: Path, state: Mapping[str, tuple[mx.array, mx.array]], step: int) -> None:
+def write_mlx_optimizer(file: Path, state: Mapping[str, tuple[mx.array, mx.array]], step: int) -> None:
     """Write the first and second moments (float32, by path: `<module>.lora_a`, `<module>.lora_b`, `rows`) after
     `step` updates. An empty `state` is one before the first update."""
     tensors = {}
     for path, moments in state.items():
         name = parameter_name(path)
-        for part, moment in zip(_PARTS, moments, strict=True):
-            tensors[f"{name}/{part}"] = np.ascontiguousarray(_turned(path, np.array(moment)))
+        for part, moment in zip(_MOMENT_NAMES, moments, strict=True):
+            tensors[f"{name}/{part}"] = np.ascontiguousarray(_transpose_lora(path, np.array(moment)))
         tensors[f"{name}/step"] = np.array(step, np.float32)
     save_file(tensors, file)
 
 
-def read_optimizer(file: Path, parameters: Mapping[str, tuple[int, ...]]) -> tuple[Moments, int]:
+def read_mlx_optimizer(file: Path, parameters: Mapping[str, tuple[int, ...]]) -> tuple[NamedMoments, int]:
     """The moments by path and the number of updates they have seen; `parameters` are the shapes of what is trained.
 
     A path that had no state yet, or was frozen, is left out. Raises InputError where the parameters differ.
@@ -113,13 +113,13 @@ def read_optimizer(file: Path, parameters: Mapping[str, tuple[int, ...]]) -> tup
         raise unreadable_optimizer(file, error) from None
     paths = {parameter_name(path): path for path in parameters}
     names = sorted({key.rpartition("/")[0] for key in saved})
-    state: Moments = {}
+    state: NamedMoments = {}
     steps = set()
     for name in names:
         if (path := paths.get(name)) is None:
             raise unknown_parameter(file, name)
         try:
-            first, second = (mx.contiguous(_turned(path, saved[f"{name}/{part}"])) for part in _PARTS)
+            first, second = (mx.contiguous(_transpose_lora(path, saved[f"{name}/{part}"])) for part in _MOMENT_NAMES)
             steps.add(int(np.array(saved[f"{name}/step"])))
         except KeyError as missing:
             raise unreadable_optimizer(file, KeyError(f"no {missing.args[0]}")) from None
@@ -132,6 +132,6 @@ def read_optimizer(file: Path, parameters: Mapping[str, tuple[int, ...]]) -> tup
     return state, steps.pop() if steps else 0
 
 
-def _turned(path: str, tensor: Any) -> Any:
+def _transpose_lora(path: str, tensor: Any) -> Any:
     """PEFT's matrices are the transposed of ours; the rows are the same."""
-    return tensor if path == ROWS else tensor.T
+    return tensor if path == TOKEN_ROWS_PATH else tensor.T

@@ -41,13 +41,13 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from longrepo.engines.base import Batch, Method, scored_positions
-from longrepo.engines.chunked import ScratchFile, spans_of, walk
+from longrepo.engines.base import Batch, StepMethod, scored_positions
+from longrepo.engines.chunked import ScratchFile, chunk_spans, run_schedule
 from longrepo.engines.mlx.device import to_float
-from longrepo.engines.mlx.lora import Gradients, Slot, placed, slots_of
+from longrepo.engines.mlx.lora import Gradients, ParameterSlot, lora_slots, temporary_values
 
 
-class ChunkCache:
+class MlxChunkCache:
     """A chunk that begins at position `offset`, whose earlier keys and values begin at position `first`.
 
     `keys`, `values`: those from `first` to `offset` in pieces, each `[rows, kv heads, tokens, head width]`.
@@ -79,14 +79,18 @@ class ChunkCache:
 
 
 Spans = Sequence[tuple[int, int]]
-At = Callable[[int], AbstractContextManager[None]]  # where a chunk begins, for what depends on positions (dropout)
+ChunkContext = Callable[
+    [int], AbstractContextManager[None]
+]  # where a chunk begins, for what depends on positions (dropout)
 
 
-class LayerPass:
+class MlxLayerPass:
     """`keys`, `values`: of each chunk `[rows, kv heads, chunk, head width]`, filled by `forward`. `window`: tokens
     that the layer sees, None for all."""
 
-    def __init__(self, layer: Any, slots: Sequence[Slot], window: int | None, spans: Spans, at: At) -> None:
+    def __init__(
+        self, layer: Any, slots: Sequence[ParameterSlot], window: int | None, spans: Spans, at: ChunkContext
+    ) -> None:
         self._layer, self._slots, self._window = layer, slots, window
         self._spans, self._at = spans, at
         self.keys: dict[int, mx.array] = {}
@@ -116,7 +120,7 @@ class LayerPass:
 
         def run(*primals: mx.array) -> tuple[mx.array, ...]:
             keys, values = primals[count + 1 : count + 1 + pieces], primals[count + 1 + pieces :]
-            with placed(self._slots, primals[:count]):
+            with temporary_values(self._slots, primals[:count]):
                 outputs = self._run(index, primals[count], keys, values)
             return outputs if gradient is not None else outputs[1:]
 
@@ -149,7 +153,7 @@ class LayerPass:
         first = self._first_key(start)
         if before and (cut := first - self._spans[before[0]][0]):
             keys, values = ([kept[0][:, :, cut:], *kept[1:]] for kept in (keys, values))
-        cache = ChunkCache(start, first, keys, values)
+        cache = MlxChunkCache(start, first, keys, values)
         with self._at(start):
             output = self._layer(hidden, cache.make_mask(end - start, window_size=self._window), cache)
         if cache.own is None:
@@ -167,18 +171,18 @@ class LayerPass:
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _RequestedMask:
     """A mask that was asked for, of a window of tokens."""
 
     window: int | None
 
 
-class _Asking(ChunkCache):
+class _MaskProbe(MlxChunkCache):
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> Any:
-        return _Asked(window_size)
+        return _RequestedMask(window_size)
 
 
-class _StandIn:
+class _MlxLayerProbe:
     """Answers for `layer` as far as its attributes go; notes what it is given and gives back `output`, or that."""
 
     def __init__(self, layer: Any, output: mx.array | None = None) -> None:
@@ -194,7 +198,7 @@ class _StandIn:
         return hidden if self._output is None else self._output
 
 
-class Ends:
+class MlxEmbeddingAndHead:
     """The two ends of `model`, whose decoder is `model.model` and its layers `model.model.layers`."""
 
     def __init__(self, model: Any) -> None:
@@ -204,29 +208,29 @@ class Ends:
     def embed(self, ids: mx.array) -> mx.array:
         """The first layer's input `[rows, tokens, width]`; ids `[rows, tokens]`."""
         with self._replaced() as stand_ins:
-            self._decoder(ids, cache=self._caches(ChunkCache(0, 0)))
+            self._decoder(ids, cache=self._caches(MlxChunkCache(0, 0)))
         assert stand_ins[0].hidden is not None
         return stand_ins[0].hidden
 
     def windows(self) -> list[int | None]:
         """How many tokens each layer sees; None for all. Raises TypeError where a mask isn't asked of the cache."""
         with self._replaced() as stand_ins:
-            self._decoder(mx.zeros((1, 2), mx.int32), cache=self._caches(_Asking(0, 0)))
-        if not all(isinstance(one.mask, _Asked) for one in stand_ins):
+            self._decoder(mx.zeros((1, 2), mx.int32), cache=self._caches(_MaskProbe(0, 0)))
+        if not all(isinstance(one.mask, _RequestedMask) for one in stand_ins):
             raise TypeError("the model makes its own attention masks")
         return [one.mask.window for one in stand_ins]
 
     def logits(self, hidden: mx.array) -> mx.array:
         """The model's output `[rows, tokens, vocabulary]` for the last layer's `[rows, tokens, width]`."""
         with self._replaced(hidden):
-            return self._model(mx.zeros(hidden.shape[:2], mx.int32), cache=self._caches(ChunkCache(0, 0)))
+            return self._model(mx.zeros(hidden.shape[:2], mx.int32), cache=self._caches(MlxChunkCache(0, 0)))
 
-    def _caches(self, cache: ChunkCache) -> list[ChunkCache]:
+    def _caches(self, cache: MlxChunkCache) -> list[MlxChunkCache]:
         return [cache] * len(self.layers)
 
     @contextmanager
-    def _replaced(self, output: mx.array | None = None) -> Iterator[list[_StandIn]]:
-        stand_ins = [_StandIn(layer, output) for layer in self.layers]
+    def _replaced(self, output: mx.array | None = None) -> Iterator[list[_MlxLayerProbe]]:
+        stand_ins = [_MlxLayerProbe(layer, output) for layer in self.layers]
         real = self._decoder.layers
         self._decoder.layers = stand_ins
         try:
@@ -235,63 +239,63 @@ class Ends:
             self._decoder.layers = real
 
 
-Key = tuple[str, int, int]  # what it is, the layer, the chunk
+StoreKey = tuple[str, int, int]  # what it is, the layer, the chunk
 
 
-class Store(Protocol):
+class MlxActivationStore(Protocol):
     """Evaluated arrays by key. What `take` returns is bit for bit what was `put`; the store no longer has it."""
 
-    def put(self, key: Key, array: mx.array) -> None: ...
+    def put(self, key: StoreKey, array: mx.array) -> None: ...
 
-    def get(self, key: Key) -> mx.array: ...
+    def get(self, key: StoreKey) -> mx.array: ...
 
-    def take(self, key: Key) -> mx.array: ...
+    def take(self, key: StoreKey) -> mx.array: ...
 
     def clear(self) -> None: ...
 
 
-class MemoryStore:
+class MlxMemoryStore:
     """Keeps the arrays themselves."""
 
     def __init__(self) -> None:
-        self._kept: dict[Key, mx.array] = {}
+        self._kept: dict[StoreKey, mx.array] = {}
 
-    def put(self, key: Key, array: mx.array) -> None:
+    def put(self, key: StoreKey, array: mx.array) -> None:
         self._kept[key] = array
 
-    def get(self, key: Key) -> mx.array:
+    def get(self, key: StoreKey) -> mx.array:
         return self._kept[key]
 
-    def take(self, key: Key) -> mx.array:
+    def take(self, key: StoreKey) -> mx.array:
         return self._kept.pop(key)
 
     def clear(self) -> None:
         self._kept.clear()
 
 
-class DiskStore:
+class MlxDiskStore:
     """Keeps them in a file (`longrepo.engines.chunked`), used again from its start after `clear`."""
 
     def __init__(self, folder: Path) -> None:
         self._file = ScratchFile(folder)
-        self._places: dict[Key, tuple[int, tuple[int, ...], mx.Dtype]] = {}
+        self._places: dict[StoreKey, tuple[int, tuple[int, ...], mx.Dtype]] = {}
 
     @property
     def written(self) -> int:
         """Bytes, ever."""
         return self._file.written
 
-    def put(self, key: Key, array: mx.array) -> None:
+    def put(self, key: StoreKey, array: mx.array) -> None:
         flat: Any = mx.contiguous(array).reshape(-1).view(mx.uint8)
         self._places[key] = (self._file.append(memoryview(flat)), array.shape, array.dtype)
 
-    def get(self, key: Key) -> mx.array:
+    def get(self, key: StoreKey) -> mx.array:
         place, shape, dtype = self._places[key]
         data: Any = np.empty(int(np.prod(shape)) * dtype.size, dtype=np.uint8)
         self._file.read(place, memoryview(data))
         return mx.array(data).view(dtype).reshape(shape)
 
-    def take(self, key: Key) -> mx.array:
+    def take(self, key: StoreKey) -> mx.array:
         array = self.get(key)
         del self._places[key]
         return array
@@ -302,11 +306,11 @@ class DiskStore:
 
 
 Head = Callable[[mx.array], mx.array]
-PART = 256  # positions; 48 MiB of float32 logits at StarCoder2's vocabulary
+LOSS_CHUNK = 256  # positions; 48 MiB of float32 logits at StarCoder2's vocabulary
 
 
 @dataclass(frozen=True)
-class Scored:
+class MlxScoredPositions:
     """The scored positions of some `[rows, tokens]`, flattened: `at` `[scored]` their indices, `targets` `[scored]` the
     token that follows each, `weights` `[scored]`."""
 
@@ -315,18 +319,20 @@ class Scored:
     weights: mx.array
 
     @staticmethod
-    def of(ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], start: int, end: int) -> Scored:
+    def of(ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], start: int, end: int) -> MlxScoredPositions:
         """Among the positions from `start` to `end` of each row. Position p is scored by the weight of token p + 1."""
         at, targets, following = scored_positions(ids, weights, start, end)
-        return Scored(mx.array(at.astype(np.int32)), mx.array(targets.astype(np.int32)), mx.array(following))
+        return MlxScoredPositions(
+            mx.array(at.astype(np.int32)), mx.array(targets.astype(np.int32)), mx.array(following)
+        )
 
-    def parts(self) -> Iterator[Scored]:
-        for start in range(0, self.at.size, PART):
-            part = slice(start, start + PART)
-            yield Scored(self.at[part], self.targets[part], self.weights[part])
+    def parts(self) -> Iterator[MlxScoredPositions]:
+        for start in range(0, self.at.size, LOSS_CHUNK):
+            part = slice(start, start + LOSS_CHUNK)
+            yield MlxScoredPositions(self.at[part], self.targets[part], self.weights[part])
 
 
-def nll_of(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
+def token_nll(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
     """The negative log-likelihood (nats, float32) `[positions]` of `targets` after `hidden` `[positions, width]`."""
     return nn.losses.cross_entropy(head(hidden[None])[0].astype(mx.float32), targets)
 
@@ -339,28 +345,28 @@ def nll_and_gradient(logits: mx.array, targets: mx.array, scales: mx.array) -> t
     return nll, (mx.softmax(logits, axis=-1) * scales[:, None]).at[at, targets].add(-scales)
 
 
-class ChunkedStep:
+class MlxChunkedStep:
     """`rows`: the slot of the trained token rows, if there are any. `at`: see `LayerPass`."""
 
-    def __init__(self, model: Any, rows: Slot | None, at: At) -> None:
-        self._ends, self._rows, self._at = Ends(model), rows, at
+    def __init__(self, model: Any, rows: ParameterSlot | None, at: ChunkContext) -> None:
+        self._ends, self._rows, self._at = MlxEmbeddingAndHead(model), rows, at
         self._windows = self._ends.windows()
-        self._slots = [slots_of(layer, f"model.layers.{number}") for number, layer in enumerate(self._ends.layers)]
+        self._slots = [lora_slots(layer, f"model.layers.{number}") for number, layer in enumerate(self._ends.layers)]
 
     def accumulate(
-        self, batch: Batch, normaliser: float, method: Method, store: Store, gradients: Gradients
+        self, batch: Batch, normalizer: float, method: StepMethod, store: MlxActivationStore, gradients: Gradients
     ) -> list[mx.array]:
-        """Add the gradient of `sum(weight * nll) / normaliser` to `gradients`; return the parts of
+        """Add the gradient of `sum(weight * nll) / normalizer` to `gradients`; return the parts of
         `sum(weight * nll)`. Tokens after the last scored one are left out: nothing depends on them."""
         scored = np.flatnonzero(batch.loss_weights[:, 1:].any(axis=0))
         if not len(scored):
             return []
         tokens = int(scored[-1]) + 1
         ids = mx.array(batch.input_ids[:, :tokens].astype(np.int32))
-        spans = spans_of(tokens, method.chunk)
+        spans = chunk_spans(tokens, method.chunk)
         layers = len(self._ends.layers)
         totals: list[mx.array] = []
-        parts = [Scored.of(batch.input_ids, batch.loss_weights, start, end) for start, end in spans]
+        parts = [MlxScoredPositions.of(batch.input_ids, batch.loss_weights, start, end) for start, end in spans]
         wanted = [part.at.size > 0 for part in parts]  # of the last layer: nothing else depends on its output
         above: list[mx.array | None] = [None] * len(spans)
 
@@ -368,7 +374,7 @@ class ChunkedStep:
             for index, part in enumerate(parts):
                 if wanted[index]:
                     hidden = store.take(("input", layers, index))
-                    above[index] = self._head(part, hidden, normaliser, totals, gradients)
+                    above[index] = self._head(part, hidden, normalizer, totals, gradients)
 
         def backward(number: int) -> None:
             self._backward(number, spans, above, store, gradients)
@@ -379,7 +385,7 @@ class ChunkedStep:
 
         try:
             self._embed(ids, spans, store)
-            walk(method, layers, forward, head, backward)
+            run_schedule(method, layers, forward, head, backward)
             self._embedding_backward(ids, spans, above, gradients)
         finally:
             store.clear()
@@ -387,7 +393,7 @@ class ChunkedStep:
 
     def hidden(self, ids: mx.array, chunk: int) -> Iterator[tuple[int, int, mx.array]]:
         """(start, end, the last layer's output `[rows, end - start, width]`) of each chunk, without gradients."""
-        spans, store = spans_of(ids.shape[1], chunk), MemoryStore()
+        spans, store = chunk_spans(ids.shape[1], chunk), MlxMemoryStore()
         self._embed(ids, spans, store)
         for number in range(len(self._ends.layers)):
             self._forward(number, spans, store, False, False, [True] * len(spans))
@@ -398,17 +404,23 @@ class ChunkedStep:
         """`[rows, tokens, vocabulary]` of the last layer's output."""
         return self._ends.logits(hidden)
 
-    def _embed(self, ids: mx.array, spans: Spans, store: Store) -> None:
+    def _embed(self, ids: mx.array, spans: Spans, store: MlxActivationStore) -> None:
         for index, (start, end) in enumerate(spans):
             embedded = self._ends.embed(ids[:, start:end])
             mx.eval(embedded)
             store.put(("input", 0, index), embedded)
 
-    def _pass(self, number: int, spans: Spans) -> LayerPass:
-        return LayerPass(self._ends.layers[number], self._slots[number], self._windows[number], spans, self._at)
+    def _pass(self, number: int, spans: Spans) -> MlxLayerPass:
+        return MlxLayerPass(self._ends.layers[number], self._slots[number], self._windows[number], spans, self._at)
 
     def _forward(
-        self, number: int, spans: Spans, store: Store, keep_input: bool, keep_cache: bool, wanted: Sequence[bool]
+        self,
+        number: int,
+        spans: Spans,
+        store: MlxActivationStore,
+        keep_input: bool,
+        keep_cache: bool,
+        wanted: Sequence[bool],
     ) -> None:
         """`wanted`: of which chunks the output is."""
         passing = self._pass(number, spans)
@@ -422,7 +434,12 @@ class ChunkedStep:
                 store.put(("values", number, index), passing.values[index])
 
     def _head(
-        self, scored: Scored, hidden: mx.array, normaliser: float, totals: list[mx.array], gradients: Gradients
+        self,
+        scored: MlxScoredPositions,
+        hidden: mx.array,
+        normalizer: float,
+        totals: list[mx.array],
+        gradients: Gradients,
     ) -> mx.array:
         """The gradient of a chunk of the last layer's output, a part of its scored positions at a time."""
         flat = hidden.reshape(-1, hidden.shape[-1])
@@ -431,11 +448,11 @@ class ChunkedStep:
         for part in scored.parts():
 
             def logits(hidden: mx.array, *values: mx.array) -> mx.array:
-                with placed(rows, values):
+                with temporary_values(rows, values):
                     return self._ends.logits(hidden[None]).squeeze(0).astype(mx.float32)
 
             primals = [flat[part.at], *(slot.value for slot in rows)]
-            nll, above = nll_and_gradient(logits(*primals), part.targets, part.weights / normaliser)
+            nll, above = nll_and_gradient(logits(*primals), part.targets, part.weights / normalizer)
             _, found = mx.vjp(logits, primals, [above])
             summed = (nll * part.weights).sum()
             total[part.at] = found[0]
@@ -445,7 +462,7 @@ class ChunkedStep:
         return total.reshape(hidden.shape)
 
     def _backward(
-        self, number: int, spans: Spans, above: list[mx.array | None], store: Store, gradients: Gradients
+        self, number: int, spans: Spans, above: list[mx.array | None], store: MlxActivationStore, gradients: Gradients
     ) -> None:
         """Replace each chunk's gradient of the layer's output by that of its input."""
         passing, slots = self._pass(number, spans), self._slots[number]
@@ -467,7 +484,7 @@ class ChunkedStep:
         for (start, end), gradient in zip(spans, above, strict=True):
 
             def embedded(value: mx.array, start: int = start, end: int = end) -> mx.array:
-                with placed(rows, [value]):
+                with temporary_values(rows, [value]):
                     return self._ends.embed(ids[:, start:end])
 
             assert gradient is not None  # the first layer has given each
@@ -476,24 +493,24 @@ class ChunkedStep:
             mx.eval(gradients.of(rows))
 
 
-TOKENS, CHUNK = 24, 10
-REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+PROBE_TOKENS, PROBE_CHUNK = 24, 10
+UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
-def why_not(model: Any, rows: Slot | None, at: At) -> str | None:
+def unsupported_reason(model: Any, rows: ParameterSlot | None, at: ChunkContext) -> str | None:
     """Why `model` can't be walked in chunks, or None where its first two layers give the same both ways."""
     decoder: Any = getattr(model, "model", None)
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, list):
         return "its decoder has no list of layers"
     model.eval()
-    ids = mx.arange(TOKENS)[None]
+    ids = mx.arange(PROBE_TOKENS)[None]
     decoder.layers = layers[:2]
     try:
         plain = model(ids)
-        step = ChunkedStep(model, rows, at)
-        chunks = mx.concatenate([step.logits(hidden) for _, _, hidden in step.hidden(ids, CHUNK)], axis=1)
-    except REFUSALS as error:
+        step = MlxChunkedStep(model, rows, at)
+        chunks = mx.concatenate([step.logits(hidden) for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], axis=1)
+    except UNSUPPORTED_ERRORS as error:
         return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
     finally:
         decoder.layers = layers
@@ -505,21 +522,21 @@ def why_not(model: Any, rows: Slot | None, at: At) -> str | None:
 
 
 def plain_step(
-    model: Any, slots: Sequence[Slot], batch: Batch, normaliser: float, gradients: Gradients
+    model: Any, slots: Sequence[ParameterSlot], batch: Batch, normalizer: float, gradients: Gradients
 ) -> list[mx.array]:
-    """Add the gradient of `sum(weight * nll) / normaliser` to `gradients`; return `sum(weight * nll)`."""
+    """Add the gradient of `sum(weight * nll) / normalizer` to `gradients`; return `sum(weight * nll)`."""
     ids = mx.array(batch.input_ids.astype(np.int32))
-    scored = Scored.of(batch.input_ids, batch.loss_weights, 0, ids.shape[1])
+    scored = MlxScoredPositions.of(batch.input_ids, batch.loss_weights, 0, ids.shape[1])
     if not scored.at.size:
         return []
 
     def loss(*values: mx.array) -> mx.array:
-        with placed(slots, values):
+        with temporary_values(slots, values):
             logits = model(ids)
         logits = logits.reshape(-1, logits.shape[-1])[scored.at].astype(mx.float32)
         return (nn.losses.cross_entropy(logits, scored.targets) * scored.weights).sum()
 
-    total, found = mx.vjp(loss, [slot.value for slot in slots], [mx.array(1 / normaliser)])
+    total, found = mx.vjp(loss, [slot.value for slot in slots], [mx.array(1 / normalizer)])
     gradients.add(slots, found)
     mx.eval(total, gradients.of(slots))
     return list(total)

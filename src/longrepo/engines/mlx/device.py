@@ -18,7 +18,7 @@ from longrepo.errors import InputError
 
 
 @dataclass(frozen=True)
-class Placement:
+class MlxPlacement:
     """`device`: `metal` or `cpu`. `dtype`: of the base's unquantised weights and of what is computed."""
 
     device: str
@@ -30,7 +30,7 @@ class Placement:
         return str(self.dtype).rpartition(".")[2]
 
 
-def place(device: str, precision: str) -> Placement:
+def select_mlx_device(device: str, precision: str) -> MlxPlacement:
     """Resolve `auto|mps|cpu` and `auto|bfloat16|float32`, and compute there from now on. Raises InputError where the
     machine lacks it."""
     metal = mx.metal.is_available()
@@ -41,12 +41,12 @@ def place(device: str, precision: str) -> Placement:
     if device == "auto":
         chosen, why = ("metal", "the fastest device found") if metal else ("cpu", "no Metal device found")
     mx.set_default_device(mx.Device(mx.DeviceType.gpu if chosen == "metal" else mx.DeviceType.cpu))
-    dtype, why_dtype = _dtype(chosen, precision)
+    dtype, why_dtype = _select_dtype(chosen, precision)
     name = str(dtype).rpartition(".")[2]
-    return Placement(chosen, dtype, ((f"device: {chosen}", why), (f"precision: {name}", why_dtype)))
+    return MlxPlacement(chosen, dtype, ((f"device: {chosen}", why), (f"precision: {name}", why_dtype)))
 
 
-def _dtype(device: str, wanted: str) -> tuple[mx.Dtype, str]:
+def _select_dtype(device: str, wanted: str) -> tuple[mx.Dtype, str]:
     if wanted != "auto":
         return {"bfloat16": mx.bfloat16, "float32": mx.float32}[wanted], "as set in training.precision"
     if device == "cpu":
@@ -55,19 +55,19 @@ def _dtype(device: str, wanted: str) -> tuple[mx.Dtype, str]:
 
 
 MIB, GIB = 2**20, 2**30
-SLACK = 1.05  # over the plan: MLX's memory limit makes it wait for running work, not fail
-LEAST_CACHE = 64 * MIB
+LIMIT_SLACK = 1.05  # over the plan: MLX's memory limit makes it wait for running work, not fail
+MIN_CACHE = 64 * MIB
 
 
-def set_limits(device: str, planned: int, budget: int) -> tuple[tuple[str, str], ...]:
+def set_memory_limits(device: str, planned: int, budget: int) -> tuple[tuple[str, str], ...]:
     """For a run planned to need `planned` of `budget` bytes; the limits with reasons, like an engine's `choices`."""
     if device != "metal":
-        mx.set_cache_limit(LEAST_CACHE)
+        mx.set_cache_limit(MIN_CACHE)
         reason = "freed buffers kept for reuse count as the process's; memory and wired limits are Metal's"
-        return ((f"MLX's cache limit: {LEAST_CACHE / GIB:.2f} GiB", reason),)
+        return ((f"MLX's cache limit: {MIN_CACHE / GIB:.2f} GiB", reason),)
     working_set = int(mx.device_info()["max_recommended_working_set_size"])
-    memory = min(budget, int(planned * SLACK))
-    cache = max(LEAST_CACHE, budget - memory)
+    memory = min(budget, int(planned * LIMIT_SLACK))
+    cache = max(MIN_CACHE, budget - memory)
     wired = min(planned, working_set)
     mx.set_memory_limit(memory)
     mx.set_cache_limit(cache)

@@ -11,22 +11,22 @@ from unittest.mock import patch
 import mlx.core as mx
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch, Measured, Method, line, shortened, two_depths
+from longrepo.engines.base import Batch, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
 from longrepo.engines.mlx import engine as engine_module
 from longrepo.engines.mlx.allocator import Allocator
-from longrepo.engines.mlx.chunked import REFUSALS, ChunkedStep
-from longrepo.engines.mlx.device import Placement
+from longrepo.engines.mlx.chunked import UNSUPPORTED_ERRORS, MlxChunkedStep
+from longrepo.engines.mlx.device import MlxPlacement
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays
-from longrepo.engines.mlx.load import skeleton
-from longrepo.engines.mlx.lora import patch as patch_rows
-from longrepo.engines.mlx.sampled import sampled
+from longrepo.engines.mlx.load import meta_model
+from longrepo.engines.mlx.lora import add_trained_tokens as patch_rows
+from longrepo.engines.mlx.sampled import skip_middle_chunks
 
-PHASES = ("forward", "head", "recompute", "backward", "update")
+STEP_PHASES = ("forward", "head", "recompute", "backward", "update")
 
 
 @dataclass(frozen=True)
-class DryRun:
+class MlxDryRun:
     """What is run: `config` of transformers, with `added` structure tokens beyond its vocabulary; computing in
     `dtype` as on `device` (`cpu` or `metal`).
 
@@ -36,20 +36,20 @@ class DryRun:
 
     config: Any
     settings: Settings
-    method: Method
+    method: StepMethod
     device: str
     dtype: mx.Dtype
     added: int
 
-    def whole(self, tokens: int) -> Measured:
+    def whole(self, tokens: int) -> StepBytes:
         """The whole model's, from two small numbers of its layers: every peak grows by the same for each."""
-        small, large = two_depths(self.config, self.method)
+        small, large = probe_depths(self.config, self.method)
         layers = self.config.num_hidden_layers
         if layers <= large:
             return self.at(layers, tokens)
-        return line(small, self.at(small, tokens), large, self.at(large, tokens), layers)
+        return extrapolate(small, self.at(small, tokens), large, self.at(large, tokens), layers)
 
-    def at(self, layers: int, tokens: int, every_chunk: bool = False, scored: int | None = None) -> Measured:
+    def at(self, layers: int, tokens: int, every_chunk: bool = False, scored: int | None = None) -> StepBytes:
         """Measure the last micro-batch of a window and its update: gradients and moments exist. `scored`: how many of
         the last tokens are; None: all. `every_chunk`: leave none out, for a look at whether the highest moment lies
         where it is looked for, and where chunks differ in what is scored."""
@@ -57,35 +57,35 @@ class DryRun:
         with self._engine(layers, fakes) as engine, ExitStack() as stack:
             if self.method.step == "chunked" and not every_chunk:
                 predicting = tokens - 1  # the last token predicts nothing
-                stack.enter_context(sampled(-(-predicting // self.method.chunk), fakes.like))
-            return _Step(fakes, engine, self.method).measure(self._batch(tokens, scored or tokens), stack)
+                stack.enter_context(skip_middle_chunks(-(-predicting // self.method.chunk), fakes.like))
+            return _MlxDryStep(fakes, engine, self.method).measure(self._batch(tokens, scored or tokens), stack)
 
     def without_moments(self, tokens: int) -> int:
         """Bytes at the highest moment of a micro-batch of one layer before the first update: gradients exist."""
         found = self.at(1, tokens)
-        peaks = [found[f"peak {phase}"] for phase in PHASES if phase != "update"]
+        peaks = [found[f"peak {phase}"] for phase in STEP_PHASES if phase != "update"]
         return max(peaks) - found["moments"]
 
-    def why_not_chunked(self) -> str | None:
+    def chunked_unsupported_reason(self) -> str | None:
         """Why the architecture's layers can't be walked in chunks. Their values aren't compared."""
         fakes = FakeArrays(Allocator())
         with self._engine(min(2, self.config.num_hidden_layers), fakes) as engine:
             try:
                 list(engine._chunks.hidden(mx.zeros((1, 24), mx.int32), 10))
-            except REFUSALS as error:
+            except UNSUPPORTED_ERRORS as error:
                 return next(iter(str(error).splitlines()), type(error).__name__)
         return None
 
     @contextmanager
     def _engine(self, layers: int, fakes: FakeArrays) -> Iterator[MlxEngine]:
-        config = shortened(self.config, layers).to_dict()
+        config = truncate_config(self.config, layers).to_dict()
         vocabulary = config["vocab_size"] + self.added
-        with fakes.evaluating(), patch.object(engine_module, "why_not", lambda *_: None):
-            model = skeleton(config | {"vocab_size": vocabulary}, self.settings, self.dtype)
+        with fakes.evaluating(), patch.object(engine_module, "unsupported_reason", lambda *_: None):
+            model = meta_model(config | {"vocab_size": vocabulary}, self.settings, self.dtype)
             model.update(fakes.like_all(model.parameters()))
             ids = range(vocabulary - self.added, vocabulary)
             rows = patch_rows(model, ids, vocabulary) if ids else None
-            yield MlxEngine(model, rows, self.settings, Placement(self.device, self.dtype, ()))
+            yield MlxEngine(model, rows, self.settings, MlxPlacement(self.device, self.dtype, ()))
 
     def _batch(self, tokens: int, scored: int) -> Batch:
         row = ([1] * tokens, [0.0] * (tokens - scored) + [1.0] * scored)
@@ -93,13 +93,13 @@ class DryRun:
 
 
 @dataclass
-class _Step:
+class _MlxDryStep:
     fakes: FakeArrays
     engine: MlxEngine
-    method: Method
+    method: StepMethod
     kept: int = 0
 
-    def measure(self, batch: Batch, stack: ExitStack) -> Measured:
+    def measure(self, batch: Batch, stack: ExitStack) -> StepBytes:
         engine, allocator = self.engine, self.fakes.allocator
         trained = {slot.name: slot.value for slot in engine.slots}
         adapter = sum(array.nbytes for array in trained.values())
@@ -110,16 +110,18 @@ class _Step:
         fixed = {"weights": weights, "adapter": adapter, "gradients": adapter, "moments": 2 * adapter}
         del trained
         engine.method = self.method
-        store = CountingStore()
+        store = MlxCountingStore()
         if self.method.store == "disk":
             engine._store = store
         for name, phase in (("_forward", None), ("_head", "head"), ("_backward", "backward")):
-            stack.enter_context(patch.object(ChunkedStep, name, self._entering(getattr(ChunkedStep, name), phase)))
+            stack.enter_context(
+                patch.object(MlxChunkedStep, name, self._entering(getattr(MlxChunkedStep, name), phase))
+            )
         allocator.enter("forward")
         engine.accumulate(batch, 1.0, 0)
         allocator.enter("update")
         engine.apply_update(1e-4, 1.0)
-        peaks = {f"peak {name}": allocator.peaks.get(name, 0) for name in PHASES}
+        peaks = {f"peak {name}": allocator.peaks.get(name, 0) for name in STEP_PHASES}
         kept = max(0, self.kept - sum(fixed.values()))
         return fixed | peaks | {"kept": kept, "disk_written": store.written, "disk_held": store.held}
 
@@ -141,7 +143,7 @@ class _Step:
 
 
 @dataclass
-class CountingStore:
+class MlxCountingStore:
     """Stands in for a `DiskStore`: forgets the arrays and counts the bytes."""
 
     written: int = 0

@@ -16,25 +16,43 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.engines.base import Batch, Method
-from longrepo.engines.messages import computing
-from longrepo.engines.mlx.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
-from longrepo.engines.mlx.chunked import ChunkedStep, DiskStore, MemoryStore, Scored, Store, nll_of, plain_step, why_not
-from longrepo.engines.mlx.device import Placement, place, to_float
-from longrepo.engines.mlx.kv_cache import generation
+from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.messages import oom_as_error
+from longrepo.engines.mlx.adapter_io import read_mlx_adapter, read_mlx_optimizer, write_mlx_adapter, write_mlx_optimizer
+from longrepo.engines.mlx.chunked import (
+    MlxActivationStore,
+    MlxChunkedStep,
+    MlxDiskStore,
+    MlxMemoryStore,
+    MlxScoredPositions,
+    plain_step,
+    token_nll,
+    unsupported_reason,
+)
+from longrepo.engines.mlx.device import MlxPlacement, select_mlx_device, to_float
+from longrepo.engines.mlx.kv_cache import generation_options
 from longrepo.engines.mlx.load import load_base
-from longrepo.engines.mlx.lora import AdamW, Gradients, Lora, Slot, TokenRows, attach_lora, patch, slots_of
+from longrepo.engines.mlx.lora import (
+    Gradients,
+    LoraLinear,
+    MlxAdamW,
+    MlxTokenEmbeddings,
+    ParameterSlot,
+    add_trained_tokens,
+    attach_lora,
+    lora_slots,
+)
 from longrepo.engines.mlx.models import set_positions
 from longrepo.errors import InputError
-from longrepo.rope.apply import positioned, record
+from longrepo.rope.apply import engine_config_changes, write_context
 from longrepo.utils import process
 
 if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
 
 
-OUT_OF_MEMORY = ("allocat",)  # on Metal for a single array that is too large
-SCORING = 512  # tokens of a chunk where the method has none
+OOM_MESSAGES = ("allocat",)  # on Metal for a single array that is too large
+SCORING_CHUNK = 512  # tokens of a chunk where the method has none
 
 
 class MlxEngine:
@@ -42,60 +60,64 @@ class MlxEngine:
 
     name = "mlx"
 
-    def __init__(self, model: Any, rows: TokenRows | None, settings: Settings, placement: Placement) -> None:
+    def __init__(
+        self, model: Any, rows: MlxTokenEmbeddings | None, settings: Settings, placement: MlxPlacement
+    ) -> None:
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
         self.device = placement.device
         self.choices: list[tuple[str, str]] = list(placement.choices)
         self.pad_id = 0  # any token would do: padding is neither attended to nor scored
         self._dropout = attach_lora(model, settings)
-        self._rows = Slot("rows", rows, "weight") if rows is not None else None
-        self.slots = [*slots_of(model), *([self._rows] if self._rows else [])]
+        self._rows = ParameterSlot("rows", rows, "weight") if rows is not None else None
+        self.slots = [*lora_slots(model), *([self._rows] if self._rows else [])]
         self._gradients = Gradients({slot.name for slot in self.slots})
-        self._optimizer = AdamW(settings.training.weight_decay)
-        self._why_not = why_not(model, self._rows, self._dropout.at)
-        self._chunks = ChunkedStep(model, self._rows, self._dropout.at)
-        self._store: Store = MemoryStore()
-        self.method = Method()
+        self._optimizer = MlxAdamW(settings.training.weight_decay)
+        self._unsupported_reason = unsupported_reason(model, self._rows, self._dropout.at)
+        self._chunks = MlxChunkedStep(model, self._rows, self._dropout.at)
+        self._store: MlxActivationStore = MlxMemoryStore()
+        self.method = StepMethod()
 
     @classmethod
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> MlxEngine:
         """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
-        placement = place(device, settings.training.precision)
+        placement = select_mlx_device(device, settings.training.precision)
         model, notes = load_base(settings.model, tokenizer, placement.dtype, settings.context)
         ids = list(tokenizer.initial_from)
-        rows = patch(model, ids, tokenizer.vocabulary_size) if ids else None
+        rows = add_trained_tokens(model, ids, tokenizer.vocabulary_size) if ids else None
         engine = cls(model, rows, settings, placement)
         engine.choices += [(f"base: {settings.model.name}", note) for note in notes]
         return engine
 
-    def use(self, method: Method, scratch: Path | None = None) -> None:
-        if method.step == "chunked" and (reason := self.why_not_chunked()):
+    def use(self, method: StepMethod, scratch: Path | None = None) -> None:
+        if method.step == "chunked" and (reason := self.chunked_unsupported_reason()):
             raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
         self.method = method
-        self._store = DiskStore(scratch or Path(tempfile.gettempdir())) if method.store == "disk" else MemoryStore()
+        self._store = (
+            MlxDiskStore(scratch or Path(tempfile.gettempdir())) if method.store == "disk" else MlxMemoryStore()
+        )
 
-    def why_not_chunked(self) -> str | None:
-        return self._why_not
+    def chunked_unsupported_reason(self) -> str | None:
+        return self._unsupported_reason
 
     def position(self, context: ContextSettings) -> None:
         config = dict(self.model.unpositioned)
-        config |= positioned(config, context)
+        config |= engine_config_changes(config, context)
         set_positions(self.model, config)
         self.model.published = MappingProxyType(config)
         self._settings = self._settings.model_copy(update={"context": context})
-        self._chunks = ChunkedStep(self.model, self._rows, self._dropout.at)
+        self._chunks = MlxChunkedStep(self.model, self._rows, self._dropout.at)
 
-    def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
+    def accumulate(self, batch: Batch, normalizer: float, key: int) -> float:
         self._dropout.key = key
         self.model.train()
         plain = self.method.step == "plain"
-        with computing(self.device, batch.input_ids.size, OUT_OF_MEMORY):
+        with oom_as_error(self.device, batch.input_ids.size, OOM_MESSAGES):
             if plain and not self._settings.training.use_gradient_checkpointing:
-                parts = plain_step(self.model, self.slots, batch, normaliser, self._gradients)
+                parts = plain_step(self.model, self.slots, batch, normalizer, self._gradients)
             else:
                 # One chunk of the whole sequence is the plain step with its layers checkpointed.
-                method = Method("chunked", batch.input_ids.shape[1]) if plain else self.method
-                parts = self._chunks.accumulate(batch, normaliser, method, self._store, self._gradients)
+                method = StepMethod("chunked", batch.input_ids.shape[1]) if plain else self.method
+                parts = self._chunks.accumulate(batch, normalizer, method, self._store, self._gradients)
         return math.fsum(to_float(part) for part in parts)
 
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
@@ -120,12 +142,12 @@ class MlxEngine:
         wanted[:, 0] = 0
         scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
         ids = mx.array(batch.input_ids.astype(np.int32))
-        with computing(self.device, batch.input_ids.size, OUT_OF_MEMORY):
-            for start, end, hidden in self._chunks.hidden(ids, self.method.chunk or SCORING):
-                scored = Scored.of(batch.input_ids, wanted, start, end)
+        with oom_as_error(self.device, batch.input_ids.size, OOM_MESSAGES):
+            for start, end, hidden in self._chunks.hidden(ids, self.method.chunk or SCORING_CHUNK):
+                scored = MlxScoredPositions.of(batch.input_ids, wanted, start, end)
                 flat = hidden.reshape(-1, hidden.shape[-1])
                 for part in scored.parts():
-                    nll = np.array(nll_of(self._chunks.logits, flat[part.at], part.targets))
+                    nll = np.array(token_nll(self._chunks.logits, flat[part.at], part.targets))
                     row, place = np.divmod(np.array(part.at), end - start)
                     scores[row, start + 1 + place] = nll
         return scores
@@ -136,7 +158,7 @@ class MlxEngine:
         from mlx_lm.generate import generate_step
 
         self.model.eval()
-        packed = generation(self.model.published, bits)
+        packed = generation_options(self.model.published, bits)
         new: list[int] = []
         for token, _ in generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, **packed):
             if tick:
@@ -148,7 +170,7 @@ class MlxEngine:
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
-        switches: list[Any] = [module for module in self.model.modules() if isinstance(module, Lora)]
+        switches: list[Any] = [module for module in self.model.modules() if isinstance(module, LoraLinear)]
         switches += [self.rows] if self.rows is not None else []
         for switch in switches:
             switch.active = False
@@ -159,18 +181,18 @@ class MlxEngine:
                 switch.active = True
 
     def save_adapter(self, folder: Path) -> None:
-        write_adapter(folder, self.model, self.rows, self._settings)
-        record(folder, self._settings.context)
+        write_mlx_adapter(folder, self.model, self.rows, self._settings)
+        write_context(folder, self._settings.context)
 
     def load_adapter(self, folder: Path) -> None:
-        read_adapter(folder, self.model, self.rows)
+        read_mlx_adapter(folder, self.model, self.rows)
 
     def save_optimizer(self, file: Path) -> None:
-        write_optimizer(file, self._optimizer.moments, self._optimizer.step)
+        write_mlx_optimizer(file, self._optimizer.moments, self._optimizer.step)
 
     def load_optimizer(self, file: Path) -> None:
         shapes = {slot.name: slot.value.shape for slot in self.slots}
-        self._optimizer.moments, self._optimizer.step = read_optimizer(file, shapes)
+        self._optimizer.moments, self._optimizer.step = read_mlx_optimizer(file, shapes)
 
     def peak_memory(self) -> int:
         return mx.get_peak_memory() if self.device == "metal" else process.peak_resident()

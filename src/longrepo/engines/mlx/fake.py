@@ -17,7 +17,7 @@ from longrepo.engines.mlx.layout import Layout
 
 MARKS = {2: mx.uint16, 4: mx.uint32, 8: mx.uint64}  # by bytes of a value
 FIRST = {2: 1, 4: 0x3F800001, 8: 1}  # float32 just above 1: a norm that is asked for its value is finite
-REAL = mx.eval
+REAL_EVAL = mx.eval
 Place = tuple[int, int]  # bytes of a value, and the mark
 
 
@@ -39,7 +39,7 @@ class FakeArrays:
         try:
             yield
         finally:
-            mx.eval = REAL
+            mx.eval = REAL_EVAL
             mx.enable_compile()
 
     def like(self, array: mx.array) -> mx.array:
@@ -111,5 +111,5 @@ class FakeArrays:
 
 def _spread(scalar: mx.array, shape: Sequence[int]) -> mx.array:
     wide = mx.broadcast_to(scalar, shape)
-    REAL(wide)
+    REAL_EVAL(wide)
     return wide

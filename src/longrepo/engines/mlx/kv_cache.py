@@ -9,25 +9,28 @@ import mlx.core as mx
 
 from longrepo.engines.mlx.models import build, family_of
 
-PREFILL = 2048  # tokens of a prompt that mlx-lm's generation takes at a time
-GROUPS = (64, 32)  # values that share a scale and a bias: the first that divides a head
+PREFILL_STEP = 2048  # tokens of a prompt that mlx-lm's generation takes at a time
+GROUP_SIZES = (64, 32)  # values that share a scale and a bias: the first that divides a head
 
 
-def why_not(config: Any, bits: int, device: str) -> str | None:
+def unsupported_bits_reason(config: Any, bits: int, device: str) -> str | None:
     """Why a cache of so many bits can't be had; None where it can."""
     tree = config.to_dict()
     if bits == 16:
         return None
     if any(window is not None for window in family_of(tree).windows(tree)):
         return "mlx-lm has no quantised cache for layers with a window"
-    if _group(tree) is None:
-        return f"mlx-lm packs groups of {GROUPS[0]} or {GROUPS[1]} values, and its heads have {_width(tree)}"
+    if _group_size(tree) is None:
+        return (
+            f"mlx-lm packs groups of {GROUP_SIZES[0]} or {GROUP_SIZES[1]} values, and its heads have "
+            f"{_head_width(tree)}"
+        )
     return None
 
 
-def generation(config: Mapping[str, Any], bits: int) -> dict[str, Any]:
+def generation_options(config: Mapping[str, Any], bits: int) -> dict[str, Any]:
     """What mlx-lm's `generate_step` is told: packed from the first token on."""
-    return {} if bits == 16 else {"kv_bits": bits, "kv_group_size": _group(config), "quantized_kv_start": 0}
+    return {} if bits == 16 else {"kv_bits": bits, "kv_group_size": _group_size(config), "quantized_kv_start": 0}
 
 
 def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
@@ -35,26 +38,26 @@ def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
     window holds what was read together before it lets go of what lies behind."""
     tree = config.to_dict()
     heads = tree.get("num_key_value_heads") or tree["num_attention_heads"]
-    totals = [0] * len(list(parts(tokens)))
+    totals = [0] * len(list(prompt_parts(tokens)))
     for cache in build(tree).make_cache():
-        for number, part in enumerate(parts(tokens)):
-            states = mx.zeros((1, heads, part, _width(tree)), getattr(mx, dtype))
+        for number, part in enumerate(prompt_parts(tokens)):
+            states = mx.zeros((1, heads, part, _head_width(tree)), getattr(mx, dtype))
             cache.update_and_fetch(states, states)
             if bits < 16 and hasattr(cache, "to_quantized"):
-                cache = cache.to_quantized(group_size=_group(tree), bits=bits)
+                cache = cache.to_quantized(group_size=_group_size(tree), bits=bits)
             totals[number] += cache.nbytes
     return max(totals)
 
 
-def parts(tokens: int) -> Iterator[int]:
+def prompt_parts(tokens: int) -> Iterator[int]:
     """Of a prompt, as mlx-lm's generation reads it: the last token alone."""
-    yield from (min(PREFILL, tokens - 1 - start) for start in range(0, tokens - 1, PREFILL))
+    yield from (min(PREFILL_STEP, tokens - 1 - start) for start in range(0, tokens - 1, PREFILL_STEP))
     yield 1
 
 
-def _width(tree: Mapping[str, Any]) -> int:
+def _head_width(tree: Mapping[str, Any]) -> int:
     return int(tree.get("head_dim") or tree["hidden_size"] // tree["num_attention_heads"])
 
 
-def _group(tree: Mapping[str, Any]) -> int | None:
-    return next((group for group in GROUPS if _width(tree) % group == 0), None)
+def _group_size(tree: Mapping[str, Any]) -> int | None:
+    return next((group for group in GROUP_SIZES if _head_width(tree) % group == 0), None)

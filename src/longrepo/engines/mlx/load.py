@@ -22,20 +22,20 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from longrepo.config.schema import ContextSettings, ModelSettings, Settings
-from longrepo.data.tokenizer import new_rows
-from longrepo.engines.base import DROPOUTS
-from longrepo.engines.messages import loading
+from longrepo.data.tokenizer import new_token_rows
+from longrepo.engines.base import MODEL_DROPOUTS
+from longrepo.engines.messages import load_errors
 from longrepo.engines.mlx.models import build, family_of
 from longrepo.errors import InputError
-from longrepo.rope.apply import OWN, lines, positioned
-from longrepo.rope.scaling import check_published
+from longrepo.rope.apply import NATIVE_CONTEXT, context_messages, engine_config_changes
+from longrepo.rope.scaling import check_published_config
 from longrepo.utils.hub import model_location
 
 if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
 
 
-def read_config(where: str, revision: str | None) -> dict[str, Any]:
+def read_published_config(where: str, revision: str | None) -> dict[str, Any]:
     """config.json, with transformers' defaults for what it doesn't say; `eos_token_id` is what generation ends at.
 
     Raises OSError where it can't be had, ValueError where transformers can't read it, InputError where this engine has
@@ -46,7 +46,7 @@ def read_config(where: str, revision: str | None) -> dict[str, Any]:
 
     published, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
     family_of(published)
-    check_published(published)
+    check_published_config(published)
     try:
         config = AutoConfig.from_pretrained(where, revision=revision).to_dict()
     except StrictDataclassError as error:
@@ -67,7 +67,7 @@ def read_weights(where: str, revision: str | None) -> dict[str, mx.array]:
     Raises OSError where the hub can't be reached, InputError for files that are missing, cut off or no safetensors.
     """
     found: dict[str, mx.array] = {}
-    for file in _files(where, revision):
+    for file in _safetensors_files(where, revision):
         if not file.is_file():
             raise InputError(f"{file}: the index names this file, but it isn't there; download it again")
         try:
@@ -78,7 +78,7 @@ def read_weights(where: str, revision: str | None) -> dict[str, mx.array]:
     return found
 
 
-def _files(where: str, revision: str | None) -> list[Path]:
+def _safetensors_files(where: str, revision: str | None) -> list[Path]:
     from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
     def find(name: str) -> str | None:
@@ -95,10 +95,10 @@ def _files(where: str, revision: str | None) -> list[Path]:
     return [Path(shard) for shard in shards]
 
 
-BITS, GROUP = 4, 64
+QUANTIZED_BITS, QUANTIZED_GROUP = 4, 64
 
 
-def published_quantisation(config: dict[str, Any], settings: ModelSettings) -> dict[str, Any] | None:
+def published_quantization(config: dict[str, Any], settings: ModelSettings) -> dict[str, Any] | None:
     """mlx-lm's `quantization` of a folder whose weights are 4-bit already, else None.
 
     Raises InputError where it isn't MLX's affine 4 bits, or isn't what the settings ask for.
@@ -110,9 +110,9 @@ def published_quantisation(config: dict[str, Any], settings: ModelSettings) -> d
             raise InputError(f"published quantised by {method}; give the unquantised model or an MLX 4-bit folder")
         return None
     kind = f"{says.get('bits')} bits in groups of {says.get('group_size')}"
-    if says.get("bits") != BITS or says.get("mode", "affine") != "affine" or not says.get("group_size"):
+    if says.get("bits") != QUANTIZED_BITS or says.get("mode", "affine") != "affine" or not says.get("group_size"):
         raise InputError(
-            f"its weights are {says.get('mode', 'affine')} {kind}; the MLX engine takes affine {BITS} bits: "
+            f"its weights are {says.get('mode', 'affine')} {kind}; the MLX engine takes affine {QUANTIZED_BITS} bits: "
             "give such a folder or the unquantised model"
         )
     if settings.quantization == "none":
@@ -123,7 +123,7 @@ def published_quantisation(config: dict[str, Any], settings: ModelSettings) -> d
     return dict(says)
 
 
-def quantise_skeleton(model: Any, says: dict[str, Any], weights: dict[str, mx.array]) -> None:
+def quantize_meta_model(model: Any, says: dict[str, Any], weights: dict[str, mx.array]) -> None:
     """Turn into quantised layers those of an unevaluated model that have scales among the weights; evaluates nothing.
 
     Raises InputError where the weights aren't packed as their configuration says.
@@ -147,22 +147,22 @@ def quantise_skeleton(model: Any, says: dict[str, Any], weights: dict[str, mx.ar
     nn.quantize(model, class_predicate=packing)
 
 
-def quantise(linear: Any) -> Any:
+def quantize_linear(linear: Any) -> Any:
     """The linear in 4 bits, evaluated, and the linear emptied: its weight in full is gone. None (nothing done) where
     its input width isn't a multiple of the group."""
-    if linear.weight.shape[-1] % GROUP:
+    if linear.weight.shape[-1] % QUANTIZED_GROUP:
         return None
-    quantised = linear.to_quantized(GROUP, BITS)
+    quantised = linear.to_quantized(QUANTIZED_GROUP, QUANTIZED_BITS)
     mx.eval(quantised.parameters())
     linear.clear()
     return quantised
 
 
-TABLES = ("model.embed_tokens", "lm_head")
+TOKEN_TABLES = ("model.embed_tokens", "lm_head")
 
 
 def load_base(
-    settings: ModelSettings, tokenizer: RepoTokenizer, dtype: mx.Dtype, context: ContextSettings = OWN
+    settings: ModelSettings, tokenizer: RepoTokenizer, dtype: mx.Dtype, context: ContextSettings = NATIVE_CONTEXT
 ) -> tuple[Any, list[str]]:
     """A frozen, evaluated `CausalLM`, its vocabulary wide enough for the tokenizer; and notes for the terminal.
 
@@ -176,7 +176,7 @@ def load_base(
 
     transformers.utils.logging.set_verbosity_error()
     notes: list[str] = []
-    with loading(settings.name):
+    with load_errors(settings.name):
         model = _load(model_location(settings.name), settings, tokenizer, dtype, context, notes)
     return model, notes
 
@@ -189,21 +189,23 @@ def _load(
     context: ContextSettings,
     notes: list[str],
 ) -> Any:
-    config = read_config(where, settings.revision)
-    if off := [name for name in DROPOUTS if config.get(name)]:
+    config = read_published_config(where, settings.revision)
+    if off := [name for name in MODEL_DROPOUTS if config.get(name)]:
         notes.append(f"{', '.join(off)} of the base set to 0: lora.dropout is the only dropout")
     rows = config["vocab_size"]
     config["vocab_size"] = max(rows, tokenizer.vocabulary_size)
-    notes += lines(config, context)
-    before, config = config, config | positioned(config, context)
+    notes += context_messages(config, context)
+    before, config = config, config | engine_config_changes(config, context)
     model: Any = build(config)
-    says = published_quantisation(config, settings)
-    weights = _named_as(model, read_weights(where, settings.revision))
+    says = published_quantization(config, settings)
+    weights = _rename_weights(model, read_weights(where, settings.revision))
     if says is not None:
-        quantise_skeleton(model, says, weights)
+        quantize_meta_model(model, says, weights)
         notes.append(f"taken as published: MLX's affine {says['bits']} bits in groups of {says['group_size']}, not NF4")
-    _check(model, weights, rows)
-    _fill_tables(model, weights, config["vocab_size"], new_rows(tokenizer, settings.name, settings.revision), dtype)
+    _check_weights(model, weights, rows)
+    _fill_tables(
+        model, weights, config["vocab_size"], new_token_rows(tokenizer, settings.name, settings.revision), dtype
+    )
     _fill_layers(model, weights, dtype, settings.quantization == "nf4" and says is None, notes)
     model.freeze()
     model.eval()
@@ -215,7 +217,7 @@ def _load(
     return model
 
 
-def _named_as(model: Any, weights: dict[str, mx.array]) -> dict[str, mx.array]:
+def _rename_weights(model: Any, weights: dict[str, mx.array]) -> dict[str, mx.array]:
     """The weights by the model's names: a bare decoder is published without the prefix, a tied head maybe with a copy
     of its table, old folders with the rope's angles. Empties `weights`, so that nothing else holds on to them."""
     modules = {path for path, _ in model.named_modules()}
@@ -229,7 +231,7 @@ def _named_as(model: Any, weights: dict[str, mx.array]) -> dict[str, mx.array]:
     return named
 
 
-def _check(model: Any, weights: dict[str, mx.array], rows: int) -> None:
+def _check_weights(model: Any, weights: dict[str, mx.array], rows: int) -> None:
     """Raises InputError where the weights are not those that the configuration asks for; tables have `rows` rows."""
     asked: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
     wrong = {
@@ -241,7 +243,7 @@ def _check(model: Any, weights: dict[str, mx.array], rows: int) -> None:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(f"its weights {what} {min(names)}{more}; download it again")
     for name, array in asked.items():
-        shape = [rows, *array.shape[1:]] if name.rpartition(".")[0] in TABLES else list(array.shape)
+        shape = [rows, *array.shape[1:]] if name.rpartition(".")[0] in TOKEN_TABLES else list(array.shape)
         given = weights[name]
         if list(given.shape) != shape:
             raise InputError(f"{name} has the shape {list(given.shape)}, its config.json asks for {shape}")
@@ -252,14 +254,14 @@ def _check(model: Any, weights: dict[str, mx.array], rows: int) -> None:
 def _fill_tables(model: Any, weights: dict[str, mx.array], rows: int, copies: dict[int, int], dtype: mx.Dtype) -> None:
     """First of all: the largest tensors, each then in full beside nothing else."""
     for path, module in model.named_modules():
-        if path in TABLES:
-            for name in _arrays(module):
-                module[name] = _widened(_cast(weights.pop(f"{path}.{name}"), dtype), rows, copies)
+        if path in TOKEN_TABLES:
+            for name in _parameter_names(module):
+                module[name] = _widen_table(_cast(weights.pop(f"{path}.{name}"), dtype), rows, copies)
                 mx.eval(module[name])
             mx.clear_cache()
 
 
-def _widened(table: mx.array, rows: int, copies: dict[int, int]) -> mx.array:
+def _widen_table(table: mx.array, rows: int, copies: dict[int, int]) -> mx.array:
     """`[rows, …]`: zeros below what the table has, then row `new` a copy of row `old`, packed or not."""
     if rows > len(table):
         table = mx.concatenate([table, mx.zeros((rows - len(table), *table.shape[1:]), table.dtype)])
@@ -271,26 +273,29 @@ def _widened(table: mx.array, rows: int, copies: dict[int, int]) -> mx.array:
 def _fill_layers(model: Any, weights: dict[str, mx.array], dtype: mx.Dtype, quantising: bool, notes: list[str]) -> None:
     whole: list[str] = []
     for path, module in model.named_modules():
-        if path in TABLES:
+        if path in TOKEN_TABLES:
             continue
-        for name in _arrays(module):
+        for name in _parameter_names(module):
             module[name] = _cast(weights.pop(f"{path}.{name}"), dtype)
         if quantising and isinstance(module, nn.Linear):
-            if (quantised := quantise(module)) is None:
+            if (quantised := quantize_linear(module)) is None:
                 whole.append(path)
             else:
                 model.update_modules(tree_unflatten([(path, quantised)]))
-        mx.eval([module[name] for name in _arrays(module)])
+        mx.eval([module[name] for name in _parameter_names(module)])
     if quantising:
-        notes.append(f"quantised to MLX's affine {BITS} bits in groups of {GROUP}, not NF4: other weights than torch's")
+        notes.append(
+            f"quantised to MLX's affine {QUANTIZED_BITS} bits in groups of {QUANTIZED_GROUP}, not NF4: other weights "
+            f"than torch's"
+        )
     if whole:
         notes.append(
             f"{len(whole)} linear layers stay unquantised, such as {whole[0]}: "
-            f"their input widths are no multiple of {GROUP}"
+            f"their input widths are no multiple of {QUANTIZED_GROUP}"
         )
 
 
-def _arrays(module: Any) -> list[str]:
+def _parameter_names(module: Any) -> list[str]:
     """Names of a module's own parameters."""
     return [name for name, value in module.items() if isinstance(value, mx.array) and not name.startswith("_")]
 
@@ -303,7 +308,7 @@ def _is_float(array: mx.array) -> bool:
     return bool(mx.issubdtype(array.dtype, mx.floating))
 
 
-def skeleton(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> Any:
+def meta_model(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> Any:
     """What `longrepo.engines.mlx.load.load_base` would load for `config`, transformers' with the final vocabulary.
 
     Raises InputError where this engine has no such model.
@@ -313,31 +318,35 @@ def skeleton(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> Any
     if published := config.get("quantization"):
         nn.quantize(model, published["group_size"], published["bits"])
     elif settings.model.quantization == "nf4":
-        packed = [(path, one.to_quantized(GROUP, BITS)) for path, one in linears(model) if _packable(one)]
+        packed = [
+            (path, one.to_quantized(QUANTIZED_GROUP, QUANTIZED_BITS))
+            for path, one in layer_linears(model)
+            if _is_quantizable(one)
+        ]
         model.update_modules(tree_unflatten(packed))
     model.freeze()
     model.eval()
     return model
 
 
-def counts(config: dict[str, Any]) -> dict[str, Any]:
+def count_parameters(config: dict[str, Any]) -> dict[str, Any]:
     """Of a model: `linear` parameters of the layers' linear modules, `other` parameters, and `lora`: by the name of a
     linear module its in and out features, summed over all layers."""
     model = build(config)
     arrays: list[Any] = tree_flatten(model.parameters())  # type: ignore[assignment]
     total = sum(array.size for _, array in arrays)
     linear, lora = 0, dict[str, int]()
-    for path, module in linears(model):
+    for path, module in layer_linears(model):
         name = path.rpartition(".")[2]
         linear += module.weight.size
         lora[name] = lora.get(name, 0) + sum(module.weight.shape)
     return {"linear": linear, "other": total - linear, "lora": lora}
 
 
-def linears(model: Any) -> Iterator[tuple[str, Any]]:
+def layer_linears(model: Any) -> Iterator[tuple[str, Any]]:
     """The layers' linear modules with their paths."""
     return ((path, one) for path, one in model.named_modules() if isinstance(one, nn.Linear) and ".layers." in path)
 
 
-def _packable(linear: Any) -> bool:
-    return linear.weight.shape[-1] % GROUP == 0
+def _is_quantizable(linear: Any) -> bool:
+    return linear.weight.shape[-1] % QUANTIZED_GROUP == 0

@@ -25,12 +25,12 @@ import mlx.optimizers as optim
 from mlx_lm.tuner.lora import LoRALinear
 
 from longrepo.config.schema import Settings
-from longrepo.engines.chunked import BLOCK, DropoutKey, blocks, seed_of
+from longrepo.engines.chunked import DROPOUT_BLOCK, DropoutKey, dropout_blocks, dropout_seed
 from longrepo.engines.mlx.device import to_float
 from longrepo.errors import InputError
 
 
-class TokenRows(nn.Module):
+class MlxTokenEmbeddings(nn.Module):
     """`weight` float32 `[k, hidden]`, for the token ids `ids` int32 `[k]`, ascending. `active` False: the base's."""
 
     def __init__(self, ids: Sequence[int], embedding: Any, vocabulary: int) -> None:
@@ -50,10 +50,10 @@ class TokenRows(nn.Module):
         return slots >= 0, self.weight[mx.maximum(slots, 0)]
 
 
-class PatchedEmbedding(nn.Module):
+class MlxPatchedEmbedding(nn.Module):
     """The base's embedding, and as a tied head its logits, with the rows of some ids taken from `rows`."""
 
-    def __init__(self, base: Any, rows: TokenRows) -> None:
+    def __init__(self, base: Any, rows: MlxTokenEmbeddings) -> None:
         super().__init__()
         self.base, self.rows = base, rows
 
@@ -72,14 +72,14 @@ class PatchedEmbedding(nn.Module):
         return logits
 
 
-def patch(model: Any, ids: Sequence[int], vocabulary: int) -> TokenRows:
+def add_trained_tokens(model: Any, ids: Sequence[int], vocabulary: int) -> MlxTokenEmbeddings:
     """Put trained rows for `ids` into a model of mlx-lm; return them."""
-    rows = TokenRows(ids, model.model.embed_tokens, vocabulary)
-    model.model.embed_tokens = PatchedEmbedding(model.model.embed_tokens, rows)
+    rows = MlxTokenEmbeddings(ids, model.model.embed_tokens, vocabulary)
+    model.model.embed_tokens = MlxPatchedEmbedding(model.model.embed_tokens, rows)
     return rows
 
 
-class DerivedDropout(nn.Module):
+class MlxDerivedDropout(nn.Module):
     """Zeroes each element of `[rows, tokens, features]` with chance `p` and scales the others by 1 / (1 - p). The
     identity in evaluation."""
 
@@ -96,29 +96,29 @@ class DerivedDropout(nn.Module):
         """What is kept, bool `[rows, tokens, features]`."""
         start = self._key.start
         masks = [
-            mx.concatenate([self._block(row, *place, features) for place in blocks(start, start + tokens)])
+            mx.concatenate([self._block(row, *place, features) for place in dropout_blocks(start, start + tokens)])
             for row in range(rows)
         ]
         return mx.stack(masks)
 
     def _block(self, row: int, block: int, first: int, last: int, features: int) -> mx.array:
-        key = mx.random.key(seed_of(self._key.key, self._number, row, block))
-        return mx.random.bernoulli(1 - self._p, (BLOCK, features), key)[first:last]
+        key = mx.random.key(dropout_seed(self._key.key, self._number, row, block))
+        return mx.random.bernoulli(1 - self._p, (DROPOUT_BLOCK, features), key)[first:last]
 
 
-PARTS = ("lora_a", "lora_b")
+LORA_MATRICES = ("lora_a", "lora_b")
 
 
-class Lora(LoRALinear):
+class LoraLinear(LoRALinear):
     """`lora_a` `[in, r]` and `lora_b` `[r, out]` in float32. `active` False: the base alone."""
 
     active = True
 
     @staticmethod
-    def on(linear: Any, r: int, scale: float, dropout: Any) -> Lora:
+    def on(linear: Any, r: int, scale: float, dropout: Any) -> LoraLinear:
         out, packed = linear.weight.shape
         width = packed * 32 // linear.bits if isinstance(linear, nn.QuantizedLinear) else packed
-        layer = Lora(width, out, r=r, scale=scale)
+        layer = LoraLinear(width, out, r=r, scale=scale)
         layer.linear, layer.dropout = linear, dropout
         mx.eval(layer.lora_a, layer.lora_b)
         return layer
@@ -132,7 +132,7 @@ class Lora(LoRALinear):
 
 
 @dataclass
-class Slot:
+class ParameterSlot:
     """A trained array where it lives: `name` is its path in the model."""
 
     name: str
@@ -162,26 +162,26 @@ def attach_lora(model: Any, settings: Settings) -> DropoutKey:
             f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; it has {', '.join(sorted(names))}"
         )
     mx.random.seed(settings.training.seed)  # LoRA's A matrices start random
-    targets = [path for path in sorted(linears, key=_numeric) if path.rpartition(".")[2] in lora.target_modules]
+    targets = [path for path in sorted(linears, key=_path_sort_key) if path.rpartition(".")[2] in lora.target_modules]
     for number, path in enumerate(targets):
-        parent, name = _parent(model, path)
-        dropout = DerivedDropout(lora.dropout, number, key)
-        parent[name] = Lora.on(linears[path], lora.r, lora.alpha / lora.r, dropout)
+        parent, name = _parent_module(model, path)
+        dropout = MlxDerivedDropout(lora.dropout, number, key)
+        parent[name] = LoraLinear.on(linears[path], lora.r, lora.alpha / lora.r, dropout)
     return key
 
 
-def slots_of(module: Any, prefix: str = "") -> list[Slot]:
+def lora_slots(module: Any, prefix: str = "") -> list[ParameterSlot]:
     """LoRA's arrays within a module, in the order of their names; `prefix`: the module's own path."""
-    found = [(path, one) for path, one in module.named_modules() if isinstance(one, Lora)]
+    found = [(path, one) for path, one in module.named_modules() if isinstance(one, LoraLinear)]
     return [
-        Slot(".".join(filter(None, (prefix, path, part))), one, part)
-        for path, one in sorted(found, key=lambda pair: _numeric(pair[0]))
-        for part in PARTS
+        ParameterSlot(".".join(filter(None, (prefix, path, part))), one, part)
+        for path, one in sorted(found, key=lambda pair: _path_sort_key(pair[0]))
+        for part in LORA_MATRICES
     ]
 
 
 @contextmanager
-def placed(slots: Sequence[Slot], values: Sequence[mx.array]) -> Iterator[None]:
+def temporary_values(slots: Sequence[ParameterSlot], values: Sequence[mx.array]) -> Iterator[None]:
     """Within: the slots hold `values`; tracers are not left in the model."""
     before = [slot.value for slot in slots]
     for slot, value in zip(slots, values, strict=True):
@@ -193,11 +193,11 @@ def placed(slots: Sequence[Slot], values: Sequence[mx.array]) -> Iterator[None]:
             slot.value = value
 
 
-def _numeric(path: str) -> list[tuple[int, str]]:
+def _path_sort_key(path: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in path.split(".")]
 
 
-def _parent(model: Any, path: str) -> tuple[Any, str]:
+def _parent_module(model: Any, path: str) -> tuple[Any, str]:
     *way, name = path.split(".")
     for part in way:
         model = model[int(part)] if isinstance(model, list) else getattr(model, part)
@@ -211,13 +211,13 @@ class Gradients:
         self.trained = trained
         self.by_name: dict[str, mx.array] = {}
 
-    def add(self, slots: Sequence[Slot], news: Sequence[mx.array]) -> None:
+    def add(self, slots: Sequence[ParameterSlot], news: Sequence[mx.array]) -> None:
         for slot, new in zip(slots, news, strict=True):
             if slot.name in self.trained:
                 former = self.by_name.get(slot.name)
                 self.by_name[slot.name] = new if former is None else former + new
 
-    def of(self, slots: Sequence[Slot]) -> list[mx.array]:
+    def of(self, slots: Sequence[ParameterSlot]) -> list[mx.array]:
         return [self.by_name[slot.name] for slot in slots if slot.name in self.by_name]
 
     def clear(self) -> None:
@@ -227,7 +227,7 @@ class Gradients:
 Moments = tuple[mx.array, mx.array]  # of the gradient and of its square, float32
 
 
-class AdamW:
+class MlxAdamW:
     """`moments`: by the parameter's name, once it has been updated; `step`: updates until now."""
 
     def __init__(self, weight_decay: float) -> None:
@@ -235,7 +235,9 @@ class AdamW:
         self.moments: dict[str, Moments] = {}
         self.step = 0
 
-    def update(self, slots: Sequence[Slot], gradients: Gradients, learning_rate: float, max_norm: float) -> float:
+    def update(
+        self, slots: Sequence[ParameterSlot], gradients: Gradients, learning_rate: float, max_norm: float
+    ) -> float:
         """Clip by global norm and step, unless the norm isn't finite; return the norm before clipping."""
         norm = math.sqrt(math.fsum(to_float(mx.square(g).sum()) for g in gradients.by_name.values()))
         if not math.isfinite(norm):

@@ -109,7 +109,7 @@ KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 def rope(parameters: dict[str, Any], head_size: int, positions: int) -> nn.Module:
     """For `[rows, heads, tokens, head_size]`, from transformers' `rope_parameters` at one length for all texts
-    (`longrepo.rope.apply.at_length`).
+    (`longrepo.rope.apply.fixed_length_changes`).
 
     Raises InputError for what mlx-lm computes otherwise: a part of the head left unrotated, YaRN's `truncate: false`.
     """

@@ -15,28 +15,28 @@ from unittest.mock import patch
 
 import mlx.core as mx
 
-from longrepo.engines.mlx.chunked import ChunkedStep, LayerPass
+from longrepo.engines.mlx.chunked import MlxChunkedStep, MlxLayerPass
 
 Like = Callable[[mx.array], mx.array]
 
 
 @contextmanager
-def sampled(chunks: int, like: Like) -> Iterator[None]:
+def skip_middle_chunks(chunks: int, like: Like) -> Iterator[None]:
     """Within: one micro-batch in `chunks` chunks. `like` makes a fake array of another's shape and dtype."""
-    forward, backward, head = LayerPass.forward, LayerPass.backward, ChunkedStep._head
+    forward, backward, head = MlxLayerPass.forward, MlxLayerPass.backward, MlxChunkedStep._head
     lost = count()
 
     def left_out(index: int) -> bool:
         return 0 < index < chunks - 2
 
-    def in_layer(self: LayerPass, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
+    def in_layer(self: MlxLayerPass, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
         if not left_out(index):
             return forward(self, index, hidden, wanted)
         self.keys[index], self.values[index] = like(self.keys[0]), like(self.values[0])
         return like(hidden) if wanted else None
 
     def back_in_layer(
-        self: LayerPass, index: int, hidden: mx.array, gradient: mx.array | None, parameters: Sequence[mx.array]
+        self: MlxLayerPass, index: int, hidden: mx.array, gradient: mx.array | None, parameters: Sequence[mx.array]
     ) -> tuple[mx.array, list[mx.array]]:
         if not left_out(index):
             return backward(self, index, hidden, gradient, parameters)
@@ -48,14 +48,14 @@ def sampled(chunks: int, like: Like) -> Iterator[None]:
                     gradients[earlier] = like(mx.zeros(mine.shape, mx.float32))
         return like(hidden), [like(parameter) for parameter in parameters]
 
-    def at_head(self: ChunkedStep, scored: Any, hidden: mx.array, *rest: Any) -> mx.array:
+    def at_head(self: MlxChunkedStep, scored: Any, hidden: mx.array, *rest: Any) -> mx.array:
         return like(hidden) if left_out(next(lost)) else head(self, scored, hidden, *rest)
 
     with ExitStack() as stack:
         for owner, name, new in (
-            (LayerPass, "forward", in_layer),
-            (LayerPass, "backward", back_in_layer),
-            (ChunkedStep, "_head", at_head),
+            (MlxLayerPass, "forward", in_layer),
+            (MlxLayerPass, "backward", back_in_layer),
+            (MlxChunkedStep, "_head", at_head),
         ):
             stack.enter_context(patch.object(owner, name, new))
         yield

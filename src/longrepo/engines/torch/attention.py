@@ -18,11 +18,11 @@ from torch.nn.functional import scaled_dot_product_attention
 
 Tensor = torch.Tensor
 Kernel = Literal["fused", "tiled"]
-NAME = "longrepo"
-TILE = 1024
+ATTENTION_NAME = "longrepo"
+TILE_KEYS = 1024
 WINDOWS: WeakKeyDictionary[torch.nn.Module, int | None] = WeakKeyDictionary()
-WITHOUT_EFFECT = {"position_ids", "cache_position", "use_cache", "num_items_in_batch", "output_hidden_states"}
-_forced: tuple[Kernel | None, int] = (None, TILE)
+IGNORED_ARGUMENTS = {"position_ids", "cache_position", "use_cache", "num_items_in_batch", "output_hidden_states"}
+_forced_kernel: tuple[Kernel | None, int] = (None, TILE_KEYS)
 
 
 def attend(
@@ -33,7 +33,7 @@ def attend(
     window: int | None = None,
     softcap: float | None = None,
     kernel: Kernel = "fused",
-    tile: int = TILE,
+    tile: int = TILE_KEYS,
 ) -> Tensor:
     """`query` `[rows, heads, q, d]`, `key` and `value` `[rows, kv heads, k, d]`, k >= q: `[rows, heads, q, d]`.
 
@@ -43,17 +43,17 @@ def attend(
     q, k = query.shape[2], key.shape[2]
     fused = kernel == "fused" and softcap is None
     if fused and q == k and (window is None or window >= k):
-        return _fused(query, key, value, scaling, None, causal=True)
+        return _fused_attention(query, key, value, scaling, None, causal=True)
     parts = []
     for start in range(0, q, tile):
         end = min(start + tile, q)
         seen = slice(_first_key(end - start, k - q + end, window), k - q + end)
         keys, values = (key, value) if seen == slice(0, k) else (key[:, :, seen], value[:, :, seen])
         if fused:
-            mask = _seen(end - start, keys.shape[2], window, slice(0, keys.shape[2]), query.device)
-            parts.append(_fused(query[:, :, start:end], keys, values, scaling, mask, causal=False))
+            mask = _visible_mask(end - start, keys.shape[2], window, slice(0, keys.shape[2]), query.device)
+            parts.append(_fused_attention(query[:, :, start:end], keys, values, scaling, mask, causal=False))
         else:
-            parts.append(_Tiled.apply(query[:, :, start:end], keys, values, scaling, window, softcap, tile))
+            parts.append(_TiledAttention.apply(query[:, :, start:end], keys, values, scaling, window, softcap, tile))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
@@ -62,7 +62,7 @@ def _first_key(q: int, k: int, window: int | None) -> int:
     return max(0, k - q - window + 1) if window else 0
 
 
-def _seen(q: int, k: int, window: int | None, keys: slice, device: torch.device) -> Tensor | None:
+def _visible_mask(q: int, k: int, window: int | None, keys: slice, device: torch.device) -> Tensor | None:
     """Which of `keys` each query sees, bool `[q, keys]`; None if all see all."""
     if keys.stop - 1 <= k - q and (window is None or keys.start > k - 1 - window):
         return None
@@ -71,7 +71,9 @@ def _seen(q: int, k: int, window: int | None, keys: slice, device: torch.device)
     return key_at <= at if window is None else (key_at <= at) & (key_at > at - window)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None, causal: bool) -> Tensor:
+def _fused_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tensor | None, causal: bool
+) -> Tensor:
     groups = query.shape[1] // key.shape[1]
     if mask is not None and query.device.type == "cuda" and groups > 1:
         # Of CUDA's fused kernels the one that takes a mask wants as many keys as queries in heads.
@@ -81,7 +83,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scaling: float, mask: Tens
     )
 
 
-class _Tiled(torch.autograd.Function):
+class _TiledAttention(torch.autograd.Function):
     """Running softmax over tiles of keys (Milakov and Gimelshein 2018; Dao et al. 2022, algorithms 1 and 4)."""
 
     @staticmethod
@@ -95,15 +97,15 @@ class _Tiled(torch.autograd.Function):
         softcap: float | None,
         tile: int,
     ) -> Tensor:
-        q, k, folded = query.shape[2], key.shape[2], _fold(query, key)
+        q, k, folded = query.shape[2], key.shape[2], _fold_groups(query, key)
         exact = torch.promote_types(query.dtype, torch.float32)
         out = folded.new_zeros((*folded.shape[:3], value.shape[3]), dtype=exact)
         top = folded.new_full((*folded.shape[:3], 1), torch.finfo(exact).min, dtype=exact)
         total = torch.zeros_like(top)
         for start in range(0, k, tile):
             part = slice(start, min(start + tile, k))
-            scores = _scores(folded, key[:, :, part], scaling, softcap)
-            if (seen := _seen(q, k, window, part, query.device)) is not None:
+            scores = _attention_scores(folded, key[:, :, part], scaling, softcap)
+            if (seen := _visible_mask(q, k, window, part, query.device)) is not None:
                 scores.unflatten(2, (-1, q)).masked_fill_(~seen, float("-inf"))
             higher = torch.maximum(top, scores.amax(-1, keepdim=True))
             weights, fade = scores.sub_(higher).exp_(), (top - higher).exp_()
@@ -120,16 +122,16 @@ class _Tiled(torch.autograd.Function):
     def backward(ctx: Any, d_result: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, result, log_total = ctx.saved_tensors
         scaling, window, softcap, tile = ctx.settings
-        q, k, folded, d_out = query.shape[2], key.shape[2], _fold(query, key), _fold(d_result, key)
-        mean = (d_out.to(log_total.dtype) * _fold(result, key)).sum(-1, keepdim=True)
+        q, k, folded, d_out = query.shape[2], key.shape[2], _fold_groups(query, key), _fold_groups(d_result, key)
+        mean = (d_out.to(log_total.dtype) * _fold_groups(result, key)).sum(-1, keepdim=True)
         d_query = torch.zeros_like(folded, dtype=log_total.dtype)
         d_key, d_value = torch.empty_like(key), torch.empty_like(value)
         for start in range(0, k, tile):
             part = slice(start, min(start + tile, k))
-            scores = _scores(folded, key[:, :, part], scaling, softcap)
+            scores = _attention_scores(folded, key[:, :, part], scaling, softcap)
             slope = None if softcap is None else 1 - (scores / softcap).square_()
             weights = scores.sub_(log_total).exp_()
-            if (seen := _seen(q, k, window, part, query.device)) is not None:
+            if (seen := _visible_mask(q, k, window, part, query.device)) is not None:
                 weights.unflatten(2, (-1, q)).masked_fill_(~seen, 0.0)
             d_value[:, :, part] = weights.to(value.dtype).mT @ d_out
             d_scores = (d_out @ value[:, :, part].mT).to(weights.dtype).sub_(mean).mul_(weights).mul_(scaling)
@@ -139,26 +141,26 @@ class _Tiled(torch.autograd.Function):
         return d_query.to(query.dtype).view(query.shape), d_key, d_value, None, None, None, None
 
 
-def _fold(query: Tensor, key: Tensor) -> Tensor:
+def _fold_groups(query: Tensor, key: Tensor) -> Tensor:
     """`[rows, heads, q, d]` as `[rows, kv heads, group * q, d]`: the queries that share a key's head, together."""
     return query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
 
 
-def _scores(query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> Tensor:
+def _attention_scores(query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> Tensor:
     product = query @ key.mT
     scores = product.to(torch.promote_types(product.dtype, torch.float32)).mul_(scaling)
     return scores if softcap is None else scores.div_(softcap).tanh_().mul_(softcap)
 
 
 @contextmanager
-def forced(kernel: Kernel | None = None, tile: int | None = None) -> Iterator[None]:
+def force_kernel(kernel: Kernel | None = None, tile: int | None = None) -> Iterator[None]:
     """Within: this kernel whatever the device (None: the device's own), and tiles of `tile` keys (None: `TILE`)."""
-    global _forced
-    before, _forced = _forced, (kernel, tile or TILE)
+    global _forced_kernel
+    before, _forced_kernel = _forced_kernel, (kernel, tile or TILE_KEYS)
     try:
         yield
     finally:
-        _forced = before
+        _forced_kernel = before
 
 
 def window_of(module: torch.nn.Module) -> int | None:
@@ -166,7 +168,7 @@ def window_of(module: torch.nn.Module) -> int | None:
     return WINDOWS.get(module)
 
 
-def register(name: str = NAME) -> None:
+def register_attention(name: str = ATTENTION_NAME) -> None:
     """Make `attend` known to transformers as the attention implementation `name`, without masks."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
@@ -189,12 +191,12 @@ def _attention(
 ) -> tuple[Tensor, None]:
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     others |= {"attention_mask": attention_mask, "dropout": dropout or None, "is_causal": None if causal else is_causal}
-    odd = [name for name, given in others.items() if name not in WITHOUT_EFFECT and given is not None]
+    odd = [name for name, given in others.items() if name not in IGNORED_ARGUMENTS and given is not None]
     if odd:
         who = type(module).__name__
         raise ValueError(f"{who}: longrepo's attention can't do {', '.join(odd)}; use attn_implementation='sdpa'")
     WINDOWS[module] = sliding_window
-    kernel, tile = _forced
+    kernel, tile = _forced_kernel
     kernel = kernel or ("tiled" if query.device.type == "mps" else "fused")
     scaling = query.shape[3] ** -0.5 if scaling is None else scaling
     out = attend(query, key, value, scaling, sliding_window, softcap, kernel, tile)

@@ -36,20 +36,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from longrepo.engines.base import Batch, Method
-from longrepo.engines.chunked import ScratchFile, spans_of, walk
-from longrepo.engines.torch.attention import NAME, register, window_of
-from longrepo.engines.torch.loss import Scored, backward_weighted
-from longrepo.engines.torch.quantization import lean
+from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.chunked import ScratchFile, chunk_spans, run_schedule
+from longrepo.engines.torch.attention import ATTENTION_NAME, register_attention, window_of
+from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll
+from longrepo.engines.torch.quantization import fused_lora_forward
 
 Tensor = torch.Tensor
 
 
-class _Reached(Exception):
+class _StopForward(Exception):
     """Nothing after this layer is wanted."""
 
 
-class _StandIn(nn.Module):
+class _TorchLayerProbe(nn.Module):
     """Notes what the decoder passes to a layer and gives back `output`, or its input; after the `last` it stops."""
 
     def __init__(self, output: Tensor | None = None, last: bool = False) -> None:
@@ -61,11 +61,11 @@ class _StandIn(nn.Module):
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         self.seen, self.arguments = hidden, (args, kwargs)
         if self.last:
-            raise _Reached
+            raise _StopForward
         return hidden if self.output is None else self.output
 
 
-class Ends:
+class TorchEmbeddingAndHead:
     """The two ends of `decoder`, whose layers are in `decoder.layers`."""
 
     def __init__(self, decoder: Any) -> None:
@@ -74,29 +74,29 @@ class Ends:
 
     def arguments(self, length: int, device: torch.device, dtype: torch.dtype) -> list[LayerArguments]:
         """What each layer gets besides its input, for `length` tokens: position tables from the whole length."""
-        stand_ins = [_StandIn(last=layer is self.layers[-1]) for layer in self.layers]
-        with self._replaced(stand_ins), torch.no_grad(), suppress(_Reached):
+        stand_ins = [_TorchLayerProbe(last=layer is self.layers[-1]) for layer in self.layers]
+        with self._replaced(stand_ins), torch.no_grad(), suppress(_StopForward):
             self._decoder(inputs_embeds=torch.zeros(1, length, 1, device=device, dtype=dtype), use_cache=False)
         return [LayerArguments(*stand_in.arguments, length) for stand_in in stand_ins]
 
     def embed(self, ids: Tensor) -> Tensor:
         """The first layer's input `[rows, tokens, width]`, with a graph where the embedding is trained."""
-        first = _StandIn(last=True)
-        with self._replaced([first]), suppress(_Reached):
+        first = _TorchLayerProbe(last=True)
+        with self._replaced([first]), suppress(_StopForward):
             self._decoder(input_ids=ids, use_cache=False)
         assert first.seen is not None
         return first.seen
 
     def finish(self, hidden: Tensor) -> Tensor:
         """The decoder's output for the last layer's output `hidden` `[rows, tokens, width]`."""
-        *others, last = [_StandIn() for _ in self.layers]
+        *others, last = [_TorchLayerProbe() for _ in self.layers]
         last.output = hidden
         with self._replaced([*others, last]):
             embeds = hidden.detach()[:, :, :1]
             return self._decoder(inputs_embeds=embeds, use_cache=False).last_hidden_state
 
     @contextmanager
-    def _replaced(self, stand_ins: list[_StandIn]) -> Iterator[None]:
+    def _replaced(self, stand_ins: list[_TorchLayerProbe]) -> Iterator[None]:
         real = self._decoder.layers
         self._decoder.layers = nn.ModuleList(stand_ins)
         try:
@@ -111,11 +111,11 @@ class LayerArguments:
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], length: int) -> None:
         self._args, self._kwargs, self._length = args, kwargs, length
 
-    def whole_masks(self) -> list[str]:
+    def full_masks(self) -> list[str]:
         """Arguments that are `[…, length, length]` masks: chunks can't be cut from them by position alone."""
         return [name for name, value in self._kwargs.items() if isinstance(value, Tensor) and value.ndim == 4]
 
-    def cut(self, start: int, end: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def slice_tokens(self, start: int, end: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
         args = tuple(self._part(value, start, end) for value in self._args)
         return args, {name: self._part(value, start, end) for name, value in self._kwargs.items()}
 
@@ -129,7 +129,7 @@ class LayerArguments:
         return value
 
 
-class ChunkCache:
+class TorchChunkCache:
     """`keys`, `values`: those of the tokens before the chunk, `[rows, kv heads, tokens, head width]`, or None."""
 
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
@@ -148,10 +148,12 @@ class ChunkCache:
 
 
 Spans = list[tuple[int, int]]
-At = Callable[[int], AbstractContextManager[None]]  # where a chunk begins, for what depends on positions (dropout)
+ChunkContext = Callable[
+    [int], AbstractContextManager[None]
+]  # where a chunk begins, for what depends on positions (dropout)
 
 
-class LayerPass:
+class TorchLayerPass:
     """`keys`, `values` `[rows, kv heads, tokens, head width]`: of the whole sequence, filled by `forward`."""
 
     def __init__(
@@ -159,7 +161,7 @@ class LayerPass:
         layer: Any,
         arguments: LayerArguments,
         spans: Spans,
-        at: At,
+        at: ChunkContext,
         keys: Tensor | None = None,
         values: Tensor | None = None,
     ) -> None:
@@ -174,7 +176,7 @@ class LayerPass:
         """The layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; chunks come in order."""
         start, end = self._spans[index]
         first = self._first_key(start)
-        cache = ChunkCache(*(self._between(t, first, start) for t in (self.keys, self.values)))
+        cache = TorchChunkCache(*(self._between(t, first, start) for t in (self.keys, self.values)))
         output = self._run(hidden, start, end, cache)
         if cache.own is None:
             raise TypeError("a layer did not ask its cache")
@@ -202,7 +204,7 @@ class LayerPass:
         hidden = hidden.detach().requires_grad_()
         before = [self._between(t, first, start) for t in (self.keys, self.values)]
         leaves = [None if t is None else t.detach().requires_grad_() for t in before]
-        cache = ChunkCache(*leaves)
+        cache = TorchChunkCache(*leaves)
         with torch.enable_grad():
             output = self._run(hidden, start, end, cache)
         assert cache.own is not None
@@ -216,8 +218,8 @@ class LayerPass:
         assert hidden.grad is not None
         return hidden.grad
 
-    def _run(self, hidden: Tensor, start: int, end: int, cache: ChunkCache) -> Tensor:
-        args, kwargs = self._arguments.cut(start, end)
+    def _run(self, hidden: Tensor, start: int, end: int, cache: TorchChunkCache) -> Tensor:
+        args, kwargs = self._arguments.slice_tokens(start, end)
         kwargs |= {"past_key_values": cache, "use_cache": True}
         with self._at(start):
             output = self._layer(hidden, *args, **kwargs)
@@ -237,66 +239,66 @@ class LayerPass:
         return tensor[:, :, first:start] if tensor is not None and start > first else None
 
 
-Key = tuple[str, int, int]  # what it is, the layer, the chunk (0 for what a layer has once)
+StoreKey = tuple[str, int, int]  # what it is, the layer, the chunk (0 for what a layer has once)
 
 
-class Store(Protocol):
+class TorchActivationStore(Protocol):
     """Tensors by key. What `get` returns is bit for bit what was `put`."""
 
-    def put(self, key: Key, tensor: Tensor) -> None: ...
+    def put(self, key: StoreKey, tensor: Tensor) -> None: ...
 
-    def get(self, key: Key) -> Tensor: ...
+    def get(self, key: StoreKey) -> Tensor: ...
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: StoreKey) -> None:
         """It will not be asked for again."""
         ...
 
     def clear(self) -> None: ...
 
 
-class MemoryStore:
+class TorchMemoryStore:
     """Keeps the tensors themselves."""
 
     def __init__(self) -> None:
-        self._kept: dict[Key, Tensor] = {}
+        self._kept: dict[StoreKey, Tensor] = {}
 
-    def put(self, key: Key, tensor: Tensor) -> None:
+    def put(self, key: StoreKey, tensor: Tensor) -> None:
         self._kept[key] = tensor
 
-    def get(self, key: Key) -> Tensor:
+    def get(self, key: StoreKey) -> Tensor:
         return self._kept[key]
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: StoreKey) -> None:
         del self._kept[key]
 
     def clear(self) -> None:
         self._kept.clear()
 
 
-class DiskStore:
+class TorchDiskStore:
     """Keeps them in a file (`longrepo.engines.chunked`), used again from its start after `clear`."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self._device, self._file = device, ScratchFile(folder)
-        self._places: dict[Key, tuple[int, torch.Size, torch.dtype]] = {}
+        self._places: dict[StoreKey, tuple[int, torch.Size, torch.dtype]] = {}
 
     @property
     def written(self) -> int:
         """Bytes, ever."""
         return self._file.written
 
-    def put(self, key: Key, tensor: Tensor) -> None:
+    def put(self, key: StoreKey, tensor: Tensor) -> None:
         flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
         place = self._file.append(memoryview(flat.numpy()))  # type: ignore[arg-type]
         self._places[key] = (place, tensor.shape, tensor.dtype)
 
-    def get(self, key: Key) -> Tensor:
+    def get(self, key: StoreKey) -> Tensor:
         place, shape, dtype = self._places[key]
         tensor = torch.empty(shape, dtype=dtype)
         self._file.read(place, memoryview(tensor.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
         return tensor.to(self._device)
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: StoreKey) -> None:
         del self._places[key]
 
     def clear(self) -> None:
@@ -307,23 +309,27 @@ class DiskStore:
 Head = Callable[[Tensor], Tensor]
 
 
-class ChunkedStep:
+class TorchChunkedStep:
     """`dtype`: what matrix products are computed in. `at`: see `LayerPass`."""
 
-    def __init__(self, decoder: nn.Module, head: Head, device: torch.device, dtype: torch.dtype, at: At) -> None:
-        register()
-        self._ends, self._head, self._at = Ends(decoder), head, at
+    def __init__(
+        self, decoder: nn.Module, head: Head, device: torch.device, dtype: torch.dtype, at: ChunkContext
+    ) -> None:
+        register_attention()
+        self._ends, self._head, self._at = TorchEmbeddingAndHead(decoder), head, at
         self._device, self._dtype = device, dtype
 
-    def accumulate(self, batch: Batch, normaliser: float, method: Method, store: Store) -> list[Tensor]:
-        """Add the gradient of `sum(weight * nll) / normaliser` to what is held; return the parts of
+    def accumulate(
+        self, batch: Batch, normalizer: float, method: StepMethod, store: TorchActivationStore
+    ) -> list[Tensor]:
+        """Add the gradient of `sum(weight * nll) / normalizer` to what is held; return the parts of
         `sum(weight * nll)`. Tokens after the last scored one are left out: nothing depends on them."""
         scored = np.flatnonzero(batch.loss_weights[:, 1:].any(axis=0))
         if not len(scored):
             return []
         tokens = int(scored[-1]) + 1
         ids = torch.from_numpy(batch.input_ids[:, :tokens]).to(self._device)
-        spans = spans_of(tokens, method.chunk)
+        spans = chunk_spans(tokens, method.chunk)
         arguments = self._arguments(ids, tokens)
         totals: list[Tensor] = []
         gradients: list[Tensor] = []
@@ -332,7 +338,7 @@ class ChunkedStep:
             self._forward(number, arguments[number], spans, store, keep_input, keep_cache, discard_output)
 
         def head() -> None:
-            found = self._head_backward(batch, spans, len(arguments), normaliser, store)
+            found = self._head_backward(batch, spans, len(arguments), normalizer, store)
             totals.extend(found[0])
             gradients.extend(found[1])
 
@@ -340,7 +346,7 @@ class ChunkedStep:
             for index, (start, end) in enumerate(spans):
                 with torch.no_grad():
                     store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
-            walk(
+            run_schedule(
                 method,
                 len(arguments),
                 forward,
@@ -355,7 +361,7 @@ class ChunkedStep:
     @torch.no_grad()
     def hidden(self, ids: Tensor, chunk: int) -> Iterator[tuple[int, int, Tensor]]:
         """(start, end, the decoder's output `[rows, end - start, width]`) of each chunk, without a graph."""
-        spans, store = spans_of(ids.shape[1], chunk), MemoryStore()
+        spans, store = chunk_spans(ids.shape[1], chunk), TorchMemoryStore()
         for index, (start, end) in enumerate(spans):
             store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
         arguments = self._arguments(ids, ids.shape[1])
@@ -373,14 +379,14 @@ class ChunkedStep:
         number: int,
         arguments: LayerArguments,
         spans: Spans,
-        store: Store,
+        store: TorchActivationStore,
         keep_input: bool,
         keep_cache: bool,
         discard_output: bool = False,
     ) -> None:
         layer = self._ends.layers[number]
-        passing = LayerPass(layer, arguments, spans, self._at)
-        with lean(layer, self._dtype):
+        passing = TorchLayerPass(layer, arguments, spans, self._at)
+        with fused_lora_forward(layer, self._dtype):
             for index in range(len(spans)):
                 output = passing.forward(index, store.get(("input", number, index)))
                 if not discard_output:
@@ -393,7 +399,7 @@ class ChunkedStep:
             store.put(("values", number, 0), passing.values)
 
     def _head_backward(
-        self, batch: Batch, spans: Spans, layers: int, normaliser: float, store: Store
+        self, batch: Batch, spans: Spans, layers: int, normalizer: float, store: TorchActivationStore
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The loss's parts, and the gradient of the last layer's output, chunk by chunk."""
         totals: list[Tensor] = []
@@ -403,22 +409,22 @@ class ChunkedStep:
             leaf = store.get(key).detach().requires_grad_()
             with torch.enable_grad():
                 hidden = self._ends.finish(leaf).flatten(0, 1)
-            scored = Scored.of(batch.input_ids, batch.loss_weights, start, end, self._device)
-            totals += backward_weighted(self._head, hidden, scored, normaliser)
+            scored = TorchScoredPositions.of(batch.input_ids, batch.loss_weights, start, end, self._device)
+            totals += backward_weighted_nll(self._head, hidden, scored, normalizer)
             gradients.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
             store.drop(key)
         return totals, gradients
 
     def _backward(
-        self, number: int, arguments: LayerArguments, spans: Spans, gradients: list[Tensor], store: Store
+        self, number: int, arguments: LayerArguments, spans: Spans, gradients: list[Tensor], store: TorchActivationStore
     ) -> None:
         """Replace each chunk's gradient of the layer's output by that of its input."""
         layer = self._ends.layers[number]
         names: tuple[tuple[str, int, int], ...] = (("keys", number, 0), ("values", number, 0))
-        passing = LayerPass(layer, arguments, spans, self._at, *(store.get(name) for name in names))
+        passing = TorchLayerPass(layer, arguments, spans, self._at, *(store.get(name) for name in names))
         for name in names:
             store.drop(name)
-        with lean(layer, self._dtype):
+        with fused_lora_forward(layer, self._dtype):
             for index in reversed(range(len(spans))):
                 key = ("input", number, index)
                 gradients[index] = passing.backward(index, store.get(key), gradients[index])
@@ -433,17 +439,17 @@ class ChunkedStep:
             embedded.backward(gradient)
 
 
-TOKENS, CHUNK = 24, 10
-REFUSALS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+PROBE_TOKENS, PROBE_CHUNK = 24, 10
+UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
 @contextmanager
-def in_chunks(decoder: Any) -> Iterator[None]:
+def chunked_mode(decoder: Any) -> Iterator[None]:
     """While entered, the decoder's layers attend through `longrepo.engines.torch.attention` and don't
     checkpoint themselves (transformers takes the cache away from a layer that does)."""
     attention = decoder.config._attn_implementation
     checkpointed = [layer for layer in decoder.layers if getattr(layer, "gradient_checkpointing", False)]
-    decoder.config._attn_implementation = NAME
+    decoder.config._attn_implementation = ATTENTION_NAME
     for layer in checkpointed:
         layer.gradient_checkpointing = False
     try:
@@ -455,22 +461,26 @@ def in_chunks(decoder: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def why_not(decoder: Any, device: torch.device, dtype: torch.dtype, at: At) -> str | None:
+def unsupported_reason(decoder: Any, device: torch.device, dtype: torch.dtype, at: ChunkContext) -> str | None:
     """Why `decoder` can't be walked in chunks, or None where its first two layers give the same both ways."""
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, nn.ModuleList):
         return "its decoder has no list of layers"
-    ids = torch.arange(TOKENS, device=device)[None]
+    ids = torch.arange(PROBE_TOKENS, device=device)[None]
     decoder.layers = layers[:2]
     try:
         plain = decoder(input_ids=ids, use_cache=False).last_hidden_state.float()
-        with in_chunks(decoder):
-            masked = [name for one in Ends(decoder).arguments(TOKENS, device, dtype) for name in one.whole_masks()]
+        with chunked_mode(decoder):
+            masked = [
+                name
+                for one in TorchEmbeddingAndHead(decoder).arguments(PROBE_TOKENS, device, dtype)
+                for name in one.full_masks()
+            ]
             if masked:
                 return f"its layers want a whole attention mask ({masked[0]})"
-            step = ChunkedStep(decoder, nn.Identity(), device, dtype, at)
-            chunks = torch.cat([hidden for _, _, hidden in step.hidden(ids, CHUNK)], dim=1).float()
-    except REFUSALS as error:
+            step = TorchChunkedStep(decoder, nn.Identity(), device, dtype, at)
+            chunks = torch.cat([hidden for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], dim=1).float()
+    except UNSUPPORTED_ERRORS as error:
         return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
     finally:
         decoder.layers = layers

@@ -16,7 +16,7 @@ from longrepo.utils import process
 
 
 @dataclass(frozen=True)
-class Placement:
+class TorchPlacement:
     """Where the model lives and what it computes in. `dtype` is that of the base's unquantised weights."""
 
     device: torch.device
@@ -29,18 +29,18 @@ class Placement:
         return self.dtype != torch.float32
 
 
-def place(device: str, precision: str) -> Placement:
+def select_torch_device(device: str, precision: str) -> TorchPlacement:
     """Resolve `auto|mps|cuda|cpu` and `auto|bfloat16|float32`. Raises InputError where the machine lacks it."""
-    chosen, why_device = _device(device)
-    dtype, why_dtype = _dtype(chosen, precision)
-    return Placement(
+    chosen, why_device = _select_device(device)
+    dtype, why_dtype = _select_dtype(chosen, precision)
+    return TorchPlacement(
         torch.device(chosen),
         dtype,
         ((f"device: {chosen}", why_device), (f"precision: {str(dtype).removeprefix('torch.')}", why_dtype)),
     )
 
 
-def _device(wanted: str) -> tuple[str, str]:
+def _select_device(wanted: str) -> tuple[str, str]:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         chosen = next(name for name, there in available.items() if there)
@@ -51,7 +51,7 @@ def _device(wanted: str) -> tuple[str, str]:
     return wanted, "as asked"
 
 
-def _dtype(device: str, wanted: str) -> tuple[torch.dtype, str]:
+def _select_dtype(device: str, wanted: str) -> tuple[torch.dtype, str]:
     if wanted != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wanted], "as set in training.precision"
     if device == "cpu":

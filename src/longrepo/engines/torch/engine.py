@@ -17,27 +17,45 @@ import torch
 import transformers
 
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.engines.base import Batch, Method
-from longrepo.engines.messages import computing
+from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.messages import oom_as_error
 from longrepo.engines.torch import lora
-from longrepo.engines.torch.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
-from longrepo.engines.torch.chunked import ChunkedStep, DiskStore, MemoryStore, Store, in_chunks, why_not
-from longrepo.engines.torch.device import PeakMemory, Placement, place
-from longrepo.engines.torch.full_finetune import Start, read_model, stored, train_all, write_model
-from longrepo.engines.torch.kv_cache import Ticking, generation
+from longrepo.engines.torch.adapter_io import (
+    read_torch_adapter,
+    read_torch_optimizer,
+    write_torch_adapter,
+    write_torch_optimizer,
+)
+from longrepo.engines.torch.chunked import (
+    TorchActivationStore,
+    TorchChunkedStep,
+    TorchDiskStore,
+    TorchMemoryStore,
+    chunked_mode,
+    unsupported_reason,
+)
+from longrepo.engines.torch.device import PeakMemory, TorchPlacement, select_torch_device
+from longrepo.engines.torch.full_finetune import (
+    InitialWeights,
+    read_model,
+    train_all_weights,
+    trained_placement,
+    write_model,
+)
+from longrepo.engines.torch.kv_cache import TokenCallback, generation_options
 from longrepo.engines.torch.load import load_base
-from longrepo.engines.torch.lora import TokenRows, attach_lora, patch
-from longrepo.engines.torch.loss import Scored, backward_weighted, token_nll
+from longrepo.engines.torch.lora import TorchTokenEmbeddings, add_trained_tokens, attach_lora
+from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll, token_nll
 from longrepo.engines.torch.positions import set_positions
 from longrepo.errors import InputError
-from longrepo.rope.apply import record
+from longrepo.rope.apply import write_context
 
 if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
 
 
 # CUDA has an exception of its own for it; Metal and the CPU's allocator say it in a RuntimeError's text.
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
+OOM_MESSAGES = ("out of memory", "can't allocate memory")
 
 
 class TorchEngine:
@@ -46,40 +64,49 @@ class TorchEngine:
     name = "torch"
 
     def __init__(
-        self, model: Any, rows: TokenRows | None, settings: Settings, placement: Placement, start: Start | None = None
+        self,
+        model: Any,
+        rows: TorchTokenEmbeddings | None,
+        settings: Settings,
+        placement: TorchPlacement,
+        start: InitialWeights | None = None,
     ) -> None:
         """`model`: PEFT's, whose adapter is trained, or one of transformers, all weights of which are; then `start` is
         what it began as."""
         self._start = start
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
-        self.adapted = isinstance(model, peft.PeftModel)
+        self.has_adapter = isinstance(model, peft.PeftModel)
         self.device = placement.device.type
         self.choices: list[tuple[str, str]] = list(placement.choices)
-        self.base: Any = model.get_base_model() if self.adapted else model
+        self.base: Any = model.get_base_model() if self.has_adapter else model
         self._decoder, self._head = self.base.get_decoder(), self.base.get_output_embeddings()
         self.pad_id = 0  # any token would do: padding is neither attended to nor scored
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._optimizer = torch.optim.AdamW(_groups(self.parameters.values(), settings.training.weight_decay), lr=0.0)
+        self._optimizer = torch.optim.AdamW(
+            _parameter_groups(self.parameters.values(), settings.training.weight_decay), lr=0.0
+        )
         self._peak = PeakMemory(placement.device)
-        self._dropout = lora.install(model, settings.lora.dropout)
-        self.method = Method()
-        self._store: Store = MemoryStore()
-        self._chunks = ChunkedStep(self._decoder, self._head, placement.device, placement.dtype, self._dropout.at)
+        self._dropout = lora.install_dropout(model, settings.lora.dropout)
+        self.method = StepMethod()
+        self._store: TorchActivationStore = TorchMemoryStore()
+        self._chunks = TorchChunkedStep(self._decoder, self._head, placement.device, placement.dtype, self._dropout.at)
 
     @classmethod
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> TorchEngine:
         """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
-        placement = place(device, settings.training.precision)
+        placement = select_torch_device(device, settings.training.precision)
         whole = settings.training.weights == "all"
         base: Any
-        base, notes = load_base(settings.model, tokenizer, stored(placement) if whole else placement, settings.context)
+        base, notes = load_base(
+            settings.model, tokenizer, trained_placement(placement) if whole else placement, settings.context
+        )
         _check_plain_head(base, settings.model.name)
         ids = [] if whole else list(tokenizer.initial_from)
-        rows = patch(base, ids, bool(base.config.tie_word_embeddings)) if ids else None
-        model = train_all(base, settings) if whole else attach_lora(base, settings)
+        rows = add_trained_tokens(base, ids, bool(base.config.tie_word_embeddings)) if ids else None
+        model = train_all_weights(base, settings) if whole else attach_lora(base, settings)
         if rows is not None:
             rows.weight.requires_grad_(True)
-        engine = cls(model, rows, settings, placement, Start(settings.model, tokenizer) if whole else None)
+        engine = cls(model, rows, settings, placement, InitialWeights(settings.model, tokenizer) if whole else None)
         if whole:
             engine.choices.append(("trained: all weights, in float32", "as set in training.weights"))
         quantised = "4-bit NF4" if settings.model.quantization == "nf4" else "not quantised"
@@ -87,39 +114,39 @@ class TorchEngine:
         engine.choices += [("base", note) for note in notes]
         return engine
 
-    def use(self, method: Method, scratch: Path | None = None) -> None:
-        if method.step == "chunked" and (reason := self.why_not_chunked()):
+    def use(self, method: StepMethod, scratch: Path | None = None) -> None:
+        if method.step == "chunked" and (reason := self.chunked_unsupported_reason()):
             raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
         self.method = method
-        self._store = MemoryStore()
+        self._store = TorchMemoryStore()
         if method.store == "disk":
-            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), self._placement.device)
+            self._store = TorchDiskStore(scratch or Path(tempfile.gettempdir()), self._placement.device)
 
-    def why_not_chunked(self) -> str | None:
+    def chunked_unsupported_reason(self) -> str | None:
         self.model.eval()
         with self._autocast():
-            return why_not(self._decoder, self._placement.device, self._placement.dtype, self._dropout.at)
+            return unsupported_reason(self._decoder, self._placement.device, self._placement.dtype, self._dropout.at)
 
     def position(self, context: ContextSettings) -> None:
         set_positions(self.base, context)
         self._settings = self._settings.model_copy(update={"context": context})
 
-    def accumulate(self, batch: Batch, normaliser: float, key: int) -> float:
-        with computing(self.device, batch.input_ids.size, OUT_OF_MEMORY):
-            return math.fsum(part.item() for part in self.add_gradients(batch, normaliser, key))
+    def accumulate(self, batch: Batch, normalizer: float, key: int) -> float:
+        with oom_as_error(self.device, batch.input_ids.size, OOM_MESSAGES):
+            return math.fsum(part.item() for part in self.add_gradients(batch, normalizer, key))
 
-    def add_gradients(self, batch: Batch, normaliser: float, key: int) -> list[torch.Tensor]:
+    def add_gradients(self, batch: Batch, normalizer: float, key: int) -> list[torch.Tensor]:
         """`accumulate`, but the loss as scalars still on the device: nothing here depends on a tensor's value."""
         self._dropout.key = key
         self.model.train()
         if self.method.step == "chunked":
-            with self._autocast(), in_chunks(self._decoder):
-                return self._chunks.accumulate(batch, normaliser, self.method, self._store)
+            with self._autocast(), chunked_mode(self._decoder):
+                return self._chunks.accumulate(batch, normalizer, self.method, self._store)
         with self._autocast():
             hidden = self._hidden(self._tensor(batch.input_ids))
             tokens = hidden.shape[1]
-            scored = Scored.of(batch.input_ids, batch.loss_weights, 0, tokens, self._placement.device)
-            return backward_weighted(self._head, hidden.flatten(0, 1), scored, normaliser)
+            scored = TorchScoredPositions.of(batch.input_ids, batch.loss_weights, 0, tokens, self._placement.device)
+            return backward_weighted_nll(self._head, hidden.flatten(0, 1), scored, normalizer)
 
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), max_grad_norm).item()
@@ -153,7 +180,7 @@ class TorchEngine:
         wanted = batch.loss_weights != 0
         wanted[:, 0] = False
         scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
-        with self._autocast(), computing(self.device, ids.numel(), OUT_OF_MEMORY):
+        with self._autocast(), oom_as_error(self.device, ids.numel(), OOM_MESSAGES):
             for start, end, hidden in self._hidden_parts(ids):
                 here = wanted[:, start + 1 : end + 1]  # hidden state p predicts token p + 1
                 before = self._tensor(here)
@@ -168,8 +195,8 @@ class TorchEngine:
     ) -> list[int]:
         self.model.eval()
         ids = torch.tensor([list(prompt)], device=self._placement.device)
-        asked = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation(bits)}
-        streamer = Ticking(tick) if tick else None
+        asked = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation_options(bits)}
+        streamer = TokenCallback(tick) if tick else None
         with self._autocast():
             out = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer, **asked)
         new: list[int] = out[0, len(prompt) :].tolist()
@@ -179,7 +206,7 @@ class TorchEngine:
     @contextmanager
     def base_only(self) -> Iterator[None]:
         if self._start is not None:
-            with self._start.instead(self.model):
+            with self._start.swap_in(self.model):
                 yield
             return
         with self.model.disable_adapter():
@@ -192,23 +219,23 @@ class TorchEngine:
                     self.rows.active = True
 
     def save_adapter(self, folder: Path) -> None:
-        if self.adapted:
-            write_adapter(folder, self.model, self.rows, self._settings.model.name)
+        if self.has_adapter:
+            write_torch_adapter(folder, self.model, self.rows, self._settings.model.name)
         else:
             write_model(folder, self.model)
-        record(folder, self._settings.context)
+        write_context(folder, self._settings.context)
 
     def load_adapter(self, folder: Path) -> None:
-        if self.adapted:
-            read_adapter(folder, self.model, self.rows)
+        if self.has_adapter:
+            read_torch_adapter(folder, self.model, self.rows)
         else:
             read_model(folder, self.model)
 
     def save_optimizer(self, file: Path) -> None:
-        write_optimizer(file, self._optimizer, self.parameters)
+        write_torch_optimizer(file, self._optimizer, self.parameters)
 
     def load_optimizer(self, file: Path) -> None:
-        read_optimizer(file, self._optimizer, self.parameters)
+        read_torch_optimizer(file, self._optimizer, self.parameters)
 
     def peak_memory(self) -> int:
         return self._peak.read()
@@ -218,7 +245,7 @@ class TorchEngine:
 
     def facts(self) -> dict[str, Any]:
         trainable = total = sum(parameter.numel() for parameter in self.model.parameters())
-        if self.adapted:  # a packed 4-bit weight holds two parameters a byte; PEFT counts them as they were
+        if self.has_adapter:  # a packed 4-bit weight holds two parameters a byte; PEFT counts them as they were
             trainable, total = self.model.get_nb_trainable_parameters()
         return {
             "engine": self.name,
@@ -234,7 +261,7 @@ class TorchEngine:
         if self.method.step == "plain":
             yield 0, ids.shape[1], self._hidden(ids)
             return
-        with in_chunks(self._decoder):
+        with chunked_mode(self._decoder):
             yield from self._chunks.hidden(ids, self.method.chunk)
 
     def _hidden(self, ids: torch.Tensor) -> torch.Tensor:
@@ -251,7 +278,7 @@ class TorchEngine:
         return torch.from_numpy(array).to(self._placement.device)
 
 
-def _groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """For the optimizer: matrices decay; norms and biases, where they are trained, don't."""
     decay: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for parameter in parameters:

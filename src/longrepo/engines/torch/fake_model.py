@@ -23,14 +23,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from longrepo.config.schema import Settings
-from longrepo.engines.torch.full_finetune import train_all
-from longrepo.engines.torch.lora import TokenRows, attach_lora, patch
+from longrepo.engines.torch.full_finetune import train_all_weights
+from longrepo.engines.torch.lora import TorchTokenEmbeddings, add_trained_tokens, attach_lora
 from longrepo.engines.torch.quantization import BLOCK, NESTED_BLOCK
 
 Tensor = torch.Tensor
 
 
-def meta_model(config: Any, settings: Settings, dtype: torch.dtype, added: int) -> tuple[nn.Module, TokenRows | None]:
+def meta_model(
+    config: Any, settings: Settings, dtype: torch.dtype, added: int
+) -> tuple[nn.Module, TorchTokenEmbeddings | None]:
     """What `TorchEngine.create` would load for `config` (with `added` structure tokens beyond its vocabulary), on
     torch's `meta` device: the model with its adapter, and the trained rows; or the model alone, all of it trained."""
     import transformers
@@ -41,19 +43,19 @@ def meta_model(config: Any, settings: Settings, dtype: torch.dtype, added: int) 
             config, dtype=torch.float32 if whole else dtype, attn_implementation="sdpa"
         )
         if whole:
-            return train_all(base, settings), None
+            return train_all_weights(base, settings), None
         base.requires_grad_(False)
         if settings.model.quantization == "nf4":
-            _pack(base, dtype, settings.model.double_quantization)
+            _pack_linears(base, dtype, settings.model.double_quantization)
         ids = list(range(config.vocab_size - added, config.vocab_size))
-        rows = patch(base, ids, bool(config.tie_word_embeddings)) if ids else None
+        rows = add_trained_tokens(base, ids, bool(config.tie_word_embeddings)) if ids else None
         model = attach_lora(base, settings)
     if rows is not None:
         rows.weight.requires_grad_(True)
     return model, rows
 
 
-def materialise(model: nn.Module, device: str = "cpu") -> None:
+def materialize(model: nn.Module, device: str = "cpu") -> None:
     """Put new tensors on `device` in the place of all that a model has on `meta`; shared ones stay shared. Under a
     FakeTensorMode they are fake."""
     made: dict[int, Tensor] = {}
@@ -72,7 +74,7 @@ def materialise(model: nn.Module, device: str = "cpu") -> None:
                 new: Any = nn.Parameter(real(parameter), requires_grad=parameter.requires_grad)
                 for key, value in vars(parameter).items():
                     setattr(new, key, value)
-                for state in _states(new):
+                for state in _packed_tensors(new):
                     state.absmax, state.code = real(state.absmax), real(state.code)
                     state.offset = None if state.offset is None else real(state.offset)
                 parameters[id(parameter)] = new
@@ -86,7 +88,7 @@ def tensors_of(model: nn.Module) -> Iterator[Tensor]:
     yield from model.buffers()
     for parameter in model.parameters():
         yield parameter
-        for state in _states(parameter):
+        for state in _packed_tensors(parameter):
             yield from (tensor for tensor in (state.absmax, state.code, state.offset) if tensor is not None)
 
 
@@ -105,7 +107,7 @@ class PackedLinear(Linear4bit):
         self.weight = weight
 
 
-def _pack(base: Any, dtype: torch.dtype, double: bool) -> None:
+def _pack_linears(base: Any, dtype: torch.dtype, double: bool) -> None:
     head = base.get_output_embeddings()
     for path, module in list(base.named_modules()):
         if isinstance(module, nn.Linear) and module is not head:
@@ -125,7 +127,7 @@ def _quant_state(shape: torch.Size, blocks: int, dtype: torch.dtype, double: boo
     return QuantState(constants, shape, code, BLOCK, "nf4", dtype, offset=torch.empty(()), state2=outer)
 
 
-def _states(parameter: Any) -> Iterator[QuantState]:
+def _packed_tensors(parameter: Any) -> Iterator[QuantState]:
     state: QuantState | None = getattr(parameter, "quant_state", None)
     while state is not None:
         yield state
@@ -134,7 +136,7 @@ def _states(parameter: Any) -> Iterator[QuantState]:
 
 # Operations whose kernel makes further tensors, unseen from outside: run as what they consist of. The packed product
 # of bitsandbytes de-quantises the whole weight: where a device has a fused kernel this counts too much, not too little.
-CONSISTS_OF: dict[Any, Callable[..., Any]] = {torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit_default_impl}
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit_default_impl}
 
 
 class PeakTracker(TorchDispatchMode):
@@ -146,7 +148,7 @@ class PeakTracker(TorchDispatchMode):
         super().__init__()
         self.live = self.peak = 0
         self.peaks: dict[str, int] = {}
-        self.by_tag: Counter[str] = Counter()
+        self.bytes_by_tag: Counter[str] = Counter()
         self.at_peak: Counter[str] = Counter()
         self._storages: dict[int, tuple[Any, int, str]] = {}
         self._phase = "other"
@@ -154,14 +156,14 @@ class PeakTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in CONSISTS_OF:
+        if func in DECOMPOSITIONS:
             with self:
-                return CONSISTS_OF[func](*args, **(kwargs or {}))
+                return DECOMPOSITIONS[func](*args, **(kwargs or {}))
         if func is torch.ops.prim.device.default:
             return func(*args, **(kwargs or {}))
-        before = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        before = {tensor.untyped_storage()._cdata for tensor in _tree_tensors((args, kwargs))}
         out = func(*args, **(kwargs or {}))
-        for tensor in _tensors(out):
+        for tensor in _tree_tensors(out):
             storage = tensor.untyped_storage()
             if storage._cdata not in before or storage._cdata in self._storages:
                 self._add(storage, self._phase)
@@ -196,7 +198,7 @@ class PeakTracker(TorchDispatchMode):
             self._drop(key)
         self._storages[key] = (weakref.ref(storage, partial(self._dropped, key)), size, tag)
         self.live += size
-        self.by_tag[tag] += size
+        self.bytes_by_tag[tag] += size
         self._note()
 
     def _dropped(self, key: int, _: Any) -> None:
@@ -205,13 +207,13 @@ class PeakTracker(TorchDispatchMode):
     def _drop(self, key: int) -> None:
         _, size, tag = self._storages.pop(key, (None, 0, "other"))
         self.live -= size
-        self.by_tag[tag] -= size
+        self.bytes_by_tag[tag] -= size
 
     def _note(self) -> None:
         self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), self.live)
         if self.live > self.peak:
-            self.peak, self.at_peak = self.live, self.by_tag.copy()
+            self.peak, self.at_peak = self.live, self.bytes_by_tag.copy()
 
 
-def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+def _tree_tensors(tree: Any) -> Iterator[torch.Tensor]:
     return (leaf for leaf in tree_iter(tree) if isinstance(leaf, torch.Tensor))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from longrepo.config.schema import ModelSettings, Settings
-from longrepo.engines.torch.device import Placement
+from longrepo.engines.torch.device import TorchPlacement
 from longrepo.engines.torch.load import load_base
 from longrepo.errors import InputError
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
 
 
-WEIGHTS = "model.safetensors"
+MODEL_WEIGHTS = "model.safetensors"
 
 
-def stored(placement: Placement) -> Placement:
+def trained_placement(placement: TorchPlacement) -> TorchPlacement:
     """Where weights that are trained lie: in float32, whatever is computed in, or small updates would be lost."""
     return replace(placement, dtype=torch.float32)
 
 
-def train_all(base: Any, settings: Settings) -> Any:
+def train_all_weights(base: Any, settings: Settings) -> Any:
     """The model itself, every weight of it to be trained."""
     base.requires_grad_(True)
     if settings.training.use_gradient_checkpointing:
@@ -58,19 +58,19 @@ def write_model(folder: Path, model: Any) -> None:
 @torch.no_grad()
 def read_model(folder: Path, model: Any) -> None:
     """Copy a folder's weights into the model, bit for bit. Raises InputError where they are those of another one."""
-    file = folder / WEIGHTS
+    file = folder / MODEL_WEIGHTS
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: can't be read as a model's weights ({str(error).splitlines()[0]})") from None
     ours = dict(model.named_parameters())  # what is tied has one name
-    if differs := _difference(ours, saved):
+    if differs := _first_difference(ours, saved):
         raise InputError(f"{file}: holds another model's weights ({differs} differs); give its own folder")
     for name, parameter in ours.items():
         parameter.copy_(saved[name])
 
 
-class Start:
+class InitialWeights:
     """The weights that a model began as: read when they are first asked for, then kept on the CPU, in 16 bits where
     that loses nothing."""
 
@@ -78,13 +78,13 @@ class Start:
         self._settings, self._tokenizer = settings, tokenizer
 
     @contextmanager
-    def instead(self, model: Any) -> Iterator[None]:
+    def swap_in(self, model: Any) -> Iterator[None]:
         """While entered, the model has these weights; its own lie beside, untouched, so its device holds both.
 
         Raises InputError where they can't be had, or are another model's.
         """
         parameters = dict(model.named_parameters())
-        if differs := _difference(parameters, self._weights):
+        if differs := _first_difference(parameters, self._weights):
             name = self._settings.name
             raise InputError(f"model {name}: isn't what training began with ({differs} differs); put that back there")
         trained = {name: parameter.data for name, parameter in parameters.items()}
@@ -98,20 +98,20 @@ class Start:
 
     @cached_property
     def _weights(self) -> dict[str, torch.Tensor]:
-        placement = Placement(torch.device("cpu"), torch.float32, ())
+        placement = TorchPlacement(torch.device("cpu"), torch.float32, ())
         model, _ = load_base(self._settings, self._tokenizer, placement)
         for parameter in model.parameters():
-            parameter.data = _in_16_bits(parameter.data)
+            parameter.data = _to_16_bits(parameter.data)
         return {name: parameter.data for name, parameter in model.named_parameters()}
 
 
-def _in_16_bits(tensor: torch.Tensor) -> torch.Tensor:
+def _to_16_bits(tensor: torch.Tensor) -> torch.Tensor:
     """The same numbers in 16 bits where one of the two types holds them, else the tensor itself."""
     rounded = (tensor.to(dtype) for dtype in (torch.bfloat16, torch.float16))
     return next((one for one in rounded if torch.equal(one.to(tensor.dtype), tensor)), tensor)
 
 
-def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+def _first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """The first name that is lacking in one of them, or of another shape; None where there is none."""
     differ = (name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name))
     return min(differ, default=None)
@@ -121,7 +121,7 @@ def _shape(tensors: Any, name: str) -> tuple[int, ...] | None:
     return tuple(tensors[name].shape) if name in tensors else None
 
 
-def write_new_model(folder: Path, seed: int) -> None:
+def write_random_model(folder: Path, seed: int) -> None:
     """Fill a folder that holds a `config.json` with random weights, as the architecture draws them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

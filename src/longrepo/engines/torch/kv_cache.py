@@ -10,10 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from transformers.generation.streamers import BaseStreamer
 
-_KEPT = ("keys", "values", "_quantized_keys", "_quantized_values")
+_CACHE_ATTRIBUTES = ("keys", "values", "_quantized_keys", "_quantized_values")
 
 
-def why_not(config: Any, bits: int, device: str) -> str | None:
+def unsupported_bits_reason(config: Any, bits: int, device: str) -> str | None:
     """Why a cache of so many bits can't be had; None where it can."""
     if bits == 16:
         return None
@@ -21,17 +21,17 @@ def why_not(config: Any, bits: int, device: str) -> str | None:
         return f"transformers keeps {bits} bits with optimum-quanto or hqq alone, which the torch engine doesn't use"
     if device == "mps":
         return "transformers keeps 8 bits as float8, which Metal doesn't have"
-    if getattr(config, "sliding_window", None) is not None and _windowed(config):
+    if getattr(config, "sliding_window", None) is not None and _has_windowed_layers(config):
         return "transformers has no quantised cache for layers with a window"
     return None
 
 
-def generation(bits: int) -> dict[str, Any]:
+def generation_options(bits: int) -> dict[str, Any]:
     """What `generate` of transformers is told. Eight bits: float8 with one scale for each layer's keys and values."""
     return {} if bits == 16 else {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
 
 
-def cache_of(config: Any, bits: int = 16) -> Any:
+def make_cache(config: Any, bits: int = 16) -> Any:
     """An empty one, as `generate` makes it."""
     from transformers import DynamicCache, QuantizedCache
 
@@ -44,20 +44,20 @@ def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     with FakeTensorMode():
-        cache = cache_of(config, bits)
+        cache = make_cache(config, bits)
         for layer in range(config.num_hidden_layers):
             states = torch.empty(1, heads, tokens, width, dtype=getattr(torch, dtype))
             cache.update(states, states.clone(), layer)
-    return held(cache)
+    return held_bytes(cache)
 
 
-def held(cache: Any) -> int:
+def held_bytes(cache: Any) -> int:
     """Bytes of the tensors in one."""
-    leaves = tree_leaves([getattr(layer, name, None) for layer in cache.layers for name in _KEPT])
+    leaves = tree_leaves([getattr(layer, name, None) for layer in cache.layers for name in _CACHE_ATTRIBUTES])
     return sum(leaf.untyped_storage().nbytes() for leaf in leaves if isinstance(leaf, torch.Tensor))
 
 
-class Ticking(BaseStreamer):
+class TokenCallback(BaseStreamer):
     """Calls `tick` at each new token."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
@@ -73,6 +73,6 @@ class Ticking(BaseStreamer):
         """Nothing more comes."""
 
 
-def _windowed(config: Any) -> bool:
+def _has_windowed_layers(config: Any) -> bool:
     kinds = getattr(config, "layer_types", None)
     return kinds is None or "sliding_attention" in kinds

@@ -25,17 +25,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from longrepo.config.schema import ContextSettings, ModelSettings
-from longrepo.data.tokenizer import new_rows
-from longrepo.engines.base import DROPOUTS
-from longrepo.engines.messages import loading
-from longrepo.engines.torch.device import Placement
-from longrepo.engines.torch.quantization import quantise
-from longrepo.engines.torch.weights import Checkpoint, NotStreamable, Skeleton, find_checkpoint, quantization
+from longrepo.data.tokenizer import new_token_rows
+from longrepo.engines.base import MODEL_DROPOUTS
+from longrepo.engines.messages import load_errors
+from longrepo.engines.torch.device import TorchPlacement
+from longrepo.engines.torch.quantization import quantize_nf4
+from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles, find_weight_files, quantization_config
 from longrepo.errors import InputError
-from longrepo.rope.apply import OWN, lines, positioned
-from longrepo.rope.scaling import check_published
+from longrepo.rope.apply import NATIVE_CONTEXT, context_messages, engine_config_changes
+from longrepo.rope.scaling import check_published_config
 from longrepo.utils.cache import cache_folder
-from longrepo.utils.files import WRITING
+from longrepo.utils.files import TEMPORARY_PREFIX
 from longrepo.utils.hub import model_location
 
 if TYPE_CHECKING:
@@ -43,24 +43,26 @@ if TYPE_CHECKING:
 
 
 Tensor = torch.Tensor
-FORMAT = 1
-KEEP = 3  # bases; the one used longest ago goes first
-LEAST_BYTES = 200 << 20  # a smaller base is quantised in seconds
+CACHE_FORMAT = 1
+MAX_CACHED_BASES = 3  # bases; the one used longest ago goes first
+MIN_CACHED_BYTES = 200 << 20  # a smaller base is quantised in seconds
 _PART_BYTES = 256 << 20  # of a file: what is held twice for a moment where the model isn't in the CPU's memory
-_FORGOTTEN = 3600  # seconds after which what another process was writing counts as left behind
+_STALE_SECONDS = 3600  # seconds after which what another process was writing counts as left behind
 
 
 class DamagedCache(Exception):
     """What lies there is not what was written."""
 
 
-def cached_base(checkpoint: Checkpoint, config: Any, settings: ModelSettings, placement: Placement) -> Path | None:
+def base_cache_entry(
+    checkpoint: WeightFiles, config: Any, settings: ModelSettings, placement: TorchPlacement
+) -> Path | None:
     """Where this base, quantised so by these versions, is or would be kept; None where nothing is to be kept."""
     folder = cache_folder()
     if folder is None or settings.quantization == "none":
         return None
     facts = {
-        "format": FORMAT,
+        "format": CACHE_FORMAT,
         "files": checkpoint.identity(),
         "config": config.to_dict(),
         "quantization": [settings.quantization, settings.double_quantization],
@@ -72,11 +74,11 @@ def cached_base(checkpoint: Checkpoint, config: Any, settings: ModelSettings, pl
     return folder / "bases" / key
 
 
-def read_base(entry: Path, skeleton: Skeleton, device: torch.device) -> None:
+def read_cached_base(entry: Path, skeleton: MetaModel, device: torch.device) -> None:
     """Put every tensor of a kept base into a skeleton. Raises DamagedCache where one isn't what was written."""
     try:
         digests: dict[str, str] = json.loads((entry / "base.json").read_text(encoding="utf-8"))["digests"]
-        kept = Checkpoint(sorted(entry.glob("*.safetensors")))
+        kept = WeightFiles(sorted(entry.glob("*.safetensors")))
         if set(kept.names) != set(digests):
             raise DamagedCache("tensors are missing")
 
@@ -86,10 +88,10 @@ def read_base(entry: Path, skeleton: Skeleton, device: torch.device) -> None:
                 raise DamagedCache(name)
             return tensor
 
-        stated: dict[str, list[str]] = {name: [] for name in skeleton.quantised}
+        stated: dict[str, list[str]] = {name: [] for name in skeleton.quantized}
         plain = []
         for name in kept.names:
-            weight = next((name[:end] for end in _dots(name) if name[:end] in stated), None)
+            weight = next((name[:end] for end in _dot_positions(name) if name[:end] in stated), None)
             if weight is not None:
                 stated[weight].append(name)
             elif name not in stated:
@@ -100,13 +102,13 @@ def read_base(entry: Path, skeleton: Skeleton, device: torch.device) -> None:
         for name, parts in stated.items():
             facts = {part.removeprefix(name + "."): read(part) for part in parts}
             state = bitsandbytes.functional.QuantState.from_dict(facts, device=device)
-            skeleton.put_quantised(name, read(name).to(device), state)
+            skeleton.put_quantized(name, read(name).to(device), state)
         os.utime(entry)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError, InputError) as error:
         raise DamagedCache(str(error)) from None
 
 
-def write_base(entry: Path, skeleton: Skeleton) -> int:
+def write_cached_base(entry: Path, skeleton: MetaModel) -> int:
     """Keep a finished model's tensors, without the rows that the checkpoint didn't give; return their bytes.
 
     Written beside and renamed; 0 where the model is too small to be worth it. Raises OSError where the disk is full.
@@ -114,21 +116,21 @@ def write_base(entry: Path, skeleton: Skeleton) -> int:
     tied = skeleton.model.all_tied_weights_keys
     state = {name: tensor for name, tensor in skeleton.model.state_dict().items() if name not in tied}
     size = sum(tensor.nbytes for tensor in state.values())
-    if size < LEAST_BYTES:
+    if size < MIN_CACHED_BYTES:
         return 0
     entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _tidy(entry.parent)
+    _evict_old_bases(entry.parent)
     free = shutil.disk_usage(entry.parent).free
     if free < size:
         raise OSError(f"it takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
-    beside = entry.with_name(f"{WRITING}{entry.name}-{os.getpid()}")
+    beside = entry.with_name(f"{TEMPORARY_PREFIX}{entry.name}-{os.getpid()}")
     try:
         beside.mkdir(mode=0o700)
         digests: dict[str, str] = {}
-        for number, part in enumerate(_parts(skeleton, state)):
+        for number, part in enumerate(_file_parts(skeleton, state)):
             digests |= {name: _digest(tensor) for name, tensor in part.items()}
             save_file(part, beside / f"{number:05}.safetensors")
-        (beside / "base.json").write_text(json.dumps({"format": FORMAT, "digests": digests}), encoding="utf-8")
+        (beside / "base.json").write_text(json.dumps({"format": CACHE_FORMAT, "digests": digests}), encoding="utf-8")
         for file in beside.iterdir():
             with file.open("rb") as written:
                 os.fsync(written.fileno())
@@ -140,11 +142,11 @@ def write_base(entry: Path, skeleton: Skeleton) -> int:
     return size
 
 
-def drop_base(entry: Path) -> None:
+def drop_cached_base(entry: Path) -> None:
     shutil.rmtree(entry, ignore_errors=True)
 
 
-def _parts(skeleton: Skeleton, state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def _file_parts(skeleton: MetaModel, state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """What goes into one file after the other."""
     part: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -156,13 +158,13 @@ def _parts(skeleton: Skeleton, state: dict[str, Tensor]) -> Iterator[dict[str, T
         yield part
 
 
-def _tidy(folder: Path) -> None:
+def _evict_old_bases(folder: Path) -> None:
     """Leave room for one more, and nothing of processes that died while writing."""
     with contextlib.suppress(OSError):
         found = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        whole = [path for path in found if not path.name.startswith(WRITING)]
-        dead = [path for path in found if path not in whole and path.stat().st_mtime < time.time() - _FORGOTTEN]
-        for path in whole[KEEP - 1 :] + dead:
+        whole = [path for path in found if not path.name.startswith(TEMPORARY_PREFIX)]
+        dead = [path for path in found if path not in whole and path.stat().st_mtime < time.time() - _STALE_SECONDS]
+        for path in whole[MAX_CACHED_BASES - 1 :] + dead:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -170,15 +172,15 @@ def _digest(tensor: Tensor) -> str:
     return xxhash.xxh3_64_hexdigest(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
-def _dots(name: str) -> Iterator[int]:
+def _dot_positions(name: str) -> Iterator[int]:
     return (at for at, letter in enumerate(name) if letter == ".")
 
 
 def load_base(
     settings: ModelSettings,
     tokenizer: RepoTokenizer,
-    placement: Placement,
-    context: ContextSettings = OWN,
+    placement: TorchPlacement,
+    context: ContextSettings = NATIVE_CONTEXT,
 ) -> tuple[nn.Module, list[str]]:
     """A frozen base model on its device, its embedding wide enough for the tokenizer; and notes for the terminal.
 
@@ -191,14 +193,14 @@ def load_base(
     transformers.utils.logging.disable_progress_bar()
     notes: list[str] = []
     where = model_location(settings.name)
-    with loading(settings.name):
+    with load_errors(settings.name):
         published, _ = transformers.PreTrainedConfig.get_config_dict(where, revision=settings.revision)
-        check_published(published)
+        check_published_config(published)
         config = transformers.AutoConfig.from_pretrained(where, revision=settings.revision)
         before = config.to_dict()
-        config.update(positioned(before, context))
-        notes += lines(before, context)
-        _silence_dropouts(config, notes)
+        config.update(engine_config_changes(before, context))
+        notes += context_messages(before, context)
+        _disable_dropouts(config, notes)
         model = _load(where, config, settings, placement, tokenizer.vocabulary_size, notes)
     model.published_config = before
     model.requires_grad_(False)
@@ -208,80 +210,84 @@ def load_base(
         # lossy, and without a backward pass from then on. Validation would silently end the training.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    _fill_added_rows(model, new_rows(tokenizer, settings.name, settings.revision))
+    _fill_added_rows(model, new_token_rows(tokenizer, settings.name, settings.revision))
     return model, notes
 
 
 def _load(
-    where: str, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int, notes: list[str]
+    where: str, config: Any, settings: ModelSettings, placement: TorchPlacement, vocabulary: int, notes: list[str]
 ) -> Any:
     try:
         if getattr(config, "quantization_config", None) is not None:
             raise NotStreamable("it was published quantised")
-        if (checkpoint := find_checkpoint(where, settings.revision)) is None:
+        if (checkpoint := find_weight_files(where, settings.revision)) is None:
             raise NotStreamable("it has no safetensors files")
         model = _stream(checkpoint, config, settings, placement, vocabulary, notes)
     except NotStreamable as reason:
         notes.append(f"loaded whole by transformers ({reason}): loading takes more memory than the plan says")
-        return _load_whole(where, config, settings, placement, vocabulary)
+        return _load_unstreamed(where, config, settings, placement, vocabulary)
     with contextlib.suppress(OSError):  # then it is what the configuration says
         model.generation_config = type(model.generation_config).from_pretrained(where, revision=settings.revision)
     return model
 
 
 def _stream(
-    checkpoint: Checkpoint,
+    checkpoint: WeightFiles,
     config: Any,
     settings: ModelSettings,
-    placement: Placement,
+    placement: TorchPlacement,
     vocabulary: int,
     notes: list[str],
 ) -> Any:
-    entry = cached_base(checkpoint, config, settings, placement)
+    entry = base_cache_entry(checkpoint, config, settings, placement)
     if entry is not None and entry.exists():
-        skeleton = Skeleton(config, settings, placement, vocabulary)
+        skeleton = MetaModel(config, settings, placement, vocabulary)
         try:
-            read_base(entry, skeleton, placement.device)
+            read_cached_base(entry, skeleton, placement.device)
             model = skeleton.finish()
         except DamagedCache:
-            drop_base(entry)
+            drop_cached_base(entry)
             notes.append(f"the quantised base in {entry} was damaged and is made anew")
         else:
             notes.append(f"quantised base read from {entry}")
             return model
-    skeleton = Skeleton(config, settings, placement, vocabulary)
-    _fill(skeleton, checkpoint, settings, placement)
+    skeleton = MetaModel(config, settings, placement, vocabulary)
+    _fill_meta_model(skeleton, checkpoint, settings, placement)
     model = skeleton.finish()
     if entry is not None:
-        _keep(entry, skeleton, notes)
+        _cache_base(entry, skeleton, notes)
     return model
 
 
-def _fill(skeleton: Skeleton, checkpoint: Checkpoint, settings: ModelSettings, placement: Placement) -> None:
+def _fill_meta_model(
+    skeleton: MetaModel, checkpoint: WeightFiles, settings: ModelSettings, placement: TorchPlacement
+) -> None:
     """The tensors that stay as they are first: the largest, a table of tokens, is then in full beside nothing else."""
     sources = skeleton.match(checkpoint.names)
     for ours, theirs in sources.items():
         skeleton.check_shape(ours, checkpoint.shape(theirs))
-    for ours in sorted(sources, key=lambda name: name in skeleton.quantised):
-        if ours not in skeleton.quantised:
+    for ours in sorted(sources, key=lambda name: name in skeleton.quantized):
+        if ours not in skeleton.quantized:
             skeleton.put(ours, checkpoint.read(sources[ours]))
             continue
         how = placement.dtype, placement.device, settings.double_quantization
-        skeleton.put_quantised(ours, *quantise(checkpoint.read(sources[ours]), *how))
+        skeleton.put_quantized(ours, *quantize_nf4(checkpoint.read(sources[ours]), *how))
 
 
-def _keep(entry: Path, skeleton: Skeleton, notes: list[str]) -> None:
+def _cache_base(entry: Path, skeleton: MetaModel, notes: list[str]) -> None:
     try:
-        if size := write_base(entry, skeleton):
+        if size := write_cached_base(entry, skeleton):
             notes.append(f"quantised base ({size / 1e9:.1f} GB) kept for the next start in {entry}")
     except OSError as error:
         notes.append(f"quantised base not kept for the next start: {entry.parent} can't be written to ({error})")
 
 
-def _load_whole(where: str, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int) -> Any:
+def _load_unstreamed(
+    where: str, config: Any, settings: ModelSettings, placement: TorchPlacement, vocabulary: int
+) -> Any:
     import transformers
 
-    config_of = quantization(settings, placement)
+    config_of = quantization_config(settings, placement)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(
         where,
         revision=settings.revision,
@@ -292,7 +298,7 @@ def _load_whole(where: str, config: Any, settings: ModelSettings, placement: Pla
         **({} if config_of is None else {"quantization_config": config_of}),
     )
     if placement.device.type == "cpu":
-        _let_go_of_files(model)
+        _release_mapped_files(model)
     if vocabulary > model.get_input_embeddings().num_embeddings:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -300,7 +306,7 @@ def _load_whole(where: str, config: Any, settings: ModelSettings, placement: Pla
     return model
 
 
-def _let_go_of_files(model: nn.Module) -> None:
+def _release_mapped_files(model: nn.Module) -> None:
     """On a CPU the loader maps the weight files; one bias that still lies in the mapping would keep all of it (6 GB
     of StarCoder2-3B in bfloat16) in the process. What wasn't quantised is copied out."""
     for parameter in model.parameters():
@@ -308,9 +314,9 @@ def _let_go_of_files(model: nn.Module) -> None:
             parameter.data = parameter.data.clone()
 
 
-def _silence_dropouts(config: Any, notes: list[str]) -> None:
+def _disable_dropouts(config: Any, notes: list[str]) -> None:
     """StarCoder2 was released with dropouts of 0.1; `lora.dropout` is to be the only one."""
-    changed = [name for name in DROPOUTS if getattr(config, name, 0)]
+    changed = [name for name in MODEL_DROPOUTS if getattr(config, name, 0)]
     for name in changed:
         setattr(config, name, 0.0)
     if changed:

@@ -24,7 +24,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from longrepo.config.schema import Settings
-from longrepo.engines.chunked import BLOCK, DropoutKey, blocks, seed_of
+from longrepo.engines.chunked import DROPOUT_BLOCK, DropoutKey, dropout_blocks, dropout_seed
 from longrepo.errors import InputError
 
 
@@ -56,7 +56,7 @@ def attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
 Tensor = torch.Tensor
 
 
-class TokenRows(nn.Module):
+class TorchTokenEmbeddings(nn.Module):
     """`weight` `[k, hidden]` in float32, for the token ids `ids` `[k]`, ascending. `active` False: the base's rows."""
 
     ids: Tensor
@@ -69,10 +69,10 @@ class TokenRows(nn.Module):
         self.active = True
 
 
-class PatchedEmbedding(nn.Module):
+class TorchPatchedEmbedding(nn.Module):
     """The base's embedding with the rows of some ids looked up in `rows` instead."""
 
-    def __init__(self, base: nn.Embedding, rows: TokenRows) -> None:
+    def __init__(self, base: nn.Embedding, rows: TorchTokenEmbeddings) -> None:
         super().__init__()
         self.base, self.rows = base, rows
 
@@ -93,7 +93,7 @@ class PatchedEmbedding(nn.Module):
 class PatchedHead(nn.Module):
     """A tied head: the base's logits `[…, vocabulary]` with the columns of the trained rows replaced."""
 
-    def __init__(self, base: nn.Linear, rows: TokenRows) -> None:
+    def __init__(self, base: nn.Linear, rows: TorchTokenEmbeddings) -> None:
         super().__init__()
         self.base, self.rows = base, rows
 
@@ -110,17 +110,17 @@ class PatchedHead(nn.Module):
         return logits.index_copy_(-1, self.rows.ids, columns.to(logits.dtype))
 
 
-def patch(model: Any, ids: list[int], tied: bool) -> TokenRows:
+def add_trained_tokens(model: Any, ids: list[int], tied: bool) -> TorchTokenEmbeddings:
     """Put trained rows for `ids` into a causal language model of transformers (before PEFT wraps it); return them."""
     embedding = model.get_input_embeddings()
-    rows = TokenRows(sorted(ids), embedding)
-    model.set_input_embeddings(PatchedEmbedding(embedding, rows))
+    rows = TorchTokenEmbeddings(sorted(ids), embedding)
+    model.set_input_embeddings(TorchPatchedEmbedding(embedding, rows))
     if tied:
         model.set_output_embeddings(PatchedHead(model.get_output_embeddings(), rows))
     return rows
 
 
-class DerivedDropout(nn.Module):
+class TorchDerivedDropout(nn.Module):
     """Zeroes each element of `[rows, tokens, features]` with chance `p` and scales the others by 1 / (1 - p).
 
     The identity in evaluation. Costs one byte an element until the backward pass.
@@ -135,7 +135,7 @@ class DerivedDropout(nn.Module):
             return x
         if x.ndim != 3:
             raise ValueError(f"dropout wants [rows, tokens, features], not {list(x.shape)}; set lora.dropout to 0")
-        return _Masked.apply(x, self.mask(x), 1 / (1 - self.p))
+        return _MaskedScale.apply(x, self.mask(x), 1 / (1 - self.p))
 
     def mask(self, x: Tensor) -> Tensor:
         """What is kept of `x`, bool `[rows, tokens, features]`; of a fake tensor, a fake mask."""
@@ -146,15 +146,15 @@ class DerivedDropout(nn.Module):
         generator = torch.Generator(x.device)
         for row in range(rows):
             place = 0
-            for block, first, last in blocks(self.key.start, self.key.start + tokens):
-                generator.manual_seed(seed_of(self.key.key, self.number, row, block))
-                kept = _kept(BLOCK * features, self.p, generator).view(BLOCK, features)
+            for block, first, last in dropout_blocks(self.key.start, self.key.start + tokens):
+                generator.manual_seed(dropout_seed(self.key.key, self.number, row, block))
+                kept = _keep_mask(DROPOUT_BLOCK * features, self.p, generator).view(DROPOUT_BLOCK, features)
                 mask[row, place : place + last - first] = kept[first:last]
                 place += last - first
         return mask
 
 
-def install(model: nn.Module, p: float) -> DropoutKey:
+def install_dropout(model: nn.Module, p: float) -> DropoutKey:
     """Replace the dropout of every LoRA layer in `model`, numbered in the order of `named_modules`."""
     from peft.tuners.lora import LoraLayer
 
@@ -162,12 +162,12 @@ def install(model: nn.Module, p: float) -> DropoutKey:
     for _, module in model.named_modules():
         if p and isinstance(module, LoraLayer):
             for adapter in module.lora_dropout:
-                module.lora_dropout[adapter] = DerivedDropout(p, number, key).train(model.training)
+                module.lora_dropout[adapter] = TorchDerivedDropout(p, number, key).train(model.training)
                 number += 1
     return key
 
 
-def _kept(count: int, p: float, generator: torch.Generator) -> Tensor:
+def _keep_mask(count: int, p: float, generator: torch.Generator) -> Tensor:
     """`count` independent draws, each True with chance 1 - p, bool `[count]`.
 
     Draws the gaps between zeroes, which are geometric, instead of every element: at p = 0.05 a twentieth of the work.
@@ -181,7 +181,7 @@ def _kept(count: int, p: float, generator: torch.Generator) -> Tensor:
     return kept.index_fill_(0, steps.cumsum_(0).sub_(1).clamp_(max=count), False)[:count]
 
 
-class _Masked(torch.autograd.Function):
+class _MaskedScale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(mask)

@@ -19,11 +19,11 @@ Tensor = torch.Tensor
 Head = Callable[[Tensor], Tensor]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
-CHUNK = 512  # positions; 96 MiB of float32 logits at StarCoder2's vocabulary
+LOSS_CHUNK = 512  # positions; 96 MiB of float32 logits at StarCoder2's vocabulary
 
 
 @dataclass(frozen=True)
-class Scored:
+class TorchScoredPositions:
     """The scored positions among some: `at` `[scored]` their indices, `targets` `[scored]` the token that follows
     each, `weights` `[scored]`. Found on the host, so that a step's shapes depend on no tensor's values."""
 
@@ -32,15 +32,15 @@ class Scored:
     weights: Tensor
 
     @staticmethod
-    def of(ids: Int64, weights: Float32, start: int, end: int, device: torch.device) -> Scored:
+    def of(ids: Int64, weights: Float32, start: int, end: int, device: torch.device) -> TorchScoredPositions:
         """Among the positions from `start` to `end` of each row, flattened; ids, weights `[rows, tokens]`.
         Position p is scored by the weight of token p + 1."""
         parts = scored_positions(ids, weights, start, end)
-        return Scored(*(torch.from_numpy(part).to(device) for part in parts))
+        return TorchScoredPositions(*(torch.from_numpy(part).to(device) for part in parts))
 
 
-def backward_weighted(head: Head, hidden: Tensor, scored: Scored, normaliser: float) -> list[Tensor]:
-    """Back-propagate `sum(weight * nll) / normaliser` into `hidden` and the head; return the parts of
+def backward_weighted_nll(head: Head, hidden: Tensor, scored: TorchScoredPositions, normalizer: float) -> list[Tensor]:
+    """Back-propagate `sum(weight * nll) / normalizer` into `hidden` and the head; return the parts of
     `sum(weight * nll)`, a scalar each.
 
     hidden `[positions, width]` with a graph behind it. Positions that aren't scored are not computed. Exact: the
@@ -50,10 +50,10 @@ def backward_weighted(head: Head, hidden: Tensor, scored: Scored, normaliser: fl
         return []
     leaf = hidden.detach()[scored.at].requires_grad_()
     totals = []
-    for part in _chunks(len(scored.at)):
+    for part in _chunk_slices(len(scored.at)):
         nll = _nll(head(leaf[part]), scored.targets[part])
         weighted = (nll * scored.weights[part]).sum()
-        (weighted / normaliser).backward()
+        (weighted / normalizer).backward()
         totals.append(weighted.detach())
     assert leaf.grad is not None
     hidden.backward(torch.zeros_like(hidden).index_copy_(0, scored.at, leaf.grad))
@@ -62,7 +62,7 @@ def backward_weighted(head: Head, hidden: Tensor, scored: Scored, normaliser: fl
 
 def token_nll(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
     """The negative log-likelihood (nats, float32) `[positions]` of `targets` after `hidden` `[positions, width]`."""
-    parts = [_nll(head(hidden[part]), targets[part]) for part in _chunks(len(targets))]
+    parts = [_nll(head(hidden[part]), targets[part]) for part in _chunk_slices(len(targets))]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 
 
@@ -70,5 +70,5 @@ def _nll(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
-def _chunks(length: int) -> Iterator[slice]:
-    return (slice(start, start + CHUNK) for start in range(0, length, CHUNK))
+def _chunk_slices(length: int) -> Iterator[slice]:
+    return (slice(start, start + LOSS_CHUNK) for start in range(0, length, LOSS_CHUNK))

@@ -12,12 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from longrepo.config.schema import ContextSettings
-from longrepo.engines.base import shortened
+from longrepo.engines.base import truncate_config
 from longrepo.errors import InputError
-from longrepo.rope.apply import positioned
-from longrepo.rope.scaling import RECORD
+from longrepo.rope.apply import engine_config_changes
+from longrepo.rope.scaling import CONTEXT_KEY
 
-_KEYS = ("max_position_embeddings", "rope_parameters", "sliding_window", "layer_types", "use_sliding_window", RECORD)
+_POSITION_KEYS = (
+    "max_position_embeddings",
+    "rope_parameters",
+    "sliding_window",
+    "layer_types",
+    "use_sliding_window",
+    CONTEXT_KEY,
+)
 
 
 def set_positions(model: Any, context: ContextSettings) -> None:
@@ -25,9 +32,9 @@ def set_positions(model: Any, context: ContextSettings) -> None:
 
     Raises InputError where the model can't be computed so; it then stays as it was.
     """
-    wanted = model.published_config | positioned(model.published_config, context)
+    wanted = model.published_config | engine_config_changes(model.published_config, context)
     config, decoder = model.config, model.get_decoder()
-    for key in _KEYS:
+    for key in _POSITION_KEYS:
         if key in wanted or hasattr(config, key):
             setattr(config, key, wanted.get(key))
     for path, module in list(decoder.named_modules()):
@@ -57,10 +64,10 @@ def _set_windows(decoder: Any, config: Any) -> None:
         decoder.has_sliding_layers = "sliding_attention" in kinds
 
 
-LAYERS, TOKENS = 2, 8
+PROBE_LAYERS, PROBE_TOKENS = 2, 8
 
 
-def prove(folder: Path, reach: int, expected: dict[str, Any]) -> str:
+def verify_folder(folder: Path, reach: int, expected: dict[str, Any]) -> str:
     """Read the configuration, then logits of the first two layers at both ends of `reach` tokens, with the folder's own
     weights, read for those layers alone, or random ones where it has none. One line of what was seen.
 
@@ -81,18 +88,18 @@ def prove(folder: Path, reach: int, expected: dict[str, Any]) -> str:
             raise InputError(f"{folder}: transformers reads {key} as {read['rope_parameters'].get(key)}, not {value}")
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         return "transformers reads the configuration; published quantised, its weights weren't tried"
-    few = shortened(config, min(LAYERS, config.num_hidden_layers))
+    few = truncate_config(config, min(PROBE_LAYERS, config.num_hidden_layers))
     own = any(folder.glob("*.safetensors"))
     kind: Any = transformers.AutoModelForCausalLM
     model = kind.from_pretrained(folder, config=few, dtype="auto") if own else kind.from_config(few)
     model.eval()
-    ids = torch.arange(1, TOKENS + 1)[None]
-    for start in (0, reach - TOKENS):
-        at = torch.arange(start, start + TOKENS)[None]
+    ids = torch.arange(1, PROBE_TOKENS + 1)[None]
+    for start in (0, reach - PROBE_TOKENS):
+        at = torch.arange(start, start + PROBE_TOKENS)[None]
         with torch.no_grad():
             logits = model(input_ids=ids, position_ids=at, use_cache=False).logits
         if not logits.isfinite().all():
-            raise InputError(f"{folder}: logits at tokens {start:,} to {start + TOKENS:,} aren't finite")
+            raise InputError(f"{folder}: logits at tokens {start:,} to {start + PROBE_TOKENS:,} aren't finite")
     weights = "its own weights" if own else "random weights, as it has none"
     return (
         f"transformers loads it: configuration, and logits of {few.num_hidden_layers} of {config.num_hidden_layers} "

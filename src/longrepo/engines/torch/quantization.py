@@ -26,30 +26,32 @@ from torch import nn
 from torch.nn.functional import linear
 
 Tensor = torch.Tensor
-AT_ONCE = 1 << 20  # weights of a slice
+SLICE_WEIGHTS = 1 << 20  # weights of a slice
 BLOCK, NESTED_BLOCK = 64, 256  # weights with one scale, scales with one scale: what transformers leaves as they are
-_NATIVE = ("cpu", "cuda")  # a kernel that needs no temporaries
+_NATIVE_DEVICES = ("cpu", "cuda")  # a kernel that needs no temporaries
 
 
-def dequantised(module: nn.Module, dtype: torch.dtype) -> Tensor:
+def dequantize_weight(module: nn.Module, dtype: torch.dtype) -> Tensor:
     """The dense weight `[out, in]` of a linear layer in `dtype`: of a `Linear4bit` what its forward pass multiplies
     with, bit for bit; of any other its weight."""
     weight: Any = module.weight
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight.to(dtype)
-    packed, scales, shape = weight.data.view(-1).view(torch.uint8), _scales(state), tuple(state.shape)
-    if weight.device.type in _NATIVE:
-        return _dequantise(packed, scales, state, shape, dtype)
+    packed, scales, shape = weight.data.view(-1).view(torch.uint8), _block_scales(state), tuple(state.shape)
+    if weight.device.type in _NATIVE_DEVICES:
+        return _dequantize(packed, scales, state, shape, dtype)
     dense = torch.empty(shape, dtype=dtype, device=weight.device)
     for rows in _row_slices(shape, state.blocksize):
         first, last = rows.start * shape[1], rows.stop * shape[1]
         part = packed[first // 2 : -(-last // 2)], scales[first // state.blocksize : -(-last // state.blocksize)]
-        dense[rows] = _dequantise(*part, state, (rows.stop - rows.start, shape[1]), dtype)
+        dense[rows] = _dequantize(*part, state, (rows.stop - rows.start, shape[1]), dtype)
     return dense
 
 
-def quantise(dense: Tensor, dtype: torch.dtype, device: torch.device, double: bool) -> tuple[Tensor, bnb.QuantState]:
+def quantize_nf4(
+    dense: Tensor, dtype: torch.dtype, device: torch.device, double: bool
+) -> tuple[Tensor, bnb.QuantState]:
     """`dense` `[out, in]`, wherever it lies, cast to `dtype` and quantised to NF4 on `device`: packed bytes `[n, 1]`
     and what undoes it, equal to `bitsandbytes.functional.quantize_4bit` of the whole. `double`: the scales as well."""
     shape = dense.shape
@@ -80,18 +82,18 @@ def quantise(dense: Tensor, dtype: torch.dtype, device: torch.device, double: bo
 
 def _row_slices(shape: tuple[int, ...], block: int) -> Iterator[slice]:
     """Rows that hold about `AT_ONCE` weights, in multiples of a block: no block lies in two slices."""
-    step = max(block, AT_ONCE // shape[1] // block * block)
+    step = max(block, SLICE_WEIGHTS // shape[1] // block * block)
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
-def _scales(state: bnb.QuantState) -> Tensor:
+def _block_scales(state: bnb.QuantState) -> Tensor:
     """One float32 scale a block."""
     if not state.nested:
         return state.absmax
     return bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
 
 
-def _dequantise(
+def _dequantize(
     packed: Tensor, scales: Tensor, state: bnb.QuantState, shape: tuple[int, ...], dtype: torch.dtype
 ) -> Tensor:
     return torch.ops.bitsandbytes.dequantize_4bit.default(
@@ -100,17 +102,17 @@ def _dequantise(
 
 
 @contextmanager
-def lean(layer: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+def fused_lora_forward(layer: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     """While entered, `layer` computes in `dtype` with dense weights and, where it is plain LoRA, without copies."""
     changed: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in layer.modules():
-        if isinstance(module, LoraLayer) and _is_plain(module):
+        if isinstance(module, LoraLayer) and _is_plain_lora(module):
             base: Any = module.base_layer
             inside.add(base)
-            module.forward = partial(_adapted, module, dequantised(base, dtype), base.bias)
+            module.forward = partial(_lora_linear, module, dequantize_weight(base, dtype), base.bias)
         elif isinstance(module, Linear4bit) and module not in inside:
-            module.forward = partial(_dense, dequantised(module, dtype), module.bias)  # type: ignore[method-assign]
+            module.forward = partial(_dense_linear, dequantize_weight(module, dtype), module.bias)  # type: ignore[method-assign]
         else:
             continue
         changed.append(module)
@@ -121,7 +123,7 @@ def lean(layer: nn.Module, dtype: torch.dtype) -> Iterator[None]:
             del module.forward
 
 
-def _is_plain(module: Any) -> bool:
+def _is_plain_lora(module: Any) -> bool:
     """Neither merged, nor a variant such as DoRA, nor LoRA with a bias, on a linear module."""
     names = [name for name in module.active_adapters if name in module.lora_A]
     return (
@@ -131,23 +133,23 @@ def _is_plain(module: Any) -> bool:
     )
 
 
-def _dense(weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
+def _dense_linear(weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
     """As bitsandbytes: in the weight's dtype, given back in the input's."""
-    return linear(hidden.to(weight.dtype), weight, _as(bias, weight)).to(hidden.dtype)
+    return linear(hidden.to(weight.dtype), weight, _cast_like(bias, weight)).to(hidden.dtype)
 
 
-def _adapted(module: Any, weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
+def _lora_linear(module: Any, weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
     """`W x + b + s B A dropout(x)` for `hidden` `[rows, tokens, in]`; only what is as narrow as the rank is scaled."""
     inner = hidden.to(weight.dtype)
-    output = linear(inner, weight, _as(bias, weight))
+    output = linear(inner, weight, _cast_like(bias, weight))
     for name in module.active_adapters:
         if name in module.lora_A and not module.disable_adapters:
-            narrow = linear(module.lora_dropout[name](inner), _as(module.lora_A[name].weight, weight))
+            narrow = linear(module.lora_dropout[name](inner), _cast_like(module.lora_A[name].weight, weight))
             narrow = (narrow * module.scaling[name]).flatten(0, -2)
             # In place: the product before it keeps no reference to its output.
-            output.view(-1, output.shape[-1]).addmm_(narrow, _as(module.lora_B[name].weight, weight).mT)
+            output.view(-1, output.shape[-1]).addmm_(narrow, _cast_like(module.lora_B[name].weight, weight).mT)
     return output.to(hidden.dtype)
 
 
-def _as(tensor: Any, like: Tensor) -> Any:
+def _cast_like(tensor: Any, like: Tensor) -> Any:
     return None if tensor is None else tensor.to(like.dtype)

@@ -20,14 +20,14 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from longrepo.config.schema import ModelSettings
-from longrepo.engines.torch.device import Placement
+from longrepo.engines.torch.device import TorchPlacement
 from longrepo.engines.torch.quantization import BLOCK
 from longrepo.errors import InputError
 
-_BEGINNING = 1 << 20  # bytes of a file that stand for its content
+_IDENTITY_BYTES = 1 << 20  # bytes of a file that stand for its content
 
 
-class Checkpoint:
+class WeightFiles:
     """Tensors by name. Files are read, not mapped: mapped, all that was read of them would stay in the process.
 
     Raises InputError for a file that is missing, cut off or can't be read.
@@ -41,7 +41,7 @@ class Checkpoint:
                 opened = safe_open(str(file), framework="pt", device="cpu", backend="pread")
                 self._holders.update((name, (file, opened)) for name in opened.keys())  # noqa: SIM118
             except (OSError, SafetensorError) as error:
-                raise _unreadable(file, error) from None
+                raise _unreadable_weights(file, error) from None
 
     @property
     def names(self) -> list[str]:
@@ -56,7 +56,7 @@ class Checkpoint:
         try:
             return opened.get_tensor(name)
         except (OSError, SafetensorError) as error:
-            raise _unreadable(file, error) from None
+            raise _unreadable_weights(file, error) from None
 
     def identity(self) -> list[list[str | int]]:
         """What changes when the files do: names, sizes, times, and the first mebibyte (the list of tensors)."""
@@ -64,12 +64,12 @@ class Checkpoint:
         for file in self.files:
             facts = file.stat()
             with file.open("rb") as content:
-                beginning = xxhash.xxh3_128_hexdigest(content.read(_BEGINNING))
+                beginning = xxhash.xxh3_128_hexdigest(content.read(_IDENTITY_BYTES))
             found.append([file.name, facts.st_size, facts.st_mtime_ns, beginning])
         return found
 
 
-def find_checkpoint(where: str, revision: str | None) -> Checkpoint | None:
+def find_weight_files(where: str, revision: str | None) -> WeightFiles | None:
     """The safetensors files of a folder or a hub repository, downloaded if need be; None where it has none.
 
     Raises OSError where the hub can't be reached, InputError for an index that can't be read.
@@ -80,17 +80,17 @@ def find_checkpoint(where: str, revision: str | None) -> Checkpoint | None:
         return cached_file(where, name, revision=revision, _raise_exceptions_for_missing_entries=False)
 
     if single := find("model.safetensors"):
-        return Checkpoint([Path(single)])
+        return WeightFiles([Path(single)])
     if (index := find("model.safetensors.index.json")) is None:
         return None
     try:
         shards, _ = get_checkpoint_shard_files(where, index, revision=revision)
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         raise InputError(f"{index}: not an index of safetensors files; download it again") from None
-    return Checkpoint(Path(shard) for shard in shards)
+    return WeightFiles(Path(shard) for shard in shards)
 
 
-def _unreadable(file: Path, error: Exception) -> InputError:
+def _unreadable_weights(file: Path, error: Exception) -> InputError:
     if isinstance(error, FileNotFoundError):
         return InputError(f"{file}: the index names this file, but it isn't there; download it again")
     reason = str(error).splitlines()[0]
@@ -104,14 +104,14 @@ class NotStreamable(Exception):
     """The checkpoint's tensors are not the model's one to one: the text says why."""
 
 
-class Skeleton:
+class MetaModel:
     """`model` lies on the meta device until `put` and `put_quantised` have given it its tensors and `finish` the rest.
 
     Its embedding has `vocabulary` rows where that is more than the configuration says; what a checkpoint doesn't
     give of them is zero. Raises NotStreamable for layers that are not plain linear ones.
     """
 
-    def __init__(self, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int) -> None:
+    def __init__(self, config: Any, settings: ModelSettings, placement: TorchPlacement, vocabulary: int) -> None:
         import transformers
         from transformers.modeling_utils import local_torch_dtype
 
@@ -129,7 +129,7 @@ class Skeleton:
         if vocabulary > self.model.get_input_embeddings().num_embeddings:
             self.model.resize_token_embeddings(vocabulary, mean_resizing=False)
         self._shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        self.quantised = {name for name in tensors if self._is_quantised(name)}
+        self.quantized = {name for name in tensors if self._is_quantized(name)}
 
     def match(self, names: Iterable[str]) -> dict[str, str]:
         """The model's name of each tensor to the checkpoint's, by transformers' own rules for renaming.
@@ -189,7 +189,7 @@ class Skeleton:
         value._is_hf_initialized = True  # type: ignore[attr-defined]  # transformers draws random values otherwise
         setattr(module, leaf, value)
 
-    def put_quantised(self, name: str, packed: Tensor, state: Any) -> None:
+    def put_quantized(self, name: str, packed: Tensor, state: Any) -> None:
         """Give a 4-bit layer its packed weight and what undoes the packing, both on the device already."""
         module, leaf = self._place(name)
         module.quant_state = state
@@ -221,9 +221,9 @@ class Skeleton:
     def published_part(self, name: str, tensor: Tensor) -> Tensor:
         """The rows of a finished model's tensor that a checkpoint gave; all of what isn't the model's but a layer's."""
         rows = self._published.get(name, ())[:1]
-        return tensor[: rows[0]] if rows and name not in self.quantised else tensor
+        return tensor[: rows[0]] if rows and name not in self.quantized else tensor
 
-    def _is_quantised(self, name: str) -> bool:
+    def _is_quantized(self, name: str) -> bool:
         if self._quantizer is None or not self._quantizer.param_needs_quantization(self.model, name):
             return False
         if self._place(name)[0].source_cls is not nn.Linear:
@@ -235,17 +235,17 @@ class Skeleton:
         return self.model.get_submodule(path), leaf
 
 
-def _quantizer(settings: ModelSettings, placement: Placement) -> Any:
+def _quantizer(settings: ModelSettings, placement: TorchPlacement) -> Any:
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    if (config := quantization(settings, placement)) is None:
+    if (config := quantization_config(settings, placement)) is None:
         return None
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
     quantizer.validate_environment(device_map={"": placement.device})
     return quantizer
 
 
-def quantization(settings: ModelSettings, placement: Placement) -> Any:
+def quantization_config(settings: ModelSettings, placement: TorchPlacement) -> Any:
     """What transformers calls it; None for a base that stays as it is."""
     from transformers import BitsAndBytesConfig
 

@@ -16,19 +16,19 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
-from longrepo.reports.run_record import History, Run
+from longrepo.reports.run_record import MetricsHistory, RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-WIDE, NARROW = 520, 316  # pixels
-_LETTERS = 12  # pixels
+WIDE_WIDTH, NARROW_WIDTH = 520, 316  # pixels
+_FONT_SIZE = 12  # pixels
 # matplotlib is given a colour that nothing else has, the page its name: `--ink` of style.css, in both themes.
-INK, MUTED, GRID, PAPER, BASE, TUNED, SHADE, ACCENT, THIRD = _COLOURS = tuple(f"#0{n}0{n}0{n}" for n in range(1, 10))
-_NAMES = ("ink", "muted", "grid", "paper", "base", "tuned", "shade", "accent", "third")
+INK, MUTED, GRID, PAPER, BASE, TUNED, SHADE, ACCENT, THIRD = _COLORS = tuple(f"#0{n}0{n}0{n}" for n in range(1, 10))
+_COLOR_NAMES = ("ink", "muted", "grid", "paper", "base", "tuned", "shade", "accent", "third")
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": _LETTERS, "text.color": INK,
+    "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": _FONT_SIZE, "text.color": INK,
     "axes.edgecolor": GRID, "axes.labelcolor": MUTED, "axes.spines.top": False, "axes.spines.right": False,
     "axes.spines.left": False, "axes.grid": True, "axes.grid.axis": "y", "axes.axisbelow": True, "grid.color": GRID,
     "grid.linewidth": 0.8, "xtick.color": GRID, "xtick.labelcolor": MUTED, "ytick.color": GRID,
@@ -52,7 +52,7 @@ class Chart:
     note: str = ""
 
 
-def draw(
+def draw_chart(
     name: str,
     title: str,
     says: str,
@@ -63,23 +63,23 @@ def draw(
     note: str = "",
 ) -> Chart:
     """Let `paint(axes, narrow)` draw it at both widths. `name` must be the page's only one; `height` in pixels."""
-    wide, narrow = (_svg(f"{name}-{width}", says, paint, width, height) for width in (WIDE, NARROW))
+    wide, narrow = (_draw_svg(f"{name}-{width}", says, paint, width, height) for width in (WIDE_WIDTH, NARROW_WIDTH))
     return Chart(name, title, says, wide, narrow, columns, rows, note)
 
 
-def _svg(name: str, says: str, paint: Callable[[Axes, bool], None], width: int, height: float) -> str:
+def _draw_svg(name: str, says: str, paint: Callable[[Axes, bool], None], width: int, height: float) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    with _quiet(), matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with _quiet_matplotlib(), matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        paint(figure.subplots(), width == NARROW)
+        paint(figure.subplots(), width == NARROW_WIDTH)
         out = StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(out.getvalue(), name, says, width, height)
+    return _adapt_svg(out.getvalue(), name, says, width, height)
 
 
-def _for_page(svg: str, name: str, says: str, width: int, height: float) -> str:
+def _adapt_svg(svg: str, name: str, says: str, width: int, height: float) -> str:
     """Without what a file of its own needs; names made unique; colours and letters left to the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -87,7 +87,7 @@ def _for_page(svg: str, name: str, says: str, width: int, height: float) -> str:
     svg = re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"font: (?:(bold|\d00) )?([\d.]+)px [^;\"]+", r"font-weight: \1; font-size: \2px", svg)
     svg = svg.replace("font-weight: ; ", "").replace("xlink:href", "href")
-    for colour, word in zip(_COLOURS, _NAMES, strict=True):
+    for colour, word in zip(_COLORS, _COLOR_NAMES, strict=True):
         svg = svg.replace(colour, f"var(--{word})")
     label = says.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     head = f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{label}">'
@@ -95,7 +95,7 @@ def _for_page(svg: str, name: str, says: str, width: int, height: float) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet_matplotlib() -> Iterator[None]:
     """matplotlib tells of its font cache, and of the page's fonts that it doesn't have."""
     import logging
 
@@ -120,23 +120,23 @@ def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], gap: fl
 
 
 GIB = 2**30
-_SMOOTHED = 0.1  # share of the curve's length that a mean runs over
+_SMOOTHING = 0.1  # share of the curve's length that a mean runs over
 
 
-def curves(run: Run) -> list[Chart]:
+def training_curves(run: RunRecord) -> list[Chart]:
     """Empty before the first update."""
     if not run.history.updates:
         return []
     return [
-        _losses(run.history),
-        *_by_length(run.history),
-        _norms(run),
-        _rates(run.history),
-        _speed(run.history),
+        _loss_chart(run.history),
+        *_length_chart(run.history),
+        _norm_chart(run),
+        _learning_rate_chart(run.history),
+        _speed_chart(run.history),
     ]
 
 
-def memory_curve(run: Run) -> list[Chart]:
+def memory_curve(run: RunRecord) -> list[Chart]:
     """What each update was planned to need, and used; empty where nothing was measured."""
     history = run.history
     peaks = [(one.update, one.memory["peak"] / GIB) for one in history.updates if one.memory.get("peak")]
@@ -151,7 +151,7 @@ def memory_curve(run: Run) -> list[Chart]:
     near = 0 < budget < 2 * top
 
     def paint(axes: Axes, narrow: bool) -> None:
-        _phases(axes, history, narrow)
+        _mark_phases(axes, history, narrow)
         last = peaks[-1]
         ends = [(*last, "most used", TUNED)]
         axes.plot(*zip(*peaks, strict=True), color=TUNED)
@@ -163,30 +163,30 @@ def memory_curve(run: Run) -> list[Chart]:
             axes.axhline(budget, color=INK, linewidth=1)
             ends.append((last[0], budget, "budget", INK))
         axes.set_ylim(0, 1.1 * max([top, *(value for _, _, value in planned), budget if near else 0]))
-        _finish(axes, ends, "GiB")
+        _finish_axes(axes, ends, "GiB")
 
     rows = [(f"phase {phase}", f"{plans[str(phase)]['peak'] / GIB:.2f}") for phase, _, _ in history.spans if plans]
     says = f"Memory by update: at most {top:.2f} GiB used" + "".join(
         f"; {name} planned {gib} GiB" for name, gib in rows
     )
-    return [draw("memory", "Memory, GiB", says, paint)]
+    return [draw_chart("memory", "Memory, GiB", says, paint)]
 
 
-def _losses(history: History) -> Chart:
+def _loss_chart(history: MetricsHistory) -> Chart:
     updates = [one.update for one in history.updates]
     losses = [one.loss for one in history.updates]
-    smooth = _smoothed(losses)
+    smooth = _smooth(losses)
     groups = [[(update, found.loss) for update, found in group] for group in history.checks]
     checks = groups[-1]
 
     def paint(axes: Axes, narrow: bool) -> None:
-        _phases(axes, history, narrow)
+        _mark_phases(axes, history, narrow)
         axes.plot(updates, losses, color=MUTED, linewidth=0.7, alpha=0.55)
         axes.plot(updates, smooth, color=ACCENT)
         for group in groups:
             axes.plot(*zip(*group, strict=True), color=TUNED, marker="o", markersize=4)
         ends = [(updates[-1], smooth[-1], "training", ACCENT), (*checks[-1], "validation", TUNED)]
-        _finish(axes, ends, "nats a token")
+        _finish_axes(axes, ends, "nats a token")
 
     says = (
         f"Training loss from {smooth[0]:.3f} to {smooth[-1]:.3f} (smoothed), validation loss from {checks[0][1]:.3f} "
@@ -195,10 +195,10 @@ def _losses(history: History) -> Chart:
     if len(groups) > 1:
         says += " Where its line breaks, positions or lengths changed: the parts don't compare."
     rows = [(f"{update:,}", f"{loss:.4f}") for group in groups for update, loss in group]
-    return draw("losses", "Loss", says, paint, 260, ("after update", "validation loss"), rows)
+    return draw_chart("losses", "Loss", says, paint, 260, ("after update", "validation loss"), rows)
 
 
-def _by_length(history: History) -> list[Chart]:
+def _length_chart(history: MetricsHistory) -> list[Chart]:
     checks = [check for group in history.checks for check in group]
     names = list(dict.fromkeys(name for _, found in checks for name in found.by_length))
     if len(names) < 2 or len(checks) < 2:
@@ -206,14 +206,14 @@ def _by_length(history: History) -> list[Chart]:
     colours = (THIRD, ACCENT, TUNED, BASE)
 
     def paint(axes: Axes, narrow: bool) -> None:
-        _phases(axes, history, narrow)
+        _mark_phases(axes, history, narrow)
         ends = []
         for number, name in enumerate(names):
             points = [(update, found.by_length[name]) for update, found in checks if name in found.by_length]
             colour = colours[number % len(colours)]
             axes.plot(*zip(*points, strict=True), color=colour, marker="osD^"[number % 4], markersize=4)
             ends.append((*points[-1], f"{name} tokens", colour))
-        _finish(axes, ends, "nats a token")
+        _finish_axes(axes, ends, "nats a token")
 
     rows = [
         (f"{update:,}", *(f"{found.by_length[name]:.4f}" if name in found.by_length else "–" for name in names))
@@ -225,61 +225,61 @@ def _by_length(history: History) -> list[Chart]:
         if (found := [found.by_length[name] for _, found in checks if name in found.by_length])
     )
     title = "Validation loss by length"
-    return [draw("by-length", title, says, paint, 210, ("after update", *names), rows)]
+    return [draw_chart("by-length", title, says, paint, 210, ("after update", *names), rows)]
 
 
-def _norms(run: Run) -> Chart:
+def _norm_chart(run: RunRecord) -> Chart:
     history, clip = run.history, run.settings.training.max_grad_norm
     values = [one.gradient_norm for one in history.updates]
     clipped = sum(value > clip for value in values)
     words = f"{clipped} of {len(values)} updates were clipped at {clip:g}"
 
     def paint(axes: Axes, narrow: bool) -> None:
-        _phases(axes, history, narrow)
+        _mark_phases(axes, history, narrow)
         axes.plot([one.update for one in history.updates], values, color=TUNED, linewidth=1.2)
         ends = []
         if max(values) > clip / 2:
             axes.plot([1, len(values)], [clip, clip], color=ACCENT, linestyle=(0, (4, 2)), linewidth=1)
             ends.append((history.updates[-1].update, clip, "clipped", ACCENT))
         axes.set_ylim(0, None)
-        _finish(axes, ends, "")
+        _finish_axes(axes, ends, "")
 
     says = f"Gradient norm between {min(values):.3f} and {max(values):.3f}; {words}."
-    return draw("norms", f"Gradient norm: {words}", says, paint)
+    return draw_chart("norms", f"Gradient norm: {words}", says, paint)
 
 
-def _rates(history: History) -> Chart:
+def _learning_rate_chart(history: MetricsHistory) -> Chart:
     points = [(one.update, one.learning_rate) for one in history.updates]
 
     def paint(axes: Axes, narrow: bool) -> None:
-        _phases(axes, history, narrow)
+        _mark_phases(axes, history, narrow)
         axes.plot(*zip(*points, strict=True), color=TUNED)
         axes.ticklabel_format(axis="y", style="plain")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
         axes.set_ylim(0, None)
-        _finish(axes, [], "")
+        _finish_axes(axes, [], "")
 
     most = max(rate for _, rate in points)
-    return draw("rates", "Learning rate", f"Learning rate, at most {most:.2g}; each phase warms up anew.", paint)
+    return draw_chart("rates", "Learning rate", f"Learning rate, at most {most:.2g}; each phase warms up anew.", paint)
 
 
-def _speed(history: History) -> Chart:
+def _speed_chart(history: MetricsHistory) -> Chart:
     updates = [one.update for one in history.updates]
     speeds = [one.tokens / max(one.seconds, 1e-9) for one in history.updates]
     mean = history.tokens / max(history.seconds, 1e-9)
 
     def paint(axes: Axes, narrow: bool) -> None:
-        _phases(axes, history, narrow)
+        _mark_phases(axes, history, narrow)
         axes.plot(updates, speeds, color=TUNED, linewidth=1.2)
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_ylim(0, None)
-        _finish(axes, [], "")
+        _finish_axes(axes, [], "")
 
     says = f"Throughput between {min(speeds):,.0f} and {max(speeds):,.0f} tokens a second, {mean:,.0f} on average."
-    return draw("speed", f"Tokens a second: {mean:,.0f} on average", says, paint)
+    return draw_chart("speed", f"Tokens a second: {mean:,.0f} on average", says, paint)
 
 
-def _phases(axes: Axes, history: History, narrow: bool) -> None:
+def _mark_phases(axes: Axes, history: MetricsHistory, narrow: bool) -> None:
     """Every other phase on a shade, its number above it, a line where one follows another."""
     for number, (phase, start, end) in enumerate(history.spans):
         if end <= start:
@@ -295,7 +295,7 @@ def _phases(axes: Axes, history: History, narrow: bool) -> None:
         )  # fmt: skip
 
 
-def _finish(axes: Axes, ends: Sequence[tuple[float, float, str, str]], unit: str) -> None:
+def _finish_axes(axes: Axes, ends: Sequence[tuple[float, float, str, str]], unit: str) -> None:
     left, right = axes.get_xlim()
     if right - left < 1:  # one update: its phase is named in the middle of it
         axes.set_xlim(0, right)
@@ -307,9 +307,9 @@ def _finish(axes: Axes, ends: Sequence[tuple[float, float, str, str]], unit: str
         axes.set_ylabel(unit)
 
 
-def _smoothed(values: Sequence[float]) -> list[float]:
+def _smooth(values: Sequence[float]) -> list[float]:
     """Exponential means, corrected for their start."""
-    keep = 1 - 1 / max(1.0, _SMOOTHED * len(values))
+    keep = 1 - 1 / max(1.0, _SMOOTHING * len(values))
     total = weight = 0.0
     means = []
     for value in values:

@@ -6,42 +6,42 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from longrepo.reports.html import charts
-from longrepo.reports.html.charts import Chart, draw
-from longrepo.reports.html.figures import shown
-from longrepo.reports.html.tables import GIB, Table, leaves
-from longrepo.reports.run_record import Run
+from longrepo.reports.html.charts import Chart, draw_chart
+from longrepo.reports.html.figures import format_value
+from longrepo.reports.html.tables import GIB, PageTable, flatten_settings
+from longrepo.reports.run_record import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_COLOURS = (charts.TUNED, charts.BASE, charts.ACCENT, charts.THIRD)
-_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+_RUN_COLORS = (charts.TUNED, charts.BASE, charts.ACCENT, charts.THIRD)
+_RUN_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 
-def comparison(runs: Sequence[Run]) -> dict[str, Any]:
+def comparison_contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
     """What the page of several runs shows."""
-    names = _names(runs)
+    names = _run_names(runs)
     return {
         "runs": list(zip(names, runs, strict=True)),
-        "overview": _overview(names, runs),
-        "charts": [*_validation(names, runs), *_difference(names, runs)],
-        "settings": _settings(names, runs),
-        "notes": _notes(names, runs),
+        "overview": _overview_table(names, runs),
+        "charts": [*_validation_chart(names, runs), *_difference_chart(names, runs)],
+        "settings": _settings_table(names, runs),
+        "notes": _comparison_notes(names, runs),
     }
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _run_names(runs: Sequence[RunRecord]) -> list[str]:
     """The folders' names, or their parents', or the paths: the first that tells them apart."""
     paths = [run.path.resolve() for run in runs]
     ways = ([path.name for path in paths], [path.parent.name for path in paths], [str(run.path) for run in runs])
     return next((names for names in ways if len(set(names)) == len(runs)), ways[-1])
 
 
-def _notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
+def _comparison_notes(names: Sequence[str], runs: Sequence[RunRecord]) -> list[str]:
     """What makes their figures less than comparable, and what isn't there."""
     notes = []
-    if len(_data(runs)) > 1:
+    if len(_data_rows(runs)) > 1:
         notes.append("They were trained on different sequences, so their validation losses are of different texts.")
     measured = {run.evaluation.about.get("sequences_sha256") for run in runs if run.evaluation}
     if len(measured) > 1:
@@ -54,22 +54,24 @@ def _notes(names: Sequence[str], runs: Sequence[Run]) -> list[str]:
     return notes
 
 
-def _data(runs: Sequence[Run]) -> set[str]:
+def _data_rows(runs: Sequence[RunRecord]) -> set[str]:
     """What they were trained and validated on."""
     return {run.snapshot.identity.data_sha256 for run in runs if run.snapshot}
 
 
-def _overview(names: Sequence[str], runs: Sequence[Run]) -> Table:
+def _overview_table(names: Sequence[str], runs: Sequence[RunRecord]) -> PageTable:
     columns = (
         "run", "engine", "epochs", "tokens", "hours", "best validation loss", "held-out, base", "tuned",
         "difference", "95 % interval", "most memory",
     )  # fmt: skip
     losses = {number: run.history.best[1].loss for number, run in enumerate(runs) if run.history.best}
-    best = {min(losses, key=lambda number: losses[number])} if losses and len(_data(runs)) < 2 else ()
-    return Table(columns, [_row(name, run) for name, run in zip(names, runs, strict=True)], frozenset(best))
+    best = {min(losses, key=lambda number: losses[number])} if losses and len(_data_rows(runs)) < 2 else ()
+    return PageTable(
+        columns, [_overview_row(name, run) for name, run in zip(names, runs, strict=True)], frozenset(best)
+    )
 
 
-def _row(name: str, run: Run) -> list[str]:
+def _overview_row(name: str, run: RunRecord) -> list[str]:
     history = run.history
     peak = max([one.memory.get("peak", 0) for one in history.updates], default=0)
     row = [
@@ -81,13 +83,13 @@ def _row(name: str, run: Run) -> list[str]:
         one = run.evaluation.comparisons[-1]
         interval = f"{one.low:+.3f} to {one.high:+.3f}" if one.groups > 1 else "one commit: none"
         unit = "nats a token"
-        row += [shown(one.base, unit), shown(one.tuned, unit), f"{one.difference:+.3f}", interval]
+        row += [format_value(one.base, unit), format_value(one.tuned, unit), f"{one.difference:+.3f}", interval]
     else:
         row += ["not evaluated", "–", "–", "–"]
     return [*(cell.replace("-", "−") if cell[:1] in "+-" else cell for cell in row), f"{peak / GIB:.2f} GiB"]
 
 
-def _validation(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
+def _validation_chart(names: Sequence[str], runs: Sequence[RunRecord]) -> list[Chart]:
     lines = []
     for name, run in zip(names, runs, strict=True):
         tokens = {0: 0}
@@ -102,7 +104,7 @@ def _validation(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
     def paint(axes: Axes, narrow: bool) -> None:
         ends = []
         for number, (name, points) in enumerate(lines):
-            colour, dash = _COLOURS[number % 4], _DASHES[number // 4 % 4]
+            colour, dash = _RUN_COLORS[number % 4], _RUN_DASHES[number // 4 % 4]
             axes.plot(*zip(*points, strict=True), color=colour, marker="os^D"[number % 4], markersize=4, linestyle=dash)
             ends.append((*points[-1], name if len(name) < 24 else f"…{name[-20:]}", colour))
         low, high = axes.get_ylim()
@@ -113,10 +115,10 @@ def _validation(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
         axes.set_ylabel("nats a token")
 
     says = "; ".join(f"{name} from {points[0][1]:.3f} to {points[-1][1]:.3f}" for name, points in lines)
-    return [draw("validation", "Validation loss by tokens trained on", f"Validation loss: {says}.", paint, 280)]
+    return [draw_chart("validation", "Validation loss by tokens trained on", f"Validation loss: {says}.", paint, 280)]
 
 
-def _difference(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
+def _difference_chart(names: Sequence[str], runs: Sequence[RunRecord]) -> list[Chart]:
     rows = [
         (name, run.evaluation.comparisons[-1])
         for name, run in zip(names, runs, strict=True)
@@ -141,14 +143,14 @@ def _difference(names: Sequence[str], runs: Sequence[Run]) -> list[Chart]:
 
     says = "; ".join(f"{name} {one.difference:+.3f}, {one.low:+.3f} to {one.high:+.3f}" for name, one in rows)
     title = "Held-out loss, tuned minus base, at the longest length"
-    return [draw("difference", title, f"{title}: {says}.", paint, 70 + 34 * len(rows))]
+    return [draw_chart("difference", title, f"{title}: {says}.", paint, 70 + 34 * len(rows))]
 
 
-def _settings(names: Sequence[str], runs: Sequence[Run]) -> Table:
+def _settings_table(names: Sequence[str], runs: Sequence[RunRecord]) -> PageTable:
     """Those in which they differ."""
-    trees = [dict(leaves(run.settings)) for run in runs]
+    trees = [dict(flatten_settings(run.settings)) for run in runs]
     keys = dict.fromkeys(key for tree in trees for key in tree)
     rows = [
         [key, *(tree.get(key, "–") for tree in trees)] for key in keys if len({tree.get(key) for tree in trees}) > 1
     ]
-    return Table(("setting", *names), rows)
+    return PageTable(("setting", *names), rows)

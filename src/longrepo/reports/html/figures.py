@@ -6,32 +6,36 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longrepo.evaluation.held_out_loss import Comparison
-from longrepo.evaluation.results import FEW, Evaluation, Example, Figure
+from longrepo.evaluation.results import FEW_GROUPS, Comparison, Evaluation, Example, Figure
 from longrepo.reports.html import charts
-from longrepo.reports.html.charts import Chart, draw
+from longrepo.reports.html.charts import Chart, draw_chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_LEAST_SHARE = 10  # percent that an axis of shares spans at least
-_VERDICTS = {"better": charts.TUNED, "worse": charts.BASE}
-COLUMNS = ("", "base", "tuned", "difference", "95 % interval", "samples", "groups", "")
-CONTEXTS = {"none": "no context", "random": "random files", "related": "related files", "retrieved": "BM25's choice"}
-CLASSES = {
+_MIN_SHARE_AXIS = 10  # percent that an axis of shares spans at least
+_VERDICT_COLORS = {"better": charts.TUNED, "worse": charts.BASE}
+FIGURE_COLUMNS = ("", "base", "tuned", "difference", "95 % interval", "samples", "groups", "")
+CONTEXT_LABELS = {
+    "none": "no context",
+    "random": "random files",
+    "related": "related files",
+    "retrieved": "BM25's choice",
+}
+CLASS_LABELS = {
     "committed": "names of the same commit", "in_project": "names of the project", "in_file": "names of the file",
     "common": "common names only", "other": "other names",
 }  # fmt: skip
-_TEXTS = {"new": "lines training never showed", "seen": "lines it showed"}
-TASKS = {"line": "next line", "block": "block", "fim": "in the middle"}
-PLACES = {"cross_file": "cross-file", "in_file": "in-file", "all": "all"}
-NEEDLE = {"exact": "written as planted", "loss": "loss of its digits"}
-METRICS = {"exact": "equal", "edit": "edit similarity", "identifiers": "F1 of identifiers", "right": "confirmed"}
+_TEXT_LABELS = {"new": "lines training never showed", "seen": "lines it showed"}
+TASK_LABELS = {"line": "next line", "block": "block", "fim": "in the middle"}
+PLACE_LABELS = {"cross_file": "cross-file", "in_file": "in-file", "all": "all"}
+NEEDLE_LABELS = {"exact": "written as planted", "loss": "loss of its digits"}
+METRIC_LABELS = {"exact": "equal", "edit": "edit similarity", "identifiers": "F1 of identifiers", "right": "confirmed"}
 
 
 @dataclass(frozen=True)
-class View:
+class MeasureView:
     """How a measure is shown: its charts share a heading and a sentence on what it is."""
 
     measure: str
@@ -41,83 +45,83 @@ class View:
     chart: Callable[[Figure], str] = lambda figure: ""  # figures of one chart, its title
 
 
-def _length(figure: Figure) -> str:
+def _length_label(figure: Figure) -> str:
     return f"{figure.parts['length']:,} tokens" if "length" in figure.parts else ""
 
 
-def _reach(figure: Figure) -> str:
+def _reach_label(figure: Figure) -> str:
     start, end = int(figure.parts["from"]), int(figure.parts["to"])
     if start < 0:
         return "nowhere before"
     return f"{start:,} and more" if end < 0 else f"{start:,}–{end - 1:,}"
 
 
-def _class_title(figure: Figure) -> str:
-    context = CONTEXTS.get(str(figure.parts["context"]), str(figure.parts["context"]))
-    return f"{context}, {_length(figure)}"
+def _class_label(figure: Figure) -> str:
+    context = CONTEXT_LABELS.get(str(figure.parts["context"]), str(figure.parts["context"]))
+    return f"{context}, {_length_label(figure)}"
 
 
-def _completion(figure: Figure) -> str:
+def _completion_label(figure: Figure) -> str:
     task, place = str(figure.parts["task"]), str(figure.parts["place"])
-    return f"{TASKS.get(task, task)}, {PLACES.get(place, place)}"
+    return f"{TASK_LABELS.get(task, task)}, {PLACE_LABELS.get(place, place)}"
 
 
-def _needle(figure: Figure) -> str:
+def _needle_label(figure: Figure) -> str:
     depth = int(figure.parts["depth"])
     return "all depths" if depth < 0 else f"{depth} % into the context"
 
 
 VIEWS = (
-    View(
+    MeasureView(
         "context", "Loss by context",
         "Loss of the same added lines behind the same beginning of their file; only the files before it differ.",
-        lambda one: CONTEXTS.get(str(one.parts["context"]), str(one.parts["context"])), _length,
+        lambda one: CONTEXT_LABELS.get(str(one.parts["context"]), str(one.parts["context"])), _length_label,
     ),
-    View(
+    MeasureView(
         "gain", "What context is worth",
         "By how much the loss falls against no context at all: more means the model makes better use of what it sees.",
-        lambda one: CONTEXTS.get(str(one.parts["context"]), str(one.parts["context"])), _length,
+        lambda one: CONTEXT_LABELS.get(str(one.parts["context"]), str(one.parts["context"])), _length_label,
     ),
-    View(
+    MeasureView(
         "position", "Loss by position in the sequence",
         "A model that uses its context gets better towards the end of a sequence.",
-        _reach,
-        lambda one: f"{_TEXTS.get(str(one.parts['text']), '')}, {_length(one)}",
+        _reach_label,
+        lambda one: f"{_TEXT_LABELS.get(str(one.parts['text']), '')}, {_length_label(one)}",
     ),
-    View(
+    MeasureView(
         "distance", "Loss by how far back the names lie",
         "Lines by how many tokens lie between them and where the farthest of their names was last seen.",
-        _reach, _length,
+        _reach_label, _length_label,
     ),
-    View(
+    MeasureView(
         "line", "Loss by what a line names",
         "Lines by the farthest place a name in them is defined in.",
-        lambda one: CLASSES.get(str(one.parts["class"]), str(one.parts["class"])), _class_title,
+        lambda one: CLASS_LABELS.get(str(one.parts["class"]), str(one.parts["class"])), _class_label,
     ),
-    View(
+    MeasureView(
         "completion", "Completions",
         "Greedy completions against the text that was committed.",
-        _completion, lambda one: f"{METRICS.get(one.metric, one.metric)}, {_length(one)}",
+        _completion_label, lambda one: f"{METRIC_LABELS.get(one.metric, one.metric)}, {_length_label(one)}",
     ),
-    View(
+    MeasureView(
         "question", "Questions about the repository",
         "Answers equal to the expected one, and answers that a second, independent look-up confirms.",
-        lambda one: str(one.parts["kind"]), lambda one: METRICS.get(one.metric, one.metric),
+        lambda one: str(one.parts["kind"]), lambda one: METRIC_LABELS.get(one.metric, one.metric),
     ),
-    View(
+    MeasureView(
         "needle", "A planted definition, among decoys",
         "Whether its value is found, by how deep in the context it lies.",
-        _needle, lambda one: f"{NEEDLE.get(one.metric, one.metric)}, {_length(one)}",
+        _needle_label, lambda one: f"{NEEDLE_LABELS.get(one.metric, one.metric)}, {_length_label(one)}",
     ),
-    View(
-        "longppl", "LongPPL", "Perplexity of the tokens that need long context, chosen by the base.", _length,
+    MeasureView(
+        "longppl", "LongPPL", "Perplexity of the tokens that need long context, chosen by the base.", _length_label,
     ),
-    View(
+    MeasureView(
         "short", "What short context cost",
         "The same added lines behind little of their own file: better or unchanged means nothing was lost.",
         lambda one: f"{int(one.parts['context_tokens']):,} tokens before it",
     ),
-    View(
+    MeasureView(
         "other", "What was forgotten",
         "Files of other repositories, read plainly: better or unchanged means nothing was forgotten.",
         lambda one: str(one.parts["repository"]),
@@ -125,56 +129,60 @@ VIEWS = (
 )  # fmt: skip
 
 
-def measured(evaluation: Evaluation) -> list[Chart]:
+def evaluation_charts(evaluation: Evaluation) -> list[Chart]:
     """What was measured at the longest length, in the order a reader asks for it."""
-    return [chart for view in _views(evaluation) for chart in _charts(view, _longest(evaluation.find(view.measure)))]
+    return [
+        chart
+        for view in _all_views(evaluation)
+        for chart in _view_charts(view, _at_longest(evaluation.find(view.measure)))
+    ]
 
 
-def shorter(evaluation: Evaluation) -> list[list[str]]:
+def shorter_table(evaluation: Evaluation) -> list[list[str]]:
     """Rows under COLUMNS: what was measured at shorter lengths."""
     rows = []
-    for view in _views(evaluation):
+    for view in _all_views(evaluation):
         figures = evaluation.find(view.measure)
-        longest = _longest(figures)
+        longest = _at_longest(figures)
         for one in figures:
             if one not in longest:
-                label = ", ".join(filter(None, (_titled(view, view.chart(one)), view.label(one))))
-                rows.append(row_of(one, label).cells())
+                label = ", ".join(filter(None, (_view_title(view, view.chart(one)), view.label(one))))
+                rows.append(make_chart_row(one, label).cells())
     return rows
 
 
-def asked(example: Example) -> str:
+def example_label(example: Example) -> str:
     """What an example is of, in words."""
     if example.measure == "completion":
         task, place = (str(example.parts.get(name, "")) for name in ("task", "place"))
-        return ", ".join(filter(None, (TASKS.get(task, task), PLACES.get(place, place))))
+        return ", ".join(filter(None, (TASK_LABELS.get(task, task), PLACE_LABELS.get(place, place))))
     return {"question": "a question", "needle": "a planted definition"}.get(example.measure, example.measure)
 
 
-def _views(evaluation: Evaluation) -> list[View]:
+def _all_views(evaluation: Evaluation) -> list[MeasureView]:
     """The known ones, then one for each measure that has none of its own."""
     known = {view.measure for view in VIEWS}
     others = dict.fromkeys(one.measure for one in evaluation.figures if one.measure not in known)
-    return [*VIEWS, *(View(name, name, "", _parts) for name in others)]
+    return [*VIEWS, *(MeasureView(name, name, "", _parts_label) for name in others)]
 
 
-def _parts(figure: Figure) -> str:
+def _parts_label(figure: Figure) -> str:
     return ", ".join(f"{name} {value}" for name, value in figure.parts.items())
 
 
-def _longest(figures: Sequence[Figure]) -> list[Figure]:
+def _at_longest(figures: Sequence[Figure]) -> list[Figure]:
     most = max((int(one.parts.get("length", 0)) for one in figures), default=0)
     return [one for one in figures if int(one.parts.get("length", 0)) == most]
 
 
-def held_out(comparisons: Sequence[Comparison]) -> Chart:
+def held_out_charts(comparisons: Sequence[Comparison]) -> Chart:
     """Base and tuned by length, on the sequences as prepared."""
     rows = [
-        Row(f"≤ {one.cap:,} tokens", (one.base, one.base, one.base), (one.tuned, one.tuned, one.tuned),
+        ChartRow(f"≤ {one.cap:,} tokens", (one.base, one.base, one.base), (one.tuned, one.tuned, one.tuned),
             (one.difference, one.low, one.high), one.certain, one.sequences, one.groups, "nats a token", True)
         for one in comparisons
     ]  # fmt: skip
-    return _chart(
+    return _draw_rows(
         "held-out",
         "Loss on held-out lines",
         rows,
@@ -183,7 +191,7 @@ def held_out(comparisons: Sequence[Comparison]) -> Chart:
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """One line of a chart. Estimates are (value, low, high); `lower` is better, or higher."""
 
     label: str
@@ -198,74 +206,77 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        if self.groups < FEW:
+        if self.groups < FEW_GROUPS:
             return "one group: no interval" if self.groups == 1 else "too few groups"
         if not self.certain:
             return "could be chance"
         return "better" if (self.difference[0] < 0) == self.lower else "worse"
 
     def cells(self) -> list[str]:
-        difference, low, high = (_signed(value, self.unit) for value in self.difference)
+        difference, low, high = (_format_signed(value, self.unit) for value in self.difference)
         interval = f"{low} to {high}" if self.groups > 1 else "–"
-        base, tuned = shown(self.base[0], self.unit), shown(self.tuned[0], self.unit)
+        base, tuned = format_value(self.base[0], self.unit), format_value(self.tuned[0], self.unit)
         return [self.label, base, tuned, difference, interval, f"{self.samples:,}", f"{self.groups:,}", self.verdict]
 
 
-def row_of(figure: Figure, label: str) -> Row:
+def make_chart_row(figure: Figure, label: str) -> ChartRow:
     base, tuned, difference = ((one.value, one.low, one.high) for one in (figure.base, figure.tuned, figure.difference))
-    return Row(
+    return ChartRow(
         label, base, tuned, difference, figure.certain, figure.samples, figure.groups, figure.unit,
         figure.better == "lower",
     )  # fmt: skip
 
 
-def shown(value: float, unit: str) -> str:
+def format_value(value: float, unit: str) -> str:
     """A value as text; shares in percent."""
     return f"{value * 100:.1f} %" if unit == "share" else f"{value:.2f}" if unit == "perplexity" else f"{value:.3f}"
 
 
-def _signed(value: float, unit: str) -> str:
-    text = shown(abs(value), unit)
+def _format_signed(value: float, unit: str) -> str:
+    text = format_value(abs(value), unit)
     return ("+" if value >= 0 else "−") + (f"{text[:-2]} pp" if unit == "share" else text)
 
 
-def _charts(view: View, figures: Sequence[Figure]) -> list[Chart]:
+def _view_charts(view: MeasureView, figures: Sequence[Figure]) -> list[Chart]:
     by_chart: dict[tuple[str, str], list[Figure]] = {}
     for figure in figures:
         by_chart.setdefault((view.chart(figure), figure.unit), []).append(figure)
     return [
-        _chart(
-            f"{view.measure}-{number}", _titled(view, title), [row_of(one, view.label(one)) for one in there], view.what
+        _draw_rows(
+            f"{view.measure}-{number}",
+            _view_title(view, title),
+            [make_chart_row(one, view.label(one)) for one in there],
+            view.what,
         )
         for number, ((title, _), there) in enumerate(by_chart.items())
     ]  # fmt: skip
 
 
-def _titled(view: View, title: str) -> str:
+def _view_title(view: MeasureView, title: str) -> str:
     return f"{view.title}: {title}" if title else view.title
 
 
-def _chart(name: str, title: str, rows: Sequence[Row], note: str = "") -> Chart:
+def _draw_rows(name: str, title: str, rows: Sequence[ChartRow], note: str = "") -> Chart:
     unit = rows[0].unit
     scale = 100 if unit == "share" else 1
 
     def paint(axes: Axes, narrow: bool) -> None:
         for number, row in enumerate(rows):
             at = len(rows) - 1 - number
-            _interval(axes, row.base, at + 0.13, scale, charts.BASE, filled=False)
-            _interval(axes, row.tuned, at - 0.13, scale, charts.TUNED, filled=True)
+            _draw_interval(axes, row.base, at + 0.13, scale, charts.BASE, filled=False)
+            _draw_interval(axes, row.tuned, at - 0.13, scale, charts.TUNED, filled=True)
             axes.annotate(
-                _signed(row.difference[0], unit), (1, at), xycoords=("axes fraction", "data"), xytext=(6, 0),
+                _format_signed(row.difference[0], unit), (1, at), xycoords=("axes fraction", "data"), xytext=(6, 0),
                 textcoords="offset points", va="center", annotation_clip=False,
-                color=_VERDICTS.get(row.verdict, charts.MUTED), weight="bold" if row.certain else "normal",
+                color=_VERDICT_COLORS.get(row.verdict, charts.MUTED), weight="bold" if row.certain else "normal",
             )  # fmt: skip
-        labels = [_folded(row.label) if narrow else row.label for row in rows]
+        labels = [_fold_label(row.label) if narrow else row.label for row in rows]
         axes.set_yticks(range(len(rows) - 1, -1, -1), labels)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.margins(x=0.08)
         if unit == "share":  # equal values would be drawn in thousandths of a percent, on both sides of 0
             left, right = axes.get_xlim()
-            axes.set_xlim(max(left, -0.5), max(right, _LEAST_SHARE))
+            axes.set_xlim(max(left, -0.5), max(right, _MIN_SHARE_AXIS))
         axes.grid(axis="x")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", labelcolor=charts.INK)
@@ -274,10 +285,12 @@ def _chart(name: str, title: str, rows: Sequence[Row], note: str = "") -> Chart:
 
     says = "; ".join(f"{row.label}: base {row.cells()[1]}, tuned {row.cells()[2]} ({row.verdict})" for row in rows)
     height = 62 + 34 * len(rows)
-    return draw(name, title, f"{title}. {says}", paint, height, COLUMNS, [row.cells() for row in rows], note)
+    return draw_chart(
+        name, title, f"{title}. {says}", paint, height, FIGURE_COLUMNS, [row.cells() for row in rows], note
+    )
 
 
-def _interval(
+def _draw_interval(
     axes: Axes, estimate: tuple[float, float, float], at: float, scale: int, colour: str, filled: bool
 ) -> None:
     value, low, high = (part * scale for part in estimate)
@@ -286,7 +299,7 @@ def _interval(
     axes.plot([value], [at], "o", markersize=6, color=colour, markerfacecolor=face, markeredgewidth=1.6, clip_on=False)
 
 
-def _folded(label: str) -> str:
+def _fold_label(label: str) -> str:
     """On two lines where it is long."""
     if len(label) <= 16 or " " not in label:
         return label

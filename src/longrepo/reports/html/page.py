@@ -22,61 +22,68 @@ from typing import Any, Literal
 
 from longrepo.evaluation.results import Example, Figure
 from longrepo.reports.html import tables
-from longrepo.reports.html.charts import Chart, curves, memory_curve
-from longrepo.reports.html.compare import comparison
-from longrepo.reports.html.figures import COLUMNS, asked, held_out, measured, shorter, shown
-from longrepo.reports.run_record import Run
-from longrepo.reports.sequences import visible
-from longrepo.utils.files import write_text
+from longrepo.reports.html.charts import Chart, memory_curve, training_curves
+from longrepo.reports.html.compare import comparison_contents
+from longrepo.reports.html.figures import (
+    FIGURE_COLUMNS,
+    evaluation_charts,
+    example_label,
+    format_value,
+    held_out_charts,
+    shorter_table,
+)
+from longrepo.reports.run_record import RunRecord
+from longrepo.reports.sequences import escape_control
+from longrepo.utils.files import write_text_file
 
 
 @dataclass(frozen=True)
-class Command:
+class UseCommand:
     """What it does, and the line (or lines of Python)."""
 
     what: str
     line: str
 
 
-def commands(run: Run) -> list[Command]:
+def use_commands(run: RunRecord) -> list[UseCommand]:
     """Of a finished run what its adapter or model is for; of another one how to go on."""
     path = shlex.quote(str(run.path))
     if not run.finished:
         sequences = shlex.quote(run.snapshot.identity.sequences if run.snapshot else "SEQUENCES")
         line = f"longrepo train --config {path}/settings.yaml --sequences {sequences} --output {path} --resume auto"
-        return [Command("Go on exactly where it stopped", line)]
-    found = [] if run.evaluation else [Command("Compare base and tuned", f"longrepo evaluate {path}")]
+        return [UseCommand("Go on exactly where it stopped", line)]
+    found = [] if run.evaluation else [UseCommand("Compare base and tuned", f"longrepo evaluate {path}")]
     return [
         *found,
-        Command(
+        UseCommand(
             "Complete a line, with what the repository holds around it",
             f"longrepo generate {path} --file FILE --line N",
         ),
-        Command("For an editor", f"longrepo serve {path}"),
-        *(_of_model(run, path) if run.whole else _of_adapter(run, path)),
-        Command("For mlx-lm", f"longrepo export {path} --format mlx --output DIR"),
+        UseCommand("For an editor", f"longrepo serve {path}"),
+        *(_model_commands(run, path) if run.whole else _adapter_commands(run, path)),
+        UseCommand("For mlx-lm", f"longrepo export {path} --format mlx --output DIR"),
     ]
 
 
-def _of_adapter(run: Run, path: str) -> list[Command]:
+def _adapter_commands(run: RunRecord, path: str) -> list[UseCommand]:
     return [
-        Command("For transformers and PEFT", f"longrepo export {path} --format peft --output DIR"),
-        Command("In Python", _PYTHON.format(adapter=str(run.trained), base=run.settings.model.name)),
+        UseCommand("For transformers and PEFT", f"longrepo export {path} --format peft --output DIR"),
+        UseCommand("In Python", _ADAPTER_CODE.format(adapter=str(run.trained), base=run.settings.model.name)),
     ]
 
 
-def _of_model(run: Run, path: str) -> list[Command]:
+def _model_commands(run: RunRecord, path: str) -> list[UseCommand]:
     return [
-        Command("In 16 bits, with a model card", f"longrepo export {path} --format merged --output DIR"),
-        Command("In Python", _WHOLE.format(model=str(run.trained))),
+        UseCommand("In 16 bits, with a model card", f"longrepo export {path} --format merged --output DIR"),
+        UseCommand("In Python", _MODEL_CODE.format(model=str(run.trained))),
     ]
 
 
-_WHOLE = """from transformers import AutoModelForCausalLM, AutoTokenizer
+_MODEL_CODE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({model!r})
 model = AutoModelForCausalLM.from_pretrained({model!r})"""
-_PYTHON = """from peft import PeftModel
+_ADAPTER_CODE = """from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({adapter!r})
@@ -86,49 +93,49 @@ if len(tokenizer) > model.get_input_embeddings().num_embeddings:
 model = PeftModel.from_pretrained(model, {adapter!r})"""
 
 
-_PIECES = re.compile(r"\w+|\s+|[^\w\s]")
-_MOST = 6
+_DIFF_TOKENS = re.compile(r"\w+|\s+|[^\w\s]")
+_MAX_EXAMPLES = 6
 
 
 @dataclass(frozen=True)
-class Piece:
+class DiffPiece:
     """A stretch of a completion: the same as wanted, other than wanted, or a gap where `text` was wanted."""
 
     kind: Literal["same", "other", "gap"]
     text: str
 
 
-def marked(wanted: str, got: str) -> list[Piece]:
+def diff_pieces(wanted: str, got: str) -> list[DiffPiece]:
     """`got` in pieces, word by word against `wanted`."""
-    old, new = _PIECES.findall(wanted), _PIECES.findall(got)
-    pieces: list[Piece] = []
+    old, new = _DIFF_TOKENS.findall(wanted), _DIFF_TOKENS.findall(got)
+    pieces: list[DiffPiece] = []
     for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":
-            pieces.append(Piece("same", "".join(new[c:d])))
+            pieces.append(DiffPiece("same", "".join(new[c:d])))
         elif d > c:
-            pieces.append(Piece("other", "".join(new[c:d])))
+            pieces.append(DiffPiece("other", "".join(new[c:d])))
         else:
-            pieces.append(Piece("gap", "".join(old[a:b])))
+            pieces.append(DiffPiece("gap", "".join(old[a:b])))
     return pieces
 
 
-def chosen(examples: Sequence[Example]) -> list[Example]:
+def choose_examples(examples: Sequence[Example]) -> list[Example]:
     """A few to look at: where tuned gained most on base, and, so that it isn't flattery, where it lost most."""
-    ranked = sorted(examples, key=_gain, reverse=True)
-    if len(ranked) <= _MOST:
+    ranked = sorted(examples, key=_example_gain, reverse=True)
+    if len(ranked) <= _MAX_EXAMPLES:
         return ranked
-    lost = [one for one in ranked[-_MOST // 3 :] if _gain(one) < 0]
-    return ranked[: _MOST - len(lost)] + lost
+    lost = [one for one in ranked[-_MAX_EXAMPLES // 3 :] if _example_gain(one) < 0]
+    return ranked[: _MAX_EXAMPLES - len(lost)] + lost
 
 
-def _gain(example: Example) -> float:
+def _example_gain(example: Example) -> float:
     metric = "edit" if "edit" in example.tuned_scores else next(iter(example.tuned_scores), "")
     return example.tuned_scores.get(metric, 0.0) - example.base_scores.get(metric, 0.0)
 
 
 GIB = 2**30
-_FEW = 10  # groups: below it, a bootstrap's interval is too narrow
-SHOWN = 3
+_FEW_GROUPS = 10  # groups: below it, a bootstrap's interval is too narrow
+SHOWN_HEADLINES = 3
 
 
 @dataclass(frozen=True)
@@ -141,13 +148,20 @@ class Headline:
     good: bool | None = None
 
 
-def headlines(run: Run) -> list[Headline]:
+def make_headlines(run: RunRecord) -> list[Headline]:
     """What was bought, before how it went, before what it took."""
-    found = (_held_out(run), _headline_gain(run), _completed(run), _progress(run), _validation(run), _memory(run))
-    return [one for one in found if one is not None][:SHOWN]
+    found = (
+        _held_out_headline(run),
+        _gain_headline(run),
+        _completion_headline(run),
+        _progress_headline(run),
+        _validation_headline(run),
+        _memory_headline(run),
+    )
+    return [one for one in found if one is not None][:SHOWN_HEADLINES]
 
 
-def _held_out(run: Run) -> Headline | None:
+def _held_out_headline(run: RunRecord) -> Headline | None:
     if run.evaluation is None or not run.evaluation.comparisons:
         return None
     row = run.evaluation.comparisons[-1]
@@ -157,22 +171,22 @@ def _held_out(run: Run) -> Headline | None:
     doubt = "" if sure else ", which could be chance"
     meaning = (
         f"Tuned predicts lines that training never saw {word} than base{doubt}: {row.tuned:.3f} against {row.base:.3f} "
-        f"nats a token, perplexity {math.exp(row.tuned):.1f} against {math.exp(row.base):.1f}. {_interval(row)}"
+        f"nats a token, perplexity {math.exp(row.tuned):.1f} against {math.exp(row.base):.1f}. {_format_interval(row)}"
     )
     label = f"loss on held-out lines, up to {row.cap:,} tokens"
     return Headline(f"{share * 100:+.1f} %".replace("-", "−"), label, meaning, better if sure else None)
 
 
-def _interval(row: object) -> str:
+def _format_interval(row: object) -> str:
     low, high, groups = (getattr(row, name) for name in ("low", "high", "groups"))
     if groups < 2:
         return "All of it is from one commit, so there is no interval."
-    few = f", too narrow with so few as {groups} commits" if groups < _FEW else f", {groups} commits"
+    few = f", too narrow with so few as {groups} commits" if groups < _FEW_GROUPS else f", {groups} commits"
     return f"95 % interval of the difference {low:+.3f} to {high:+.3f}{few}.".replace("-", "−")
 
 
-def _headline_gain(run: Run) -> Headline | None:
-    figure = _longest(run, "gain", "gain", context="related")
+def _gain_headline(run: RunRecord) -> Headline | None:
+    figure = _longest_figure(run, "gain", "gain", context="related")
     if figure is None:
         return None
     word = "more" if figure.gained else "no more"
@@ -183,11 +197,11 @@ def _headline_gain(run: Run) -> Headline | None:
     )
     label = f"nats a token gained from context, {int(figure.parts['length']):,} tokens (base {figure.base.value:+.3f})"
     label = label.replace("-", "−")
-    return Headline(f"{figure.tuned.value:+.3f}".replace("-", "−"), label, meaning, _good(figure))
+    return Headline(f"{figure.tuned.value:+.3f}".replace("-", "−"), label, meaning, _is_good(figure))
 
 
-def _completed(run: Run) -> Headline | None:
-    figure = _longest(run, "completion", "edit", task="line", place="all")
+def _completion_headline(run: RunRecord) -> Headline | None:
+    figure = _longest_figure(run, "completion", "edit", task="line", place="all")
     if figure is None:
         return None
     sure = "beyond chance" if figure.certain else "within chance"
@@ -195,20 +209,20 @@ def _completed(run: Run) -> Headline | None:
         f"Edit similarity of completed lines to what was committed ({sure}, {figure.samples} lines of {figure.groups} "
         "commits)."
     )
-    label = f"of the next line as committed (base {shown(figure.base.value, 'share')})"
-    return Headline(shown(figure.tuned.value, "share"), label, meaning, _good(figure))
+    label = f"of the next line as committed (base {format_value(figure.base.value, 'share')})"
+    return Headline(format_value(figure.tuned.value, "share"), label, meaning, _is_good(figure))
 
 
-def _good(figure: Figure) -> bool | None:
+def _is_good(figure: Figure) -> bool | None:
     return figure.gained if figure.certain else None
 
 
-def _longest(run: Run, measure: str, metric: str, **parts: str) -> Figure | None:
+def _longest_figure(run: RunRecord, measure: str, metric: str, **parts: str) -> Figure | None:
     figures = run.evaluation.find(measure, metric, **parts) if run.evaluation else []
     return max(figures, key=lambda figure: int(figure.parts.get("length", 0)), default=None)
 
 
-def _progress(run: Run) -> Headline | None:
+def _progress_headline(run: RunRecord) -> Headline | None:
     if run.finished or run.snapshot is None:
         return None
     done, of = len(run.history.epochs), run.epochs_planned
@@ -216,7 +230,7 @@ def _progress(run: Run) -> Headline | None:
     return Headline(f"{done} of {of}", "epochs done", meaning)
 
 
-def _validation(run: Run) -> Headline | None:
+def _validation_headline(run: RunRecord) -> Headline | None:
     checks = run.history.validations
     if not checks:
         return None
@@ -229,7 +243,7 @@ def _validation(run: Run) -> Headline | None:
     return Headline(value, "validation loss", meaning, best[1].loss < first)
 
 
-def _memory(run: Run) -> Headline | None:
+def _memory_headline(run: RunRecord) -> Headline | None:
     used = max([one.memory.get("peak", 0) for one in run.history.updates], default=0)
     if not used:
         return None
@@ -242,49 +256,49 @@ def _memory(run: Run) -> Headline | None:
     return Headline(f"{used / GIB:.2f} GiB", "most memory used", f"{words}; {downs}.")
 
 
-REPORT = "report.html"
+REPORT_FILE = "report.html"
 
 
-def write_report(run: Run, file: Path | None = None) -> Path:
+def write_report(run: RunRecord, file: Path | None = None) -> Path:
     """Write a run's page, by default into its folder; returns where. The same run gives the same bytes."""
-    file = file or run.path / REPORT
-    write_text(file, _render("run.html.jinja", **_contents(run)))
+    file = file or run.path / REPORT_FILE
+    write_text_file(file, _render_template("run.html.jinja", **_run_contents(run)))
     return file
 
 
-def write_comparison(runs: Sequence[Run], file: Path) -> Path:
+def write_comparison(runs: Sequence[RunRecord], file: Path) -> Path:
     """Write several runs on one page; returns where."""
-    write_text(file, _render("comparison.html.jinja", title="Runs compared", **comparison(runs)))
+    write_text_file(file, _render_template("comparison.html.jinja", title="Runs compared", **comparison_contents(runs)))
     return file
 
 
-def _contents(run: Run) -> dict[str, Any]:
-    changed, everything = tables.settings(run)
+def _run_contents(run: RunRecord) -> dict[str, Any]:
+    changed, everything = tables.settings_tables(run)
     evaluation = run.evaluation
     return {
         "title": f"{run.data.name if run.data else run.name}, tuned",
         "run": run,
-        "headlines": headlines(run),
-        "held_out": [held_out(evaluation.comparisons)] if evaluation and evaluation.comparisons else [],
-        "measured": measured(evaluation) if evaluation else [],
-        "shorter": tables.Table(COLUMNS, shorter(evaluation) if evaluation else ()),
-        "examples": chosen(evaluation.examples) if evaluation else [],
-        "commands": commands(run),
-        "curves": curves(run),
-        "epochs": tables.epochs(run),
-        "memory": tables.memory(run),
+        "headlines": make_headlines(run),
+        "held_out": [held_out_charts(evaluation.comparisons)] if evaluation and evaluation.comparisons else [],
+        "measured": evaluation_charts(evaluation) if evaluation else [],
+        "shorter": tables.PageTable(FIGURE_COLUMNS, shorter_table(evaluation) if evaluation else ()),
+        "examples": choose_examples(evaluation.examples) if evaluation else [],
+        "commands": use_commands(run),
+        "curves": training_curves(run),
+        "epochs": tables.epoch_table(run),
+        "memory": tables.memory_table(run),
         "memory_curve": memory_curve(run),
-        "happened": tables.happened(run),
-        "built": tables.built(run.data) if run.data else None,
-        "accounts": tables.accounts(run.data) if run.data else None,
-        "languages": tables.languages(run.data, run.summary) if run.data else None,
-        "left_out": tables.left_out(run.summary),
+        "happened": tables.event_sentences(run),
+        "built": tables.sequence_tables(run.data) if run.data else None,
+        "accounts": tables.token_accounts(run.data) if run.data else None,
+        "languages": tables.language_bars(run.data, run.summary) if run.data else None,
+        "left_out": tables.left_out_tables(run.summary),
         "changed": changed,
         "settings": everything,
     }
 
 
-def _render(template: str, **values: Any) -> str:
+def _render_template(template: str, **values: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -292,17 +306,17 @@ def _render(template: str, **values: Any) -> str:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {
-        "visible": visible,
-        "duration": duration,
-        "svg": _svg,
+        "visible": escape_control,
+        "duration": format_duration,
+        "svg": _chart_svg,
         "breakable": _breakable,
-        "asked": asked,
+        "asked": example_label,
     }
-    environment.globals["marked"] = marked
+    environment.globals["marked"] = diff_pieces
     return environment.get_template(template).render(**values)
 
 
-def _svg(chart: Chart) -> Any:
+def _chart_svg(chart: Chart) -> Any:
     """Both drawings, as they are."""
     from markupsafe import Markup
 
@@ -316,7 +330,7 @@ def _breakable(text: str) -> Any:
     return Markup(re.sub(r"([._])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """In the two largest units."""
     minutes, hours = round(seconds) // 60, round(seconds) // 3600
     if hours:

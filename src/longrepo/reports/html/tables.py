@@ -10,12 +10,12 @@ from typing import Any
 from longrepo.config.schema import Settings
 from longrepo.data.metadata import Header
 from longrepo.data.text import DIFFICULTIES
-from longrepo.engines.base import Method
-from longrepo.reports.run_record import Run
+from longrepo.engines.base import StepMethod
+from longrepo.reports.run_record import RunRecord
 
 GIB = 2**30
-KINDS = {"hierarchical": "related files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}
-_EVENTS = {
+KIND_LABELS = {"hierarchical": "related files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}
+_EVENT_SENTENCES = {
     "slow": "Sequences of up to {up_to:,} tokens ran at {share:.0%} of their usual speed.",
     "usual_speed": "Sequences of up to {up_to:,} tokens ran at their usual speed again.",
     "limit": "The limit changed to {bytes} bytes ({source}).",
@@ -25,7 +25,7 @@ _EVENTS = {
 
 
 @dataclass(frozen=True)
-class Table:
+class PageTable:
     """`bold` numbers the rows that sum up or stand out."""
 
     columns: Sequence[str]
@@ -34,7 +34,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Bar:
+class ShareBar:
     """A share of a whole, 0 to 1."""
 
     label: str
@@ -42,7 +42,7 @@ class Bar:
     share: float
 
 
-def built(header: Header) -> Table:
+def sequence_tables(header: Header) -> PageTable:
     """Sequences by phase and split, by kind and by difficulty."""
     phases = [str(band["phase"]) for band in header.bands]
     columns = ["", *(f"phase {band['phase']}, {band['floor'] + 1:,}–{band['cap']:,} tokens" for band in header.bands)]
@@ -50,7 +50,7 @@ def built(header: Header) -> Table:
     rows = [["to train on", *(f"{cell.get('sequences', 0):,}" for cell in cells)]]
     rows.append(["tokens", *(f"{cell.get('tokens', 0):,}" for cell in cells)])
     rows.append(["of them targets", *(f"{cell.get('target_tokens', 0):,}" for cell in cells)])
-    for kind, words in KINDS.items():
+    for kind, words in KIND_LABELS.items():
         if any(cell.get("kinds", {}).get(kind) for cell in cells):
             rows.append([words, *(f"{cell.get('kinds', {}).get(kind, 0):,}" for cell in cells)])
     for name in DIFFICULTIES:
@@ -60,10 +60,10 @@ def built(header: Header) -> Table:
     for split in ("validation", "test"):
         found = [header.counts.get(split, {}).get(phase, {}).get("sequences", 0) for phase in phases]
         rows.append([f"held out: {split}", *(f"{count:,}" for count in found)])
-    return Table(columns, rows, frozenset({0}))
+    return PageTable(columns, rows, frozenset({0}))
 
 
-def accounts(header: Header) -> Table:
+def token_accounts(header: Header) -> PageTable:
     """Every token of the repository's text: used, or dropped and why."""
     phases = [(phase, account) for phase, account in sorted(header.accounts.items(), key=lambda item: int(item[0]))]
     reasons = list(dict.fromkeys(reason for _, account in phases for reason in account["dropped"]))
@@ -73,10 +73,10 @@ def accounts(header: Header) -> Table:
         rows.append([f"dropped: {reason}", *(f"{one['dropped'].get(reason, 0):,}" for _, one in phases)])
     if not reasons:
         rows.append(["dropped", *("none" for _ in phases)])
-    return Table(["tokens", *(f"phase {phase}" for phase, _ in phases)], rows)
+    return PageTable(["tokens", *(f"phase {phase}" for phase, _ in phases)], rows)
 
 
-def languages(header: Header, summary: Mapping[str, Any] | None) -> tuple[str, list[Bar]]:
+def language_bars(header: Header, summary: Mapping[str, Any] | None) -> tuple[str, list[ShareBar]]:
     """What the shares are of, and the shares, largest first."""
     total: Counter[str] = Counter()
     for repository in (summary or {}).get("repositories", ()):
@@ -88,10 +88,10 @@ def languages(header: Header, summary: Mapping[str, Any] | None) -> tuple[str, l
         for cell in header.counts.get("train", {}).values():
             total.update(cell["languages"])
     whole = sum(total.values()) or 1
-    return what, [Bar(name, f"{count:,}", count / whole) for name, count in total.most_common() if count]
+    return what, [ShareBar(name, f"{count:,}", count / whole) for name, count in total.most_common() if count]
 
 
-def left_out(summary: Mapping[str, Any] | None) -> list[str]:
+def left_out_tables(summary: Mapping[str, Any] | None) -> list[str]:
     """Files, commits and changes left out, by reason."""
     lines = []
     for repository in (summary or {}).get("repositories", ()):
@@ -107,7 +107,7 @@ def left_out(summary: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def memory(run: Run) -> Table:
+def memory_table(run: RunRecord) -> PageTable:
     """By phase: the plan against what was measured."""
     plans = (run.plan or {}).get("phases", {})
     spans = {phase: (start, end) for phase, start, end in run.history.spans}
@@ -124,26 +124,26 @@ def memory(run: Run) -> Table:
             [
                 number,
                 f"{plan['length']:,}" if plan else "–",
-                str(Method.from_dict(plan["method"])) if plan else "–",
+                str(StepMethod.from_dict(plan["method"])) if plan else "–",
                 f"{planned / GIB:.2f}" if planned else "–",
                 f"{used / GIB:.2f}" if used else "not run",
                 f"{used / planned:.0%}" if used and planned else "–",
             ]
         )
-    return Table(["phase", "longest", "method", "planned, GiB", "used, GiB", "of planned"], rows)
+    return PageTable(["phase", "longest", "method", "planned, GiB", "used, GiB", "of planned"], rows)
 
 
-def happened(run: Run) -> list[str]:
+def event_sentences(run: RunRecord) -> list[str]:
     """Steps down, and what the memory's guard noticed, in sentences."""
     said = [f"From update {one.update} on: {one.text}" for one in run.history.steps_down]
     for event in run.history.events:
-        words = _EVENTS.get(str(event.get("event")))
+        words = _EVENT_SENTENCES.get(str(event.get("event")))
         if words:
             said.append(words.format(**event))
     return said
 
 
-def epochs(run: Run) -> Table:
+def epoch_table(run: RunRecord) -> PageTable:
     """A row an epoch; the best one stands out."""
     columns = (
         "phase", "epoch", "sequences", "replayed", "tokens", "train loss", "validation", "perplexity", "learning rate",
@@ -159,18 +159,20 @@ def epochs(run: Run) -> Table:
         for one in run.history.epochs
     ]  # fmt: skip
     best = next((one for one in reversed(run.history.epochs) if one.best), None)
-    return Table(columns, rows, frozenset(number for number, one in enumerate(run.history.epochs) if one is best))
+    return PageTable(columns, rows, frozenset(number for number, one in enumerate(run.history.epochs) if one is best))
 
 
-def settings(run: Run) -> tuple[Table, Table]:
+def settings_tables(run: RunRecord) -> tuple[PageTable, PageTable]:
     """What was set otherwise than by default, and all of it."""
-    default = dict(leaves(Settings()))
-    mine = list(leaves(run.settings))
+    default = dict(flatten_settings(Settings()))
+    mine = list(flatten_settings(run.settings))
     changed = [[key, value, default.get(key, "–")] for key, value in mine if value != default.get(key)]
-    return Table(("setting", "value", "default"), changed), Table(("setting", "value"), [list(one) for one in mine])
+    return PageTable(("setting", "value", "default"), changed), PageTable(
+        ("setting", "value"), [list(one) for one in mine]
+    )
 
 
-def leaves(settings: Settings) -> Iterator[tuple[str, str]]:
+def flatten_settings(settings: Settings) -> Iterator[tuple[str, str]]:
     """(`section.key`, value as text)."""
     for section, values in settings.model_dump(mode="json").items():
         for key, value in values.items():

@@ -14,23 +14,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from longrepo.repository.imports.javascript import ScriptTargets
-from longrepo.repository.imports.others import GoTargets, IncludeTargets, JvmTargets
-from longrepo.repository.imports.paths import Nearness, Paths
-from longrepo.repository.imports.python import PythonTargets
-from longrepo.repository.imports.rust import RustTargets
+from longrepo.repository.imports.javascript import ScriptResolver
+from longrepo.repository.imports.others import GoResolver, IncludeResolver, JvmResolver
+from longrepo.repository.imports.paths import PathIndex, PathNearness
+from longrepo.repository.imports.python import PythonResolver
+from longrepo.repository.imports.rust import RustResolver
 from longrepo.repository.imports.statements import Import
-from longrepo.repository.imports.statements import imports as statements_of
+from longrepo.repository.imports.statements import read_imports as statements_of
 from longrepo.repository.types import TextFile
 
-_Resolver = GoTargets | IncludeTargets | JvmTargets | PythonTargets | RustTargets | ScriptTargets
+_LanguageResolver = GoResolver | IncludeResolver | JvmResolver | PythonResolver | RustResolver | ScriptResolver
 
 
-class Targets:
+class ImportResolver:
     """The files of a repository and the import statements of each, read by the rules of its language."""
 
     def __init__(self, files: Sequence[TextFile], statements: Mapping[str, Sequence[Import]]) -> None:
-        self._paths = Paths(files)
+        self._paths = PathIndex(files)
         self._statements = statements
 
     def of(self, file: TextFile) -> tuple[str, ...]:
@@ -43,10 +43,10 @@ class Targets:
             return
         for one in self._statements.get(file.path, ()):
             yield from resolver.of(file, one)
-        if isinstance(resolver, RustTargets):
+        if isinstance(resolver, RustResolver):
             yield from resolver.extern_crates(file)
 
-    def _resolver(self, language: str) -> _Resolver | None:
+    def _resolver(self, language: str) -> _LanguageResolver | None:
         match language:
             case "Python":
                 return self._python
@@ -63,28 +63,28 @@ class Targets:
         return None
 
     @cached_property
-    def _python(self) -> PythonTargets:
-        return PythonTargets(self._paths, self._statements)
+    def _python(self) -> PythonResolver:
+        return PythonResolver(self._paths, self._statements)
 
     @cached_property
-    def _rust(self) -> RustTargets:
-        return RustTargets(self._paths)
+    def _rust(self) -> RustResolver:
+        return RustResolver(self._paths)
 
     @cached_property
-    def _go(self) -> GoTargets:
-        return GoTargets(self._paths)
+    def _go(self) -> GoResolver:
+        return GoResolver(self._paths)
 
     @cached_property
-    def _scripts(self) -> ScriptTargets:
-        return ScriptTargets(self._paths)
+    def _scripts(self) -> ScriptResolver:
+        return ScriptResolver(self._paths)
 
     @cached_property
-    def _jvm(self) -> JvmTargets:
-        return JvmTargets(self._paths)
+    def _jvm(self) -> JvmResolver:
+        return JvmResolver(self._paths)
 
     @cached_property
-    def _includes(self) -> IncludeTargets:
-        return IncludeTargets(self._paths)
+    def _includes(self) -> IncludeResolver:
+        return IncludeResolver(self._paths)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class ImportGraph:
         """
         chosen = set(paths)
         uses = {path: [one for one in self.imports.get(path, ()) if one in chosen] for path in sorted(chosen)}
-        return [path for circle in _circles(uses) for path in self._opened(circle)]
+        return [path for circle in _cycles(uses) for path in self._opened(circle)]
 
     def _opened(self, circle: list[str]) -> list[str]:
         """Files that import each other in a circle, or one alone, in an order that begins with the fewest waits."""
@@ -136,8 +136,8 @@ class ImportGraph:
         return list(found)
 
     @cached_property
-    def _nearness(self) -> Nearness:
-        return Nearness(self.imports)
+    def _nearness(self) -> PathNearness:
+        return PathNearness(self.imports)
 
     def _by_steps(self, path: str) -> Iterator[str]:
         """The paths that imports lead to, in either direction, one step after the other."""
@@ -152,13 +152,13 @@ class ImportGraph:
                     yield other
 
 
-def import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence[Import]] | None = None) -> ImportGraph:
+def build_import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence[Import]] | None = None) -> ImportGraph:
     """The import graph of a snapshot's files. Imports of anything outside these files leave no trace.
 
     `imports`: path -> the statements of that file, where they have been read before; then no file is parsed.
     """
     statements = {file.path: statements_of(file) for file in files} if imports is None else imports
-    targets = Targets(files, statements)
+    targets = ImportResolver(files, statements)
     found = {file.path: targets.of(file) for file in sorted(files, key=lambda file: file.path)}
     imported_by: defaultdict[str, list[str]] = defaultdict(list)
     for path, ones in found.items():
@@ -167,7 +167,7 @@ def import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence[Impor
     return ImportGraph(found, {path: tuple(imported_by[path]) for path in found})
 
 
-def _circles(uses: dict[str, list[str]]) -> Iterator[list[str]]:
+def _cycles(uses: dict[str, list[str]]) -> Iterator[list[str]]:
     """The strongly connected components of a graph, used before using (Tarjan 1972, without recursion)."""
     number: dict[str, int] = {}
     lowest: dict[str, int] = {}

@@ -15,23 +15,23 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-from longrepo.repository.imports.paths import Paths, folder_of, join, normal, upward
+from longrepo.repository.imports.paths import PathIndex, folder_of, folders_upward, join_path, normalize_path
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
 
-_NO_JSON = re.compile(r'("(?:[^"\\]++|\\.)*+"?)|//[^\n]*+|/\*(?:.*?\*/|.*+)|,(?=\s*[}\]])', re.DOTALL)
+_JSON_COMMENTS = re.compile(r'("(?:[^"\\]++|\\.)*+"?)|//[^\n]*+|/\*(?:.*?\*/|.*+)|,(?=\s*[}\]])', re.DOTALL)
 _YAML_ITEM = re.compile(r"^[ \t]*-[ \t]*['\"]?([^'\"\n#]+?)['\"]?[ \t]*(?:#.*)?$", re.MULTILINE)
-_LOCAL = ("file:", "link:", "portal:")
-_BUILT = re.compile(r"^(?:\./)?(?:dist|build|lib|out|esm|cjs|es)/")
-_ENDING = re.compile(r"(\.d)?\.[cm]?[jt]sx?$")
+_LOCAL_PROTOCOLS = ("file:", "link:", "portal:")
+_BUILD_FOLDER = re.compile(r"^(?:\./)?(?:dist|build|lib|out|esm|cjs|es)/")
+_SCRIPT_SUFFIX = re.compile(r"(\.d)?\.[cm]?[jt]sx?$")
 
 
 class NodePackages:
     """The packages of a repository: which of them a bare name means to a file, and which file that is."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
-        read = ((folder_of(path), _json(paths.text(path))) for path in paths.named["package.json"])
+        read = ((folder_of(path), _parse_json(paths.text(path))) for path in paths.named["package.json"])
         self._manifests = {folder: manifest for folder, manifest in read if manifest}
         self._workspace = {
             member: top
@@ -54,8 +54,8 @@ class NodePackages:
         manifest = self._manifests[own]
         for kind in ("dependencies", "devDependencies", "peerDependencies", "optionalDependencies"):
             version = _table(manifest, kind).get(name)
-            if isinstance(version, str) and version.startswith(_LOCAL):
-                return normal(join(own, version.partition(":")[2]))
+            if isinstance(version, str) and version.startswith(_LOCAL_PROTOCOLS):
+                return normalize_path(join_path(own, version.partition(":")[2]))
         if manifest.get("name") == name:
             return own
         return self._by_name.get((self._top(own), name)) if own in self._workspace or self._members(own) else None
@@ -70,38 +70,38 @@ class NodePackages:
             fields = ("types", "typings", "module", "main") if "types" in accepted else ("module", "main")
             given += [value for field in fields if isinstance(value := manifest.get(field), str)]
         plain = subpath or "index"
-        sources = [_ENDING.sub("", _BUILT.sub("src/", one)) for one in given if _BUILT.match(one)]
+        sources = [_SCRIPT_SUFFIX.sub("", _BUILD_FOLDER.sub("src/", one)) for one in given if _BUILD_FOLDER.match(one)]
         for one in (*given, *sources, plain, f"src/{plain}"):
-            yield normal(join(folder, one))
+            yield normalize_path(join_path(folder, one))
 
     def main(self, folder: str) -> Iterator[str]:
         """What a path to a package's folder means by its manifest."""
         if isinstance(given := self._manifests.get(folder, {}).get("main"), str):
-            yield normal(join(folder, given))
+            yield normalize_path(join_path(folder, given))
 
     def internal(self, inside: str, name: str, accepted: frozenset[str]) -> Iterator[str]:
         """What `#name` means by the `imports` of the package around a folder."""
         own = self._own_package(inside)
         if own is not None:
             for one in _exported(self._manifests[own].get("imports"), name, accepted):
-                yield normal(join(own, one))
+                yield normalize_path(join_path(own, one))
 
     def aliases(self, inside: str, module: str) -> Iterator[str]:
         """What a name means by the `paths` and `baseUrl` of the tsconfig.json or jsconfig.json around a folder, or by
         the habit of `@/` for a project's sources."""
         base, patterns = self._aliases_of(inside)
-        found = sorted((one for one in patterns if _fits(one, module)), key=lambda one: ("*" in one, -len(one)))
+        found = sorted((one for one in patterns if _fits_pattern(one, module)), key=lambda one: ("*" in one, -len(one)))
         if found:
             part = module[len(found[0].partition("*")[0]) : len(module) - len(found[0].partition("*")[2])]
             yield from (target.replace("*", part) for target in patterns[found[0]])
         if base is not None:
-            yield join(base, module)
+            yield join_path(base, module)
         if module.startswith(("@/", "~/")):
             for folder in self._project(inside):
-                yield from (join(folder, join(inner, module[2:])) for inner in ("src", ""))
+                yield from (join_path(folder, join_path(inner, module[2:])) for inner in ("src", ""))
 
     def _own_package(self, inside: str) -> str | None:
-        return next((folder for folder in upward(inside) if folder in self._manifests), None)
+        return next((folder for folder in folders_upward(inside) if folder in self._manifests), None)
 
     def _top(self, folder: str) -> str:
         return self._workspace.get(folder, folder)
@@ -111,49 +111,49 @@ class NodePackages:
 
     def _project(self, inside: str) -> list[str]:
         """The folders from one up to the top of its package, or of the workspace that its package is in."""
-        above, own = upward(inside), self._own_package(inside)
+        above, own = folders_upward(inside), self._own_package(inside)
         return above if own is None else above[: above.index(self._top(own)) + 1]
 
     def _patterns(self, folder: str) -> Iterator[str]:
         given = self._manifests[folder].get("workspaces")
         given = given.get("packages") if isinstance(given, dict) else given
         yield from (one for one in given if isinstance(one, str)) if isinstance(given, list) else ()
-        pnpm, lerna = join(folder, "pnpm-workspace.yaml"), join(folder, "lerna.json")
+        pnpm, lerna = join_path(folder, "pnpm-workspace.yaml"), join_path(folder, "lerna.json")
         if pnpm in self._paths.files:
             yield from _YAML_ITEM.findall(self._paths.text(pnpm).partition("packages:")[2])
         if lerna in self._paths.files:
-            found = _json(self._paths.text(lerna)).get("packages")
+            found = _parse_json(self._paths.text(lerna)).get("packages")
             yield from (one for one in found if isinstance(one, str)) if isinstance(found, list) else ()
 
     def _find_aliases(self, folder: str) -> tuple[str | None, dict[str, list[str]]]:
         for one in self._project(folder):
             for name in ("tsconfig.json", "jsconfig.json", "tsconfig.app.json", "tsconfig.base.json"):
-                if join(one, name) in self._paths.files:
-                    base, patterns = self._config(join(one, name))
+                if join_path(one, name) in self._paths.files:
+                    base, patterns = self._config(join_path(one, name))
                     if base is not None or patterns or name == "tsconfig.base.json":
                         return base, patterns
-            if join(one, "tsconfig.json") in self._paths.files:
+            if join_path(one, "tsconfig.json") in self._paths.files:
                 break
         return None, {}
 
     def _read_config(self, path: str, depth: int = 5) -> tuple[str | None, dict[str, list[str]]]:
         """(baseUrl, paths) of a configuration, each where it or what it extends has one, from the repository's top."""
-        config = _json(self._paths.text(path))
+        config = _parse_json(self._paths.text(path))
         options, folder = _table(config, "compilerOptions"), folder_of(path)
         base: str | None = None
         patterns: dict[str, list[str]] = {}
         extended = config.get("extends")
         for one in extended if isinstance(extended, list) else [extended]:
             if isinstance(one, str) and one.startswith(".") and depth:
-                other = normal(join(folder, one))
+                other = normalize_path(join_path(folder, one))
                 if found := self._paths.first((other, f"{other}.json", f"{other}/tsconfig.json")):
                     base, patterns = self._read_config(found, depth - 1)
         if isinstance(given := options.get("baseUrl"), str):
-            base = normal(join(folder, given))
+            base = normalize_path(join_path(folder, given))
         if isinstance(options.get("paths"), dict):
             start = base if isinstance(options.get("baseUrl"), str) or base is not None else folder
             patterns = {
-                pattern: [normal(join(start or "", one)) for one in targets if isinstance(one, str)]
+                pattern: [normalize_path(join_path(start or "", one)) for one in targets if isinstance(one, str)]
                 for pattern, targets in options["paths"].items()
                 if isinstance(targets, list)
             }
@@ -163,7 +163,7 @@ class NodePackages:
 def _exported(value: Any, wanted: str, accepted: frozenset[str]) -> Iterator[str]:
     """The paths that `exports` or `imports` give for a key, in their order."""
     if isinstance(value, dict) and any(key.startswith((".", "#")) for key in value):
-        fitting = sorted((key for key in value if _fits(key, wanted)), key=lambda key: ("*" in key, -len(key)))
+        fitting = sorted((key for key in value if _fits_pattern(key, wanted)), key=lambda key: ("*" in key, -len(key)))
         if fitting:
             start, _, end = fitting[0].partition("*")
             part = wanted[len(start) : len(wanted) - len(end)]
@@ -181,7 +181,7 @@ def _conditional(value: Any, accepted: frozenset[str], depth: int = 10) -> Itera
             yield from _conditional(one, accepted, depth - 1)
 
 
-def _fits(pattern: str, name: str) -> bool:
+def _fits_pattern(pattern: str, name: str) -> bool:
     start, star, end = pattern.partition("*")
     if not star:
         return pattern == name
@@ -189,14 +189,14 @@ def _fits(pattern: str, name: str) -> bool:
 
 
 def _matches(folder: str, top: str, pattern: str) -> bool:
-    pattern = normal(join(top, pattern))
+    pattern = normalize_path(join_path(top, pattern))
     return fnmatchcase(folder, pattern) and ("**" in pattern or folder.count("/") == pattern.count("/"))
 
 
-def _json(text: str) -> dict[str, Any]:
+def _parse_json(text: str) -> dict[str, Any]:
     """A JSON object with comments and trailing commas, {} where the text is none."""
     try:
-        value = json.loads(_NO_JSON.sub(lambda match: match.group(1) or "", text))
+        value = json.loads(_JSON_COMMENTS.sub(lambda match: match.group(1) or "", text))
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -207,21 +207,21 @@ def _table(value: dict[str, Any], key: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-_UNTYPED = (".js", ".jsx", ".mjs", ".cjs", ".json", ".ts", ".tsx", ".mts", ".cts", ".d.ts", ".vue", ".svelte")
-_TYPED = (".ts", ".tsx", ".mts", ".cts", ".d.ts", ".d.mts", ".d.cts", *_UNTYPED)
-_COMPILED = {  # TypeScript imports its output's name
+_UNTYPED_SUFFIXES = (".js", ".jsx", ".mjs", ".cjs", ".json", ".ts", ".tsx", ".mts", ".cts", ".d.ts", ".vue", ".svelte")
+_TYPED_SUFFIXES = (".ts", ".tsx", ".mts", ".cts", ".d.ts", ".d.mts", ".d.cts", *_UNTYPED_SUFFIXES)
+_SOURCE_SUFFIXES = {  # TypeScript imports its output's name
     ".js": (".ts", ".tsx", ".d.ts"),
     ".jsx": (".tsx", ".d.ts"),
     ".mjs": (".mts", ".d.mts"),
     ".cjs": (".cts", ".d.cts"),
 }
-_CONDITIONS = frozenset({"node", "module", "default"})
+_EXPORT_CONDITIONS = frozenset({"node", "module", "default"})
 
 
-class ScriptTargets:
+class ScriptResolver:
     """`of` a statement: a path's file, a package's entry, or what an alias stands for."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
         self._packages = NodePackages(paths)
         self._bare = cache(self._find_bare)
@@ -231,13 +231,13 @@ class ScriptTargets:
         typed = file.language == "TypeScript"
         found: str | None = None
         if module.startswith("."):
-            found = self._file(normal(join(folder_of(file.path), module)), typed)
+            found = self._file(normalize_path(join_path(folder_of(file.path), module)), typed)
         elif module:
             found = self._bare(folder_of(file.path), module, typed, "require" in one.names)
         yield from (found,) if found else ()
 
     def _find_bare(self, folder: str, module: str, typed: bool, required: bool) -> str | None:
-        accepted = _CONDITIONS | {"require" if required else "import"} | ({"types"} if typed else frozenset())
+        accepted = _EXPORT_CONDITIONS | {"require" if required else "import"} | ({"types"} if typed else frozenset())
         tries = list(self._packages.internal(folder, module, accepted)) if module.startswith("#") else []
         tries += self._packages.aliases(folder, module)
         scope = 2 if module.startswith("@") else 1
@@ -249,14 +249,14 @@ class ScriptTargets:
     def _file(self, target: str, typed: bool) -> str | None:
         """The file of a path as an import writes it: its own, with a suffix added or changed, or its folder's."""
         stem, suffix = posixpath.splitext(target)
-        suffixes = _TYPED if typed else _UNTYPED
-        tries = [target, *(stem + other for other in _COMPILED.get(suffix, ()))] if target else []
+        suffixes = _TYPED_SUFFIXES if typed else _UNTYPED_SUFFIXES
+        tries = [target, *(stem + other for other in _SOURCE_SUFFIXES.get(suffix, ()))] if target else []
         tries += [target + one for one in suffixes] if target else []
         return self._paths.first(tries) or (self._entry(target, suffixes) if target in self._paths.folders else None)
 
     def _entry(self, folder: str, suffixes: Sequence[str]) -> str | None:
-        if join(folder, "package.json") in self._paths.files:
+        if join_path(folder, "package.json") in self._paths.files:
             for one in self._packages.main(folder):
                 if found := self._paths.first((one, *(one + suffix for suffix in suffixes))):
                     return found
-        return self._paths.first(join(folder, f"index{one}") for one in suffixes)
+        return self._paths.first(join_path(folder, f"index{one}") for one in suffixes)

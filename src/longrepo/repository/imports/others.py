@@ -16,32 +16,39 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
 
-from longrepo.repository.imports.paths import Paths, folder_of, join, nearest, normal, ways_down
+from longrepo.repository.imports.paths import (
+    PathIndex,
+    folder_of,
+    folders_with_inner,
+    join_path,
+    nearest_paths,
+    normalize_path,
+)
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
 
-_MODULE = re.compile(r"^[ \t]*module[ \t]+\"?([^\s\"]+)", re.MULTILINE)
-_NO_CODE = re.compile(  # each goes on to the end where its own is missing, or broken code takes time squared
+_GO_MODULE = re.compile(r"^[ \t]*module[ \t]+\"?([^\s\"]+)", re.MULTILINE)
+_NON_CODE = re.compile(  # each goes on to the end where its own is missing, or broken code takes time squared
     r"""//[^\n]*+|/\*(?:.*?\*/|.*+)|`[^`]*+`?|"(?:[^"\\\n]++|\\[^\n])*+"?|'(?:[^'\\\n]++|\\[^\n])*+'?""", re.DOTALL
 )
 _WORD = re.compile(r"\w+")
-_INSIDE = re.compile(r"[\w.]")
-_PACKAGE = re.compile(r"^package\s+(\w+)", re.MULTILINE)
-_DEFINED = re.compile(r"^(?:func|type|var|const)\s+(\w+(?:\s*,\s*\w+)*)", re.MULTILINE)
-_GROUP = re.compile(r"^(?:type|var|const)[ \t]*\(((?:[^\n]*+\n(?!\))(?=[ \t\n]))*+[^\n]*)\n\)", re.MULTILINE)
-_GROUPED = re.compile(r"^(?:\t| {1,8})(\w+(?:\s*,\s*\w+)*)", re.MULTILINE)  # gofmt's indentation, once
+_NAME_PART = re.compile(r"[\w.]")
+_GO_PACKAGE = re.compile(r"^package\s+(\w+)", re.MULTILINE)
+_GO_DEFINITION = re.compile(r"^(?:func|type|var|const)\s+(\w+(?:\s*,\s*\w+)*)", re.MULTILINE)
+_GO_GROUP = re.compile(r"^(?:type|var|const)[ \t]*\(((?:[^\n]*+\n(?!\))(?=[ \t\n]))*+[^\n]*)\n\)", re.MULTILINE)
+_GO_GROUP_MEMBER = re.compile(r"^(?:\t| {1,8})(\w+(?:\s*,\s*\w+)*)", re.MULTILINE)  # gofmt's indentation, once
 
 
-class GoTargets:
+class GoResolver:
     """`of` a statement: a blank import means the files with an `init` function."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
-        modules = ((_MODULE.search(paths.text(path)), folder_of(path)) for path in paths.named["go.mod"])
+        modules = ((_GO_MODULE.search(paths.text(path)), folder_of(path)) for path in paths.named["go.mod"])
         found = [(match.group(1), folder) for match, folder in modules if match]
         self._modules = sorted(found, key=lambda module: -len(module[0]))
         self._definitions = cache(self._find_definitions)
-        self._code = cache(lambda path: _NO_CODE.sub('""', paths.text(path)))  # without comments and strings
+        self._code = cache(lambda path: _NON_CODE.sub('""', paths.text(path)))  # without comments and strings
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
         folder = self._folder(one.module)
@@ -61,12 +68,14 @@ class GoTargets:
             return set(_WORD.findall(self._code(path)))
         # Many times as fast as a pattern that begins with a name's edge.
         pairs = pairwise(self._code(path).split(f"{package}."))
-        return {match[0] for before, after in pairs if not _INSIDE.match(before[-1:]) and (match := _WORD.match(after))}
+        return {
+            match[0] for before, after in pairs if not _NAME_PART.match(before[-1:]) and (match := _WORD.match(after))
+        }
 
     def _folder(self, imported: str) -> str | None:
         for module, folder in self._modules:
             if imported == module or imported.startswith(f"{module}/"):
-                return join(folder, imported[len(module) + 1 :])
+                return join_path(folder, imported[len(module) + 1 :])
         return None
 
     def _find_definitions(self, folder: str) -> tuple[str, dict[str, list[str]]]:
@@ -76,36 +85,36 @@ class GoTargets:
             if not path.endswith(".go"):
                 continue
             code = self._code(path)
-            if not path.endswith("_test.go") and not package and (match := _PACKAGE.search(code)):
+            if not path.endswith("_test.go") and not package and (match := _GO_PACKAGE.search(code)):
                 package = match.group(1)
-            found = _DEFINED.findall(code)
-            found += [names for group in _GROUP.findall(code) for names in _GROUPED.findall(group)]
+            found = _GO_DEFINITION.findall(code)
+            found += [names for group in _GO_GROUP.findall(code) for names in _GO_GROUP_MEMBER.findall(group)]
             for name in {name.strip() for names in found for name in names.split(",")}:
                 defined[name].append(path)
         return package, defined
 
 
 _JVM_PACKAGE = re.compile(r"^[ \t]*package[ \t]+([\w.`]+)", re.MULTILINE)
-_KEYWORDS = "class|interface|object|trait|enum|typealias|type|given|fun|val|var|def"
-_DECLARED = re.compile(  # at the margin, where neither language puts anything else
-    rf"^(?:(?!(?:{_KEYWORDS})\b)[\w@.:]+(?:\([^)\n]*+\))?[ \t]+)*+"
+_JVM_KEYWORDS = "class|interface|object|trait|enum|typealias|type|given|fun|val|var|def"
+_JVM_DECLARATION = re.compile(  # at the margin, where neither language puts anything else
+    rf"^(?:(?!(?:{_JVM_KEYWORDS})\b)[\w@.:]+(?:\([^)\n]*+\))?[ \t]+)*+"
     r"(?:(?:(?:enum|fun)[ \t]+)?(?:class|interface|object|trait|enum|typealias|type|given)[ \t]+`?(\w+)|"
     r"(?:fun|val|var|def)[ \t]+(?:<[^>\n]*>[ \t]*)?(?:[\w<>?*,. ]{1,120}\.)?`?(\w+))",
     re.MULTILINE,
 )
-_FACADE = re.compile(r"^@file:JvmName\(\"(\w+)\"\)", re.MULTILINE)
-_DEEPEST = 30
-_SUFFIXES = (".java", ".kt", ".kts", ".scala")
+_KOTLIN_FACADE = re.compile(r"^@file:JvmName\(\"(\w+)\"\)", re.MULTILINE)
+_MAX_PACKAGE_DEPTH = 30
+_JVM_SUFFIXES = (".java", ".kt", ".kts", ".scala")
 
 
-class JvmTargets:
+class JvmResolver:
     """`of` a statement: of a whole package, the files that declare a name which the importing file uses."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
         self._declared: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)  # package -> name -> paths
         for path, file in paths.files.items():
-            if path.endswith(_SUFFIXES):
+            if path.endswith(_JVM_SUFFIXES):
                 packages = _JVM_PACKAGE.findall(file.text)[: None if file.language == "Scala" else 1]
                 package = ".".join(packages).replace("`", "")
                 for name in _declarations(file):
@@ -115,7 +124,7 @@ class JvmTargets:
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
         if one.module == "package":
             return
-        parts = one.module.replace("`", "").split(".")[:_DEEPEST]
+        parts = one.module.replace("`", "").split(".")[:_MAX_PACKAGE_DEPTH]
         if parts[-1] in ("*", "_"):
             parts.pop()
             if declared := self._declared.get(".".join(parts)):
@@ -130,28 +139,28 @@ class JvmTargets:
 
     def _meant(self, file: TextFile, found: list[str]) -> list[str]:
         """A class has one file; Kotlin's functions of one name, and what it expects and provides, may have several."""
-        return found if file.language == "Kotlin" and found[0].endswith(".kt") else nearest(file.path, found)[:1]
+        return found if file.language == "Kotlin" and found[0].endswith(".kt") else nearest_paths(file.path, found)[:1]
 
 
 def _declarations(file: TextFile) -> set[str]:
     stem = file.path.rpartition("/")[2].rpartition(".")[0]
     if file.language == "Java":
         return {stem}
-    names = {one or two for one, two in _DECLARED.findall(file.text)}
+    names = {one or two for one, two in _JVM_DECLARATION.findall(file.text)}
     if file.language == "Kotlin":  # what Java calls the class that holds a file's functions
-        names.update(_FACADE.findall(file.text) or [f"{stem}Kt"])
+        names.update(_KOTLIN_FACADE.findall(file.text) or [f"{stem}Kt"])
     return names
 
 
-_INNER = ("include", "src", "inc", "lib")
-_PUBLIC = frozenset({"include", "includes", "inc"})
+_INNER_FOLDERS = ("include", "src", "inc", "lib")
+_PUBLIC_FOLDERS = frozenset({"include", "includes", "inc"})
 
 
-class IncludeTargets:
+class IncludeResolver:
     """`of` a statement: beside the file, then in an include folder above it, then the only file that ends like this,
     or the nearest. `<…>` has to lie below a folder that is called `include`."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
         self._from = cache(self._find)
 
@@ -161,12 +170,12 @@ class IncludeTargets:
 
     def _find(self, folder: str, module: str) -> str | None:
         public = module.startswith("<")
-        name = normal(module.strip("<>"))
-        beside = normal(join(folder, name))
+        name = normalize_path(module.strip("<>"))
+        beside = normalize_path(join_path(folder, name))
         if not public and beside in self._paths.files:
             return beside
-        inner = ("include", "inc") if public else _INNER
-        above = (join(one, name) for one in ways_down(folder, inner))
+        inner = ("include", "inc") if public else _INNER_FOLDERS
+        above = (join_path(one, name) for one in folders_with_inner(folder, inner))
         usual = (one for one in above if not public or self._public(one, name))
         if found := self._paths.first(usual):
             return found
@@ -174,10 +183,10 @@ class IncludeTargets:
         ends = [one for one in self._paths.named[posixpath.basename(name)] if f"/{one}".endswith(f"/{name}")]
         if public:
             ends = [one for one in ends if self._public(one, name)]
-        close = nearest(join(folder, "file"), ends)
+        close = nearest_paths(join_path(folder, "file"), ends)
         return close[0] if len(close) == 1 else None
 
     @staticmethod
     def _public(path: str, name: str) -> bool:
         """Whether `<name>` may mean a path: it lies below a folder that is called so."""
-        return posixpath.basename(path[: len(path) - len(name)].rstrip("/")) in _PUBLIC
+        return posixpath.basename(path[: len(path) - len(name)].rstrip("/")) in _PUBLIC_FOLDERS

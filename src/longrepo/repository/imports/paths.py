@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from longrepo.repository.types import TextFile
 
 
-class Paths:
+class PathIndex:
     """`files` by path; `named` the paths by file name, `inside` by folder ("" is the top), all in path order.
     `folders` holds every folder, those without files of their own too."""
 
@@ -28,7 +28,7 @@ class Paths:
             folder, _, name = path.rpartition("/")
             self.named[name].append(path)
             self.inside[folder].append(path)
-        self.folders = {""}.union(*map(upward, [*self.inside]))
+        self.folders = {""}.union(*map(folders_upward, [*self.inside]))
 
     def first(self, candidates: Iterable[str]) -> str | None:
         """The first of the candidates that there is."""
@@ -44,7 +44,7 @@ def folder_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def upward(folder: str) -> list[str]:
+def folders_upward(folder: str) -> list[str]:
     """A folder and those that hold it, the top last."""
     found = [folder]
     while found[-1]:
@@ -52,25 +52,25 @@ def upward(folder: str) -> list[str]:
     return found
 
 
-def join(folder: str, path: str) -> str:
+def join_path(folder: str, path: str) -> str:
     """`folder/path`, of which either may be empty."""
     return f"{folder}/{path}" if folder and path else folder or path
 
 
-def normal(path: str) -> str:
+def normalize_path(path: str) -> str:
     """A path without `.` and `..`; "" is the top."""
     path = posixpath.normpath(path)
     return "" if path == "." else path
 
 
-def ways_down(folder: str, inner: Sequence[str]) -> Iterator[str]:
+def folders_with_inner(folder: str, inner: Sequence[str]) -> Iterator[str]:
     """A folder and those that hold it, each followed by the `inner` folders it could have."""
-    for one in upward(folder):
+    for one in folders_upward(folder):
         yield one
-        yield from (join(one, name) for name in inner)
+        yield from (join_path(one, name) for name in inner)
 
 
-def nearest(path: str, candidates: Sequence[str]) -> list[str]:
+def nearest_paths(path: str, candidates: Sequence[str]) -> list[str]:
     """The candidates that share the most folders with a path; of these, the ones with the fewest more."""
     if len(candidates) < 2:
         return list(candidates)
@@ -91,7 +91,7 @@ def nearest(path: str, candidates: Sequence[str]) -> list[str]:
 _TEST_AFFIX = re.compile(r"^tests?_(?=.)|(?<=.)[._-](tests?|spec)$|(?<=[a-z0-9])(Tests?|Spec|IT)$")
 
 
-class Nearness:
+class PathNearness:
     """An index over paths; a walk from one of them costs as much as what is taken of it."""
 
     def __init__(self, paths: Iterable[str]) -> None:

@@ -9,21 +9,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from longrepo.repository.imports.paths import Paths, folder_of, join, upward, ways_down
+from longrepo.repository.imports.paths import PathIndex, folder_of, folders_upward, folders_with_inner, join_path
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
 
-_MODULE = ("/__init__.py", ".py", ".pyx", "/__init__.pyi", ".pyi")  # in the interpreter's order, then stubs
-_STUB = ("/__init__.pyi", ".pyi", "/__init__.py", ".py", ".pyx")
-_INNER = ("src", "lib")
+_MODULE_SUFFIXES = ("/__init__.py", ".py", ".pyx", "/__init__.pyi", ".pyi")  # in the interpreter's order, then stubs
+_STUB_SUFFIXES = ("/__init__.pyi", ".pyi", "/__init__.py", ".py", ".pyx")
+_SOURCE_FOLDERS = ("src", "lib")
 
 
-class PythonTargets:
+class PythonResolver:
     """`of` a statement: the module's own file, or for `from package import name` the submodule of that name."""
 
-    def __init__(self, paths: Paths, statements: Mapping[str, Sequence[Import]]) -> None:
+    def __init__(self, paths: PathIndex, statements: Mapping[str, Sequence[Import]]) -> None:
         self._paths = paths
-        self._holding = _names(paths)
+        self._holding = _folders_by_module_name(paths)
         self._packages = {folder_of(path) for path in (*paths.named["__init__.py"], *paths.named["__init__.pyi"])}
         shown = cache(self._shown_packages)
         for path, imports in statements.items():
@@ -33,36 +33,39 @@ class PythonTargets:
         self._roots = cache(self._find_roots)
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
-        module, endings = one.module.replace(".", "/"), _STUB if file.path.endswith(".pyi") else _MODULE
+        module, endings = (
+            one.module.replace(".", "/"),
+            _STUB_SUFFIXES if file.path.endswith(".pyi") else _MODULE_SUFFIXES,
+        )
         if one.level:
-            roots = upward(folder_of(file.path))[one.level - 1 : one.level]
+            roots = folders_upward(folder_of(file.path))[one.level - 1 : one.level]
         else:
             roots = self._roots(folder_of(file.path), one.module.partition(".")[0])
         for root in roots:
-            if found := self._under(join(root, module), one.names, endings):
+            if found := self._under(join_path(root, module), one.names, endings):
                 yield from found
                 return
 
     def _shown_packages(self, folder: str, module: str, level: int, names: tuple[str, ...]) -> frozenset[str]:
         """Folders that an import shows to be packages: an empty __init__.py is not among the files."""
         parts = module.split(".")
-        above = upward(folder)
+        above = folders_upward(folder)
         if level:
-            base = join(above[min(level, len(above)) - 1], "/".join(parts))
-            found = above[:level] if self._under(base, names, _MODULE) else []
-            return frozenset(one for one in found if one.rpartition("/")[2] not in _INNER)
+            base = join_path(above[min(level, len(above)) - 1], "/".join(parts))
+            found = above[:level] if self._under(base, names, _MODULE_SUFFIXES) else []
+            return frozenset(one for one in found if one.rpartition("/")[2] not in _SOURCE_FOLDERS)
         if len(parts) > 1:
             for root in self._holders(folder, parts[0]):
-                whole = join(root, "/".join(parts))
-                if whole in self._paths.folders or self._under(whole, (), _MODULE):
-                    packages = upward(whole)[: len(parts)]
+                whole = join_path(root, "/".join(parts))
+                if whole in self._paths.folders or self._under(whole, (), _MODULE_SUFFIXES):
+                    packages = folders_upward(whole)[: len(parts)]
                     # Tests are often started as scripts, too.
                     return frozenset(one for one in packages if not one.rpartition("/")[2].startswith("test"))
         return frozenset()
 
     def _under(self, module: str, names: Sequence[str], endings: Sequence[str]) -> list[str]:
         own = self._paths.first(module + ending for ending in endings)
-        submodules = [self._paths.first(join(module, name) + ending for ending in endings) for name in names]
+        submodules = [self._paths.first(join_path(module, name) + ending for ending in endings) for name in names]
         known = [found for found in submodules if found]
         return [own, *known] if own and len(known) < max(len(submodules), 1) else known
 
@@ -74,16 +77,16 @@ class PythonTargets:
             *(root for root in self._declared if root in self._holding.get(name, ())),
         ]
         if name not in sys.stdlib_module_names:
-            roots += sorted(root for root in self._holding.get(name, ()) if join(root, name) in self._packages)
-        # A module of a package sees its neighbours with a dot alone.
+            roots += sorted(root for root in self._holding.get(name, ()) if join_path(root, name) in self._packages)
+        # A module of a package sees its neighbors with a dot alone.
         return [root for root in dict.fromkeys(roots) if root not in self._packages]
 
     def _holders(self, folder: str, name: str) -> list[str]:
         holding = self._holding.get(name)
-        return [root for root in ways_down(folder, _INNER) if root in holding] if holding else []
+        return [root for root in folders_with_inner(folder, _SOURCE_FOLDERS) if root in holding] if holding else []
 
 
-def _names(paths: Paths) -> defaultdict[str, set[str]]:
+def _folders_by_module_name(paths: PathIndex) -> defaultdict[str, set[str]]:
     """What a module or package may be called -> the folders that hold something of this name."""
     holding: defaultdict[str, set[str]] = defaultdict(set)
     for folder in paths.folders:
@@ -95,7 +98,7 @@ def _names(paths: Paths) -> defaultdict[str, set[str]]:
     return holding
 
 
-def _declared_roots(paths: Paths) -> Iterator[str]:
+def _declared_roots(paths: PathIndex) -> Iterator[str]:
     """Source folders that each pyproject.toml names to setuptools and pytest."""
     for path in paths.named["pyproject.toml"]:
         try:
@@ -106,7 +109,7 @@ def _declared_roots(paths: Paths) -> Iterator[str]:
         where = _table(setuptools, "packages", "find").get("where", [])
         pytest = _table(tool, "pytest", "ini_options")
         named = [*_strings(where), *_table(setuptools, "package-dir").values(), *_strings(pytest.get("pythonpath", []))]
-        yield from (join(folder_of(path), one.strip("./")) for one in named if isinstance(one, str))
+        yield from (join_path(folder_of(path), one.strip("./")) for one in named if isinstance(one, str))
 
 
 def _table(value: Any, *keys: str) -> dict[str, Any]:

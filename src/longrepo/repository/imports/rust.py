@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from longrepo.repository.imports.paths import Paths, folder_of, join, normal, upward
+from longrepo.repository.imports.paths import PathIndex, folder_of, folders_upward, join_path, normalize_path
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
 
-_KINDS = {"bin": ("autobins", "src/bin"), "test": ("autotests", "tests")}
-_KINDS |= {"example": ("autoexamples", "examples"), "bench": ("autobenches", "benches")}
-_DEPENDENCIES = ("dependencies", "dev-dependencies", "build-dependencies")
+_TARGET_KINDS = {"bin": ("autobins", "src/bin"), "test": ("autotests", "tests")}
+_TARGET_KINDS |= {"example": ("autoexamples", "examples"), "bench": ("autobenches", "benches")}
+_DEPENDENCY_TABLES = ("dependencies", "dev-dependencies", "build-dependencies")
 
 
 @dataclass(frozen=True)
-class Package:
+class CargoPackage:
     """`roots`: the files that rustc is started on. `crates`: a name that `use` may begin with -> the root of that
     crate of this repository. `names_from_root`: edition 2015, where paths begin at the crate's root."""
 
@@ -35,17 +35,17 @@ class Package:
     crates: dict[str, str] = field(default_factory=dict)
 
 
-def packages(paths: Paths) -> dict[str, Package]:
+def cargo_packages(paths: PathIndex) -> dict[str, CargoPackage]:
     """The packages of a repository by folder."""
     manifests = dict(_manifests(paths))
-    found: dict[str, Package] = {}
+    found: dict[str, CargoPackage] = {}
     for folder, manifest in manifests.items():
         if "package" in manifest:
             named = _table(manifest, "lib").get("path")
-            library = _existing(paths, join(folder, named if isinstance(named, str) else "src/lib.rs"))
+            library = _existing(paths, join_path(folder, named if isinstance(named, str) else "src/lib.rs"))
             edition = _inherited(_table(manifest, "package"), "edition", manifests, folder, "package")
             roots = tuple(dict.fromkeys(_roots(paths, folder, manifest, library)))
-            found[folder] = Package(library, roots, edition in (None, "2015"))
+            found[folder] = CargoPackage(library, roots, edition in (None, "2015"))
     for folder, package in found.items():
         if package.library:
             package.crates[_library_name(manifests[folder])] = package.library
@@ -54,7 +54,7 @@ def packages(paths: Paths) -> dict[str, Package]:
             if _table(dependency).get("workspace"):
                 base, dependency = _workspace_dependency(manifests, folder, name)
             path = _table(dependency).get("path")
-            target = normal(join(base, path)) if isinstance(path, str) else None
+            target = normalize_path(join_path(base, path)) if isinstance(path, str) else None
             if target in found and (library := found[target].library):
                 renamed = "package" in _table(dependency)
                 called = name.replace("-", "_") if renamed else _library_name(manifests[target])
@@ -62,7 +62,7 @@ def packages(paths: Paths) -> dict[str, Package]:
     return found
 
 
-def _manifests(paths: Paths) -> Iterator[tuple[str, dict[str, Any]]]:
+def _manifests(paths: PathIndex) -> Iterator[tuple[str, dict[str, Any]]]:
     for path in paths.named["Cargo.toml"]:
         try:
             yield folder_of(path), tomllib.loads(paths.text(path))
@@ -70,18 +70,18 @@ def _manifests(paths: Paths) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
 
 
-def _roots(paths: Paths, folder: str, manifest: dict[str, Any], library: str | None) -> Iterator[str]:
+def _roots(paths: PathIndex, folder: str, manifest: dict[str, Any], library: str | None) -> Iterator[str]:
     package = _table(manifest, "package")
     build = package.get("build", "build.rs")
-    named = [library, join(folder, "src/main.rs"), join(folder, build) if isinstance(build, str) else None]
-    for kind, (automatic, place) in _KINDS.items():
+    named = [library, join_path(folder, "src/main.rs"), join_path(folder, build) if isinstance(build, str) else None]
+    for kind, (automatic, place) in _TARGET_KINDS.items():
         targets = manifest.get(kind)
         for one in targets if isinstance(targets, list) else ():
             name, path = _table(one).get("name"), _table(one).get("path")
             usual = [f"{place}/{name}.rs", f"{place}/{name}/main.rs"]
-            named += [join(folder, given) for given in ([path] if isinstance(path, str) else usual)]
+            named += [join_path(folder, given) for given in ([path] if isinstance(path, str) else usual)]
         if package.get(automatic, True):
-            within = join(folder, place)
+            within = join_path(folder, place)
             named += [path for path in paths.inside.get(within, ()) if path.endswith(".rs")]
             named += [path for path in paths.named["main.rs"] if folder_of(folder_of(path)) == within]
     yield from (path for path in named if path in paths.files)
@@ -94,7 +94,7 @@ def _library_name(manifest: dict[str, Any]) -> str:
 
 def _dependencies(manifest: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for table in (manifest, *(_table(one) for one in _table(manifest, "target").values())):
-        for kind in _DEPENDENCIES:
+        for kind in _DEPENDENCY_TABLES:
             yield from _table(table, kind).items()
 
 
@@ -127,22 +127,22 @@ def _table(value: Any, *keys: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _existing(paths: Paths, path: str) -> str | None:
+def _existing(paths: PathIndex, path: str) -> str | None:
     return path if path in paths.files else None
 
 
 _EXTERN_CRATE = re.compile(r"^[ \t]*(?:pub(?:\([^)]*\))?\s+)?extern\s+crate\s+(\w+)", re.MULTILINE)
 _PUBLIC_MODULE = re.compile(r"\bpub\s+mod\s+(?:r#)?(\w+)")
-_DEEPEST = 30
-_NOWHERE = Package(None, (), False)
+_MAX_USE_DEPTH = 30
+_NO_PACKAGE = CargoPackage(None, (), False)
 
 
-class RustTargets:
+class RustResolver:
     """`of` a statement: the file that `mod name;` reads, or that holds the module a `use` takes something from."""
 
-    def __init__(self, paths: Paths) -> None:
+    def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
-        self._packages = packages(paths)
+        self._packages = cargo_packages(paths)
         self._roots = {root for package in self._packages.values() for root in package.roots}
         self._roots.update(path for name in ("lib.rs", "main.rs") for path in paths.named[name])
         self._root_of = cache(self._find_root)
@@ -153,7 +153,9 @@ class RustTargets:
         if one.module == "mod":
             yield from self._module_file(file.path, one.names)
             return
-        head, *rest = [part.strip().removeprefix("r#") for part in one.module.removeprefix("::").split("::")[:_DEEPEST]]
+        head, *rest = [
+            part.strip().removeprefix("r#") for part in one.module.removeprefix("::").split("::")[:_MAX_USE_DEPTH]
+        ]
         root, own, package = self._root_of(file.path), self._own_folder(file.path), self._package_of(file.path)
         if head in ("self", "super"):
             base: str | None = own
@@ -193,14 +195,14 @@ class RustTargets:
     def _module_file(self, path: str, names: tuple[str, ...]) -> Iterator[str]:
         name, *given = names
         if given:
-            target = posixpath.normpath(join(folder_of(path), given[0]))
+            target = posixpath.normpath(join_path(folder_of(path), given[0]))
             found = target if target in self._paths.files else None
         else:
             found = self._child(self._own_folder(path), name.replace("::", "/").replace("r#", ""))
         yield from (found,) if found else ()
 
     def _child(self, folder: str, name: str) -> str | None:
-        module = join(folder, name)
+        module = join_path(folder, name)
         return self._paths.first((f"{module}.rs", f"{module}/mod.rs"))
 
     def _own_folder(self, path: str) -> str:
@@ -213,12 +215,14 @@ class RustTargets:
         """The root of the crate a file belongs to; of several in one folder, the library's."""
         if path in self._roots:
             return path
-        for folder in upward(folder_of(path)):
-            usual = self._paths.first((join(folder, "lib.rs"), join(folder, "main.rs")))
+        for folder in folders_upward(folder_of(path)):
+            usual = self._paths.first((join_path(folder, "lib.rs"), join_path(folder, "main.rs")))
             others = [other for other in self._paths.inside.get(folder, ()) if other in self._roots]
             if usual or others:
                 return usual or (others[0] if len(others) == 1 else None)
         return None
 
-    def _find_package(self, path: str) -> Package:
-        return next((self._packages[one] for one in upward(folder_of(path)) if one in self._packages), _NOWHERE)
+    def _find_package(self, path: str) -> CargoPackage:
+        return next(
+            (self._packages[one] for one in folders_upward(folder_of(path)) if one in self._packages), _NO_PACKAGE
+        )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tree_sitter import Node
 
-from longrepo.repository.syntax import Parsed, parse
+from longrepo.repository.syntax import SyntaxTree, parse_syntax
 from longrepo.repository.types import TextFile
 
 
@@ -23,13 +23,13 @@ class Import(NamedTuple):
     line: int
 
 
-def imports(file: TextFile) -> tuple[Import, ...]:
+def read_imports(file: TextFile) -> tuple[Import, ...]:
     """The import statements of a Python, Rust, Go, JavaScript, TypeScript, Java, Kotlin, Scala, C or C++ file."""
-    parsed = parse(file.text, file.language) if file.language in _READERS else None
+    parsed = parse_syntax(file.text, file.language) if file.language in _READERS else None
     return imports_in(parsed) if parsed else ()
 
 
-def imports_in(parsed: Parsed) -> tuple[Import, ...]:
+def imports_in(parsed: SyntaxTree) -> tuple[Import, ...]:
     """The import statements of a text in order."""
     reader = _READERS.get(parsed.language)
     if reader is None:
@@ -42,7 +42,7 @@ def _line(node: Node) -> int:
     return node.start_point[0] + 1
 
 
-def _python(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+def _python(parsed: SyntaxTree, index: int, node: Node) -> Iterator[Import]:
     names = [_unaliased(parsed, name) for name in node.children_by_field_name("name")]
     if parsed.types[index] == "import_statement":
         yield from (Import(name, (), 0, _line(node)) for name in names)
@@ -52,11 +52,11 @@ def _python(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
         yield Import(stripped, tuple(names), len(module) - len(stripped), _line(node))
 
 
-def _unaliased(parsed: Parsed, node: Node) -> str:
+def _unaliased(parsed: SyntaxTree, node: Node) -> str:
     return parsed.source(node.child_by_field_name("name") or node)
 
 
-def _rust(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+def _rust(parsed: SyntaxTree, index: int, node: Node) -> Iterator[Import]:
     if parsed.types[index] == "mod_item":
         name = node.child_by_field_name("name")
         if name is not None and node.child_by_field_name("body") is None:
@@ -68,7 +68,7 @@ def _rust(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
             yield Import(_from_file(path, inline), (), 0, _line(node))
 
 
-def _inline_modules(parsed: Parsed, index: int) -> list[str]:
+def _inline_modules(parsed: SyntaxTree, index: int) -> list[str]:
     """The names of the modules around a node that have their body in this file, the outermost first."""
     names = list[str]()
     while (index := parsed.above[index]) >= 0:
@@ -90,7 +90,7 @@ def _from_file(path: str, inline: list[str]) -> str:
     return "::".join(parts if parts and parts[0] == "super" else ("self", *inner, *parts))
 
 
-def _path_attribute(parsed: Parsed, node: Node) -> Iterator[str]:
+def _path_attribute(parsed: SyntaxTree, node: Node) -> Iterator[str]:
     """The file that `#[path = "…"]` before a `mod` names."""
     before = node.prev_named_sibling
     while before is not None and before.type == "attribute_item":
@@ -100,7 +100,7 @@ def _path_attribute(parsed: Parsed, node: Node) -> Iterator[str]:
         before = before.prev_named_sibling
 
 
-def _use_paths(parsed: Parsed, node: Node, prefix: str, depth: int) -> Iterator[str]:
+def _use_paths(parsed: SyntaxTree, node: Node, prefix: str, depth: int) -> Iterator[str]:
     if depth == 0:  # nobody writes this; a recursion has to end
         return
     if node.type == "scoped_use_list":
@@ -121,13 +121,13 @@ def _use_paths(parsed: Parsed, node: Node, prefix: str, depth: int) -> Iterator[
         yield (prefix + parsed.source(node)).removesuffix("::self")
 
 
-def _go(parsed: Parsed, _: int, node: Node) -> Iterator[Import]:
+def _go(parsed: SyntaxTree, _: int, node: Node) -> Iterator[Import]:
     if path := node.child_by_field_name("path"):
         name = node.child_by_field_name("name")
         yield Import(parsed.source(path).strip('"`'), (parsed.source(name),) if name else (), 0, _line(node))
 
 
-def _javascript(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+def _javascript(parsed: SyntaxTree, index: int, node: Node) -> Iterator[Import]:
     required = False
     if parsed.types[index] != "call_expression":
         source = node.child_by_field_name("source")
@@ -147,7 +147,7 @@ def _javascript(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
         yield Import(parsed.source(source).strip("\"'"), ("require",) if required else (), 0, _line(node))
 
 
-def _java(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+def _java(parsed: SyntaxTree, index: int, node: Node) -> Iterator[Import]:
     if parsed.types[index].startswith("package"):
         name = parsed.source(node).partition(" ")[2].strip(" ;\n")
         yield Import("package", (name,), 0, _line(node))
@@ -158,7 +158,7 @@ def _java(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
         yield Import(name, (), 0, _line(node))
 
 
-def _scala(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
+def _scala(parsed: SyntaxTree, index: int, node: Node) -> Iterator[Import]:
     if parsed.types[index] in _PACKAGES:
         yield from _java(parsed, index, node)
         return
@@ -169,18 +169,18 @@ def _scala(parsed: Parsed, index: int, node: Node) -> Iterator[Import]:
             yield Import(re.split(r"=>| as ", outer + name.strip())[0].strip(), (), 0, _line(node))
 
 
-def _c(parsed: Parsed, _: int, node: Node) -> Iterator[Import]:
+def _c(parsed: SyntaxTree, _: int, node: Node) -> Iterator[Import]:
     path = node.child_by_field_name("path")
     if path is not None and path.type in ("string_literal", "system_lib_string"):
         yield Import(parsed.source(path).strip('"'), (), 0, _line(node))
 
 
-_Reader = Callable[[Parsed, int, Node], Iterator[Import]]
+_StatementReader = Callable[[SyntaxTree, int, Node], Iterator[Import]]
 _JAVASCRIPT = (frozenset({"import_statement", "export_statement", "call_expression"}), _javascript)
 _PACKAGES = frozenset({"package_declaration", "package_header", "package_clause"})
 _JAVA = (_PACKAGES | {"import_declaration", "import_header"}, _java)
 _C = (frozenset({"preproc_include"}), _c)
-_READERS: dict[str, tuple[frozenset[str], _Reader]] = {
+_READERS: dict[str, tuple[frozenset[str], _StatementReader]] = {
     "Python": (frozenset({"import_statement", "import_from_statement"}), _python),
     "Rust": (frozenset({"use_declaration", "mod_item"}), _rust),
     "Go": (frozenset({"import_spec"}), _go),
