@@ -27,7 +27,7 @@ from longrepo.reports.evaluation import print_evaluation
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> TwoLosses:
     made = TwoLosses()
-    monkeypatch.setattr(evaluation_run, "create", lambda *_: made)
+    monkeypatch.setattr(evaluation_run, "create_engine", lambda *_: made)
     return made
 
 

@@ -38,7 +38,7 @@ def inside(cgroup: Path, code: str) -> dict[str, int]:
     """Run code in a process in the cgroup; what it puts into `out`."""
     start = (
         "import json, os, sys\nfrom pathlib import Path\n"
-        "from longrepo.memory.budget import find_room, find_budget, own_memory\n"
+        "from longrepo.memory.budget import available_memory, find_budget, process_memory\n"
         f"Path({str(cgroup / 'cgroup.procs')!r}).write_text(str(os.getpid()))\nout = {{}}\n"
     )
     program = [sys.executable, "-c", start + code + "\nprint(json.dumps(out))"]
@@ -61,7 +61,7 @@ def test_what_the_process_holds_counts_as_its_own(cgroup: Path) -> None:
     found = inside(
         cgroup,
         "before = find_room('cpu').bytes\nheld = bytearray(200 * 2**20)\n"
-        "out = {'before': before, 'after': find_room('cpu').bytes, 'held': own_memory().anonymous}",
+        "out = {'before': before, 'after': find_room('cpu').bytes, 'held': process_memory().anonymous}",
     )
     assert found["held"] > 200 * MIB
     assert abs(found["after"] - found["before"]) < 16 * MIB
@@ -76,7 +76,7 @@ def test_files_that_the_process_maps_count_as_its_own(cgroup: Path, tmp_path: Pa
         "before = find_room('cpu').bytes\nwith file.open('rb') as data:\n"
         "    mapped = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ)\n"
         "pages = sum(mapped[0 :: mmap.PAGESIZE])\n"
-        "out = {'before': before, 'after': find_room('cpu').bytes, 'resident': own_memory().resident}",
+        "out = {'before': before, 'after': find_room('cpu').bytes, 'resident': process_memory().resident}",
     )
     assert found["resident"] > 150 * MIB
     assert abs(found["after"] - found["before"]) < 40 * MIB, found

@@ -66,10 +66,10 @@ STORES = (
 Named = dict[str, mx.array]
 
 
-def model_of(kind: str, quantised: bool = False) -> Any:
+def model_of(kind: str, quantized: bool = False) -> Any:
     """Frozen, float32, with random weights that make every part count."""
     name, tied = kind.removesuffix(" untied"), not kind.endswith(" untied")
-    shape = SHAPE | {"tie_word_embeddings": tied, "hidden_size": 64 if quantised else 32}  # groups of 64
+    shape = SHAPE | {"tie_word_embeddings": tied, "hidden_size": 64 if quantized else 32}  # groups of 64
     if name == "llama mixed":
         mixed = {"layer_types": ["full_attention", "sliding_attention"] * 2}
         asked = shape | mixed | {"model_type": "llama", "sliding_window": WINDOW}
@@ -85,7 +85,7 @@ def model_of(kind: str, quantised: bool = False) -> Any:
         for path, array in tree_flatten(model.parameters())
     ]
     model.update(tree_unflatten(values))
-    for path, module in [*model.named_modules()] if quantised else ():
+    for path, module in [*model.named_modules()] if quantized else ():
         if isinstance(module, nn.Linear) and ".layers." in path:
             packed = quantize_linear(module)
             assert packed is not None

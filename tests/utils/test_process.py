@@ -10,15 +10,15 @@ import pytest
 
 CODE = """
 import sys, torch
-from longrepo.utils.process import give_back_freed
-from longrepo.memory.budget import own_memory
+from longrepo.utils.process import return_freed_memory
+from longrepo.memory.budget import process_memory
 torch.empty(20 * 2**20, dtype=torch.uint8)  # freed at once: from here on glibc keeps blocks of such sizes
 if sys.argv[1] == "give back":
-    assert give_back_freed()
-before = own_memory().resident
+    assert return_freed_memory()
+before = process_memory().resident
 blocks = [torch.zeros(size, dtype=torch.uint8) for _ in range(200) for size in (2**20, 2**10)]
 del blocks[::2]
-print((own_memory().resident - before) // 2**20)
+print((process_memory().resident - before) // 2**20)
 """
 
 

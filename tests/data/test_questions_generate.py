@@ -9,7 +9,8 @@ import pytest
 from git_helper import Made, commit_ids, make_repo
 from question_repository import COMMITS, DRAWING, SHAPES, answers, ask
 
-from longrepo.data.questions.generate import QUESTION_KINDS, ChangeFact, Source, make_questions
+from longrepo.data.questions.generate import QUESTION_KINDS, make_questions
+from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
 from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.outline import build_outline
 
@@ -128,10 +129,10 @@ def test_questions_that_answer_themselves_are_dropped(tmp_path: Path) -> None:
 
 
 def test_a_commit_is_asked_about_only_where_all_of_its_files_are_known() -> None:
-    source = Source("a.py", "x = 1\n", "Python", build_outline("x = 1\n", "Python"))
-    whole = ChangeFact("1" * 40, "a.py", "First\n\nBody", 1)
-    part = ChangeFact("2" * 40, "a.py", "Second", 2)
-    gone = ChangeFact("3" * 40, "b.py", "Third", 1)
+    source = SourceFile("a.py", "x = 1\n", "Python", build_outline("x = 1\n", "Python"))
+    whole = ChangedFile("1" * 40, "a.py", "First\n\nBody", 1)
+    part = ChangedFile("2" * 40, "a.py", "Second", 2)
+    gone = ChangedFile("3" * 40, "b.py", "Third", 1)
     made, dropped = make_questions([source], ImportGraph({"a.py": ()}, {"a.py": ()}), [whole, part, gone], 1)
     assert [(one.text, one.answer) for one in made] == [('Which files did commit 11111111 "First" change?', "a.py")]
     assert dropped["commit changed files that are gone or left out"] == 2
@@ -139,7 +140,7 @@ def test_a_commit_is_asked_about_only_where_all_of_its_files_are_known() -> None
 
 def test_an_answer_with_a_placeholder_is_dropped() -> None:
     text = 'def connect_somewhere(address, password="<PASSWORD>"):\n    return 1\n'
-    source = Source("a.py", text, "Python", build_outline(text, "Python"))
+    source = SourceFile("a.py", text, "Python", build_outline(text, "Python"))
     made, dropped = make_questions([source], ImportGraph({"a.py": ()}, {"a.py": ()}), [], 1)
     assert [one.kind for one in made] == ["where"]
     assert dropped["answer holds what was redacted"] == 2

@@ -153,7 +153,7 @@ def test_the_next_start_reads_the_quantised_base(
     def never(*_: Any) -> Any:
         raise AssertionError("quantised again")
 
-    monkeypatch.setattr(load_module, "quantise", never)
+    monkeypatch.setattr(load_module, "quantize_nf4", never)
     again, said = load(folder, how)
     assert_same(again, first)
     assert "read from" in said[0] and str(entry) in said[0]

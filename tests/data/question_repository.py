@@ -8,7 +8,8 @@ from pathlib import Path
 from git_helper import Made
 
 from longrepo.data.questions.definitions import Question
-from longrepo.data.questions.generate import ChangeFact, Source, left_out, make_questions
+from longrepo.data.questions.generate import make_questions
+from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
 from longrepo.repository.imports.graph import build_import_graph
 from longrepo.repository.outline import build_outline
 from longrepo.repository.repository import Repository
@@ -72,14 +73,14 @@ def ask(
         commit = repository.resolve()
         files = [file for file in repository.snapshot(commit).files if file.path not in leave]
         changes = [
-            ChangeFact(one.id, change.path, one.message, one.files)
+            ChangedFile(one.id, change.path, one.message, one.files)
             for one in repository.log(commit)
             for change in one.changes
         ]
-    sources = [Source(file.path, file.text, file.language, build_outline(file.text, file.language)) for file in files]
+    sources = [SourceFile(file.path, file.text, file.language, build_outline(file.text, file.language)) for file in files]
     if reverse:
         sources.reverse()
-    outside = left_out(folder, commit, [file.path for file in files])
+    outside = read_excluded_files(folder, commit, [file.path for file in files])
     return make_questions(sources, build_import_graph(files), changes, 7, limit, outside)
 
 

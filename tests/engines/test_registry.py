@@ -60,8 +60,8 @@ def test_a_machine_that_mlx_is_not_for_is_one_line(monkeypatch: pytest.MonkeyPat
 
 def test_mlx_is_placed_and_loaded_without_torch() -> None:
     code = (
-        "import sys\nfrom longrepo.engines.registry import choose, place\n"
-        "placed = place(choose('mlx', 'cpu'), 'cpu', 'auto')\n"
+        "import sys\nfrom longrepo.engines.registry import choose_engine, select_device\n"
+        "placed = select_device(choose_engine('mlx', 'cpu'), 'cpu', 'auto')\n"
         "import longrepo.engines.mlx.engine, longrepo.engines.mlx.dry_run\n"
         "from longrepo.engines.model_shape import read_config, read_shape\n"
         "shape = read_shape(read_config('embedded'), 'mlx')\n"

@@ -93,7 +93,7 @@ def test_mlx_lm_holds_what_is_computed(
 def test_why_a_cache_cannot_be_had_is_said(model: Path, tmp_path: Path) -> None:
     own, full = (read_config(str(model), None, context) for context in (OWN, FULL))
     for library in (on_torch, on_mlx):
-        assert "for layers with a window" in str(library.why_not(own, 8, "cpu"))
+        assert "for layers with a window" in str(library.unsupported_bits_reason(own, 8, "cpu"))
     assert "optimum-quanto or hqq" in str(on_torch.unsupported_bits_reason(full, 4, "cpu"))
     assert "Metal doesn't have" in str(on_torch.unsupported_bits_reason(full, 8, "mps"))
     narrow = read_config(str(model_folder(tmp_path / "narrow")), None, ContextSettings(window="full"))

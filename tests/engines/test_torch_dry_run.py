@@ -10,9 +10,9 @@ import torch
 from tiny import ADDED, TinyTokenizer, model_folder, settings
 from transformers import AutoConfig
 
-from longrepo.engines.base import Batch, StepMethod, probe_depths
+from longrepo.engines.base import Batch, StepMethod, probe_depths, StepBytes
 from longrepo.engines.torch.chunked import TorchChunkCache
-from longrepo.engines.torch.dry_run import Measured, TorchDryRun
+from longrepo.engines.torch.dry_run import TorchDryRun
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
 
@@ -35,7 +35,7 @@ def dry_run(folder: Path, method: StepMethod, *overrides: str, device: str = "cp
     return TorchDryRun(config, settings(folder, *overrides), method, device, torch.float32, ADDED)
 
 
-def highest(measured: Measured) -> int:
+def highest(measured: StepBytes) -> int:
     return max(value for name, value in measured.items() if name.startswith("peak "))
 
 
