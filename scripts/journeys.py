@@ -4,10 +4,11 @@
     python scripts/journeys.py train --sequences FOLDER [--list]
 
 `prepare` goes from a repository to its sequences written; `train` from the command to the first optimizer update.
-Three figures: `files` (of the package) in which a function was called; `crossings`, the distinct pairs (calling file, called
-file); and `returns`, those of them that lead into a file that waits for this very call further down the stack: callbacks
-and rings, which a reader has to hold in mind. Imports and other processes aren't followed. To compare two checkouts run
-it with each one's `src` as PYTHONPATH; `--list` prints the files in order of their first call, with the function.
+Three figures: `files` (of the package) in which a function was called; `crossings`, the distinct pairs (calling file,
+called file); and `returns`, those of them that lead into a file that waits for this very call further down the stack:
+callbacks and rings, which a reader has to hold in mind. Imports and other processes aren't followed. To compare two
+checkouts run it with each one's `src` as PYTHONPATH; `--list` prints the files in order of their first call, with the
+function.
 """
 
 from __future__ import annotations
@@ -54,21 +55,23 @@ class Journey:
                 sys.setprofile(None)
                 raise _Arrived
             return
-        self.first.setdefault(file, name)
         callers = self._callers(frame)
+        if callers is None:
+            return
+        self.first.setdefault(file, name)
         if callers and callers[0] != file:
             waits = file in callers
             self.crossings[callers[0], file] = self.crossings.get((callers[0], file), False) or waits
 
-    def _callers(self, frame: FrameType) -> list[str]:
-        """The package's files below on the stack, nearest first; none below an import."""
+    def _callers(self, frame: FrameType) -> list[str] | None:
+        """The package's files below on the stack, nearest first; None while one of them is imported."""
         found: list[str] = []
         below = frame.f_back
         while below is not None:
             file = self._file(below)
             if file is not None:
                 if below.f_code.co_name == "<module>":
-                    return found
+                    return None
                 found.append(file)
             below = below.f_back
         return found
