@@ -1,6 +1,6 @@
 """The builder under the name the guide uses."""
 
 from longrepo.data.builder import LongContextSequenceBuilder, Version
-from longrepo.data.text import LongContextSequence, NotBuilt
+from longrepo.data.sequence import LongContextSequence, NotBuilt
 
 __all__ = ["LongContextSequence", "LongContextSequenceBuilder", "NotBuilt", "Version"]

@@ -14,7 +14,7 @@ from longrepo.config.schema import DataSettings
 from longrepo.data.builder import LongContextSequenceBuilder, Version
 from longrepo.data.dataset import SequenceRow, row_from_sequence, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
-from longrepo.data.text import LongContextSequence
+from longrepo.data.sequence import LongContextSequence
 from longrepo.data.tokenizer import load_tokenizer
 
 Look = Callable[..., tuple[int, str, str]]

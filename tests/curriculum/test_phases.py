@@ -11,7 +11,7 @@ import pytest
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.curriculum.schedule import LongContextPhaseScheduler, Schedule, make_schedule
-from longrepo.data.text import LongContextSequence
+from longrepo.data.sequence import LongContextSequence
 from longrepo.errors import InputError
 
 ALL = {"long_context": {"phase3_enabled": True}}

@@ -77,7 +77,9 @@ def ask(
             for one in repository.log(commit)
             for change in one.changes
         ]
-    sources = [SourceFile(file.path, file.text, file.language, build_outline(file.text, file.language)) for file in files]
+    sources = [
+        SourceFile(file.path, file.text, file.language, build_outline(file.text, file.language)) for file in files
+    ]
     if reverse:
         sources.reverse()
     outside = read_excluded_files(folder, commit, [file.path for file in files])

@@ -5,7 +5,7 @@ from small_packages import module
 
 from longrepo.config.schema import DataSettings
 from longrepo.data.builder import LongContextSequenceBuilder, Version
-from longrepo.data.text import DIFFICULTIES, LongContextSequence, NotBuilt
+from longrepo.data.sequence import DIFFICULTIES, LongContextSequence, NotBuilt
 from longrepo.data.tokenizer import RepoTokenizer
 
 FILES = [("package/amber.py", module("amber", None, 3)), ("package/birch.py", module("birch", "amber", 3))]

@@ -12,7 +12,8 @@ from longrepo.data.builder import LongContextSequenceBuilder, Version
 from longrepo.data.contamination import LeakCheck, check_leaks
 from longrepo.data.dataset import SequenceRow, read_sequences, row_from_sequence, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
-from longrepo.data.text import LongContextSequence, StoredText
+from longrepo.data.sequence import LongContextSequence
+from longrepo.data.text import StoredText
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.utils.hashing import line_hash, normalize_line
 

@@ -15,8 +15,9 @@ from longrepo.data.difficulty import (
     quantile_thresholds,
     weighted_score,
 )
+from longrepo.data.sequence import DIFFICULTIES
 from longrepo.data.template import SequencePart
-from longrepo.data.text import DIFFICULTIES, TokenizedText
+from longrepo.data.text import TokenizedText
 
 
 def test_the_score_is_between_0_and_1_and_grows_with_each_part() -> None:

@@ -10,7 +10,7 @@ from git_helper import Made, commit_ids, make_repo
 from question_repository import COMMITS, DRAWING, SHAPES, answers, ask
 
 from longrepo.data.questions.generate import QUESTION_KINDS, make_questions
-from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
+from longrepo.data.questions.sources import ChangedFile, SourceFile
 from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.outline import build_outline
 

@@ -136,16 +136,16 @@ def now(when):
         time.sleep(0.5)
 if __name__ == "__mp_main__":
     now("starting")
-from longrepo.data import pool
-pool._WORTH_IT, pool._CHARACTERS = 0, 3_000
-results = pool._results
+from longrepo.data import workers
+workers._MIN_PARALLEL_CHARACTERS, workers._BATCH_CHARACTERS = 0, 3_000
+results = workers._batch_results
 def slow(*given):
     found = list(results(*given))
     now("working")
     return found
-pool._results = slow
-from longrepo.cli import origins
-origins.os.cpu_count = lambda: 2
+workers._batch_results = slow
+from longrepo.cli import data
+data.os.cpu_count = lambda: 2
 from longrepo.cli.app import main
 if __name__ == "__main__":
     main()

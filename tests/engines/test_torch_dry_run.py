@@ -10,7 +10,7 @@ import torch
 from tiny import ADDED, TinyTokenizer, model_folder, settings
 from transformers import AutoConfig
 
-from longrepo.engines.base import Batch, StepMethod, probe_depths, StepBytes
+from longrepo.engines.base import Batch, StepBytes, StepMethod, probe_depths
 from longrepo.engines.torch.chunked import TorchChunkCache
 from longrepo.engines.torch.dry_run import TorchDryRun
 from longrepo.engines.torch.engine import TorchEngine

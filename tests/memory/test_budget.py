@@ -48,7 +48,7 @@ def inside(cgroup: Path, code: str) -> dict[str, int]:
 def test_the_tightest_ancestor_counts(cgroup: Path) -> None:
     (cgroup / LIMIT).write_text(str(300 * MIB))
     (cgroup / "inner" / LIMIT).write_text(str(500 * MIB))
-    code = "room = find_room('cpu'); out = {'bytes': room.bytes, 'limit': room.limit, 'firm': room.enforced}"
+    code = "room = available_memory('cpu'); out = {'bytes': room.bytes, 'limit': room.limit, 'firm': room.enforced}"
     found = inside(cgroup / "inner", code)
     assert found["limit"] == 300 * MIB and found["firm"]
     assert 250 * MIB < found["bytes"] <= 300 * MIB
@@ -60,8 +60,8 @@ def test_what_the_process_holds_counts_as_its_own(cgroup: Path) -> None:
     (cgroup / LIMIT).write_text(str(400 * MIB))
     found = inside(
         cgroup,
-        "before = find_room('cpu').bytes\nheld = bytearray(200 * 2**20)\n"
-        "out = {'before': before, 'after': find_room('cpu').bytes, 'held': process_memory().anonymous}",
+        "before = available_memory('cpu').bytes\nheld = bytearray(200 * 2**20)\n"
+        "out = {'before': before, 'after': available_memory('cpu').bytes, 'held': process_memory().anonymous}",
     )
     assert found["held"] > 200 * MIB
     assert abs(found["after"] - found["before"]) < 16 * MIB
@@ -73,10 +73,10 @@ def test_files_that_the_process_maps_count_as_its_own(cgroup: Path, tmp_path: Pa
     found = inside(
         cgroup,
         f"import mmap\nfile = Path({str(tmp_path / 'library')!r})\nfile.write_bytes(bytes(150 * 2**20))\n"
-        "before = find_room('cpu').bytes\nwith file.open('rb') as data:\n"
+        "before = available_memory('cpu').bytes\nwith file.open('rb') as data:\n"
         "    mapped = mmap.mmap(data.fileno(), 0, access=mmap.ACCESS_READ)\n"
         "pages = sum(mapped[0 :: mmap.PAGESIZE])\n"
-        "out = {'before': before, 'after': find_room('cpu').bytes, 'resident': process_memory().resident}",
+        "out = {'before': before, 'after': available_memory('cpu').bytes, 'resident': process_memory().resident}",
     )
     assert found["resident"] > 150 * MIB
     assert abs(found["after"] - found["before"]) < 40 * MIB, found
@@ -86,10 +86,10 @@ def test_what_others_hold_in_the_cgroup_is_gone(cgroup: Path) -> None:
     (cgroup / LIMIT).write_text(str(400 * MIB))
     found = inside(
         cgroup,
-        "import subprocess\nbefore = find_room('cpu').bytes\n"
+        "import subprocess\nbefore = available_memory('cpu').bytes\n"
         "other = subprocess.Popen([sys.executable, '-c', 'x = bytearray(150 * 2**20); print(1, flush=True); input()'],"
         " stdin=subprocess.PIPE, stdout=subprocess.PIPE)\nother.stdout.readline()\n"
-        "out = {'before': before, 'after': find_room('cpu').bytes}\nother.communicate(b'\\n')",
+        "out = {'before': before, 'after': available_memory('cpu').bytes}\nother.communicate(b'\\n')",
     )
     assert found["before"] - found["after"] > 120 * MIB  # libraries loaded before are charged elsewhere
 
@@ -99,11 +99,11 @@ def test_page_cache_is_room_even_where_it_was_read_twice(cgroup: Path, tmp_path:
     (cgroup / LIMIT).write_text(str(400 * MIB))
     found = inside(
         cgroup,
-        f"file = Path({str(tmp_path / 'store')!r})\nbefore = find_room('cpu').bytes\n"
+        f"file = Path({str(tmp_path / 'store')!r})\nbefore = available_memory('cpu').bytes\n"
         "file.write_bytes(bytes(150 * 2**20))\n"
         "for _ in range(3):\n    with file.open('rb') as data:\n        while data.read(2**20):\n            pass\n"
         f"stat = dict(line.split() for line in Path({str(cgroup / 'memory.stat')!r}).read_text().splitlines())\n"
-        "out = {'before': before, 'after': find_room('cpu').bytes, 'active': int(stat['total_active_file']),"
+        "out = {'before': before, 'after': available_memory('cpu').bytes, 'active': int(stat['total_active_file']),"
         " 'cache': int(stat['total_cache'])}",
     )
     if found["cache"] < 100 * MIB:
@@ -123,8 +123,8 @@ def test_a_limit_that_shrinks_is_seen_at_once(cgroup: Path) -> None:
     (cgroup / LIMIT).write_text(str(400 * MIB))
     found = inside(
         cgroup,
-        f"first = find_room('cpu').bytes\nPath({str(cgroup / LIMIT)!r}).write_text(str(300 * 2**20))\n"
-        "out = {'first': first, 'then': find_room('cpu').bytes}",
+        f"first = available_memory('cpu').bytes\nPath({str(cgroup / LIMIT)!r}).write_text(str(300 * 2**20))\n"
+        "out = {'first': first, 'then': available_memory('cpu').bytes}",
     )
     assert abs(found["first"] - found["then"] - 100 * MIB) < 8 * MIB
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from longrepo.config.load import load_settings
 from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
-from longrepo.data.text import LongContextSequence
+from longrepo.data.sequence import LongContextSequence
 from longrepo.evaluation.results import Comparison, Estimate, Evaluation, Example, Figure, write_evaluation
 from longrepo.training.checkpoint import open_run_folder
 from longrepo.training.events import (

@@ -79,8 +79,8 @@ def test_a_huge_file_is_never_in_memory(tmp_path: Path) -> None:
         (folder / name).unlink()
     code = (
         "import resource, sys\nfrom collections import Counter\nfrom pathlib import Path\n"
-        "from longrepo.repository import git_changes\nfrom longrepo.repository.repository import Repository\n"
-        "git_changes.MOST_BYTES = 100_000_000\nleft_out = Counter()\n"
+        "from longrepo.repository import git as git_module\nfrom longrepo.repository.repository import Repository\n"
+        "git_module.MAX_DIFF_BYTES = 100_000_000\nleft_out = Counter()\n"
         "with Repository.open(Path(sys.argv[1])) as repository:\n"
         "    print(len(list(repository.commits('HEAD', left_out=left_out))), repository.snapshot('HEAD').left_out)\n"
         "    print(left_out)\n"

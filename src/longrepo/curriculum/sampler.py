@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from longrepo.config.schema import Settings
 from longrepo.curriculum.schedule import Phase, make_schedule
-from longrepo.data.text import DIFFICULTIES
+from longrepo.data.sequence import DIFFICULTIES
 from longrepo.errors import InputError
 
 

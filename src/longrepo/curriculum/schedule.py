@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from longrepo.config.load import dotted_key, error_path, find_impossible_combinations, load_settings
 from longrepo.config.schema import ContextSettings, PhaseConfig, Settings, TrainingSettings, phase_list
-from longrepo.data.text import LongContextSequence
+from longrepo.data.sequence import LongContextSequence
 from longrepo.errors import InputError
 from longrepo.rope.apply import describe_context
 

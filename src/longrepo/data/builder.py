@@ -12,6 +12,7 @@ from longrepo.config.schema import DataSettings
 from longrepo.data import template
 from longrepo.data.difficulty import NameIndex, score_difficulty
 from longrepo.data.features import FeatureExtractor, Features, FileJob, Job, StepJob, inline_text, unpack_features
+from longrepo.data.sequence import LongContextSequence, NotBuilt, SequenceKind
 from longrepo.data.template import (
     BuiltSequence,
     CommitStep,
@@ -24,7 +25,7 @@ from longrepo.data.template import (
     write_question,
     write_step,
 )
-from longrepo.data.text import LongContextSequence, NotBuilt, SequenceKind, TokenizedText, path_tokens
+from longrepo.data.text import TokenizedText, path_tokens
 from longrepo.data.tokenizer import SNIPPET_TOKENS, as_repo_tokenizer
 from longrepo.utils import hashing
 

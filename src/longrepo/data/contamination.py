@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.dedup import MIN_SHINGLES, BlockIndex, Shingler, Shingles
-from longrepo.data.text import TARGET_WEIGHT, StoredLine, StoredText
+from longrepo.data.sequence import TARGET_WEIGHT
+from longrepo.data.text import StoredLine, StoredText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.utils.hashing import line_hash
 

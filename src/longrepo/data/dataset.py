@@ -37,7 +37,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from longrepo.data.metadata import Header, dataset_card
-from longrepo.data.text import LongContextSequence
+from longrepo.data.sequence import LongContextSequence
 from longrepo.errors import InputError, RunError
 
 if TYPE_CHECKING:

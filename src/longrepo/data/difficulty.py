@@ -33,8 +33,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from longrepo.data.sequence import DIFFICULTIES, TARGET_WEIGHT
 from longrepo.data.template import BuiltSequence, SequencePart
-from longrepo.data.text import DIFFICULTIES, TARGET_WEIGHT, Int32Array, TokenizedText
+from longrepo.data.text import Int32Array, TokenizedText
 
 MODEL_PART_WEIGHTS = {"loss": 0.25, "context": 0.15}
 _MAX_SCORED_TOKENS = 256

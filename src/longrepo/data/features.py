@@ -22,7 +22,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from longrepo.data.diff import Hunk, added_row_ranges, diff_hunks
-from longrepo.data.text import TARGET_WEIGHT, Int32Array, TokenizedText, token_boundaries
+from longrepo.data.sequence import TARGET_WEIGHT
+from longrepo.data.text import Int32Array, TokenizedText, token_boundaries
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.redaction.redactor import RedactedText, RedactionFinding, Redactor
 from longrepo.repository.outline import OUTLINE_VERSION, Outline, build_outline

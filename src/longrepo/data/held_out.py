@@ -13,8 +13,9 @@ import numpy as np
 
 from longrepo.data.dedup import Shingles, TrainingTexts
 from longrepo.data.packing import Band
+from longrepo.data.sequence import NotBuilt
 from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, TemplateSizes, write_file
-from longrepo.data.text import PROSE_LANGUAGES, NotBuilt, TokenizedText
+from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
 from longrepo.data.tokenizer import FILE_END, FILE_START
 from longrepo.data.workers import AddedRequest, CachedReader, FileRequest, Request, SkippedText
 from longrepo.repository.types import CommitRecord, language_of

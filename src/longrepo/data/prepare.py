@@ -33,9 +33,10 @@ from longrepo.data.packing import Band, phase_bands, phase_of
 from longrepo.data.questions.definitions import Question
 from longrepo.data.questions.generate import make_questions
 from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
+from longrepo.data.sequence import NotBuilt
 from longrepo.data.summary import count_sequences, summarize
 from longrepo.data.template import BuiltSequence
-from longrepo.data.text import NotBuilt, TokenizedText
+from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.workers import CachedReader, ExtractionPool
 from longrepo.errors import InputError

@@ -36,7 +36,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.data.text import TARGET_WEIGHT, Int32Array, SequenceKind, TokenizedText, path_tokens, special_token_mask
+from longrepo.data.sequence import TARGET_WEIGHT, SequenceKind
+from longrepo.data.text import Int32Array, TokenizedText, path_tokens, special_token_mask
 from longrepo.data.tokenizer import (
     COMMIT_END,
     COMMIT_START,

@@ -2,8 +2,6 @@
 
 A text, its tokens, and where things stand in it, as arrays: a piece of a sequence is a slice of them.
 
-A training sequence: tokens, how much each counts in the loss, and where it came from.
-
 The lines of a stored row, read back from its tokens alone.
 """
 
@@ -15,11 +13,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from longrepo.data.sequence import (
+    TARGET_WEIGHT,
+)
 from longrepo.data.tokenizer import COMMIT_START, STRUCTURE_TOKENS, RepoTokenizer
 from longrepo.repository.outline import Outline
 
@@ -202,44 +202,6 @@ def token_boundaries(starts: Int32Array, length: int, characters: Iterable[int])
 def path_tokens(tokenizer: RepoTokenizer, path: str) -> Int32Array:
     """The tokens of " path\\n", a very long path without its beginning."""
     return np.array(tokenizer.encode(f" {path}\n")[-MAX_PATH_TOKENS:], np.int32)
-
-
-SequenceKind = Literal["hierarchical", "commit_evolution", "qa", "window"]
-Split = Literal["train", "validation", "test"]
-DIFFICULTIES = ("easy", "medium", "hard", "very_hard")
-SEQUENCE_KINDS: tuple[SequenceKind, ...] = ("hierarchical", "commit_evolution", "qa", "window")
-TARGET_WEIGHT = 1.0  # a token with this weight is a target: validation and evaluation count these alone
-
-
-@dataclass
-class LongContextSequence:
-    """Token ids `[tokens]` and the loss weight of each as a target `[tokens]` (the first is always 0).
-
-    `metadata` holds `kind`, `curriculum_difficulty` (one of DIFFICULTIES), `difficulty_score` (0..1),
-    `difficulty_parts`, `files_included`, `commits_included`, `language`, `split`.
-    """
-
-    tokens: list[int]
-    loss_weights: list[float]
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if len(self.tokens) != len(self.loss_weights):
-            raise ValueError(f"{len(self.tokens)} tokens but {len(self.loss_weights)} loss weights")
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-@dataclass(frozen=True)
-class NotBuilt:
-    """Why no sequence came out, and the tokens that were not used. False in a condition, as None would be."""
-
-    reason: str
-    tokens: int = 0
-
-    def __bool__(self) -> bool:
-        return False
 
 
 _STRUCTURE_TOKEN_PATTERN = re.compile("|".join(map(re.escape, STRUCTURE_TOKENS)))

@@ -16,8 +16,9 @@ from longrepo.data.corpus import Corpus
 from longrepo.data.mixture import PhaseAccount
 from longrepo.data.packing import TOO_SHORT_REASON, Band, bands_up_to
 from longrepo.data.prepare import PreparationTools, PreparedData, RepositoryPart, RepositorySpec, assemble_sequences
+from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.template import BuiltSequence, SequenceBuilder
-from longrepo.data.text import TARGET_WEIGHT, TokenizedText
+from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import FILE_END, FILE_START
 from longrepo.errors import InputError
 

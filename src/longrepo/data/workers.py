@@ -111,7 +111,7 @@ def _pool_error(error: Exception) -> RunError:
 
 
 def _init_worker(tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
-    global _analyser
+    global _extractor
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     _extractor = FeatureExtractor(tokenizer, redactor, context_weight)

@@ -17,7 +17,7 @@ import numpy as np
 
 from longrepo.data.dataset import SequenceFile, SequenceRow, read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
-from longrepo.data.text import TARGET_WEIGHT
+from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.redaction.redactor import Redactor

@@ -35,7 +35,8 @@ from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
 from longrepo.data.questions.verify import ANSWER_RESULTS, AnswerVerdict
 from longrepo.data.questions.write import StoredQuestion
-from longrepo.data.text import DIFFICULTIES, special_token_mask
+from longrepo.data.sequence import DIFFICULTIES
+from longrepo.data.text import special_token_mask
 from longrepo.data.tokenizer import (
     COMMIT_END,
     COMMIT_START,

@@ -10,7 +10,7 @@ import numpy as np
 from longrepo.config.schema import Settings
 from longrepo.curriculum.sampler import SequenceCatalog, SequenceSource
 from longrepo.curriculum.schedule import Schedule
-from longrepo.data.text import TARGET_WEIGHT
+from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
 from longrepo.training.batches import make_batch

@@ -9,7 +9,7 @@ from typing import Any
 
 from longrepo.config.schema import Settings
 from longrepo.data.metadata import Header
-from longrepo.data.text import DIFFICULTIES
+from longrepo.data.sequence import DIFFICULTIES
 from longrepo.engines.base import StepMethod
 from longrepo.reports.run_record import RunRecord
 
