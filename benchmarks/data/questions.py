@@ -2,8 +2,9 @@
 
     python benchmarks/data/questions.py REPO [REPO …] [--sample 300] [--seed 1] [--show 10] [--output questions.json]
 
-Prints how many of each kind were confirmed, a column for each repository, and, to see that the check bites, how many of
-them were refuted once each got the next one's answer. Exit status 1 if any answer wasn't confirmed.
+Prints how many of each kind were confirmed, of those that could be checked, a column for each repository, and, to see
+that the check bites, how many of them were refuted once each got the next one's answer. Exit status 1 if any answer was
+refuted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from longrepo.data.questions.definitions import Question
-from longrepo.data.questions.generate import ChangeFact, Source, left_out, make_questions
+from longrepo.data.questions.generate import make_questions
+from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
 from longrepo.data.questions.verify import AnswerChecker
 from longrepo.repository.imports.graph import build_import_graph
 from longrepo.repository.outline import build_outline
@@ -50,7 +52,7 @@ def main() -> int:
         notes.append(f"{name}: {note}; checked in {time.perf_counter() - began:.1f} s")
         for one, why in sorted(refuted, key=lambda pair: hashing.seeded_int(given.seed, pair[0].text))[: given.show]:
             print(f"refuted ({name}, {one.kind}): {one.text} {one.answer}: {why}", file=sys.stderr)
-    table = Table(title="questions confirmed, of those asked")
+    table = Table(title="questions confirmed, of those checked")
     table.add_column("kind")
     for name in asked:
         table.add_column(name, justify="right")
@@ -77,14 +79,16 @@ def make(repository: Repository, seed: int, limit: int | None) -> tuple[list[Que
     """Questions on a repository at HEAD, its commit, and what that took."""
     commit = repository.resolve()
     files = repository.snapshot(commit).files
-    sources = [Source(file.path, file.text, file.language, build_outline(file.text, file.language)) for file in files]
+    sources = [
+        SourceFile(file.path, file.text, file.language, build_outline(file.text, file.language)) for file in files
+    ]
     graph = build_import_graph(files)
     changes = [
-        ChangeFact(one.id, change.path, one.message, one.files)
+        ChangedFile(one.id, change.path, one.message, one.files)
         for one in repository.log(commit)
         for change in one.changes
     ]
-    outside = left_out(repository.path, commit, [file.path for file in files])
+    outside = read_excluded_files(repository.path, commit, [file.path for file in files])
     began = time.perf_counter()
     made, _ = make_questions(sources, graph, changes, seed, limit, outside)
     definitions = sum(len(one.outline.definitions) for one in sources)
@@ -112,13 +116,15 @@ def check(
         for kind, ones in by_kind.items():
             for one, other in zip(ones, [*ones[1:], ones[0]], strict=True):
                 verdict = checker.check(one.text, one.answer.replace("{snippet}", SNIPPET))
+                if verdict.result == "not checked":
+                    continue
                 asked[kind] += 1
                 confirmed[kind] += verdict.confirmed
                 if not verdict.confirmed:
                     refuted.append((one, verdict.why))
                 if other.answer != one.answer:
                     wrong = checker.check(one.text, other.answer.replace("{snippet}", SNIPPET))
-                    swapped["confirmed" if wrong.confirmed else "refuted"] += 1
+                    swapped[wrong.result] += 1
     return refuted
 
 

@@ -1,4 +1,4 @@
-"""The check confirms what is right and nothing else, by git and the languages' own syntax."""
+"""The check confirms what is right and nothing else, by git and Python's own parser."""
 
 from __future__ import annotations
 
@@ -19,6 +19,18 @@ from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
 
 HERE = ", in <|SNIPPET_0|>"
+NO_ROUTE = (  # Go, and imports
+    "In which file is the function openSocket defined?",
+    "In which file is the method AcceptLoop defined?",
+    "In which file is the type Listener defined?",
+    "What is the signature of AcceptLoop?",
+    "What is the signature of openSocket?",
+    "Which type has the method AcceptLoop?",
+    "Which files import package/drawing.py?",
+    "Which files import package/shapes.py?",
+    "Which files of the repository does package/drawing.py import?",
+    "Which files of the repository does tests/test_rendering.py import?",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,28 +43,29 @@ def head(repository: Path) -> str:
     return commit_ids(repository)[-1]
 
 
-def test_all_that_the_generator_asks_is_confirmed(repository: Path, head: str) -> None:
+def test_all_that_the_generator_asks_is_confirmed_if_there_is_a_route(repository: Path, head: str) -> None:
     made, _ = ask(repository)
     with AnswerChecker(repository, head) as checker:
         verdicts = [checker.check(one.text, one.answer.replace(", in {snippet}", HERE)) for one in made]
-    assert [(one.text, verdict.why) for one, verdict in zip(made, verdicts, strict=True) if not verdict.confirmed] == []
+    results = {one.text: verdict.result for one, verdict in zip(made, verdicts, strict=True)}
+    assert {text for text, result in results.items() if result == "not checked"} == set(NO_ROUTE)
+    assert set(results.values()) == {"confirmed", "not checked"}
     assert [one.kind for one in made] == [verdict.kind for verdict in verdicts]
+    assert all(verdict.why for verdict in verdicts if verdict.result == "not checked")
 
 
 WRONG = {
     "In which file is the function widen_outline defined?": "package/drawing.py",
-    "What is the signature of openSocket?": "func openSocket(address string, retries int)",
     "What is the signature of widen_outline?": "def widen_outline(amount, factor=3)",
     "What is the default of the parameter unit of measured_length?": '"cm"',
     "What is the default of the parameter scale of measured_length?": '"mm"',
     "Which type has the method measured_length?": "Circle",
-    "Which type has the method AcceptLoop?": "Server",
     "Which class does Circle extend?": "Shape",
     "Which class extends Outline, and in which file?": "Circle in package/drawing.py",
     "Which function calls widen_outline, and in which file?": "draw_something in package/drawing.py",
     "Which test file calls the function draw_everything?": "tests/test_drawing.py",
     "Which files import package/shapes.py?": "package/drawing.py, tests/test_rendering.py",
-    "Which files of the repository does package/drawing.py import?": "package/__init__.py",
+    "Which files of the repository does package/drawing.py import?": "package/nowhere.py",
     "In which file is the function nowhere_at_all defined?": "package/shapes.py",
     "How many files are there?": "four",
 }
@@ -61,7 +74,7 @@ WRONG = {
 @pytest.mark.parametrize("question", WRONG)
 def test_a_wrong_answer_is_refuted(question: str, repository: Path, head: str) -> None:
     verdict = check_answer(question, WRONG[question] + HERE, repository, head)
-    assert not verdict.confirmed
+    assert verdict.result == "refuted"
     assert verdict.why
 
 
@@ -84,11 +97,6 @@ AMBIGUOUS = {
     "a file without a suffix": {"bin/tool": "#!/usr/bin/env python3\ndef widen_outline(x): ...\n"},
     "a stub": {"package/shapes.pyi": "def widen_outline(amount, factor=...): ...\n"},
     "a name for it": {"more.py": "import package.shapes as widen_outline\n"},
-    "another language": {"more.rs": "pub fn widen_outline(x: u8) {}\n"},
-    "C, type on its own line": {"more.c": "static int\nwiden_outline(int x)\n{\n  return x;\n}\n"},
-    "Java": {"A.java": "class A {\n  int widen_outline(int x) {\n    return x;\n  }\n}\n"},
-    "an object's key": {"more.js": "const a = {\n  widen_outline: (x) => x,\n};\n"},
-    "prose": {"guide.md": "    def widen_outline(x):\n"},
 }
 
 
@@ -99,15 +107,39 @@ def test_what_is_true_of_two_places_is_refuted(case: str, tmp_path: Path) -> Non
     question, answer = "In which file is the function widen_outline defined?", "package/shapes.py" + HERE
     assert check_answer(question, answer, folder, first).confirmed
     verdict = check_answer(question, answer, folder, last)
-    assert not verdict.confirmed
+    assert verdict.result == "refuted"
     assert next(iter(AMBIGUOUS[case])) in verdict.why
+
+
+UNREAD = {
+    "another language": {"more.rs": "pub fn widen_outline(x: u8) {}\n"},
+    "a call in Java": {"A.java": "class A {\n  int f() {\n    return widen_outline(2);\n  }\n}\n"},
+    "a file of no known language": {"bin/tool": "widen_outline 2\n"},
+    "Python that doesn't parse": {"old.py": "print widen_outline(2)\n"},
+}
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_a_mention_that_no_parser_reads_leaves_an_answer_unchecked(case: str, tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo", [*COMMITS, UNREAD[case]])
+    last = commit_ids(folder)[-1]
+    for question, right, wrong in (
+        ("In which file is the function widen_outline defined?", "package/shapes.py", "package/drawing.py"),
+        ("What is the signature of widen_outline?", "def widen_outline(amount, factor=2)", "def widen_outline()"),
+        (
+            "Which function calls widen_outline, and in which file?",
+            "draw_everything in package/drawing.py",
+            "f in A.py",
+        ),
+    ):
+        verdict = check_answer(question, right + HERE, folder, last)
+        assert verdict.result == "not checked"
+        assert next(iter(UNREAD[case])) in verdict.why
+        assert check_answer(question, wrong + HERE, folder, last).result == "refuted"
 
 
 NO_DEFINITION = {
     "a call": {"more.py": "from package.shapes import widen_outline\n\nprint(widen_outline(2))\n"},
-    "a call in Go": {"more.go": "package a\n\nfunc b() {\n\tif x := widen_outline(2); x {\n\t}\n}\n"},
-    "a call in Java": {"A.java": "class A {\n  int f() {\n    return widen_outline(2);\n  }\n}\n"},
-    "a prototype": {"more.h": "int widen_outline(int x);\n"},
     "prose": {"guide.md": "Call `widen_outline(2)` to widen.\n"},
 }
 
@@ -140,7 +172,8 @@ def test_nothing_that_the_repository_says_is_run(tmp_path: Path) -> None:
         subprocess.run(["git", "config", key, f"touch {ran};"], cwd=folder, check=True)
     made, _ = ask(folder)
     with AnswerChecker(folder, commit_ids(folder)[-1]) as checker:
-        assert all(checker.check(one.text, one.answer.replace("{snippet}", "<|SNIPPET_0|>")).confirmed for one in made)
+        verdicts = [checker.check(one.text, one.answer.replace("{snippet}", "<|SNIPPET_0|>")) for one in made]
+    assert {one.text for one, verdict in zip(made, verdicts, strict=True) if not verdict.confirmed} == set(NO_ROUTE)
     assert not ran.exists()
 
 
@@ -190,13 +223,18 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_the_command_confirms_and_refutes(repository: Path, tmp_path: Path, embedded: RepoTokenizer) -> None:
+def test_the_command_confirms_refutes_and_counts_what_is_not_checked(
+    repository: Path, tmp_path: Path, embedded: RepoTokenizer
+) -> None:
     right = run(sequences(repository, tmp_path / "right", embedded), "--repo", repository)
     assert right.returncode == 0, right.stderr
-    assert right.stdout.splitlines()[-1].split() == ["all", *[str(len(ask(repository)[0]))] * 2, "0"]
+    asked = len(ask(repository)[0])
+    assert right.stdout.splitlines()[0].split() == ["questions", "asked", "confirmed", "refuted", "not", "checked"]
+    counts = [str(n) for n in (asked, asked - len(NO_ROUTE), 0, len(NO_ROUTE))]
+    assert right.stdout.splitlines()[-1].split() == ["all", *counts]
     wrong = run(sequences(repository, tmp_path / "wrong", embedded, wrong=True), "--repo", repository)
     assert wrong.returncode == 1
-    assert "1 of " in wrong.stderr
+    assert f"1 of {asked} answers refuted" in wrong.stderr
     assert "row 0: " in wrong.stdout
     assert "refuted: " in wrong.stdout
 

@@ -216,7 +216,7 @@ def check_questions(
     limit: Annotated[int | None, typer.Option(min=1, help="Check this many of them. [default: all]")] = None,
     model: TokenizerOption = None,
 ) -> None:
-    """Check questions' answers with git and the languages' own syntax; exit status 1 where one isn't confirmed."""
+    """Check questions' answers with git and Python's own parser; exit status 1 if one is refuted."""
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import tokenizer_of
     from longrepo.data.questions.write import check_question_rows, match_folders, question_rows
@@ -236,10 +236,10 @@ def check_questions(
     with progress_bar("checking questions", len(rows)) as tick:
         checked = check_question_rows(file, tokenizer, match_folders(file, folders), limit, tick)
     print_question_check(checked)
-    wrong = sum(not verdict.confirmed for _, verdict in checked)
+    wrong = sum(verdict.result == "refuted" for _, verdict in checked)
     if wrong:
         raise RunError(
-            f"{sequences}: {wrong:,} of {len(checked):,} answers not confirmed; make the sequences again, and where "
+            f"{sequences}: {wrong:,} of {len(checked):,} answers refuted; make the sequences again, and if "
             "that doesn't help report the questions listed"
         )
 

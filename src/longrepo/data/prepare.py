@@ -23,10 +23,9 @@ from typing import Any
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
 from longrepo.data.corpus import HELD_OUT_SPLITS, Corpus, candidates_by_split, max_target_size, read_corpus
-from longrepo.data.dataset import SequenceRow, staged_output, write_sequences
+from longrepo.data.dataset import SequenceRow, write_sequences
 from longrepo.data.dedup import TrainingTexts
 from longrepo.data.difficulty import Scorer, add_model_difficulty, difficulty_label, quantile_thresholds
-from longrepo.data.finished import Finished
 from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
 from longrepo.data.metadata import Header, TokenizerFacts
 from longrepo.data.mixture import PhaseAccount, PhaseMixture
@@ -74,18 +73,15 @@ class PreparationTools:
 @dataclass
 class PreparedData:
     """All sequences (training by phase, then validation, then test), the file header, the summary, and where something
-    was redacted: (file or commit:file, line, kind). `finished`: where the result is to be kept."""
+    was redacted: (file or commit:file, line, kind)."""
 
     sequences: list[BuiltSequence]
     header: Header
     summary: dict[str, Any] = field(default_factory=dict)
     redacted: list[tuple[str, int, str]] = field(default_factory=list)
-    finished: Finished | None = None
 
     def rows(self, done: Callable[[int], None] = lambda _: None) -> Iterator[SequenceRow]:
         """The sequences as they are written, one at a time; `done` is told of each."""
-        if self.finished and self.finished.known:
-            yield from self.finished.rows()
         for built in self.sequences:
             yield row_from_built(built)
             done(1)
@@ -280,9 +276,6 @@ def prepare(
     """
     chosen, notes = phase_bands(settings.long_context, phases, max_length)
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
-    finished = _finished(origins, settings, tools, chosen, notes) if tools.scorer is None else None
-    if finished and finished.known:
-        return PreparedData([], finished.header, finished.summary, finished=finished)
 
     def build(part: RepositoryPart, weight: float) -> None:
         corpus = part.corpus
@@ -300,22 +293,7 @@ def prepare(
         for band in chosen:
             part.accounts[band.phase].questions_dropped += dropped
 
-    made = assemble_sequences(origins, settings, tools, chosen, notes, "prepare", build)
-    made.finished = finished
-    return made
-
-
-def _finished(
-    origins: Sequence[RepositorySpec],
-    settings: Settings,
-    tools: PreparationTools,
-    chosen: Sequence[Band],
-    notes: Sequence[str],
-) -> Finished:
-    repositories = [[one.repository.name, one.commit, one.weight, one.repository.state()] for one in origins]
-    tokenizer = [tools.tokenizer.name, tools.tokenizer.sha256, dict(tools.tokenizer.structure_ids)]
-    decides = [settings.data.model_dump(mode="json"), settings.training.seed, [asdict(band) for band in chosen], notes]
-    return Finished(tools.cache, repositories, tokenizer, decides)
+    return assemble_sequences(origins, settings, tools, chosen, notes, "prepare", build)
 
 
 def _take_share(
@@ -379,23 +357,10 @@ def write_prepared(folder: Path, prepared: PreparedData, watch: Progress | None 
 
     Raises InputError or RunError as `write_sequences` does.
     """
-    sequences, finished = folder / SEQUENCES_FOLDER, prepared.finished
-    if finished and finished.known:
-        header, texts = finished.header, finished.texts
-        if not finished.stands_in(sequences):
-            with staged_output(sequences) as beside:
-                finished.write(beside)
-    else:
-        with (watch or NoProgress()).count("writing sequences", len(prepared.sequences)) as done:
-            header = write_sequences(sequences, prepared.rows(done), prepared.header)
-        summary = {**prepared.summary, "sequences_sha256": header.content_sha256}
-        lines = [f"{where}\t{line}\t{kind}" for where, line, kind in prepared.redacted]
-        texts = {
-            SUMMARY_FILE: json.dumps(summary, indent=2) + "\n",
-            REDACTIONS_FILE: "\n".join(["where\tline\tkind", *lines]) + "\n",
-        }
-        if finished:
-            finished.keep(sequences, header, prepared.summary, texts)
-    for name, text in texts.items():
-        write_text_file(folder / name, text)
+    with (watch or NoProgress()).count("writing sequences", len(prepared.sequences)) as done:
+        header = write_sequences(folder / SEQUENCES_FOLDER, prepared.rows(done), prepared.header)
+    summary = {**prepared.summary, "sequences_sha256": header.content_sha256}
+    write_text_file(folder / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
+    lines = [f"{where}\t{line}\t{kind}" for where, line, kind in prepared.redacted]
+    write_text_file(folder / REDACTIONS_FILE, "\n".join(["where\tline\tkind", *lines]) + "\n")
     return header

@@ -82,10 +82,10 @@ def _measure_question(
     wanted = _normalize_answer(tokenizer.decode(ids[answer.at : answer.at + answer.end].tolist()))
     written = generate_both(engine, ids[: answer.at], answer.end + SPARE_TOKENS)
     base, tuned = (_normalize_answer(tokenizer.decode(one)) for one in written)
-    scores = [
-        {"exact": float(one == wanted), "right": float(repo.checker.check(question.text, one).confirmed)}
-        for one in (base, tuned)
-    ]
+    scores = [{"exact": float(one == wanted)} for one in (base, tuned)]
+    if repo.checker.check(question.text, wanted).result != "not checked":
+        for score, one in zip(scores, (base, tuned), strict=True):
+            score["right"] = float(repo.checker.check(question.text, one).confirmed)
     group = question.needs[0][0]
     rows = [
         MeasurementRow("question", metric, {"kind": kind}, group, 1, scores[0][metric], scores[1][metric])

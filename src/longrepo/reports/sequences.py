@@ -33,7 +33,7 @@ from longrepo.data.contamination import LEAK_KINDS, Leak, LeakCheck
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
-from longrepo.data.questions.verify import AnswerVerdict
+from longrepo.data.questions.verify import ANSWER_RESULTS, AnswerVerdict
 from longrepo.data.questions.write import StoredQuestion
 from longrepo.data.sequence import DIFFICULTIES
 from longrepo.data.text import special_token_mask
@@ -162,18 +162,18 @@ def _short_count(count: int) -> str:
 def print_question_check(checked: list[tuple[StoredQuestion, AnswerVerdict]]) -> None:
     """Print a row for each kind of question, and every answer that was refuted."""
     console = Console()
-    asked = Counter(verdict.kind or "unknown" for _, verdict in checked)
-    confirmed = Counter(verdict.kind or "unknown" for _, verdict in checked if verdict.confirmed)
+    counts = Counter((verdict.kind or "unknown", verdict.result) for _, verdict in checked)
+    totals = Counter(verdict.result for _, verdict in checked)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("questions", "asked", "confirmed", "refuted"):
+    for name in ("questions", "asked", *ANSWER_RESULTS):
         table.add_column(name, justify="left" if name == "questions" else "right", no_wrap=True)
-    for kind in sorted(asked):
-        table.add_row(kind, *(f"{n:,}" for n in (asked[kind], confirmed[kind], asked[kind] - confirmed[kind])))
-    totals = (len(checked), confirmed.total(), len(checked) - confirmed.total())
-    table.add_row("all", *(f"{n:,}" for n in totals), style="bold")
+    for kind in sorted({kind for kind, _ in counts}):
+        cells = [counts[kind, result] for result in ANSWER_RESULTS]
+        table.add_row(kind, *(f"{n:,}" for n in (sum(cells), *cells)))
+    table.add_row("all", *(f"{n:,}" for n in (len(checked), *(totals[result] for result in ANSWER_RESULTS))), style="bold")
     console.print(table)
     for one, verdict in checked:
-        if not verdict.confirmed:
+        if verdict.result == "refuted":
             said = f"row {one.row}: {one.question} {one.answer} – refuted: {verdict.why}"
             console.print(Text("".join(c if c.isprintable() else "\ufffd" for c in said)), soft_wrap=True)
 

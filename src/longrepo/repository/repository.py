@@ -88,12 +88,6 @@ class Repository:
             raise InputError(self._unresolved(revision, said))
         return found
 
-    def state(self) -> tuple[object, ...]:
-        """What beside a commit's id decides what is read of it: where history ends in a shallow clone, which objects a
-        partial one has, and what is unusual here."""
-        packs = (self._common / "objects" / "pack").glob("*.pack") if self._partial else ()
-        return self.notes, sorted(self._shallow), sorted(pack.name for pack in packs)
-
     def first_parents(self, commit: str, limit: int) -> list[str]:
         """Up to `limit` commits from this one back along first parents, newest first, itself included."""
         return (

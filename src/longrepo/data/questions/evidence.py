@@ -1,29 +1,40 @@
-"""What git itself says of a commit.
+"""What git and Python's own parser say about a commit's files, for checking answers.
 
-A commit's tree as git itself shows it: `git grep`, `ls-tree`, `diff-tree`, `rev-list`, over its objects alone.
-
-What a commit's files say about a name or a file: definitions, callers, subclasses, tests, imports.
+`CommitFiles` is a commit's tree as git itself shows it: `git grep`, `ls-tree`, `diff-tree`, `rev-list`, over its objects
+alone. `PythonFile` is a Python file as `ast` reads it. `Evidence` looks up definitions, callers, subclasses and tests
+of a name with both; files of other languages are listed as unread.
 """
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from longrepo.data.questions.braces import LANGUAGES, BraceFile, brace_file, defines_anywhere
-from longrepo.data.questions.python_ast import PythonFile, may_bind
-from longrepo.data.questions.resolve import Resolver
+from longrepo.data.questions.sources import NON_CODE_LANGUAGES
 from longrepo.errors import InputError
 from longrepo.repository.files import tracked_entries
 from longrepo.repository.git import ObjectReader, run_git_in
-from longrepo.repository.types import decode_path
+from longrepo.repository.types import decode_path, language_of
 
+FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _NAMES_AT_ONCE = 400  # in one pattern of git grep
+_MAY_BIND = re.compile(r"\b(?:def|class|as|for)\b|=|^[\s\w,.*()]*$")
+_PYTHON_SUFFIXES = ("py", "pyi", "pyw")
+_TEST_FOLDERS = frozenset(("test", "tests", "__tests__", "spec", "specs", "testing", "testdata", "fixtures"))
+_TEST_STEM = re.compile(r"^test_|^conftest$|[._-](?:test|tests|spec)$|(?:Test|Tests|IT)$")
+_PATTERNS = (
+    r"In which file is the \w+ (\w+) ",
+    r" (?:signature of|of the parameter \w+ of|has the method|class does|calls|extends|calls the \w+) (\w+)\b",
+    r"Which files import (?:.*/)?(\w+)\.\w+\?$",
+)
 
 
 class GrepLine(NamedTuple):
@@ -142,14 +153,141 @@ def distinct_paths(lines: Iterable[GrepLine]) -> Iterator[str]:
     yield from dict.fromkeys(line.path for line in lines)
 
 
-_PYTHON_SUFFIXES = ("py", "pyi", "pyw")
-_TEST_FOLDERS = frozenset(("test", "tests", "__tests__", "spec", "specs", "testing", "testdata", "fixtures"))
-_TEST_STEM = re.compile(r"^test_|^conftest$|[._-](?:test|tests|spec)$|(?:Test|Tests|IT)$")
-_PATTERNS = (
-    r"In which file is the \w+ (\w+) ",
-    r" (?:signature of|of the parameter \w+ of|has the method|class does|calls|extends|calls the \w+) (\w+)\b",
-    r"Which files import (?:.*/)?(\w+)\.\w+\?$",
-)
+@dataclass(frozen=True)
+class NameUse:
+    """A mention of a name: `inside` is the innermost function around it, "" at the top level."""
+
+    inside: str
+    call: bool
+
+
+@dataclass(frozen=True)
+class PythonClass:
+    """A class, its bases as written without type arguments, and the methods that stand in it under no condition."""
+
+    name: str
+    bases: tuple[str, ...]
+    methods: tuple[str, ...]
+
+
+class PythonFile:
+    """What is kept of one file, a small part of its tree. `parsed` is False if this Python can't parse it: then
+    nothing of it is known."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self.functions: defaultdict[str, list[FunctionNode]] = defaultdict(list)  # without their bodies
+        self.classes: list[PythonClass] = []
+        self._bound: defaultdict[str, set[int]] = defaultdict(set)
+        tree = _parse_module(text)
+        self.parsed = tree is not None
+        if tree is not None:
+            self._read(tree)
+
+    def defining_lines(self, name: str) -> set[int]:
+        """Lines that define, bind or rename something to a name, in any scope but a function's own variables."""
+        return self._bound.get(name, set())
+
+    def owners(self, method: str) -> list[str]:
+        """The classes in whose body, under no condition, a function of this name stands."""
+        return [one.name for one in self.classes if method in one.methods]
+
+    def uses(self, name: str) -> list[NameUse]:
+        """Every mention of a name in code but its definitions and imports. Parses the file once more."""
+        tree = _parse_module(self._text)
+        return list(_uses(tree, name, "")) if tree else []
+
+    def _read(self, tree: ast.Module) -> None:
+        pending: list[tuple[ast.AST, bool]] = [(tree, False)]
+        functions: list[FunctionNode] = []
+        while pending:
+            node, local = pending.pop()
+            if isinstance(node, FunctionNode):
+                self._bound[node.name].add(node.lineno)
+                functions.append(node)
+                local = True
+            elif isinstance(node, ast.ClassDef):
+                self._bound[node.name].add(node.lineno)
+                methods = tuple(one.name for one in node.body if isinstance(one, FunctionNode))
+                self.classes.append(PythonClass(node.name, tuple(map(_base_name, node.bases)), methods))
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                for one in node.names:
+                    if one.asname:
+                        self._bound[one.asname].add(node.lineno)
+            elif isinstance(node, ast.Name):
+                if isinstance(node.ctx, ast.Store) and not local:
+                    self._bound[node.id].add(node.lineno)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                self._bound[node.attr].add(node.lineno)
+            pending += [(child, local) for child in ast.iter_child_nodes(node)]
+        for function in functions:
+            function.body = []
+            self.functions[function.name].append(function)
+
+
+def may_bind(line: str) -> bool:
+    """Whether a line could bind a name at all; if not, its file needn't be parsed."""
+    return _MAY_BIND.search(line) is not None
+
+
+def same_signature(function: FunctionNode, answer: str) -> bool:
+    """Whether an answer spells a function's name, parameters, defaults and annotations."""
+    tree = _parse_module(f"{answer}: pass")
+    given = tree.body[0] if tree else None
+    return (
+        type(given) is type(function)
+        and isinstance(given, FunctionNode)
+        and given.name == function.name
+        and ast.dump(given.args) == ast.dump(function.args)
+        and _dump(given.returns) == _dump(function.returns)
+    )
+
+
+def default_of(function: FunctionNode, parameter: str) -> ast.expr | None:
+    """A parameter's default, None where it has none."""
+    arguments = function.args
+    plain = [*arguments.posonlyargs, *arguments.args]
+    pairs = [*zip(plain[len(plain) - len(arguments.defaults) :], arguments.defaults, strict=True)]
+    pairs += [(one, value) for one, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value]
+    return next((value for one, value in pairs if one.arg == parameter), None)
+
+
+def same_expression(node: ast.expr, answer: str) -> bool:
+    """Whether an answer spells an expression."""
+    tree = _parse_module(f"({answer})")
+    body = tree.body[0] if tree and len(tree.body) == 1 else None
+    return isinstance(body, ast.Expr) and ast.dump(body.value) == ast.dump(node)
+
+
+def _parse_module(text: str) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _uses(node: ast.AST, name: str, inside: str) -> Iterator[NameUse]:
+    for child in ast.iter_child_nodes(node):
+        called = isinstance(node, ast.Call) and node.func is child
+        if isinstance(child, ast.Call) and _last_name(child.func) == name:
+            yield NameUse(inside, True)
+        elif (_last_name(child) == name and not called) or (isinstance(child, ast.Constant) and child.value == name):
+            yield NameUse(inside, False)
+        yield from _uses(child, name, child.name if isinstance(child, FunctionNode) else inside)
+
+
+def _base_name(node: ast.expr) -> str:
+    return ast.unparse(node.value if isinstance(node, ast.Subscript) else node)
+
+
+def _last_name(node: ast.AST) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _dump(node: ast.AST | None) -> str:
+    return ast.dump(node) if node else ""
 
 
 def asked_name(question: str) -> str:
@@ -176,92 +314,53 @@ class Evidence:
         script = not end and re.match(r"#!.*python", self.tree.text(path)) is not None
         return PythonFile(self.tree.text(path)) if end in _PYTHON_SUFFIXES or script else None
 
-    def braces(self, path: str) -> BraceFile:
-        """A file read by its brackets."""
-        return brace_file(self.tree.text(path), LANGUAGES.get(file_suffix(path), "other"))
+    def unread(self, name: str) -> list[str]:
+        """The code files in which a name stands that no parser here reads: what they say of it isn't known."""
+        return [path for path in distinct_paths(self.tree.lines(name)) if self._is_unread(path)]
 
-    def definitions(self, name: str, kind: str) -> list[tuple[str, int]]:
-        """(path, line) of everything in the tree that looks like a definition of a name."""
-        return [(line.path, line.number) for line in self.tree.lines(name) if self._defines(line, name, kind)]
+    def _is_unread(self, path: str) -> bool:
+        if python := self.python(path):
+            return not python.parsed
+        return language_of(path) not in NON_CODE_LANGUAGES
 
-    def kind_of(self, name: str) -> str:
-        """Method where git shows a Go method of this name, else function."""
-        return "method" if any(re.match(r"func\s*\(", line.text) for line in self.tree.lines(name)) else "function"
+    def definitions(self, name: str) -> list[tuple[str, int]]:
+        """(path, line) of every definition of a name in the Python files."""
+        return [(line.path, line.number) for line in self.tree.lines(name) if self._defines(line, name)]
 
-    def _defines(self, line: GrepLine, name: str, kind: str) -> bool:
+    def _defines(self, line: GrepLine, name: str) -> bool:
         if file_suffix(line.path) in _PYTHON_SUFFIXES and not may_bind(line.text):
             return False
-        if python := self.python(line.path):
-            known = line.number in python.defining_lines(name)
-            return known or (not python.parsed and defines_anywhere(line.text, name))
-        if file_suffix(line.path) in LANGUAGES:
-            return self.braces(line.path).defines(line.number, name, kind)
-        return defines_anywhere(line.text, name)
+        python = self.python(line.path)
+        return python is not None and line.number in python.defining_lines(name)
 
-    def callers(self, name: str, definition: tuple[str, int]) -> set[tuple[str, str]]:
-        """(path, innermost function) of every mention of a name in code but its definition and imports. A mention that
-        is no call counts where it is outside of every function that calls it."""
-        calls: set[tuple[str, str]] = set()
-        mentions: set[tuple[str, str]] = set()
-        for path in distinct_paths(self.tree.lines(name)):
-            for inside, call in self._uses(path, name, definition):
-                (calls if call else mentions).add((path, inside))
-        return calls | mentions
+    def callers(self, name: str) -> set[tuple[str, str]]:
+        """(path, innermost function) of every mention of a name in Python code but its definition and imports. A
+        mention that is no call counts if it is outside every function that calls it."""
+        return {
+            (path, use.inside)
+            for path in distinct_paths(self.tree.lines(name))
+            if (python := self.python(path))
+            for use in python.uses(name)
+        }
 
-    def _uses(self, path: str, name: str, definition: tuple[str, int]) -> Iterator[tuple[str, bool]]:
-        if python := self.python(path):
-            yield from ((one.inside, one.call) for one in python.uses(name))
-        elif file_suffix(path) in LANGUAGES:
-            braces = self.braces(path)
-            for line in self.tree.lines(name):
-                if line.path != path or (path, line.number) == definition:
-                    continue
-                called = re.search(rf"\b{name}\s*(?:<[^()]*>|::<[^()]*>|!)?\s*\(", line.text) is not None
-                if called or not re.search(r"\b(?:import|use|require|include|export|from)\b", line.text):
-                    yield braces.function_around(braces.position(line.number, name)), called
-
-    def subclasses(self, name: str) -> list[tuple[str, str]]:
-        """(path, class) of every class whose head names this one as its base."""
-        found: list[tuple[str, str]] = []
-        for path in distinct_paths(self.tree.lines(name)):
-            if python := self.python(path):
-                for one in python.classes:
-                    if any(base.rpartition(".")[2] == name for base in one.bases):
-                        found.append((path, one.name))
-            elif file_suffix(path) in LANGUAGES:
-                masked = self.braces(path).masked
-                pattern = rf"\bclass\s+(\w+)[^{{}};]*?\bextends\s+(?:\w+\.)*{name}\b"
-                found += [(path, match.group(1)) for match in re.finditer(pattern, masked)]
-        return found
+    def subclasses(self, name: str) -> set[tuple[str, str]]:
+        """(path, class) of every Python class whose head names this one as its base."""
+        return {
+            (path, one.name)
+            for path in distinct_paths(self.tree.lines(name))
+            if (python := self.python(path))
+            for one in python.classes
+            if any(base.rpartition(".")[2] == name for base in one.bases)
+        }
 
     def tests(self, name: str) -> list[str]:
         """The test files, by their path, in which a name stands."""
         return [path for path in distinct_paths(self.tree.lines(name)) if _is_test(path)]
 
     def calls(self, path: str, name: str) -> bool:
-        """Whether a file calls a name."""
-        if python := self.python(path):
-            return any(one.call for one in python.uses(name))
-        return re.search(rf"\b{name}\s*(?:<[^()]*>)?\s*\(", self.braces(path).masked) is not None
-
-    def sees(self, path: str, other: str) -> bool:
-        """Whether a file imports another, or needs no import as it lies in the same package (Go)."""
-        if path.endswith(".go"):
-            return PurePosixPath(path).parent == PurePosixPath(other).parent
-        return other in (self.imports(path) or ())
-
-    def imports(self, path: str) -> set[str] | None:
-        """The files of the tree that a file imports; None where its language isn't read here."""
-        return self._resolver.imports(path, self.tree.text(path), self.python(path))
-
-    def importers(self, path: str) -> set[str]:
-        """The files that import a file, among those in which its name stands."""
-        stem = PurePosixPath(path).name.partition(".")[0]
-        return {one for one in distinct_paths(self.tree.lines(stem)) if path in (self.imports(one) or ())}
-
-    @cached_property
-    def _resolver(self) -> Resolver:
-        return Resolver(self.tree.blobs)
+        """Whether a Python file calls a name."""
+        python = self.python(path)
+        return python is not None and any(one.call for one in python.uses(name))
 
 
 def _is_test(path: str) -> bool:

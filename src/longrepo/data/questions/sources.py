@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 SCRIPT_LANGUAGES = ("JavaScript", "TypeScript")
-# Those that the checker can read without a grammar; it lost its way in one of fifty questions on C++, Kotlin or C#.
+# Those whose answers an independent reader confirmed; it lost its way in one of fifty questions on C++, Kotlin or C#.
 ASKED_LANGUAGES = frozenset((*SCRIPT_LANGUAGES, "Python", "Rust", "Go", "Java", "C", "PHP"))
 NON_CODE_LANGUAGES = frozenset(
     ("Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML", "CSS")

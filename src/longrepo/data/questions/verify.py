@@ -1,6 +1,6 @@
-"""Checks an answer by another route than the one that made it: git's own commands, Python's own parser, and brackets.
+"""Checks an answer by another route than the one that made it: git's own commands and Python's own parser.
 
-No grammar, no outline and no import graph is asked. What can't be judged is not confirmed.
+No grammar, no outline and no import graph is asked. An answer that neither of the two can judge is "not checked".
 """
 
 from __future__ import annotations
@@ -10,21 +10,38 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar, get_args
 
-from longrepo.data.questions.evidence import Evidence, asked_name
-from longrepo.data.questions.python_ast import default_of, same_expression, same_signature
+from longrepo.data.questions.evidence import (
+    Evidence,
+    PythonFile,
+    asked_name,
+    default_of,
+    same_expression,
+    same_signature,
+)
 
 _SNIPPET = re.compile(r", in ?<\|SNIPPET_(\d+)\|>$")
 _PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]+>")
 
 
+AnswerResult = Literal["confirmed", "refuted", "not checked"]
+ANSWER_RESULTS: tuple[AnswerResult, ...] = get_args(AnswerResult)
+
+
 @dataclass(frozen=True)
 class AnswerVerdict:
-    """`kind` is "" where the question is of none that is known; `why` says what speaks against the answer."""
+    """`kind` is "" if the question is of none that is known; `why` says what speaks against the answer, or why there is
+    no independent route to it."""
 
-    confirmed: bool
+    result: AnswerResult
     kind: str
     why: str = ""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether another route leads to the same answer."""
+        return self.result == "confirmed"
 
 
 @dataclass(frozen=True)
@@ -35,7 +52,14 @@ class _AnswerPlace:
     word: str = ""
 
 
+_Item = TypeVar("_Item", str, tuple[str, str])
+
+
 class _AnswerRefuted(Exception):
+    pass
+
+
+class _AnswerNotChecked(Exception):
     pass
 
 
@@ -65,10 +89,13 @@ class AnswerChecker:
                 try:
                     told = judge(self._evidence, asked.groups(), _SNIPPET.sub("", answer))
                     _check_snippet(told, pointed, snippets)
+                    _require_all_read(self._evidence, asked_name(question) if told.path else "")
                 except _AnswerRefuted as reason:
-                    return AnswerVerdict(False, kind, str(reason))
-                return AnswerVerdict(True, kind)
-        return AnswerVerdict(False, "", "a question of no kind that is known")
+                    return AnswerVerdict("refuted", kind, str(reason))
+                except _AnswerNotChecked as reason:
+                    return AnswerVerdict("not checked", kind, str(reason))
+                return AnswerVerdict("confirmed", kind)
+        return AnswerVerdict("refuted", "", "a question of no kind that is known")
 
 
 def check_answer(
@@ -78,7 +105,7 @@ def check_answer(
     commit: str,
     snippets: Mapping[int, tuple[str, str]] | None = None,
 ) -> AnswerVerdict:
-    """The verdict on one answer; for many questions a `Checker` is faster."""
+    """The verdict on one answer; for many questions an `AnswerChecker` is faster."""
     with AnswerChecker(repository, commit) as checker:
         return checker.check(question, answer, snippets)
 
@@ -95,123 +122,98 @@ def _check_snippet(
 
 
 def _check_where(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
-    kind, name = asked
-    found = evidence.definitions(name, kind)
-    _require(len(found) == 1, f"defined at {_join_items(found)}")
-    _require(found[0][0] == answer, f"defined in {found[0][0]}")
+    name = asked[1]
+    found = evidence.definitions(name)
+    _require(len(found) <= 1, f"defined at {_join_items(found)}")
+    _require_found(evidence, name, {path for path, _ in found}, answer, answer, "defined in")
     return _AnswerPlace(answer, name)
 
 
-def _sole_definition(evidence: Evidence, name: str, kind: str = "") -> tuple[str, int]:
-    found = evidence.definitions(name, kind or evidence.kind_of(name))
+def _sole_definition(evidence: Evidence, name: str) -> tuple[str, PythonFile]:
+    """The path and file of a name's only definition. An answer about a name that only unread files hold isn't checked."""
+    found = evidence.definitions(name)
+    if not found:
+        _require_all_read(evidence, name)
     _require(len(found) == 1, f"{name} is defined at {_join_items(found)}")
-    return found[0]
+    path = found[0][0]
+    python = evidence.python(path)
+    if python is None:
+        raise _AnswerNotChecked(f"{path}: no parser here reads it")
+    return path, python
 
 
 def _check_signature(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
     name = asked[0]
-    path, line = _sole_definition(evidence, name)
-    if python := evidence.python(path):
-        functions = python.functions[name]
-        _require(len(functions) == 1 and same_signature(functions[0], answer), "the parser reads another signature")
-        return _AnswerPlace(path, name)
-    braces = evidence.braces(path)
-    spelled = re.compile(r"\s*".join(map(re.escape, "".join(answer.split()))))
-    at = braces.position(line, name)
-    found = next((one for one in spelled.finditer(braces.text) if one.start() <= at < one.end()), None)
-    _require(found is not None, "the definition doesn't read like this")
-    start, end = found.span() if found else (0, 0)
-    _require(braces.begins(start), "the signature begins earlier")
-    _require(braces.masked[end:].lstrip()[:1] in ("{", ";", "="), "the signature goes on")
+    path, python = _sole_definition(evidence, name)
+    functions = python.functions[name]
+    _require(len(functions) == 1 and same_signature(functions[0], answer), "the parser reads another signature")
     return _AnswerPlace(path, name)
 
 
 def _check_default(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
     parameter, name = asked
-    path, line = _sole_definition(evidence, name)
-    if python := evidence.python(path):
-        functions = python.functions[name]
-        default = default_of(functions[0], parameter) if len(functions) == 1 else None
-        _require(default is not None and same_expression(default, answer), "the parser reads another default")
-        return _AnswerPlace(path, name)
-    braces = evidence.braces(path)
-    parameters = braces.parameters(braces.position(line, name))
-    value = re.escape("".join(answer.split()))
-    found = re.search(rf"(?:^|,){parameter}\??(?::[^=]*)?={value}(?:,|$)", parameters)
-    _require(found is not None, f"the parameters are {parameters[:80]}")
+    path, python = _sole_definition(evidence, name)
+    functions = python.functions[name]
+    default = default_of(functions[0], parameter) if len(functions) == 1 else None
+    _require(default is not None and same_expression(default, answer), "the parser reads another default")
     return _AnswerPlace(path, name)
 
 
 def _check_owner(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
     name = asked[0]
-    path, line = _sole_definition(evidence, name, "method")
-    if python := evidence.python(path):
-        _require(python.owners(name) == [answer], f"the parser finds it in {python.owners(name)}")
-        return _AnswerPlace(path, name)
-    braces = evidence.braces(path)
-    if path.endswith(".go"):
-        shown = evidence.tree.text(path).split("\n")[line - 1]
-        receiver = re.match(r"\s*func\s*\(\s*(?:\w+\s+)?\*?\s*(\w+)", shown)
-        _require(receiver is not None and receiver.group(1) == answer, f"its receiver reads {shown[:80]}")
-    else:
-        owner = braces.type_around(braces.position(line, name))
-        _require(owner == answer, f"it stands in {owner or 'no type'}")
+    path, python = _sole_definition(evidence, name)
+    _require(python.owners(name) == [answer], f"the parser finds it in {python.owners(name)}")
     return _AnswerPlace(path, name)
 
 
 def _check_base(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
     name = asked[0]
-    path, line = _sole_definition(evidence, name, "class")
-    if python := evidence.python(path):
-        bases = [one.bases for one in python.classes if one.name == name]
-        _require(bases == [(answer,)], f"the parser reads {bases}")
-        return _AnswerPlace(path, name)
-    braces = evidence.braces(path)
-    head = braces.head(braces.position(line, name))
-    found = re.findall(r"\bextends\s+([\w.]+)", re.sub(rf"^{name}\s*<.*?>\s+(?=extends)", f"{name} ", head))
-    _require(found == [answer], f"it reads {head[:80]}")
+    path, python = _sole_definition(evidence, name)
+    bases = [one.bases for one in python.classes if one.name == name]
+    _require(bases == [(answer,)], f"the parser reads {bases}")
     return _AnswerPlace(path, name)
 
 
 def _check_caller(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
     name = asked[0]
     function, _, path = answer.partition(" in ")
-    definition = _sole_definition(evidence, name)
-    found = evidence.callers(name, definition)
-    _require(found == {(path, function)}, f"named by {_join_items(sorted(found))}")
+    _sole_definition(evidence, name)
+    _require_found(evidence, name, evidence.callers(name), (path, function), path, "named by")
     return _AnswerPlace(path, name)
 
 
 def _check_subclass(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
     name = asked[0]
     child, _, path = answer.partition(" in ")
-    _sole_definition(evidence, name, "class")
-    found = evidence.subclasses(name)
-    _require(found == [(path, child)], f"extended by {_join_items(found)}")
+    _sole_definition(evidence, name)
+    _require_found(evidence, name, evidence.subclasses(name), (path, child), path, "extended by")
     return _AnswerPlace(path, child)
 
 
 def _check_test(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
-    kind, name = asked
-    definition = _sole_definition(evidence, name, kind)
+    name = asked[1]
     tests = evidence.tests(name)
     _require(tests == [answer], f"named by the tests {_join_items(tests)}")
-    _require(evidence.calls(answer, name), "the test doesn't call it")
-    _require(evidence.sees(answer, definition[0]), f"the test doesn't import {definition[0]}")
+    _sole_definition(evidence, name)
+    _require(evidence.calls(answer, name) or answer in evidence.unread(name), "the test doesn't call it")
     return _AnswerPlace(answer, name)
 
 
 def _check_importers(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
-    found = evidence.importers(asked[0])
-    _require(found == set(answer.split(", ")), f"imported by {_join_items(sorted(found))}")
-    return _AnswerPlace()
+    """Git can refute an answer: it shows no word of the file's name in a file that doesn't import it."""
+    _require_there(evidence, asked[0])
+    stem = asked[0].rpartition("/")[2].partition(".")[0]
+    named = {line.path for line in evidence.tree.lines(stem)}
+    wrong = [path for path in answer.split(", ") if path not in named]
+    _require(not wrong, f"{stem} doesn't stand in {_join_items(wrong)}")
+    raise _AnswerNotChecked("imports are resolved by one route only")
 
 
 def _check_imports(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
-    found = evidence.imports(asked[0])
-    _require(found is not None, "its language isn't read here")
-    _require(found == set(answer.split(", ")), f"it imports {_join_items(sorted(found or ()))}")
-    return _AnswerPlace()
+    """Git can refute an answer: it shows which files there are."""
+    for path in (asked[0], *answer.split(", ")):
+        _require_there(evidence, path)
+    raise _AnswerNotChecked("imports are resolved by one route only")
 
 
 def _check_change(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
@@ -229,6 +231,25 @@ def _check_change(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _A
 def _require(right: bool, why: str) -> None:
     if not right:
         raise _AnswerRefuted(why)
+
+
+def _require_there(evidence: Evidence, path: str) -> None:
+    _require(path in evidence.tree.blobs, f"there is no file {path}")
+
+
+def _require_found(evidence: Evidence, name: str, found: set[_Item], expected: _Item, path: str, relation: str) -> None:
+    """Require that what was found of a name is what the answer says, and nothing else. Where nothing was found and the
+    answer's file is one that no parser here reads, the answer isn't checked."""
+    if not found and path in evidence.unread(name):
+        _require_all_read(evidence, name)
+    _require(found == {expected}, f"{relation} {_join_items(sorted(found))}")
+
+
+def _require_all_read(evidence: Evidence, name: str) -> None:
+    """An answer that a name's unread files could speak against isn't checked."""
+    unread = evidence.unread(name) if name else []
+    if unread:
+        raise _AnswerNotChecked(f"{name} stands in {_join_items(unread)}: no parser here reads that")
 
 
 def _join_items(found: object) -> str:

@@ -211,7 +211,7 @@ def check_question_rows(
                 found.append((one, checker.check(one.question, one.answer, one.snippets)))
                 done()
     unknown = "of a repository that the header doesn't name"
-    found += [(one, AnswerVerdict(False, "", unknown)) for asked in by_repository.values() for one in asked]
+    found += [(one, AnswerVerdict("refuted", "", unknown)) for asked in by_repository.values() for one in asked]
     return sorted(found, key=lambda pair: pair[0].row)
 
 
