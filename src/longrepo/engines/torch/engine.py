@@ -17,15 +17,10 @@ import torch
 import transformers
 
 from longrepo.config.schema import ContextSettings, Settings
+from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.torch import lora
-from longrepo.engines.torch.adapter_io import (
-    read_torch_adapter,
-    read_torch_optimizer,
-    write_torch_adapter,
-    write_torch_optimizer,
-)
 from longrepo.engines.torch.chunked import (
     TorchActivationStore,
     TorchChunkedStep,
@@ -44,7 +39,13 @@ from longrepo.engines.torch.full_finetune import (
 )
 from longrepo.engines.torch.kv_cache import TokenCallback, generation_options
 from longrepo.engines.torch.load import load_base
-from longrepo.engines.torch.lora import TorchTokenEmbeddings, add_trained_tokens, attach_lora
+from longrepo.engines.torch.lora import (
+    TorchTokenEmbeddings,
+    adapter_tensors,
+    add_trained_tokens,
+    attach_lora,
+    peft_config,
+)
 from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll, token_nll
 from longrepo.engines.torch.positions import set_positions
 from longrepo.errors import InputError
@@ -220,22 +221,39 @@ class TorchEngine:
 
     def save_adapter(self, folder: Path) -> None:
         if self.has_adapter:
-            write_torch_adapter(folder, self.model, self.rows, self._settings.model.name)
+            tensors = adapter_tensors(self.model, self.rows)
+            config = peft_config(self.model, self.rows, self._settings.model.name)
+            write_adapter(folder, {name: _to_numpy(tensor) for name, tensor in tensors.items()}, config)
         else:
             write_model(folder, self.model)
         write_context(folder, self._settings.context)
 
+    @torch.no_grad()
     def load_adapter(self, folder: Path) -> None:
         if self.has_adapter:
-            read_torch_adapter(folder, self.model, self.rows)
+            tensors = adapter_tensors(self.model, self.rows)
+            saved = read_adapter(folder, {name: tensor.shape for name, tensor in tensors.items()})
+            for name, tensor in tensors.items():
+                tensor.copy_(torch.from_numpy(saved[name]))
         else:
             read_model(folder, self.model)
 
     def save_optimizer(self, file: Path) -> None:
-        write_torch_optimizer(file, self._optimizer, self.parameters)
+        state = {
+            f"{name}/{part}": _to_numpy(value)
+            for name, parameter in self.parameters.items()
+            for part, value in self._optimizer.state.get(parameter, {}).items()
+        }
+        write_optimizer(file, state)
 
     def load_optimizer(self, file: Path) -> None:
-        read_torch_optimizer(file, self._optimizer, self.parameters)
+        saved = read_optimizer(file, {name: parameter.shape for name, parameter in self.parameters.items()})
+        self._optimizer.state.clear()
+        for key, array in saved.items():
+            name, _, part = key.rpartition("/")
+            parameter, value = self.parameters[name], torch.from_numpy(array)
+            # AdamW keeps its step counts on the CPU, the moments beside the parameter.
+            self._optimizer.state[parameter][part] = value if part == "step" else value.to(parameter.device)
 
     def peak_memory(self) -> int:
         return self._peak.read()
@@ -276,6 +294,11 @@ class TorchEngine:
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._placement.device)
+
+
+def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """In float32; memory on the CPU is shared."""
+    return tensor.detach().float().cpu().numpy()
 
 
 def _parameter_groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
