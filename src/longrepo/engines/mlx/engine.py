@@ -24,12 +24,11 @@ from longrepo.engines.adapter_io import (
     write_moments,
 )
 from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.mlx.chunked import (
-    MlxActivationStore,
     MlxChunkedStep,
-    MlxDiskStore,
-    MlxMemoryStore,
+    MlxCodec,
     MlxScoredPositions,
     plain_step,
     token_nll,
@@ -85,7 +84,7 @@ class MlxEngine:
         self._optimizer = MlxAdamW(settings.training.weight_decay)
         self._unsupported_reason = unsupported_reason(model, self._rows, self._dropout.at)
         self._chunks = MlxChunkedStep(model, self._rows, self._dropout.at)
-        self._store: MlxActivationStore = MlxMemoryStore()
+        self._store: ActivationStore[mx.array] = MemoryStore()
         self.method = StepMethod()
 
     @classmethod
@@ -103,9 +102,9 @@ class MlxEngine:
         if method.step == "chunked" and (reason := self.chunked_unsupported_reason()):
             raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
         self.method = method
-        self._store = (
-            MlxDiskStore(scratch or Path(tempfile.gettempdir())) if method.store == "disk" else MlxMemoryStore()
-        )
+        self._store = MemoryStore()
+        if method.store == "disk":
+            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), MlxCodec())
 
     def chunked_unsupported_reason(self) -> str | None:
         return self._unsupported_reason

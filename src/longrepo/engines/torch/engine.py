@@ -19,13 +19,12 @@ import transformers
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
 from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.torch import lora
 from longrepo.engines.torch.chunked import (
-    TorchActivationStore,
     TorchChunkedStep,
-    TorchDiskStore,
-    TorchMemoryStore,
+    TorchCodec,
     chunked_mode,
     unsupported_reason,
 )
@@ -89,7 +88,7 @@ class TorchEngine:
         self._peak = PeakMemory(placement.device)
         self._dropout = lora.install_dropout(model, settings.lora.dropout)
         self.method = StepMethod()
-        self._store: TorchActivationStore = TorchMemoryStore()
+        self._store: ActivationStore[torch.Tensor] = MemoryStore()
         self._chunks = TorchChunkedStep(self._decoder, self._head, placement.device, placement.dtype, self._dropout.at)
 
     @classmethod
@@ -119,9 +118,9 @@ class TorchEngine:
         if method.step == "chunked" and (reason := self.chunked_unsupported_reason()):
             raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
         self.method = method
-        self._store = TorchMemoryStore()
+        self._store = MemoryStore()
         if method.store == "disk":
-            self._store = TorchDiskStore(scratch or Path(tempfile.gettempdir()), self._placement.device)
+            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), TorchCodec(self._placement.device))
 
     def chunked_unsupported_reason(self) -> str | None:
         self.model.eval()
