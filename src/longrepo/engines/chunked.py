@@ -172,6 +172,47 @@ class DiskStore(Generic[T]):
         self._file.rewind()
 
 
+PROBE_TOKENS, PROBE_CHUNK = 24, 10
+UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+
+
+def probe_tolerance(float32: bool) -> float:
+    """How far two computations of the same in float32, or in 16 bits, may be apart, as a share of the output's norm."""
+    return 1e-3 if float32 else 0.1
+
+
+class UnsupportedLayers(Exception):
+    """Layers that chunks can't be cut for; the text is the reason."""
+
+
+def probe_two_layers(
+    decoder: Any,
+    list_type: type,
+    whole: Callable[[], T],
+    chunks: Callable[[], T],
+    differs: Callable[[T, T], bool],
+) -> str | None:
+    """Why `decoder`, whose `layers` are a `list_type`, can't be walked in chunks, or None if its first two layers give
+    the same both ways: tried on the model itself, not guessed from its name.
+
+    `whole` and `chunks` compute `PROBE_TOKENS` tokens at once and in chunks of `PROBE_CHUNK`; `differs` compares their
+    results within `probe_tolerance`. Raised by either, UnsupportedLayers is the reason, and so are most errors.
+    """
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, list_type):
+        return "its decoder has no list of layers"
+    decoder.layers = layers[:2]  # type: ignore[index]
+    try:
+        both = whole(), chunks()
+    except UnsupportedLayers as reason:
+        return str(reason)
+    except UNSUPPORTED_ERRORS as error:
+        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
+    finally:
+        decoder.layers = layers
+    return "its layers compute something else in chunks" if differs(*both) else None
+
+
 DROPOUT_BLOCK = 64
 
 

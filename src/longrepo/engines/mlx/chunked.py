@@ -19,8 +19,6 @@ The exact chunked step: the loss of a sequence and every gradient, with one chun
 
 As `longrepo.engines.torch.chunked.step`, in the same order (`longrepo.engines.chunk_order`).
 
-Whether a model's layers can be walked in chunks: tried on the model itself.
-
 The plain step: one graph for a whole sequence. What the chunked step is held against.
 
 The exact chunked step in MLX.
@@ -39,7 +37,16 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.engines.base import Batch, StepMethod, scored_positions
-from longrepo.engines.chunked import ActivationStore, MemoryStore, chunk_spans, run_schedule
+from longrepo.engines.chunked import (
+    PROBE_CHUNK,
+    PROBE_TOKENS,
+    ActivationStore,
+    MemoryStore,
+    chunk_spans,
+    probe_tolerance,
+    probe_two_layers,
+    run_schedule,
+)
 from longrepo.engines.mlx.device import to_float
 from longrepo.engines.mlx.lora import Gradients, ParameterSlot, lora_slots, temporary_values
 
@@ -447,32 +454,21 @@ class MlxChunkedStep:
             mx.eval(gradients.of(rows))
 
 
-PROBE_TOKENS, PROBE_CHUNK = 24, 10
-UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
-
-
 def unsupported_reason(model: Any, rows: ParameterSlot | None, at: ChunkContext) -> str | None:
-    """Why `model` can't be walked in chunks, or None where its first two layers give the same both ways."""
-    decoder: Any = getattr(model, "model", None)
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, list):
-        return "its decoder has no list of layers"
+    """See `longrepo.engines.chunked.probe_two_layers`."""
     model.eval()
     ids = mx.arange(PROBE_TOKENS)[None]
-    decoder.layers = layers[:2]
-    try:
-        plain = model(ids)
+
+    def chunks() -> mx.array:
         step = MlxChunkedStep(model, rows, at)
-        chunks = mx.concatenate([step.logits(hidden) for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], axis=1)
-    except UNSUPPORTED_ERRORS as error:
-        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
-    finally:
-        decoder.layers = layers
-    tolerance = 1e-3 if plain.dtype == mx.float32 else 0.1
-    off = (chunks - plain).astype(mx.float32)
-    if to_float(mx.linalg.norm(off)) > tolerance * to_float(mx.linalg.norm(plain.astype(mx.float32))):
-        return "its layers compute something else in chunks"
-    return None
+        return mx.concatenate([step.logits(hidden) for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], axis=1)
+
+    def differs(plain: mx.array, parts: mx.array) -> bool:
+        off = to_float(mx.linalg.norm((parts - plain).astype(mx.float32)))
+        tolerance = probe_tolerance(plain.dtype == mx.float32)
+        return off > tolerance * to_float(mx.linalg.norm(plain.astype(mx.float32)))
+
+    return probe_two_layers(getattr(model, "model", None), list, lambda: model(ids), chunks, differs)
 
 
 def plain_step(

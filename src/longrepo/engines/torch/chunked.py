@@ -18,8 +18,6 @@ Forward, layer by layer, without a graph, keeping each layer's input, keys and v
 backward, layers from last to first (`longrepo.engines.torch.chunked.layer`). It is exact, unlike a backward pass for
 each chunk that takes earlier keys and values as constants.
 
-Whether a model can be walked in chunks: tried on its first two layers, not guessed from its name.
-
 One exact training step in chunks of tokens: no activation of the whole sequence but each layer's input.
 """
 
@@ -34,7 +32,18 @@ import torch
 from torch import nn
 
 from longrepo.engines.base import Batch, StepMethod
-from longrepo.engines.chunked import ActivationStore, MemoryStore, StoreKey, chunk_spans, run_schedule
+from longrepo.engines.chunked import (
+    PROBE_CHUNK,
+    PROBE_TOKENS,
+    ActivationStore,
+    MemoryStore,
+    StoreKey,
+    UnsupportedLayers,
+    chunk_spans,
+    probe_tolerance,
+    probe_two_layers,
+    run_schedule,
+)
 from longrepo.engines.torch.attention import ATTENTION_NAME, register_attention, window_of
 from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll
 from longrepo.engines.torch.quantization import fused_lora_forward
@@ -386,10 +395,6 @@ class TorchChunkedStep:
             embedded.backward(gradient)
 
 
-PROBE_TOKENS, PROBE_CHUNK = 24, 10
-UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
-
-
 @contextmanager
 def chunked_mode(decoder: Any) -> Iterator[None]:
     """While entered, the decoder's layers attend through `longrepo.engines.torch.attention` and don't
@@ -409,29 +414,21 @@ def chunked_mode(decoder: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def unsupported_reason(decoder: Any, device: torch.device, dtype: torch.dtype, at: ChunkContext) -> str | None:
-    """Why `decoder` can't be walked in chunks, or None where its first two layers give the same both ways."""
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        return "its decoder has no list of layers"
+    """See `longrepo.engines.chunked.probe_two_layers`."""
     ids = torch.arange(PROBE_TOKENS, device=device)[None]
-    decoder.layers = layers[:2]
-    try:
-        plain = decoder(input_ids=ids, use_cache=False).last_hidden_state.float()
+
+    def whole() -> Tensor:
+        return decoder(input_ids=ids, use_cache=False).last_hidden_state.float()
+
+    def chunks() -> Tensor:
         with chunked_mode(decoder):
-            masked = [
-                name
-                for one in TorchEmbeddingAndHead(decoder).arguments(PROBE_TOKENS, device, dtype)
-                for name in one.full_masks()
-            ]
-            if masked:
-                return f"its layers want a whole attention mask ({masked[0]})"
+            for one in TorchEmbeddingAndHead(decoder).arguments(PROBE_TOKENS, device, dtype):
+                for name in one.full_masks():
+                    raise UnsupportedLayers(f"its layers want a whole attention mask ({name})")
             step = TorchChunkedStep(decoder, nn.Identity(), device, dtype, at)
-            chunks = torch.cat([hidden for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], dim=1).float()
-    except UNSUPPORTED_ERRORS as error:
-        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
-    finally:
-        decoder.layers = layers
-    tolerance = 1e-3 if dtype == torch.float32 else 0.1
-    if (chunks - plain).norm() > tolerance * plain.norm():
-        return "its layers compute something else in chunks"
-    return None
+            return torch.cat([hidden for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], dim=1).float()
+
+    def differs(plain: Tensor, parts: Tensor) -> bool:
+        return bool((parts - plain).norm() > probe_tolerance(dtype == torch.float32) * plain.norm())
+
+    return probe_two_layers(decoder, nn.ModuleList, whole, chunks, differs)
