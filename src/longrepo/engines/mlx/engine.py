@@ -16,14 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings, Settings
+from longrepo.engines.adapter_io import (
+    adapter_config,
+    read_adapter,
+    read_moments,
+    write_adapter,
+    write_moments,
+)
 from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
-from longrepo.engines.mlx.adapter_io import read_mlx_adapter, read_mlx_optimizer, write_mlx_adapter, write_mlx_optimizer
 from longrepo.engines.mlx.chunked import (
-    MlxActivationStore,
     MlxChunkedStep,
-    MlxDiskStore,
-    MlxMemoryStore,
+    MlxCodec,
     MlxScoredPositions,
     plain_step,
     token_nll,
@@ -38,9 +43,14 @@ from longrepo.engines.mlx.lora import (
     MlxAdamW,
     MlxTokenEmbeddings,
     ParameterSlot,
+    adapter_tensors,
     add_trained_tokens,
     attach_lora,
     lora_slots,
+    moment_shapes,
+    moments_from_numpy,
+    moments_to_numpy,
+    set_adapter,
 )
 from longrepo.engines.mlx.models import set_positions
 from longrepo.errors import InputError
@@ -74,7 +84,7 @@ class MlxEngine:
         self._optimizer = MlxAdamW(settings.training.weight_decay)
         self._unsupported_reason = unsupported_reason(model, self._rows, self._dropout.at)
         self._chunks = MlxChunkedStep(model, self._rows, self._dropout.at)
-        self._store: MlxActivationStore = MlxMemoryStore()
+        self._store: ActivationStore[mx.array] = MemoryStore()
         self.method = StepMethod()
 
     @classmethod
@@ -92,9 +102,9 @@ class MlxEngine:
         if method.step == "chunked" and (reason := self.chunked_unsupported_reason()):
             raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
         self.method = method
-        self._store = (
-            MlxDiskStore(scratch or Path(tempfile.gettempdir())) if method.store == "disk" else MlxMemoryStore()
-        )
+        self._store = MemoryStore()
+        if method.store == "disk":
+            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), MlxCodec())
 
     def chunked_unsupported_reason(self) -> str | None:
         return self._unsupported_reason
@@ -181,18 +191,21 @@ class MlxEngine:
                 switch.active = True
 
     def save_adapter(self, folder: Path) -> None:
-        write_mlx_adapter(folder, self.model, self.rows, self._settings)
+        ids: Any = self.rows.ids.tolist() if self.rows is not None else None
+        tensors = {name: np.array(tensor) for name, tensor in adapter_tensors(self.slots).items()}
+        write_adapter(folder, tensors, adapter_config(self._settings, ids))
         write_context(folder, self._settings.context)
 
     def load_adapter(self, folder: Path) -> None:
-        read_mlx_adapter(folder, self.model, self.rows)
+        shapes = {name: tensor.shape for name, tensor in adapter_tensors(self.slots).items()}
+        set_adapter(self.slots, read_adapter(folder, shapes))
 
     def save_optimizer(self, file: Path) -> None:
-        write_mlx_optimizer(file, self._optimizer.moments, self._optimizer.step)
+        write_moments(file, moments_to_numpy(self._optimizer.moments), self._optimizer.step)
 
     def load_optimizer(self, file: Path) -> None:
-        shapes = {slot.name: slot.value.shape for slot in self.slots}
-        self._optimizer.moments, self._optimizer.step = read_mlx_optimizer(file, shapes)
+        moments, self._optimizer.step = read_moments(file, moment_shapes(self.slots))
+        self._optimizer.moments = moments_from_numpy(moments, [slot.name for slot in self.slots])
 
     def peak_memory(self) -> int:
         return mx.get_peak_memory() if self.device == "metal" else process.peak_resident()
