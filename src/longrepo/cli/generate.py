@@ -145,18 +145,20 @@ def serve(
 ) -> None:
     """Answer completion and fill-in-the-middle requests, for this machine alone, until Ctrl-C."""
     from longrepo.engines.registry import choose_engine
-    from longrepo.serve.server import check_server_installed, listen, serve_on
     from longrepo.training.artifact import find_artifact
 
     choice = choose_engine(engine.value, device.value, find_artifact(run).settings.training.weights)
-    check_server_installed(choice.name)
+    try:
+        from longrepo.serve.server import CompletionServer, listen
+    except ModuleNotFoundError as error:
+        raise InputError(f"longrepo serve needs {error.name}; pip install 'longrepo[serve]'") from None
     with _ignore_further_interrupts(), listen(port) as listening:
         from longrepo.serve.model import TunedModel
 
         tuned = TunedModel.load(run, model, choice, device.value, parse_positions(set_))
         for note in (*tuned.notes, *(f"{what}: {why}" for what, why in tuned.engine.choices)):
             print(note)
-        server = serve_on(listening, tuned, tuned.prompts(length, repo))
+        server = CompletionServer(listening, tuned, tuned.prompts(length, repo))
         print("http://{}:{}/v1 answers as {}; Ctrl-C ends it".format(*listening.getsockname(), tuned.name), flush=True)
         server.run()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -162,21 +162,29 @@ class MlxEngine:
                     scores[row, start + 1 + place] = nll
         return scores
 
-    def generate(
+    def stream(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
-    ) -> list[int]:
-        from mlx_lm.generate import generate_step
+    ) -> Generator[int]:
+        from mlx_lm.generate import generate_step, generation_stream
 
         self.model.eval()
         packed = generation_options(self.model.published, bits)
-        new: list[int] = []
-        for token, _ in generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, **packed):
-            if tick:
-                tick()
-            if int(token) in self.model.eos_token_ids:
-                break
-            new.append(int(token))
-        return new
+        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, **packed)
+        try:
+            for token, _ in steps:
+                if tick:
+                    tick()
+                if int(token) in self.model.eos_token_ids:
+                    return
+                yield int(token)
+        finally:
+            steps.close()
+            mx.synchronize(generation_stream)  # it computes a token ahead, which a process must not end in
+
+    def generate(
+        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+    ) -> list[int]:
+        return list(self.stream(prompt, max_new_tokens, bits=bits, tick=tick))
 
     @contextmanager
     def base_only(self) -> Iterator[None]:

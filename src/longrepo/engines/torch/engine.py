@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from longrepo.engines.torch.full_finetune import (
     trained_placement,
     write_model,
 )
-from longrepo.engines.torch.kv_cache import TokenCallback, generation_options
+from longrepo.engines.torch.kv_cache import make_cache
 from longrepo.engines.torch.load import load_base
 from longrepo.engines.torch.lora import (
     TorchTokenEmbeddings,
@@ -190,18 +190,28 @@ class TorchEngine:
         return scores
 
     @torch.no_grad()
+    def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+    ) -> Generator[int]:
+        self.model.eval()
+        end = self.model.generation_config.eos_token_id
+        ends = end if isinstance(end, list) else [end]
+        cache = make_cache(self.base.config, bits)
+        ids = torch.tensor([list(prompt)], device=self._placement.device)
+        with self._autocast():  # kept open between tokens: it holds the weights that it has cast
+            for _ in range(max_new_tokens):
+                ids = self._next_token(ids, cache)
+                token = int(ids)
+                if tick:
+                    tick()
+                if token in ends:
+                    return
+                yield token
+
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
     ) -> list[int]:
-        self.model.eval()
-        ids = torch.tensor([list(prompt)], device=self._placement.device)
-        asked = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation_options(bits)}
-        streamer = TokenCallback(tick) if tick else None
-        with self._autocast():
-            out = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer, **asked)
-        new: list[int] = out[0, len(prompt) :].tolist()
-        end = self.model.generation_config.eos_token_id
-        return new[: new.index(end)] if end in new else new
+        return list(self.stream(prompt, max_new_tokens, bits=bits, tick=tick))
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
@@ -273,6 +283,11 @@ class TorchEngine:
             "threads": torch.get_num_threads(),
             "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)},
         }
+
+    def _next_token(self, ids: torch.Tensor, cache: Any) -> torch.Tensor:
+        """The likeliest token after `ids` `[1, tokens]` and what the cache holds, `[1, 1]`."""
+        states = self._decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        return self._head(states[:, -1:]).argmax(dim=-1)
 
     def _hidden_parts(self, ids: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
         if self.method.step == "plain":
