@@ -1,8 +1,8 @@
 """What git and Python's own parser say about a commit's files, for checking answers.
 
-`CommitFiles` is a commit's tree as git itself shows it: `git grep`, `ls-tree`, `diff-tree`, `rev-list`, over its objects
-alone. `PythonFile` is a Python file as `ast` reads it. `Evidence` looks up definitions, callers, subclasses and tests
-of a name with both; files of other languages are listed as unread.
+`CommitFiles` is a commit's tree as git itself shows it: `git grep`, `ls-tree`, `diff-tree`, `rev-list`, over its
+objects alone. `PythonFile` is a Python file as `ast` reads it. `Evidence` looks up definitions, callers, subclasses
+and tests of a name with both; files of other languages are listed as unread.
 """
 
 from __future__ import annotations
