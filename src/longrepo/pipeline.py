@@ -22,7 +22,7 @@ from longrepo import api
 from longrepo.config.load import PathPart, dump_yaml, parse_key, settings_hash
 from longrepo.config.schema import NUMBERED_PHASES, PhaseConfig, Settings, phase_list
 from longrepo.curriculum.schedule import make_schedule
-from longrepo.engines.registry import choose_engine, select_device
+from longrepo.engines.registry import choose_engine
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.planner import StepEstimate
@@ -102,7 +102,7 @@ def _with_value(part: Any, path: Sequence[PathPart], value: Any) -> Any:
 
 
 class FitCheck(Protocol):
-    """How far positions reach, and what a step takes there; `longrepo.memory.planner.MemoryPlanner` with its budget."""
+    """How far positions reach, and what a step takes there; see `PhaseFits`."""
 
     def reach(self, phase: PhaseConfig) -> int:
         """Tokens. Raises InputError where the model can't be computed at the phase's positions."""
@@ -241,17 +241,14 @@ class Pipeline:
         return trained
 
     def _look(self) -> None:
-        from longrepo.memory.budget import find_budget
         from longrepo.memory.planner import MemoryPlanner
 
         settings = self.chooser.settings
-        kind, dtype, choices = select_device(self.engine, self.device, settings.training.precision)
-        planner = MemoryPlanner.of(settings, kind, dtype, engine=self.engine.name)
-        budget = find_budget(kind, settings.memory.budget_gb)
-        for what, why in (self.engine.line, *choices):
+        planner = MemoryPlanner.for_run(settings, self.engine, self.device)
+        for what, why in (self.engine.line, *planner.choices):
             key, value = what.split(": ")
             self.chooser.choices.append(SettingChoice(key, value, why))
-        choose_lengths(self.chooser, budget, PhaseFits(planner, budget))
+        choose_lengths(self.chooser, planner.budget, PhaseFits(planner))
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
         from longrepo.data.dataset import read_sequences
@@ -376,7 +373,6 @@ class PhaseFits:
     """What the choices ask of the planner."""
 
     planner: MemoryPlanner
-    budget: Budget
 
     def reach(self, phase: PhaseConfig) -> int:
         from longrepo.memory.planner import phase_planner
@@ -386,4 +382,4 @@ class PhaseFits:
     def first(self, phase: PhaseConfig) -> StepEstimate | None:
         from longrepo.memory.planner import phase_planner
 
-        return phase_planner(self.planner, phase).first_fit(phase.max_length, self.budget.bytes)
+        return phase_planner(self.planner, phase).first_fit(phase.max_length, self.planner.budget.bytes)

@@ -13,9 +13,11 @@ from longrepo.config.schema import Settings
 from longrepo.curriculum.schedule import Phase, make_schedule
 from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import ModelShape
+from longrepo.engines.registry import EngineSelection
 from longrepo.errors import InputError
 from longrepo.memory import planner as planner_module
-from longrepo.memory.budget import GIB, Budget
+from longrepo.memory.budget import GIB, Budget, find_budget
+from longrepo.memory.calibration import with_calibration
 from longrepo.memory.estimate import StepMemory
 from longrepo.memory.planner import MemoryPlanner, allowed_methods, disk_allowance, plan_run
 
@@ -156,3 +158,25 @@ def test_a_plan_says_its_phases_and_their_parts() -> None:
     written = json.loads(plan.as_json())["phases"]["3"]
     assert written["method"] == {"step": "chunked", "chunk": 512, "store": "recompute", "every": 2}
     assert written["peak"] == sum(written["parts"][p] for p in ("weights", "adapter", "kept", "working"))
+
+
+def test_a_run_is_planned_with_the_budget_of_its_device() -> None:
+    torch = EngineSelection("torch", "as asked")
+    settings = load_settings(None, ["model.name=embedded", "memory.budget_gb=1.5"])
+    here = MemoryPlanner.for_run(settings, torch, "cpu")
+    assert (here.estimator.device, here.here) == ("cpu", True)
+    assert here.budget == find_budget("cpu", 1.5) and here.budget.bytes <= 1.5 * GIB
+    assert any(what.startswith("device: cpu") for what, _ in here.choices)
+    named = MemoryPlanner.for_run(settings, torch, "cpu", budget_gb=0.5)
+    assert named.here and named.budget == Budget(GIB // 2, "--budget-gb", limit=True)
+
+
+def test_with_a_budget_given_a_run_is_planned_for_a_device_that_is_not_here() -> None:
+    settings = load_settings(None, ["model.name=embedded"])
+    cuda = MemoryPlanner.for_run(settings, EngineSelection("torch", "as asked"), "cuda", budget_gb=24)
+    assert (cuda.estimator.device, cuda.estimator.dtype, cuda.here, cuda.overhead) == ("cuda", "bfloat16", False, 0)
+    assert cuda.budget.bytes == 24 * GIB and cuda.choices == ()
+    metal = MemoryPlanner.for_run(settings, EngineSelection("mlx", "as asked"), "mps", budget_gb=5.33)
+    assert (metal.estimator.device, metal.estimator.engine) == ("metal", "mlx")
+    with pytest.raises(InputError, match="--calibrate times this machine, and --device cuda with --budget-gb plans"):
+        with_calibration(cuda, remeasure=True)

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,7 +31,6 @@ from longrepo.training.launch import DEFAULT_OUTPUT
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineSelection
     from longrepo.engines.tiers import Tiers
-    from longrepo.memory.budget import Budget
     from longrepo.memory.planner import MemoryPlanner
     from longrepo.pretrain.requirements import RequirementsQuery
 
@@ -78,28 +77,28 @@ class InferenceModel:
 
 def plan_inference(
     answering: InferenceModel,
-    place: tuple[str, str, bool],
     choice: EngineSelection,
-    budget: Budget,
+    device: str,
+    budget_gb: float | None,
     seconds: float,
     as_json: bool,
 ) -> None:
-    """`place`: kind of device, precision, whether it is this machine's. Measures for about so many seconds."""
+    """Print what answering needs by length, and its speed on this machine, measured for about `seconds`."""
     from rich.console import Console
 
     from longrepo.memory.planner import MemoryPlanner
     from longrepo.memory.report import inference_report
     from longrepo.reports.planning import show_inference
 
-    kind, dtype, here = place
     settings, tiers = answering.settings, answering.tiers()
-    planner = MemoryPlanner.of(settings, kind, dtype, engine=choice.name)
-    told = inference_report(planner, tiers, budget)
+    planner = MemoryPlanner.for_run(settings, choice, device, budget_gb=budget_gb)
+    told = inference_report(planner, tiers, planner.budget)
     fitting = [tier for tier, row in zip(tiers.every, told["tiers"], strict=True) if row["fits"]]
-    told["unmeasured"] = _why_unmeasured(settings, here, seconds, bool(fitting))
+    told["unmeasured"] = _why_unmeasured(settings, planner.here, seconds, bool(fitting))
     told["speeds"] = []
     if not told["unmeasured"]:
-        told["speeds"] = _measure_speeds(answering, replace(tiers, every=tuple(fitting)), choice, kind, seconds)
+        fitting_tiers, kind = replace(tiers, every=tuple(fitting)), planner.estimator.device
+        told["speeds"] = _measure_speeds(answering, fitting_tiers, choice, kind, seconds)
     print(json.dumps(told, indent=2)) if as_json else show_inference(told, Console(highlight=False))
 
 
@@ -141,14 +140,6 @@ def _has_weights(settings: Settings) -> bool:
     return any(isinstance(try_to_load_from_cache(where, name, revision=revision), str) for name in names)
 
 
-class TargetDevice(NamedTuple):
-    """The kind of device, the precision, and whether it is this machine's."""
-
-    kind: str
-    dtype: str
-    here: bool
-
-
 def plan(
     of: Annotated[
         str | None, typer.Argument(metavar="[RUN|MODEL]", help="With --inference: what answers. Default: the model.")
@@ -182,25 +173,24 @@ def plan(
     if inference:
         answering = InferenceModel.of(of, config, overrides_of(set_, model), set_)
         choice = choose_engine(engine.value, device.value, answering.settings.training.weights)
-        place = _target_device(choice, device.value, answering.settings, budget_gb)
-        plan_inference(
-            answering, place, choice, _find_budget(place.kind, answering.settings, budget_gb), seconds, as_json=json_
-        )
+        plan_inference(answering, choice, device.value, budget_gb, seconds, as_json=json_)
         return
     if of is not None:
         raise InputError(f"{of}: only --inference plans a run or a model given so; of training, give --model")
     settings = load_settings(config, overrides_of(set_, model))
     from rich.console import Console
 
+    from longrepo.memory.calibration import with_calibration
+    from longrepo.memory.planner import MemoryPlanner
     from longrepo.memory.report import machine_table
     from longrepo.reports.planning import show_machines, show_plan
 
     choice = choose_engine(engine.value, device.value, settings.training.weights)
-    place = _target_device(choice, device.value, settings, budget_gb)
-    planner = _calibrated_planner(settings, choice, place, calibrate)
-    told = _make_report(planner, choice, place, _find_budget(place.kind, settings, budget_gb), length or (), sequences)
+    planner = MemoryPlanner.for_run(settings, choice, device.value, budget_gb=budget_gb)
+    planner = with_calibration(planner, remeasure=calibrate)
+    told = _make_report(planner, choice, length or (), sequences)
     if machines:
-        told["machines"] = machine_table(planner, place.dtype)
+        told["machines"] = machine_table(planner, planner.estimator.dtype)
     if json_:
         print(json.dumps(told, indent=2))
     else:
@@ -211,58 +201,17 @@ def plan(
         raise typer.Exit(2)
 
 
-def _calibrated_planner(
-    settings: Settings, choice: EngineSelection, place: TargetDevice, calibrate: bool
-) -> MemoryPlanner:
-    """With this machine's times and overhead, where it is planned for."""
-    from longrepo.memory.calibration import calibrated_seconds, step_overhead
-    from longrepo.memory.planner import MemoryPlanner
-
-    if calibrate and not place.here:
-        another = f"--device {place.kind} with --budget-gb"
-        raise InputError(f"--calibrate times this machine, and {another} plans for another")
-    planner = MemoryPlanner.of(settings, place.kind, place.dtype, engine=choice.name)
-    if not place.here:
-        return planner
-    overhead = max(planner.overhead, step_overhead(choice.name)) if place.kind == "cpu" else 0
-    return replace(planner, time=calibrated_seconds(planner, remeasure=calibrate), overhead=overhead)
-
-
 def _make_report(
-    planner: MemoryPlanner,
-    choice: EngineSelection,
-    place: TargetDevice,
-    budget: Budget,
-    lengths: Iterable[int],
-    sequences: Path | None,
+    planner: MemoryPlanner, choice: EngineSelection, lengths: Iterable[int], sequences: Path | None
 ) -> dict[str, Any]:
     """What is planned of these lengths, or of the phases, as it is printed."""
     from longrepo.memory.calibration import calibrated_peak
     from longrepo.memory.report import plan_report
 
     asked = {f"{tokens:,} tokens": (tokens, planner) for tokens in lengths} or _phase_planners(planner)
-    checked = calibrated_peak(planner) if place.here and choice.name == "mlx" else None
-    told = plan_report(planner, asked, budget, sequences)
-    return {**told, "this_machine": place.here, "engine_reason": choice.reason, "checked_peak": checked}
-
-
-def _target_device(choice: EngineSelection, device: str, settings: Settings, budget_gb: float | None) -> TargetDevice:
-    from longrepo.engines.registry import select_device
-
-    if budget_gb is None or device in ("auto", "cpu"):
-        kind, dtype, _ = select_device(choice, device, settings.training.precision)
-        return TargetDevice(kind, dtype, True)
-    wanted = settings.training.precision
-    kind = "metal" if choice.name == "mlx" else device
-    return TargetDevice(kind, "bfloat16" if wanted == "auto" else wanted, False)
-
-
-def _find_budget(kind: str, settings: Settings, budget_gb: float | None) -> Budget:
-    from longrepo.memory.budget import GIB, Budget, find_budget
-
-    if budget_gb is not None:
-        return Budget(int(budget_gb * GIB), "--budget-gb", limit=True)
-    return find_budget(kind, settings.memory.budget_gb)
+    checked = calibrated_peak(planner) if planner.here and choice.name == "mlx" else None
+    told = plan_report(planner, asked, planner.budget, sequences)
+    return {**told, "this_machine": planner.here, "engine_reason": choice.reason, "checked_peak": checked}
 
 
 def _phase_planners(planner: MemoryPlanner) -> dict[str, tuple[int, MemoryPlanner]]:

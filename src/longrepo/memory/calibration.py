@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from longrepo.engines.base import StepMethod
+from longrepo.errors import InputError
 from longrepo.memory.estimate import code_identity
 from longrepo.memory.planner import MemoryPlanner
 from longrepo.utils.cache import JsonCache
@@ -67,6 +68,21 @@ def calibrated_seconds(planner: MemoryPlanner, remeasure: bool = False) -> Calla
         return training.batch_size_reference * rates.seconds(passes, tokens, layers, planner.estimator.window)
 
     return seconds
+
+
+def with_calibration(planner: MemoryPlanner, remeasure: bool = False) -> MemoryPlanner:
+    """The planner with this machine's times and, on a CPU, its overhead; as it is if it plans for another machine.
+
+    Raises InputError for `remeasure` on another machine."""
+    one = planner.estimator
+    if not planner.here:
+        if remeasure:
+            another = f"--device {one.device} with --budget-gb"
+            raise InputError(f"--calibrate times this machine, and {another} plans for another")
+        return planner
+    time = calibrated_seconds(planner, remeasure)
+    overhead = max(planner.overhead, step_overhead(one.engine)) if one.device == "cpu" else 0
+    return replace(planner, time=time, overhead=overhead)
 
 
 def step_overhead(engine: EngineName = "torch") -> int:

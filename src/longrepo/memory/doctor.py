@@ -20,7 +20,7 @@ from longrepo.config.schema import ModelSettings, Settings
 from longrepo.engines.registry import choose_engine, select_device
 from longrepo.errors import InputError
 from longrepo.memory import doctor_checks
-from longrepo.memory.budget import GIB, find_budget
+from longrepo.memory.budget import GIB
 from longrepo.memory.doctor_checks import DoctorFinding
 from longrepo.utils.hub import model_location
 
@@ -87,7 +87,7 @@ def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
     return 3 * 4 * lora * (settings.training.keep_last + 2 + 3)
 
 
-def check_fit(settings: Settings, engine: EngineName, placement: EnginePlacement) -> DoctorFinding:
+def check_fit(settings: Settings, choice: EngineSelection, device: str) -> DoctorFinding:
     """Whether the planner finds a method for every phase that is to run, here and now. `settings.model.name` is a
     folder. Up to a minute for a model that was never planned for."""
     from longrepo.curriculum.schedule import make_schedule
@@ -95,8 +95,8 @@ def check_fit(settings: Settings, engine: EngineName, placement: EnginePlacement
 
     phases = [phase for phase in make_schedule(settings) if phase.epochs]
     try:
-        planner = MemoryPlanner.of(settings, placement.kind, placement.dtype, engine=engine)
-        plan = plan_run(planner, phases, find_budget(placement.kind, settings.memory.budget_gb))
+        planner = MemoryPlanner.for_run(settings, choice, device)
+        plan = plan_run(planner, phases, planner.budget)
     except InputError as error:
         return DoctorFinding("problem", "main job", str(error))
     chosen = [phase.chosen for phase in plan.phases.values()]
@@ -198,7 +198,7 @@ def run_checks(settings: Settings, wanted: str, device: str, output: Path) -> It
     if placement:
         yield from _device_checks(settings, choice, placement)
     yield doctor_checks.check_cgroup()
-    yield from _model_checks(settings, choice, placement, output)
+    yield from _model_checks(settings, choice, device if placement else None, output)
 
 
 def _device_checks(settings: Settings, choice: EngineSelection, placement: EnginePlacement) -> Iterator[DoctorFinding]:
@@ -218,8 +218,9 @@ def _device_checks(settings: Settings, choice: EngineSelection, placement: Engin
 
 
 def _model_checks(
-    settings: Settings, choice: EngineSelection, placement: EnginePlacement | None, output: Path
+    settings: Settings, choice: EngineSelection, device: str | None, output: Path
 ) -> Iterator[DoctorFinding]:
+    """`device`: None if there is no such device here, or not for this engine."""
     from huggingface_hub import constants
 
     from longrepo.utils.cache import MAX_CACHE_BYTES, cache_folder
@@ -231,8 +232,8 @@ def _model_checks(
             yield check_tokenizer(access.folder, settings.data.structure_tokens)
         there = settings.model.model_copy(update={"name": str(access.folder), "revision": None})
         settings = settings.model_copy(update={"model": there})
-        if placement is not None:
-            yield (job := check_fit(settings, choice.name, placement))
+        if device is not None:
+            yield (job := check_fit(settings, choice, device))
             if job.status == "ok":
                 yield doctor_checks.check_disk("checkpoints", output, checkpoint_bytes(settings, choice.name))
     if access.download:

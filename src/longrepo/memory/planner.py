@@ -1,11 +1,5 @@
-"""Cheapest method that fits, per phase.
-
-A plan's parts: methods with what they need, each phase's choice, and the run's.
-
-Which method each phase is trained by: the cheapest that fits, found before anything is loaded.
-
-A phase's rungs: the methods a step can be computed by, and which comes next when one needs too much memory.
-"""
+"""Which method each phase is trained by: the cheapest that fits, found before anything is loaded; and which comes next
+when one needs too much memory."""
 
 from __future__ import annotations
 
@@ -26,14 +20,15 @@ from longrepo.curriculum.schedule import Phase
 from longrepo.data.tokenizer import STRUCTURE_TOKENS
 from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import ModelShape, read_config, read_shape
+from longrepo.engines.registry import EnginePlacement, select_device
 from longrepo.errors import InputError
-from longrepo.memory.budget import GIB, Budget, process_memory
+from longrepo.memory.budget import GIB, Budget, find_budget, process_memory
 from longrepo.memory.estimate import Estimator, StepMemory, code_identity
 from longrepo.rope.apply import NATIVE_CONTEXT, describe_context
 from longrepo.utils.cache import JsonCache
 
 if TYPE_CHECKING:
-    from longrepo.engines.registry import EngineName
+    from longrepo.engines.registry import EngineName, EngineSelection
 
 
 @dataclass(frozen=True)
@@ -141,11 +136,13 @@ CHUNK_SIZES = (1024, 512, 256, 128)
 LENGTH_STEP = 128  # tokens: lengths that are looked for are multiples of it
 MAX_LENGTH = 131_072
 DISK_SHARE = 0.9  # of the free space, where memory.max_disk_gb doesn't say
+NO_BUDGET = Budget(sys.maxsize, "no budget was asked for", limit=False)
 
 
 @dataclass(frozen=True)
 class MemoryPlanner:
-    """Plans steps of one model and one set of settings on one kind of device."""
+    """Plans steps of one model and one set of settings on one kind of device. `budget`: bytes for a run there;
+    `choices`: why this device and precision, as (what, why); `here`: whether the device is this machine's."""
 
     settings: Settings
     shape: ModelShape
@@ -153,6 +150,35 @@ class MemoryPlanner:
     overhead: int
     disk: int  # bytes that a store may hold
     time: Callable[[StepMethod, int], float | None] = lambda method, length: None
+    budget: Budget = NO_BUDGET
+    choices: tuple[tuple[str, str], ...] = ()
+    here: bool = True
+
+    @staticmethod
+    def for_run(
+        settings: Settings,
+        engine: EngineSelection,
+        device: str,
+        scratch: Path | None = None,
+        budget_gb: float | None = None,
+    ) -> MemoryPlanner:
+        """The planner of a run by an engine on `auto`, `mps`, `cuda` or `cpu`, with its budget. `scratch`: see `of`.
+        `budget_gb`, in GiB, stands in for this machine's; then a device that is named needn't be here.
+
+        Raises InputError for a device that isn't here, and as `of` does.
+        """
+        precision = settings.training.precision
+        if here := budget_gb is None or device in ("auto", "cpu"):
+            place = select_device(engine, device, precision)
+        else:
+            kind = "metal" if engine.name == "mlx" else device
+            place = EnginePlacement(kind, "bfloat16" if precision == "auto" else precision, ())
+        planner = MemoryPlanner.of(settings, place.kind, place.dtype, scratch, engine=engine.name)
+        if budget_gb is None:
+            budget = find_budget(place.kind, settings.memory.budget_gb)
+        else:
+            budget = Budget(int(budget_gb * GIB), "--budget-gb", limit=True)
+        return replace(planner, budget=budget, choices=place.choices, here=here)
 
     @staticmethod
     def of(

@@ -152,16 +152,13 @@ def _plan_memory(
 ) -> tuple[MemoryPlanner, MemoryPlan]:
     """The longest step of each phase that is going to run, on the device that will be used; `output`'s disk holds
     what doesn't fit in memory."""
-    from longrepo.engines.registry import select_device
-    from longrepo.memory.budget import find_budget
     from longrepo.memory.planner import MemoryPlanner, plan_run
     from longrepo.training.plan import remaining_epochs
 
-    kind, dtype, _ = select_device(choice, device, plan.settings.training.precision)
     phases = [plan.schedule.phase(number) for number in remaining_epochs(plan.state, plan.schedule)]
     scratch = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
-    planner = MemoryPlanner.of(plan.settings, kind, dtype, scratch, engine=choice.name)
-    return planner, plan_run(planner, phases, find_budget(kind, plan.settings.memory.budget_gb))
+    planner = MemoryPlanner.for_run(plan.settings, choice, device, scratch)
+    return planner, plan_run(planner, phases, planner.budget)
 
 
 def _return_freed_memory(memory: MemoryPlan) -> Iterator[str]:
