@@ -53,7 +53,7 @@ def load(way: str, model: str, precision: str) -> None:
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     from longrepo.config.load import load_settings
-    from longrepo.engines.torch.device import select_torch_device
+    from longrepo.engines.torch.device import select_torch_device, torch_dtype
     from longrepo.engines.torch.load import load_base
 
     tokens = StructureTokens(json.loads((Path(model) / "config.json").read_text())["vocab_size"])
@@ -67,13 +67,13 @@ def load(way: str, model: str, precision: str) -> None:
     if way == "from_pretrained":
         loaded = AutoModelForCausalLM.from_pretrained(
             model,
-            dtype=placement.dtype,
+            dtype=torch_dtype(placement),
             device_map={"": "cpu"},
             quantization_config=BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=placement.dtype,
+                bnb_4bit_compute_dtype=torch_dtype(placement),
             ),
         )
         loaded.resize_token_embeddings(tokens.vocabulary_size, mean_resizing=False)

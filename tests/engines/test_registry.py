@@ -65,7 +65,7 @@ def test_mlx_is_placed_and_loaded_without_torch() -> None:
         "import longrepo.engines.mlx.engine, longrepo.engines.mlx.dry_run\n"
         "from longrepo.engines.model_shape import read_config, read_shape\n"
         "shape = read_shape(read_config('embedded'), 'mlx')\n"
-        "print(placed.kind, placed.dtype, shape.linear + shape.other, 'torch' in sys.modules)\n"
+        "print(placed.kind, placed.dtype_name, shape.linear + shape.other, 'torch' in sys.modules)\n"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split()[:2] == ["cpu", "float32"]

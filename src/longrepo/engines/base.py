@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -209,6 +209,15 @@ class Engine(Protocol):
     def facts(self) -> dict[str, Any]:
         """Versions, dtypes and parameter counts (total, trainable) for the run's records."""
         ...
+
+
+class Placement(NamedTuple):
+    """Where a model lives and what it computes in. `kind` of device: `cuda`, `mps`, `cpu`; on MLX `metal` or `cpu`.
+    `dtype_name`, of the base's unquantised weights: `bfloat16` or `float32`. `choices`: what was chosen, and why."""
+
+    kind: str
+    dtype_name: str
+    choices: tuple[tuple[str, str], ...] = ()
 
 
 StepBytes = dict[str, int]  # bytes by name; names that begin with `peak ` are of the step's phases

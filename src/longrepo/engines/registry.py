@@ -13,14 +13,14 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
     from longrepo.config.schema import Settings
     from longrepo.data.tokenizer import RepoTokenizer
-    from longrepo.engines.base import Engine
+    from longrepo.engines.base import Engine, Placement
 
 
 EngineName = Literal["torch", "mlx"]
@@ -37,14 +37,6 @@ class EngineSelection:
     def line(self) -> tuple[str, str]:
         """As an engine's `choices` are."""
         return f"engine: {self.name}", self.reason
-
-
-class EnginePlacement(NamedTuple):
-    """`kind` of device: `cuda`, `mps`, `cpu`; on MLX `metal` or `cpu`. `dtype`: `bfloat16` or `float32`."""
-
-    kind: str
-    dtype: str
-    choices: tuple[tuple[str, str], ...]
 
 
 def choose_engine(engine: str, device: str, weights: str = "lora") -> EngineSelection:
@@ -71,18 +63,16 @@ def choose_engine(engine: str, device: str, weights: str = "lora") -> EngineSele
     return EngineSelection("mlx", "Apple Silicon, and MLX is installed")
 
 
-def select_device(choice: EngineSelection, device: str, precision: str) -> EnginePlacement:
+def select_device(choice: EngineSelection, device: str, precision: str) -> Placement:
     """Where the engine computes and in which precision. Raises InputError where the engine or the device is missing."""
     if choice.name == "mlx":
         _prepare_mlx()
-        from longrepo.engines.mlx.device import select_mlx_device as place_mlx
+        from longrepo.engines.mlx.device import select_mlx_device
 
-        on_mlx = place_mlx(device, precision)
-        return EnginePlacement(on_mlx.device, on_mlx.dtype_name, on_mlx.choices)
-    from longrepo.engines.torch.device import select_torch_device as place_torch
+        return select_mlx_device(device, precision)
+    from longrepo.engines.torch.device import select_torch_device
 
-    on_torch = place_torch(device, precision)
-    return EnginePlacement(on_torch.device.type, str(on_torch.dtype).removeprefix("torch."), on_torch.choices)
+    return select_torch_device(device, precision)
 
 
 def create_engine(

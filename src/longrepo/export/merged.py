@@ -28,8 +28,8 @@ from transformers.utils import logging
 
 from longrepo.config.schema import ModelSettings
 from longrepo.data.tokenizer import RepoTokenizer, new_token_rows
+from longrepo.engines.base import Placement
 from longrepo.engines.messages import load_errors
-from longrepo.engines.torch.device import TorchPlacement
 from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles, find_weight_files
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter
@@ -41,7 +41,7 @@ from longrepo.utils.hub import model_location
 
 SHARD_INDEX_FILE = "model.safetensors.index.json"
 _SHARD_BYTES = 2**30  # bytes of a file, and so what lies in memory at a time
-_CPU_PLACEMENT = TorchPlacement(torch.device("cpu"), torch.float32, ())
+_CPU_PLACEMENT = Placement("cpu", "float32")
 
 Tensor = torch.Tensor
 

@@ -36,7 +36,7 @@ from safetensors.numpy import save_file
 
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, tensor_name
 from longrepo.engines.mlx import models
-from longrepo.engines.mlx.device import select_mlx_device
+from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device
 from longrepo.engines.mlx.load import QUANTIZED_BITS, QUANTIZED_GROUP, load_base, read_published_config, read_weights
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter
@@ -314,7 +314,7 @@ def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fin
         kind = "none" if options.quantization == "none" else "nf4"
         model_settings = model_settings.model_copy(update={"quantization": kind})
     placement = select_mlx_device("auto", options.precision or source.settings.training.precision)
-    model, notes = load_base(model_settings, parts.tokenizer, placement.dtype, parts.context)
+    model, notes = load_base(model_settings, parts.tokenizer, mlx_dtype(placement), parts.context)
     differs = config_differences(model.published, mlx_config(model))
     with_file = bool(differs) and options.model_file
     part = "" if source.whole else "base"  # a whole model is all there is

@@ -25,7 +25,8 @@ from longrepo.memory.doctor_checks import DoctorFinding
 from longrepo.utils.hub import model_location
 
 if TYPE_CHECKING:
-    from longrepo.engines.registry import EngineName, EnginePlacement, EngineSelection
+    from longrepo.engines.base import Placement
+    from longrepo.engines.registry import EngineName, EngineSelection
 
 
 HUB_TIMEOUT = 3.0  # seconds the network may take to answer
@@ -185,7 +186,7 @@ def run_checks(settings: Settings, wanted: str, device: str, output: Path) -> It
     yield doctor_checks.check_git()
     if any(finding.status == "problem" for finding in libraries):
         return
-    placement: EnginePlacement | None = None
+    placement: Placement | None = None
     try:
         placement = select_device(choice, device, settings.training.precision)
     except InputError as error:
@@ -201,18 +202,20 @@ def run_checks(settings: Settings, wanted: str, device: str, output: Path) -> It
     yield from _model_checks(settings, choice, device if placement else None, output)
 
 
-def _device_checks(settings: Settings, choice: EngineSelection, placement: EnginePlacement) -> Iterator[DoctorFinding]:
+def _device_checks(settings: Settings, choice: EngineSelection, placement: Placement) -> Iterator[DoctorFinding]:
     for what, why in placement.choices:
         topic, _, chosen = what.partition(": ")
         yield DoctorFinding("ok", topic, f"{chosen}: {why}")
     quantised = settings.model.quantization == "nf4"
     if choice.name == "mlx":
         if quantised:
-            yield doctor_checks.check_mlx_4bit(placement.kind, placement.dtype)
+            yield doctor_checks.check_mlx_4bit(placement.kind, placement.dtype_name)
         yield doctor_checks.check_metal()
     else:
         if quantised:
-            yield doctor_checks.check_torch_4bit(placement.kind, placement.dtype, settings.model.double_quantization)
+            yield doctor_checks.check_torch_4bit(
+                placement.kind, placement.dtype_name, settings.model.double_quantization
+            )
         yield from doctor_checks.check_kernels(placement.kind)
     yield doctor_checks.check_memory(placement.kind, settings.memory.budget_gb)
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from longrepo.config.schema import ContextSettings, PhaseConfig, Settings
 from longrepo.curriculum.schedule import Phase
 from longrepo.data.tokenizer import STRUCTURE_TOKENS
-from longrepo.engines.base import StepMethod
+from longrepo.engines.base import Placement, StepMethod
 from longrepo.engines.model_shape import ModelShape, read_config, read_shape
-from longrepo.engines.registry import EnginePlacement, select_device
+from longrepo.engines.registry import select_device
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget, find_budget, process_memory
 from longrepo.memory.estimate import Estimator, StepMemory, code_identity
@@ -172,8 +172,8 @@ class MemoryPlanner:
             place = select_device(engine, device, precision)
         else:
             kind = "metal" if engine.name == "mlx" else device
-            place = EnginePlacement(kind, "bfloat16" if precision == "auto" else precision, ())
-        planner = MemoryPlanner.of(settings, place.kind, place.dtype, scratch, engine=engine.name)
+            place = Placement(kind, "bfloat16" if precision == "auto" else precision, ())
+        planner = MemoryPlanner.of(settings, place.kind, place.dtype_name, scratch, engine=engine.name)
         if budget_gb is None:
             budget = find_budget(place.kind, settings.memory.budget_gb)
         else:

@@ -13,9 +13,9 @@ import pytest
 
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch, StepBytes, StepMethod
+from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod
 from longrepo.engines.mlx.allocator import Allocator
-from longrepo.engines.mlx.device import MIN_CACHE, MlxPlacement, set_memory_limits
+from longrepo.engines.mlx.device import MIN_CACHE, mlx_dtype_name, set_memory_limits
 from longrepo.engines.mlx.dry_run import MlxDryRun
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays
@@ -75,7 +75,7 @@ def measured_peak(
     model = meta_model(tree, settings, dtype)
     mx.eval(model.parameters())
     rows = add_trained_tokens(model, range(tree["vocab_size"] - 2, tree["vocab_size"]), tree["vocab_size"])
-    engine = MlxEngine(model, rows, settings, MlxPlacement("cpu", dtype, ()))
+    engine = MlxEngine(model, rows, settings, Placement("cpu", mlx_dtype_name(dtype)))
     engine.use(method)
     left = tokens - (scored or tokens)
     batch = Batch.of([([1] * tokens, [0.0] * left + [1.0] * (tokens - left))], 0)

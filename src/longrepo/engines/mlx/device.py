@@ -9,28 +9,25 @@ A number out of an array.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 
+from longrepo.engines.base import Placement
 from longrepo.errors import InputError
 
 
-@dataclass(frozen=True)
-class MlxPlacement:
-    """`device`: `metal` or `cpu`. `dtype`: of the base's unquantised weights and of what is computed."""
-
-    device: str
-    dtype: mx.Dtype
-    choices: tuple[tuple[str, str], ...]
-
-    @property
-    def dtype_name(self) -> str:
-        return str(self.dtype).rpartition(".")[2]
+def mlx_dtype(placement: Placement) -> mx.Dtype:
+    """Of the base's unquantised weights and of what is computed."""
+    dtype: mx.Dtype = getattr(mx, placement.dtype_name)
+    return dtype
 
 
-def select_mlx_device(device: str, precision: str) -> MlxPlacement:
+def mlx_dtype_name(dtype: mx.Dtype) -> str:
+    return str(dtype).rpartition(".")[2]
+
+
+def select_mlx_device(device: str, precision: str) -> Placement:
     """Resolve `auto|mps|cpu` and `auto|bfloat16|float32`, and compute there from now on. Raises InputError where the
     machine lacks it."""
     metal = mx.metal.is_available()
@@ -42,8 +39,8 @@ def select_mlx_device(device: str, precision: str) -> MlxPlacement:
         chosen, why = ("metal", "the fastest device found") if metal else ("cpu", "no Metal device found")
     mx.set_default_device(mx.Device(mx.DeviceType.gpu if chosen == "metal" else mx.DeviceType.cpu))
     dtype, why_dtype = _select_dtype(chosen, precision)
-    name = str(dtype).rpartition(".")[2]
-    return MlxPlacement(chosen, dtype, ((f"device: {chosen}", why), (f"precision: {name}", why_dtype)))
+    name = mlx_dtype_name(dtype)
+    return Placement(chosen, name, ((f"device: {chosen}", why), (f"precision: {name}", why_dtype)))
 
 
 def _select_dtype(device: str, wanted: str) -> tuple[mx.Dtype, str]:

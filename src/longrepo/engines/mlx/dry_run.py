@@ -11,12 +11,12 @@ from unittest.mock import patch
 import mlx.core as mx
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
+from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
 from longrepo.engines.chunked import UNSUPPORTED_ERRORS
 from longrepo.engines.mlx import engine as engine_module
 from longrepo.engines.mlx.allocator import Allocator
 from longrepo.engines.mlx.chunked import MlxChunkedStep
-from longrepo.engines.mlx.device import MlxPlacement
+from longrepo.engines.mlx.device import mlx_dtype_name
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays
 from longrepo.engines.mlx.load import meta_model
@@ -86,7 +86,7 @@ class MlxDryRun:
             model.update(fakes.like_all(model.parameters()))
             ids = range(vocabulary - self.added, vocabulary)
             rows = patch_rows(model, ids, vocabulary) if ids else None
-            yield MlxEngine(model, rows, self.settings, MlxPlacement(self.device, self.dtype, ()))
+            yield MlxEngine(model, rows, self.settings, Placement(self.device, mlx_dtype_name(self.dtype)))
 
     def _batch(self, tokens: int, scored: int) -> Batch:
         row = ([1] * tokens, [0.0] * (tokens - scored) + [1.0] * scored)

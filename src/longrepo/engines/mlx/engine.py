@@ -23,7 +23,7 @@ from longrepo.engines.adapter_io import (
     write_adapter,
     write_moments,
 )
-from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.base import Batch, Placement, StepMethod
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.mlx.chunked import (
@@ -34,7 +34,7 @@ from longrepo.engines.mlx.chunked import (
     token_nll,
     unsupported_reason,
 )
-from longrepo.engines.mlx.device import MlxPlacement, select_mlx_device, to_float
+from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device, to_float
 from longrepo.engines.mlx.kv_cache import generation_options
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.mlx.lora import (
@@ -70,11 +70,9 @@ class MlxEngine:
 
     name = "mlx"
 
-    def __init__(
-        self, model: Any, rows: MlxTokenEmbeddings | None, settings: Settings, placement: MlxPlacement
-    ) -> None:
+    def __init__(self, model: Any, rows: MlxTokenEmbeddings | None, settings: Settings, placement: Placement) -> None:
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
-        self.device = placement.device
+        self.device = placement.kind
         self.choices: list[tuple[str, str]] = list(placement.choices)
         self.pad_id = 0  # any token would do: padding is neither attended to nor scored
         self._dropout = attach_lora(model, settings)
@@ -91,7 +89,7 @@ class MlxEngine:
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> MlxEngine:
         """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
         placement = select_mlx_device(device, settings.training.precision)
-        model, notes = load_base(settings.model, tokenizer, placement.dtype, settings.context)
+        model, notes = load_base(settings.model, tokenizer, mlx_dtype(placement), settings.context)
         ids = list(tokenizer.initial_from)
         rows = add_trained_tokens(model, ids, tokenizer.vocabulary_size) if ids else None
         engine = cls(model, rows, settings, placement)

@@ -10,10 +10,10 @@ from unittest.mock import patch
 
 import mlx.core as mx
 
-from longrepo.engines.base import Batch, truncate_config
+from longrepo.engines.base import Batch, Placement, truncate_config
 from longrepo.engines.mlx import engine as engine_module
 from longrepo.engines.mlx.chunked import MlxChunkedStep
-from longrepo.engines.mlx.device import MlxPlacement
+from longrepo.engines.mlx.device import mlx_dtype_name
 from longrepo.engines.mlx.dry_run import MlxDryRun
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.load import meta_model
@@ -41,7 +41,7 @@ class MlxTimedStep:
         ids = range(tree["vocab_size"] - run.added, tree["vocab_size"])
         rows = patch_rows(model, ids, tree["vocab_size"]) if ids else None
         with patch.object(engine_module, "unsupported_reason", lambda *_: None):
-            self._engine = MlxEngine(model, rows, run.settings, MlxPlacement(run.device, run.dtype, ()))
+            self._engine = MlxEngine(model, rows, run.settings, Placement(run.device, mlx_dtype_name(run.dtype)))
         self._engine.method = run.method
 
     def seconds(self, tokens: int) -> MlxStepSeconds:

@@ -7,37 +7,33 @@ The highest memory use since a reset, as the device's allocator counts it, or th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
+from longrepo.engines.base import Placement
 from longrepo.errors import InputError
 from longrepo.utils import process
 
 
-@dataclass(frozen=True)
-class TorchPlacement:
-    """Where the model lives and what it computes in. `dtype` is that of the base's unquantised weights."""
-
-    device: torch.device
-    dtype: torch.dtype
-    choices: tuple[tuple[str, str], ...]
-
-    @property
-    def autocast(self) -> bool:
-        """Mixed precision: matrix products in `dtype`, LoRA weights, losses and norms in float32."""
-        return self.dtype != torch.float32
+def torch_device(placement: Placement) -> torch.device:
+    return torch.device(placement.kind)
 
 
-def select_torch_device(device: str, precision: str) -> TorchPlacement:
+def torch_dtype(placement: Placement) -> torch.dtype:
+    """Of the base's unquantised weights, and of matrix products; LoRA weights, losses and norms are float32."""
+    dtype: torch.dtype = getattr(torch, placement.dtype_name)
+    return dtype
+
+
+def torch_dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def select_torch_device(device: str, precision: str) -> Placement:
     """Resolve `auto|mps|cuda|cpu` and `auto|bfloat16|float32`. Raises InputError where the machine lacks it."""
     chosen, why_device = _select_device(device)
     dtype, why_dtype = _select_dtype(chosen, precision)
-    return TorchPlacement(
-        torch.device(chosen),
-        dtype,
-        ((f"device: {chosen}", why_device), (f"precision: {str(dtype).removeprefix('torch.')}", why_dtype)),
-    )
+    name = torch_dtype_name(dtype)
+    return Placement(chosen, name, ((f"device: {chosen}", why_device), (f"precision: {name}", why_dtype)))
 
 
 def _select_device(wanted: str) -> tuple[str, str]:

@@ -30,11 +30,11 @@ from transformers import masking_utils
 from transformers.integrations import sdpa_attention
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
+from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
 from longrepo.engines.torch import chunked
 from longrepo.engines.torch.attention import Kernel, force_kernel
 from longrepo.engines.torch.chunked import TorchEmbeddingAndHead, TorchLayerPass
-from longrepo.engines.torch.device import TorchPlacement
+from longrepo.engines.torch.device import torch_dtype_name
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, materialize, meta_model, tensors_of
 from longrepo.engines.torch.kv_cache import make_cache
@@ -136,7 +136,7 @@ class TorchDryRun:
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with _tracing_disabled(), fake, _FakeValues(yes), force_kernel(self._kernel()):
             materialize(model)
-            yield TorchEngine(model, rows, self.settings, TorchPlacement(torch.device("cpu"), self.dtype, ()))
+            yield TorchEngine(model, rows, self.settings, Placement("cpu", torch_dtype_name(self.dtype)))
 
     def whole(self, tokens: int) -> StepBytes:
         """The whole model's, from two small numbers of its layers: every peak grows by the same for each."""
@@ -308,7 +308,7 @@ class TorchTimedStep:
         model, rows = meta_model(run.truncated_config(layers), run.settings, run.dtype, run.added)
         materialize(model, run.device)
         _fill_randomly(model)
-        self._engine = TorchEngine(model, rows, run.settings, TorchPlacement(torch.device(run.device), run.dtype, ()))
+        self._engine = TorchEngine(model, rows, run.settings, Placement(run.device, torch_dtype_name(run.dtype)))
         self._engine.method = run.method
 
     def seconds(self, tokens: int) -> TorchStepSeconds:

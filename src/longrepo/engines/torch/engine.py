@@ -18,7 +18,7 @@ import transformers
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
-from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.base import Batch, Placement, StepMethod
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.torch import lora
@@ -28,7 +28,7 @@ from longrepo.engines.torch.chunked import (
     chunked_mode,
     unsupported_reason,
 )
-from longrepo.engines.torch.device import PeakMemory, TorchPlacement, select_torch_device
+from longrepo.engines.torch.device import PeakMemory, select_torch_device, torch_device, torch_dtype
 from longrepo.engines.torch.full_finetune import (
     InitialWeights,
     read_model,
@@ -68,15 +68,16 @@ class TorchEngine:
         model: Any,
         rows: TorchTokenEmbeddings | None,
         settings: Settings,
-        placement: TorchPlacement,
+        placement: Placement,
         start: InitialWeights | None = None,
     ) -> None:
         """`model`: PEFT's, whose adapter is trained, or one of transformers, all weights of which are; then `start` is
         what it began as."""
         self._start = start
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
+        self._device, self._dtype = torch_device(placement), torch_dtype(placement)
         self.has_adapter = isinstance(model, peft.PeftModel)
-        self.device = placement.device.type
+        self.device = placement.kind
         self.choices: list[tuple[str, str]] = list(placement.choices)
         self.base: Any = model.get_base_model() if self.has_adapter else model
         self._decoder, self._head = self.base.get_decoder(), self.base.get_output_embeddings()
@@ -85,11 +86,11 @@ class TorchEngine:
         self._optimizer = torch.optim.AdamW(
             _parameter_groups(self.parameters.values(), settings.training.weight_decay), lr=0.0
         )
-        self._peak = PeakMemory(placement.device)
+        self._peak = PeakMemory(self._device)
         self._dropout = lora.install_dropout(model, settings.lora.dropout)
         self.method = StepMethod()
         self._store: ActivationStore[torch.Tensor] = MemoryStore()
-        self._chunks = TorchChunkedStep(self._decoder, self._head, placement.device, placement.dtype, self._dropout.at)
+        self._chunks = TorchChunkedStep(self._decoder, self._head, self._device, self._dtype, self._dropout.at)
 
     @classmethod
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> TorchEngine:
@@ -120,12 +121,12 @@ class TorchEngine:
         self.method = method
         self._store = MemoryStore()
         if method.store == "disk":
-            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), TorchCodec(self._placement.device))
+            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), TorchCodec(self._device))
 
     def chunked_unsupported_reason(self) -> str | None:
         self.model.eval()
         with self._autocast():
-            return unsupported_reason(self._decoder, self._placement.device, self._placement.dtype, self._dropout.at)
+            return unsupported_reason(self._decoder, self._device, self._dtype, self._dropout.at)
 
     def position(self, context: ContextSettings) -> None:
         set_positions(self.base, context)
@@ -145,7 +146,7 @@ class TorchEngine:
         with self._autocast():
             hidden = self._hidden(self._tensor(batch.input_ids))
             tokens = hidden.shape[1]
-            scored = TorchScoredPositions.of(batch.input_ids, batch.loss_weights, 0, tokens, self._placement.device)
+            scored = TorchScoredPositions.of(batch.input_ids, batch.loss_weights, 0, tokens, self._device)
             return backward_weighted_nll(self._head, hidden.flatten(0, 1), scored, normalizer)
 
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
@@ -197,7 +198,7 @@ class TorchEngine:
         end = self.model.generation_config.eos_token_id
         ends = end if isinstance(end, list) else [end]
         cache = make_cache(self.base.config, bits)
-        ids = torch.tensor([list(prompt)], device=self._placement.device)
+        ids = torch.tensor([list(prompt)], device=self._device)
         with self._autocast():  # kept open between tokens: it holds the weights that it has cast
             for _ in range(max_new_tokens):
                 ids = self._next_token(ids, cache)
@@ -277,7 +278,7 @@ class TorchEngine:
         return {
             "engine": self.name,
             "device": self.device,
-            "dtype": str(self._placement.dtype).removeprefix("torch."),
+            "dtype": self._placement.dtype_name,
             "parameters": total,
             "trainable_parameters": trainable,
             "threads": torch.get_num_threads(),
@@ -301,13 +302,13 @@ class TorchEngine:
         return self._decoder(input_ids=ids, use_cache=False).last_hidden_state
 
     def _autocast(self) -> Any:
-        if not self._placement.autocast:
+        if self._dtype == torch.float32:
             return nullcontext()
         # A chunked step casts LoRA's weights for each chunk: kept, those of all layers would lie in memory twice.
-        return torch.autocast(self.device, self._placement.dtype, cache_enabled=self.method.step == "plain")
+        return torch.autocast(self.device, self._dtype, cache_enabled=self.method.step == "plain")
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._placement.device)
+        return torch.from_numpy(array).to(self._device)
 
 
 def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from longrepo.config.schema import ModelSettings, Settings
-from longrepo.engines.torch.device import TorchPlacement
+from longrepo.engines.base import Placement
 from longrepo.engines.torch.load import load_base
 from longrepo.errors import InputError
 
@@ -29,9 +28,9 @@ if TYPE_CHECKING:
 MODEL_WEIGHTS = "model.safetensors"
 
 
-def trained_placement(placement: TorchPlacement) -> TorchPlacement:
+def trained_placement(placement: Placement) -> Placement:
     """Where weights that are trained lie: in float32, whatever is computed in, or small updates would be lost."""
-    return replace(placement, dtype=torch.float32)
+    return placement._replace(dtype_name="float32")
 
 
 def train_all_weights(base: Any, settings: Settings) -> Any:
@@ -98,7 +97,7 @@ class InitialWeights:
 
     @cached_property
     def _weights(self) -> dict[str, torch.Tensor]:
-        placement = TorchPlacement(torch.device("cpu"), torch.float32, ())
+        placement = Placement("cpu", "float32")
         model, _ = load_base(self._settings, self._tokenizer, placement)
         for parameter in model.parameters():
             parameter.data = _to_16_bits(parameter.data)

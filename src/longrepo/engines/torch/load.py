@@ -26,9 +26,9 @@ from torch import nn
 
 from longrepo.config.schema import ContextSettings, ModelSettings
 from longrepo.data.tokenizer import new_token_rows
-from longrepo.engines.base import MODEL_DROPOUTS
+from longrepo.engines.base import MODEL_DROPOUTS, Placement
 from longrepo.engines.messages import load_errors
-from longrepo.engines.torch.device import TorchPlacement
+from longrepo.engines.torch.device import torch_device, torch_dtype
 from longrepo.engines.torch.quantization import quantize_nf4
 from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles, find_weight_files, quantization_config
 from longrepo.errors import InputError
@@ -55,7 +55,7 @@ class DamagedCache(Exception):
 
 
 def base_cache_entry(
-    checkpoint: WeightFiles, config: Any, settings: ModelSettings, placement: TorchPlacement
+    checkpoint: WeightFiles, config: Any, settings: ModelSettings, placement: Placement
 ) -> Path | None:
     """Where this base, quantised so by these versions, is or would be kept; None where nothing is to be kept."""
     folder = cache_folder()
@@ -66,8 +66,8 @@ def base_cache_entry(
         "files": checkpoint.identity(),
         "config": config.to_dict(),
         "quantization": [settings.quantization, settings.double_quantization],
-        "dtype": str(placement.dtype),
-        "device": placement.device.type,
+        "dtype": str(torch_dtype(placement)),
+        "device": placement.kind,
         "bitsandbytes": bitsandbytes.__version__,
     }
     key = xxhash.xxh3_128_hexdigest(json.dumps(facts, sort_keys=True, default=str).encode())
@@ -179,7 +179,7 @@ def _dot_positions(name: str) -> Iterator[int]:
 def load_base(
     settings: ModelSettings,
     tokenizer: RepoTokenizer,
-    placement: TorchPlacement,
+    placement: Placement,
     context: ContextSettings = NATIVE_CONTEXT,
 ) -> tuple[nn.Module, list[str]]:
     """A frozen base model on its device, its embedding wide enough for the tokenizer; and notes for the terminal.
@@ -215,7 +215,7 @@ def load_base(
 
 
 def _load(
-    where: str, config: Any, settings: ModelSettings, placement: TorchPlacement, vocabulary: int, notes: list[str]
+    where: str, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int, notes: list[str]
 ) -> Any:
     try:
         if getattr(config, "quantization_config", None) is not None:
@@ -235,7 +235,7 @@ def _stream(
     checkpoint: WeightFiles,
     config: Any,
     settings: ModelSettings,
-    placement: TorchPlacement,
+    placement: Placement,
     vocabulary: int,
     notes: list[str],
 ) -> Any:
@@ -243,7 +243,7 @@ def _stream(
     if entry is not None and entry.exists():
         skeleton = MetaModel(config, settings, placement, vocabulary)
         try:
-            read_cached_base(entry, skeleton, placement.device)
+            read_cached_base(entry, skeleton, torch_device(placement))
             model = skeleton.finish()
         except DamagedCache:
             drop_cached_base(entry)
@@ -260,7 +260,7 @@ def _stream(
 
 
 def _fill_meta_model(
-    skeleton: MetaModel, checkpoint: WeightFiles, settings: ModelSettings, placement: TorchPlacement
+    skeleton: MetaModel, checkpoint: WeightFiles, settings: ModelSettings, placement: Placement
 ) -> None:
     """The tensors that stay as they are first: the largest, a table of tokens, is then in full beside nothing else."""
     sources = skeleton.match(checkpoint.names)
@@ -270,7 +270,7 @@ def _fill_meta_model(
         if ours not in skeleton.quantized:
             skeleton.put(ours, checkpoint.read(sources[ours]))
             continue
-        how = placement.dtype, placement.device, settings.double_quantization
+        how = torch_dtype(placement), torch_device(placement), settings.double_quantization
         skeleton.put_quantized(ours, *quantize_nf4(checkpoint.read(sources[ours]), *how))
 
 
@@ -282,9 +282,7 @@ def _cache_base(entry: Path, skeleton: MetaModel, notes: list[str]) -> None:
         notes.append(f"quantised base not kept for the next start: {entry.parent} can't be written to ({error})")
 
 
-def _load_unstreamed(
-    where: str, config: Any, settings: ModelSettings, placement: TorchPlacement, vocabulary: int
-) -> Any:
+def _load_unstreamed(where: str, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int) -> Any:
     import transformers
 
     config_of = quantization_config(settings, placement)
@@ -292,12 +290,12 @@ def _load_unstreamed(
         where,
         revision=settings.revision,
         config=config,
-        dtype=placement.dtype,
+        dtype=torch_dtype(placement),
         attn_implementation="sdpa",
-        device_map={"": placement.device},
+        device_map={"": torch_device(placement)},
         **({} if config_of is None else {"quantization_config": config_of}),
     )
-    if placement.device.type == "cpu":
+    if placement.kind == "cpu":
         _release_mapped_files(model)
     if vocabulary > model.get_input_embeddings().num_embeddings:
         with warnings.catch_warnings():

@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from longrepo.config.schema import ModelSettings
-from longrepo.engines.torch.device import TorchPlacement
+from longrepo.engines.base import Placement
+from longrepo.engines.torch.device import torch_device, torch_dtype
 from longrepo.engines.torch.quantization import BLOCK
 from longrepo.errors import InputError
 
@@ -111,19 +112,21 @@ class MetaModel:
     give of them is zero. Raises NotStreamable for layers that are not plain linear ones.
     """
 
-    def __init__(self, config: Any, settings: ModelSettings, placement: TorchPlacement, vocabulary: int) -> None:
+    def __init__(self, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int) -> None:
         import transformers
         from transformers.modeling_utils import local_torch_dtype
 
-        self._placement, self._double = placement, settings.double_quantization
+        self._device, self._double = torch_device(placement), settings.double_quantization
         with torch.device("meta"):
             self.model: Any = transformers.AutoModelForCausalLM.from_config(
-                copy.deepcopy(config), dtype=placement.dtype, attn_implementation="sdpa"
+                copy.deepcopy(config), dtype=torch_dtype(placement), attn_implementation="sdpa"
             )
         self._quantizer = _quantizer(settings, placement)
         if self._quantizer is not None:
-            with local_torch_dtype(placement.dtype):  # new layers' biases take it
-                self._quantizer.preprocess_model(self.model, dtype=placement.dtype, device_map={"": placement.device})
+            with local_torch_dtype(torch_dtype(placement)):  # new layers' biases take it
+                self._quantizer.preprocess_model(
+                    self.model, dtype=torch_dtype(placement), device_map={"": torch_device(placement)}
+                )
         tensors = self.model.state_dict()
         self._published = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if vocabulary > self.model.get_input_embeddings().num_embeddings:
@@ -180,9 +183,9 @@ class MetaModel:
         module, leaf = self._place(name)
         wanted = getattr(module, leaf)
         if tensor.shape == self._shapes[name]:
-            value = tensor.to(device=self._placement.device, dtype=wanted.dtype)
+            value = tensor.to(device=self._device, dtype=wanted.dtype)
         else:
-            value = torch.zeros(self._shapes[name], dtype=wanted.dtype, device=self._placement.device)
+            value = torch.zeros(self._shapes[name], dtype=wanted.dtype, device=self._device)
             value[: len(tensor)].copy_(tensor)
         if leaf not in module._buffers:
             value = nn.Parameter(value, requires_grad=False)
@@ -209,7 +212,7 @@ class MetaModel:
         """Tie what is tied, compute the buffers that no file holds, and return the model, all of it on its device."""
         from transformers.modeling_utils import LoadStateDictConfig
 
-        config = LoadStateDictConfig(device_map={"": self._placement.device}, hf_quantizer=self._quantizer)
+        config = LoadStateDictConfig(device_map={"": self._device}, hf_quantizer=self._quantizer)
         absent = {name for name, tensor in self.model.state_dict().items() if tensor.is_meta}
         self.model._finalize_model_loading(self.model, config, _loading_info(absent))
         self.model.eval()
@@ -235,17 +238,17 @@ class MetaModel:
         return self.model.get_submodule(path), leaf
 
 
-def _quantizer(settings: ModelSettings, placement: TorchPlacement) -> Any:
+def _quantizer(settings: ModelSettings, placement: Placement) -> Any:
     from transformers.quantizers.auto import AutoHfQuantizer
 
     if (config := quantization_config(settings, placement)) is None:
         return None
     quantizer = AutoHfQuantizer.from_config(config, pre_quantized=False)
-    quantizer.validate_environment(device_map={"": placement.device})
+    quantizer.validate_environment(device_map={"": torch_device(placement)})
     return quantizer
 
 
-def quantization_config(settings: ModelSettings, placement: TorchPlacement) -> Any:
+def quantization_config(settings: ModelSettings, placement: Placement) -> Any:
     """What transformers calls it; None for a base that stays as it is."""
     from transformers import BitsAndBytesConfig
 
@@ -255,7 +258,7 @@ def quantization_config(settings: ModelSettings, placement: TorchPlacement) -> A
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=settings.double_quantization,
-        bnb_4bit_compute_dtype=placement.dtype,
+        bnb_4bit_compute_dtype=torch_dtype(placement),
     )
 
 
