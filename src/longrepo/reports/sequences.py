@@ -170,7 +170,9 @@ def print_question_check(checked: list[tuple[StoredQuestion, AnswerVerdict]]) ->
     for kind in sorted({kind for kind, _ in counts}):
         cells = [counts[kind, result] for result in ANSWER_RESULTS]
         table.add_row(kind, *(f"{n:,}" for n in (sum(cells), *cells)))
-    table.add_row("all", *(f"{n:,}" for n in (len(checked), *(totals[result] for result in ANSWER_RESULTS))), style="bold")
+    table.add_row(
+        "all", *(f"{n:,}" for n in (len(checked), *(totals[result] for result in ANSWER_RESULTS))), style="bold"
+    )
     console.print(table)
     for one, verdict in checked:
         if verdict.result == "refuted":
