@@ -1,6 +1,6 @@
 # make demo   sets everything up, then: repository -> sequences -> tuned adapter -> figures (REPO=path for another one,
 #             ENGINE=mlx for the other engine, SET='lora.r=8 training.seed=1' for settings)
-# make test   sets everything up, then: style, types, tests
+# make test   sets everything up, then: style, types, imports, dependencies, tests
 
 PYTHON ?= python3
 REPO ?= .
@@ -26,6 +26,8 @@ check: setup
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/deptry .
 
 test: check
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

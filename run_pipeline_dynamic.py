@@ -1,4 +1,4 @@
-"""The whole way in one go: `python run_pipeline_dynamic.py --repo PATH`. See `longrepo.cli.pipeline`."""
+"""The whole way in one go: `python run_pipeline_dynamic.py --repo PATH`. See `longrepo.pipeline`."""
 
 from longrepo.cli.app import run_alone
 from longrepo.cli.pipeline import pipeline

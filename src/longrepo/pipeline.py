@@ -1,30 +1,40 @@
-"""What the pipeline derives from repository and machine, and which stages are done.
+"""The whole way in one go: what is derived from repository and machine, the stages, and which of them are done.
 
 What the pipeline decides by itself, each decision with its reason. What a person set is never overruled.
 
-Stages that remember: each result lies in a folder named after everything it depends on.
-
-A stage whose folder is whole is skipped; one whose inputs changed gets a new folder, so nothing is ever overwritten.
-
-The whole way in one go: stages, what each derives, and what is skipped because it is done.
+Stages that remember: each result lies in a folder named after everything it depends on. A stage whose folder is whole
+is skipped; one whose inputs changed gets a new folder, so nothing is ever overwritten.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel
 
-from longrepo.config.load import PathPart, parse_key
+from longrepo import api
+from longrepo.config.load import PathPart, dump_yaml, parse_key, settings_hash
 from longrepo.config.schema import NUMBERED_PHASES, PhaseConfig, Settings, phase_list
+from longrepo.curriculum.schedule import make_schedule
+from longrepo.engines.registry import choose_engine, select_device
+from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.planner import StepEstimate
 from longrepo.utils.files import write_text_file
+
+if TYPE_CHECKING:
+    from longrepo.data.metadata import Header
+    from longrepo.data.prepare import RepositorySpec
+    from longrepo.data.tokenizer import RepoTokenizer
+    from longrepo.memory.planner import MemoryPlanner
+    from longrepo.reports.training import PipelineReporter
+    from longrepo.training.launch import TrainedRun
 
 MIN_PHASE_SEQUENCES = 8  # training sequences; fewer are learned by heart in an epoch or two
 UPDATES_PER_EPOCH = 8  # at least, or warm-up and decay have no room
@@ -190,3 +200,190 @@ class PipelineStage:
         """Mark the folder as whole."""
         content = {"stage": self.name, "inputs": self._inputs, **results}
         write_text_file(self.folder / STAGE_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+class Pipeline:
+    """The stages one after another; each is told what the one before it left."""
+
+    def __init__(
+        self,
+        origins: Sequence[RepositorySpec],
+        settings: Settings,
+        engine: str,
+        device: str,
+        reporter: PipelineReporter,
+    ) -> None:
+        self.origins = origins
+        self.name = "+".join(origin.repository.name for origin in origins)
+        self.asked, self.engine = engine, choose_engine(engine, device, settings.training.weights)
+        self.chooser, self.device, self.reporter = SettingChooser(settings), device, reporter
+
+    def run(self, output: Path, long_context: bool = True) -> TrainedRun:
+        """Prepare, train, evaluate and report into `output`. A run that Ctrl-C stopped, saved and ready to go on, is
+        neither evaluated nor reported. Raises InputError and RunError."""
+        from longrepo.training.checkpoint import trained_folder
+
+        reporter = self.reporter
+        places = [f"{origin.repository.name} at {origin.commit[:10]}" for origin in self.origins]
+        reporter.stage(1, 4, "look", ", ".join(places))
+        for note in dict.fromkeys(note for origin in self.origins for note in origin.repository.notes):
+            reporter.note(note)
+        self._look()
+        reporter.choices(latest_choices(self.chooser.choices))
+        sequences, header = self._prepare(output, long_context)
+        trained = self._train(output, sequences, header)
+        if trained.exit_status:
+            return trained
+        settings, run = self.chooser.settings, trained.output
+        measured = self._evaluate(output, run, sequences, header)
+        reporter.use(run / trained_folder(settings), settings.model.name, run, settings.training.report_to)
+        self._report(run, measured)
+        return trained
+
+    def _look(self) -> None:
+        from longrepo.memory.budget import find_budget
+        from longrepo.memory.planner import MemoryPlanner
+
+        settings = self.chooser.settings
+        kind, dtype, choices = select_device(self.engine, self.device, settings.training.precision)
+        planner = MemoryPlanner.of(settings, kind, dtype, engine=self.engine.name)
+        budget = find_budget(kind, settings.memory.budget_gb)
+        for what, why in (self.engine.line, *choices):
+            key, value = what.split(": ")
+            self.chooser.choices.append(SettingChoice(key, value, why))
+        choose_lengths(self.chooser, budget, PhaseFits(planner, budget))
+
+    def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
+        from longrepo.data.dataset import read_sequences
+        from longrepo.data.prepare import SEQUENCES_FOLDER, prepare, write_prepared
+        from longrepo.data.tokenizer import load_tokenizer
+        from longrepo.data.windows import build_windows
+
+        settings = self.chooser.settings
+        tokenizer: RepoTokenizer = load_tokenizer(
+            settings.model.name, settings.model.revision, settings.data.structure_tokens
+        )
+        longest = make_schedule(settings)[-1]
+        stage = PipelineStage(
+            output,
+            "sequences",
+            {
+                "origins": [[one.repository.name, one.commit, one.weight] for one in self.origins],
+                "tokenizer": tokenizer.sha256,
+                "phases": longest.number,
+                "length": settings.model.max_position_embeddings,
+                "long_context": long_context,
+                "settings": [settings_hash(part) for part in (settings.data, settings.long_context)],
+                "seed": settings.training.seed,
+            },
+        )
+        self.reporter.stage(2, 4, "prepare", "done before, unchanged: skipped" if stage.done else "")
+        sequences = stage.folder / SEQUENCES_FOLDER
+        if not stage.done:
+            began = time.monotonic()
+            length = settings.model.max_position_embeddings
+            with api.prepare_tools(settings, None, self.reporter.progress, self.engine) as ready:
+                if long_context:
+                    prepared = prepare(self.origins, settings, ready, longest.number, length)
+                else:
+                    length = max(length, longest.max_length)
+                    prepared = build_windows(self.origins, settings, ready, length, settings.data.overlap)
+                header = write_prepared(stage.folder, prepared, ready.watch)
+            self.reporter.prepared(header, prepared.summary, sequences, time.monotonic() - began)
+            stage.finish(repositories={one.repository.name: str(one.repository.path) for one in self.origins})
+        return sequences, read_sequences(sequences).header
+
+    def _train(self, output: Path, sequences: Path, header: Header) -> TrainedRun:
+        from longrepo.training.launch import TrainedRun
+
+        sequence_counts = {int(phase): cell["sequences"] for phase, cell in header.counts.get("train", {}).items()}
+        before = len(self.chooser.choices)
+        choose_amounts(self.chooser, sequence_counts)
+        settings = self.chooser.settings
+        if not any(phase.epochs for phase in make_schedule(settings)):
+            raise InputError(
+                f"{self.name}: {sum(sequence_counts.values())} training sequences are too few for any phase; "
+                "lower long_context.phase1_max_length or give a larger repository"
+            )
+        inputs = {"sequences": header.content_sha256, "settings": settings.model_dump(mode="json")}
+        stage = PipelineStage(output, "training", inputs)
+        self.reporter.stage(3, 4, "train", "done before, unchanged: skipped" if stage.done else str(stage.folder))
+        if stage.done:
+            return TrainedRun(stage.folder, sequences, 0, None, already_finished=True)
+        self.reporter.choices(latest_choices(self.chooser.choices[before:]))
+        file = output / f"{stage.folder.name}.yaml"
+        write_text_file(file, dump_yaml(settings))
+        with self.reporter.training() as told:
+            trained = api.train(
+                sequences,
+                stage.folder,
+                config=file,
+                resume="auto" if stage.folder.exists() else None,
+                device=self.device,
+                engine=self.asked,
+                reporter=told,
+            )
+        if not trained.exit_status:
+            self.reporter.trained(trained)
+            stage.finish()
+        return trained
+
+    def _evaluate(self, output: Path, run: Path, sequences: Path, header: Header) -> bool:
+        """Compare base and tuned; whether anything was measured now."""
+        from longrepo.evaluation.results import read_evaluation
+        from longrepo.evaluation.run import GLANCE
+        from longrepo.reports.run_record import EVALUATION_FILE
+
+        inputs = {"run": run.name, "sequences": header.content_sha256, "amount": str(GLANCE)}
+        stage = PipelineStage(output, "evaluation", inputs)
+        result = stage.folder / EVALUATION_FILE
+        self.reporter.stage(4, 4, "evaluate", "done before, unchanged: skipped" if stage.done else "")
+        if not header.counts.get("test"):
+            for note in (*header.notes, "nothing is held out to compare base and tuned on"):
+                self.reporter.note(note)
+            return False
+        measure = not stage.done
+        if not measure:
+            found = read_evaluation(result)
+        else:
+            found = api.evaluate(
+                run,
+                repo=[one.repository.path for one in self.origins],
+                sequences=sequences,
+                amount="glance",
+                device=self.device,
+                engine=self.asked,
+                result=result,
+                progress=self.reporter.progress,
+            )
+            stage.finish()
+        self.reporter.compared(found)
+        return measure
+
+    def _report(self, run: Path, measured: bool) -> None:
+        """The page of the run: its most important figures and where it lies."""
+        from longrepo.reports.html.page import REPORT_FILE, make_headlines, write_report
+        from longrepo.reports.run_record import read_run_record
+
+        found, page = read_run_record(run), run / REPORT_FILE
+        if measured or not page.is_file():
+            write_report(found)
+        self.reporter.figures(make_headlines(found), page)
+
+
+@dataclass(frozen=True)
+class PhaseFits:
+    """What the choices ask of the planner."""
+
+    planner: MemoryPlanner
+    budget: Budget
+
+    def reach(self, phase: PhaseConfig) -> int:
+        from longrepo.memory.planner import phase_planner
+
+        return phase_planner(self.planner, phase).shape.max_positions
+
+    def first(self, phase: PhaseConfig) -> StepEstimate | None:
+        from longrepo.memory.planner import phase_planner
+
+        return phase_planner(self.planner, phase).first_fit(phase.max_length, self.budget.bytes)

@@ -184,13 +184,3 @@ def test_a_network_that_does_not_answer_is_given_three_seconds(tmp_path: Path) -
 def test_offline_is_said_without_asking(tmp_path: Path) -> None:
     found = look(tmp_path, "http://127.0.0.1:1", HF_HUB_OFFLINE="1")
     assert found["status"] == "problem" and "HF_HUB_OFFLINE is set" in found["what"]
-
-
-def test_help_loads_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom longrepo.cli.app import main\nsys.argv = ['longrepo', 'doctor', '--help']\n"
-        "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "print('heavy', sorted({'torch', 'transformers', 'rich', 'huggingface_hub'} & set(sys.modules)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--device" in done.stdout and "heavy []" in done.stdout

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from export.exported import base_folder
+from serve.tried import Tried, tried
 from typer.testing import CliRunner, Result
-from use.tried import Tried, tried
 
 from longrepo.cli.app import app
 from longrepo.data.template import completion_text

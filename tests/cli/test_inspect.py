@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -157,14 +156,3 @@ def test_a_model_with_another_tokenizer_is_named(look: Look, tmp_path: Path) -> 
     (tmp_path / "tokenizer.json").write_text(text, "utf-8")
     status, _, err = look("--index", "0", "--model", str(tmp_path))
     assert status == 2 and "is not the one that the sequences were made with (embedded, " in err
-
-
-@pytest.mark.parametrize("command", ["inspect", "check-leaks"])
-def test_help_loads_nothing_heavy(command: str) -> None:
-    code = (
-        f"import sys\nfrom longrepo.cli.app import main\nsys.argv = ['longrepo', {command!r}, '--help']\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    print('status', end.code)\n"
-        "print('heavy', sorted({'torch', 'transformers', 'datasets', 'pyarrow', 'tokenizers'} & set(sys.modules)))\n"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "SEQUENCES" in out and "--model" in out and "status 0\nheavy []" in out

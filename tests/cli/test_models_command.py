@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,15 +96,3 @@ def test_bad_input_is_one_line(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(out.exception)
     with pytest.raises(InputError, match=expected):
         raise out.exception
-
-
-@pytest.mark.parametrize("command", [["models"], ["models", "params"], ["pretrain"]], ids=" ".join)
-def test_help_loads_nothing_heavy(command: list[str]) -> None:
-    code = (
-        "import sys\nfrom longrepo.cli.app import main\n"
-        f"sys.argv = ['longrepo', *{command!r}, '--help']\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    print('status', end.code)\n"
-        "print('heavy', sorted({'torch', 'transformers', 'pyarrow', 'mlx', 'peft', 'rich.table'} & set(sys.modules)))\n"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "status 0" in out.stdout and "heavy []" in out.stdout

@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 from longrepo.cli.app import app
 from longrepo.errors import InputError
-from longrepo.serve import server
 
 TEXT = "class Basket:\n    def __init__(self, owner):\n        self."
 LONG = 400  # tokens of an answer that is under way for a while
@@ -56,8 +55,9 @@ def _end(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.returncode, errors
 
 
-def test_ctrl_c_after_an_answer_ends_it(run: Path) -> None:
-    with _serving(run, "mlx") as (process, client):
+@pytest.mark.parametrize("engine", ["mlx", "torch"])
+def test_ctrl_c_after_an_answer_ends_it(run: Path, engine: str) -> None:
+    with _serving(run, engine) as (process, client):
         assert client.completions.create(model="", prompt=TEXT, max_tokens=2).choices[0].text
         process.send_signal(signal.SIGINT)
         assert _end(process) == (130, "")
@@ -85,10 +85,11 @@ def test_a_port_in_use_is_said_at_once(run: Path) -> None:
 
 
 def test_what_the_server_needs_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "_REQUIRED_PACKAGES", ("fastapi", "no_such_package"))
+    monkeypatch.delitem(sys.modules, "longrepo.serve.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     error = CliRunner().invoke(app, ["serve", str(run), "--engine", "torch"]).exception
     assert isinstance(error, InputError)
-    assert "transformers' server needs no_such_package; pip install 'longrepo[serve]'" in str(error)
+    assert str(error) == "longrepo serve needs uvicorn; pip install 'longrepo[serve]'"
 
 
 def test_what_is_no_run_is_said(tmp_path: Path) -> None:

@@ -82,14 +82,6 @@ def test_an_overlap_as_long_as_the_window_is_refused(folder: Path) -> None:
     assert done.returncode == 2 and "--overlap 512: must be below --sequence-length (512)" in done.stderr
 
 
-@pytest.mark.parametrize("door", ["prepare_long_context.py", "tokenizers/git_tokenizer_rich.py"])
-def test_help_names_the_options_without_loading_anything_heavy(door: str) -> None:
-    done = run("-X", "importtime", door, "--help")
-    assert done.returncode == 0 and "--repo" in done.stdout and "--model" in done.stdout
-    for heavy in ("torch", "transformers", "datasets", "pyarrow", "tree_sitter", "tokenizers"):
-        assert f" {heavy}\n" not in done.stderr, heavy
-
-
 def test_the_guides_import_works() -> None:
     done = run("-c", "from dataset_builder_long_context import LongContextSequence, LongContextSequenceBuilder")
     assert done.returncode == 0, done.stderr

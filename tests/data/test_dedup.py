@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from git_helper import Made, make_repo
 from small_packages import NAMES, module
@@ -12,7 +13,7 @@ from whole import Case, prepared, shown, weighed
 
 from longrepo.config.schema import Settings
 from longrepo.data.corpus import DUPLICATE_REASON
-from longrepo.data.dedup import find_duplicates
+from longrepo.data.dedup import BlockIndex, find_duplicates
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 
@@ -96,3 +97,16 @@ def test_no_copy_of_a_held_out_file_is_trained_on(case: Case, tokenizer: RepoTok
     assert names
     for row in case.of("train"):
         assert not any(f"def {name}_step_" in shown(tokenizer, row) for name in names)
+
+
+@pytest.mark.parametrize("shared, share", [(79, None), (80, 0.8), (81, 0.81)])
+def test_four_fifths_of_a_blocks_shingles_make_a_copy(shared: int, share: float | None) -> None:
+    """As the documents say; a sequence may hold any number of others."""
+    block, sequence = np.arange(100, dtype=np.uint64), np.arange(100 - shared, 300, dtype=np.uint64)
+    assert list(BlockIndex([block]).found_in(sequence)) == ([] if share is None else [(0, share)])
+
+
+@pytest.mark.parametrize("shingles, found", [(19, []), (20, [(0, 1.0)]), (21, [(0, 1.0)])])
+def test_a_block_of_fewer_than_twenty_shingles_is_too_short_to_be_a_copy(shingles: int, found: list[object]) -> None:
+    block = np.arange(shingles, dtype=np.uint64)
+    assert list(BlockIndex([block]).found_in(block)) == found

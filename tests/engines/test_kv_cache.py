@@ -15,6 +15,7 @@ from longrepo.config.schema import ContextSettings
 from longrepo.engines.mlx import kv_cache as on_mlx
 from longrepo.engines.model_shape import read_config
 from longrepo.engines.registry import choose_engine, create_engine
+from longrepo.engines.torch import engine as torch_engine
 from longrepo.engines.torch import kv_cache as on_torch
 
 FULL = ContextSettings(method="linear", target_length=1024, window="full")
@@ -43,21 +44,16 @@ def prompt(tokens: int) -> list[int]:
 
 @pytest.mark.parametrize(("context", "bits"), [(OWN, 16), (FULL, 16), (FULL, 8)])
 def test_transformers_holds_what_is_computed(
-    model: Path, engines: dict[str, Any], context: ContextSettings, bits: int
+    model: Path, engines: dict[str, Any], context: ContextSettings, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, config = engines["torch"], read_config(str(model), None, context)
     assert on_torch.unsupported_bits_reason(config, bits, "cpu") is None
     engine.position(context)
     for tokens in LENGTHS:
-        ids = torch.tensor([prompt(tokens)])
-        asked = {
-            "max_new_tokens": 1,
-            "do_sample": False,
-            "return_dict_in_generate": True,
-            **on_torch.generation_options(bits),
-        }
-        out = engine.model.eval().generate(input_ids=ids, attention_mask=torch.ones_like(ids), **asked)
-        assert on_torch.cache_bytes(config, tokens, "float32", bits) == on_torch.held_bytes(out.past_key_values)
+        cache = on_torch.make_cache(engine.base.config, bits)
+        monkeypatch.setattr(torch_engine, "make_cache", lambda *_, cache=cache: cache)
+        engine.generate(prompt(tokens), 1)
+        assert on_torch.cache_bytes(config, tokens, "float32", bits) == on_torch.held_bytes(cache)
     if bits == 8:  # a byte a value, and a scale for each layer's keys and values
         assert on_torch.cache_bytes(config, 300, "float32", 8) == 2 * 2 * (300 * 2 * 64 + 4)
 
@@ -98,6 +94,22 @@ def test_why_a_cache_cannot_be_had_is_said(model: Path, tmp_path: Path) -> None:
     assert "Metal doesn't have" in str(on_torch.unsupported_bits_reason(full, 8, "mps"))
     narrow = read_config(str(model_folder(tmp_path / "narrow")), None, ContextSettings(window="full"))
     assert "its heads have 16" in str(on_mlx.unsupported_bits_reason(narrow, 8, "cpu"))
+
+
+@pytest.mark.parametrize(("context", "bits"), [(OWN, 16), (FULL, 16), (FULL, 8)])
+def test_the_torch_engine_writes_what_greedy_generation_of_transformers_writes(
+    engines: dict[str, Any], context: ContextSettings, bits: int
+) -> None:
+    engine, new = engines["torch"], 40
+    engine.position(context)
+    options = {} if bits == 16 else {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
+    for tokens in (1, 10, 100):
+        ids = torch.tensor([prompt(tokens)])
+        mask = torch.ones_like(ids)
+        out = engine.model.eval().generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=new, do_sample=False, **options
+        )
+        assert engine.generate(prompt(tokens), new, bits=bits) == out[0, tokens:].tolist()
 
 
 @pytest.mark.parametrize(("name", "bits"), [("torch", 8), ("mlx", 8), ("mlx", 4)])

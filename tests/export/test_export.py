@@ -22,9 +22,16 @@ from exported import (
 )
 
 from longrepo.cli.app import main
-from longrepo.engines.mlx.adapter_io import read_mlx_adapter
+from longrepo.engines.adapter_io import read_adapter
 from longrepo.engines.mlx.load import load_base
-from longrepo.engines.mlx.lora import add_trained_tokens, attach_lora
+from longrepo.engines.mlx.lora import (
+    ParameterSlot,
+    adapter_tensors,
+    add_trained_tokens,
+    attach_lora,
+    lora_slots,
+    set_adapter,
+)
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
 from longrepo.export.formats import export_artifact
@@ -109,7 +116,8 @@ def test_four_bits_are_the_engines_own_and_leave_the_trained_rows_whole(run: Run
     model, _ = load_base(four.model, run.tokenizer, mx.float32)
     attach_lora(model, four)
     rows = add_trained_tokens(model, list(run.tokenizer.initial_from), run.tokenizer.vocabulary_size)
-    read_mlx_adapter(source.adapter, model, rows)
+    slots = [*lora_slots(model), ParameterSlot("rows", rows, "weight")]
+    set_adapter(slots, read_adapter(source.adapter, {name: t.shape for name, t in adapter_tensors(slots).items()}))
     model.eval()
     theirs = loaded(tmp_path / "mlx")
     assert theirs.model.layers[0].mlp.c_fc.linear.bits == 4

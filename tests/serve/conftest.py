@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from use.tried import Tried, tried
+from serve.tried import Tried, tried
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from use.tried import Tried
+from serve.tried import Tried
 
 from longrepo.errors import InputError
 from longrepo.serve.prompts import PromptBuilder

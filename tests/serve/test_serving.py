@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from threading import Thread
+from threading import Event, Thread
+from typing import Any
 
 import openai
 import pytest
-from use.tried import Tried
+from serve.tried import Tried
 
 from longrepo.data.template import completion_text
 from longrepo.serve.model import TunedModel
 from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
-from longrepo.serve.server import listen, serve_on
+from longrepo.serve.server import CompletionServer, listen
 
 NEW = 16
 BEFORE = "class Basket:\n    def __init__(self, owner):\n        self."
@@ -45,7 +48,7 @@ def served(request: pytest.FixtureRequest, shop: Tried) -> Iterator[Served]:
     tuned = shop.tuned[request.param]
     prompts = tuned.prompts(512, shop.repo)
     listening = listen(0)
-    server = serve_on(listening, tuned, prompts)
+    server = CompletionServer(listening, tuned, prompts)
     thread = Thread(target=server.run)
     thread.start()
     address = "http://{}:{}/v1".format(*listening.getsockname())
@@ -81,8 +84,45 @@ def test_in_a_file_of_the_repository_its_related_files_are_shown(served: Served,
 def test_a_mark_ends_an_answer_and_a_stop_word_too(served: Served) -> None:
     text = served.answers(BEFORE)
     assert "<|" not in text
-    stop = text[len(text) // 2 :][:3]
-    assert len(served.answers(BEFORE, stop=[stop, "<fim_prefix>"])) < len(text)
+    for size in range(1, 6):  # whichever tokens it falls into
+        stop = text[len(text) // 2 :][:size]
+        assert served.answers(BEFORE, stop=[stop, "<fim_prefix>"]) == text.partition(stop)[0]
+        assert served.answers(BEFORE, stop=stop) == text.partition(stop)[0]
+    assert served.answers(BEFORE, stop=[text[-1] + "never"]) == text, "what only began as a stop word is sent"
+
+
+def test_an_answer_says_why_it_ended(served: Served) -> None:
+    text = served.answers(BEFORE)
+    for more, reason in (({}, "length"), ({"stop": text[3:5]}, "stop")):
+        whole = served.client.completions.create(model="any", prompt=BEFORE, max_tokens=NEW, **more)
+        assert whole.choices[0].finish_reason == reason
+    assert whole.usage and whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_nobody_waits_for_is_no_longer_computed(
+    served: Served, stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, computed, begun, left = 400, [], Event(), Event()
+    write = served.tuned.engine.stream
+
+    def count(*given: Any) -> Iterator[int]:
+        try:
+            for token in write(*given):
+                computed.append(token)
+                begun.set()
+                yield token
+        finally:
+            left.set()
+
+    monkeypatch.setattr(served.tuned.engine, "stream", count)
+    host = served.client.base_url
+    body = json.dumps({"prompt": "a = 1\n" * 8, "max_tokens": new, "stream": stream}).encode()
+    with socket.create_connection((host.host, host.port)) as asking:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host.host}\r\nContent-Length: {len(body)}\r\n\r\n"
+        asking.sendall(head.encode() + body)
+        assert begun.wait(20)
+    assert left.wait(20) and 0 < len(computed) < new
 
 
 def test_what_editors_send_besides_is_no_hindrance(served: Served) -> None:
@@ -100,6 +140,11 @@ def test_what_cannot_be_answered_is_refused(served: Served) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             served.client.completions.create(model="any", prompt=prompt, max_tokens=NEW)
         assert expected in caught.value.response.text
+        assert set(caught.value.response.json()["error"]) == {"message", "type", "param", "code"}
+    with pytest.raises(openai.BadRequestError, match="prompt is empty"):
+        served.client.completions.create(model="any", prompt="")
+    with pytest.raises(openai.BadRequestError, match="max_tokens must be a whole number"):
+        served.client.completions.create(model="any", prompt="a", max_tokens=-1)
     with pytest.raises(openai.NotFoundError):
         served.client.chat.completions.create(model="any", messages=[{"role": "user", "content": "a"}])
 

@@ -171,3 +171,12 @@ def test_samples_are_noted_every_few_seconds_only(tmp_path: Path, monkeypatch: p
     said = json.loads((tmp_path / "in_flight.json").read_text())
     assert said["sample"] == {"used": 9, "limit": 10, "critical": True}
     assert in_flight.crash() is not None
+
+
+@pytest.mark.parametrize("used, killed", [(89, False), (90, False), (91, True)])
+def test_more_than_nine_tenths_of_the_limit_tell_a_kill_for_memory(
+    monkeypatch: pytest.MonkeyPatch, used: int, killed: bool
+) -> None:
+    monkeypatch.setattr(crash, "boot_id", lambda: BOOT)
+    sample = {"used": used, "limit": 100, "critical": False}
+    assert (crash.oom_kill_reason({}, BOOT, sample) is not None) == killed

@@ -75,6 +75,18 @@ def test_the_next_rung_is_planned_alone_and_a_full_disk_is_passed_over() -> None
     assert Methods(rungs, rungs[0]).start(ceiling=1) == rungs[3]
 
 
+@pytest.mark.parametrize("peak, following", [(7 * MIB, 1), (8 * MIB, 2), (9 * MIB, 2)])
+def test_a_method_of_equal_need_is_no_step_down(peak: int, following: int) -> None:
+    rungs = (Planned(MEMORY, 64, 8 * MIB), Planned(RECOMPUTE, 64, peak), Planned(SMALLER, 64, 5 * MIB))
+    assert Methods(rungs, rungs[0]).lower(rungs[0]) == rungs[following]
+
+
+@pytest.mark.parametrize("ceiling, first", [(8 * MIB + 1, 0), (8 * MIB, 1), (6 * MIB, 2)])
+def test_a_start_lies_below_its_ceiling(ceiling: int, first: int) -> None:
+    rungs = (Planned(MEMORY, 64, 8 * MIB), Planned(DISK, 64, 6 * MIB), Planned(SMALLER, 64, 5 * MIB))
+    assert Methods(rungs, rungs[0]).start(ceiling=ceiling) == rungs[first]
+
+
 def test_the_largest_modules_are_the_mlps_and_never_all() -> None:
     sizes = {"q_proj": 6, "k_proj": 4, "c_fc": 15, "c_proj": 15}
     assert largest_modules(sizes, list(sizes)) == ("c_fc", "c_proj")

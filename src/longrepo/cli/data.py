@@ -9,32 +9,22 @@
 `longrepo check-leaks`: whether anything that validation or test scores stands in a training sequence.
 
 `longrepo check-questions`: whether the answers in a file of sequences are right, by another route than their own.
-
-What the commands that prepare sequences share: repositories with their weights, and the tools for the work.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from longrepo import api
 from longrepo.cli.options import SequencesArgument, SetOption, TokenizerOption
-from longrepo.config.schema import Settings
 from longrepo.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from longrepo.data.dataset import SequenceFile
-    from longrepo.data.difficulty import Scorer
-    from longrepo.data.prepare import PreparationTools, RepositorySpec
-    from longrepo.data.tokenizer import RepoTokenizer
-    from longrepo.engines.registry import EngineSelection
 
 
 def prepare(
@@ -67,27 +57,27 @@ def prepare(
     overrides: SetOption = None,
 ) -> None:
     """Analyze repositories and prepare their training sequences."""
-    from longrepo.config.load import load_settings
+    from rich.console import Console
 
-    started = time.monotonic()
-    settings = load_settings(config, overrides or ())
-    with open_repositories(repo, weight, revision) as origins:
-        from rich.console import Console
+    from longrepo.reports.sequences import show_preparation, show_preparation_details
+    from longrepo.reports.training import TerminalProgress
 
-        from longrepo.data.packing import last_phase
-        from longrepo.data.prepare import SEQUENCES_FOLDER, check_writable, write_prepared
-        from longrepo.data.prepare import prepare as build
-        from longrepo.reports.sequences import show_preparation, show_preparation_details
-
-        console = Console()
-        check_writable(output_dir)
-        length = max_sequence_length or settings.model.max_position_embeddings
-        with prepare_tools(settings, model, verbose) as ready:
-            prepared = build(origins, settings, ready, phases or last_phase(settings.long_context), length)
-            header = write_prepared(output_dir, prepared, ready.watch)
-    show_preparation(console, header, prepared.summary, str(output_dir / SEQUENCES_FOLDER), time.monotonic() - started)
+    started, console = time.monotonic(), Console()
+    done = api.prepare(
+        repo,
+        output_dir,
+        weight=weight,
+        max_sequence_length=max_sequence_length,
+        phases=phases,
+        config=config,
+        model=model,
+        revision=revision,
+        overrides=overrides or (),
+        progress=TerminalProgress(verbose),
+    )
+    show_preparation(console, done.header, done.summary, str(done.sequences), time.monotonic() - started)
     if verbose:
-        show_preparation_details(console, prepared.summary)
+        show_preparation_details(console, done.summary)
 
 
 def tokenize(
@@ -120,17 +110,18 @@ def tokenize(
     repeated = settings.data.overlap if overlap is None else overlap
     if repeated >= length:
         raise InputError(f"--overlap {repeated}: must be below --sequence-length ({length})")
-    with open_repositories([repo], None, revision) as origins:
+    with api.open_repositories([repo], None, revision) as origins:
         from rich.console import Console
 
         from longrepo.data.dataset import write_sequences
         from longrepo.data.prepare import check_writable
         from longrepo.data.windows import build_windows
         from longrepo.reports.sequences import show_preparation, show_preparation_details
+        from longrepo.reports.training import TerminalProgress
 
         console = Console()
         check_writable(output.parent)
-        with prepare_tools(settings, model, verbose) as ready:
+        with api.prepare_tools(settings, model, TerminalProgress(verbose)) as ready:
             prepared = build_windows(origins, settings, ready, length, repeated)
             with ready.watch.count("writing windows", len(prepared.sequences)) as done:
                 header = write_sequences(output, prepared.rows(done), prepared.header)
@@ -242,75 +233,3 @@ def check_questions(
             f"{sequences}: {wrong:,} of {len(checked):,} answers refuted; make the sequences again, and if "
             "that doesn't help report the questions listed"
         )
-
-
-_MAX_WORKERS = 8
-
-
-@contextmanager
-def open_repositories(
-    repos: Sequence[Path], weights: Sequence[float] | None, revision: str
-) -> Iterator[list[RepositorySpec]]:
-    """The repositories at a revision, as long as the block lasts.
-
-    Raises InputError where one can't be read, is named twice, or the weights don't match.
-    """
-    from longrepo.repository.repository import Repository
-
-    given = list(weights or [1.0] * len(repos))
-    if len(given) != len(repos):
-        raise InputError(f"--weight is given {len(given)} times and --repo {len(repos)} times; give one for each")
-    if wrong := [weight for weight in given if not 0 < weight <= 10]:
-        raise InputError(f"--weight {wrong[0]:g}: expected a number above 0 and at most 10")
-    with ExitStack() as stack:
-        found = [stack.enter_context(Repository.open(path)) for path in repos]
-        paths = [repository.path for repository in found]
-        if twice := next((path for path in paths if paths.count(path) > 1), None):
-            raise InputError(f"--repo {twice}: given twice; use --weight 2 to have it count twice")
-        commits = [repository.resolve(revision) for repository in found]
-        from longrepo.data.prepare import RepositorySpec
-
-        yield [RepositorySpec(*one) for one in zip(found, commits, given, strict=True)]
-
-
-@contextmanager
-def prepare_tools(
-    settings: Settings, model: str | None, verbose: bool, choice: EngineSelection | None = None
-) -> Iterator[PreparationTools]:
-    """The tokenizer of `model` (else of the settings), the cache, and a terminal that shows how far the work is.
-    `choice`: the engine that scores difficulty; default: as `auto` chooses."""
-    from longrepo.data.prepare import PreparationTools
-    from longrepo.data.tokenizer import load_tokenizer
-    from longrepo.reports.training import TerminalProgress
-    from longrepo.utils.cache import SqliteCache, cache_folder
-
-    if model is not None:
-        named = settings.model.model_copy(update={"name": model, "revision": None})
-        settings = settings.model_copy(update={"model": named})
-    tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
-    cache = SqliteCache(cache_folder())
-    try:
-        scorer = _base_model_scorer(settings, tokenizer, choice) if settings.data.model_difficulty else None
-        workers = min(_MAX_WORKERS, os.cpu_count() or 1)
-        yield PreparationTools(tokenizer, cache, workers, TerminalProgress(verbose), scorer)
-    except KeyboardInterrupt:
-        print("stopped: nothing was written; what was read is kept for the next run", file=sys.stderr)
-        raise
-    finally:
-        cache.close()
-
-
-def _base_model_scorer(settings: Settings, tokenizer: RepoTokenizer, choice: EngineSelection | None) -> Scorer:
-    import numpy as np
-
-    from longrepo.engines.base import Batch
-    from longrepo.engines.registry import choose_engine, create_engine
-
-    engine = create_engine(choice or choose_engine("auto", "auto", settings.training.weights), settings, tokenizer)
-
-    def score(ids: np.ndarray, weights: np.ndarray) -> float:
-        with engine.base_only():
-            losses = engine.score(Batch.of([(ids, weights)], engine.pad_id))[0]
-        return float(losses[weights == 1].mean(dtype=np.float64))
-
-    return score

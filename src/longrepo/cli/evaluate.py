@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from longrepo import api
 from longrepo.cli.generate import PositionsOption, parse_positions
 from longrepo.cli.options import EngineChoice, EngineOption
 from longrepo.cli.train import DeviceChoice
@@ -42,22 +43,23 @@ def evaluate(
     """Compare base and tuned on lines that training never saw; writes evaluation.json, goes on where it was stopped."""
     from rich.console import Console
 
-    from longrepo.engines.registry import choose_engine
-    from longrepo.evaluation.run import FULL, QUICK, EvaluationRun
     from longrepo.reports.evaluation import print_evaluation
-    from longrepo.reports.run_record import EVALUATION_FILE, check_is_run
     from longrepo.reports.training import TerminalProgress
-    from longrepo.training.artifact import find_artifact
 
-    check_is_run(run)
-    choice = choose_engine(engine.value, device.value, find_artifact(run).settings.training.weights)
-    loaded = EvaluationRun.of(
-        run, sequences, repo or (), split, choice, device.value, length or (), parse_positions(set_)
+    found = api.evaluate(
+        run,
+        repo=repo or (),
+        sequences=sequences,
+        split=split,
+        amount="quick" if quick else "full",
+        other=other or (),
+        length=length or (),
+        context=parse_positions(set_),
+        device=device.value,
+        engine=engine.value,
+        note=print,
+        progress=TerminalProgress(),
     )
-    print(f"{choice.line[0]}: {choice.reason}")
-    for note in loaded.notes:
-        print(f"note: {note}")
-    found = loaded.measured(QUICK if quick else FULL, other or (), run / EVALUATION_FILE, TerminalProgress())
     print_evaluation(found, Console())
     print(f"a page of it: longrepo report {run}")
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longrepo import api
 from longrepo.cli.options import EngineChoice, EngineOption
 from longrepo.cli.train import DeviceChoice
 from longrepo.errors import InputError
@@ -81,17 +82,13 @@ def generate(
 ) -> None:
     """Write a completion to standard output, greedily: at a place in a file, or after a text."""
     from longrepo.data.template import completion_text
-    from longrepo.engines.registry import choose_engine
-    from longrepo.serve.model import TunedModel
     from longrepo.serve.prompts import read_position, read_prompt
-    from longrepo.training.artifact import find_artifact
 
     if (file is None) == (prompt is None):
         raise InputError("give --file FILE --line N, or --prompt TEXT")
     text = read_prompt(prompt) if prompt is not None else ""
     place = read_position(file, line, column, repo, fim) if file is not None else None
-    choice = choose_engine(engine.value, device.value, find_artifact(run).settings.training.weights)
-    tuned = TunedModel.load(run, model, choice, device.value, parse_positions(set_))
+    tuned = api.load(run, model=model, context=parse_positions(set_), device=device.value, engine=engine.value)
     for note in tuned.notes:
         print(note, file=sys.stderr)
     prompts = tuned.prompts(length, place.repo if place else None)
@@ -144,19 +141,16 @@ def serve(
     set_: PositionsOption = None,
 ) -> None:
     """Answer completion and fill-in-the-middle requests, for this machine alone, until Ctrl-C."""
-    from longrepo.engines.registry import choose_engine
-    from longrepo.serve.server import check_server_installed, listen, serve_on
-    from longrepo.training.artifact import find_artifact
-
-    choice = choose_engine(engine.value, device.value, find_artifact(run).settings.training.weights)
-    check_server_installed(choice.name)
+    api.choose_engine_of(run, device.value, engine.value)
+    try:
+        from longrepo.serve.server import CompletionServer, listen
+    except ModuleNotFoundError as error:
+        raise InputError(f"longrepo serve needs {error.name}; pip install 'longrepo[serve]'") from None
     with _ignore_further_interrupts(), listen(port) as listening:
-        from longrepo.serve.model import TunedModel
-
-        tuned = TunedModel.load(run, model, choice, device.value, parse_positions(set_))
+        tuned = api.load(run, model=model, context=parse_positions(set_), device=device.value, engine=engine.value)
         for note in (*tuned.notes, *(f"{what}: {why}" for what, why in tuned.engine.choices)):
             print(note)
-        server = serve_on(listening, tuned, tuned.prompts(length, repo))
+        server = CompletionServer(listening, tuned, tuned.prompts(length, repo))
         print("http://{}:{}/v1 answers as {}; Ctrl-C ends it".format(*listening.getsockname(), tuned.name), flush=True)
         server.run()
 

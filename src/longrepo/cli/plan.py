@@ -22,10 +22,11 @@ import typer
 
 from longrepo.cli.generate import parse_positions
 from longrepo.cli.options import ConfigOption, EngineChoice, EngineOption, ModelOption, SetOption, overrides_of
-from longrepo.cli.train import DEFAULT_OUTPUT, DeviceChoice
+from longrepo.cli.train import DeviceChoice
 from longrepo.config.load import load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.errors import InputError
+from longrepo.training.launch import DEFAULT_OUTPUT
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineSelection

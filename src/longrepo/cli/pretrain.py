@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from longrepo import api
 from longrepo.cli.options import SetOption
-from longrepo.cli.train import DeviceChoice, TrainArguments, run_training
+from longrepo.cli.train import DeviceChoice, end_training
 from longrepo.config.load import dump_yaml, load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
@@ -49,23 +50,23 @@ def pretrain(
         _prepare_run(output, preset, input_, repo, max_steps, tokenizer, device.value, overrides, verbose)
         overrides = ()
     run = output / RUN_FOLDER
-    status = run_training(
-        TrainArguments(
+    from longrepo.reports.training import TerminalReporter
+
+    reporter = TerminalReporter(verbose=verbose)
+    try:
+        trained = api.train(
+            output / SEQUENCES_FOLDER,
+            run,
             config=output / PRETRAIN_SETTINGS,
-            sequences=output / SEQUENCES_FOLDER,
-            output=run,
-            epochs=None,
-            checkpoint=None,
             resume="auto" if run.is_dir() else None,
             overrides=overrides,
             device=device.value,
-            verbose=verbose,
             engine="torch",
-            go_on=_resume_line(output, device.value),
+            reporter=reporter,
         )
-    )
-    if status:
-        raise typer.Exit(status)
+    finally:
+        reporter.close()
+    end_training(trained, _resume_line(output, device.value))
 
 
 def _prepare_run(
@@ -137,12 +138,16 @@ def _check_plan(chosen: Preset, settings: Settings, device: str, output: Path) -
 
 
 def _write_windows(output: Path, repo: Path, tokenizer: RepoTokenizer, settings: Settings, verbose: bool) -> None:
-    from longrepo.cli.data import open_repositories, prepare_tools
     from longrepo.data.dataset import write_sequences
     from longrepo.data.windows import build_windows
     from longrepo.pretrain.presets import longest_trained_sequence
+    from longrepo.reports.training import TerminalProgress
 
-    with open_repositories([repo], None, "HEAD") as origins, prepare_tools(settings, tokenizer.name, verbose) as ready:
+    progress = TerminalProgress(verbose)
+    with (
+        api.open_repositories([repo], None, "HEAD") as origins,
+        api.prepare_tools(settings, tokenizer.name, progress) as ready,
+    ):
         prepared = build_windows(origins, settings, ready, longest_trained_sequence(settings), 0)
         with ready.watch.count("writing windows", len(prepared.sequences)) as done:
             write_sequences(output, prepared.rows(done), prepared.header)

@@ -1,4 +1,7 @@
-"""PEFT's names for what is trained, the same whichever engine trained it; no framework is imported here.
+"""Adapter and optimizer files, the same whichever engine trained them; no framework is imported here.
+
+The adapter is in PEFT's own format: what any tool that knows PEFT loads, trained structure-token rows included.
+AdamW's whole state is one safetensors file: no pickles, bit-identical when read back.
 
 An engine other than torch calls a LoRA layer by its module's path in the model (`model.layers.0.self_attn.q_proj`) and
 its two matrices `lora_a` `[in, r]` and `lora_b` `[r, out]`; PEFT keeps both transposed.
@@ -6,9 +9,15 @@ its two matrices `lora_a` `[in, r]` and `lora_b` `[r, out]`; PEFT keeps both tra
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, deserialize, safe_open
+from safetensors.numpy import save_file
 
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
@@ -19,7 +28,10 @@ TOKEN_ROWS_PATH = "rows"  # the path of the structure tokens' trained rows
 _PREFIX = "base_model.model."
 _LORA_MATRICES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 
+Array = npt.NDArray[np.float32]
 TensorShapes = Mapping[str, Sequence[int]]
+MOMENT_NAMES = ("exp_avg", "exp_avg_sq")
+Moments = tuple[Array, Array]  # of the gradient and of its square
 
 
 def tensor_name(path: str) -> str:
@@ -55,7 +67,7 @@ def adapter_config(settings: Settings, row_ids: list[int] | None) -> dict[str, A
 def lora_config(
     base: str | None, r: int, alpha: float, dropout: float, modules: Iterable[str], row_ids: list[int] | None
 ) -> dict[str, Any]:
-    """As `config_of`, from the values themselves."""
+    """As `adapter_config`, from the values themselves."""
     return {
         "base_model_name_or_path": base,
         "bias": "none",
@@ -75,23 +87,106 @@ def lora_config(
     }
 
 
-def check_adapter(file: Path, ours: TensorShapes, saved: TensorShapes) -> None:
-    """Raises InputError where an adapter's tensors aren't those of the model, by name or by shape."""
-    wrong = sorted(ours.keys() ^ saved.keys()) or [n for n in sorted(ours) if tuple(ours[n]) != tuple(saved[n])]
+def write_adapter(folder: Path, tensors: Mapping[str, Array], config: Mapping[str, Any]) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors` (`tensors` by PEFT's names) into an existing
+    folder."""
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file(contiguous, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    text = json.dumps(config, indent=2, sort_keys=True, default=_json_value)
+    (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path, shapes: TensorShapes) -> dict[str, Array]:
+    """A folder's adapter by PEFT's names; `shapes`: of the model's own. Raises InputError if it can't be read, or was
+    made for another model or other LoRA settings."""
+    file = folder / ADAPTER_WEIGHTS
+    try:
+        saved = _read_float32(file)
+    except (OSError, TypeError, SafetensorError) as error:
+        raise unreadable_adapter(file, error) from None
+    found = {name: tensor.shape for name, tensor in saved.items()}
+    wrong = sorted(shapes.keys() ^ found.keys()) or [n for n in sorted(shapes) if tuple(shapes[n]) != found[n]]
     if wrong:
         raise InputError(
             f"{file}: made for another base model, other LoRA settings or other structure tokens "
             f"(first difference: {wrong[0]}); use the settings.yaml of the run it comes from"
         )
+    return saved
+
+
+def write_optimizer(file: Path, state: Mapping[str, Array]) -> None:
+    """Write `<parameter>/<exp_avg|exp_avg_sq|step>` for each parameter that has been updated yet; parameters have the
+    torch engine's names."""
+    save_file({name: np.asarray(tensor, order="C") for name, tensor in state.items()}, file)
+
+
+def read_optimizer(file: Path, shapes: TensorShapes) -> dict[str, Array]:
+    """The state as `write_optimizer` takes it; `shapes`: of what is trained, by the torch engine's names. A parameter
+    that had no state yet, or was frozen, is left out. Raises InputError if the parameters differ."""
+    try:
+        saved = _read_float32(file)
+    except (OSError, TypeError, SafetensorError) as error:
+        raise _unreadable_optimizer(file, error) from None
+    unknown = {key.rpartition("/")[0] for key in saved} - shapes.keys()
+    if unknown:
+        raise InputError(f"{file}: state of unknown parameters ({min(unknown)}); the LoRA settings differ")
+    for key, tensor in sorted(saved.items()):
+        name, _, part = key.rpartition("/")
+        if part in MOMENT_NAMES and tensor.shape != tuple(shapes[name]):
+            raise InputError(f"{file}: moments of another shape ({name}); the LoRA settings differ")
+    return saved
+
+
+def write_moments(file: Path, moments: Mapping[str, Moments], step: int) -> None:
+    """As `write_optimizer`, the moments by parameter, after `step` updates of each."""
+    state: dict[str, Array] = {}
+    for name, both in moments.items():
+        state |= {f"{name}/{part}": moment for part, moment in zip(MOMENT_NAMES, both, strict=True)}
+        state[f"{name}/step"] = np.array(step, np.float32)
+    write_optimizer(file, state)
+
+
+def read_moments(file: Path, shapes: TensorShapes) -> tuple[dict[str, Moments], int]:
+    """The moments by parameter and the number of updates they have seen. Raises InputError as `read_optimizer`, and
+    if a part is missing or the numbers of updates differ."""
+    saved = read_optimizer(file, shapes)
+    moments, steps = {}, set()
+    for name in sorted({key.rpartition("/")[0] for key in saved}):
+        try:
+            first, second = (saved[f"{name}/{part}"] for part in MOMENT_NAMES)
+            steps.add(int(saved[f"{name}/step"]))
+        except KeyError as missing:
+            raise _unreadable_optimizer(file, KeyError(f"no {missing.args[0]}")) from None
+        moments[name] = first, second
+    if len(steps) > 1:
+        raise InputError(f"{file}: its parameters were updated {sorted(steps)} times; use another checkpoint")
+    return moments, steps.pop() if steps else 0
 
 
 def unreadable_adapter(file: Path, error: Exception) -> InputError:
     return InputError(f"{file}: can't be read as an adapter ({error}); give a folder in PEFT's format")
 
 
-def unreadable_optimizer(file: Path, error: Exception) -> InputError:
+def _unreadable_optimizer(file: Path, error: Exception) -> InputError:
     return InputError(f"{file}: can't be read as an optimizer's state ({error}); use another checkpoint")
 
 
-def unknown_parameter(file: Path, name: str) -> InputError:
-    return InputError(f"{file}: state of unknown parameters ({name}); the LoRA settings differ")
+def _read_float32(file: Path) -> dict[str, Array]:
+    """The tensors of a safetensors file. Raises OSError, SafetensorError, or TypeError for a type NumPy lacks."""
+    with safe_open(file, framework="np") as opened:
+        types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118  # not a mapping
+        tensors = {
+            name: opened.get_tensor(name).astype(np.float32, copy=False)
+            for name, dtype in types.items()
+            if dtype != "BF16"
+        }
+    if len(tensors) < len(types):  # NumPy has no bfloat16: its bits are the upper half of a float32's
+        for name, stored in deserialize(file.read_bytes()):
+            if types[name] == "BF16":
+                bits = np.frombuffer(stored["data"], np.uint16).astype(np.uint32) << 16
+                tensors[name] = bits.view(np.float32).reshape(stored["shape"])
+    return tensors
+
+
+def _json_value(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else str(value)

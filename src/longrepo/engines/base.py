@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,12 +159,22 @@ class Engine(Protocol):
         """
         ...
 
+    def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+    ) -> Generator[int]:
+        """Yield the greedy continuation of a prompt token by token, up to and without the end token; each token is
+        computed when it is asked for. `bits` of the cached keys and values: 8 or 4 if the engine's
+        `kv_cache.unsupported_bits_reason` gives no reason against it. `tick` is called at each new token, the end token
+        included.
+
+        Consume or close it, in the thread that began it, before the engine computes anything else.
+        """
+        ...
+
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
     ) -> list[int]:
-        """Greedy continuation of a prompt, without the prompt, up to and without the end token. `bits` of the cached
-        keys and values: 8 or 4 where `kv_cache.why_not` has nothing against it. `tick` is called at each new token.
-        """
+        """All of `stream`."""
         ...
 
     def base_only(self) -> AbstractContextManager[None]:

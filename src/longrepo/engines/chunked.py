@@ -6,7 +6,8 @@ Forward through all layers, the head, backward from the last to the first. Where
 the layers between are computed forward once more, a segment of k at a time; the last segment is kept whole, since its
 turn comes next.
 
-A file for what a step keeps on disk: without a name, so that nothing is left of it after a kill.
+What a chunked step keeps between its forward and its backward pass: in memory, or in one file on disk, without a name,
+so that nothing is left of it after a kill.
 
 Where a dropout's mask comes from: a function of where it falls, so that it needs no generator's state.
 
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 from longrepo.engines.base import StepMethod
 from longrepo.errors import RunError
@@ -93,6 +95,122 @@ class ScratchFile:
     def rewind(self) -> None:
         """What was written is not asked for any more: begin at the file's start again."""
         self._end = 0
+
+
+StoreKey = tuple[str, int, int]  # what it is, the layer, the chunk (0 for what a layer has once)
+T = TypeVar("T")  # an engine's tensor
+
+
+class TensorCodec(Protocol[T]):
+    """An engine's tensors as bytes."""
+
+    def to_bytes(self, tensor: T) -> memoryview: ...
+
+    def from_bytes(self, read: Callable[[memoryview], None], shape: Any, dtype: Any) -> T:
+        """A new tensor, whose bytes `read` fills."""
+        ...
+
+
+class ActivationStore(Protocol[T]):
+    """Tensors by key. What `get` and `take` return is bit for bit what was `put`; after `take` the store no longer has
+    it."""
+
+    def put(self, key: StoreKey, tensor: T, /) -> None: ...
+
+    def get(self, key: StoreKey, /) -> T: ...
+
+    def take(self, key: StoreKey, /) -> T: ...
+
+    def clear(self) -> None: ...
+
+
+class MemoryStore(Generic[T]):
+    """Keeps the tensors themselves."""
+
+    def __init__(self) -> None:
+        self._kept: dict[StoreKey, T] = {}
+
+    def put(self, key: StoreKey, tensor: T) -> None:
+        self._kept[key] = tensor
+
+    def get(self, key: StoreKey) -> T:
+        return self._kept[key]
+
+    def take(self, key: StoreKey) -> T:
+        return self._kept.pop(key)
+
+    def clear(self) -> None:
+        self._kept.clear()
+
+
+class DiskStore(Generic[T]):
+    """Keeps the tensors' bytes in a file in `folder`, used again from its start after `clear`."""
+
+    def __init__(self, folder: Path, codec: TensorCodec[T]) -> None:
+        self._file, self._codec = ScratchFile(folder), codec
+        self._places: dict[StoreKey, tuple[int, Any, Any]] = {}
+
+    @property
+    def written(self) -> int:
+        """Bytes, ever."""
+        return self._file.written
+
+    def put(self, key: StoreKey, tensor: Any) -> None:
+        self._places[key] = self._file.append(self._codec.to_bytes(tensor)), tensor.shape, tensor.dtype
+
+    def get(self, key: StoreKey) -> T:
+        place, shape, dtype = self._places[key]
+        return self._codec.from_bytes(lambda into: self._file.read(place, into), shape, dtype)
+
+    def take(self, key: StoreKey) -> T:
+        tensor = self.get(key)
+        del self._places[key]
+        return tensor
+
+    def clear(self) -> None:
+        self._places.clear()
+        self._file.rewind()
+
+
+PROBE_TOKENS, PROBE_CHUNK = 24, 10
+UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
+
+
+def probe_tolerance(float32: bool) -> float:
+    """How far two computations of the same in float32, or in 16 bits, may be apart, as a share of the output's norm."""
+    return 1e-3 if float32 else 0.1
+
+
+class UnsupportedLayers(Exception):
+    """Layers that chunks can't be cut for; the text is the reason."""
+
+
+def probe_two_layers(
+    decoder: Any,
+    list_type: type,
+    whole: Callable[[], T],
+    chunks: Callable[[], T],
+    differs: Callable[[T, T], bool],
+) -> str | None:
+    """Why `decoder`, whose `layers` are a `list_type`, can't be walked in chunks, or None if its first two layers give
+    the same both ways: tried on the model itself, not guessed from its name.
+
+    `whole` and `chunks` compute `PROBE_TOKENS` tokens at once and in chunks of `PROBE_CHUNK`; `differs` compares their
+    results within `probe_tolerance`. Raised by either, UnsupportedLayers is the reason, and so are most errors.
+    """
+    layers = getattr(decoder, "layers", None)
+    if not isinstance(layers, list_type):
+        return "its decoder has no list of layers"
+    decoder.layers = layers[:2]  # type: ignore[index]
+    try:
+        both = whole(), chunks()
+    except UnsupportedLayers as reason:
+        return str(reason)
+    except UNSUPPORTED_ERRORS as error:
+        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
+    finally:
+        decoder.layers = layers
+    return "its layers compute something else in chunks" if differs(*both) else None
 
 
 DROPOUT_BLOCK = 64

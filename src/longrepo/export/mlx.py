@@ -36,7 +36,6 @@ from safetensors.numpy import save_file
 
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, tensor_name
 from longrepo.engines.mlx import models
-from longrepo.engines.mlx.adapter_io import load_float32
 from longrepo.engines.mlx.device import select_mlx_device
 from longrepo.engines.mlx.load import QUANTIZED_BITS, QUANTIZED_GROUP, load_base, read_published_config, read_weights
 from longrepo.errors import InputError
@@ -117,6 +116,14 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
     if about.get("quantization"):
         lines.append(f"{base} is an MLX folder: for PEFT, name the model it was made from with --model")
     return lines
+
+
+def load_float32(file: Path) -> dict[str, mx.array]:
+    """The tensors of a safetensors file in float32, in memory. Raises RuntimeError if it can't be read."""
+    loaded: Any = mx.load(str(file), format="safetensors")
+    tensors = {name: tensor.astype(mx.float32) for name, tensor in loaded.items()}
+    mx.eval(tensors)
+    return tensors
 
 
 def _read_mlx_adapter(file: Path) -> dict[str, mx.array]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -30,6 +31,11 @@ from longrepo.config.schema import ContextSettings
 from longrepo.reports.html.page import Headline
 from longrepo.rope.apply import describe_context
 from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
+
+if TYPE_CHECKING:
+    from longrepo.data.metadata import Header
+    from longrepo.evaluation.results import Evaluation
+    from longrepo.training.launch import TrainedRun
 
 
 class TerminalReporter:
@@ -148,8 +154,23 @@ _FORMAT_OWNERS = {"adapter": "PEFT's", "model": "transformers'"}
 class PipelineReporter:
     """Writes to standard output; the training's own lines go to standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool = False) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
+        self.verbose = verbose
+
+    @property
+    def progress(self) -> TerminalProgress:
+        """For what a stage counts."""
+        return TerminalProgress(self.verbose)
+
+    @contextmanager
+    def training(self) -> Iterator[TerminalReporter]:
+        """For the training stage, as long as it lasts."""
+        reporter = TerminalReporter(verbose=self.verbose)
+        try:
+            yield reporter
+        finally:
+            reporter.close()
 
     def stage(self, number: int, of: int, name: str, note: str = "") -> None:
         self.console.print(f"\n[bold]{number}/{of} {name}[/bold]" + (f"  {escape(note)}" if note else ""))
@@ -163,6 +184,25 @@ class PipelineReporter:
         for key, value, reason in choices:
             table.add_row(f"  {key}", escape(value), f"[dim]{escape(reason)}[/dim]")
         self.console.print(table)
+
+    def prepared(self, header: Header, summary: dict[str, Any], sequences: Path, seconds: float) -> None:
+        """What the sequences were made of, and how many there are."""
+        from longrepo.reports.sequences import show_preparation
+
+        show_preparation(self.console, header, summary, str(sequences), seconds)
+
+    def trained(self, run: TrainedRun) -> None:
+        """Where the adapter is, or the model whose weights were all trained, if it was written now."""
+        if run.trained and not run.already_finished:
+            print(f"{run.trained.name}: {run.trained}")
+
+    def compared(self, found: Evaluation) -> None:
+        """Base against tuned, and what to know about the figures."""
+        from longrepo.reports.evaluation import print_comparison
+
+        print_comparison(found.comparisons, self.console)
+        for note in found.notes:
+            self.note(note)
 
     def use(self, trained: Path, base: str, run: Path, report_to: str) -> None:
         """Where the adapter is, or the model whose weights were all trained, and what to do with it."""

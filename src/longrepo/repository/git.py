@@ -410,3 +410,11 @@ def decode_message(raw: bytes, encoding: bytes) -> str:
         with suppress(LookupError, ValueError):
             return raw.decode(encoding.decode("ascii", "replace"))
         return raw.decode("utf-8", "replace")
+
+
+def object_reader(repository: Path, commit: str) -> ObjectReader:
+    """Plumbing on a repository's objects. Raises InputError where it isn't one."""
+    found, said = run_git_in(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    if found is None:
+        raise InputError(f"{repository}: can't be read as a git repository ({said})")
+    return ObjectReader(Path(found), "sha256" if len(commit) == 64 else "sha1")

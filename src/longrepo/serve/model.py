@@ -9,6 +9,7 @@ from typing import Any
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.curriculum.schedule import make_schedule
+from longrepo.data.template import completion_text
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.engines.base import Engine
@@ -82,6 +83,13 @@ class TunedModel:
         a `length`, a text as it is may have all that the positions reach."""
         around = WorkingTree.read(repo, self.tokenizer, self.settings) if repo is not None else None
         return PromptBuilder(self.tokenizer, self.length(length), around, length or self.adaptive.tiers.reach)
+
+    def complete(self, text: str, max_tokens: int = 64, length: int | None = None) -> str:
+        """What the model writes after a text, greedily; `length`: tokens of both together. Raises InputError for a text
+        that is too long."""
+        asked = self.prompts(length, None).from_text(text, None, max_tokens)
+        self.adaptive.select_tier(len(asked.ids) + max_tokens)
+        return completion_text(self.tokenizer, list(self.engine.generate(asked.ids, max_tokens)))
 
 
 def _longest_length(settings: Settings) -> int:

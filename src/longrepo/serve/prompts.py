@@ -12,9 +12,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 
@@ -105,13 +104,19 @@ class PromptBuilder:
     length: int
     around: WorkingTree | None = None
     longest: int | None = None
-    _turn: Lock = field(default_factory=Lock)
 
     def at(self, path: str, before: str, after: str | None, new: int) -> CompletionPrompt:
         """For `new` tokens in the file at `path`, between two texts; None: at the end. What doesn't fit is left out,
         the farthest first; the file itself has half the room at least."""
-        with self._turn:
-            return self._at(path, before, after, _prompt_room(self.length, new))
+        room = _prompt_room(self.length, new)
+        own, rest = self._read(path, before), self._read(path, after or "")
+        sizes = TemplateSizes(self.tokenizer)
+        room -= sizes.frame(own) + (3 if after is not None else 0)
+        seen = (*own.outline.imports, *rest.outline.imports)
+        others = self.around.others(path, seen) if self.around else ()
+        if after is None:
+            return self._written(own, None, others, room, sizes)
+        return self._written(own, piece_from(rest, 0, room // 4), others, room, sizes)
 
     def from_text(self, text: str, after: str | None, new: int) -> CompletionPrompt:
         """For `new` tokens after a text as it is, in which the names of special tokens are these tokens, or between
@@ -135,16 +140,6 @@ class PromptBuilder:
         before, rest = (gap[1], gap[2]) if gap else (text, after)
         path = self.around.path_of(f"{before}\n{rest or ''}") if self.around else None
         return self.at(path, before, rest, new) if path else self.from_text(text, after, new)
-
-    def _at(self, path: str, before: str, after: str | None, room: int) -> CompletionPrompt:
-        own, rest = self._read(path, before), self._read(path, after or "")
-        sizes = TemplateSizes(self.tokenizer)
-        room -= sizes.frame(own) + (3 if after is not None else 0)
-        seen = (*own.outline.imports, *rest.outline.imports)
-        others = self.around.others(path, seen) if self.around else ()
-        if after is None:
-            return self._written(own, None, others, room, sizes)
-        return self._written(own, piece_from(rest, 0, room // 4), others, room, sizes)
 
     def _written(
         self, own: TokenizedText, after: FilePiece | None, others: Iterable[FilePiece], room: int, sizes: TemplateSizes

@@ -19,15 +19,22 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings
 
+from longrepo.config.schema import Settings
+from longrepo.engines.adapter_io import adapter_config, read_adapter, read_moments, write_adapter, write_moments
 from longrepo.engines.base import Batch
-from longrepo.engines.mlx.adapter_io import (
-    lora_tensors,
-    read_mlx_adapter,
-    read_mlx_optimizer,
-    write_mlx_adapter,
-    write_mlx_optimizer,
+from longrepo.engines.mlx.lora import (
+    MlxTokenEmbeddings,
+    Moments,
+    ParameterSlot,
+    adapter_tensors,
+    add_trained_tokens,
+    attach_lora,
+    lora_slots,
+    moment_shapes,
+    moments_from_numpy,
+    moments_to_numpy,
+    set_adapter,
 )
-from longrepo.engines.mlx.lora import MlxTokenEmbeddings, add_trained_tokens, attach_lora
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.errors import InputError
 
@@ -70,8 +77,28 @@ def written(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tor
     return engine, path
 
 
-def parameters_of(model: Any, rows: MlxTokenEmbeddings) -> dict[str, tuple[int, ...]]:
-    return {path: tensor.shape for path, tensor in lora_tensors(model).items()} | {"rows": rows.weight.shape}
+def slots_of(model: Any, rows: MlxTokenEmbeddings | None) -> list[ParameterSlot]:
+    return [*lora_slots(model), *([ParameterSlot("rows", rows, "weight")] if rows is not None else [])]
+
+
+def write_mlx_adapter(folder: Path, model: Any, rows: MlxTokenEmbeddings | None, settings: Settings) -> None:
+    ids: Any = rows.ids.tolist() if rows is not None else None
+    tensors = {name: np.array(tensor) for name, tensor in adapter_tensors(slots_of(model, rows)).items()}
+    write_adapter(folder, tensors, adapter_config(settings, ids))
+
+
+def read_mlx_adapter(folder: Path, model: Any, rows: MlxTokenEmbeddings | None) -> None:
+    slots = slots_of(model, rows)
+    set_adapter(slots, read_adapter(folder, {name: t.shape for name, t in adapter_tensors(slots).items()}))
+
+
+def write_mlx_optimizer(file: Path, moments: dict[str, Moments], step: int) -> None:
+    write_moments(file, moments_to_numpy(moments), step)
+
+
+def read_mlx_optimizer(file: Path, slots: list[ParameterSlot]) -> tuple[dict[str, Moments], int]:
+    saved, step = read_moments(file, moment_shapes(slots))
+    return moments_from_numpy(saved, [slot.name for slot in slots]), step
 
 
 def test_an_adapter_goes_through_mlx_and_back_bit_by_bit(
@@ -105,8 +132,8 @@ def test_moments_go_through_mlx_and_back_bit_by_bit(
     engine, path = written
     model, rows = mlx_model(folder)
     file = path / "optimizer.safetensors"
-    state, step = read_mlx_optimizer(file, parameters_of(model, rows))
-    assert step == 3 and state.keys() == parameters_of(model, rows).keys()
+    state, step = read_mlx_optimizer(file, slots_of(model, rows))
+    assert step == 3 and state.keys() == {slot.name for slot in slots_of(model, rows)}
     theirs = engine._optimizer.state[engine.parameters["base_model.model.model.embed_tokens.rows.weight"]]
     assert np.array_equal(np.array(state["rows"][1]), theirs["exp_avg_sq"].numpy())
     again = tmp_path / "optimizer.safetensors"
@@ -123,13 +150,13 @@ def test_a_state_before_the_first_update_and_one_with_frozen_modules(
     folder: Path, written: tuple[TorchEngine, Path], tmp_path: Path
 ) -> None:
     model, rows = mlx_model(folder)
-    parameters, file = parameters_of(model, rows), tmp_path / "optimizer.safetensors"
+    slots, file = slots_of(model, rows), tmp_path / "optimizer.safetensors"
     write_mlx_optimizer(file, {}, 0)
-    assert read_mlx_optimizer(file, parameters) == ({}, 0)
-    state, step = read_mlx_optimizer(written[1] / file.name, parameters)
+    assert read_mlx_optimizer(file, slots) == ({}, 0)
+    state, step = read_mlx_optimizer(written[1] / file.name, slots)
     write_mlx_optimizer(file, {path: moments for path, moments in state.items() if ".mlp." not in path}, step)
-    some, step = read_mlx_optimizer(file, parameters)
-    assert step == 3 and some.keys() == {path for path in parameters if ".mlp." not in path}
+    some, step = read_mlx_optimizer(file, slots)
+    assert step == 3 and some.keys() == {slot.name for slot in slots if ".mlp." not in slot.name}
 
 
 def test_an_adapter_of_other_lora_settings_or_another_model_is_refused(
@@ -143,14 +170,14 @@ def test_an_adapter_of_other_lora_settings_or_another_model_is_refused(
             read_mlx_adapter(adapter.parent, model, rows)
         assert "\n" not in str(caught.value) and np.array_equal(before, np.array(rows.weight))
     with pytest.raises(InputError, match=r"moments of another shape .*; the LoRA settings differ"):
-        read_mlx_optimizer(optimizer, parameters_of(*rank))
+        read_mlx_optimizer(optimizer, slots_of(*rank))
     with pytest.raises(InputError, match="state of unknown parameters"):
-        read_mlx_optimizer(optimizer, {"rows": (ADDED, 64)})
+        read_mlx_optimizer(optimizer, slots_of(*mlx_model(folder))[-1:])
     uneven = load_file(optimizer)
     uneven[next(key for key in uneven if key.endswith("/step"))] = np.array(1, np.float32)
     save_file(uneven, tmp_path / "uneven")
     with pytest.raises(InputError, match=r"were updated \[1, 3\] times"):
-        read_mlx_optimizer(tmp_path / "uneven", parameters_of(*mlx_model(folder)))
+        read_mlx_optimizer(tmp_path / "uneven", slots_of(*mlx_model(folder)))
 
 
 @pytest.mark.parametrize("damage", [lambda data: None, lambda data: data[:-200], lambda data: b"no tensors"])
@@ -164,7 +191,7 @@ def test_files_that_are_missing_or_damaged_are_one_line(
     with pytest.raises(InputError, match="can't be read as an adapter") as adapter:
         read_mlx_adapter(tmp_path, model, rows)
     with pytest.raises(InputError, match="can't be read as an optimizer's state") as optimizer:
-        read_mlx_optimizer(tmp_path / "optimizer.safetensors", parameters_of(model, rows))
+        read_mlx_optimizer(tmp_path / "optimizer.safetensors", slots_of(model, rows))
     assert all("\n" not in str(caught.value) for caught in (adapter, optimizer))
 
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from longrepo.errors import InputError
 from longrepo.repository.files import tracked_entries
-from longrepo.repository.git import ObjectReader, run_git_in
+from longrepo.repository.git import object_reader
 from longrepo.repository.types import NON_CODE_LANGUAGES, decode_path, language_of
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -42,14 +42,6 @@ class GrepLine(NamedTuple):
     path: str
     number: int
     text: str
-
-
-def object_reader(repository: Path, commit: str) -> ObjectReader:
-    """Plumbing on a repository's objects. Raises InputError where it isn't one."""
-    found, said = run_git_in(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
-    if found is None:
-        raise InputError(f"{repository}: can't be read as a git repository ({said})")
-    return ObjectReader(Path(found), "sha256" if len(commit) == 64 else "sha1")
 
 
 def holds_commit(repository: Path, commit: str) -> bool:

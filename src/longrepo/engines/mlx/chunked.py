@@ -13,15 +13,11 @@ What a model of mlx-lm does before and after its layers, found by running it wit
 So embedding scales, masks, the final norm and the head are the model's own code, whatever the architecture. What
 isn't asked for costs nothing: MLX computes only what is evaluated.
 
-What a chunked step keeps between its forward and its backward pass: in memory, or in one file on disk.
-
 The head and the loss in parts: the logits of a whole sequence never exist at once.
 
 The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
 
 As `longrepo.engines.torch.chunked.step`, in the same order (`longrepo.engines.chunk_order`).
-
-Whether a model's layers can be walked in chunks: tried on the model itself.
 
 The plain step: one graph for a whole sequence. What the chunked step is held against.
 
@@ -33,8 +29,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -42,7 +37,16 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.engines.base import Batch, StepMethod, scored_positions
-from longrepo.engines.chunked import ScratchFile, chunk_spans, run_schedule
+from longrepo.engines.chunked import (
+    PROBE_CHUNK,
+    PROBE_TOKENS,
+    ActivationStore,
+    MemoryStore,
+    chunk_spans,
+    probe_tolerance,
+    probe_two_layers,
+    run_schedule,
+)
 from longrepo.engines.mlx.device import to_float
 from longrepo.engines.mlx.lora import Gradients, ParameterSlot, lora_slots, temporary_values
 
@@ -239,70 +243,17 @@ class MlxEmbeddingAndHead:
             self._decoder.layers = real
 
 
-StoreKey = tuple[str, int, int]  # what it is, the layer, the chunk
+class MlxCodec:
+    """Evaluated arrays as bytes."""
 
-
-class MlxActivationStore(Protocol):
-    """Evaluated arrays by key. What `take` returns is bit for bit what was `put`; the store no longer has it."""
-
-    def put(self, key: StoreKey, array: mx.array) -> None: ...
-
-    def get(self, key: StoreKey) -> mx.array: ...
-
-    def take(self, key: StoreKey) -> mx.array: ...
-
-    def clear(self) -> None: ...
-
-
-class MlxMemoryStore:
-    """Keeps the arrays themselves."""
-
-    def __init__(self) -> None:
-        self._kept: dict[StoreKey, mx.array] = {}
-
-    def put(self, key: StoreKey, array: mx.array) -> None:
-        self._kept[key] = array
-
-    def get(self, key: StoreKey) -> mx.array:
-        return self._kept[key]
-
-    def take(self, key: StoreKey) -> mx.array:
-        return self._kept.pop(key)
-
-    def clear(self) -> None:
-        self._kept.clear()
-
-
-class MlxDiskStore:
-    """Keeps them in a file (`longrepo.engines.chunked`), used again from its start after `clear`."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = ScratchFile(folder)
-        self._places: dict[StoreKey, tuple[int, tuple[int, ...], mx.Dtype]] = {}
-
-    @property
-    def written(self) -> int:
-        """Bytes, ever."""
-        return self._file.written
-
-    def put(self, key: StoreKey, array: mx.array) -> None:
+    def to_bytes(self, array: mx.array) -> memoryview:
         flat: Any = mx.contiguous(array).reshape(-1).view(mx.uint8)
-        self._places[key] = (self._file.append(memoryview(flat)), array.shape, array.dtype)
+        return memoryview(flat)
 
-    def get(self, key: StoreKey) -> mx.array:
-        place, shape, dtype = self._places[key]
+    def from_bytes(self, read: Callable[[memoryview], None], shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
         data: Any = np.empty(int(np.prod(shape)) * dtype.size, dtype=np.uint8)
-        self._file.read(place, memoryview(data))
+        read(memoryview(data))
         return mx.array(data).view(dtype).reshape(shape)
-
-    def take(self, key: StoreKey) -> mx.array:
-        array = self.get(key)
-        del self._places[key]
-        return array
-
-    def clear(self) -> None:
-        self._places.clear()
-        self._file.rewind()
 
 
 Head = Callable[[mx.array], mx.array]
@@ -354,7 +305,12 @@ class MlxChunkedStep:
         self._slots = [lora_slots(layer, f"model.layers.{number}") for number, layer in enumerate(self._ends.layers)]
 
     def accumulate(
-        self, batch: Batch, normalizer: float, method: StepMethod, store: MlxActivationStore, gradients: Gradients
+        self,
+        batch: Batch,
+        normalizer: float,
+        method: StepMethod,
+        store: ActivationStore[mx.array],
+        gradients: Gradients,
     ) -> list[mx.array]:
         """Add the gradient of `sum(weight * nll) / normalizer` to `gradients`; return the parts of
         `sum(weight * nll)`. Tokens after the last scored one are left out: nothing depends on them."""
@@ -393,7 +349,7 @@ class MlxChunkedStep:
 
     def hidden(self, ids: mx.array, chunk: int) -> Iterator[tuple[int, int, mx.array]]:
         """(start, end, the last layer's output `[rows, end - start, width]`) of each chunk, without gradients."""
-        spans, store = chunk_spans(ids.shape[1], chunk), MlxMemoryStore()
+        spans, store = chunk_spans(ids.shape[1], chunk), MemoryStore[mx.array]()
         self._embed(ids, spans, store)
         for number in range(len(self._ends.layers)):
             self._forward(number, spans, store, False, False, [True] * len(spans))
@@ -404,7 +360,7 @@ class MlxChunkedStep:
         """`[rows, tokens, vocabulary]` of the last layer's output."""
         return self._ends.logits(hidden)
 
-    def _embed(self, ids: mx.array, spans: Spans, store: MlxActivationStore) -> None:
+    def _embed(self, ids: mx.array, spans: Spans, store: ActivationStore[mx.array]) -> None:
         for index, (start, end) in enumerate(spans):
             embedded = self._ends.embed(ids[:, start:end])
             mx.eval(embedded)
@@ -417,7 +373,7 @@ class MlxChunkedStep:
         self,
         number: int,
         spans: Spans,
-        store: MlxActivationStore,
+        store: ActivationStore[mx.array],
         keep_input: bool,
         keep_cache: bool,
         wanted: Sequence[bool],
@@ -462,7 +418,12 @@ class MlxChunkedStep:
         return total.reshape(hidden.shape)
 
     def _backward(
-        self, number: int, spans: Spans, above: list[mx.array | None], store: MlxActivationStore, gradients: Gradients
+        self,
+        number: int,
+        spans: Spans,
+        above: list[mx.array | None],
+        store: ActivationStore[mx.array],
+        gradients: Gradients,
     ) -> None:
         """Replace each chunk's gradient of the layer's output by that of its input."""
         passing, slots = self._pass(number, spans), self._slots[number]
@@ -493,32 +454,21 @@ class MlxChunkedStep:
             mx.eval(gradients.of(rows))
 
 
-PROBE_TOKENS, PROBE_CHUNK = 24, 10
-UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
-
-
 def unsupported_reason(model: Any, rows: ParameterSlot | None, at: ChunkContext) -> str | None:
-    """Why `model` can't be walked in chunks, or None where its first two layers give the same both ways."""
-    decoder: Any = getattr(model, "model", None)
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, list):
-        return "its decoder has no list of layers"
+    """See `longrepo.engines.chunked.probe_two_layers`."""
     model.eval()
     ids = mx.arange(PROBE_TOKENS)[None]
-    decoder.layers = layers[:2]
-    try:
-        plain = model(ids)
+
+    def chunks() -> mx.array:
         step = MlxChunkedStep(model, rows, at)
-        chunks = mx.concatenate([step.logits(hidden) for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], axis=1)
-    except UNSUPPORTED_ERRORS as error:
-        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
-    finally:
-        decoder.layers = layers
-    tolerance = 1e-3 if plain.dtype == mx.float32 else 0.1
-    off = (chunks - plain).astype(mx.float32)
-    if to_float(mx.linalg.norm(off)) > tolerance * to_float(mx.linalg.norm(plain.astype(mx.float32))):
-        return "its layers compute something else in chunks"
-    return None
+        return mx.concatenate([step.logits(hidden) for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], axis=1)
+
+    def differs(plain: mx.array, parts: mx.array) -> bool:
+        off = to_float(mx.linalg.norm((parts - plain).astype(mx.float32)))
+        tolerance = probe_tolerance(plain.dtype == mx.float32)
+        return off > tolerance * to_float(mx.linalg.norm(plain.astype(mx.float32)))
+
+    return probe_two_layers(getattr(model, "model", None), list, lambda: model(ids), chunks, differs)
 
 
 def plain_step(

@@ -12,9 +12,10 @@ import mlx.core as mx
 
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
+from longrepo.engines.chunked import UNSUPPORTED_ERRORS
 from longrepo.engines.mlx import engine as engine_module
 from longrepo.engines.mlx.allocator import Allocator
-from longrepo.engines.mlx.chunked import UNSUPPORTED_ERRORS, MlxChunkedStep
+from longrepo.engines.mlx.chunked import MlxChunkedStep
 from longrepo.engines.mlx.device import MlxPlacement
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings, Settings
+from longrepo.engines.adapter_io import (
+    adapter_config,
+    read_adapter,
+    read_moments,
+    write_adapter,
+    write_moments,
+)
 from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
-from longrepo.engines.mlx.adapter_io import read_mlx_adapter, read_mlx_optimizer, write_mlx_adapter, write_mlx_optimizer
 from longrepo.engines.mlx.chunked import (
-    MlxActivationStore,
     MlxChunkedStep,
-    MlxDiskStore,
-    MlxMemoryStore,
+    MlxCodec,
     MlxScoredPositions,
     plain_step,
     token_nll,
@@ -38,9 +43,14 @@ from longrepo.engines.mlx.lora import (
     MlxAdamW,
     MlxTokenEmbeddings,
     ParameterSlot,
+    adapter_tensors,
     add_trained_tokens,
     attach_lora,
     lora_slots,
+    moment_shapes,
+    moments_from_numpy,
+    moments_to_numpy,
+    set_adapter,
 )
 from longrepo.engines.mlx.models import set_positions
 from longrepo.errors import InputError
@@ -74,7 +84,7 @@ class MlxEngine:
         self._optimizer = MlxAdamW(settings.training.weight_decay)
         self._unsupported_reason = unsupported_reason(model, self._rows, self._dropout.at)
         self._chunks = MlxChunkedStep(model, self._rows, self._dropout.at)
-        self._store: MlxActivationStore = MlxMemoryStore()
+        self._store: ActivationStore[mx.array] = MemoryStore()
         self.method = StepMethod()
 
     @classmethod
@@ -92,9 +102,9 @@ class MlxEngine:
         if method.step == "chunked" and (reason := self.chunked_unsupported_reason()):
             raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
         self.method = method
-        self._store = (
-            MlxDiskStore(scratch or Path(tempfile.gettempdir())) if method.store == "disk" else MlxMemoryStore()
-        )
+        self._store = MemoryStore()
+        if method.store == "disk":
+            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), MlxCodec())
 
     def chunked_unsupported_reason(self) -> str | None:
         return self._unsupported_reason
@@ -152,21 +162,29 @@ class MlxEngine:
                     scores[row, start + 1 + place] = nll
         return scores
 
-    def generate(
+    def stream(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
-    ) -> list[int]:
-        from mlx_lm.generate import generate_step
+    ) -> Generator[int]:
+        from mlx_lm.generate import generate_step, generation_stream
 
         self.model.eval()
         packed = generation_options(self.model.published, bits)
-        new: list[int] = []
-        for token, _ in generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, **packed):
-            if tick:
-                tick()
-            if int(token) in self.model.eos_token_ids:
-                break
-            new.append(int(token))
-        return new
+        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, **packed)
+        try:
+            for token, _ in steps:
+                if tick:
+                    tick()
+                if int(token) in self.model.eos_token_ids:
+                    return
+                yield int(token)
+        finally:
+            steps.close()
+            mx.synchronize(generation_stream)  # it computes a token ahead, which a process must not end in
+
+    def generate(
+        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+    ) -> list[int]:
+        return list(self.stream(prompt, max_new_tokens, bits=bits, tick=tick))
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
@@ -181,18 +199,21 @@ class MlxEngine:
                 switch.active = True
 
     def save_adapter(self, folder: Path) -> None:
-        write_mlx_adapter(folder, self.model, self.rows, self._settings)
+        ids: Any = self.rows.ids.tolist() if self.rows is not None else None
+        tensors = {name: np.array(tensor) for name, tensor in adapter_tensors(self.slots).items()}
+        write_adapter(folder, tensors, adapter_config(self._settings, ids))
         write_context(folder, self._settings.context)
 
     def load_adapter(self, folder: Path) -> None:
-        read_mlx_adapter(folder, self.model, self.rows)
+        shapes = {name: tensor.shape for name, tensor in adapter_tensors(self.slots).items()}
+        set_adapter(self.slots, read_adapter(folder, shapes))
 
     def save_optimizer(self, file: Path) -> None:
-        write_mlx_optimizer(file, self._optimizer.moments, self._optimizer.step)
+        write_moments(file, moments_to_numpy(self._optimizer.moments), self._optimizer.step)
 
     def load_optimizer(self, file: Path) -> None:
-        shapes = {slot.name: slot.value.shape for slot in self.slots}
-        self._optimizer.moments, self._optimizer.step = read_mlx_optimizer(file, shapes)
+        moments, self._optimizer.step = read_moments(file, moment_shapes(self.slots))
+        self._optimizer.moments = moments_from_numpy(moments, [slot.name for slot in self.slots])
 
     def peak_memory(self) -> int:
         return mx.get_peak_memory() if self.device == "metal" else process.peak_resident()

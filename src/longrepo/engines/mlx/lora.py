@@ -9,12 +9,14 @@ LoRA on a frozen base: mlx-lm's layer, its weights cast to what is computed in, 
 What was accumulated since the last update, float32 by name.
 
 AdamW of mlx, bias correction as torch's, one parameter evaluated at a time.
+
+The adapter and the moments by PEFT's names and in its orientation, as `longrepo.engines.adapter_io` files them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +24,12 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
+import numpy as np
 from mlx_lm.tuner.lora import LoRALinear
 
 from longrepo.config.schema import Settings
+from longrepo.engines import adapter_io
+from longrepo.engines.adapter_io import Array
 from longrepo.engines.chunked import DROPOUT_BLOCK, DropoutKey, dropout_blocks, dropout_seed
 from longrepo.engines.mlx.device import to_float
 from longrepo.errors import InputError
@@ -256,3 +261,52 @@ class MlxAdamW:
             self.moments[slot.name] = state["m"], state["v"]
             mx.eval(slot.value, *self.moments[slot.name])
         return norm
+
+
+def adapter_tensors(slots: Sequence[ParameterSlot]) -> dict[str, mx.array]:
+    """What is trained, by PEFT's names and in its orientation (views that are not evaluated)."""
+    return {adapter_io.tensor_name(slot.name): _transpose_lora(slot.name, slot.value) for slot in slots}
+
+
+def set_adapter(slots: Sequence[ParameterSlot], saved: Mapping[str, Array]) -> None:
+    """Put an adapter as `adapter_tensors` names it into the slots."""
+    for slot in slots:
+        slot.value = _from_numpy(slot.name, saved[adapter_io.tensor_name(slot.name)])
+
+
+def moment_shapes(slots: Sequence[ParameterSlot]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the slots' moments in the optimizer's file, by its names."""
+    return {adapter_io.parameter_name(slot.name): _transpose_lora(slot.name, slot.value).shape for slot in slots}
+
+
+def moments_to_numpy(moments: Mapping[str, Moments]) -> dict[str, adapter_io.Moments]:
+    """The optimizer's moments by the names and in the orientation of its file."""
+    return {
+        adapter_io.parameter_name(path): (_to_numpy(path, first), _to_numpy(path, second))
+        for path, (first, second) in moments.items()
+    }
+
+
+def moments_from_numpy(saved: Mapping[str, adapter_io.Moments], paths: Iterable[str]) -> dict[str, Moments]:
+    """The moments of those of `paths` that the file has, as the optimizer keeps them."""
+    names = {path: adapter_io.parameter_name(path) for path in paths}
+    return {
+        path: (_from_numpy(path, saved[name][0]), _from_numpy(path, saved[name][1]))
+        for path, name in names.items()
+        if name in saved
+    }
+
+
+def _to_numpy(path: str, array: mx.array) -> Array:
+    return np.array(_transpose_lora(path, array))
+
+
+def _from_numpy(path: str, array: Array) -> mx.array:
+    tensor = mx.contiguous(_transpose_lora(path, mx.array(array)))
+    mx.eval(tensor)
+    return tensor
+
+
+def _transpose_lora(path: str, tensor: mx.array) -> mx.array:
+    """PEFT's matrices are the transposed of ours; the rows are the same."""
+    return tensor if path == adapter_io.TOKEN_ROWS_PATH else tensor.T

@@ -12,15 +12,11 @@ Given the keys and values before it, a transformer layer is token-wise in everyt
 makes leaves of its input and of the earlier keys and values, computes the chunk again, and pulls back through three
 outputs at once: the chunk's output and its own keys and values, to which later chunks have left their gradients.
 
-What a chunked step keeps between its forward and its backward pass: in memory, or in one file on disk.
-
 The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
 
 Forward, layer by layer, without a graph, keeping each layer's input, keys and values; the head chunk by chunk;
 backward, layers from last to first (`longrepo.engines.torch.chunked.layer`). It is exact, unlike a backward pass for
 each chunk that takes earlier keys and values as constants.
-
-Whether a model can be walked in chunks: tried on its first two layers, not guessed from its name.
 
 One exact training step in chunks of tokens: no activation of the whole sequence but each layer's input.
 """
@@ -29,15 +25,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from longrepo.engines.base import Batch, StepMethod
-from longrepo.engines.chunked import ScratchFile, chunk_spans, run_schedule
+from longrepo.engines.chunked import (
+    PROBE_CHUNK,
+    PROBE_TOKENS,
+    ActivationStore,
+    MemoryStore,
+    StoreKey,
+    UnsupportedLayers,
+    chunk_spans,
+    probe_tolerance,
+    probe_two_layers,
+    run_schedule,
+)
 from longrepo.engines.torch.attention import ATTENTION_NAME, register_attention, window_of
 from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll
 from longrepo.engines.torch.quantization import fused_lora_forward
@@ -239,71 +245,23 @@ class TorchLayerPass:
         return tensor[:, :, first:start] if tensor is not None and start > first else None
 
 
-StoreKey = tuple[str, int, int]  # what it is, the layer, the chunk (0 for what a layer has once)
+class TorchCodec:
+    """Tensors of `device` as bytes on the CPU."""
 
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
-class TorchActivationStore(Protocol):
-    """Tensors by key. What `get` returns is bit for bit what was `put`."""
+    def to_bytes(self, tensor: Tensor) -> memoryview:
+        return memoryview(_bytes_of(tensor.detach().to("cpu").contiguous()))
 
-    def put(self, key: StoreKey, tensor: Tensor) -> None: ...
-
-    def get(self, key: StoreKey) -> Tensor: ...
-
-    def drop(self, key: StoreKey) -> None:
-        """It will not be asked for again."""
-        ...
-
-    def clear(self) -> None: ...
-
-
-class TorchMemoryStore:
-    """Keeps the tensors themselves."""
-
-    def __init__(self) -> None:
-        self._kept: dict[StoreKey, Tensor] = {}
-
-    def put(self, key: StoreKey, tensor: Tensor) -> None:
-        self._kept[key] = tensor
-
-    def get(self, key: StoreKey) -> Tensor:
-        return self._kept[key]
-
-    def drop(self, key: StoreKey) -> None:
-        del self._kept[key]
-
-    def clear(self) -> None:
-        self._kept.clear()
-
-
-class TorchDiskStore:
-    """Keeps them in a file (`longrepo.engines.chunked`), used again from its start after `clear`."""
-
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        self._device, self._file = device, ScratchFile(folder)
-        self._places: dict[StoreKey, tuple[int, torch.Size, torch.dtype]] = {}
-
-    @property
-    def written(self) -> int:
-        """Bytes, ever."""
-        return self._file.written
-
-    def put(self, key: StoreKey, tensor: Tensor) -> None:
-        flat = tensor.detach().to("cpu").contiguous().view(-1).view(torch.uint8)
-        place = self._file.append(memoryview(flat.numpy()))  # type: ignore[arg-type]
-        self._places[key] = (place, tensor.shape, tensor.dtype)
-
-    def get(self, key: StoreKey) -> Tensor:
-        place, shape, dtype = self._places[key]
+    def from_bytes(self, read: Callable[[memoryview], None], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         tensor = torch.empty(shape, dtype=dtype)
-        self._file.read(place, memoryview(tensor.view(-1).view(torch.uint8).numpy()))  # type: ignore[arg-type]
+        read(memoryview(_bytes_of(tensor)))
         return tensor.to(self._device)
 
-    def drop(self, key: StoreKey) -> None:
-        del self._places[key]
 
-    def clear(self) -> None:
-        self._places.clear()
-        self._file.rewind()
+def _bytes_of(tensor: Tensor) -> Any:
+    return tensor.view(-1).view(torch.uint8).numpy()
 
 
 Head = Callable[[Tensor], Tensor]
@@ -320,7 +278,7 @@ class TorchChunkedStep:
         self._device, self._dtype = device, dtype
 
     def accumulate(
-        self, batch: Batch, normalizer: float, method: StepMethod, store: TorchActivationStore
+        self, batch: Batch, normalizer: float, method: StepMethod, store: ActivationStore[Tensor]
     ) -> list[Tensor]:
         """Add the gradient of `sum(weight * nll) / normalizer` to what is held; return the parts of
         `sum(weight * nll)`. Tokens after the last scored one are left out: nothing depends on them."""
@@ -361,7 +319,7 @@ class TorchChunkedStep:
     @torch.no_grad()
     def hidden(self, ids: Tensor, chunk: int) -> Iterator[tuple[int, int, Tensor]]:
         """(start, end, the decoder's output `[rows, end - start, width]`) of each chunk, without a graph."""
-        spans, store = chunk_spans(ids.shape[1], chunk), TorchMemoryStore()
+        spans, store = chunk_spans(ids.shape[1], chunk), MemoryStore[Tensor]()
         for index, (start, end) in enumerate(spans):
             store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
         arguments = self._arguments(ids, ids.shape[1])
@@ -379,7 +337,7 @@ class TorchChunkedStep:
         number: int,
         arguments: LayerArguments,
         spans: Spans,
-        store: TorchActivationStore,
+        store: ActivationStore[Tensor],
         keep_input: bool,
         keep_cache: bool,
         discard_output: bool = False,
@@ -388,47 +346,45 @@ class TorchChunkedStep:
         passing = TorchLayerPass(layer, arguments, spans, self._at)
         with fused_lora_forward(layer, self._dtype):
             for index in range(len(spans)):
-                output = passing.forward(index, store.get(("input", number, index)))
+                key = ("input", number, index)
+                output = passing.forward(index, store.get(key) if keep_input else store.take(key))
                 if not discard_output:
                     store.put(("input", number + 1, index), output)
-                if not keep_input:
-                    store.drop(("input", number, index))
         if keep_cache:
             assert passing.keys is not None and passing.values is not None
             store.put(("keys", number, 0), passing.keys)
             store.put(("values", number, 0), passing.values)
 
     def _head_backward(
-        self, batch: Batch, spans: Spans, layers: int, normalizer: float, store: TorchActivationStore
+        self, batch: Batch, spans: Spans, layers: int, normalizer: float, store: ActivationStore[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """The loss's parts, and the gradient of the last layer's output, chunk by chunk."""
         totals: list[Tensor] = []
         gradients = []
         for index, (start, end) in enumerate(spans):
-            key = ("input", layers, index)
-            leaf = store.get(key).detach().requires_grad_()
+            leaf = store.take(("input", layers, index)).detach().requires_grad_()
             with torch.enable_grad():
                 hidden = self._ends.finish(leaf).flatten(0, 1)
             scored = TorchScoredPositions.of(batch.input_ids, batch.loss_weights, start, end, self._device)
             totals += backward_weighted_nll(self._head, hidden, scored, normalizer)
             gradients.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
-            store.drop(key)
         return totals, gradients
 
     def _backward(
-        self, number: int, arguments: LayerArguments, spans: Spans, gradients: list[Tensor], store: TorchActivationStore
+        self,
+        number: int,
+        arguments: LayerArguments,
+        spans: Spans,
+        gradients: list[Tensor],
+        store: ActivationStore[Tensor],
     ) -> None:
         """Replace each chunk's gradient of the layer's output by that of its input."""
         layer = self._ends.layers[number]
-        names: tuple[tuple[str, int, int], ...] = (("keys", number, 0), ("values", number, 0))
-        passing = TorchLayerPass(layer, arguments, spans, self._at, *(store.get(name) for name in names))
-        for name in names:
-            store.drop(name)
+        names: tuple[StoreKey, ...] = (("keys", number, 0), ("values", number, 0))
+        passing = TorchLayerPass(layer, arguments, spans, self._at, *(store.take(name) for name in names))
         with fused_lora_forward(layer, self._dtype):
             for index in reversed(range(len(spans))):
-                key = ("input", number, index)
-                gradients[index] = passing.backward(index, store.get(key), gradients[index])
-                store.drop(key)
+                gradients[index] = passing.backward(index, store.take(("input", number, index)), gradients[index])
 
     def _embedding_backward(self, ids: Tensor, spans: Spans, gradients: list[Tensor]) -> None:
         for (start, end), gradient in zip(spans, gradients, strict=True):
@@ -437,10 +393,6 @@ class TorchChunkedStep:
             if not embedded.requires_grad:
                 return
             embedded.backward(gradient)
-
-
-PROBE_TOKENS, PROBE_CHUNK = 24, 10
-UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError)
 
 
 @contextmanager
@@ -462,29 +414,21 @@ def chunked_mode(decoder: Any) -> Iterator[None]:
 
 @torch.no_grad()
 def unsupported_reason(decoder: Any, device: torch.device, dtype: torch.dtype, at: ChunkContext) -> str | None:
-    """Why `decoder` can't be walked in chunks, or None where its first two layers give the same both ways."""
-    layers = getattr(decoder, "layers", None)
-    if not isinstance(layers, nn.ModuleList):
-        return "its decoder has no list of layers"
+    """See `longrepo.engines.chunked.probe_two_layers`."""
     ids = torch.arange(PROBE_TOKENS, device=device)[None]
-    decoder.layers = layers[:2]
-    try:
-        plain = decoder(input_ids=ids, use_cache=False).last_hidden_state.float()
+
+    def whole() -> Tensor:
+        return decoder(input_ids=ids, use_cache=False).last_hidden_state.float()
+
+    def chunks() -> Tensor:
         with chunked_mode(decoder):
-            masked = [
-                name
-                for one in TorchEmbeddingAndHead(decoder).arguments(PROBE_TOKENS, device, dtype)
-                for name in one.full_masks()
-            ]
-            if masked:
-                return f"its layers want a whole attention mask ({masked[0]})"
+            for one in TorchEmbeddingAndHead(decoder).arguments(PROBE_TOKENS, device, dtype):
+                for name in one.full_masks():
+                    raise UnsupportedLayers(f"its layers want a whole attention mask ({name})")
             step = TorchChunkedStep(decoder, nn.Identity(), device, dtype, at)
-            chunks = torch.cat([hidden for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], dim=1).float()
-    except UNSUPPORTED_ERRORS as error:
-        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
-    finally:
-        decoder.layers = layers
-    tolerance = 1e-3 if dtype == torch.float32 else 0.1
-    if (chunks - plain).norm() > tolerance * plain.norm():
-        return "its layers compute something else in chunks"
-    return None
+            return torch.cat([hidden for _, _, hidden in step.hidden(ids, PROBE_CHUNK)], dim=1).float()
+
+    def differs(plain: Tensor, parts: Tensor) -> bool:
+        return bool((parts - plain).norm() > probe_tolerance(dtype == torch.float32) * plain.norm())
+
+    return probe_two_layers(decoder, nn.ModuleList, whole, chunks, differs)

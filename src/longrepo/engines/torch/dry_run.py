@@ -208,8 +208,10 @@ class TorchCountingStore:
         shape, dtype = self._shapes[key]
         return torch.empty(shape, dtype=dtype)
 
-    def drop(self, key: Any) -> None:
+    def take(self, key: Any) -> Tensor:
+        tensor = self.get(key)
         del self._shapes[key]
+        return tensor
 
     def clear(self) -> None:
         self._shapes.clear()

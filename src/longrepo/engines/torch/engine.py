@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,20 +17,14 @@ import torch
 import transformers
 
 from longrepo.config.schema import ContextSettings, Settings
+from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
 from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.torch import lora
-from longrepo.engines.torch.adapter_io import (
-    read_torch_adapter,
-    read_torch_optimizer,
-    write_torch_adapter,
-    write_torch_optimizer,
-)
 from longrepo.engines.torch.chunked import (
-    TorchActivationStore,
     TorchChunkedStep,
-    TorchDiskStore,
-    TorchMemoryStore,
+    TorchCodec,
     chunked_mode,
     unsupported_reason,
 )
@@ -42,9 +36,15 @@ from longrepo.engines.torch.full_finetune import (
     trained_placement,
     write_model,
 )
-from longrepo.engines.torch.kv_cache import TokenCallback, generation_options
+from longrepo.engines.torch.kv_cache import make_cache
 from longrepo.engines.torch.load import load_base
-from longrepo.engines.torch.lora import TorchTokenEmbeddings, add_trained_tokens, attach_lora
+from longrepo.engines.torch.lora import (
+    TorchTokenEmbeddings,
+    adapter_tensors,
+    add_trained_tokens,
+    attach_lora,
+    peft_config,
+)
 from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll, token_nll
 from longrepo.engines.torch.positions import set_positions
 from longrepo.errors import InputError
@@ -88,7 +88,7 @@ class TorchEngine:
         self._peak = PeakMemory(placement.device)
         self._dropout = lora.install_dropout(model, settings.lora.dropout)
         self.method = StepMethod()
-        self._store: TorchActivationStore = TorchMemoryStore()
+        self._store: ActivationStore[torch.Tensor] = MemoryStore()
         self._chunks = TorchChunkedStep(self._decoder, self._head, placement.device, placement.dtype, self._dropout.at)
 
     @classmethod
@@ -118,9 +118,9 @@ class TorchEngine:
         if method.step == "chunked" and (reason := self.chunked_unsupported_reason()):
             raise InputError(f"memory.step: {self._settings.model.name} can't be trained in chunks: {reason}")
         self.method = method
-        self._store = TorchMemoryStore()
+        self._store = MemoryStore()
         if method.store == "disk":
-            self._store = TorchDiskStore(scratch or Path(tempfile.gettempdir()), self._placement.device)
+            self._store = DiskStore(scratch or Path(tempfile.gettempdir()), TorchCodec(self._placement.device))
 
     def chunked_unsupported_reason(self) -> str | None:
         self.model.eval()
@@ -190,18 +190,28 @@ class TorchEngine:
         return scores
 
     @torch.no_grad()
+    def stream(
+        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+    ) -> Generator[int]:
+        self.model.eval()
+        end = self.model.generation_config.eos_token_id
+        ends = end if isinstance(end, list) else [end]
+        cache = make_cache(self.base.config, bits)
+        ids = torch.tensor([list(prompt)], device=self._placement.device)
+        with self._autocast():  # kept open between tokens: it holds the weights that it has cast
+            for _ in range(max_new_tokens):
+                ids = self._next_token(ids, cache)
+                token = int(ids)
+                if tick:
+                    tick()
+                if token in ends:
+                    return
+                yield token
+
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
     ) -> list[int]:
-        self.model.eval()
-        ids = torch.tensor([list(prompt)], device=self._placement.device)
-        asked = {"max_new_tokens": max_new_tokens, "do_sample": False, **generation_options(bits)}
-        streamer = TokenCallback(tick) if tick else None
-        with self._autocast():
-            out = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), streamer=streamer, **asked)
-        new: list[int] = out[0, len(prompt) :].tolist()
-        end = self.model.generation_config.eos_token_id
-        return new[: new.index(end)] if end in new else new
+        return list(self.stream(prompt, max_new_tokens, bits=bits, tick=tick))
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
@@ -220,22 +230,39 @@ class TorchEngine:
 
     def save_adapter(self, folder: Path) -> None:
         if self.has_adapter:
-            write_torch_adapter(folder, self.model, self.rows, self._settings.model.name)
+            tensors = adapter_tensors(self.model, self.rows)
+            config = peft_config(self.model, self.rows, self._settings.model.name)
+            write_adapter(folder, {name: _to_numpy(tensor) for name, tensor in tensors.items()}, config)
         else:
             write_model(folder, self.model)
         write_context(folder, self._settings.context)
 
+    @torch.no_grad()
     def load_adapter(self, folder: Path) -> None:
         if self.has_adapter:
-            read_torch_adapter(folder, self.model, self.rows)
+            tensors = adapter_tensors(self.model, self.rows)
+            saved = read_adapter(folder, {name: tensor.shape for name, tensor in tensors.items()})
+            for name, tensor in tensors.items():
+                tensor.copy_(torch.from_numpy(saved[name]))
         else:
             read_model(folder, self.model)
 
     def save_optimizer(self, file: Path) -> None:
-        write_torch_optimizer(file, self._optimizer, self.parameters)
+        state = {
+            f"{name}/{part}": _to_numpy(value)
+            for name, parameter in self.parameters.items()
+            for part, value in self._optimizer.state.get(parameter, {}).items()
+        }
+        write_optimizer(file, state)
 
     def load_optimizer(self, file: Path) -> None:
-        read_torch_optimizer(file, self._optimizer, self.parameters)
+        saved = read_optimizer(file, {name: parameter.shape for name, parameter in self.parameters.items()})
+        self._optimizer.state.clear()
+        for key, array in saved.items():
+            name, _, part = key.rpartition("/")
+            parameter, value = self.parameters[name], torch.from_numpy(array)
+            # AdamW keeps its step counts on the CPU, the moments beside the parameter.
+            self._optimizer.state[parameter][part] = value if part == "step" else value.to(parameter.device)
 
     def peak_memory(self) -> int:
         return self._peak.read()
@@ -257,6 +284,11 @@ class TorchEngine:
             "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)},
         }
 
+    def _next_token(self, ids: torch.Tensor, cache: Any) -> torch.Tensor:
+        """The likeliest token after `ids` `[1, tokens]` and what the cache holds, `[1, 1]`."""
+        states = self._decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
+        return self._head(states[:, -1:]).argmax(dim=-1)
+
     def _hidden_parts(self, ids: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
         if self.method.step == "plain":
             yield 0, ids.shape[1], self._hidden(ids)
@@ -276,6 +308,11 @@ class TorchEngine:
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(array).to(self._placement.device)
+
+
+def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
+    """In float32; memory on the CPU is shared."""
+    return tensor.detach().float().cpu().numpy()
 
 
 def _parameter_groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -1,14 +1,12 @@
-"""Keys and values in transformers' own caches: their size, found on fake tensors, and how generation is told."""
+"""Keys and values in transformers' own caches, and their size, found on fake tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
-from transformers.generation.streamers import BaseStreamer
 
 _CACHE_ATTRIBUTES = ("keys", "values", "_quantized_keys", "_quantized_values")
 
@@ -26,13 +24,8 @@ def unsupported_bits_reason(config: Any, bits: int, device: str) -> str | None:
     return None
 
 
-def generation_options(bits: int) -> dict[str, Any]:
-    """What `generate` of transformers is told. Eight bits: float8 with one scale for each layer's keys and values."""
-    return {} if bits == 16 else {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
-
-
 def make_cache(config: Any, bits: int = 16) -> Any:
-    """An empty one, as `generate` makes it."""
+    """An empty one. Eight bits: float8 with one scale for each layer's keys and values."""
     from transformers import DynamicCache, QuantizedCache
 
     return DynamicCache(config=config) if bits == 16 else QuantizedCache("fp8", config)
@@ -55,22 +48,6 @@ def held_bytes(cache: Any) -> int:
     """Bytes of the tensors in one."""
     leaves = tree_leaves([getattr(layer, name, None) for layer in cache.layers for name in _CACHE_ATTRIBUTES])
     return sum(leaf.untyped_storage().nbytes() for leaf in leaves if isinstance(leaf, torch.Tensor))
-
-
-class TokenCallback(BaseStreamer):
-    """Calls `tick` at each new token."""
-
-    def __init__(self, tick: Callable[[], None]) -> None:
-        self._tick, self._begun = tick, False
-
-    def put(self, value: Any) -> None:
-        """First the prompt, then token by token."""
-        if self._begun:
-            self._tick()
-        self._begun = True
-
-    def end(self) -> None:
-        """Nothing more comes."""
 
 
 def _has_windowed_layers(config: Any) -> bool:

@@ -7,7 +7,7 @@ Trained rows for the structure tokens, without touching the rest of a 300 MB emb
 PEFT's own `trainable_token_indices` makes the tied head a computed tensor: each step copies the whole embedding and
 computes its full gradient (288 MiB and 576 MiB for StarCoder2-3B) to train twenty rows. Here k rows are a parameter
 of their own that replaces k lookups in the embedding and, where the head is tied, k columns of the logits. On disk
-it is PEFT's format, and PEFT loads it (`longrepo.engines.torch.adapter_files`).
+it is PEFT's format, and PEFT loads it (`longrepo.engines.adapter_io`).
 
 Dropout of LoRA's inputs with derived masks (`longrepo.engines.dropout_key`).
 """
@@ -118,6 +118,24 @@ def add_trained_tokens(model: Any, ids: list[int], tied: bool) -> TorchTokenEmbe
     if tied:
         model.set_output_embeddings(PatchedHead(model.get_output_embeddings(), rows))
     return rows
+
+
+def adapter_tensors(model: peft.PeftModel, rows: TorchTokenEmbeddings | None) -> dict[str, Tensor]:
+    """What is trained, by PEFT's names. The tensors are the model's own, not copies."""
+    named = dict(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
+    if rows is not None:
+        embedding = next(name for name, module in model.named_modules() if isinstance(module, TorchPatchedEmbedding))
+        named[f"{embedding}.token_adapter.trainable_tokens_delta"] = rows.weight.data
+    return named
+
+
+def peft_config(model: peft.PeftModel, rows: TorchTokenEmbeddings | None, base: str) -> dict[str, Any]:
+    """`adapter_config.json`, with all that this version of PEFT writes there."""
+    return model.peft_config["default"].to_dict() | {
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "trainable_token_indices": rows.ids.tolist() if rows else None,
+    }
 
 
 class TorchDerivedDropout(nn.Module):

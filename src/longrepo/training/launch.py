@@ -1,0 +1,205 @@
+"""From what is asked of a training to a finished run. What can be wrong is found before an engine is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from longrepo.config.load import load_settings
+from longrepo.config.schema import Settings
+from longrepo.errors import InputError
+from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateRecord
+from longrepo.utils.files import write_text_file
+
+if TYPE_CHECKING:
+    from longrepo.data.tokenizer import RepoTokenizer
+    from longrepo.engines.registry import EngineSelection
+    from longrepo.memory.planner import MemoryPlan, MemoryPlanner
+    from longrepo.training.plan import TrainingPlan
+
+
+DEFAULT_OUTPUT = Path("model_long_context")  # the guide's
+
+
+@dataclass(frozen=True)
+class TrainingRequest:
+    """What `longrepo train` is asked for; the names are those of its options (`overrides`: each --set)."""
+
+    config: Path | None = None
+    sequences: Path | None = None
+    output: Path | None = None
+    epochs: int | None = None
+    checkpoint: Path | None = None
+    resume: str | None = None
+    overrides: tuple[str, ...] = ()
+    device: str = "auto"
+    engine: str = "auto"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """`output`: the run's folder. `sequences`: what it was trained on. `exit_status`: 0 for a run that has done all it
+    was asked, 130 for one that Ctrl-C stopped, saved. `trained`: the folder of its adapter, or of its model if all
+    weights were trained; None for a stopped run. `already_finished`: there was nothing left to do."""
+
+    output: Path
+    sequences: Path
+    exit_status: int
+    trained: Path | None
+    already_finished: bool
+
+
+class SilentReporter:
+    """A training's `Reporter` that tells nobody."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def phase(self, record: PhaseRecord) -> None:
+        """Nothing."""
+
+    def update(self, record: UpdateRecord) -> None:
+        """Nothing."""
+
+    def validating(self, done: int, of: int) -> None:
+        """Nothing."""
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Nothing."""
+
+    def saved(self, folder: Path, best: bool) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class _PlannedRun:
+    """What is going to run: nothing is wrong with it as far as can be told before a model is loaded."""
+
+    output: Path
+    sequences: Path
+    resuming: bool
+    plan: TrainingPlan
+    choice: EngineSelection
+    tokenizer: RepoTokenizer
+
+
+def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
+    """Train as asked. Raises InputError for what can't be trained, RunError for what fails on the way."""
+    from longrepo.engines.registry import create_engine
+    from longrepo.training.checkpoint import open_run_folder
+
+    asked = _plan_run(request)
+    plan, choice, tokenizer = asked.plan, asked.choice, asked.tokenizer
+    planner, memory = _plan_memory(plan, choice, request.device, asked.output)
+    with open_run_folder(asked.output, resuming=asked.resuming) as run:
+        from longrepo.training.loop import train as run_loop
+        from longrepo.training.step_down import make_run_memory
+
+        for line in (*memory.lines(), *_return_freed_memory(memory)):
+            reporter.note(line)
+        engine = create_engine(choice, plan.settings, tokenizer, request.device)
+        write_text_file(run.path / "memory_plan.json", memory.as_json())
+        if choice.name == "mlx":
+            engine.choices += _limit_memory(memory)
+        for what, reason in engine.choices:
+            reporter.note(f"{what}: {reason}")
+        within = make_run_memory(planner, memory, engine.peak_memory)
+        outcome = run_loop(
+            engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), within
+        )
+    return TrainedRun(asked.output, asked.sequences, outcome.exit_status, outcome.adapter, outcome.already_finished)
+
+
+def _plan_run(request: TrainingRequest) -> _PlannedRun:
+    """A new run, one that goes on, or one that begins with another's weights. Raises InputError and RunError."""
+    from longrepo.data.dataset import read_sequences
+    from longrepo.data.metadata import check_tokenizer
+    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.engines.registry import choose_engine
+    from longrepo.training.events import check_logger_installed
+    from longrepo.training.plan import RunStart, make_plan
+    from longrepo.training.resume import find_run, resume_start, start_from_checkpoint
+
+    if request.resume is not None and request.checkpoint is not None:
+        raise InputError("--resume goes on with a run and --checkpoint begins a new one: give one of them")
+    output = request.output or DEFAULT_OUTPUT
+    found = None
+    if request.resume is not None:
+        found = find_run(request.resume, output if request.resume == "auto" else request.output)
+        output = found.run
+    settings = _load_run_settings(request, output)
+    check_logger_installed(settings.training.report_to)
+    path = _find_sequences(request, settings, found.snapshot.identity.sequences if found and found.snapshot else None)
+    file = read_sequences(path)
+    if found is not None:
+        start = resume_start(found, settings, file.content_sha256, request.epochs)
+    elif request.checkpoint is not None:
+        start = start_from_checkpoint(request.checkpoint, settings, request.epochs)
+    else:
+        start = RunStart("new", settings, epochs=request.epochs)
+    plan = make_plan(start, file, str(path.resolve()), file.header.tokenizer.sha256)
+    held = plan.settings
+    choice = choose_engine(request.engine, request.device, held.training.weights)
+    tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
+    check_tokenizer(file.header, tokenizer)
+    return _PlannedRun(output, path, found is not None, plan, choice, tokenizer)
+
+
+def _plan_memory(
+    plan: TrainingPlan, choice: EngineSelection, device: str, output: Path
+) -> tuple[MemoryPlanner, MemoryPlan]:
+    """The longest step of each phase that is going to run, on the device that will be used; `output`'s disk holds
+    what doesn't fit in memory."""
+    from longrepo.engines.registry import select_device
+    from longrepo.memory.budget import find_budget
+    from longrepo.memory.planner import MemoryPlanner, plan_run
+    from longrepo.training.plan import remaining_epochs
+
+    kind, dtype, _ = select_device(choice, device, plan.settings.training.precision)
+    phases = [plan.schedule.phase(number) for number in remaining_epochs(plan.state, plan.schedule)]
+    scratch = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
+    planner = MemoryPlanner.of(plan.settings, kind, dtype, scratch, engine=choice.name)
+    return planner, plan_run(planner, phases, find_budget(kind, plan.settings.memory.budget_gb))
+
+
+def _return_freed_memory(memory: MemoryPlan) -> Iterator[str]:
+    """On a CPU what is freed isn't kept for reuse, where the plan leaves little room."""
+    from longrepo.utils.process import return_freed_memory
+
+    if memory.device == "cpu" and not memory.has_headroom and return_freed_memory():
+        yield "memory: more than half of the budget is planned for, so what is freed is given back at once"
+
+
+def _limit_memory(memory: MemoryPlan) -> tuple[tuple[str, str], ...]:
+    from longrepo.engines.mlx.device import set_memory_limits
+
+    return set_memory_limits(memory.device, memory.peak, memory.budget.bytes)
+
+
+def _load_run_settings(request: TrainingRequest, run: Path) -> Settings:
+    """From --config; a resumed run without one goes on with its own settings."""
+    file = request.config
+    if file is None and request.resume is not None and (run / "settings.yaml").is_file():
+        file = run / "settings.yaml"
+    return load_settings(file, request.overrides)
+
+
+def _find_sequences(request: TrainingRequest, settings: Settings, of_run: str | None) -> Path:
+    if request.sequences is not None:
+        return request.sequences
+    if of_run is not None:
+        return Path(of_run)
+    length = settings.model.max_position_embeddings
+    usual = [
+        Path("sequences"),
+        *(Path(f"sequences_{length}{suffix}") for suffix in (".json", ".jsonl", ".parquet", "")),
+    ]
+    for path in usual:
+        if path.exists():
+            return path
+    raise InputError(
+        f"no sequences: give --sequences FILE, or build ./sequences_{length}.json with "
+        f"python tokenizers/git_tokenizer_rich.py --repo REPO --sequence-length {length}"
+    )

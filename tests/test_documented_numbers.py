@@ -1,0 +1,165 @@
+"""Every number that a document names and the source decides: the sentence stands there, and the source agrees.
+
+Each row holds a document, a phrase of it with `{}` in place of the number, how the number is written, and the number in
+the source. Whoever changes the one is told of the other. (Numbers that were measured have their dates, and no row.)
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from longrepo.cli.generate import generate
+from longrepo.config.schema import Settings
+from longrepo.curriculum import schedule
+from longrepo.data import dataset, dedup, difficulty, metadata, repo_tree, splits, summary
+from longrepo.evaluation import needle, results, scoring
+from longrepo.evaluation.completion import TASKS
+from longrepo.evaluation.run import FULL, GLANCE, QUICK
+from longrepo.memory import guard, planner
+from longrepo.pretrain import presets
+from longrepo.repository import filters
+from longrepo.utils import cache as caches
+from longrepo.utils import hashing
+
+ROOT = Path(__file__).parents[1]
+README, GUIDE, SETTINGS_FILE = "README.md", "LONG_CONTEXT_OPTIMIZATION.md", "training_config.yaml"
+DEFAULTS = Settings()
+D, T, C = DEFAULTS.data, DEFAULTS.training, DEFAULTS.long_context
+GIB = 2**30
+
+
+@cache
+def text_of(document: str) -> str:
+    """A document in one line: its own breaks, and the marks of a comment, are no part of a phrase."""
+    return re.sub(r"\s+", " ", re.sub(r"\n\s*#", "\n", (ROOT / document).read_text(encoding="utf-8")))
+
+
+def option(command: Callable[..., Any], name: str) -> Any:
+    """The default of a command's option."""
+    return inspect.signature(command).parameters[name].default
+
+
+FRACTIONS = {"half": 0.5, "A quarter": 0.25, "a quarter": 0.25, "a tenth": 0.1, "A tenth": 0.1}
+WORDS = {"once": 1, "three": 3, "four": 4, "five": 5}
+
+
+def number(written: str) -> float:
+    """12,345; 5e-5; 80 %; a tenth; three; also 1K."""
+    if written in FRACTIONS or written in WORDS:
+        return FRACTIONS.get(written, WORDS.get(written, 0))
+    plain = written.replace(",", "").removesuffix(" %").removesuffix(" ×")
+    thousands = plain.endswith("K")
+    value = float(plain.removesuffix("K")) * (1024 if thousands else 1)
+    return value / 100 if written.endswith(" %") else value
+
+
+Row = tuple[str, str, str, float]
+ROWS: list[Row] = [
+    # phases
+    (README, "growing length ({} →", "1K", C.phase1_max_length),
+    (README, "→ {} → 4K tokens", "2K", C.phase2_max_length),
+    (README, "2K → {} tokens; more phases", "4K", C.phase3_max_length),
+    (GUIDE, "| 1 general adaptation | up to {} tokens", "1,024", C.phase1_max_length),
+    (GUIDE, "up to 1,024 tokens | {}–1,024 |", "512", C.phase1_min_length),
+    (GUIDE, "512–1,024 | {} (1–5)", "5", C.phase1_epochs),
+    (GUIDE, "5 (1–5) | {} |", "1.0 ×", C.phase1_lr_multiplier),
+    (GUIDE, "| 2 long context | {}–2,048", "1,025", C.phase1_max_length + 1),
+    (GUIDE, "1,025–{} |", "2,048", C.phase2_max_length),
+    (GUIDE, "1,025–2,048 | {}–2,048 |", "1,536", C.phase2_min_length),
+    (GUIDE, "1,536–2,048 | {} (6–13)", "8", C.phase2_epochs),
+    (GUIDE, "8 (6–13) | {} |", "0.5 ×", C.phase2_lr_multiplier),
+    (GUIDE, "8 (6–{}) |", "13", C.phase1_epochs + C.phase2_epochs),
+    (GUIDE, "| 3 extended context | {}–4,096", "2,049", C.phase2_max_length + 1),
+    (GUIDE, "2,049–{} |", "4,096", C.phase3_max_length),
+    (GUIDE, "2,049–4,096 | {}–4,096 |", "3,072", C.phase3_min_length),
+    (GUIDE, "3,072–4,096 | {} (14–21)", "8", C.phase3_epochs),
+    (GUIDE, "8 (14–21) | {} |", "0.1 ×", C.phase3_lr_multiplier),
+    (GUIDE, "by a cosine to {} of its rate", "a tenth", T.final_learning_rate_ratio),
+    (GUIDE, "its last epoch is within {} of its best", "2 %", schedule.MAX_RISE_ABOVE_BEST),
+    (SETTINGS_FILE, "its last is within {} of its best", "2 %", schedule.MAX_RISE_ABOVE_BEST),
+    (SETTINGS_FILE, "the phase takes {}–2048", "1025", C.phase1_max_length + 1),
+    (SETTINGS_FILE, "the phase takes {}–4096", "2049", C.phase2_max_length + 1),
+    ("docs/context.md", "lr_multiplier: 0.05 # default: {}", "0.1", C.phase3_lr_multiplier),
+    # sequences
+    (GUIDE, "{} of the sequences use path order or random order", "A quarter", D.random_order_share),
+    (GUIDE, "and {} of the targets are fill-in-the-middle", "half", D.fim_share),
+    (GUIDE, "in {} of the sequences, one similar file", "a tenth", D.hard_negative_share),
+    (GUIDE, "unchanged context weighs {}", "a tenth", D.context_weight),
+    (GUIDE, "the prompt weighs {}", "a tenth", D.context_weight),
+    (GUIDE, "commits of more than {} files", "30", filters.BULK_FILES),
+    (GUIDE, "everything beyond {} changes of one file", "40", D.max_changes_per_file),
+    (GUIDE, "At most {} of the files' tokens", "a tenth", D.prose_share),
+    (GUIDE, "{} of the sequences are changes", "A tenth", D.commit_share),
+    (GUIDE, "and {} are questions", "4 %", D.question_share),
+    (SETTINGS_FILE, "never by date; at most {})", "200", splits.MAX_HELD_OUT_COMMITS),
+    (SETTINGS_FILE, "newest commits (at most {})", "200", splits.MAX_HELD_OUT_COMMITS),
+    ("docs/formats.md", "{} is context, 0 is not scored", "0.1", D.context_weight),
+    ("docs/formats.md", "has `format_version` {}.", "2", metadata.FORMAT_VERSION),
+    ("docs/formats.md", "`summary_version` {};", "2", summary.SUMMARY_VERSION),
+    ("docs/formats.md", "Lines of fewer than {} characters never count", "4", hashing.MIN_CHARACTERS),
+    ("docs/formats.md", "contains {} of the distinct shingles", "80 %", dedup.COPY_SHARE),
+    ("docs/formats.md", "({} consecutive tokens that contain letters)", "five", dedup.SHINGLE_WORDS),
+    ("docs/formats.md", "Rows are written in batches of {}", "256", dataset.ROWS_PER_BATCH),
+    ("docs/formats.md", "It is limited to {} GiB", "2", caches.MAX_CACHE_BYTES / GIB),
+    # evaluation
+    ("docs/evaluation.md", "| `format` | {} |", "2", results.EVALUATION_FORMAT),
+    ("docs/evaluation.md", "intervals from {} resamples of whole groups", "2,000", scoring.RESAMPLES),
+    ("docs/evaluation.md", "among {} decoys", "four", needle.DECOY_COUNT),
+    ("docs/evaluation.md", "pieces of {} lines found by BM25", "20", repo_tree.PIECE_LINES),
+    # memory
+    (GUIDE, "for LoRA of rank {} with gradients", "32", DEFAULTS.lora.r),
+    (SETTINGS_FILE, "what is free, less {}", "a tenth", 1 - planner.DISK_SHARE),
+    (GUIDE, "speed {} a second", "once", guard.SAMPLE_SECONDS),
+    ("docs/use.md", "at `--max-tokens` ({})", "64", option(generate, "max_tokens")),
+    # difficulty
+    (GUIDE, "score = {} unseen", "0.35", difficulty.PART_WEIGHTS["unseen"]),
+    (GUIDE, "+ {} distance", "0.25", difficulty.PART_WEIGHTS["distance"]),
+    (GUIDE, "+ {} references", "0.20", difficulty.PART_WEIGHTS["references"]),
+    (GUIDE, "+ {} nesting", "0.20", difficulty.PART_WEIGHTS["nesting"]),
+    # from scratch
+    ("docs/models.md", "GPT-3's table ({} to 3e-4", "6e-4", presets.LEARNING_RATES["150M"]),
+    ("docs/models.md", "(6e-4 to {};", "3e-4", presets.LEARNING_RATES["500M"]),
+    ("docs/models.md", "{} for the embedded shape", "3e-3", presets.LEARNING_RATES["embedded"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("document, phrase, written, found", ROWS, ids=lambda value: str(value)[:40])
+def test_the_document_says_what_the_source_does(document: str, phrase: str, written: str, found: float) -> None:
+    assert phrase.format(written) in text_of(document)
+    assert number(written) == pytest.approx(found, rel=1e-9)
+
+
+def test_the_sentence_on_reserved_context_rounds_an_eighth() -> None:
+    """0.12 of a sequence; the guide says an eighth."""
+    assert "An eighth of each sequence is reserved" in text_of(GUIDE)
+    assert round(1 / D.context_share) == 8
+
+
+def test_the_evaluations_amounts_are_those_of_the_table() -> None:
+    assert FULL.tasks == (*TASKS,) and QUICK.tasks == ("line", "fim") and GLANCE.tasks == ("line",)
+    assert len(FULL.depths) == 5 and QUICK.depths == (50,) and not GLANCE.needles
+    for row in (
+        f"| full | {FULL.blocks} | {FULL.completions} points: line, block, middle | {FULL.questions} "
+        f"| {FULL.needles} at each of {len(FULL.depths)} depths | all | each |",
+        f"| `--quick` | {QUICK.blocks} | {QUICK.completions} points: line, middle | {QUICK.questions} "
+        f"| {QUICK.needles}, halfway down | {QUICK.sequences} of each length | the longest |",
+    ):
+        assert row in text_of("docs/evaluation.md")
+    assert "with fewer than four nothing is called better or worse" in text_of("docs/evaluation.md")
+    assert results.FEW_GROUPS == 4
+
+
+def test_a_preset_is_trained_from_scratch_by_the_settings_that_the_document_names() -> None:
+    text, chosen = text_of("docs/models.md"), presets.pretrain_overrides(presets.find_preset("150M_1024"), None)
+    assert "weight decay 0.1 on matrices only" in text and "training.weight_decay=0.1" in chosen
+    assert "warm-up of 5 %" in text and "training.warmup_ratio=0.05" in chosen
+    assert "eight sequences per update" in text and "training.gradient_accumulation_steps=8" in chosen
+    assert "no early stopping" in text and "training.early_stopping_patience=0" in chosen
+    assert f"Contexts: {', '.join(map(str, presets.PRESET_CONTEXTS))};" in text
