@@ -1,10 +1,8 @@
-"""Repositories -> all sequences.
+"""From repositories to all their sequences, and where they are written.
 
-Puts together what was built from one or more repositories: held-out sequences, labels, accounts, header, summary.
-
-From repositories to all their sequences: what `prepare_long_context.py` does.
-
-Where `prepare` puts what it made: the sequences' folder and the summary beside it.
+`prepare_sequences` is the list of steps that `longrepo prepare`, `longrepo tokenize` and the pipeline walk: read and
+split each repository, build its training sequences, hold out, label, describe. A `SequencePlan` says which sequences
+are built. `write_prepared` writes them with their summary.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,63 +111,106 @@ class RepositoryPart:
         yield from self.states
 
 
-def assemble_sequences(
-    origins: Sequence[RepositorySpec],
-    settings: Settings,
-    tools: PreparationTools,
-    chosen: Sequence[Band],
-    notes: Sequence[str],
-    made_by: str,
-    build: Callable[[RepositoryPart, float], None],
-) -> PreparedData:
-    """Read each repository and `build` its training sequences, add the held-out ones, label difficulty by the training
-    split's quantiles, write header and summary."""
+@dataclass(frozen=True)
+class SequencePlan(ABC):
+    """Which sequences are built of each repository: up to which lengths, with what settings. `notes` go to the header
+    with `made_by`."""
+
+    settings: Settings
+    bands: list[Band]
+    notes: list[str]
+    made_by: str
+
+    @abstractmethod
+    def build(self, part: RepositoryPart, watch: Progress) -> None:
+        """Build a repository's training sequences into its part, with an account for each band."""
+
+
+def prepare_sequences(origins: Sequence[RepositorySpec], plan: SequencePlan, tools: PreparationTools) -> PreparedData:
+    """Walk from repositories to their sequences, labeled and described, training first.
+
+    Raises InputError if a repository holds nothing to train on, or all of them too little.
+    """
     names = _unique_names([origin.repository.name for origin in origins])
     parts: list[RepositoryPart] = []
-    with ExitStack() as stack:
+    with ExitStack() as pools:
         for origin, name in zip(origins, names, strict=True):
-            reader = _make_reader(origin, settings, tools)
-            stack.callback(reader.pool.close)
-            part = RepositoryPart(read_corpus(reader, settings, origin.commit, chosen, tools.watch))
-            part.corpus.facts.name, part.corpus.facts.weight = name, origin.weight
-            build(part, origin.weight)
-            reader.pool.close()
+            part = _read_part(origin, name, plan, tools, pools)
+            plan.build(part, tools.watch)
+            part.corpus.reader.pool.close()  # its processes take memory
             parts.append(part)
-        # What one repository's training shows, another's held-out lines must not be.
-        shown = TrainingTexts(tools.tokenizer, (text for part in parts for text in part.shown()))
-        held = [one for part in parts for one in _build_held_out(part, shown, chosen, tools.watch)]
+        held = _hold_out(parts, plan.bands, tools)
+    sequences = _in_order(parts, held, plan.bands)
+    _judge_difficulty(sequences, tools)
+    thresholds = _label_by_phase(sequences, plan.bands)
+    header = _describe(parts, sequences, thresholds, plan, tools)
+    redacted = sorted(place for part in parts for place in part.corpus.reader.redaction_places)
+    return PreparedData(sequences, header, summarize([part.corpus for part in parts], header), redacted)
+
+
+def _read_part(
+    origin: RepositorySpec, name: str, plan: SequencePlan, tools: PreparationTools, pools: ExitStack
+) -> RepositoryPart:
+    """Read and split a repository; its reader's processes end with `pools` at the latest."""
+    reader = _make_reader(origin, plan.settings, tools)
+    pools.callback(reader.pool.close)
+    part = RepositoryPart(read_corpus(reader, plan.settings, origin.commit, plan.bands, tools.watch))
+    part.corpus.facts.name, part.corpus.facts.weight = name, origin.weight
+    return part
+
+
+def _hold_out(parts: Sequence[RepositoryPart], bands: Sequence[Band], tools: PreparationTools) -> list[BuiltSequence]:
+    """The held-out sequences of all repositories: what one's training shows, another's held-out lines must not be."""
+    shown = TrainingTexts(tools.tokenizer, (text for part in parts for text in part.shown()))
+    return [one for part in parts for one in _build_held_out(part, shown, bands, tools.watch)]
+
+
+def _in_order(parts: Sequence[RepositoryPart], held: Sequence[BuiltSequence], bands: list[Band]) -> list[BuiltSequence]:
+    """Training by phase, then validation, then test. Raises InputError if there is no training sequence."""
     training = [one for part in parts for one in part.training]
     if not training:
         raise InputError(
-            f"{', '.join(names)}: too little text for a sequence of {chosen[0].floor + 1} tokens or more; "
-            "lower long_context.phase1_max_length or give a larger repository"
+            f"{', '.join(part.corpus.facts.name for part in parts)}: too little text for a sequence of "
+            f"{bands[0].floor + 1} tokens or more; lower long_context.phase1_max_length or give a larger repository"
         )
-    listed = list(chosen)
-    training.sort(key=lambda one: phase_of(len(one), listed))
-    sequences = [*training, *(one for split in ("validation", "test") for one in held if one.split == split)]
-    if tools.scorer is not None:
-        with tools.watch.count("judging difficulty with the base model", len(sequences)) as done:
-            for one in sequences:
-                add_model_difficulty(one, tools.scorer)
-                done(1)
-    thresholds = _label_by_phase(sequences, listed)
-    parts[0].corpus.facts.notes.extend([*notes, *_unfilled_phase_notes(training, listed)])
+    training.sort(key=lambda one: phase_of(len(one), bands))
+    return [*training, *(one for split in HELD_OUT_SPLITS for one in held if one.split == split)]
+
+
+def _judge_difficulty(sequences: Sequence[BuiltSequence], tools: PreparationTools) -> None:
+    """Add the base model's judgment, if there is one to ask."""
+    if tools.scorer is None:
+        return
+    with tools.watch.count("judging difficulty with the base model", len(sequences)) as done:
+        for one in sequences:
+            add_model_difficulty(one, tools.scorer)
+            done(1)
+
+
+def _describe(
+    parts: Sequence[RepositoryPart],
+    sequences: Sequence[BuiltSequence],
+    thresholds: dict[str, list[float]],
+    plan: SequencePlan,
+    tools: PreparationTools,
+) -> Header:
+    """The header: tokenizer, repositories with their notes, settings, counts, accounts."""
+    training = [one for one in sequences if one.split == "train"]
+    parts[0].corpus.facts.notes.extend([*plan.notes, *_unfilled_phase_notes(training, plan.bands)])
     redactions = sum((part.corpus.reader.found for part in parts), start=Counter[str]())
-    header = Header(
+    return Header(
         TokenizerFacts.of(tools.tokenizer),
         [part.corpus.facts for part in parts],
-        settings=_settings_hash(settings, chosen),
-        made_by=made_by,
-        seed=settings.training.seed,
-        bands=[asdict(band) for band in chosen],
-        counts=count_sequences(sequences, listed),
-        accounts={str(band.phase): _total_account(parts, band) for band in chosen},
+        settings=_settings_hash(plan.settings, plan.bands),
+        made_by=plan.made_by,
+        seed=plan.settings.training.seed,
+        bands=[asdict(band) for band in plan.bands],
+        counts=count_sequences(sequences, plan.bands),
+        accounts={str(band.phase): _total_account(parts, band) for band in plan.bands},
         thresholds=thresholds,
         redactions=dict(sorted(redactions.items())),
         rows=len(sequences),
     )
-    redacted = sorted(place for part in parts for place in part.corpus.reader.redaction_places)
-    return PreparedData(sequences, header, summarize([part.corpus for part in parts], header), redacted)
 
 
 def _make_reader(origin: RepositorySpec, settings: Settings, tools: PreparationTools) -> CachedReader:
@@ -274,26 +316,30 @@ def prepare(
 
     Raises InputError where one holds nothing to train on, or there aren't as many phases.
     """
-    chosen, notes = phase_bands(settings.long_context, phases, max_length)
+    bands, notes = phase_bands(settings.long_context, phases, max_length)
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
+    return prepare_sequences(origins, LongContextPlan(settings, bands, notes, "prepare"), tools)
 
-    def build(part: RepositoryPart, weight: float) -> None:
-        corpus = part.corpus
-        planned = [(band, turn, share) for band in chosen for turn, share in enumerate(_pass_shares(weight))]
-        with ThreadPoolExecutor(1) as beside:  # other processes analyse while sequences are put together here
+
+class LongContextPlan(SequencePlan):
+    """Related files, commits and questions, mixed for each band."""
+
+    def build(self, part: RepositoryPart, watch: Progress) -> None:
+        """Pack each band as often as the repository's weight says, and take a share of the last packing."""
+        corpus, shares = part.corpus, _pass_shares(part.corpus.facts.weight)
+        planned = [(band, turn, share) for band in self.bands for turn, share in enumerate(shares)]
+        with ThreadPoolExecutor(1) as beside:  # other processes analyze while sequences are put together here
             builders: list[tuple[PhaseMixture, Future[None]]] = []
             for band, turn, _ in planned:
-                builder = PhaseMixture(corpus, band, turn, tools.watch)
+                builder = PhaseMixture(corpus, band, turn, watch)
                 builder.pack()
                 builders.append((builder, beside.submit(builder.read_states)))
             beside.submit(corpus.reader.pool.close)  # its processes take memory
-            asked, dropped = _make_questions(corpus, chosen)
+            asked, dropped = _make_questions(corpus, self.bands)
             for (band, _, share), (builder, states) in zip(planned, builders, strict=True):
                 _take_share(part, band, builder, builder.build(asked, states), share)
-        for band in chosen:
+        for band in self.bands:
             part.accounts[band.phase].questions_dropped += dropped
-
-    return assemble_sequences(origins, settings, tools, chosen, notes, "prepare", build)
 
 
 def _take_share(

@@ -15,12 +15,20 @@ from longrepo.config.schema import Settings
 from longrepo.data.corpus import Corpus
 from longrepo.data.mixture import PhaseAccount
 from longrepo.data.packing import TOO_SHORT_REASON, Band, bands_up_to
-from longrepo.data.prepare import PreparationTools, PreparedData, RepositoryPart, RepositorySpec, assemble_sequences
+from longrepo.data.prepare import (
+    PreparationTools,
+    PreparedData,
+    RepositoryPart,
+    RepositorySpec,
+    SequencePlan,
+    prepare_sequences,
+)
 from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.template import BuiltSequence, SequenceBuilder
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import FILE_END, FILE_START
 from longrepo.errors import InputError
+from longrepo.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -42,24 +50,33 @@ def build_windows(
     """
     if any(origin.weight != 1 for origin in origins):
         raise InputError("--weight: windows show every text once; leave it out, or build long-context sequences")
-    chosen = bands_up_to(settings.long_context, length)
+    bands = bands_up_to(settings.long_context, length)
     without_changes = settings.model_copy(
         update={"data": settings.data.model_copy(update={"commit_share": 0.0, "question_share": 0.0})}
     )
-    lowered = {band.phase: min(overlap, band.cap // 2) for band in chosen}
+    lowered = {band.phase: min(overlap, band.cap // 2) for band in bands}
     notes = [
         f"phase {phase}: overlap lowered from {overlap} to {used}, half its length"
         for phase, used in lowered.items()
         if used < overlap
     ]
 
-    def build(part: RepositoryPart, _: float) -> None:
-        for band in chosen:
-            tools.watch.step(f"cutting windows of {band.cap} tokens")
-            built, part.accounts[band.phase] = _phase_windows(part.corpus, band, lowered[band.phase])
-            part.training += built
+    plan = WindowPlan(without_changes, bands, notes, f"tokenize, overlap {overlap}", lowered)
+    return prepare_sequences(origins, plan, tools)
 
-    return assemble_sequences(origins, without_changes, tools, chosen, notes, f"tokenize, overlap {overlap}", build)
+
+@dataclass(frozen=True)
+class WindowPlan(SequencePlan):
+    """Windows for each band. `overlaps`: phase → tokens repeated."""
+
+    overlaps: dict[int, int]
+
+    def build(self, part: RepositoryPart, watch: Progress) -> None:
+        """Cut each band's windows over all of the repository's text."""
+        for band in self.bands:
+            watch.step(f"cutting windows of {band.cap} tokens")
+            built, part.accounts[band.phase] = _phase_windows(part.corpus, band, self.overlaps[band.phase])
+            part.training += built
 
 
 def _phase_windows(corpus: Corpus, band: Band, overlap: int) -> tuple[list[BuiltSequence], PhaseAccount]:

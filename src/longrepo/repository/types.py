@@ -236,6 +236,9 @@ _BY_INTERPRETER = {
     "make": "Makefile",
 }
 _CPP_ONLY = re.compile(r"^\s*(class\s+\w+|namespace\b|template\s*<|using\s+\w|public:|private:)", re.MULTILINE)
+NON_CODE_LANGUAGES = frozenset(
+    ("Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML", "CSS")
+)
 
 
 def language_of(path: str, text: str = "") -> str:

@@ -1,8 +1,8 @@
 """What git and Python's own parser say about a commit's files, for checking answers.
 
 `CommitFiles` is a commit's tree as git itself shows it: `git grep`, `ls-tree`, `diff-tree`, `rev-list`, over its
-objects alone. `PythonFile` is a Python file as `ast` reads it. `Evidence` looks up definitions, callers, subclasses
-and tests of a name with both; files of other languages are listed as unread.
+objects alone. `PythonFile` is a Python file as `ast` reads it. `Evidence` looks up definitions, callers, subclasses and
+tests of a name with both; files of other languages are listed as unread.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from longrepo.data.questions.sources import NON_CODE_LANGUAGES
 from longrepo.errors import InputError
 from longrepo.repository.files import tracked_entries
 from longrepo.repository.git import object_reader
-from longrepo.repository.types import decode_path, language_of
+from longrepo.repository.types import NON_CODE_LANGUAGES, decode_path, language_of
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _NAMES_AT_ONCE = 400  # in one pattern of git grep

@@ -24,7 +24,6 @@ from pathlib import PurePosixPath
 
 from longrepo.data.questions.definitions import FUNCTIONS, NAME_KINDS, Question, QuestionKind, base_of, sole_definition
 from longrepo.data.questions.sources import (
-    NON_CODE_LANGUAGES,
     SCRIPT_LANGUAGES,
     ChangedFile,
     ExcludedFiles,
@@ -42,6 +41,7 @@ from longrepo.data.questions.sources import (
 from longrepo.repository.definitions import Call, Definition
 from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.imports.statements import Import
+from longrepo.repository.types import NON_CODE_LANGUAGES
 from longrepo.utils import hashing
 
 _MAX_FILES = 3  # files in an answer at most

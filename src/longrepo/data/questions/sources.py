@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from longrepo.repository.imports.graph import ImportGraph
+from longrepo.repository.types import NON_CODE_LANGUAGES
 
 if TYPE_CHECKING:
     from longrepo.repository.definitions import Call, Definition
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 SCRIPT_LANGUAGES = ("JavaScript", "TypeScript")
 # Those whose answers an independent reader confirmed; it lost its way in one of fifty questions on C++, Kotlin or C#.
 ASKED_LANGUAGES = frozenset((*SCRIPT_LANGUAGES, "Python", "Rust", "Go", "Java", "C", "PHP"))
-NON_CODE_LANGUAGES = frozenset(
-    ("Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML", "CSS")
-)
 MAX_HOLDERS = 40  # files: a name that stands in more is an everyday word
 _MIN_NAME_LETTERS = 4  # letters: shorter names say too little about what is meant
 _WORD = re.compile(r"[A-Za-z_]\w{3,}", re.ASCII)

@@ -130,8 +130,7 @@ def _check_where(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _An
 
 
 def _sole_definition(evidence: Evidence, name: str) -> tuple[str, PythonFile]:
-    """The path and file of a name's only definition. An answer about a name that only unread files
-    hold isn't checked."""
+    """The path and file of a name's only definition. An answer isn't checked if only unread files hold the name."""
     found = evidence.definitions(name)
     if not found:
         _require_all_read(evidence, name)
