@@ -1,13 +1,15 @@
 """The Python API: `longrepo.prepare`, `longrepo.train`, `longrepo.evaluate` and `longrepo.load`.
 
 The commands of these names call them too. Arguments are named after the options; `config` is a settings file and
-`overrides` are what `--set` takes ("lora.r=16"). Nothing is printed. All raise InputError for
-what is asked wrongly and RunError for what fails on the way: one line each, which says what to do.
+`overrides` are what `--set` takes ("lora.r=16"). Nothing is printed, but for a line if Ctrl-C stops
+`prepare`. All raise InputError for what is asked wrongly and RunError for what fails on the way: one line each, which
+says what to do.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -233,7 +235,8 @@ def prepare_tools(
         workers = min(_MAX_WORKERS, os.cpu_count() or 1)
         yield PreparationTools(tokenizer, cache, workers, progress or NoProgress(), scorer)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("nothing was written; what was read is kept for the next run") from None
+        print("stopped: nothing was written; what was read is kept for the next run", file=sys.stderr)
+        raise
     finally:
         cache.close()
 

@@ -71,9 +71,7 @@ def _run(program: typer.Typer) -> None:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt as error:
-        if error.args:  # what became of the work
-            print(f"stopped: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
