@@ -19,7 +19,7 @@ from longrepo.memory.estimate import Estimator
 from longrepo.pretrain.presets import find_preset
 from longrepo.pretrain.requirements import check_fits, full_finetune_settings, make_planner
 
-KNOWN = Path(__file__).parents[1] / "models" / "known"
+KNOWN = Path(__file__).parents[1] / "pretrain" / "known"
 
 
 def models(*arguments: str) -> Result:
