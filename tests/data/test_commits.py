@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from git_helper import Made, commit_ids, git, make_repo
 from small_packages import NAMES, history, module
-from test_hunks import applied
+from test_diff import applied
 from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings

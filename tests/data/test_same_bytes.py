@@ -144,8 +144,8 @@ def slow(*given):
     now("working")
     return found
 workers._batch_results = slow
-from longrepo.cli import data
-data.os.cpu_count = lambda: 2
+from longrepo import api
+api.os.cpu_count = lambda: 2
 from longrepo.cli.app import main
 if __name__ == "__main__":
     main()
