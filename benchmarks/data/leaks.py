@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from longrepo.data.contamination import HELD_OUT_SPLITS, LEAK_KINDS, LeakCheck, check_leaks
-from longrepo.data.dataset import SequenceFile, SequenceRow, read_sequences, write_sequences
+from longrepo.data.dataset import SequenceFile, read_sequences, write_sequences
 from longrepo.data.metadata import tokenizer_of
+from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer
 
 NAIVE_SHARE = 0.1

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from longrepo.cli.app import main
-from longrepo.data.dataset import SequenceRow, write_sequences
+from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 
 Check = Callable[..., tuple[int, str, str]]

@@ -11,8 +11,9 @@ import pytest
 from longrepo.cli.app import main
 from longrepo.config.schema import DataSettings
 from longrepo.data.builder import LongContextSequenceBuilder, Version
-from longrepo.data.dataset import SequenceRow, row_from_sequence, write_sequences
+from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.rows import SequenceRow, row_from_sequence
 from longrepo.data.sequence import LongContextSequence
 from longrepo.data.tokenizer import load_tokenizer
 

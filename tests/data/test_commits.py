@@ -12,7 +12,7 @@ from test_diff import applied
 from whole import Case, prepared, shown, weighed
 
 from longrepo.config.load import load_settings
-from longrepo.data.dataset import SequenceRow
+from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer
 
 SECTION = re.compile(

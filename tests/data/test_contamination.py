@@ -10,8 +10,9 @@ from tokenizers import Tokenizer
 from longrepo.config.schema import DataSettings
 from longrepo.data.builder import LongContextSequenceBuilder, Version
 from longrepo.data.contamination import LeakCheck, check_leaks
-from longrepo.data.dataset import SequenceRow, read_sequences, row_from_sequence, write_sequences
+from longrepo.data.dataset import read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.rows import SequenceRow, row_from_sequence
 from longrepo.data.sequence import LongContextSequence
 from longrepo.data.text import StoredText
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer

@@ -12,8 +12,9 @@ import pytest
 from tokenizers import Tokenizer
 
 from longrepo.data import dataset
-from longrepo.data.dataset import SequenceRow, read_sequences, row_from_sequence, write_sequences
+from longrepo.data.dataset import read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
+from longrepo.data.rows import SequenceRow, row_from_sequence
 from longrepo.data.sequence import LongContextSequence
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError, RunError

@@ -15,9 +15,10 @@ from whole import Case, prepared, shown, weighed
 from longrepo.config.load import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.contamination import check_leaks
-from longrepo.data.dataset import SequenceFile, SequenceRow, read_sequences, write_sequences
+from longrepo.data.dataset import SequenceFile, read_sequences, write_sequences
 from longrepo.data.dedup import TrainingTexts
 from longrepo.data.prepare import write_prepared
+from longrepo.data.rows import SequenceRow
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.utils.hashing import MIN_CHARACTERS

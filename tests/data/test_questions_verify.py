@@ -11,10 +11,11 @@ import pytest
 from git_helper import commit_ids, make_repo
 from question_repository import COMMITS, answers, ask
 
-from longrepo.data.dataset import SequenceRow, read_sequences, write_sequences
+from longrepo.data.dataset import read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.questions.verify import AnswerChecker, check_answer
 from longrepo.data.questions.write import read_question
+from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
 

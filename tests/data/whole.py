@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from longrepo.config.schema import Settings
-from longrepo.data.dataset import SequenceRow
 from longrepo.data.prepare import PreparationTools, PreparedData, RepositorySpec, prepare
+from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.windows import build_windows
 from longrepo.repository.repository import Repository

@@ -3,10 +3,10 @@
 Four kinds of leak, each a reason not to believe a held-out figure:
 
 - line: a scored line of a held-out row (one whose tokens all have weight 1) equals a line of a training row, whatever
-  weight it has there, white space aside (`longrepo.sequences.lines`; shorter lines don't count). The rows of a
+  weight it has there, white space aside (`longrepo.utils.hashing`; shorter lines don't count). The rows of a
   commit's hunks are compared with and without their leading "+" or "-".
 - near-duplicate: a training row holds 80 % of the word shingles of a held-out row's scored block, or a validation row's
-  scored block holds that of a test row's (`longrepo.sequences.near_duplicates`).
+  scored block holds that of a test row's (`longrepo.data.dedup`).
 - commit: a held-out row's commit is one of a training row's.
 - file: a file that the header names as held out is one of a training row's of that repository.
 

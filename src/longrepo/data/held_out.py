@@ -1,7 +1,7 @@
 """Held-out targets: lines that training never saw, added by a held-out commit or standing in a held-out file.
 
-A line counts as seen when, without its white space, it stands in any text that training shows (`longrepo.sequences.
-lines`), as target or as context. Everything else, marks included, has weight 0 in a held-out sequence.
+A line counts as seen when, without its white space, it stands in any text that training shows (`longrepo.utils.
+hashing`), as target or as context. Everything else, marks included, has weight 0 in a held-out sequence.
 """
 
 from __future__ import annotations

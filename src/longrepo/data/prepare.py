@@ -22,7 +22,7 @@ from typing import Any
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
 from longrepo.data.corpus import HELD_OUT_SPLITS, Corpus, candidates_by_split, max_target_size, read_corpus
-from longrepo.data.dataset import SequenceRow, write_sequences
+from longrepo.data.dataset import write_sequences
 from longrepo.data.dedup import TrainingTexts
 from longrepo.data.difficulty import Scorer, add_model_difficulty, difficulty_label, quantile_thresholds
 from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
@@ -32,6 +32,7 @@ from longrepo.data.packing import Band, phase_bands, phase_of
 from longrepo.data.questions.definitions import Question
 from longrepo.data.questions.generate import make_questions
 from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
+from longrepo.data.rows import SequenceRow
 from longrepo.data.sequence import NotBuilt
 from longrepo.data.summary import count_sequences, summarize
 from longrepo.data.template import BuiltSequence

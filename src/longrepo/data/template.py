@@ -22,7 +22,7 @@ ANSWER: … <|endoftext|>
 
 Prompts in the format of training: other files, then the beginning of a file, or what stands around a gap in it.
 
-The order is that of `longrepo.sequences.compose`; a gap is asked for as `longrepo.sequences.fim` writes it.
+The order is that of training; a gap is asked for as it is written there.
 """
 
 from __future__ import annotations

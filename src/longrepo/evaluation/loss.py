@@ -10,7 +10,7 @@ difference), and is below BETA nats then (long-context likelihood). The base cho
 
 Sequences to measure on: other files before, the beginning of the file in question, and the place where it goes on.
 
-The format is that of training (`longrepo.sequences.prompt`). A length is shared out like this: half of what the block
+The format is that of training (`longrepo.data.template`). A length is shared out like this: half of what the block
 leaves is for the beginning of its own file, whatever else is shown, so that contexts differ in other files alone.
 
 Loss by where things stand: how far back the names of a line were last seen, and the position in the sequence.

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from longrepo.data.dataset import SequenceFile, SequenceRow, read_sequences, write_sequences
+from longrepo.data.dataset import SequenceFile, read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts, check_tokenizer
+from longrepo.data.rows import SequenceRow
 from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError

@@ -4,7 +4,7 @@ Stands where a layer expects mlx-lm's KV cache: hands a chunk the keys and value
 
 One layer over the chunks of a sequence: forward without a graph, and backward from the last chunk to the first.
 
-As `longrepo.engines.torch.chunked.layer`: a chunk's backward pass computes the chunk again and pulls back through three
+As `longrepo.engines.torch.chunked`: a chunk's backward pass computes the chunk again and pulls back through three
 outputs at once, its output and its own keys and values, to which later chunks have left their gradients. Every chunk is
 evaluated before the next: one lazy graph of all would be walked breadth first, and peak higher.
 
@@ -17,7 +17,7 @@ The head and the loss in parts: the logits of a whole sequence never exist at on
 
 The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
 
-As `longrepo.engines.torch.chunked.step`, in the same order (`longrepo.engines.chunk_order`).
+As `longrepo.engines.torch.chunked`, in the same order (`longrepo.engines.chunked`).
 
 The plain step: one graph for a whole sequence. What the chunked step is held against.
 

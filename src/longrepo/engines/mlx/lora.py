@@ -2,7 +2,7 @@
 
 Trained rows for the structure tokens: k rows of their own that stand before the base's table, tied head included.
 
-Dropout of LoRA's inputs with derived masks (`longrepo.engines.dropout_key`).
+Dropout of LoRA's inputs with derived masks (`longrepo.engines.chunked`).
 
 LoRA on a frozen base: mlx-lm's layer, its weights cast to what is computed in, its dropout ours.
 

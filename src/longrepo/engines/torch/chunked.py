@@ -15,7 +15,7 @@ outputs at once: the chunk's output and its own keys and values, to which later 
 The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
 
 Forward, layer by layer, without a graph, keeping each layer's input, keys and values; the head chunk by chunk;
-backward, layers from last to first (`longrepo.engines.torch.chunked.layer`). It is exact, unlike a backward pass for
+backward, layers from last to first (the layer pass below). It is exact, unlike a backward pass for
 each chunk that takes earlier keys and values as constants.
 
 One exact training step in chunks of tokens: no activation of the whole sequence but each layer's input.

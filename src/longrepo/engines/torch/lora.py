@@ -9,7 +9,7 @@ computes its full gradient (288 MiB and 576 MiB for StarCoder2-3B) to train twen
 of their own that replaces k lookups in the embedding and, where the head is tied, k columns of the logits. On disk
 it is PEFT's format, and PEFT loads it (`longrepo.engines.adapter_io`).
 
-Dropout of LoRA's inputs with derived masks (`longrepo.engines.dropout_key`).
+Dropout of LoRA's inputs with derived masks (`longrepo.engines.chunked`).
 """
 
 from __future__ import annotations
