@@ -1,15 +1,13 @@
 """The Python API: `longrepo.prepare`, `longrepo.train`, `longrepo.evaluate` and `longrepo.load`.
 
 The commands of these names call them too. Arguments are named after the options; `config` is a settings file and
-`overrides` are what `--set` takes ("lora.r=16"). Nothing is printed, but for a line if Ctrl-C stops
-`prepare`. All raise InputError for what is asked wrongly and RunError for what fails on the way: one line each, which
-says what to do.
+`overrides` are what `--set` takes ("lora.r=16"). Nothing is printed. All raise InputError for bad input and RunError
+for a failure on the way: one line each, which says what to do.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -229,13 +227,13 @@ def prepare_tools(
         named = settings.model.model_copy(update={"name": model, "revision": None})
         settings = settings.model_copy(update={"model": named})
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
-    cache = SqliteCache(cache_folder())
+    cache, listener = SqliteCache(cache_folder()), progress or NoProgress()
     try:
         scorer = _base_model_scorer(settings, tokenizer, choice) if settings.data.model_difficulty else None
         workers = min(_MAX_WORKERS, os.cpu_count() or 1)
-        yield PreparationTools(tokenizer, cache, workers, progress or NoProgress(), scorer)
+        yield PreparationTools(tokenizer, cache, workers, listener, scorer)
     except KeyboardInterrupt:
-        print("stopped: nothing was written; what was read is kept for the next run", file=sys.stderr)
+        listener.stopped()
         raise
     finally:
         cache.close()

@@ -174,6 +174,7 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(
         os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in said, said
+    assert "stopped: nothing was written" in said
     assert not list(_alive(family, 10))
     assert not [one for one in (tmp_path / "out").rglob("*") if one.is_file()]
     cache = SqliteCache(tmp_path / "cache")

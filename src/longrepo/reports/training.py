@@ -9,6 +9,7 @@ Bars for work of known size, on standard error, where somebody is watching a ter
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -232,8 +233,8 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 class TerminalProgress:
-    """Shows steps and counted work with the time that is left: the `Watch` of a command. Where nobody is watching,
-    steps become lines if `verbose` asks for them."""
+    """Shows steps and counted work with the time that is left: the `Progress` of a command. If the output is no
+    terminal, steps become lines if `verbose` asks for them."""
 
     def __init__(self, verbose: bool = False) -> None:
         self._console = Console(stderr=True)
@@ -253,3 +254,7 @@ class TerminalProgress:
         with Progress(*columns, console=self._console, transient=True, disable=disable) as bar:
             task = bar.add_task(what, total=total)
             yield lambda count: bar.advance(task, count)
+
+    def stopped(self) -> None:
+        """One line: what there is after it."""
+        print("stopped: nothing was written; what was read is kept for the next run", file=sys.stderr)

@@ -16,6 +16,9 @@ class Progress(Protocol):
     def count(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """Counted work: call what is yielded with how many pieces were done."""
 
+    def stopped(self) -> None:
+        """Ctrl-C has ended the work before anything was written."""
+
 
 class NoProgress:
     """Nobody listens."""
@@ -27,3 +30,6 @@ class NoProgress:
     def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """Nothing."""
         yield lambda _: None
+
+    def stopped(self) -> None:
+        """Nothing."""
