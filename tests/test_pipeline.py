@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import PhaseConfig
 from longrepo.engines.base import StepMethod
 from longrepo.memory.budget import GIB, Budget

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from arms import LENGTHS
 
-from longrepo.evaluation.loss import CROSS_FILE_CLASSES, LINE_CLASSES
+from longrepo.evaluation.context_loss import CROSS_FILE_CLASSES, LINE_CLASSES
 from longrepo.evaluation.scoring import RESAMPLES, Interval
 
 Array = npt.NDArray[np.float64]

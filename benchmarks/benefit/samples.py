@@ -19,7 +19,7 @@ from longrepo.data.dataset import SequenceFile
 from longrepo.data.metadata import tokenizer_of
 from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer, load_tokenizer
 from longrepo.evaluation.blocks import HeldOutBlock
-from longrepo.evaluation.loss import (
+from longrepo.evaluation.context_loss import (
     SHORT_CONTEXT_TOKENS,
     LineClassifier,
     PromptLayout,

@@ -9,7 +9,7 @@ from arms import ABLATIONS, ARMS, BASE, BEFORE, LENGTHS, OURS, PLAIN, RATES_ON, 
 from results import ELSEWHERE, Compared, Lines, Result, compared, read
 from samples import LAYOUTS
 
-from longrepo.evaluation.loss import CROSS_FILE_CLASSES, SHORT_CONTEXT_TOKENS
+from longrepo.evaluation.context_loss import CROSS_FILE_CLASSES, SHORT_CONTEXT_TOKENS
 from longrepo.evaluation.scoring import Interval
 
 LONG = max(LENGTHS)

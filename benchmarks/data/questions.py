@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
 from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
 from longrepo.data.questions.verify import AnswerChecker

@@ -52,7 +52,7 @@ def load(way: str, model: str, precision: str) -> None:
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from longrepo.config.load import load_settings
+    from longrepo.config.loader import load_settings
     from longrepo.engines.torch.device import select_torch_device, torch_dtype
     from longrepo.engines.torch.load import load_base
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from true_shape import shape_in
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.engines.base import StepMethod
 from longrepo.memory.planner import MemoryPlanner
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from true_shape import StructureTokens
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker

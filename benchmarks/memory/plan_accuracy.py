@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, tensors_of

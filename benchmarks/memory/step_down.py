@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from capped import MemoryCgroup, memory_cgroup
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.memory.budget import find_budget
 from longrepo.memory.planner import MemoryPlanner, plan_run

@@ -27,7 +27,7 @@ from mlx_lm.tuner.trainer import TrainingArgs, default_loss, train
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from shapes import Tokens
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.mlx.device import select_mlx_device

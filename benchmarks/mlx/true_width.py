@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from shapes import Tokens, make_model, shape
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.tokenizer import STRUCTURE_TOKENS
 from longrepo.engines.base import Batch, StepMethod

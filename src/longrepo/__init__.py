@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longrepo.api import evaluate, load, prepare, train
 
+
 __version__ = "0.1.0"
 __all__ = ["__version__", "evaluate", "load", "prepare", "train"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.errors import InputError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from longrepo.training.events import Reporter
     from longrepo.training.launch import TrainedRun
     from longrepo.utils.progress import Progress
+
 
 AnyPath = str | os.PathLike[str]
 DeviceName = Literal["auto", "mps", "cuda", "cpu"]

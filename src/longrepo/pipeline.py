@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import BaseModel
 
 from longrepo import api
-from longrepo.config.load import PathPart, dump_yaml, parse_key, settings_hash
+from longrepo.config.loader import PathPart, dump_yaml, parse_key, settings_hash
 from longrepo.config.schema import NUMBERED_PHASES, PhaseConfig, Settings, phase_list
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.engines.registry import choose_engine
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from longrepo.memory.planner import MemoryPlanner
     from longrepo.reports.training import PipelineReporter
     from longrepo.training.launch import TrainedRun
+
 
 MIN_PHASE_SEQUENCES = 8  # training sequences; fewer are learned by heart in an epoch or two
 UPDATES_PER_EPOCH = 8  # at least, or warm-up and decay have no room

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from longrepo.cli.app import app
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import read_config
 from longrepo.errors import InputError

@@ -119,7 +119,7 @@ def test_plain_peft_gives_the_engine_s_logits_structure_rows_included(piped: tup
     import torch
 
     from longrepo import embedded
-    from longrepo.config.load import load_settings
+    from longrepo.config.loader import load_settings
     from longrepo.data.tokenizer import load_tokenizer
     from longrepo.engines.torch.engine import TorchEngine
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from longrepo.config.load import dump_yaml, load_settings, settings_hash
+from longrepo.config.loader import dump_yaml, load_settings, settings_hash
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.curriculum.sampler import EpochOrder, SequenceCatalog, count_updates, epoch_order, take_from_pool
 from longrepo.curriculum.schedule import make_schedule

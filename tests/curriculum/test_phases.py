@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.curriculum.schedule import LongContextPhaseScheduler, Schedule, make_schedule
 from longrepo.data.sequence import LongContextSequence

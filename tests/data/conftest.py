@@ -10,7 +10,7 @@ from git_helper import make_repo
 from small_packages import NAMES, history, module
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.features import FeatureExtractor, FileJob, unpack_features
 from longrepo.data.text import TokenizedText, path_tokens

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from git_helper import Made
 
-from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
 from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
 from longrepo.repository.imports.graph import build_import_graph

@@ -11,7 +11,7 @@ from small_packages import NAMES, history, module
 from test_diff import applied
 from whole import Case, prepared, shown, weighed
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer
 

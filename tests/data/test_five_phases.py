@@ -8,7 +8,7 @@ import pytest
 from git_helper import make_repo
 from whole import prepared
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.data.packing import bands_up_to, last_phase, phase_bands
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError

@@ -12,7 +12,7 @@ from git_helper import Made, git, make_repo
 from small_packages import NAMES, history, module
 from whole import Case, prepared, shown, weighed
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.contamination import check_leaks
 from longrepo.data.dataset import SequenceFile, read_sequences, write_sequences

@@ -10,7 +10,7 @@ from git_helper import make_repo
 from small_packages import module
 from whole import Case, prepared, shown
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.data.packing import NO_ROOM_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
 from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText

@@ -8,7 +8,7 @@ from git_helper import commit_ids, git, make_repo
 from small_packages import NAMES, module
 from whole import Case, prepared, shown, weighed
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.dataset import read_sequences
 from longrepo.data.prepare import check_writable, write_prepared

@@ -10,7 +10,7 @@ from git_helper import Made, make_repo
 from small_packages import module, words
 from whole import Case, prepared
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.data.mixture import TOO_MUCH_PROSE
 from longrepo.data.text import PROSE_LANGUAGES
 from longrepo.data.tokenizer import RepoTokenizer

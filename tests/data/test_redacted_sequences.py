@@ -13,7 +13,7 @@ from git_helper import Made, make_repo
 from small_packages import NAMES, module
 from whole import Case, prepared, shown
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.data.prepare import write_prepared
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 

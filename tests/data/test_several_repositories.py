@@ -12,7 +12,7 @@ from small_packages import module
 from tokenizers import Tokenizer
 from whole import Case, prepared, shown, weighed
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.dataset import read_sequences
 from longrepo.data.prepare import BELOW_FULL_WEIGHT, write_prepared

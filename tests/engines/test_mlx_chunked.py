@@ -12,7 +12,7 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models import llama
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.mlx.device import select_mlx_device
 from longrepo.engines.mlx.engine import MlxEngine

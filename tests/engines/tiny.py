@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import Starcoder2Config, Starcoder2ForCausalLM
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 
 VOCABULARY, ADDED = 96, 4

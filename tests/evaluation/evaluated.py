@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from longrepo.config.load import dump_yaml, load_settings
+from longrepo.config.loader import dump_yaml, load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.data.dataset import SequenceFile, read_sequences
 from longrepo.data.prepare import SEQUENCES_FOLDER, PreparationTools, RepositorySpec, prepare, write_prepared

@@ -20,7 +20,7 @@ from longrepo.cli.app import app
 from longrepo.errors import InputError
 from longrepo.evaluation import run as evaluation_run
 from longrepo.evaluation.results import Comparison, Estimate, Evaluation, Figure, read_evaluation
-from longrepo.pretrain.inputs import write_inputs
+from longrepo.pretrain.texts import write_inputs
 from longrepo.reports.evaluation import print_evaluation
 
 

@@ -17,10 +17,9 @@ from small_repository import small_repository
 from longrepo.engines.base import Batch
 from longrepo.engines.tiers import Tier, TieredEngine, Tiers
 from longrepo.errors import InputError
-from longrepo.evaluation import completion, held_out_loss, loss, needle, questions
+from longrepo.evaluation import completion, context_loss, held_out_loss, needle, questions
 from longrepo.evaluation.blocks import EvalData
-from longrepo.evaluation.inputs import MeasurementStore
-from longrepo.evaluation.loss import (
+from longrepo.evaluation.context_loss import (
     CONTEXTS,
     LINE_CLASSES,
     LineClassifier,
@@ -29,6 +28,7 @@ from longrepo.evaluation.loss import (
     lay_out_prompt,
     lay_out_short_prompt,
 )
+from longrepo.evaluation.inputs import MeasurementStore
 from longrepo.evaluation.run import (
     FULL,
     QUICK,
@@ -102,7 +102,7 @@ def test_a_middle_is_asked_for_in_the_order_of_training(material: EvalData) -> N
 
 
 def test_losses_come_out_as_the_engine_has_them_by_every_part(material: EvalData, engine: TwoLosses) -> None:
-    found = run(list(loss.context_measurements(material, LENGTHS, SEED)), engine)
+    found = run(list(context_loss.context_measurements(material, LENGTHS, SEED)), engine)
     figures = make_figures((row for one in found for row in one.rows), SEED)
     by = defaultdict(list)
     for figure in figures:
@@ -137,7 +137,7 @@ def test_longppl_counts_the_tokens_that_the_base_needs_context_for(material: Eva
     held = material.held[0]
     length = 512
     found = run(
-        [unit for unit in loss.context_measurements(material, [length], SEED) if held.key in unit.key],
+        [unit for unit in context_loss.context_measurements(material, [length], SEED) if held.key in unit.key],
         FallsWithContext(),
     )
     block = held.target.of.ids[held.target.start : held.target.end]

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
 from tiny import model_folder
 
 from longrepo import embedded
-from longrepo.config.load import dump_yaml, load_settings
+from longrepo.config.loader import dump_yaml, load_settings
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.training.checkpoint import trained_folder

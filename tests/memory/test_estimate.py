@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import read_config, read_shape
 from longrepo.errors import InputError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from transformers import Starcoder2Config
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.engines.base import StepMethod
 from longrepo.engines.model_shape import read_config

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.curriculum.schedule import Phase, make_schedule
 from longrepo.engines.base import StepMethod

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCausalLM
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.base import Batch, StepMethod

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.engines.model_shape import read_config, read_shape
 from longrepo.errors import InputError
 from longrepo.pretrain.presets import LEARNING_RATES, PRESET_CONTEXTS, find_preset, preset_names, size_files

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.sequence import LongContextSequence

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig, Qwen2Config, Starcoder2Config
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings
 from longrepo.errors import InputError
 from longrepo.rope.apply import config_changes, context_messages, context_reach, engine_config_changes

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from longrepo import embedded
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.mlx.engine import MlxEngine

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from fake_engine import VOCABULARY, FakeEngine
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.training.checkpoint import open_run_folder
 from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.errors import InputError
 from longrepo.training.events import (
     EpochRecord,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
 
 DEMO = Path(__file__).resolve().parents[3] / "examples" / "demo.yaml"

@@ -101,7 +101,7 @@ def tokenize(
     verbose: Annotated[bool, typer.Option("--verbose", help="Say each step, and list what was left out.")] = False,
 ) -> None:
     """Turn a repository into overlapping windows of tokens for every phase up to a length."""
-    from longrepo.config.load import load_settings
+    from longrepo.config.loader import load_settings
     from longrepo.errors import InputError
 
     started = time.monotonic()

@@ -147,7 +147,7 @@ def extend(
 ) -> None:
     """Write a model's folder whose positions reach farther: config.json, tokenizer, generation and card changed alike,
     the weights as they are."""
-    from longrepo.config.load import load_settings
+    from longrepo.config.loader import load_settings
     from longrepo.engines.messages import load_errors
     from longrepo.rope.apply import context_messages
     from longrepo.rope.extend import ExtendedFolder

@@ -107,7 +107,7 @@ def generate(
 
 def parse_positions(set_: list[str] | None) -> ContextSettings | None:
     """What --set asks for; None where nothing is. Raises InputError for settings that aren't positions."""
-    from longrepo.config.load import load_settings
+    from longrepo.config.loader import load_settings
 
     if others := [one for one in set_ or () if not one.startswith("context.")]:
         raise InputError(f"--set {others[0]}: only settings of context can be given here; all others are the run's")

@@ -12,7 +12,7 @@ import typer
 from longrepo import api
 from longrepo.cli.options import EngineChoice, EngineOption, ModelOption, SetOption
 from longrepo.cli.train import DeviceChoice, end_training
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.pipeline import Pipeline
 
 

@@ -23,7 +23,7 @@ import typer
 from longrepo.cli.generate import parse_positions
 from longrepo.cli.options import ConfigOption, EngineChoice, EngineOption, ModelOption, SetOption, overrides_of
 from longrepo.cli.train import DeviceChoice
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.errors import InputError
 from longrepo.training.launch import DEFAULT_OUTPUT
@@ -265,7 +265,7 @@ def list_(
     """The presets: parameters, shape, memory."""
     from rich.console import Console
 
-    from longrepo.config.load import load_settings
+    from longrepo.config.loader import load_settings
     from longrepo.pretrain.presets import PRESET_CONTEXTS, find_preset, size_files
     from longrepo.pretrain.requirements import preset_row
     from longrepo.reports.planning import show_presets
@@ -314,7 +314,7 @@ def params(
 def _requirements_query(
     name: str, batches: tuple[int, ...], contexts: tuple[int, ...], set_: list[str] | None
 ) -> RequirementsQuery:
-    from longrepo.config.load import load_settings
+    from longrepo.config.loader import load_settings
     from longrepo.engines.model_shape import read_config
     from longrepo.errors import InputError
     from longrepo.pretrain.presets import find_preset

@@ -13,7 +13,7 @@ import typer
 from longrepo import api
 from longrepo.cli.options import SetOption
 from longrepo.cli.train import DeviceChoice, end_training
-from longrepo.config.load import dump_yaml, load_settings
+from longrepo.config.loader import dump_yaml, load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 from longrepo.utils.files import write_text_file
@@ -83,7 +83,6 @@ def _prepare_run(
     """Everything that the loop begins with, into `output`; the settings last, as the sign that the rest is there."""
     from longrepo.data.prepare import check_writable
     from longrepo.data.tokenizer import load_tokenizer
-    from longrepo.pretrain.inputs import write_inputs
     from longrepo.pretrain.presets import (
         check_vocabulary,
         find_preset,
@@ -91,6 +90,7 @@ def _prepare_run(
         pretrain_overrides,
         write_initial_model,
     )
+    from longrepo.pretrain.texts import write_inputs
 
     if name is None:
         raise InputError("--preset: which one? See longrepo models list")

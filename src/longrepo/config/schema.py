@@ -143,7 +143,7 @@ class MemorySettings(Section):
 
 
 class Settings(Section):
-    """Everything a run can be told. Built by `longrepo.config.load.load_settings`, read everywhere, changed nowhere."""
+    """All settings of a run, built by `longrepo.config.loader.load_settings`; read everywhere, changed nowhere."""
 
     model: ModelSettings = ModelSettings()
     lora: LoraSettings = LoraSettings()

@@ -25,8 +25,8 @@ from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.workers import CachedReader, FileRequest, SkippedText
 from longrepo.errors import InputError
-from longrepo.repository.files import TreeEntry, unread_reason
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
+from longrepo.repository.snapshot import TreeEntry, unread_reason
 from longrepo.repository.types import TextFile, language_of
 from longrepo.utils.progress import Progress
 

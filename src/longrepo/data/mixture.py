@@ -12,7 +12,7 @@ from longrepo.data import template
 from longrepo.data.commits import CommitPack, CommitPacker, add_start_states, steps_by_path
 from longrepo.data.corpus import Corpus
 from longrepo.data.packing import TOO_SHORT_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
-from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.write import QuestionWriter
 from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, unique_commits, write_file, write_step
 from longrepo.data.text import PROSE_LANGUAGES, TokenizedText

@@ -29,7 +29,7 @@ from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
 from longrepo.data.metadata import Header, TokenizerFacts
 from longrepo.data.mixture import PhaseAccount, PhaseMixture
 from longrepo.data.packing import Band, phase_bands, phase_of
-from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
 from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
 from longrepo.data.rows import SequenceRow

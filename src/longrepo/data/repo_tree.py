@@ -26,10 +26,10 @@ from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.workers import CachedReader, ExtractionPool, FileRequest, SkippedText
 from longrepo.redaction.redactor import Redactor
-from longrepo.repository.files import unread_reason
 from longrepo.repository.imports.graph import ImportGraph, ImportResolver, build_import_graph
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.repository import Repository
+from longrepo.repository.snapshot import unread_reason
 from longrepo.repository.types import TextFile, language_of
 from longrepo.utils.cache import SqliteCache
 

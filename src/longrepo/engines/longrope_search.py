@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings
 from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.base import Batch, Engine, StepMethod

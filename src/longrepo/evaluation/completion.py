@@ -19,7 +19,7 @@ from longrepo.data.template import completion_text
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.engines.base import Engine
 from longrepo.evaluation.blocks import EvalData, HeldOutBlock
-from longrepo.evaluation.loss import (
+from longrepo.evaluation.context_loss import (
     CROSS_FILE_CLASSES,
     LineClassifier,
     PromptLayout,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 from longrepo.data.packing import Band
-from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
 from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
 from longrepo.data.questions.write import QuestionWriter, training_commit

@@ -34,11 +34,11 @@ from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.registry import EngineSelection, create_engine
 from longrepo.engines.tiers import TieredEngine, Tiers, model_tiers
 from longrepo.errors import InputError
-from longrepo.evaluation import completion, held_out_loss, loss, needle, questions
+from longrepo.evaluation import completion, context_loss, held_out_loss, needle, questions
 from longrepo.evaluation.blocks import EvalData, EvalRepository, index_training_rows
+from longrepo.evaluation.context_loss import CONTEXTS, LINE_CLASSES
 from longrepo.evaluation.held_out_loss import PREPARED, make_comparisons
 from longrepo.evaluation.inputs import MEASUREMENTS_FILE, MeasurementStore, find_repositories
-from longrepo.evaluation.loss import CONTEXTS, LINE_CLASSES
 from longrepo.evaluation.results import (
     EVALUATION_FORMAT,
     Comparison,
@@ -188,7 +188,7 @@ def plan_measurements(
     """All that is to be measured beyond the sequences as prepared. Completions and questions at the longest length."""
     longest = max(lengths)
     chosen = lengths if amount.every_length else [longest]
-    yield from loss.context_measurements(material, chosen, seed)
+    yield from context_loss.context_measurements(material, chosen, seed)
     yield from completion.completion_measurements(material, longest, amount.tasks, amount.completions, seed)
     yield from questions.question_measurements(material, longest, amount.questions, seed)
     yield from needle.needle_measurements(material, chosen, amount.depths, amount.needles, seed)

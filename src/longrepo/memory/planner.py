@@ -1,5 +1,6 @@
 """Which method each phase is trained by: the cheapest that fits, found before anything is loaded; and which comes next
-when one needs too much memory."""
+when one needs too much memory.
+"""
 
 from __future__ import annotations
 

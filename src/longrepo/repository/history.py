@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from longrepo.repository.files import TextPipe
 from longrepo.repository.filters import BULK_FILES, commit_noise, only_formatting, path_noise
 from longrepo.repository.git import (
     MAX_PENDING_IDS,
@@ -31,6 +30,7 @@ from longrepo.repository.git import (
     decode_message,
     read_changes,
 )
+from longrepo.repository.snapshot import TextPipe
 from longrepo.repository.types import Commit, CommitRecord, FileChange, TextChange, decode_path
 
 

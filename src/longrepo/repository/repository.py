@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longrepo.errors import InputError
-from longrepo.repository.files import TreeEntry, read_snapshot, read_texts, tracked_entries
 from longrepo.repository.git import ObjectReader, git_program, run_git_in
 from longrepo.repository.history import History, RecordStore, TextHistory, read_people
+from longrepo.repository.snapshot import TreeEntry, read_snapshot, read_texts, tracked_entries
 from longrepo.repository.types import Commit, CommitRecord, Snapshot
 
 if TYPE_CHECKING:

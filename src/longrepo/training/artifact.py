@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.errors import InputError

@@ -22,7 +22,7 @@ from types import TracebackType
 
 from safetensors import SafetensorError
 
-from longrepo.config.load import dump_yaml
+from longrepo.config.loader import dump_yaml
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateRecord

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from longrepo.config.load import settings_hash
+from longrepo.config.loader import settings_hash
 from longrepo.config.schema import Settings
 from longrepo.curriculum.sampler import (
     EpochOrder,

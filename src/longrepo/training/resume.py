@@ -14,7 +14,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from longrepo.config.load import find_impossible_combinations, parse_key
+from longrepo.config.loader import find_impossible_combinations, parse_key
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 from longrepo.training.checkpoint import (

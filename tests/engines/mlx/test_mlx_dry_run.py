@@ -11,7 +11,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from longrepo.config.load import load_settings
+from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod
 from longrepo.engines.mlx.allocator import Allocator
@@ -19,8 +19,8 @@ from longrepo.engines.mlx.device import MIN_CACHE, mlx_dtype_name, set_memory_li
 from longrepo.engines.mlx.dry_run import MlxDryRun
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.fake import FakeArrays
-from longrepo.engines.mlx.graph import trace
 from longrepo.engines.mlx.kv_cache import cache_bytes
+from longrepo.engines.mlx.lazy_graph import trace
 from longrepo.engines.mlx.load import meta_model
 from longrepo.engines.mlx.lora import add_trained_tokens
 from longrepo.engines.model_shape import read_config, read_shape

@@ -19,8 +19,8 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from longrepo.errors import InputError
-from longrepo.repository.files import tracked_entries
 from longrepo.repository.git import object_reader
+from longrepo.repository.snapshot import tracked_entries
 from longrepo.repository.types import NON_CODE_LANGUAGES, decode_path, language_of
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef

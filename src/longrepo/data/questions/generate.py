@@ -22,7 +22,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import PurePosixPath
 
-from longrepo.data.questions.definitions import FUNCTIONS, NAME_KINDS, Question, QuestionKind, base_of, sole_definition
+from longrepo.data.questions.definition_questions import (
+    FUNCTIONS,
+    NAME_KINDS,
+    Question,
+    QuestionKind,
+    base_of,
+    sole_definition,
+)
 from longrepo.data.questions.sources import (
     SCRIPT_LANGUAGES,
     ChangedFile,

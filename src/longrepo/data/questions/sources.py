@@ -86,8 +86,8 @@ def is_test(path: str) -> bool:
 
 def read_excluded_files(repository: Path, commit: str, known: Iterable[str]) -> ExcludedFiles:
     """Read the files of a commit whose paths aren't `known` (binary ones and those above 32 MB by path alone)."""
-    from longrepo.repository.files import tracked_entries
     from longrepo.repository.git import object_reader
+    from longrepo.repository.snapshot import tracked_entries
 
     used = frozenset(known)
     words: set[str] = set()

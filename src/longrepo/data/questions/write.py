@@ -19,7 +19,7 @@ from longrepo.data.dataset import SequenceFile
 from longrepo.data.features import inline_text
 from longrepo.data.metadata import RepositoryFacts
 from longrepo.data.packing import Band
-from longrepo.data.questions.definitions import Question
+from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.evidence import holds_commit
 from longrepo.data.questions.verify import AnswerChecker, AnswerVerdict
 from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, encode_text, question_ids, write_question

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-from longrepo.engines.mlx.graph import Graph, Op, Value
 from longrepo.engines.mlx.layout import Layout
+from longrepo.engines.mlx.lazy_graph import Graph, Op, Value
 
 DISPATCHES, TASKS = 10, 10
 DONATION_EXTRA = 16384  # bytes: a buffer larger than the result by more than this isn't handed on

@@ -16,13 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.engines.adapter_io import (
-    adapter_config,
-    read_adapter,
-    read_moments,
-    write_adapter,
-    write_moments,
-)
+from longrepo.engines.adapter_io import adapter_config, read_adapter, read_moments, write_adapter, write_moments
 from longrepo.engines.base import Batch, Placement, StepMethod
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error

@@ -12,8 +12,8 @@ import mlx.core as mx
 from mlx.utils import tree_flatten, tree_map
 
 from longrepo.engines.mlx.allocator import Allocator, Array
-from longrepo.engines.mlx.graph import trace
 from longrepo.engines.mlx.layout import Layout
+from longrepo.engines.mlx.lazy_graph import trace
 
 MARKS = {2: mx.uint16, 4: mx.uint32, 8: mx.uint64}  # by bytes of a value
 FIRST = {2: 1, 4: 0x3F800001, 8: 1}  # float32 just above 1: a norm that is asked for its value is finite

@@ -22,12 +22,7 @@ from longrepo.engines.base import Batch, Placement, StepMethod
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.torch import lora
-from longrepo.engines.torch.chunked import (
-    TorchChunkedStep,
-    TorchCodec,
-    chunked_mode,
-    unsupported_reason,
-)
+from longrepo.engines.torch.chunked import TorchChunkedStep, TorchCodec, chunked_mode, unsupported_reason
 from longrepo.engines.torch.device import PeakMemory, select_torch_device, torch_device, torch_dtype
 from longrepo.engines.torch.full_finetune import (
     InitialWeights,
