@@ -15,7 +15,7 @@ from small_runs import Told, records, run, weights_of
 from longrepo.engines.base import StepMethod
 from longrepo.errors import OutOfMemory
 from longrepo.memory.guard import GuardVerdict
-from longrepo.memory.planner import Methods
+from longrepo.memory.methods import Methods
 from longrepo.training import step_down
 from longrepo.training.step_down import NoGuard, RunMemory, largest_modules
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ContextSettings, PhaseConfig, Settings
 from longrepo.curriculum.schedule import Phase
@@ -427,75 +427,3 @@ def _with_settings(planner: MemoryPlanner, settings: Settings, config: Any = Non
     one = planner.estimator
     estimator = Estimator(config or one.config, settings, one.device, one.dtype, one.added, one.engine)
     return replace(planner, settings=settings, estimator=estimator)
-
-
-class MethodEstimate(Protocol):
-    """A method as planned for sequences of `length` tokens: it needs `peak` bytes, and `disk_held` on disk. Asking
-    for them may take seconds the first time."""
-
-    @property
-    def method(self) -> StepMethod: ...
-
-    @property
-    def length(self) -> int: ...
-
-    @property
-    def peak(self) -> int: ...
-
-    @property
-    def disk_held(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class Methods:
-    """The rungs of one length in the planner's order of preference, the one it chose, and the bytes that a store may
-    hold on disk (None: any number).
-
-    Down means less memory: first another store with the same chunks, which changes no bit; then smaller chunks, the
-    largest of them first; then whatever else needs less.
-    """
-
-    estimates: tuple[MethodEstimate, ...]
-    chosen: MethodEstimate
-    disk: int | None = None
-
-    def of(self, method: StepMethod) -> MethodEstimate | None:
-        return next((rung for rung in self.estimates if rung.method == method), None)
-
-    def start(self, method: StepMethod | None = None, ceiling: int | None = None) -> MethodEstimate:
-        """The rung of `method` (without one, or where it isn't among the rungs, the chosen one) if it is planned
-        below `ceiling` bytes; else the next that is; where none is, the one that needs least."""
-        first = (self.of(method) if method else None) or self.chosen
-        if ceiling is None or first.peak < ceiling:
-            return first
-        below = next((rung for rung in self._lower_estimates(first) if rung.peak < ceiling), None)
-        return below or min((first, *self._lower_estimates(first)), key=lambda rung: rung.peak)
-
-    def lower(self, current: MethodEstimate, room: int | None = None) -> MethodEstimate | None:
-        """The next rung that needs less than `current`: within `room` bytes if any is, else the one that needs least;
-        None where `current` is the lowest. Without `room` simply the next."""
-        following = next((rung for rung in self._lower_estimates(current) if room is None or rung.peak <= room), None)
-        return following or min(self._lower_estimates(current), key=lambda rung: rung.peak, default=None)
-
-    def _lower_estimates(self, current: MethodEstimate) -> Iterator[MethodEstimate]:
-        """Those that need less, in order; each is planned only when its turn comes."""
-
-        def order(rung: MethodEstimate) -> tuple[int, int]:
-            if differ_in_store_only(rung.method, current.method):
-                return 0, 0
-            smaller = rung.method.step == "chunked" and (
-                current.method.step == "plain" or rung.method.chunk < current.method.chunk
-            )
-            return (1, -rung.method.chunk) if smaller else (2, rung.method.chunk)
-
-        for rung in sorted(self.estimates, key=order):
-            if rung.method != current.method and self._has_disk(rung) and rung.peak < current.peak:
-                yield rung
-
-    def _has_disk(self, rung: MethodEstimate) -> bool:
-        return rung.method.store != "disk" or self.disk is None or rung.disk_held <= self.disk
-
-
-def differ_in_store_only(one: StepMethod, other: StepMethod) -> bool:
-    """Whether two methods give the same bits: they differ in the store alone."""
-    return (one.step, one.chunk) == (other.step, other.chunk)

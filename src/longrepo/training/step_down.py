@@ -23,7 +23,8 @@ from longrepo.engines.base import Engine, StepMethod
 from longrepo.errors import OutOfMemory
 from longrepo.memory.budget import GIB, MAC_CRITICAL, MachineSensors, MemorySample, MemorySensors
 from longrepo.memory.guard import GuardVerdict, MemoryGuard
-from longrepo.memory.planner import MemoryPlan, MemoryPlanner, MethodEstimate, Methods, differ_in_store_only
+from longrepo.memory.methods import MethodEstimate, Methods, differ_in_store_only
+from longrepo.memory.planner import MemoryPlan, MemoryPlanner
 from longrepo.training.crash import CrashMarker, CrashReport
 from longrepo.training.events import MemoryUse, MetricsFile, Reporter, StepDownRecord
 from longrepo.training.state import MemoryState, PhaseMemory, TrainingState
