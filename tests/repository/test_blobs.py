@@ -1,4 +1,4 @@
-"""Texts by object id, in the order asked, each once; what is too large is never read."""
+"""Texts by object id come in the order requested, each once; a file that is too large is never read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_many_texts_are_streamed_and_a_walk_may_end_early(tmp_path: Path) -> Non
         asked: list[str] = []
         texts = repository.texts(asked.append(one) or one for one in ids)
         first = list(islice(texts, 3))
-        assert len(asked) <= 500, "the rest isn't asked for before it is wanted"
+        assert len(asked) <= 500, "the rest isn't requested before it is needed"
         texts.close()
         again = list(repository.texts(ids))
     assert [text for _, text, _ in again] == list(files.values()) and again[:3] == first

@@ -1,4 +1,4 @@
-"""What counts as noise, and what only looks like it."""
+"""What is noise, and what only looks like noise."""
 
 from __future__ import annotations
 

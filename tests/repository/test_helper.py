@@ -1,4 +1,4 @@
-"""The tests' own repositories: the same ids on every machine."""
+"""Repositories made for tests have the same ids on every machine."""
 
 from __future__ import annotations
 

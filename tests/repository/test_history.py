@@ -13,7 +13,7 @@ from longrepo.repository.repository import Repository
 
 
 def walk(folder: Path, **options: int | str | None) -> tuple[list[tuple[str, list[str]]], Counter[str]]:
-    """(message, changed paths) of each commit, and what was left out."""
+    """Return (message, changed paths) of each commit, and the counts of what was left out."""
     left_out = Counter[str]()
     with Repository.open(folder) as repository:
         found = list(repository.commits("HEAD", left_out=left_out, **options))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Which file of the repository each language's imports mean, by the rules of the language and its manifests."""
+"""Which file of the repository an import means, by the rules of each language and its manifests."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_related_files_are_near_by_imports_then_by_name_then_by_folder() -> None
 
 
 def slowly_related(graph: ImportGraph, path: str, limit: int) -> list[str]:
-    """What `related` means: every other path, sorted."""
+    """The definition of `related` as a sort of all other paths."""
     near: dict[str, None] = {}
     layer = [path]
     while layer:
@@ -114,7 +114,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_texts_that_make_searching_slow_take_no_time(text: str) -> None:
-    """Where a search tries again from each of the places it may begin, these take minutes."""
+    """A search that starts over from every place it may begin takes minutes on these texts."""
     names = ["go.mod", "p/a.go", "a.kt", "a.scala", "Cargo.toml", "src/lib.rs", "package.json", "tsconfig.json"]
     files = dict.fromkeys(names, text) | {"go.mod": f"module m\n{text}", "b.go": "", "b.kt": "", "b.ts": ""}
     made = [TextFile(path, one, "0" * 40, language_of(path, one)) for path, one in files.items()]

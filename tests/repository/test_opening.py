@@ -1,4 +1,4 @@
-"""Opening a repository: every unusual kind opens with a note on what it means, and every impossible one is refused."""
+"""Every unusual kind of repository opens with a note on what it means; what can't be read is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The outline of a text: offsets in characters, whole nodes between cuts, exact storage, any input in a moment."""
+"""Outlines: offsets in characters, whole nodes between cuts, lossless storage, any input in a moment."""
 
 from __future__ import annotations
 

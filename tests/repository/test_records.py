@@ -1,4 +1,4 @@
-"""The log gives commits as object ids; a second run asks git only for the commits that are new."""
+"""The log yields commits as object ids; a second run asks git only for new commits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COMMITS = [
 
 
 class Store(dict[str, bytes]):
-    """Keeps entries in memory, where an empty one is as good as any, and notes how many were put at a time."""
+    """Stores entries in memory and records how many were put at a time."""
 
     def __init__(self) -> None:
         super().__init__()

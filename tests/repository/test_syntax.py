@@ -1,4 +1,4 @@
-"""Which language a file is in, and what each grammar takes for a definition."""
+"""Which language a file is in, and what each grammar reads as a definition."""
 
 from __future__ import annotations
 

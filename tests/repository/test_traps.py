@@ -1,4 +1,4 @@
-"""A repository can name programs to run in its configuration and attributes: reading it runs none of them."""
+"""A repository can name programs in its configuration and attributes; reading it runs none of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HOOKS = ("post-index-change", "reference-transaction", "post-checkout", "pre-aut
 
 @pytest.fixture
 def trapped(tmp_path: Path) -> Path:
-    """A repository in which everything that can run a program is set to leave a file in `ran/`."""
+    """A repository in which every setting that can run a program would leave a file in `ran/`."""
     (tmp_path / "ran").mkdir()
     start = {
         ".gitattributes": "* diff=evil filter=evil merge=evil text eol=crlf\n",

@@ -1,9 +1,4 @@
-"""Definitions, signatures, calls.
-
-What a text defines: functions, types and the like, each with its signature's extent.
-
-What a text calls by name, and from within which definition.
-"""
+"""What a text defines (functions, types and the like, each with its signature) and what it calls by name."""
 
 from __future__ import annotations
 
@@ -28,18 +23,18 @@ from longrepo.repository.grammars import (
 )
 from longrepo.repository.syntax import SyntaxTree
 
-_CLAUSE_LANGUAGES = frozenset({"Haskell", "Elixir", "Erlang"})  # where one function stands in several clauses
+_CLAUSE_LANGUAGES = frozenset({"Haskell", "Elixir", "Erlang"})  # one function may have several clauses
 _FOLLOWING_BODIES = frozenset({"function_body", "Block"})
-_PLAIN_NAME = re.compile(r"[^\s()\[\]{}'\"]+")  # of what may stand left of an assigned function, what can be asked for
+_PLAIN_NAME = re.compile(r"[^\s()\[\]{}'\"]+")  # what may stand left of an assigned function and is a name
 _MAX_SIGNATURE_CHARACTERS = 400  # characters
-_MAX_HEAD_CHARACTERS = 4_000  # characters of the text that are read for one
+_MAX_HEAD_CHARACTERS = 4_000  # characters of the text that are read for a signature
 
 
 class Definition(NamedTuple):
     """A named piece of code. `kind` is function, method, class, struct, enum, trait, interface, type, macro, module,
-    message, service, table, view, target or block; `text[start:end]` is all of it with its decorators,
-    `text[start:body]` what stands before its body (`body` is `end` where it has none); `signature` is that on one
-    line, without decorators."""
+    message, service, table, view, target or block; `text[start:end]` is the whole definition with its decorators,
+    `text[start:body]` the part before its body (`body` is `end` if it has none); `signature` is that part on one line,
+    without decorators."""
 
     name: str
     kind: str
@@ -51,10 +46,10 @@ class Definition(NamedTuple):
 
 
 def definitions_in(parsed: SyntaxTree) -> tuple[Definition, ...]:
-    """The definitions of a text in the order they begin, outer before inner."""
+    """Return the definitions of a text in the order they begin, outer before inner."""
     rules, owned = definition_rules(parsed.language), _is_method_by_node(parsed)
     found = list[Definition]()
-    latest = dict[int, int]()  # index of the node around -> where in `found` is the last definition in it
+    latest = dict[int, int]()  # index of the node around -> index in `found` of the last definition in it
     for index, node in parsed.find(rules):
         one = _definition(parsed, index, node, rules[parsed.types[index]], owned[index])
         if one is None:
@@ -122,7 +117,7 @@ def _name(parsed: SyntaxTree, node: Node, rule: DefinitionRule) -> str:
 
 
 def _follow_path(node: Node, path: str) -> Node | None:
-    """Where a rule's path leads from a node."""
+    """Follow a rule's path from a node; return where it leads, or None."""
     here: Node | None = node
     for part in path.split("."):
         step = part.removesuffix("?")
@@ -139,7 +134,7 @@ def _follow_path(node: Node, path: str) -> Node | None:
 
 
 def _following_body(parsed: SyntaxTree, index: int, outer: int) -> Node | None:
-    """The body right after a signature: the next node that is listed and not inside it."""
+    """Return the body right after a signature: the next listed node that isn't inside it."""
     end = parsed.nodes[index].end_byte
     for later in range(index + 1, min(index + 8, len(parsed.nodes))):
         node = parsed.nodes[later]
@@ -150,7 +145,7 @@ def _following_body(parsed: SyntaxTree, index: int, outer: int) -> Node | None:
 
 
 def _outermost_wrapper(parsed: SyntaxTree, index: int) -> int:
-    """The index of the outermost node that holds this definition and only what belongs to it."""
+    """Return the index of the outermost node that holds nothing but this definition and what belongs to it."""
     while (above := parsed.parent(index)) >= 0:
         kind = parsed.types[above]
         if kind not in WRAPPER_NODES and not (kind in LONE_WRAPPER_NODES and _is_lone_definition(parsed.nodes[above])):
@@ -166,7 +161,7 @@ def _is_lone_definition(node: Node) -> bool:
 
 
 def _is_method_by_node(parsed: SyntaxTree) -> list[bool]:
-    """Of each node, whether the nearest definition or the like around it makes a function a method."""
+    """Return for each node whether the nearest definition around it makes a function in it a method."""
     rules, owned, makes = definition_rules(parsed.language), list[bool](), list[bool]()
     for kind, depth, above in zip(parsed.types, parsed.depths, parsed.above, strict=True):
         inherited = makes[above] if above >= 0 else False
@@ -180,7 +175,7 @@ def _is_method_by_node(parsed: SyntaxTree) -> list[bool]:
 
 
 def _declarator_name(node: Node) -> Node | None:
-    """The name inside C's declarators: `int *(*f(void))(int)` declares f, `void n::A::m()` m."""
+    """Find the name inside C's declarators: `int *(*f(void))(int)` declares f, `void n::A::m()` m."""
     inner = node.child_by_field_name("declarator")
     while inner is not None:
         deeper = inner.child_by_field_name("declarator") or (
@@ -200,7 +195,7 @@ def _first_name(node: Node) -> Node | None:
     return next((child for child in node.named_children if child.type in IDENTIFIER_NODES), None)
 
 
-_HEAD_STEPS = 3  # from what defines to the name and parameters that look like a call
+_HEAD_STEPS = 3  # levels from a definition to the name and parameters that look like a call
 _DEFINING_NODES: dict[str, tuple[Mapping[str, str], Mapping[str, int]]] = {  # words, node types -> steps to the head
     "Elixir": (definition_rules("Elixir")["call"].kinds, {}),
     "Julia": ({}, {"function_definition": _HEAD_STEPS, "macro_definition": _HEAD_STEPS, "assignment": 1}),
@@ -208,8 +203,8 @@ _DEFINING_NODES: dict[str, tuple[Mapping[str, str], Mapping[str, int]]] = {  # w
 
 
 class Call(NamedTuple):
-    """A call of something by name: `inside` is the definition it stands in, "" at the top level; `at` is where the
-    whole call begins."""
+    """A call by name. `inside` is the name of the definition around it, "" at the top level; `at` is the offset where
+    the whole call begins."""
 
     name: str
     line: int
@@ -218,7 +213,8 @@ class Call(NamedTuple):
 
 
 def calls_in(parsed: SyntaxTree, definitions: Sequence[Definition]) -> tuple[Call, ...]:
-    """What a text calls by name, in order. `a.b.c(…)` calls c; a call of an expression has no name and is left out."""
+    """Return a text's calls by name, in order. `a.b.c(…)` calls c; calls of an expression have no name and are left
+    out."""
     starts, inside = _enclosing(definitions, len(parsed.text))
     named = _named_calls(parsed)
     if parsed.language in _DEFINING_NODES:
@@ -238,7 +234,7 @@ def _named_calls(parsed: SyntaxTree) -> Iterator[tuple[int, Node, str]]:
 
 
 def _without_heads(parsed: SyntaxTree, named: Iterable[tuple[int, Node, str]]) -> Iterator[tuple[int, Node, str]]:
-    """Without Elixir's `def f(a)`, two calls to its grammar, and without the f(a) of Julia's `function f(a)`."""
+    """Leave out Elixir's `def f(a)`, which its grammar reads as two calls, and the f(a) of Julia's `function f(a)`."""
     words, types = _DEFINING_NODES[parsed.language]
     definers = {index for index, _ in parsed.find(types)}
     for index, node, name in named:
@@ -252,7 +248,7 @@ def _without_heads(parsed: SyntaxTree, named: Iterable[tuple[int, Node, str]]) -
 
 
 def _callee(parsed: SyntaxTree, call: Node) -> str:
-    """The last identifier of what is called: c of a.b.c, f of f::<T>."""
+    """Return the last identifier of what is called: c of a.b.c, f of f::<T>."""
     for field in ("function", "method", "name", "constructor", "type", "target"):
         if target := call.child_by_field_name(field):
             break
@@ -280,7 +276,7 @@ def _is_argument(node: Node) -> bool:
 
 
 def _enclosing(definitions: Sequence[Definition], length: int) -> tuple[list[int], list[str]]:
-    """Offsets at which the innermost enclosing definition changes, and its name from there on."""
+    """Return the offsets at which the innermost enclosing definition changes, and its name from there on."""
     starts, names = [0], [""]
     stack: list[Definition] = []
 

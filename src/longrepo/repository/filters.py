@@ -1,4 +1,4 @@
-"""What isn't worth learning from: generated, vendored and lock files; merges, bots, reverts, bulk formatting."""
+"""Filters for noise: generated, vendored and lock files; commits by bots, reverts and pure formatting."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from functools import lru_cache
 
 from longrepo.repository.types import TextChange
 
-BULK_FILES = 30  # more changed files than this in one commit: a move, a reformat, an import of somebody's code
-_GENERATED_LINES = 12  # generators announce themselves at the top; a mention further down is prose about one
+BULK_FILES = 30  # a commit that changes more files is a move, a reformatting or an import of somebody's code
+_GENERATED_LINES = 12  # lines: generators announce themselves at the top; further down it is prose about one
 _MINIFIED_LINE = 500  # characters a line on average; the widest hand-written sources stay under 120
 _COMPARED_CHARACTERS = 512  # characters after the first difference between two texts
 _MIN_MINIFIED_CHARACTERS = 2_000  # characters: a one-line file of data or prose is short
@@ -81,7 +81,7 @@ _REVERT = re.compile(
 
 @lru_cache(maxsize=1 << 16)  # a history names the same paths again and again
 def path_noise(path: str) -> str | None:
-    """Why a file of this path is left out unread ("vendored", "lock file", "generated"), or None."""
+    """Return why a file is left out for its path alone ("vendored", "lock file", "generated"), or None."""
     if _VENDORED.search(path):
         return "vendored"
     if path.rpartition("/")[2].lower() in _LOCK_NAMES:
@@ -90,12 +90,12 @@ def path_noise(path: str) -> str | None:
 
 
 def text_noise(text: str) -> str | None:
-    """Why a text is left out ("empty", "generated"), or None. Minified text counts as generated."""
+    """Return why a text is left out ("empty", "generated"), or None. Minified text counts as generated."""
     if not text or text.isspace():
         return "empty"
     match = _FIRST_LINES.match(text, 0, 4096)
     head = match.group() if match else ""
-    if "enerated" in head or "DO NOT " in head:  # in every mark; a search for these is fifty times faster
+    if "enerated" in head or "DO NOT " in head:  # every mark has one; finding these is fifty times faster
         lines = head.splitlines()[:_GENERATED_LINES]
         if any(_GENERATED_MARK.search(line) and _COMMENT.match(line) for line in lines):
             return "generated"
@@ -110,7 +110,7 @@ def _is_minified(text: str) -> bool:
 
 
 def commit_noise(author_name: str, author_email: str, message: str) -> str | None:
-    """Why a commit is left out before its changes are read ("bot", "revert"), or None."""
+    """Return why a commit is left out before its changes are read ("bot", "revert"), or None."""
     if _is_bot(author_name) or "[bot]@" in author_email:
         return "bot"
     return "revert" if "evert" in message and _REVERT.search(message) else None
@@ -122,7 +122,7 @@ def _is_bot(name: str) -> bool:
 
 
 def only_formatting(changes: Iterable[TextChange]) -> bool:
-    """Whether nothing but white space differs in any of the changes. A new or deleted file is more than that."""
+    """Whether the changes differ in nothing but white space. A new or deleted file is more than formatting."""
     return all(
         change.before is not None and change.after is not None and _same_but_for_space(change.before, change.after)
         for change in changes
@@ -131,7 +131,7 @@ def only_formatting(changes: Iterable[TextChange]) -> bool:
 
 def _same_but_for_space(one: str, other: str) -> bool:
     start = _first_difference(one, other)
-    # A look at what follows it settles nearly every case: the whole texts cost a hundred times as much.
+    # The characters right after it settle nearly every case; comparing whole texts costs a hundred times as much.
     a, b = (
         _without_spaces(one[start : start + _COMPARED_CHARACTERS]),
         _without_spaces(other[start : start + _COMPARED_CHARACTERS]),
@@ -141,7 +141,7 @@ def _same_but_for_space(one: str, other: str) -> bool:
 
 
 def _first_difference(one: str, other: str) -> int:
-    """Where two texts stop being equal, within the 64 characters before it."""
+    """Return an offset at most 64 characters before the first difference between two texts."""
     start, step = 0, 16_384
     while step >= 64:
         while start < len(one) and one[start : start + step] == other[start : start + step]:

@@ -1,16 +1,10 @@
-"""Git plumbing, nothing of the repo executed.
-
-`git cat-file`, asked ahead of its answers.
-
-Git's plumbing, run so that nothing a repository says is run.
+"""Git's plumbing commands, run so that no program a repository names is ever executed.
 
 A repository can name programs in its configuration: a file-system monitor, hooks, diff drivers, filters, an ssh
-command, a promisor remote that is asked for missing objects. So objects are read through a throw-away git folder of
-our own that has no configuration, references or working tree and only borrows the repository's object store
+command, a promisor remote that is asked for missing objects. So objects are read through a temporary git folder that
+has no configuration, references or working tree and only borrows the repository's object store
 (`GIT_OBJECT_DIRECTORY`): none of those settings exists there, and the user's own can't change a result either.
 Only what needs references (resolving a revision) runs in the repository itself, with the options below.
-
-Commits with their raw changes, from one `git diff-tree --stdin`.
 """
 
 from __future__ import annotations
@@ -31,15 +25,15 @@ from typing import IO, NamedTuple
 
 from longrepo.errors import InputError, RunError
 
-MAX_PENDING_IDS = 250  # 65 bytes each: always fits an empty pipe, so asking before reading can't lock up
+MAX_PENDING_IDS = 250  # 65 bytes each: always fits an empty pipe, so writing requests before reading can't deadlock
 MISSING = "missing"
-_ENDED_EARLY = "git cat-file ended in the middle of its answers; check the repository with git fsck"
+_ENDED_EARLY = "git cat-file ended before its last answer; check the repository with git fsck"
 
 
 class ObjectBatch:
-    """One process, asked for object ids and answering in order: a header each, and the content with `--batch`.
+    """One `git cat-file` process. It answers object ids in order: a header for each, then the content with `--batch`.
 
-    No more than `ASKED_AHEAD` ids may be without an answer.
+    At most `MAX_PENDING_IDS` ids may be unanswered.
     """
 
     def __init__(self, process: Popen[bytes]) -> None:
@@ -47,7 +41,7 @@ class ObjectBatch:
         self._requests, self._answers = process.stdin, process.stdout
 
     def ask(self, ids: Iterable[str]) -> None:
-        """Ask for objects. Raises RunError where git has ended."""
+        """Request objects. Raises RunError if git has ended."""
         try:
             self._requests.write("".join(f"{one}\n" for one in ids).encode())
             self._requests.flush()
@@ -55,7 +49,7 @@ class ObjectBatch:
             raise RunError(_ENDED_EARLY) from None
 
     def header(self) -> tuple[str, int]:
-        """(type, bytes) of the next object; the type is MISSING where it isn't here."""
+        """Return (type, bytes) of the next object; the type is MISSING if it isn't in this repository."""
         words = self._answers.readline().split()
         if len(words) == 3:
             return words[1].decode(), int(words[2])
@@ -64,7 +58,7 @@ class ObjectBatch:
         raise RunError(_ENDED_EARLY)
 
     def content(self, size: int) -> bytes:
-        """The content of the object whose header was read last."""
+        """Return the content of the object whose header was read last."""
         content = self._answers.read(size)
         if self._answers.read(1) != b"\n":  # ends every content
             raise RunError(_ENDED_EARLY)
@@ -72,13 +66,13 @@ class ObjectBatch:
 
 
 def in_groups(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    """The items, `size` at a time."""
+    """Yield the items in lists of `size`."""
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group
 
 
-# Settings of the command line win over a repository's. An empty value switches a program off.
+# Settings given on the command line override a repository's. An empty value switches a program off.
 _CONFIG_OVERRIDES = {
     "core.fsmonitor": "false",
     "core.hooksPath": os.devnull,
@@ -90,13 +84,13 @@ _CONFIG_OVERRIDES = {
     "log.showSignature": "false",
     "safe.bareRepository": "all",
 }
-_MAX_FIELD_BYTES = 1_000_000  # bytes: a message or a path of more is nobody's work
+_MAX_FIELD_BYTES = 1_000_000  # bytes: nobody writes a longer message or path
 
 
 def safe_environment() -> dict[str, str]:
-    """This process's environment for git in a repository that isn't trusted.
+    """Return the environment in which git runs on a repository that isn't trusted.
 
-    Variables such as GIT_DIR are dropped: longrepo started from a hook would read the wrong repository.
+    Variables such as GIT_DIR are dropped: longrepo, started from a hook, would read the wrong repository.
     `GIT_NO_LAZY_FETCH` is known to git 2.44 and later; the empty `GIT_ALLOW_PROTOCOL` refuses a fetch in any version.
     """
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
@@ -115,7 +109,7 @@ def safe_environment() -> dict[str, str]:
 
 
 def git_program() -> str:
-    """The git program's path. Raises InputError where there is none."""
+    """Return the path of the git program. Raises InputError if there is none."""
     program = shutil.which("git")
     if program is None:
         raise InputError("git isn't installed or not on PATH; install it and try again")
@@ -123,9 +117,9 @@ def git_program() -> str:
 
 
 def run_git_in(folder: Path, *arguments: str) -> tuple[str | None, str]:
-    """(what a git command in the repository itself prints, what it says about an error); the first None if it fails.
+    """Run a git command in the repository itself; return (standard output, or None if it fails; standard error).
 
-    Only for what needs references, such as resolving a revision: git's own check of who owns the folder applies.
+    Only for what needs references, such as resolving a revision: git's own check of the folder's owner applies.
     """
     try:
         done = subprocess.run(
@@ -137,12 +131,12 @@ def run_git_in(folder: Path, *arguments: str) -> tuple[str | None, str]:
         )
     except (OSError, ValueError) as error:  # no permission to enter, or a NUL in an argument
         return None, str(error)
-    said = done.stderr.decode(errors="replace").strip()
-    return (None if done.returncode else done.stdout.decode(errors="replace").strip()), said
+    errors = done.stderr.decode(errors="replace").strip()
+    return (None if done.returncode else done.stdout.decode(errors="replace").strip()), errors
 
 
 class ObjectReader:
-    """Runs plumbing on a repository's objects alone. Close it, or use it in a `with`, to end its processes.
+    """Runs plumbing commands on a repository's objects alone. Close it, or use it in a `with`, to end its processes.
 
     `common_dir` is the folder that holds `objects`; `hash_name` is sha1 or sha256.
     """
@@ -160,7 +154,7 @@ class ObjectReader:
         version = "0" if hash_name == "sha1" else f"1\n[extensions]\n\tobjectFormat = {hash_name}"
         (own / "config").write_text(f"[core]\n\tbare = true\n\trepositoryFormatVersion = {version}\n")
         shallow = common_dir / "shallow"
-        if shallow.exists():  # without it git looks for parents that a shallow clone doesn't have
+        if shallow.exists():  # otherwise git looks for parents that a shallow clone doesn't have
             shutil.copyfile(shallow, own / "shallow")
         self._environment = safe_environment() | {
             "GIT_DIR": str(own),
@@ -177,7 +171,7 @@ class ObjectReader:
         self.close()
 
     def close(self) -> None:
-        """End the processes and remove the throw-away folder. May be called twice."""
+        """End the processes and remove the temporary folder. May be called twice."""
         self._checker = None
         self._closing.close()
         for process in tuple(self._running):
@@ -186,7 +180,7 @@ class ObjectReader:
         self._folder.cleanup()
 
     def output(self, *arguments: str) -> bytes:
-        """Everything a git command prints. Raises RunError with git's last lines where it fails."""
+        """Return everything a git command prints. Raises RunError with git's last lines if it fails."""
         done = subprocess.run(
             self._command(arguments), env=self._environment, stdin=subprocess.DEVNULL, capture_output=True
         )
@@ -202,14 +196,14 @@ class ObjectReader:
         strict: bool = True,
         most_bytes: int | None = None,
     ) -> Iterator[bytes]:
-        """What a git command prints, as it prints it, cut at `end`; a field's bytes past a megabyte are dropped.
+        """Yield what a git command prints, split at `end`, as it arrives; a field is cut after a megabyte.
 
-        Raises RunError where the command fails; with `strict=False` that just ends the fields. `most_bytes` bounds
-        git's own memory where the system can: it fails when it wants more.
+        Raises RunError if the command fails; with `strict=False` a failure just ends the fields. `most_bytes` limits
+        git's own memory on systems that can: git fails if it needs more.
         """
         with (
-            tempfile.TemporaryFile() as said,
-            self._process(arguments, stdin=subprocess.PIPE, stderr=said) as process,
+            tempfile.TemporaryFile() as errors,
+            self._process(arguments, stdin=subprocess.PIPE, stderr=errors) as process,
         ):
             assert process.stdin and process.stdout
             if most_bytes:
@@ -218,17 +212,17 @@ class ObjectReader:
             feeder.start()
             try:
                 yield from _split_fields(process.stdout, end)
-            except BaseException:  # also where the caller stops early
+            except BaseException:  # also if the caller stops early
                 process.kill()
                 raise
             finally:
                 feeder.join()
             if process.wait() and strict:
-                said.seek(0)
-                raise _command_error(arguments[0], said.read())
+                errors.seek(0)
+                raise _command_error(arguments[0], errors.read())
 
     def sizes(self, ids: Iterable[str]) -> Iterator[tuple[str, str, int]]:
-        """(id, type, bytes) of each object without reading it, in order; type is MISSING where it isn't here."""
+        """Yield (id, type, bytes) of each object in order without reading it; the type is MISSING if it isn't there."""
         for group in in_groups(ids, MAX_PENDING_IDS):
             if self._checker is None:
                 self._checker = self._closing.enter_context(self.batch("--batch-check"))
@@ -237,7 +231,7 @@ class ObjectReader:
 
     @contextmanager
     def batch(self, mode: str = "--batch") -> Iterator[ObjectBatch]:
-        """A `git cat-file` of one's own, ended on leaving."""
+        """Start a `git cat-file` process and end it on leaving."""
         with self._process(["cat-file", mode], stdin=subprocess.PIPE) as process:
             if mode == "--batch":
                 _enlarge_pipe(process.stdout)
@@ -267,7 +261,7 @@ class ObjectReader:
 
 
 def _enlarge_pipe(pipe: IO[bytes] | None) -> None:
-    """Let git work a megabyte ahead where the system allows it (Linux does, up to a limit for each user)."""
+    """Let git work a megabyte ahead if the system allows it (Linux does, up to a limit for each user)."""
     assert pipe
     with suppress(ImportError, AttributeError, OSError):
         import fcntl
@@ -284,7 +278,7 @@ def _limit_memory(process: int, most_bytes: int) -> None:
 
 def _split_fields(stream: IO[bytes], end: bytes) -> Iterator[bytes]:
     rest = b""
-    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]  # a pipe's reader has it: what is there, now
+    while block := stream.read1(1 << 16):  # type: ignore[attr-defined]  # a pipe's reader has it
         *whole, last = block.split(end)
         if whole:
             whole[0] = (rest + whole[0])[:_MAX_FIELD_BYTES]
@@ -309,19 +303,19 @@ def _end_process(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _command_error(command: str, said: bytes) -> RunError:
-    lines = said.decode(errors="replace").strip().splitlines()[-2:] or ["no message"]
+def _command_error(command: str, errors: bytes) -> RunError:
+    lines = errors.decode(errors="replace").strip().splitlines()[-2:] or ["no message"]
     reason = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in lines)
     return RunError(f"git {command} failed: {reason}; check the repository with git fsck")
 
 
-MAX_DIFF_BYTES = 3 << 28  # of git's memory: two files of a gigabyte aren't compared for likeness
-_COMMIT_FORMAT = "%H%n%P%n%e%n%an%n%ae%n%B"  # not one of these can hold a NUL, nor all but the last a line break
+MAX_DIFF_BYTES = 3 << 28  # of git's memory: two files of a gigabyte aren't compared for similarity
+_COMMIT_FORMAT = "%H%n%P%n%e%n%an%n%ae%n%B"  # none can hold a NUL, and only the last a line break
 _DIFF_OPTIONS = ("-r", "-z", "--raw", "--no-abbrev", "--root", "--always", "--no-ext-diff", "--encoding=UTF-8")
 
 
 class RawChange(NamedTuple):
-    """One line of `--raw` output: modes are six octal digits, ids full, `status` a letter of ADMRT, paths bytes."""
+    """One line of `--raw` output: modes are six octal digits, ids are full, `status` is one letter of ADMRT."""
 
     old_mode: str
     new_mode: str
@@ -334,7 +328,7 @@ class RawChange(NamedTuple):
 
 @dataclass(frozen=True)
 class RawCommit:
-    """A commit as git prints it. `changes` are the first ones, `files` counts them all."""
+    """A commit as git prints it. `changes` may be only the first ones; `files` counts all of them."""
 
     id: str
     parent: str | None
@@ -346,15 +340,15 @@ class RawCommit:
 
 
 def read_changes(reader: ObjectReader, ids: Sequence[str], most: int) -> Iterator[tuple[str, RawCommit | None, bool]]:
-    """(id, commit, whether renames were judged in full) of each id, in order; None where its trees are missing.
+    """Yield (id, commit, whether renames were fully detected) for each id, in order; None if its trees are missing.
 
-    At most `most` changes and one more are kept of a commit. Judging a changed file as renamed reads both texts, so
-    a commit that git dies of (one is missing, or too large) is tried once more with exact renames alone; what it dies
-    of then is a missing tree.
+    At most `most` + 1 changes of a commit are returned. To detect a rename with changes git reads both texts; if it
+    dies on that (one is missing or too large), the commit is tried again with exact renames only. If git dies again,
+    a tree is missing.
     """
     rest = deque(ids)
     while rest:
-        # A commit of `most` files can't need more comparisons than this limit allows, and others aren't looked into.
+        # A commit of `most` files never needs more comparisons than this limit; larger commits aren't used.
         for commit in parse_raw(_diff_tree(reader, list(rest), "-M", f"-l{most + 1}"), most):
             yield rest.popleft(), commit, True
         if rest:
@@ -368,15 +362,15 @@ def _diff_tree(reader: ObjectReader, ids: Iterable[str], *renames: str) -> Itera
 
 
 def parse_raw(fields: Iterator[bytes], most: int) -> Iterator[RawCommit]:
-    """Commits from the fields of `git diff-tree --stdin -z --raw`.
+    """Parse commits from the fields of `git diff-tree --stdin -z --raw`.
 
-    A field is a commit's header and message, which begins with its id, or a change, which begins with ":" and is
-    followed by its paths: neither a message nor a path that looks like a change can be mistaken for one. git prints a
-    commit once all of it is known: the last is whole or absent.
+    A field is either a commit's header and message, which begins with its id, or a change, which begins with ":" and
+    is followed by its paths, so a message or path that looks like a change can't be mistaken for one. git prints a
+    commit only once it is complete: the last one is whole or absent.
     """
     header, changes, files = b"", list[RawChange](), 0
     for field in fields:
-        if field[:1] == b"\n":  # stands between a message and the changes
+        if field[:1] == b"\n":  # separates a message from the changes
             field = field[1:]
         if field[:1] != b":":
             if header:
@@ -402,8 +396,8 @@ def _raw_commit(header: bytes, changes: list[RawChange], files: int) -> RawCommi
 
 
 def decode_message(raw: bytes, encoding: bytes) -> str:
-    """A message or a name. git has made UTF-8 of it where it knows the encoding that the commit names; what isn't
-    UTF-8 even so is read in that encoding, or with U+FFFD."""
+    """Decode a message or a name. git has converted it to UTF-8 if it knows the commit's encoding; what still isn't
+    UTF-8 is read in that encoding, or else with U+FFFD for each wrong byte."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -413,8 +407,8 @@ def decode_message(raw: bytes, encoding: bytes) -> str:
 
 
 def object_reader(repository: Path, commit: str) -> ObjectReader:
-    """Plumbing on a repository's objects. Raises InputError where it isn't one."""
-    found, said = run_git_in(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
-    if found is None:
-        raise InputError(f"{repository}: can't be read as a git repository ({said})")
-    return ObjectReader(Path(found), "sha256" if len(commit) == 64 else "sha1")
+    """Return a reader of a repository's objects. Raises InputError if the folder isn't a repository."""
+    common_dir, errors = run_git_in(repository, "rev-parse", "--path-format=absolute", "--git-common-dir")
+    if common_dir is None:
+        raise InputError(f"{repository}: can't be read as a git repository ({errors})")
+    return ObjectReader(Path(common_dir), "sha256" if len(commit) == 64 else "sha1")

@@ -1,13 +1,7 @@
-"""Language -> grammar, node types, naming rules.
+"""Which grammar reads which language, what the node types mean, and how each language names its definitions.
 
-Which grammar reads which language, and which of their node types mean what.
-
-The node types of all languages stand together: a grammar is only asked for those it has.
-
-What the languages whose definitions don't name themselves in a common way call a definition, and where its name is.
-
-`grammar.py` has the node types that mean the same in every grammar; the rules here add to those, or replace them, for
-one language.
+Node types that mean the same in every grammar are listed together: a grammar is only asked for those it has. The
+rules for a single language add to them or replace them.
 """
 
 from __future__ import annotations
@@ -20,7 +14,7 @@ GRAMMARS = {
     "Python": "python",
     "Rust": "rust",
     "Go": "go",
-    "JavaScript": "tsx",  # a superset of JavaScript with JSX; the typed grammar reads untyped code too
+    "JavaScript": "tsx",  # reads JavaScript with JSX too
     "TypeScript": "typescript",
     "Java": "java",
     "Kotlin": "kotlin",
@@ -122,16 +116,16 @@ DEFINITION_NODES = {
     "service": "service",
     "variable_declarator": "function",  # const f = (x) => …
 }
-# What makes a function inside it a method.
+# A function inside one of these is a method.
 OWNER_KINDS = frozenset({"class", "struct", "enum", "trait", "interface"})
 OWNER_NODES = frozenset({"impl_item", "extension_declaration", "class_body", "object_declaration"})
-# What holds one definition and belongs to it: decorators, `export`, `const`, `template <…>`, Go's word `type`.
+# Nodes that hold one definition and belong to it: decorators, `export`, `const`, `template <…>`, Go's `type`.
 WRAPPER_NODES = frozenset(
     {"decorated_definition", "export_statement", "template_declaration", "method_signature", "Decl"}
 )
 LONE_WRAPPER_NODES = frozenset(
     {"lexical_declaration", "variable_declaration", "type_declaration", "value_definition", "module_definition"}
-)  # only around just one
+)  # only if they hold just one
 FUNCTION_VALUE_NODES = frozenset(
     {"arrow_function", "function_expression", "generator_function", "function", "function_definition", "parameter"}
 )
@@ -170,7 +164,7 @@ IDENTIFIER_NODES = frozenset(
         "word",
     )
 )
-# What holds members or statements: a step deeper in nesting, a place to cut between.
+# Nodes that hold members or statements: one level deeper in nesting, with cuts between them.
 BODY_NODES = frozenset(
     (
         "block",
@@ -243,11 +237,11 @@ _ZIG_KIND = ":ErrorUnionExpr.:SuffixExpr.:ContainerDecl.:ContainerDeclType"
 
 @dataclass(frozen=True)
 class DefinitionRule:
-    """Paths are steps joined by dots, each a field, `:` and a child's type, or the number of a named child, with `?`
-    where it may be missing. `name` leads to the name, by default the field `name`, a declarator or the first
-    identifier; `labels` are strings that make up one. `value`, where set, has to lead to a function. `word` leads to
-    the word that decides the kind by `kinds`. `body` leads to the body, by default the field `body` or a child of one
-    of `BODIES`; where it `follows`, it stands after the node, not in it."""
+    """How one node type defines something. Paths are steps joined by dots: a field, `:` and a child's type, or the
+    number of a named child, with `?` if the step may be missing. `name` leads to the name (by default the field
+    `name`, a declarator or the first identifier; `labels`: strings that make up a name). `value`, if set, has to lead
+    to a function. `word` leads to the word that decides the kind by `kinds`. `body` leads to the body (by default the
+    field `body` or a child in `BODY_NODES`); with `follows` the body comes after the node instead of inside it."""
 
     kind: str = "function"
     name: str = ""
@@ -418,6 +412,6 @@ _COMMON_RULES["variable_declarator"] = _SCRIPT_RULES["variable_declarator"]
 
 @lru_cache(maxsize=128)
 def definition_rules(language: str) -> MappingProxyType[str, DefinitionRule]:
-    """Node type -> the rule by which it is a definition in this language."""
+    """Return the rules of a language: node type -> how it defines something."""
     rules = {**_COMMON_RULES, **_RULES.get(language, {})}
     return MappingProxyType({node_type: rule for node_type, rule in rules.items() if rule is not None})

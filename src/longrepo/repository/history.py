@@ -1,15 +1,8 @@
-"""Commits, their texts, people, stored records.
+"""A repository's commits, newest first, without the noise: as object ids, or with the texts of their changes.
 
-The names and e-mail addresses that a history holds.
-
-Commits with the texts of their changes.
-
-What a commit came to, as bytes to keep: a second run asks git's diff only for commits it has not seen.
-
-A repository's commits, newest first, without the noise: as object ids, or with their texts.
-
-One `git rev-list`, `git diff-tree --stdin` and `git cat-file --batch` whatever the number of commits, each working
-ahead of this process, so that two cores are used; memory doesn't grow with the history.
+One `git rev-list`, one `git diff-tree --stdin` and one `git cat-file --batch` serve any number of commits, each
+working ahead of this process so that two cores are used; memory doesn't grow with the history. Results can be stored
+by commit id: a second run then compares only commits that are new to it.
 """
 
 from __future__ import annotations
@@ -35,23 +28,23 @@ from longrepo.repository.types import Commit, CommitRecord, FileChange, TextChan
 
 
 def read_people(reader: ObjectReader, tip: str) -> tuple[tuple[str, str], ...]:
-    """The sorted distinct (name, e-mail address) of authors and committers of every commit that `tip` reaches."""
-    found = set[tuple[bytes, bytes, bytes]]()
+    """Return the sorted distinct (name, e-mail address) of authors and committers of every commit `tip` reaches."""
+    people = set[tuple[bytes, bytes, bytes]]()
     for entry in reader.fields("log", "-z", "--encoding=UTF-8", "--format=%e%n%an%n%ae%n%cn%n%ce", tip, "--"):
         encoding, *words = entry.split(b"\n")
-        found |= {(encoding, words[0], words[1]), (encoding, words[2], words[3])}
+        people |= {(encoding, words[0], words[1]), (encoding, words[2], words[3])}
     return tuple(
-        sorted({(decode_message(name, encoding), decode_message(email, encoding)) for encoding, name, email in found})
+        sorted({(decode_message(name, encoding), decode_message(email, encoding)) for encoding, name, email in people})
     )
 
 
-# A file's text after one commit is its text before the next: with this many, 1 to 6 in 100 are read twice.
+# A file's text after one commit is its text before the next: with this limit, 1 to 6 in 100 are read twice.
 _MAX_CACHED_CHARACTERS = 32_000_000
-_BLOBS_AT_ONCE = MAX_PENDING_IDS // 2 - 2 * BULK_FILES  # before the last commit of a group; two groups are under way
+_BLOBS_AT_ONCE = MAX_PENDING_IDS // 2 - 2 * BULK_FILES  # before a group's last commit; two groups are pending
 
 
 class _PendingText:
-    """A text, or why it is left out: filled in when git answers."""
+    """A text, or the reason why it is left out; filled in when git answers."""
 
     __slots__ = ("reason", "text")
 
@@ -62,11 +55,12 @@ class _PendingText:
 
 _PendingGroup = tuple[
     list[CommitRecord], dict[str, _PendingText], int
-]  # records, their texts, how many of those are asked for
+]  # records, their texts, number of texts requested
 
 
 class TextHistory:
-    """Joins records and texts. `left_out` counts commits (formatting, no text change) and changes ("change: …")."""
+    """Joins records with their texts. `left_out` counts commits (formatting, no text change) and single changes under
+    "change: " and their reason."""
 
     def __init__(self, reader: ObjectReader, max_file_bytes: int, left_out: Counter[str]) -> None:
         self._reader = reader
@@ -76,12 +70,12 @@ class TextHistory:
         self._characters = 0
 
     def commits(self, records: Iterable[CommitRecord]) -> Iterator[Commit]:
-        """The records as commits, in order, while git reads the texts of the next ones."""
+        """Yield the records as commits, in order, while git reads the texts of the next ones."""
         with TextPipe(self._reader, self._max_file_bytes) as pipe:
             waiting: deque[_PendingGroup] = deque()
             for group in self._groups(records, pipe):
                 waiting.append(group)
-                if len(waiting) > 2:  # one is sized and one is read meanwhile
+                if len(waiting) > 2:  # meanwhile git sizes one and reads another
                     yield from self._finish(waiting.popleft(), pipe)
             while waiting:
                 yield from self._finish(waiting.popleft(), pipe)
@@ -111,12 +105,12 @@ class TextHistory:
         records, texts, asked = group
         for _ in range(asked):
             blob, text, reason = pipe.take()
-            found = texts[blob]
-            found.text = text
-            found.reason = "" if text is not None else reason  # an emptied file is a change like any other
-            if self._cache.get(blob) is found:
+            pending = texts[blob]
+            pending.text = text
+            pending.reason = "" if text is not None else reason  # an emptied file is a change like any other
+            if self._cache.get(blob) is pending:
                 self._characters += len(text or "")
-        self._forget()
+        self._shrink_cache()
         for record in records:
             changes = [*filter(None, (self._change(one, texts) for one in record.changes))]
             if not changes:
@@ -126,8 +120,8 @@ class TextHistory:
             else:
                 yield Commit(record.id, record.parent, record.message, record.author_name, tuple(changes))
 
-    def _forget(self) -> None:
-        """Drop the least recently used texts; a group under way holds its own."""
+    def _shrink_cache(self) -> None:
+        """Drop the least recently used texts; pending groups hold their own."""
         while self._characters > _MAX_CACHED_CHARACTERS:
             _, oldest = self._cache.popitem(last=False)
             self._characters -= len(oldest.text or "")
@@ -144,22 +138,22 @@ def _blobs(changes: Iterable[FileChange]) -> Iterator[str]:
     return (blob for change in changes for blob in (change.before, change.after) if blob)
 
 
-RECORD_VERSION = 1  # to be raised with any change to what is noise, or to this format
+RECORD_VERSION = 1  # raise it with any change to what counts as noise or to this format
 
 
 class RecordStore(Protocol):
-    """Keeps entries by full commit id. An entry depends on nothing but the commit and `RECORD_VERSION`."""
+    """Stores entries by full commit id. An entry depends on nothing but the commit and `RECORD_VERSION`."""
 
     def get(self, ids: Sequence[str]) -> Mapping[str, bytes]:
-        """The entries there are for these commits; the others are left out."""
+        """Return the entries of those of these commits that have one."""
 
     def put(self, items: Mapping[str, bytes]) -> None:
-        """Keep these entries."""
+        """Store these entries."""
 
 
 @dataclass(frozen=True)
 class CommitOutcome:
-    """A commit's record, or None and the reason; `counts` holds its single changes left out, by reason."""
+    """A commit's record, or None and the reason; `counts` has the number of its changes left out, by reason."""
 
     record: CommitRecord | None
     reason: str = ""
@@ -167,7 +161,7 @@ class CommitOutcome:
 
 
 def outcome_to_bytes(outcome: CommitOutcome) -> bytes:
-    """An outcome as compact JSON, without the commit's id."""
+    """Return an outcome as compact JSON, without the commit's id."""
     record = outcome.record
     if record is None:
         return _dump([RECORD_VERSION, outcome.reason, outcome.counts])
@@ -177,7 +171,7 @@ def outcome_to_bytes(outcome: CommitOutcome) -> bytes:
 
 
 def outcome_from_bytes(commit: str, entry: bytes) -> CommitOutcome | None:
-    """The outcome of a commit, or None where another version wrote the entry."""
+    """Return the outcome of a commit, or None if another version wrote the entry."""
     version, reason, counts, *facts = json.loads(entry)
     if version != RECORD_VERSION:
         return None
@@ -192,13 +186,15 @@ def _dump(values: list[object]) -> bytes:
     return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
-_COMMITS_AT_ONCE = 2048  # a process each: fewer cost their start and git's caches, more make the store's answer large
+_COMMITS_AT_ONCE = (
+    2048  # for each process: fewer pay for more starts and cold caches, more make the store's answer large
+)
 _REGULAR_MODES = ("100644", "100755", "100664", "000000")  # zeros: there is no file
 
 
 class History:
     """Walks commits. `left_out` counts whole commits by reason (merge, bot, revert, bulk, no text change, shallow
-    edge, missing) and single file changes under "change: " and their reason."""
+    edge, missing) and single file changes under "change: " and the reason."""
 
     def __init__(self, reader: ObjectReader, shallow: frozenset[str], left_out: Counter[str]) -> None:
         self._reader = reader
@@ -206,7 +202,8 @@ class History:
         self._left_out = left_out
 
     def log(self, tip: str, exclude: str | None, known: RecordStore | None = None) -> Iterator[CommitRecord]:
-        """Non-merge commits that `tip` reaches and `exclude` doesn't (full ids), newest first, children first."""
+        """Yield the non-merge commits that `tip` reaches and `exclude` doesn't (full ids), newest first, children
+        before parents."""
         for group in self._candidates(tip, exclude):
             for outcome in self._outcomes(group, known):
                 if outcome.counts:
@@ -223,7 +220,7 @@ class History:
             commit, *parents = line.decode("ascii").split()
             if len(parents) > 1:
                 self._left_out["merge"] += 1
-            elif commit in self._shallow:  # its parent isn't here: all its files would seem new
+            elif commit in self._shallow:  # without its parent all its files would seem new
                 self._left_out["shallow edge"] += 1
             else:
                 group.append(commit)
@@ -243,7 +240,7 @@ class History:
             if outcome is None:
                 _, raw, whole = next(compared)
                 outcome = classify_commit(raw) if raw else CommitOutcome(None, MISSING)
-                if known is not None and whole:  # what was missing may be here next time
+                if known is not None and whole:  # what is missing now may be there next time
                     new[commit] = outcome_to_bytes(outcome)
             yield outcome
         if known is not None and new:
@@ -251,7 +248,7 @@ class History:
 
 
 def classify_commit(commit: RawCommit) -> CommitOutcome:
-    """What a commit comes to by its header and its changes' paths."""
+    """Decide by its header and its changes' paths whether a commit is used, and with which changes."""
     if reason := commit_noise(commit.author_name, commit.author_email, commit.message):
         return CommitOutcome(None, reason)
     if commit.files > BULK_FILES:

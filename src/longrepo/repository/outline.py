@@ -1,12 +1,8 @@
-"""Outline of a text: definitions, imports, cuts.
+"""The outline of a text: its definitions, calls, imports and cuts, from one parse, small enough to store.
 
-Where a text may be cut so that its syntax nodes stay whole.
-
-What a text's syntax tree says of it, read in one parse and small enough to store. Offsets are characters, lines
-begin at 1.
-
-Nothing here raises on odd input: tree-sitter reads broken code too, and a text without a grammar, or too long for
-one, is treated by lines.
+A cut is a place where the text may be divided without breaking a syntax node. Offsets are in characters, lines begin
+at 1. Nothing here raises on odd input: tree-sitter reads broken code too, and a text that has no grammar or is too
+long for one is divided by lines.
 """
 
 from __future__ import annotations
@@ -27,13 +23,13 @@ from longrepo.repository.imports.statements import Import, imports_in
 from longrepo.repository.syntax import SyntaxTree, parse_syntax
 
 _LARGE_CHARACTERS = 1500  # characters: a function longer than this may be cut between its statements too
-_MAX_BODY_STEPS = 4  # how far below what holds it a body is looked for
+_MAX_BODY_STEPS = 4  # how many levels below its holder a body is looked for
 _HEAD_NODE_PARTS = (
     "comment",
     "attribute",
     "decorator",
     "annotation",
-)  # parts of the names of what introduces the next node
+)  # node types with such a part in their name introduce the next node
 _FUNCTION_BODIES = frozenset(
     {"block", "compound_statement", "statement_block", "function_body", "constructor_body", "Block"}
     | {"braced_expression", "script_block", "recipe"}
@@ -42,15 +38,15 @@ _INNER_BODIES = frozenset({"switch_body", "switch_block", "match_block", "do_blo
 
 
 def cuts_in(parsed: SyntaxTree) -> tuple[int, ...]:
-    """Ascending offsets, each at the start of a line, where a cut leaves syntax nodes whole.
+    """Return ascending offsets, each at the start of a line, where a cut leaves syntax nodes whole.
 
-    These are the starts of top-level nodes and of the members of classes and the like but the first, which stays with
-    their head; of the statements of a function only where it is longer than 1,500 characters. What introduces a node
-    (comments right above it, attributes, decorators) stays with it. Never 0 or the end.
+    These are the starts of top-level nodes and of the members of classes and the like, except the first, which stays
+    with their head; of a function's statements only if the function is longer than 1,500 characters. What introduces
+    a node (comments right above it, attributes, decorators) stays with it. Never 0 or the end.
     """
-    members = {-1: parsed.root.named_children}  # by index, of each node that is cut inside
+    members = {-1: parsed.root.named_children}  # index of a node that is cut inside -> its children
     found = set(_starts(parsed, members[-1], first=True))
-    holders = list[int]()  # of each node, the index of the nearest body around it, -1 for the root
+    holders = list[int]()  # for each node, the index of the nearest body around it, -1 for the root
     for index, (kind, above) in enumerate(zip(parsed.types, parsed.above, strict=True)):
         holder = -1 if above < 0 else above if parsed.types[above] in BODY_NODES else holders[above]
         holders.append(holder)
@@ -61,14 +57,14 @@ def cuts_in(parsed: SyntaxTree) -> tuple[int, ...]:
 
 
 def line_cuts(text: str) -> tuple[int, ...]:
-    """Offsets after blank lines, else of every line: for a text without a tree."""
+    """Return the offsets after blank lines, or else of every line: for a text without a tree."""
     after_blank = tuple(match.end() for match in re.finditer(r"\n[ \t\r]*\n(?=[^\s])", text))
     found = after_blank or tuple(match.end() for match in re.finditer(r"\n", text))
     return tuple(at for at in found if 0 < at < len(text))
 
 
 def _is_cut(parsed: SyntaxTree, index: int, holder: int, members: list[Node]) -> bool:
-    """Whether a body near below its holder is large or holds something else than a function's statements."""
+    """Whether a body close below its holder is large, or holds something other than a function's statements."""
     steps = parsed.depths[index] - (parsed.depths[holder] if holder >= 0 else 0)
     if not 0 < steps <= _MAX_BODY_STEPS:
         return False
@@ -90,7 +86,8 @@ def _is_code(parsed: SyntaxTree, index: int) -> bool:
 
 
 def _starts(parsed: SyntaxTree, members: list[Node], first: bool) -> Iterator[int]:
-    """The line starts of the members, the first only where asked, that begin a line and that nothing introduces."""
+    """Yield the line starts of the members that begin a line and that nothing introduces; of the first only if
+    `first`."""
     text, characters = parsed.text, parsed.characters
     previous = characters[members[0].start_byte] if members and not first else 0
     line, begins = 0, first
@@ -115,7 +112,7 @@ def _is_head(kind: str) -> bool:
     return any(head in kind for head in _HEAD_NODE_PARTS)
 
 
-OUTLINE_VERSION = 2  # of the results: what is stored under another is out of date
+OUTLINE_VERSION = 2  # of the results: stored outlines of another version are out of date
 
 
 @dataclass(frozen=True)
@@ -130,7 +127,7 @@ class Outline:
     bodies: tuple[tuple[int, int], ...]
 
     def to_json(self) -> str:
-        """One line of JSON, columns of values rather than rows."""
+        """Return one line of JSON, in columns rather than rows."""
         columns = {
             "definitions": list(zip(*self.definitions, strict=True)),
             "calls": list(zip(*self.calls, strict=True)),
@@ -142,7 +139,7 @@ class Outline:
 
     @staticmethod
     def from_json(text: str) -> Outline:
-        """The outline that `to_json` wrote."""
+        """Read the outline that `to_json` wrote."""
         columns = json.loads(text)
         bodies = iter(columns["bodies"])
         imports = zip(*columns["imports"], strict=True)
@@ -156,7 +153,7 @@ class Outline:
 
 
 def build_outline(text: str, language: str) -> Outline:
-    """The outline of a text; one without a tree has cuts after blank lines, else of every line, and nothing else."""
+    """Return the outline of a text. Without a tree it has only cuts: after blank lines, or else at every line."""
     parsed = parse_syntax(text, language)
     if parsed is None:
         return Outline((), (), (), line_cuts(text), ())

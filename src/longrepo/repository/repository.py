@@ -24,10 +24,10 @@ _MAX_FILE_BYTES = 1_000_000
 
 
 class Repository:
-    """Open with `Repository.open`; close it, or use it in a `with`, so that no git process stays behind.
+    """Open one with `Repository.open`; close it, or use it in a `with`, so that no git process stays behind.
 
-    `path` is the folder given, absolute. `name` is that folder's name (`x` for a bare `x.git`). `notes` are plain
-    sentences on what is unusual here and what it means for the result.
+    `path` is the absolute folder. `name` is that folder's name (`x` for a bare `x.git`). `notes` are sentences that
+    say what is unusual about this repository and what that means for the result.
     """
 
     def __init__(self, path: Path, repo: Repo, reader: ObjectReader) -> None:
@@ -42,9 +42,9 @@ class Repository:
 
     @classmethod
     def open(cls, path: Path) -> Repository:
-        """Open the repository at a folder. Raises InputError where there is none, or none that can be read."""
+        """Open the repository at a folder. Raises InputError if there is none or it can't be read."""
         git_program()
-        # Imported here: it looks for the git program at import and fails in its own words without one.
+        # Imported here: it looks for the git program at import and without one it fails with a message of its own.
         from git import Repo
         from git.exc import InvalidGitRepositoryError, NoSuchPathError
 
@@ -81,26 +81,27 @@ class Repository:
         self._repo.close()
 
     def resolve(self, revision: str = "HEAD") -> str:
-        """The full commit id of a branch, tag, id or anything `git rev-parse` knows. Raises InputError otherwise."""
-        # The option keeps a revision such as --help from being read as one.
-        found, said = run_git_in(self.path, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
-        if found is None:
-            raise InputError(self._unresolved(revision, said))
-        return found
+        """Return the full commit id of a branch, a tag, an id or anything else that `git rev-parse` understands.
+        Raises InputError if there is no such commit."""
+        # --end-of-options keeps a revision such as --help from being taken for an option.
+        commit, errors = run_git_in(self.path, "rev-parse", "--verify", "--end-of-options", f"{revision}^{{commit}}")
+        if commit is None:
+            raise InputError(self._unresolved(revision, errors))
+        return commit
 
     def first_parents(self, commit: str, limit: int) -> list[str]:
-        """Up to `limit` commits from this one back along first parents, newest first, itself included."""
+        """Return the ids of up to `limit` commits along first parents, newest first, beginning with this one."""
         return (
             self._reader.output("rev-list", "--first-parent", f"-n{limit}", self._full(commit), "--").decode().split()
         )
 
     def beyond(self, tip: str, exclude: str) -> list[str]:
-        """The ids of all commits, merges included, that `tip` reaches and `exclude` doesn't, newest first."""
+        """Return the ids of all commits, merges included, that `tip` reaches and `exclude` doesn't, newest first."""
         limits = (self._full(tip), f"^{self._full(exclude)}")
         return self._reader.output("rev-list", "--topo-order", *limits, "--").decode().split()
 
     def snapshot(self, commit: str, max_file_bytes: int = _MAX_FILE_BYTES) -> Snapshot:
-        """The tracked text files of a commit, and what was left out by reason."""
+        """Read the tracked text files of a commit, and count by reason what is left out."""
         return read_snapshot(self._reader, self._full(commit), max_file_bytes)
 
     def commits(
@@ -111,9 +112,9 @@ class Repository:
         left_out: Counter[str] | None = None,
         max_file_bytes: int = _MAX_FILE_BYTES,
     ) -> Iterator[Commit]:
-        """Up to `limit` commits that `tip` reaches and `exclude` doesn't, newest first, each with its text changes.
+        """Yield up to `limit` commits that `tip` reaches and `exclude` doesn't, newest first, with their text changes.
 
-        Noise doesn't count towards the limit; it is counted by reason in `left_out` as far as the walk has come.
+        Noise doesn't count towards the limit; `left_out` counts it by reason as the walk goes on.
         """
         if limit is not None and limit <= 0:
             return
@@ -128,10 +129,10 @@ class Repository:
         left_out: Counter[str] | None = None,
         known: RecordStore | None = None,
     ) -> Iterator[CommitRecord]:
-        """The commits that `tip` reaches and `exclude` doesn't, newest first, as object ids: no text is read.
+        """Yield the commits that `tip` reaches and `exclude` doesn't, newest first, as object ids: no text is read.
 
-        What is left out is counted by reason in `left_out`. Commits that `known` has an entry for are not compared
-        again, and the others are put there.
+        `left_out` counts by reason what is left out. Commits with an entry in `known` aren't compared again; the
+        others are added to it.
         """
         counts = Counter[str]() if left_out is None else left_out
         excluded = self._full(exclude) if exclude else None
@@ -140,18 +141,18 @@ class Repository:
     def texts(
         self, blobs: Iterable[str], max_file_bytes: int = _MAX_FILE_BYTES
     ) -> Iterator[tuple[str, str | None, str]]:
-        """(blob id, text, "") of each distinct blob in the order asked, or (id, None, why it is left out).
+        """Yield (blob id, text, "") for each distinct blob in the order requested, or (id, None, reason) without text.
 
         Reasons: missing, oversized, binary, empty, generated.
         """
         return read_texts(self._reader, blobs, max_file_bytes)
 
     def tracked(self, commit: str) -> Iterator[TreeEntry]:
-        """Every tracked path of a commit in git's order, as git prints it."""
+        """Yield every tracked path of a commit, in git's order."""
         return tracked_entries(self._reader, self._full(commit))
 
     def people(self, tip: str) -> tuple[tuple[str, str], ...]:
-        """The sorted distinct (name, e-mail address) of authors and committers of everything `tip` reaches."""
+        """Return the sorted distinct (name, e-mail address) of authors and committers of all that `tip` reaches."""
         return read_people(self._reader, self._full(tip))
 
     def _full(self, commit: str) -> str:
@@ -161,8 +162,8 @@ class Repository:
                     return commit
         return self.resolve(commit)
 
-    def _unresolved(self, revision: str, said: str) -> str:
-        if "dubious ownership" in said:
+    def _unresolved(self, revision: str, errors: str) -> str:
+        if "dubious ownership" in errors:
             return (
                 f"{self.path}: belongs to another user, so git refuses to read it; if you trust it, run "
                 f"git config --global --add safe.directory '{self.path}'"
@@ -179,23 +180,23 @@ class Repository:
         repo = self._repo
         head = self.resolve()
         if run_git_in(self.path, "rev-parse", "--is-bare-repository")[0] == "true":
-            yield "Bare repository: there is no working tree, so files are read from its commits, as always."
+            yield "Bare repository: it has no working tree; files are read from its commits, as always."
         elif Path(repo.git_dir).resolve() != self._common.resolve():
-            yield "Linked worktree: HEAD is this worktree's own, its history is shared with the main one."
+            yield "Linked worktree: HEAD is this worktree's own; its history is shared with the main one."
         if repo.head.is_detached:
-            yield f"Detached HEAD at {head[:10]}: what is read is that commit, not the tip of a branch."
+            yield f"Detached HEAD at {head[:10]}: that commit is read, not the tip of a branch."
         if self._shallow:
             count = int(self._reader.output("rev-list", "--count", head, "--"))
             commits = "1 commit" if count == 1 else f"{count} commits"
             yield (
                 f"Shallow clone with {commits} of history: change sequences can only come from these; "
-                "git fetch --unshallow brings the rest."
+                "git fetch --unshallow downloads the rest."
             )
         if self._partial:
             entries = [entry for entry in tracked_entries(self._reader, head) if entry.mode != "160000"]
             absent = sum(entry.size is None for entry in entries)
             yield (
-                "Partial clone: texts that aren't on this machine are left out and counted, never fetched "
+                "Partial clone: files that aren't on this machine are left out and counted, never fetched "
                 f"(at HEAD: {absent} of {len(entries)} files)."
             )
 
@@ -224,5 +225,5 @@ def _hash_name(repo: Repo) -> str:
 def _enclosing_repository(path: Path) -> str:
     for folder in path.parents:
         if (folder / ".git").exists():
-            return f"; it lies inside the repository {folder}: give that"
+            return f"; it is inside the repository {folder}: give that folder"
     return "; give the folder that holds .git, or run git init and commit there"

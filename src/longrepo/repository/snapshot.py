@@ -1,8 +1,6 @@
-"""Text files of a commit.
+"""The text files of one commit, read from git's objects: no working tree, no filters.
 
-Texts by object id, streamed: git inflates the next ones while this process decodes.
-
-The tracked text files of one commit, read from git's objects: no working tree, no filters.
+Texts are streamed by object id: git inflates the next ones while this process decodes.
 """
 
 from __future__ import annotations
@@ -18,10 +16,10 @@ from longrepo.repository.types import Snapshot, TextFile, decode_path, decode_te
 
 
 class TextPipe:
-    """Asks for blobs ahead and gives their texts in order.
+    """Requests blobs ahead of time and returns their texts in order.
 
-    Sizes are asked for first, a group ahead of the contents, so that a blob of more than `max_file_bytes` is never
-    read: that costs a twentieth of reading. Use it in a `with`, to end its processes.
+    Sizes are requested first, one group ahead of the contents, so that a blob of more than `max_file_bytes` is never
+    read: a size costs a twentieth of reading. Use it in a `with`, which ends its processes.
     """
 
     def __init__(self, reader: ObjectReader, max_file_bytes: int) -> None:
@@ -42,7 +40,7 @@ class TextPipe:
         return len(self._asked) + len(self._sizing)
 
     def ask(self, blobs: list[str]) -> None:
-        """Ask for these blobs; with those asked before and not taken at most `ASKED_AHEAD`."""
+        """Request these blobs. Together with those not taken yet, there may be at most `MAX_PENDING_IDS`."""
         self._ask_contents()
         self._sizes.ask(blobs)
         self._sizing = blobs
@@ -54,7 +52,7 @@ class TextPipe:
         self._sizing = []
 
     def take(self) -> tuple[str, str | None, str]:
-        """(blob, text, "") of the next one, or (blob, None, reason); with the reason "empty" there is a text too."""
+        """Return the next (blob, text, ""), or (blob, None, reason). An "empty" one has both a text and a reason."""
         if not self._asked:
             self._ask_contents()
         blob, reason = self._asked.popleft()
@@ -78,8 +76,8 @@ class TextPipe:
 def read_texts(
     reader: ObjectReader, blobs: Iterable[str], max_file_bytes: int
 ) -> Iterator[tuple[str, str | None, str]]:
-    """(blob, text, "") of each distinct blob in the order asked, or (blob, None, reason): missing, oversized, binary,
-    empty, generated. One text at a time is in memory."""
+    """Yield (blob, text, "") for each distinct blob in the order requested, or (blob, None, reason): missing,
+    oversized, binary, empty, generated. One text at a time is in memory."""
     size = MAX_PENDING_IDS // 3
     with TextPipe(reader, max_file_bytes) as pipe:
         for group in in_groups(_distinct(blobs), size):
@@ -96,7 +94,7 @@ def _without_empty(taken: tuple[str, str | None, str]) -> tuple[str, str | None,
 
 
 def _distinct(blobs: Iterable[str]) -> Iterator[str]:
-    seen = set[bytes]()  # half the size of the text
+    seen = set[bytes]()  # half the size of the hex digits
     for blob in blobs:
         key = bytes.fromhex(blob)
         if key not in seen:
@@ -109,7 +107,7 @@ _MODES = {"120000": "symlink", "160000": "submodule"}
 
 @dataclass(frozen=True, slots=True)
 class TreeEntry:
-    """A tracked path; `size` is in bytes, None where the object isn't in this repository (or is a submodule's)."""
+    """A tracked path; `size` is in bytes, None if the object isn't in this repository (or is a submodule's)."""
 
     path: str
     mode: str
@@ -118,7 +116,7 @@ class TreeEntry:
 
 
 def tracked_entries(reader: ObjectReader, commit: str) -> Iterator[TreeEntry]:
-    """Every tracked path of a commit, in git's order. Raises RunError where its trees are missing or damaged."""
+    """Yield every tracked path of a commit, in git's order. Raises RunError if its trees are missing or damaged."""
     for line in reader.fields("ls-tree", "-r", "-z", "-l", "--full-tree", commit):
         facts, _, path = line.partition(b"\t")
         mode, _, blob, size = facts.decode("ascii").split()
@@ -126,10 +124,10 @@ def tracked_entries(reader: ObjectReader, commit: str) -> Iterator[TreeEntry]:
 
 
 def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Snapshot:
-    """The text files of a commit in path order; what is left out is counted by reason, in files and bytes.
+    """Read the text files of a commit in path order, and count by reason what is left out, in files and bytes.
 
-    Reasons: submodule, symlink, missing, vendored, lock file, generated, oversized, binary, empty. A file is read
-    only where its path and size leave it in; a blob that stands at several paths is read once.
+    Reasons: submodule, symlink, missing, vendored, lock file, generated, oversized, binary, empty. A file that its
+    path or size rules out is never read; a blob that occurs at several paths is read once.
     """
     left_out, left_out_bytes = Counter[str](), Counter[str]()
     wanted: list[TreeEntry] = []
@@ -155,7 +153,7 @@ def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Sna
 
 
 def unread_reason(entry: TreeEntry, max_file_bytes: int) -> str | None:
-    """Why a file is left out by its path and size alone; None for one to be read."""
+    """Return why a file is left out for its path or size alone, or None if it has to be read."""
     if entry.mode in _MODES:
         return _MODES[entry.mode]
     if reason := path_noise(entry.path):

@@ -1,9 +1,4 @@
-"""Tree-sitter trees in characters.
-
-Syntax trees with offsets in characters: tree-sitter counts bytes of UTF-8, everything above counts characters.
-
-What a text's syntax tree says of it.
-"""
+"""Syntax trees with offsets in characters: tree-sitter counts bytes of UTF-8, everything above counts characters."""
 
 from __future__ import annotations
 
@@ -29,18 +24,18 @@ from longrepo.repository.grammars import (
     definition_rules,
 )
 
-MAX_CHARACTERS = 300_000  # beyond this a file is data more often than code, and a tree takes seconds and 100s of MB
+MAX_CHARACTERS = 300_000  # a longer file is data more often than code, and its tree takes seconds and 100s of MB
 _MAX_DEPTH = 1_000  # code stays under 200
 _MAX_PARSE_SECONDS = 2.0  # of this thread's processor time; code of 300,000 characters takes 0.1
-_READ_BYTES = 512  # bytes read at once; grammars that look back ask for 100,000 pieces a MB, and each is a copy
+_READ_BYTES = 512  # bytes read at once; grammars that look back read 100,000 pieces per MB, and each is a copy
 _LISTED_NODES = BODY_NODES | CALL_NODES | IMPORT_NODES | OWNER_NODES | WRAPPER_NODES | LONE_WRAPPER_NODES
 
 
 @dataclass(frozen=True)
 class SyntaxTree:
-    """A text's tree. Of the nodes of a type that `grammar.py` lists, in the order they begin, outer before inner,
-    `nodes`, `types` and `depths` (0 is the root) stand side by side; `above` has the index of the nearest of them
-    around each, -1 where there is none. `characters[byte]` is the character offset of a byte offset."""
+    """A text's tree. `nodes`, `types` and `depths` (0 is the root) are parallel lists of the nodes whose type
+    `grammars.py` lists, in the order they begin, outer before inner; `above` has for each the index of the nearest
+    such node around it, or -1. `characters[byte]` is the character offset of a byte offset."""
 
     text: str
     language: str
@@ -52,22 +47,22 @@ class SyntaxTree:
     characters: Sequence[int]
 
     def find(self, types: Collection[str]) -> Iterator[tuple[int, Node]]:
-        """(index, node) of the nodes of these types, each listed in `grammar.py`."""
+        """Yield (index, node) of the nodes of these types, which `grammars.py` has to list."""
         return ((index, self.nodes[index]) for index, kind in enumerate(self.types) if kind in types)
 
     def parent(self, index: int) -> int:
-        """The index of a node's parent, -1 where that is of no listed type."""
+        """Return the index of a node's parent, or -1 if its type isn't listed."""
         above = self.above[index]
         return above if above >= 0 and self.depths[above] == self.depths[index] - 1 else -1
 
     def source(self, node: Node) -> str:
-        """The node's text."""
+        """Return the node's text."""
         return self.text[self.characters[node.start_byte] : self.characters[node.end_byte]]
 
 
 def parse_syntax(text: str, language: str) -> SyntaxTree | None:
-    """The syntax tree of a text, or None where the language has no grammar here or the text defeats one: it is too
-    long, nested too deep, or makes the parser search (300 KB of `a<b<c<` take the C++ grammar a minute)."""
+    """Return the syntax tree of a text, or None if there is no grammar for the language or the text is too much for
+    it: too long, nested too deep, or slow to parse (300 KB of `a<b<c<` take the C++ grammar a minute)."""
     if language not in GRAMMARS or not text or len(text) > MAX_CHARACTERS:
         return None
     data = text.encode("utf-8", "surrogatepass")
@@ -80,7 +75,7 @@ def parse_syntax(text: str, language: str) -> SyntaxTree | None:
 
 
 def _parse_tree(grammar: Language, data: bytes) -> Tree | None:
-    """The tree, read in pieces so that a parser that takes too long can be told that the text ends here."""
+    """Parse a text in pieces; a parser that takes too long is told that the text ends, and the result is None."""
     deadline = time.thread_time() + _MAX_PARSE_SECONDS
     late, calls, furthest = False, 0, -1
 
@@ -97,10 +92,10 @@ def _parse_tree(grammar: Language, data: bytes) -> Tree | None:
 
 
 def _list_nodes(tree: Tree, names: Sequence[str]) -> tuple[list[Node], list[str], list[int], list[int]] | None:
-    """One walk over the tree, or None where it is too deep. (tree-sitter's queries are no faster, and take time that
-    grows with the square of the text on trees full of errors.)"""
+    """Walk the tree once; return None if it is too deep. (tree-sitter's queries are no faster, and take quadratic time
+    on trees full of errors.)"""
     nodes, types, depths, above = list[Node](), list[str](), list[int](), list[int]()
-    around, ends = [-1], [sys.maxsize]  # of the nodes that are open: index, byte at which it ends
+    around, ends = [-1], [sys.maxsize]  # of each open node: its index and the byte where it ends
     cursor = tree.walk()
     first_child, next_sibling, to_parent = cursor.goto_first_child, cursor.goto_next_sibling, cursor.goto_parent
     while True:
@@ -128,13 +123,13 @@ def _list_nodes(tree: Tree, names: Sequence[str]) -> tuple[list[Node], list[str]
 def _character_offsets(data: bytes, length: int) -> Sequence[int]:
     if len(data) == length:
         return range(length + 1)
-    starts = (np.frombuffer(data, dtype=np.uint8) & 0xC0) != 0x80  # every byte but UTF-8's continuations
+    starts = (np.frombuffer(data, dtype=np.uint8) & 0xC0) != 0x80  # every byte except UTF-8 continuation bytes
     return cast(list[int], np.concatenate(([0], np.cumsum(starts))).tolist())
 
 
 @lru_cache(maxsize=64)
 def _grammar(language: str) -> tuple[Language, Sequence[str]]:
-    """A language's grammar, and by node kind its name if it is named and anybody here asks for it, else ""."""
+    """Return a language's grammar, and for each node kind its name if it is named and listed, else ""."""
     grammar = get_language(cast(SupportedLanguage, GRAMMARS[language]))
     listed = frozenset(definition_rules(language)) | _LISTED_NODES
     names = [""] * (1 << 16)  # errors have the highest kind

@@ -1,10 +1,6 @@
-"""Value types; decoding; language of a file.
+"""The plain values that describe a repository, how git's bytes become text, and which language a file is in.
 
-What a repository is, to everything above: plain values, no git in sight.
-
-From git's bytes to text: file names and contents.
-
-Which language a file is written in: by its name, then by its first line where the name has no suffix.
+Nothing here knows git. A language is found by the file's name, and by its first line if the name has no suffix.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True)
 class TextFile:
-    """A tracked text file at a revision. `path` is as git stores it, each undecodable byte as U+FFFD and its hex."""
+    """A tracked text file at a revision. `path` is git's, with each undecodable byte as U+FFFD and its hex digits."""
 
     path: str
     text: str
@@ -30,7 +26,7 @@ class TextFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The text files of one revision in path order, and what was left out, counted by reason."""
+    """The text files of one revision in path order, and counts by reason of what was left out."""
 
     commit: str
     files: tuple[TextFile, ...]
@@ -39,7 +35,7 @@ class Snapshot:
 
 
 class TextChange(NamedTuple):
-    """One file in one commit: its text before and after (None where it did not exist) under the path after."""
+    """One file in one commit: its text before and after (None if it didn't exist), under its path after the commit."""
 
     path: str
     before: str | None
@@ -59,7 +55,7 @@ class Commit:
 
 
 class FileChange(NamedTuple):
-    """One file in one commit as object ids (None where it did not exist) under the path after."""
+    """One file in one commit, as object ids (None if it didn't exist), under its path after the commit."""
 
     path: str
     before: str | None
@@ -69,8 +65,8 @@ class FileChange(NamedTuple):
 
 @dataclass(frozen=True)
 class CommitRecord:
-    """A commit without its texts: no merge and no noise. `changes` are regular files in path order, without vendored,
-    lock and generated files; `files` is how many files the commit changed, those included."""
+    """A commit without its texts, never a merge or noise. `changes` are its regular files in path order, without
+    vendored, lock and generated files; `files` counts all files that the commit changed, those included."""
 
     id: str
     parent: str | None
@@ -87,8 +83,8 @@ _BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM
 
 
 def decode_path(raw: bytes) -> str:
-    """A path as text. Each undecodable byte becomes U+FFFD and its two hex digits, so that two paths that differ in
-    such a byte stay different, whatever other paths there are."""
+    """Return a path as text. Each undecodable byte becomes U+FFFD and its two hex digits, so that two paths that
+    differ only in such a byte stay different."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -97,10 +93,10 @@ def decode_path(raw: bytes) -> str:
 
 
 def decode_text(raw: bytes) -> str | None:
-    """A file's text, or None for a binary one.
+    """Return a file's text, or None if the file is binary.
 
-    UTF-8 (or UTF-16 that says so by its mark), else Latin-1 where few bytes are above ASCII and none is a control
-    byte: then it is prose or code of a Western language, and any wrong guess touches only those letters.
+    The bytes are read as UTF-8, or as UTF-16 if they begin with its byte order mark; otherwise as Latin-1, if few
+    bytes are above ASCII and none is a control byte: a wrong guess then affects only those few letters.
     """
     for bom, encoding in _BOMS.items():
         if raw.startswith(bom):
@@ -242,7 +238,8 @@ NON_CODE_LANGUAGES = frozenset(
 
 
 def language_of(path: str, text: str = "") -> str:
-    """The language's name, or "Other". `text` decides a C header's language and a suffixless file's shebang."""
+    """Return the language's name, or "Other". `text` tells C headers from C++ ones, and holds the first line (`#!`) of
+    a file without a suffix."""
     name = PurePosixPath(path).name.lower()
     if language := _BY_NAME.get(name):
         return language

@@ -1,8 +1,7 @@
-"""Import graph: import -> file, by language.
+"""The import graph: which file of a repository imports which.
 
-From imports as written to the files they mean. What means no file of the repository is dropped.
-
-Which file of a repository imports which: the statements of each language, matched with the paths there are.
+The import statements of each language are matched with the paths of the repository; imports of anything outside it
+are dropped.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _LanguageResolver = GoResolver | IncludeResolver | JvmResolver | PythonResolver 
 
 
 class ImportResolver:
-    """The files of a repository and the import statements of each, read by the rules of its language."""
+    """Resolves the import statements of a repository's files by the rules of each language."""
 
     def __init__(self, files: Sequence[TextFile], statements: Mapping[str, Sequence[Import]]) -> None:
         self._paths = PathIndex(files)
         self._statements = statements
 
     def of(self, file: TextFile) -> tuple[str, ...]:
-        """The paths a file imports, once each, in the order it names them."""
+        """Return the paths a file imports, once each, in the order it names them."""
         return tuple(dict.fromkeys(target for target in self._named(file) if target != file.path))
 
     def _named(self, file: TextFile) -> Iterator[str]:
@@ -89,23 +88,24 @@ class ImportResolver:
 
 @dataclass(frozen=True)
 class ImportGraph:
-    """`imports`: path -> the paths in this repository it imports, in the order it names them; `imported_by` is the
-    reverse, in path order. Every given path is a key of both."""
+    """`imports`: path -> the paths in this repository that it imports, in the order it names them; `imported_by` is
+    the reverse, in path order. Every file's path is a key of both."""
 
     imports: dict[str, tuple[str, ...]]
     imported_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def definitions_first(self, paths: Iterable[str]) -> list[str]:
-        """The paths, once each, what is imported before what imports it.
+        """Return the paths, once each, with every file after those it imports.
 
-        In a circle the file goes first that waits for the fewest others, then in path order: always the same answer.
+        In a cycle the file that waits for the fewest others comes first, ties in path order, so that the result is
+        always the same.
         """
         chosen = set(paths)
         uses = {path: [one for one in self.imports.get(path, ()) if one in chosen] for path in sorted(chosen)}
         return [path for circle in _cycles(uses) for path in self._opened(circle)]
 
     def _opened(self, circle: list[str]) -> list[str]:
-        """Files that import each other in a circle, or one alone, in an order that begins with the fewest waits."""
+        """Order the files of a cycle (or a single file): those that wait for the fewest others first."""
         if len(circle) == 1:
             return circle
         within = set(circle)
@@ -126,8 +126,8 @@ class ImportGraph:
         return ordered
 
     def related(self, path: str, limit: int) -> list[str]:
-        """Up to `limit` other paths, nearest first: by steps along imports (what it imports before what imports it),
-        then its tests or files of the same stem, then by folders in common. Always the same answer."""
+        """Return up to `limit` other paths, nearest first: by steps along imports (what it imports before what imports
+        it), then its tests or files of the same stem, then by common folders. The result is always the same."""
         found = dict.fromkeys(itertools.islice(self._by_steps(path), max(limit, 0)))
         by_folders = self._nearness.from_path(path)
         while len(found) < limit and (other := next(by_folders, None)) is not None:
@@ -140,7 +140,7 @@ class ImportGraph:
         return PathNearness(self.imports)
 
     def _by_steps(self, path: str) -> Iterator[str]:
-        """The paths that imports lead to, in either direction, one step after the other."""
+        """Yield the paths that imports lead to, in either direction, step by step."""
         seen = {path: None}
         queue = deque((path,))
         while queue:
@@ -153,9 +153,9 @@ class ImportGraph:
 
 
 def build_import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence[Import]] | None = None) -> ImportGraph:
-    """The import graph of a snapshot's files. Imports of anything outside these files leave no trace.
+    """Build the import graph of a snapshot's files. Imports of anything outside these files are dropped.
 
-    `imports`: path -> the statements of that file, where they have been read before; then no file is parsed.
+    `imports`: path -> the statements of that file, if they have been read before; then no file is parsed.
     """
     statements = {file.path: statements_of(file) for file in files} if imports is None else imports
     targets = ImportResolver(files, statements)
@@ -168,7 +168,7 @@ def build_import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence
 
 
 def _cycles(uses: dict[str, list[str]]) -> Iterator[list[str]]:
-    """The strongly connected components of a graph, used before using (Tarjan 1972, without recursion)."""
+    """Yield the strongly connected components of a graph, imported before importing (Tarjan 1972, no recursion)."""
     number: dict[str, int] = {}
     lowest: dict[str, int] = {}
     stack: list[str] = []

@@ -1,9 +1,4 @@
-"""JavaScript/TypeScript: package.json, tsconfig.
-
-JavaScript packages as package.json and tsconfig.json describe them: names, entries, aliases.
-
-Which file a JavaScript or TypeScript import loads.
-"""
+"""Which file a JavaScript or TypeScript import loads, by package.json and tsconfig.json: names, entries, aliases."""
 
 from __future__ import annotations
 
@@ -27,7 +22,7 @@ _SCRIPT_SUFFIX = re.compile(r"(\.d)?\.[cm]?[jt]sx?$")
 
 
 class NodePackages:
-    """The packages of a repository: which of them a bare name means to a file, and which file that is."""
+    """The packages of a repository: which package a bare name means to a file, and which file that loads."""
 
     def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
@@ -46,7 +41,7 @@ class NodePackages:
         self._aliases_of = cache(self._find_aliases)
 
     def named(self, inside: str, name: str) -> str | None:
-        """The folder of the package that files inside a folder mean by a name, None where it is not of this
+        """Return the folder of the package that files inside a folder mean by a name, or None if it isn't in this
         repository."""
         own = self._own_package(inside)
         if own is None:
@@ -61,8 +56,8 @@ class NodePackages:
         return self._by_name.get((self._top(own), name)) if own in self._workspace or self._members(own) else None
 
     def entries(self, folder: str, subpath: str, accepted: frozenset[str]) -> Iterator[str]:
-        """Where a package's manifest says that it, or a path in it, is to be found; then where the sources of what
-        is built usually lie. `accepted`: the conditions that hold for the import."""
+        """Yield where a package's manifest says that it, or a path in it, is; then where the sources of build output
+        usually are. `accepted`: the export conditions that hold for the import."""
         manifest = self._manifests.get(folder, {})
         wanted = f"./{subpath}" if subpath else "."
         given = list(_exported(manifest.get("exports"), wanted, accepted))
@@ -75,20 +70,20 @@ class NodePackages:
             yield normalize_path(join_path(folder, one))
 
     def main(self, folder: str) -> Iterator[str]:
-        """What a path to a package's folder means by its manifest."""
+        """Yield what a path to a package's folder loads, by its manifest."""
         if isinstance(given := self._manifests.get(folder, {}).get("main"), str):
             yield normalize_path(join_path(folder, given))
 
     def internal(self, inside: str, name: str, accepted: frozenset[str]) -> Iterator[str]:
-        """What `#name` means by the `imports` of the package around a folder."""
+        """Yield what `#name` loads, by the `imports` of the package around a folder."""
         own = self._own_package(inside)
         if own is not None:
             for one in _exported(self._manifests[own].get("imports"), name, accepted):
                 yield normalize_path(join_path(own, one))
 
     def aliases(self, inside: str, module: str) -> Iterator[str]:
-        """What a name means by the `paths` and `baseUrl` of the tsconfig.json or jsconfig.json around a folder, or by
-        the habit of `@/` for a project's sources."""
+        """Yield what a name loads by the `paths` and `baseUrl` of the tsconfig.json or jsconfig.json around a folder,
+        or by the convention that `@/` means a project's sources."""
         base, patterns = self._aliases_of(inside)
         found = sorted((one for one in patterns if _fits_pattern(one, module)), key=lambda one: ("*" in one, -len(one)))
         if found:
@@ -110,7 +105,7 @@ class NodePackages:
         return folder in self._workspace.values()
 
     def _project(self, inside: str) -> list[str]:
-        """The folders from one up to the top of its package, or of the workspace that its package is in."""
+        """Return the folders from one up to the top of its package, or of the workspace its package belongs to."""
         above, own = folders_upward(inside), self._own_package(inside)
         return above if own is None else above[: above.index(self._top(own)) + 1]
 
@@ -137,7 +132,7 @@ class NodePackages:
         return None, {}
 
     def _read_config(self, path: str, depth: int = 5) -> tuple[str | None, dict[str, list[str]]]:
-        """(baseUrl, paths) of a configuration, each where it or what it extends has one, from the repository's top."""
+        """Return (baseUrl, paths) of a configuration or of what it extends, relative to the repository's top."""
         config = _parse_json(self._paths.text(path))
         options, folder = _table(config, "compilerOptions"), folder_of(path)
         base: str | None = None
@@ -161,7 +156,7 @@ class NodePackages:
 
 
 def _exported(value: Any, wanted: str, accepted: frozenset[str]) -> Iterator[str]:
-    """The paths that `exports` or `imports` give for a key, in their order."""
+    """Yield the paths that `exports` or `imports` have for a key, in order."""
     if isinstance(value, dict) and any(key.startswith((".", "#")) for key in value):
         fitting = sorted((key for key in value if _fits_pattern(key, wanted)), key=lambda key: ("*" in key, -len(key)))
         if fitting:
@@ -194,7 +189,7 @@ def _matches(folder: str, top: str, pattern: str) -> bool:
 
 
 def _parse_json(text: str) -> dict[str, Any]:
-    """A JSON object with comments and trailing commas, {} where the text is none."""
+    """Read a JSON object with comments and trailing commas; return {} if the text isn't one."""
     try:
         value = json.loads(_JSON_COMMENTS.sub(lambda match: match.group(1) or "", text))
     except (ValueError, RecursionError):
@@ -209,7 +204,7 @@ def _table(value: dict[str, Any], key: str) -> dict[str, Any]:
 
 _UNTYPED_SUFFIXES = (".js", ".jsx", ".mjs", ".cjs", ".json", ".ts", ".tsx", ".mts", ".cts", ".d.ts", ".vue", ".svelte")
 _TYPED_SUFFIXES = (".ts", ".tsx", ".mts", ".cts", ".d.ts", ".d.mts", ".d.cts", *_UNTYPED_SUFFIXES)
-_SOURCE_SUFFIXES = {  # TypeScript imports its output's name
+_SOURCE_SUFFIXES = {  # TypeScript imports the name of its output
     ".js": (".ts", ".tsx", ".d.ts"),
     ".jsx": (".tsx", ".d.ts"),
     ".mjs": (".mts", ".d.mts"),
@@ -219,7 +214,7 @@ _EXPORT_CONDITIONS = frozenset({"node", "module", "default"})
 
 
 class ScriptResolver:
-    """`of` a statement: a path's file, a package's entry, or what an alias stands for."""
+    """Resolves JavaScript and TypeScript imports: to a path's file, a package's entry or an alias's target."""
 
     def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
@@ -247,7 +242,7 @@ class ScriptResolver:
         return next((found for one in tries if (found := self._file(one, typed))), None)
 
     def _file(self, target: str, typed: bool) -> str | None:
-        """The file of a path as an import writes it: its own, with a suffix added or changed, or its folder's."""
+        """Return the file of an imported path: itself, with a suffix added or changed, or its folder's index."""
         stem, suffix = posixpath.splitext(target)
         suffixes = _TYPED_SUFFIXES if typed else _UNTYPED_SUFFIXES
         tries = [target, *(stem + other for other in _SOURCE_SUFFIXES.get(suffix, ()))] if target else []

@@ -1,10 +1,7 @@
-"""Go, JVM, C/C++.
+"""Import resolvers for Go, the JVM languages (Java, Kotlin, Scala) and the C family.
 
-Which files a Go import means: of the package's files, those that define what the importing file takes from it.
-
-Which files a Java, Kotlin or Scala import means: those that declare what it names.
-
-Which file an #include of C or C++ reads.
+A Go import means those of the package's files that define what the importing file uses; a JVM import the files that
+declare the names in it; an `#include` the file that it reads.
 """
 
 from __future__ import annotations
@@ -28,7 +25,7 @@ from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
 
 _GO_MODULE = re.compile(r"^[ \t]*module[ \t]+\"?([^\s\"]+)", re.MULTILINE)
-_NON_CODE = re.compile(  # each goes on to the end where its own is missing, or broken code takes time squared
+_NON_CODE = re.compile(  # an unclosed one runs to the end of the text: otherwise broken code takes quadratic time
     r"""//[^\n]*+|/\*(?:.*?\*/|.*+)|`[^`]*+`?|"(?:[^"\\\n]++|\\[^\n])*+"?|'(?:[^'\\\n]++|\\[^\n])*+'?""", re.DOTALL
 )
 _WORD = re.compile(r"\w+")
@@ -40,7 +37,7 @@ _GO_GROUP_MEMBER = re.compile(r"^(?:\t| {1,8})(\w+(?:\s*,\s*\w+)*)", re.MULTILIN
 
 
 class GoResolver:
-    """`of` a statement: a blank import means the files with an `init` function."""
+    """Resolves Go's imports. A blank import means the files with an `init` function."""
 
     def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
@@ -61,12 +58,12 @@ class GoResolver:
         yield from sorted(path for path in paths if own_tests or not path.endswith("_test.go"))
 
     def _used(self, path: str, package: str) -> set[str]:
-        """What a file takes from a package by the name that it gives it."""
+        """Return the names a file uses of a package, by the name that it gives the package."""
         if package == "_":
             return {"init"}
         if package == ".":
             return set(_WORD.findall(self._code(path)))
-        # Many times as fast as a pattern that begins with a name's edge.
+        # Many times as fast as a pattern that begins with a word boundary.
         pairs = pairwise(self._code(path).split(f"{package}."))
         return {
             match[0] for before, after in pairs if not _NAME_PART.match(before[-1:]) and (match := _WORD.match(after))
@@ -79,7 +76,7 @@ class GoResolver:
         return None
 
     def _find_definitions(self, folder: str) -> tuple[str, dict[str, list[str]]]:
-        """A package's name, and which of its files define each identifier."""
+        """Return a package's name, and for each identifier the files that define it."""
         package, defined = "", defaultdict[str, list[str]](list)
         for path in self._paths.inside[folder]:
             if not path.endswith(".go"):
@@ -96,7 +93,7 @@ class GoResolver:
 
 _JVM_PACKAGE = re.compile(r"^[ \t]*package[ \t]+([\w.`]+)", re.MULTILINE)
 _JVM_KEYWORDS = "class|interface|object|trait|enum|typealias|type|given|fun|val|var|def"
-_JVM_DECLARATION = re.compile(  # at the margin, where neither language puts anything else
+_JVM_DECLARATION = re.compile(  # at the start of a line, where these languages put nothing else
     rf"^(?:(?!(?:{_JVM_KEYWORDS})\b)[\w@.:]+(?:\([^)\n]*+\))?[ \t]+)*+"
     r"(?:(?:(?:enum|fun)[ \t]+)?(?:class|interface|object|trait|enum|typealias|type|given)[ \t]+`?(\w+)|"
     r"(?:fun|val|var|def)[ \t]+(?:<[^>\n]*>[ \t]*)?(?:[\w<>?*,. ]{1,120}\.)?`?(\w+))",
@@ -108,7 +105,7 @@ _JVM_SUFFIXES = (".java", ".kt", ".kts", ".scala")
 
 
 class JvmResolver:
-    """`of` a statement: of a whole package, the files that declare a name which the importing file uses."""
+    """Resolves JVM imports. A whole package means those of its files that declare a name the importing file uses."""
 
     def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
@@ -138,7 +135,7 @@ class JvmResolver:
                 return
 
     def _meant(self, file: TextFile, found: list[str]) -> list[str]:
-        """A class has one file; Kotlin's functions of one name, and what it expects and provides, may have several."""
+        """A class has one file; Kotlin's functions of one name, and `expect` and `actual`, may have several."""
         return found if file.language == "Kotlin" and found[0].endswith(".kt") else nearest_paths(file.path, found)[:1]
 
 
@@ -147,7 +144,7 @@ def _declarations(file: TextFile) -> set[str]:
     if file.language == "Java":
         return {stem}
     names = {one or two for one, two in _JVM_DECLARATION.findall(file.text)}
-    if file.language == "Kotlin":  # what Java calls the class that holds a file's functions
+    if file.language == "Kotlin":  # Java's name for the class that holds a file's functions
         names.update(_KOTLIN_FACADE.findall(file.text) or [f"{stem}Kt"])
     return names
 
@@ -157,8 +154,8 @@ _PUBLIC_FOLDERS = frozenset({"include", "includes", "inc"})
 
 
 class IncludeResolver:
-    """`of` a statement: beside the file, then in an include folder above it, then the only file that ends like this,
-    or the nearest. `<…>` has to lie below a folder that is called `include`."""
+    """Resolves `#include`: beside the file, then in an include folder above it, then the only path that ends like
+    this, or the nearest. `<…>` has to be below a folder called `include`, `includes` or `inc`."""
 
     def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
@@ -188,5 +185,5 @@ class IncludeResolver:
 
     @staticmethod
     def _public(path: str, name: str) -> bool:
-        """Whether `<name>` may mean a path: it lies below a folder that is called so."""
+        """Whether `<name>` may mean a path: it is below a folder for public headers."""
         return posixpath.basename(path[: len(path) - len(name)].rstrip("/")) in _PUBLIC_FOLDERS

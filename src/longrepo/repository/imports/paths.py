@@ -1,9 +1,4 @@
-"""Path lookup and nearness.
-
-The files of a repository, looked up by path, by name and by folder.
-
-Paths by nearness in the folder tree: first those of the same stem, then all, by steps up and down folders.
-"""
+"""Lookup of a repository's files by path, name and folder, and the paths nearest to one in the folder tree."""
 
 from __future__ import annotations
 
@@ -17,8 +12,8 @@ from longrepo.repository.types import TextFile
 
 
 class PathIndex:
-    """`files` by path; `named` the paths by file name, `inside` by folder ("" is the top), all in path order.
-    `folders` holds every folder, those without files of their own too."""
+    """`files` by path; paths by file name (`named`) and by folder (`inside`; "" is the top), all in path order.
+    `folders` holds every folder, even those without files of their own."""
 
     def __init__(self, files: Sequence[TextFile]) -> None:
         self.files = {file.path: file for file in sorted(files, key=lambda file: file.path)}
@@ -31,21 +26,21 @@ class PathIndex:
         self.folders = {""}.union(*map(folders_upward, [*self.inside]))
 
     def first(self, candidates: Iterable[str]) -> str | None:
-        """The first of the candidates that there is."""
+        """Return the first candidate that exists."""
         return next((path for path in candidates if path in self.files), None)
 
     def text(self, path: str) -> str:
-        """A file's text."""
+        """Return a file's text."""
         return self.files[path].text
 
 
 def folder_of(path: str) -> str:
-    """The folder that holds a path, "" for the top."""
+    """Return the folder that holds a path, "" for the top."""
     return path.rpartition("/")[0]
 
 
 def folders_upward(folder: str) -> list[str]:
-    """A folder and those that hold it, the top last."""
+    """Return a folder and those that hold it, the top last."""
     found = [folder]
     while found[-1]:
         found.append(folder_of(found[-1]))
@@ -53,25 +48,25 @@ def folders_upward(folder: str) -> list[str]:
 
 
 def join_path(folder: str, path: str) -> str:
-    """`folder/path`, of which either may be empty."""
+    """Return `folder/path`, either of which may be empty."""
     return f"{folder}/{path}" if folder and path else folder or path
 
 
 def normalize_path(path: str) -> str:
-    """A path without `.` and `..`; "" is the top."""
+    """Return a path without `.` and `..`; "" is the top."""
     path = posixpath.normpath(path)
     return "" if path == "." else path
 
 
 def folders_with_inner(folder: str, inner: Sequence[str]) -> Iterator[str]:
-    """A folder and those that hold it, each followed by the `inner` folders it could have."""
+    """Yield a folder and those that hold it, each followed by the `inner` folders it could have."""
     for one in folders_upward(folder):
         yield one
         yield from (join_path(one, name) for name in inner)
 
 
 def nearest_paths(path: str, candidates: Sequence[str]) -> list[str]:
-    """The candidates that share the most folders with a path; of these, the ones with the fewest more."""
+    """Return the candidates that share the most folders with a path; of these, the ones in the fewest folders."""
     if len(candidates) < 2:
         return list(candidates)
     here = path.split("/")[:-1]
@@ -92,7 +87,7 @@ _TEST_AFFIX = re.compile(r"^tests?_(?=.)|(?<=.)[._-](tests?|spec)$|(?<=[a-z0-9])
 
 
 class PathNearness:
-    """An index over paths; a walk from one of them costs as much as what is taken of it."""
+    """An index of paths by nearness; a walk costs in proportion to the paths taken from it."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         ordered = sorted(paths)
@@ -103,7 +98,7 @@ class PathNearness:
         self._same_stem = {stem: _FolderTree(ones) for stem, ones in same_stem.items()}
 
     def from_path(self, path: str) -> Iterator[str]:
-        """All paths, nearest first, those of the same stem before the others; many come more than once."""
+        """Yield all paths, nearest first, those of the same stem before the others; many come more than once."""
         if tree := self._same_stem.get(_stem(path)):
             yield from tree.from_path(path)
         yield from self._all.from_path(path)
@@ -119,8 +114,8 @@ class _FolderTree:
                 self._levels = max(self._levels, up + 1)
 
     def from_path(self, path: str) -> Iterator[str]:
-        """The paths by how many folders one goes up and down to them, then in path order; a path comes again where
-        one goes further up and back."""
+        """Yield the paths by the number of folders up and down to them, then in path order; a path comes again if it
+        is also reached by going further up and back."""
         folders = _folders(path)
         for steps in range(len(folders) + self._levels):
             levels = (self._below.get((folder, steps - up), ()) for up, folder in enumerate(folders[: steps + 1]))
@@ -128,7 +123,7 @@ class _FolderTree:
 
 
 def _folders(path: str) -> list[str]:
-    """The folders that hold a path, its own first, the root as "" last."""
+    """Return the folders that hold a path, its own first, the root ("") last."""
     found = [path.rpartition("/")[0]]
     while found[-1]:
         found.append(found[-1].rpartition("/")[0])
@@ -136,6 +131,6 @@ def _folders(path: str) -> list[str]:
 
 
 def _stem(path: str) -> str:
-    """A name that a file shares with its tests: `test_sizes.py`, `SizesTest.java`, `sizes.spec.ts`, `sizes.py`."""
+    """Return the name a file shares with its tests: `test_sizes.py`, `SizesTest.java`, `sizes.spec.ts`, `sizes.py`."""
     name = path.rpartition("/")[2]
     return _TEST_AFFIX.sub("", name.rpartition(".")[0] or name).lower()

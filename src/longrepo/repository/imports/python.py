@@ -19,7 +19,7 @@ _SOURCE_FOLDERS = ("src", "lib")
 
 
 class PythonResolver:
-    """`of` a statement: the module's own file, or for `from package import name` the submodule of that name."""
+    """Resolves Python's imports: to the module's file, or for `from package import name` the submodule of that name."""
 
     def __init__(self, paths: PathIndex, statements: Mapping[str, Sequence[Import]]) -> None:
         self._paths = paths
@@ -47,7 +47,7 @@ class PythonResolver:
                 return
 
     def _shown_packages(self, folder: str, module: str, level: int, names: tuple[str, ...]) -> frozenset[str]:
-        """Folders that an import shows to be packages: an empty __init__.py is not among the files."""
+        """Return the folders that an import shows to be packages: an empty __init__.py isn't among the files."""
         parts = module.split(".")
         above = folders_upward(folder)
         if level:
@@ -59,7 +59,7 @@ class PythonResolver:
                 whole = join_path(root, "/".join(parts))
                 if whole in self._paths.folders or self._under(whole, (), _MODULE_SUFFIXES):
                     packages = folders_upward(whole)[: len(parts)]
-                    # Tests are often started as scripts, too.
+                    # Tests are often started as scripts too.
                     return frozenset(one for one in packages if not one.rpartition("/")[2].startswith("test"))
         return frozenset()
 
@@ -70,15 +70,15 @@ class PythonResolver:
         return [own, *known] if own and len(known) < max(len(submodules), 1) else known
 
     def _find_roots(self, folder: str, name: str) -> list[str]:
-        """Folders that may be on Python's path and hold this name: the file's own and those above it, the nearest
-        first, each with its `src` and `lib`; what the project declares; any other that holds such a package."""
+        """Return folders that may be on Python's path and hold this name: the file's own and those above it, nearest
+        first, each with its `src` and `lib`; those the project declares; any other that holds such a package."""
         roots = [
             *self._holders(folder, name),
             *(root for root in self._declared if root in self._holding.get(name, ())),
         ]
         if name not in sys.stdlib_module_names:
             roots += sorted(root for root in self._holding.get(name, ()) if join_path(root, name) in self._packages)
-        # A module of a package sees its neighbors with a dot alone.
+        # A module of a package reaches its neighbors only with a leading dot.
         return [root for root in dict.fromkeys(roots) if root not in self._packages]
 
     def _holders(self, folder: str, name: str) -> list[str]:
@@ -87,7 +87,7 @@ class PythonResolver:
 
 
 def _folders_by_module_name(paths: PathIndex) -> defaultdict[str, set[str]]:
-    """What a module or package may be called -> the folders that hold something of this name."""
+    """Return module or package name -> the folders that hold something of this name."""
     holding: defaultdict[str, set[str]] = defaultdict(set)
     for folder in paths.folders:
         holding[folder.rpartition("/")[2]].add(folder_of(folder))
@@ -99,7 +99,7 @@ def _folders_by_module_name(paths: PathIndex) -> defaultdict[str, set[str]]:
 
 
 def _declared_roots(paths: PathIndex) -> Iterator[str]:
-    """Source folders that each pyproject.toml names to setuptools and pytest."""
+    """Yield the source folders that each pyproject.toml declares for setuptools and pytest."""
     for path in paths.named["pyproject.toml"]:
         try:
             tool = tomllib.loads(paths.text(path)).get("tool", {})

@@ -1,8 +1,6 @@
-"""Rust: Cargo, mod, use.
+"""Which file a Rust `mod` or `use` means: the file of the module whose item it names.
 
-Rust packages as their Cargo.toml files describe them: crate roots, and what a package calls other crates.
-
-Which file a Rust `mod` or `use` means: the file of the module whose item is named.
+Cargo.toml files describe the packages: their crate roots, and the names by which they call other crates.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ _DEPENDENCY_TABLES = ("dependencies", "dev-dependencies", "build-dependencies")
 @dataclass(frozen=True)
 class CargoPackage:
     """`roots`: the files that rustc is started on. `crates`: a name that `use` may begin with -> the root of that
-    crate of this repository. `names_from_root`: edition 2015, where paths begin at the crate's root."""
+    crate in this repository. `names_from_root`: edition 2015, whose paths begin at the crate's root."""
 
     library: str | None
     roots: tuple[str, ...]
@@ -36,7 +34,7 @@ class CargoPackage:
 
 
 def cargo_packages(paths: PathIndex) -> dict[str, CargoPackage]:
-    """The packages of a repository by folder."""
+    """Return the packages of a repository by folder."""
     manifests = dict(_manifests(paths))
     found: dict[str, CargoPackage] = {}
     for folder, manifest in manifests.items():
@@ -138,7 +136,7 @@ _NO_PACKAGE = CargoPackage(None, (), False)
 
 
 class RustResolver:
-    """`of` a statement: the file that `mod name;` reads, or that holds the module a `use` takes something from."""
+    """Resolves Rust's statements: to the file that `mod name;` reads, or that holds the module a `use` names."""
 
     def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
@@ -168,7 +166,7 @@ class RustResolver:
             base, rest = own, [head, *rest]
         elif crate := package.crates.get(head):
             base, root = folder_of(crate), crate
-            # What it does not show as a module is, to other crates, the name of an item.
+            # To other crates, a name that isn't one of its public modules is an item.
             rest = rest if rest and rest[0] in self._shown_by(crate) else []
         elif package.names_from_root and root and self._child(folder_of(root), head):
             base, rest = folder_of(root), [head, *rest]
@@ -178,13 +176,13 @@ class RustResolver:
         yield from (found,) if found else ()
 
     def extern_crates(self, file: TextFile) -> Iterator[str]:
-        """The crates of this repository that `extern crate` names."""
+        """Yield the crates of this repository that `extern crate` names."""
         if "extern crate" in file.text:
             crates = self._package_of(file.path).crates
             yield from (crates[name] for name in _EXTERN_CRATE.findall(file.text) if name in crates)
 
     def _holding(self, base: str, parts: list[str], root: str | None) -> str | None:
-        """The file of the innermost module that a path below `base` names: its last parts may name items."""
+        """Return the file of the innermost module that a path below `base` names: its last parts may name items."""
         for end in range(len(parts), 0, -1):
             if found := self._child(base, "/".join(parts[:end])):
                 return found
@@ -206,13 +204,13 @@ class RustResolver:
         return self._paths.first((f"{module}.rs", f"{module}/mod.rs"))
 
     def _own_folder(self, path: str) -> str:
-        """Where the child modules of a file lie."""
+        """Return the folder that holds the child modules of a file."""
         if path in self._roots or path.endswith("/mod.rs"):
             return folder_of(path)
         return path.removesuffix(".rs")
 
     def _find_root(self, path: str) -> str | None:
-        """The root of the crate a file belongs to; of several in one folder, the library's."""
+        """Return the root of the crate a file belongs to; of several in one folder, the library's."""
         if path in self._roots:
             return path
         for folder in folders_upward(folder_of(path)):

@@ -1,4 +1,4 @@
-"""What a file says it imports, in each language's own words; `targets.py` finds the files these mean."""
+"""The import statements of a file, as each language writes them; `graph.py` finds the files they mean."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from longrepo.repository.types import TextFile
 
 
 class Import(NamedTuple):
-    """`module` as written, its parts joined by the language's own sign; `names` taken from it (Python), given to it
-    (Go), declared and read from (Rust's `mod`), or `require` where that is the word (JavaScript); `level` counts a
-    relative import's dots (Python); `line` begins at 1."""
+    """An import statement. `module` is as written, its parts joined by the language's own separator; `names` are those
+    imported from it (Python), its local name (Go), the module and the file it is read from (Rust's `mod`), or
+    `require` if that is how it is imported (JavaScript); `level` counts a relative import's dots (Python); `line`
+    begins at 1."""
 
     module: str
     names: tuple[str, ...]
@@ -24,13 +25,13 @@ class Import(NamedTuple):
 
 
 def read_imports(file: TextFile) -> tuple[Import, ...]:
-    """The import statements of a Python, Rust, Go, JavaScript, TypeScript, Java, Kotlin, Scala, C or C++ file."""
+    """Return the imports of a Python, Rust, Go, JavaScript, TypeScript, Java, Kotlin, Scala, C or C++ file."""
     parsed = parse_syntax(file.text, file.language) if file.language in _READERS else None
     return imports_in(parsed) if parsed else ()
 
 
 def imports_in(parsed: SyntaxTree) -> tuple[Import, ...]:
-    """The import statements of a text in order."""
+    """Return the import statements of a text in order."""
     reader = _READERS.get(parsed.language)
     if reader is None:
         return ()
@@ -69,7 +70,7 @@ def _rust(parsed: SyntaxTree, index: int, node: Node) -> Iterator[Import]:
 
 
 def _inline_modules(parsed: SyntaxTree, index: int) -> list[str]:
-    """The names of the modules around a node that have their body in this file, the outermost first."""
+    """Return the names of the modules around a node whose bodies are in this file, the outermost first."""
     names = list[str]()
     while (index := parsed.above[index]) >= 0:
         if parsed.types[index] == "mod_item" and (name := parsed.nodes[index].child_by_field_name("name")):
@@ -78,7 +79,7 @@ def _inline_modules(parsed: SyntaxTree, index: int) -> list[str]:
 
 
 def _from_file(path: str, inline: list[str]) -> str:
-    """A path in a module within a file, as the file's own module would write it."""
+    """Return a path written in an inline module as the file's own module would write it."""
     parts = path.split("::")
     if not inline or parts[0] not in ("self", "super"):
         return path
@@ -91,7 +92,7 @@ def _from_file(path: str, inline: list[str]) -> str:
 
 
 def _path_attribute(parsed: SyntaxTree, node: Node) -> Iterator[str]:
-    """The file that `#[path = "…"]` before a `mod` names."""
+    """Yield the file that `#[path = "…"]` before a `mod` names."""
     before = node.prev_named_sibling
     while before is not None and before.type == "attribute_item":
         words = parsed.source(before).split('"')
@@ -101,7 +102,7 @@ def _path_attribute(parsed: SyntaxTree, node: Node) -> Iterator[str]:
 
 
 def _use_paths(parsed: SyntaxTree, node: Node, prefix: str, depth: int) -> Iterator[str]:
-    if depth == 0:  # nobody writes this; a recursion has to end
+    if depth == 0:  # nobody nests this deep; the recursion has to end
         return
     if node.type == "scoped_use_list":
         path, inner = node.child_by_field_name("path"), node.child_by_field_name("list")
