@@ -30,6 +30,7 @@ from capped import MemoryCgroup, memory_cgroup
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.memory.budget import find_budget
+from longrepo.memory.guard import machine_guard
 from longrepo.memory.planner import MemoryPlanner, plan_run
 from longrepo.reports.training import TerminalReporter
 from longrepo.training.checkpoint import open_run_folder
@@ -37,7 +38,6 @@ from longrepo.training.events import UpdateRecord
 from longrepo.training.loop import train
 from longrepo.training.plan import RunStart, make_plan
 from longrepo.training.resume import find_run, resume_start
-from longrepo.training.step_down import make_run_memory
 
 GIB, MIB = 2**30, 2**20
 VOCABULARY, UPDATES, DISTURBED_AFTER = 512, 3, 1
@@ -224,7 +224,8 @@ def child(arguments: argparse.Namespace) -> None:
         reporter.note(line)
     with open_run_folder(path, resuming) as run:
         engine = TorchEngine.create(plan.settings, Tokenizer(), "cpu")  # type: ignore[arg-type]
-        train(engine, plan, run, reporter, memory=make_run_memory(planner, run_plan, engine.peak_memory))
+        guard = machine_guard("cpu", plan.settings.memory.budget_gb, engine.peak_memory)
+        train(engine, plan, run, reporter, memory=run_plan, make_guard=guard)
 
 
 def make_base(folder: Path, layers: int) -> None:

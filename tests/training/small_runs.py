@@ -13,12 +13,13 @@ from fake_engine import VOCABULARY, FakeEngine
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
+from longrepo.memory.guard import GuardFactory, NoGuard
+from longrepo.memory.planner import MemoryPlan
 from longrepo.training.checkpoint import open_run_folder
 from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
 from longrepo.training.loop import RunOutcome, train
 from longrepo.training.plan import RunStart, make_plan
 from longrepo.training.resume import find_run, resume_start, start_from_checkpoint
-from longrepo.training.step_down import RunMemory
 
 SMALL = (
     "long_context.phase1_max_length=64", "long_context.phase1_epochs=2", "long_context.phase2_min_length=80",
@@ -118,7 +119,8 @@ def run(
     source: MemorySource | None = None,
     engine: FakeEngine | None = None,
     told: Told | None = None,
-    memory: RunMemory | None = None,
+    memory: MemoryPlan | None = None,
+    make_guard: GuardFactory = lambda write, record: NoGuard(),
 ) -> RunOutcome:
     """What the command does, with the fake engine."""
     source, settings = source or sequences(), settings_with(*overrides)
@@ -131,7 +133,9 @@ def run(
         start = RunStart("new", settings, epochs=epochs)
     plan = make_plan(start, source, "memory")
     with open_run_folder(output, resuming=resume is not None) as folder:
-        return train(engine or FakeEngine(), plan, folder, told if told is not None else Told(), memory=memory)
+        return train(
+            engine or FakeEngine(), plan, folder, told if told is not None else Told(), None, memory, make_guard
+        )
 
 
 def weights_of(run: Path) -> bytes:

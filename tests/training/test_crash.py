@@ -13,10 +13,10 @@ from test_step_down import DISK, MEMORY, MIB, SMALLER, planned
 
 from longrepo.errors import OutOfMemory, RunError
 from longrepo.memory.budget import MemoryPressure, MemorySample
+from longrepo.memory.guard import RecordingSensors
 from longrepo.training import crash
 from longrepo.training.crash import CrashMarker
 from longrepo.training.state import MemoryState
-from longrepo.training.step_down import RecordingSensors
 
 
 class Killed(BaseException):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ from small_runs import Told, records, run, weights_of
 
 from longrepo.engines.base import StepMethod
 from longrepo.errors import OutOfMemory
-from longrepo.memory.guard import GuardVerdict
+from longrepo.memory.guard import GuardVerdict, NoGuard
 from longrepo.memory.methods import Methods
+from longrepo.memory.planner import MemoryPlan, PhaseMemoryPlan, largest_modules
 from longrepo.training import step_down
-from longrepo.training.step_down import NoGuard, RunMemory, largest_modules
 
 MIB = 2**20
 MEMORY, DISK = StepMethod("chunked", 32), StepMethod("chunked", 32, "disk")
@@ -39,8 +39,13 @@ def ladder(length: int, *methods: StepMethod) -> Methods:
     return Methods(rungs, rungs[0])
 
 
-def planned(*methods: StepMethod, **more: Any) -> RunMemory:
-    return RunMemory({number: ladder(length, *methods) for number, length in LENGTHS.items()}, **more)
+def planned(*methods: StepMethod, **more: Any) -> MemoryPlan:
+    return of({number: ladder(length, *methods) for number, length in LENGTHS.items()}, **more)
+
+
+def of(phases: Mapping[int, Methods], **more: Any) -> MemoryPlan:
+    found: Any = {n: PhaseMemoryPlan(number=n, **vars(methods)) for n, methods in phases.items()}
+    return MemoryPlan(found, **more)
 
 
 def failing(*calls: int, at: str = "accumulate") -> Callable[[str], bool]:
@@ -221,28 +226,28 @@ class Shrinking(NoGuard):
 
 
 def test_a_limit_that_shrinks_lets_the_next_update_run_by_what_fits(tmp_path: Path, undisturbed: Path) -> None:
-    engine, told, watch = FakeEngine(), Told(), Shrinking(at=3, room=5 * MIB)
-    memory = planned(MEMORY, DISK, RECOMPUTE, watch=lambda write, note: watch)
-    run(tmp_path / "run", engine=engine, told=told, memory=memory)
+    engine, told, guard = FakeEngine(), Told(), Shrinking(at=3, room=5 * MIB)
+    memory = planned(MEMORY, DISK, RECOMPUTE)
+    run(tmp_path / "run", engine=engine, told=told, memory=memory, make_guard=lambda *_: guard)
     assert engine.used[:2] == [str(MEMORY), str(RECOMPUTE)], "the disk's 6 MiB wouldn't fit"
-    assert watch.plans[2:4] == [8 * MIB + 64, 4 * MIB + 64]
+    assert guard.plans[2:4] == [8 * MIB + 64, 4 * MIB + 64]
     assert weights_of(tmp_path / "run") == weights_of(undisturbed)
     assert told.updates[0].memory == {"room": 5 * MIB}
 
 
 def test_where_nothing_fits_the_lowest_is_tried_before_the_run_gives_up(tmp_path: Path) -> None:
-    engine, watch = FakeEngine(), Shrinking(at=3, room=MIB)
+    engine, guard = FakeEngine(), Shrinking(at=3, room=MIB)
     with pytest.raises(OutOfMemory, match="the limit shrank; nothing needs less"):
-        run(tmp_path / "run", engine=engine, memory=planned(MEMORY, DISK, RECOMPUTE, watch=lambda write, note: watch))
+        run(tmp_path / "run", engine=engine, memory=planned(MEMORY, DISK, RECOMPUTE), make_guard=lambda *_: guard)
     assert engine.used == [str(MEMORY), str(RECOMPUTE)]
     state = json.loads((tmp_path / "run" / "last" / "state.json").read_text())["state"]
     assert state["update"] == 3
 
 
 def test_pressure_is_waited_out_and_the_run_goes_on_as_it_was(tmp_path: Path, undisturbed: Path) -> None:
-    told, watch = Told(), Shrinking(at=3, room=0, action="pause")
-    run(tmp_path / "run", told=told, memory=planned(MEMORY, DISK, watch=lambda write, note: watch))
-    assert watch.waited == 1 and "paused, going on" in told.notes
+    told, guard = Told(), Shrinking(at=3, room=0, action="pause")
+    run(tmp_path / "run", told=told, memory=planned(MEMORY, DISK), make_guard=lambda *_: guard)
+    assert guard.waited == 1 and "paused, going on" in told.notes
     assert weights_of(tmp_path / "run") == weights_of(undisturbed)
 
 
@@ -253,7 +258,7 @@ def test_a_resumed_run_keeps_its_methods_whatever_the_plan_would_choose_now(tmp_
         n: Methods(ladder(length, MEMORY, DISK).estimates[::-1], ladder(length, DISK).chosen)
         for n, length in LENGTHS.items()
     }
-    run(tmp_path / "run", resume="auto", epochs=3, engine=engine, memory=RunMemory(now))
+    run(tmp_path / "run", resume="auto", epochs=3, engine=engine, memory=of(now))
     assert engine.used == [str(MEMORY)] * 2
     engine, told = FakeEngine(), Told()
     run(tmp_path / "other", epochs=1, memory=planned(MEMORY))

@@ -74,8 +74,8 @@ def test_out_of_memory_at_micro_batch_3_of_update_2(
 
 
 def test_a_limit_that_shrinks_between_two_updates(base: Path, undisturbed: Path, tmp_path: Path) -> None:
-    tried, watch = engine(base), Shrinking(at=2, room=7 * MIB)
-    run(tmp_path / "run", *of(base), engine=tried, memory=planned(MEMORY, DISK, watch=lambda write, note: watch))
+    tried, guard = engine(base), Shrinking(at=2, room=7 * MIB)
+    run(tmp_path / "run", *of(base), engine=tried, memory=planned(MEMORY, DISK), make_guard=lambda *_: guard)
     assert tried.method == DISK and weights_of(tmp_path / "run") == weights_of(undisturbed)
 
 

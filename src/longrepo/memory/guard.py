@@ -9,13 +9,22 @@ import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from statistics import median
 from threading import Event, Lock, Thread
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
-from longrepo.memory.budget import GIB, MAC_WARNING, AvailableMemory, MachineSensors, MemorySample, MemorySensors
+from longrepo.memory.budget import (
+    GIB,
+    MAC_CRITICAL,
+    MAC_WARNING,
+    AvailableMemory,
+    MachineSensors,
+    MemorySample,
+    MemorySensors,
+)
 
 SAMPLE_SECONDS = 1.0  # seconds between samples, and between looks while it waits
 REPORT_SECONDS, MAX_WAIT_SECONDS = 60.0, 600.0  # seconds
@@ -242,3 +251,72 @@ class SpeedHistory:
         share = median(recent) / median(usual)
         self._slow[up_to] = slow = share < (USUAL_SHARE if before else SLOW_SHARE)
         return SpeedChange(share, up_to, slow, slow != before)
+
+
+class StepGuard(AbstractContextManager[Any], Protocol):
+    """What a training loop asks of a guard; see `MemoryGuard`."""
+
+    planned: int
+
+    def boundary(self) -> GuardVerdict: ...
+
+    def step(self, tokens: int, seconds: float, length: int) -> str | None: ...
+
+    def take(self) -> TelemetryRecord: ...
+
+    def wait_for_memory(self, say: Callable[[str], None], stop: Callable[[], bool]) -> bool: ...
+
+
+class NoGuard:
+    """A guard that always says to go on."""
+
+    planned = 0
+
+    def boundary(self) -> GuardVerdict:
+        return GuardVerdict("go", "", 0)
+
+    def step(self, tokens: int, seconds: float, length: int) -> str | None:
+        return None
+
+    def take(self) -> TelemetryRecord:
+        return {}
+
+    def wait_for_memory(self, say: Callable[[str], None], stop: Callable[[], bool]) -> bool:
+        return True
+
+    def __enter__(self) -> NoGuard:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+
+class RecordingSensors:
+    """Sensors whose samples are recorded, so that a process that is killed leaves its last one behind."""
+
+    def __init__(
+        self, sensors: MemorySensors, read_peak: Callable[[], int], record: Callable[[TelemetryRecord], None]
+    ) -> None:
+        self._sensors, self._read_peak, self._record = sensors, read_peak, record
+        self.room = sensors.room
+
+    def sample(self) -> MemorySample:
+        sample = self._sensors.sample()
+        critical = sample.pressure.level >= MAC_CRITICAL
+        self._record({"used": self._read_peak(), "limit": self.room().limit, "critical": critical})
+        return sample
+
+
+# (where events are written, where samples are recorded) -> the guard
+GuardFactory = Callable[[Callable[[TelemetryRecord], None], Callable[[TelemetryRecord], None]], StepGuard]
+
+
+def machine_guard(device: str, budget_gb: float | None, read_peak: Callable[[], int]) -> GuardFactory:
+    """Make a guard over this machine's own sensors. `budget_gb`: `memory.budget_gb`; `read_peak`: the engine's."""
+    budget = None if budget_gb is None else int(budget_gb * GIB)
+
+    def make(write: Callable[[TelemetryRecord], None], record: Callable[[TelemetryRecord], None]) -> StepGuard:
+        sensors = RecordingSensors(MachineSensors(device), read_peak, record)
+        return MemoryGuard(device, budget, read_peak, write, sensors=sensors)
+
+    return make

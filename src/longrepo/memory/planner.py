@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -25,11 +25,15 @@ from longrepo.engines.registry import select_device
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget, find_budget, process_memory
 from longrepo.memory.estimate import Estimator, StepMemory, code_identity
+from longrepo.memory.methods import Methods
 from longrepo.rope.apply import NATIVE_CONTEXT, describe_context
 from longrepo.utils.cache import JsonCache
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName, EngineSelection
+
+
+NO_BUDGET = Budget(sys.maxsize, "no budget was asked for", limit=False)
 
 
 @dataclass(frozen=True)
@@ -79,14 +83,13 @@ class StepEstimate:
         }
 
 
-@dataclass(frozen=True)
-class PhaseMemoryPlan:
-    """`rungs`: every method there is, from the cheapest in time to the leanest; `chosen`: the first that fits, at the
-    positions of `context`."""
+@dataclass(frozen=True, kw_only=True)
+class PhaseMemoryPlan(Methods):
+    """The methods for a phase's longest sequence at the positions of `context`; the first that fits is chosen."""
 
-    number: int
     estimates: tuple[StepEstimate, ...]
     chosen: StepEstimate
+    number: int
     context: ContextSettings = NATIVE_CONTEXT
 
     def as_dict(self) -> dict[str, Any]:
@@ -104,15 +107,28 @@ class PhaseMemoryPlan:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Phase number → its plan."""
+    """What a run needs on a device within its budget, by phase. A phase that isn't planned runs as the engine stands.
 
-    phases: Mapping[int, PhaseMemoryPlan]
-    budget: Budget
-    device: str
+    `shorter` plans a phase's sequences cut to a number of tokens, and `largest` names the LoRA modules to freeze first:
+    both for `memory.allow_lossy`.
+    """
+
+    phases: Mapping[int, PhaseMemoryPlan] = field(default_factory=dict)
+    budget: Budget = NO_BUDGET
+    device: str = "cpu"
+    shorter: Callable[[int, int], Methods] | None = None  # (phase, tokens)
+    largest: tuple[str, ...] = ()
+
+    def methods(self, phase: int, cut_to: int | None = None) -> Methods | None:
+        """The methods of a phase, its sequences cut to `cut_to` tokens; None if it isn't planned."""
+        whole = self.phases.get(phase)
+        if whole is None or cut_to is None or whole.chosen.length <= cut_to or self.shorter is None:
+            return whole
+        return self.shorter(phase, cut_to)
 
     @property
     def peak(self) -> int:
-        """Bytes of the phase that needs most; 0 where none is left."""
+        """Bytes of the phase that needs most; 0 if there is none."""
         return max((phase.chosen.peak for phase in self.phases.values()), default=0)
 
     @property
@@ -137,7 +153,6 @@ CHUNK_SIZES = (1024, 512, 256, 128)
 LENGTH_STEP = 128  # tokens: lengths that are looked for are multiples of it
 MAX_LENGTH = 131_072
 DISK_SHARE = 0.9  # of the free space, where memory.max_disk_gb doesn't say
-NO_BUDGET = Budget(sys.maxsize, "no budget was asked for", limit=False)
 
 
 @dataclass(frozen=True)
@@ -257,23 +272,45 @@ class MemoryPlanner:
 
 
 def plan_run(planner: MemoryPlanner, phases: Sequence[Phase], budget: Budget) -> MemoryPlan:
-    """Each phase at its positions by the cheapest method that fits its longest sequence.
+    """Plan each phase at its positions by the cheapest method that fits its longest sequence.
 
-    Raises InputError where none does, with the nearest settings that do, or where the model can't be computed so.
+    Raises InputError if none does, naming the nearest settings that do, or if the model can't be computed so.
     """
-    planned = {}
     check_weights_fit(planner, budget)
-    for phase in phases:
-        length, at = phase.max_length, checked_phase_planner(planner, phase)
-        rungs = at.estimates(length)
-        chosen = rungs[0] if rungs[0].fits(budget.bytes, at.disk) else None
-        if chosen is None and rungs[-1].peak > budget.bytes:  # the leanest: no need to plan those between
-            raise InputError(_refusal_message(at, phase, rungs[-1:], budget))
-        chosen = chosen or next((rung for rung in rungs if rung.fits(budget.bytes, at.disk)), None)
-        if chosen is None:
-            raise InputError(_refusal_message(at, phase, rungs, budget))
-        planned[phase.number] = PhaseMemoryPlan(phase.number, rungs, chosen, phase.context)
-    return MemoryPlan(planned, budget, planner.estimator.device)
+    planned = {phase.number: _plan_phase(planner, phase, budget) for phase in phases}
+
+    def shorter(phase: int, length: int) -> Methods:
+        estimates = planner.at(planned[phase].context).estimates(length)
+        # Not the plain step if there is another: the validation set, which isn't cut, is scored by it, too.
+        first = next((estimate for estimate in estimates if estimate.method.step == "chunked"), estimates[0])
+        return Methods(estimates, first, planner.disk)
+
+    all_weights = planner.settings.training.weights == "all"
+    trained = tuple(planner.shape.lora) if all_weights else planner.settings.lora.target_modules
+    largest = largest_modules(planner.shape.lora, trained)
+    return MemoryPlan(planned, budget, planner.estimator.device, shorter, largest)
+
+
+def _plan_phase(planner: MemoryPlanner, phase: Phase, budget: Budget) -> PhaseMemoryPlan:
+    at = checked_phase_planner(planner, phase)
+    estimates = at.estimates(phase.max_length)
+    chosen = estimates[0] if estimates[0].fits(budget.bytes, at.disk) else None
+    if chosen is None and estimates[-1].peak > budget.bytes:  # the leanest: no need to plan those between
+        raise InputError(_refusal_message(at, phase, estimates[-1:], budget))
+    chosen = chosen or next((estimate for estimate in estimates if estimate.fits(budget.bytes, at.disk)), None)
+    if chosen is None:
+        raise InputError(_refusal_message(at, phase, estimates, budget))
+    return PhaseMemoryPlan(
+        estimates=estimates, chosen=chosen, disk=planner.disk, number=phase.number, context=phase.context
+    )
+
+
+def largest_modules(sizes: Mapping[str, int], targets: Sequence[str]) -> tuple[str, ...]:
+    """The modules with the most LoRA parameters: those of the MLP, if they are among the targets; none if nothing
+    else would be left to train. `sizes`: input plus output features by module name."""
+    most = max((sizes[name] for name in targets), default=0)
+    largest = tuple(name for name in targets if sizes[name] == most)
+    return largest if len(largest) < len(targets) else ()
 
 
 def phase_planner(planner: MemoryPlanner, given: PhaseConfig) -> MemoryPlanner:

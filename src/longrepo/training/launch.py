@@ -14,10 +14,10 @@ from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateR
 from longrepo.utils.files import write_text_file
 
 if TYPE_CHECKING:
-    from longrepo.data.tokenizer import RepoTokenizer
-    from longrepo.engines.registry import EngineSelection
-    from longrepo.memory.planner import MemoryPlan, MemoryPlanner
+    from longrepo.data.dataset import SequenceFile
+    from longrepo.memory.planner import MemoryPlan
     from longrepo.training.plan import TrainingPlan
+    from longrepo.training.resume import ResumableRun
 
 
 DEFAULT_OUTPUT = Path("model_long_context")  # the guide's
@@ -73,92 +73,82 @@ class SilentReporter:
         """Nothing."""
 
 
-@dataclass(frozen=True)
-class _PlannedRun:
-    """What is going to run: nothing is wrong with it as far as can be told before a model is loaded."""
-
-    output: Path
-    sequences: Path
-    resuming: bool
-    plan: TrainingPlan
-    choice: EngineSelection
-    tokenizer: RepoTokenizer
-
-
 def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
-    """Train as asked. Raises InputError for what can't be trained, RunError for what fails on the way."""
-    from longrepo.engines.registry import create_engine
-    from longrepo.training.checkpoint import open_run_folder
+    """Train as requested. Raises InputError for what can't be trained, RunError for what fails on the way.
 
-    asked = _plan_run(request)
-    plan, choice, tokenizer = asked.plan, asked.choice, asked.tokenizer
-    planner, memory = _plan_memory(plan, choice, request.device, asked.output)
-    with open_run_folder(asked.output, resuming=asked.resuming) as run:
+    First what to train (`TrainingPlan`), then what that needs (`MemoryPlan`), then the run itself (`Session`).
+    """
+    from longrepo.data.dataset import read_sequences
+    from longrepo.data.metadata import check_tokenizer
+    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.engines.registry import choose_engine, create_engine
+    from longrepo.memory.guard import machine_guard
+    from longrepo.memory.planner import MemoryPlanner, plan_run
+    from longrepo.training.checkpoint import open_run_folder
+    from longrepo.training.events import check_logger_installed
+
+    resumable = _find_resumable_run(request)
+    output = resumable.run if resumable else request.output or DEFAULT_OUTPUT
+    settings = _load_run_settings(request, output)
+    check_logger_installed(settings.training.report_to)
+    path = _find_sequences(request, settings, resumable)
+    source = read_sequences(path)
+    plan = _plan_training(request, settings, source, str(path.resolve()), resumable)
+    settings = plan.settings
+    choice = choose_engine(request.engine, request.device, settings.training.weights)
+    tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
+    check_tokenizer(source.header, tokenizer)
+    planner = MemoryPlanner.for_run(settings, choice, request.device, _nearest_folder(output))
+    memory = plan_run(planner, plan.phases_ahead(), planner.budget)
+    with open_run_folder(output, resuming=resumable is not None) as run:
         from longrepo.training.loop import train as run_loop
-        from longrepo.training.step_down import make_run_memory
 
         for line in (*memory.lines(), *_return_freed_memory(memory)):
             reporter.note(line)
-        engine = create_engine(choice, plan.settings, tokenizer, request.device)
+        engine = create_engine(choice, settings, tokenizer, request.device)
         write_text_file(run.path / "memory_plan.json", memory.as_json())
         if choice.name == "mlx":
             engine.choices += _limit_memory(memory)
         for what, reason in engine.choices:
             reporter.note(f"{what}: {reason}")
-        within = make_run_memory(planner, memory, engine.peak_memory)
+        guard = machine_guard(memory.device, settings.memory.budget_gb, engine.peak_memory)
         outcome = run_loop(
-            engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), within
+            engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), memory, guard
         )
-    return TrainedRun(asked.output, asked.sequences, outcome.exit_status, outcome.adapter, outcome.already_finished)
+    return TrainedRun(output, path, outcome.exit_status, outcome.adapter, outcome.already_finished)
 
 
-def _plan_run(request: TrainingRequest) -> _PlannedRun:
-    """A new run, one that goes on, or one that begins with another's weights. Raises InputError and RunError."""
-    from longrepo.data.dataset import read_sequences
-    from longrepo.data.metadata import check_tokenizer
-    from longrepo.data.tokenizer import load_tokenizer
-    from longrepo.engines.registry import choose_engine
-    from longrepo.training.events import check_logger_installed
-    from longrepo.training.plan import RunStart, make_plan
-    from longrepo.training.resume import find_run, resume_start, start_from_checkpoint
+def _find_resumable_run(request: TrainingRequest) -> ResumableRun | None:
+    """The run that --resume names; None without --resume. Raises InputError if there is none."""
+    from longrepo.training.resume import find_run
 
-    if request.resume is not None and request.checkpoint is not None:
+    if request.resume is None:
+        return None
+    if request.checkpoint is not None:
         raise InputError("--resume goes on with a run and --checkpoint begins a new one: give one of them")
     output = request.output or DEFAULT_OUTPUT
-    found = None
-    if request.resume is not None:
-        found = find_run(request.resume, output if request.resume == "auto" else request.output)
-        output = found.run
-    settings = _load_run_settings(request, output)
-    check_logger_installed(settings.training.report_to)
-    path = _find_sequences(request, settings, found.snapshot.identity.sequences if found and found.snapshot else None)
-    file = read_sequences(path)
-    if found is not None:
-        start = resume_start(found, settings, file.content_sha256, request.epochs)
+    return find_run(request.resume, output if request.resume == "auto" else request.output)
+
+
+def _plan_training(
+    request: TrainingRequest, settings: Settings, source: SequenceFile, path: str, resumable: ResumableRun | None
+) -> TrainingPlan:
+    """Plan a new run, one that goes on, or one that begins with another's weights."""
+    from longrepo.training.plan import RunStart, make_plan
+    from longrepo.training.resume import resume_start, start_from_checkpoint
+
+    if resumable is not None:
+        start = resume_start(resumable, settings, source.content_sha256, request.epochs)
     elif request.checkpoint is not None:
         start = start_from_checkpoint(request.checkpoint, settings, request.epochs)
     else:
         start = RunStart("new", settings, epochs=request.epochs)
-    plan = make_plan(start, file, str(path.resolve()), file.header.tokenizer.sha256)
-    held = plan.settings
-    choice = choose_engine(request.engine, request.device, held.training.weights)
-    tokenizer = load_tokenizer(held.model.name, held.model.revision, held.data.structure_tokens)
-    check_tokenizer(file.header, tokenizer)
-    return _PlannedRun(output, path, found is not None, plan, choice, tokenizer)
+    return make_plan(start, source, path, source.header.tokenizer.sha256)
 
 
-def _plan_memory(
-    plan: TrainingPlan, choice: EngineSelection, device: str, output: Path
-) -> tuple[MemoryPlanner, MemoryPlan]:
-    """The longest step of each phase that is going to run, on the device that will be used; `output`'s disk holds
-    what doesn't fit in memory."""
-    from longrepo.memory.planner import MemoryPlanner, plan_run
-    from longrepo.training.plan import remaining_epochs
-
-    phases = [plan.schedule.phase(number) for number in remaining_epochs(plan.state, plan.schedule)]
-    scratch = next(folder for folder in (output, *output.absolute().parents) if folder.is_dir())
-    planner = MemoryPlanner.for_run(plan.settings, choice, device, scratch)
-    return planner, plan_run(planner, phases, planner.budget)
+def _nearest_folder(path: Path) -> Path:
+    """The folder itself or its nearest parent that exists: its disk holds what doesn't fit in memory."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
 def _return_freed_memory(memory: MemoryPlan) -> Iterator[str]:
@@ -183,11 +173,12 @@ def _load_run_settings(request: TrainingRequest, run: Path) -> Settings:
     return load_settings(file, request.overrides)
 
 
-def _find_sequences(request: TrainingRequest, settings: Settings, of_run: str | None) -> Path:
+def _find_sequences(request: TrainingRequest, settings: Settings, resumable: ResumableRun | None) -> Path:
+    """--sequences, else those of the run to go on with, else those in this folder under their usual names."""
     if request.sequences is not None:
         return request.sequences
-    if of_run is not None:
-        return Path(of_run)
+    if resumable is not None and resumable.snapshot is not None:
+        return Path(resumable.snapshot.identity.sequences)
     length = settings.model.max_position_embeddings
     usual = [
         Path("sequences"),

@@ -18,6 +18,8 @@ from longrepo.curriculum.sampler import EpochOrder
 from longrepo.curriculum.schedule import judge_gate, learning_rate_at, should_stop_early
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, OutOfMemory, RunError
+from longrepo.memory.guard import GuardFactory, NoGuard
+from longrepo.memory.planner import MemoryPlan
 from longrepo.training.batches import accumulation_groups, make_batch, micro_batch_key, with_loss_weight
 from longrepo.training.checkpoint import RunFolder, find_damage, trained_folder
 from longrepo.training.crash import INTERRUPTED_STATUS, Interrupt
@@ -25,7 +27,6 @@ from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateR
 from longrepo.training.plan import PhaseSchedule, TrainingPlan
 from longrepo.training.session import Session, prepare_first_update, start_session, write_final_adapter
 from longrepo.training.state import BestCheckpoint, EpochTotals, TrainingState, perplexity
-from longrepo.training.step_down import RunMemory
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def train(
     run: RunFolder,
     reporter: Reporter,
     save_tokenizer: Callable[[Path], None] | None = None,
-    memory: RunMemory | None = None,
+    memory: MemoryPlan | None = None,
+    make_guard: GuardFactory = lambda write, record: NoGuard(),
 ) -> RunOutcome:
     """Train what is planned, from where the plan starts, into the run's folder, within `memory`.
 
@@ -94,7 +96,7 @@ def train(
         return RunOutcome(0, plan.state, trained, already_finished=True)
     try:
         with Interrupt(reporter.note) as interrupt:
-            session = start_session(engine, plan, run, reporter, interrupt, memory or RunMemory())
+            session = start_session(engine, plan, run, reporter, interrupt, memory or MemoryPlan(), make_guard)
             with session.memory.crash_marker, closing(session.metrics):
                 run_session(session)
                 if not session.state.finished:
@@ -106,7 +108,7 @@ def train(
 
 def run_session(session: Session) -> None:
     """Epoch by epoch to the end or to Ctrl-C; what was done is saved, also where memory ends."""
-    with session.memory.watch:
+    with session.memory.guard:
         try:
             prepare_first_update(session)
             while not session.state.finished and not session.interrupt.requested:
@@ -220,7 +222,7 @@ def run_update(
     state.update += 1
     state.position += 1
     state.so_far.add(done.loss, done.weight, done.tokens, seconds, norm)
-    if news := session.memory.watch.step(done.tokens, seconds, done.longest):
+    if news := session.memory.guard.step(done.tokens, seconds, done.longest):
         session.reporter.note(news)
     return UpdateRecord(
         phase=state.phase,
@@ -233,7 +235,7 @@ def run_update(
         gradient_norm=norm,
         tokens=done.tokens,
         seconds=seconds,
-        memory=session.memory.watch.take(),
+        memory=session.memory.guard.take(),
     )
 
 

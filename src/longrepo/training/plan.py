@@ -52,10 +52,9 @@ class PhaseSchedule:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Everything that is settled before an engine is built."""
+    """What to train, from where: everything that is settled before an engine is built."""
 
     start: RunStart
-    settings: Settings
     source: SequenceSource
     catalog: SequenceCatalog
     schedule: Schedule
@@ -63,6 +62,14 @@ class TrainingPlan:
     sequences: str
     tokenizer_sha256: str | None
     notes: tuple[str, ...]
+
+    @property
+    def settings(self) -> Settings:
+        return self.start.settings
+
+    def phases_ahead(self) -> list[Phase]:
+        """The phases that are going to run, the one in progress included."""
+        return [self.schedule.phase(number) for number in remaining_epochs(self.state, self.schedule)]
 
     def validation(self, number: int) -> ValidationSet:
         """What a phase is validated on: the same for all phases at its positions. Raises InputError for nothing."""
@@ -126,7 +133,7 @@ def make_plan(
         notes.append(f"--epochs {start.epochs}: the schedule has {sum(ahead.values())} left, and those are trained")
     for number in ahead:
         _check_has_data(schedule, schedule.phase(number), catalog, settings)
-    plan = TrainingPlan(start, settings, source, catalog, schedule, state, sequences, tokenizer_sha256, tuple(notes))
+    plan = TrainingPlan(start, source, catalog, schedule, state, sequences, tokenizer_sha256, tuple(notes))
     for number in ahead:
         plan.validation(number)
     return plan

@@ -17,6 +17,8 @@ from longrepo.config.schema import ContextSettings
 from longrepo.curriculum.schedule import Phase, Schedule
 from longrepo.engines.base import Engine
 from longrepo.errors import OutOfMemory, RunError
+from longrepo.memory.guard import GuardFactory
+from longrepo.memory.planner import MemoryPlan
 from longrepo.rope.apply import describe_context
 from longrepo.training.batches import accumulation_groups, make_batch
 from longrepo.training.checkpoint import OPTIMIZER, CheckpointFolder, RunFolder, trained_folder
@@ -24,7 +26,7 @@ from longrepo.training.crash import CrashMarker, CrashReport, Interrupt
 from longrepo.training.events import MetricsFile, Reporter, Validation
 from longrepo.training.plan import PhaseSchedule, TrainingPlan, epochs_by_phase, remaining_epochs
 from longrepo.training.state import CheckpointSnapshot, RunIdentity, TrainingState
-from longrepo.training.step_down import RunMemory, StepDown
+from longrepo.training.step_down import StepDown
 from longrepo.training.validation import validate
 
 FORWARD_SHARE = 1 / 3  # of a training step with gradient checkpointing (forward, forward again, backward: at least)
@@ -212,7 +214,13 @@ class Session:
 
 
 def start_session(
-    engine: Engine, plan: TrainingPlan, run: RunFolder, reporter: Reporter, interrupt: Interrupt, given: RunMemory
+    engine: Engine,
+    plan: TrainingPlan,
+    run: RunFolder,
+    reporter: Reporter,
+    interrupt: Interrupt,
+    memory: MemoryPlan,
+    make_guard: GuardFactory,
 ) -> Session:
     """Set up: weights and optimizer from the start's checkpoint, the run's records, what memory has taught it."""
     start, state = plan.start, plan.state
@@ -222,8 +230,8 @@ def start_session(
         engine.load_adapter(start.checkpoint / trained_folder(plan.settings))
     if start.kind == "resume" and start.checkpoint is not None:
         engine.load_optimizer(start.checkpoint / OPTIMIZER)
-    in_flight = CrashMarker(run.path)
-    crash = in_flight.crash()
+    crash_marker = CrashMarker(run.path)
+    crash = crash_marker.crash()
     if crash is not None:  # it may have learnt more than its last checkpoint says
         state.memory = crash.memory
     other_engine = None if start.identity is None else _compare_engines(start.identity, engine, state, reporter)
@@ -245,14 +253,15 @@ def start_session(
         identity=identity,
         memory=StepDown(
             engine,
-            given,
+            memory,
             state,
             plan.settings.memory,
             run.path,
-            in_flight,
+            crash_marker,
             metrics,
             reporter,
             {phase.number: phase.context for phase in plan.schedule.phases},
+            make_guard,
         ),
         crash=crash,
         other_engine=other_engine,
