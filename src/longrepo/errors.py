@@ -1,4 +1,4 @@
-"""The two errors a person sees: each is one line that says what, where, and what to do."""
+"""Errors shown to the user: one line each that says what is wrong, where, and what to do."""
 
 
 class InputError(Exception):
@@ -6,8 +6,8 @@ class InputError(Exception):
 
 
 class RunError(Exception):
-    """A run failed for a reason that isn't the input's (full disk, lost device). Exit status 1."""
+    """A run failed although its input was valid (full disk, lost device). Exit status 1."""
 
 
 class OutOfMemory(RunError):
-    """A step's memory could not be had; weights, optimizer and checkpoints are as before the update."""
+    """A step ran out of memory; weights, optimizer and checkpoints are as they were before the update."""

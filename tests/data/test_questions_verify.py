@@ -162,7 +162,7 @@ def test_the_snippet_pointed_to_has_to_hold_what_was_asked(repository: Path, hea
 
 
 def test_a_commit_that_is_not_there_is_said(repository: Path) -> None:
-    with pytest.raises(InputError, match=r"doesn't hold the commit 1111111111; give the repository prepared"):
+    with pytest.raises(InputError, match=r"doesn't contain the commit 1111111111; give the prepared repository"):
         AnswerChecker(repository, "1" * 40)
 
 
@@ -245,5 +245,5 @@ def test_the_command_says_what_it_lacks(repository: Path, tmp_path: Path, embedd
     other = make_repo(tmp_path / "other", [{"a.py": "x = 1\n"}])
     out = run(file, "--repo", other)
     assert out.returncode == 2
-    assert "no --repo holds the commit" in out.stderr
+    assert "no --repo contains the commit" in out.stderr
     assert "Traceback" not in out.stderr

@@ -138,7 +138,7 @@ def test_what_doesn_t_belong_together_is_refused(
     assert "holds 2048 positions: give less, or have them reach farther" in refused(run, *repo, "--length", 4096)
     assert "only settings of context can be given" in refused(run, *repo, "--set", "lora.r=4")
     assert "--length 100: expected 256 tokens or more" in refused(run, *repo, "--length", 100)
-    assert "no --repo holds the commit" in refused(run, "--repo", young.folder)
+    assert "no --repo contains the commit" in refused(run, "--repo", young.folder)
     assert "no such sequences" in refused(run, *repo, "--sequences", tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("A line of notes.\n" * 400)
     write_inputs(tmp_path / "text", tmp_path / "notes.txt", shop.tokenizer, 256, redact=True)

@@ -16,7 +16,7 @@ torch.empty(20 * 2**20, dtype=torch.uint8)  # freed at once: from here on glibc 
 if sys.argv[1] == "give back":
     assert return_freed_memory()
 before = process_memory().resident
-blocks = [torch.zeros(size, dtype=torch.uint8) for _ in range(200) for size in (2**20, 2**10)]
+blocks = [torch.zeros(size, dtype=torch.uint8) for _ in range(200) for size in (2**20, 2**15)]  # too large for old gaps
 del blocks[::2]
 print((process_memory().resident - before) // 2**20)
 """

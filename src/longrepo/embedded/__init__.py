@@ -4,5 +4,5 @@ from pathlib import Path
 
 
 def path() -> Path:
-    """The folder that holds the model's configuration, weights and tokenizer."""
+    """Return the folder with the model's configuration, weights and tokenizer."""
     return Path(__file__).resolve().parent

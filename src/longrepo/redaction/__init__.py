@@ -1,1 +1,1 @@
-"""Keys, passwords and people out of texts, before anything is made of them."""
+"""Removes keys, passwords, e-mail addresses and people's names from texts before they are used."""

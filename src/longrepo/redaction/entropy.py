@@ -1,4 +1,4 @@
-"""What tells a secret's value from an identifier, a placeholder or prose: its characters alone."""
+"""Tells a secret's value from an identifier, a placeholder or prose by its characters alone."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ _PLAIN_VALUE = re.compile(
 )
 _CONSTANT = re.compile(r"[A-Z]+(?:_[A-Z0-9]+)+")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_TELLING_CHARACTERS = 256  # characters that say enough of a longer value
+_TELLING_CHARACTERS = 256  # only this many characters of a longer value are looked at
 _STRONG_SYMBOLS = frozenset("!@#$%^&*?~+=")
 
 
 def is_placeholder(value: str) -> bool:
-    """Whether a value stands for one: `changeme`, `<your-token>`, `${TOKEN}`, `xxxx`, words such as `test_password`."""
+    """Return whether a value is a placeholder: `changeme`, `<your-token>`, `${TOKEN}`, `xxxx`, `test_password`."""
     if _PLACEHOLDER_MARKS.search(value) or len(set(value)) < min(5, len(value)):
         return True
     chunks = _CHUNK.findall(value)
@@ -64,7 +64,7 @@ def is_placeholder(value: str) -> bool:
 
 
 def is_random(value: str) -> bool:
-    """Whether letters and digits follow each other as chance would have it, rather than in words and numbers."""
+    """Return whether letters and digits follow each other at random, not in words and numbers."""
     chunks = _CHUNK.findall(value)
     parts = [chunk for chunk in chunks if chunk[0].isalnum()]
     kinds = {_character_kind(chunk) for chunk in chunks} - {"separator"}
@@ -80,7 +80,7 @@ def is_random(value: str) -> bool:
 
 @lru_cache(maxsize=20_000)
 def is_token(value: str) -> bool:
-    """Whether a value can be a generated key or token: 12 characters or more, none of them a space."""
+    """Return whether a value could be a generated key or token: 12 characters or more, no spaces."""
     value = value[:_TELLING_CHARACTERS]
     if len(value) < 12 or _is_plain(value) or is_placeholder(value) or _UUID.fullmatch(value):
         return False
@@ -89,7 +89,7 @@ def is_token(value: str) -> bool:
 
 @lru_cache(maxsize=20_000)
 def is_password(value: str) -> bool:
-    """Whether a value can be a password in use: also one that a person can remember, with a digit or a symbol."""
+    """Return whether a value could be a real password, memorable ones with a digit or a symbol included."""
     value = value[:_TELLING_CHARACTERS]
     if len(value) < 6 or _is_plain(value) or is_placeholder(value):
         return False
@@ -102,7 +102,7 @@ def is_password(value: str) -> bool:
 
 @lru_cache(maxsize=20_000)
 def is_strong(value: str) -> bool:
-    """Whether a value is a secret wherever it stands: random, of three kinds of characters, 10 or more."""
+    """Return whether a value is a secret in any context: random, 10 characters or more of three kinds."""
     value = value[:_TELLING_CHARACTERS]
     kinds = {_character_kind(c) for c in value} - {"separator"}
     enough = len(kinds) >= 3 or (len(kinds) == 2 and len(value) >= 20 and any(c.isdigit() for c in value))
@@ -110,12 +110,12 @@ def is_strong(value: str) -> bool:
 
 
 def is_mixed(value: str) -> bool:
-    """Whether a value has three of lower case, upper case, digits and symbols, or is random."""
+    """Return whether a value has three of lower case, upper case, digits and symbols, or is random."""
     return len(value) >= 8 and (len({_character_kind(c) for c in value} - {"separator"}) >= 3 or is_random(value))
 
 
 def is_passphrase(value: str) -> bool:
-    """Whether a value is four to eight plain words that don't make a sentence."""
+    """Return whether a value is four to eight plain words that don't form a sentence."""
     words = value.split(" ")
     return 4 <= len(words) <= 8 and all(
         word.isalpha() and word.islower() and 3 <= len(word) <= 9 and word not in _SENTENCE for word in words
@@ -123,7 +123,7 @@ def is_passphrase(value: str) -> bool:
 
 
 def is_uuid(value: str) -> bool:
-    """Whether a value has a UUID's shape."""
+    """Return whether a value has the form of a UUID."""
     return _UUID.fullmatch(value) is not None
 
 

@@ -1,8 +1,7 @@
-"""Names and e-mail addresses.
+"""Finds people's names and e-mail addresses in texts.
 
-Names of the people whom git knows, in texts. Only names that git has are looked for: a text alone can't tell.
-
-E-mail addresses, told from everything else that has an @ in it.
+Only the names of git's authors and committers are looked for: a text alone doesn't say what is a name. E-mail
+addresses are told apart from everything else that contains an @.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from longrepo.redaction.spans import EMAIL, NAME, Span, TextScan
 
 _MOST_WORDS = 4
 _LOWER = r"(?:(?:van|von|der|den|ter|ten|de|da|do|dos|das|del|della|di|du|la|le|el|al|bin|ibn|y|e|zu|af|av) ){0,3}"
-_START = r"(?:(?<!\w.)|(?<=\\[nrt].))"  # of a word, after its first letter: what comes first is found fastest
+_START = r"(?:(?<!\w.)|(?<=\\[nrt].))"  # start of a word; checked after the first letter, which is the fastest order
 _WORD = r"[A-Z][A-Za-z'’.-]{0,30}"
 _NAME_RUN = re.compile(rf"[A-Z]{_START}[A-Za-z'’.-]{{0,30}} {_LOWER}{_WORD}(?: {_LOWER}{_WORD})*")
-# Any alphabet's letters: slower, so only for texts that leave ASCII.
+# Other alphabets: slower, so only for texts that aren't ASCII.
 _WIDE_CAPITAL = r"[A-ZÀ-ÞĀ-ɏΑ-ΫЀ-Я\u1e00-\u1eff]"
 _WIDE_WORD = rf"{_WIDE_CAPITAL}[\w'’.-]{{0,30}}"
 _WIDE_NAME_RUN = re.compile(
@@ -28,7 +27,7 @@ _WIDE_NAME_RUN = re.compile(
 )
 _WORDS = re.compile(r"[^ \u00a0]+")
 
-# Where one word names a person: a mention, an author's line, a copyright's end, "by X".
+# Places where a single word names a person: a mention, an author line, a copyright notice, "by X".
 _MENTION = re.compile(r"@(?<![\w/.@'\"-]@)([A-Za-z0-9](?:[A-Za-z0-9]|[_-](?=[A-Za-z0-9])){1,38})(?![\w/@(:.]\w|[(/])")
 _CREDIT = re.compile(
     r"(?:\b(?:[Aa]uthors?|AUTHORS?|[Mm]aintainers?|[Cc]ontributors?|[Rr]eviewers?)[ \t]*[:=][ \t]*[\"'\[]{0,2}"
@@ -57,7 +56,7 @@ _ACCOUNT_WORDS = (
     "weblate website windows work worker workflow you your"
 )
 _NOT_PEOPLE = frozenset(_ACCOUNT_WORDS.split())
-# Given names that are words as well: alone they say too little.
+# Given names that are also words: on their own they aren't replaced.
 _TEXT_WORDS = (
     "april art august bill bob carol chance chase chip christian clay cliff dawn drew faith frank gene grace grant guy "
     "hope hunter iris ivy jack jay joy june lance law lee long mark mars max may mercy miles nick norm pat penny peter "
@@ -74,18 +73,18 @@ _TEXT_WORDS = (
 )
 _PLAIN_WORDS = frozenset(_TEXT_WORDS.split())
 _NOREPLY = re.compile(r"(?:\d+\+)?([A-Za-z0-9][A-Za-z0-9_-]{2,38})@users\.noreply\.git(?:hub|lab)\.com", re.IGNORECASE)
-# Where a line that begins with @ is an annotation, and @x anywhere is more often code than a mention.
+# In every other language @x is more often an annotation or code than a mention.
 _PROSE = frozenset({"Markdown", "reStructuredText", "Text", "Other", "HTML", "YAML"})
 
 
 class People:
-    """`known` are the hashes of the names that are replaced where a text holds them."""
+    """Finds the names of known people. `known` holds the hashes of these names."""
 
     def __init__(self, people: Iterable[tuple[str, str]]) -> None:
         self.known: frozenset[int] = frozenset(key for name, email in people for key in _keys(name, email))
 
     def find(self, scan: TextScan, language: str) -> tuple[tuple[int, ...], list[Span]]:
-        """The sorted hashes of whatever in the text could be a name, and the spans, in order, of what is one."""
+        """Return the sorted hashes of everything that could be a name, and the spans of known names in order."""
         text = scan.text
         candidates: set[int] = set()
         found: list[tuple[int, int]] = []
@@ -125,7 +124,7 @@ def _without_accents(name: str) -> str:
 
 @lru_cache(maxsize=50_000)
 def _names_in(run: str) -> tuple[frozenset[int], tuple[tuple[int, int, int], ...]]:
-    """The hashes of two to four words in a row, and where each begins and ends, longer ones first."""
+    """Return the hashes of two to four words in a row, and their spans with hashes, longest first."""
     words = [(m.start(), m.end()) for m in _WORDS.finditer(run)]
     spans: list[tuple[int, int, int]] = []
     for count in range(min(_MOST_WORDS, len(words)), 1, -1):
@@ -150,7 +149,7 @@ def _single_names(scan: TextScan, language: str) -> Iterator[tuple[int, int, int
 
 
 def _leftmost_longest(found: Iterable[tuple[int, int]]) -> Iterator[Span]:
-    """The leftmost, of those the longest, none over another."""
+    """Yield spans that don't overlap: the leftmost first, the longest of those that begin together."""
     free = 0
     for start, end in sorted(set(found), key=lambda span: (span[0], -span[1])):
         if start >= free:
@@ -158,7 +157,7 @@ def _leftmost_longest(found: Iterable[tuple[int, int]]) -> Iterator[Span]:
             free = end
 
 
-# An address is looked for from its @, which a search finds at the speed of memory.
+# The search for an address begins at its @, because searching for one character is fast.
 _EMAIL_DOMAIN = re.compile(
     r"@(?<=[A-Za-z0-9_+-]@)((?:[^\W_](?:[^\W_]|-){0,62}\.){1,5}([A-Za-z]{2,24}|xn--[a-z0-9-]{2,40}))(?![\w@-])"
 )
@@ -172,7 +171,7 @@ _TOP_LEVEL_WORDS = (
     "university foundation ngo berlin london paris nyc tokyo wien koeln hamburg eus gal bzh swiss works codes engineer "
     "engineering expert consulting services technology ninja rocks guru zone one club link click wiki fyi lol moe ink "
     "security house community center plus global inc llc ltd gmbh local lan corp internal "
-    # Countries, without the suffixes of files (.cc .md .pl .ps .py .rs .sh .so .ml .mm): those follow at their names.
+    # Countries, with those that are also file suffixes (.cc .md .sh .so .ml) last.
     "ac ad ae af ag al am ao ar at au aw az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cd cf cg ch ci ck "
     "cl cm cn co cr cu cv cw cy cz de dj dk dm do dz ec ee eg er es et eu fi fj fk fm fo fr ga gb gd ge gf gg gh gi gl "
     "gm gn gp gq gr gt gu gw gy hk hm hn hr ht hu id ie il im in iq ir is it je jm jo jp ke kg kh ki km kn kp kr kw ky "
@@ -183,11 +182,11 @@ _TOP_LEVEL_WORDS = (
 )
 _TOP_LEVEL_DOMAINS = frozenset(_TOP_LEVEL_WORDS.split())
 _FILE_LIKE_DOMAINS = frozenset({"pl", "py", "rs", "cc", "md", "sh", "so", "ml", "pm"})
-_MAX_LOCAL_CHARACTERS = 80  # characters before the @: an address has at most 64 there
+_MAX_LOCAL_CHARACTERS = 80  # characters before the @; an address has at most 64
 
 
 def find_addresses(text: str) -> Iterator[Span]:
-    """Every address but those at domains kept for documentation and those that name a server's account."""
+    """Yield every address except those at reserved domains (RFC 2606) and accounts on a server."""
     for match in _EMAIL_DOMAIN.finditer(text):
         at = match.start()
         local = _LOCAL_PART.search(text, max(0, at - _MAX_LOCAL_CHARACTERS), at)

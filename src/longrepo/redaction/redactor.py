@@ -1,4 +1,4 @@
-"""Texts and commit messages without their keys, passwords, e-mail addresses and the names of git's authors."""
+"""Replaces keys, passwords, e-mail addresses and authors' names in texts and commit messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHANGE_ID = re.compile(r"\s*change-id", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class RedactionFinding:
-    """What was replaced, and the line it began in, from 1, in the text before."""
+    """What was replaced, and the line (from 1) of the original text where it began."""
 
     kind: str
     line: int
@@ -25,8 +25,8 @@ class RedactionFinding:
 
 @dataclass(frozen=True)
 class RedactedText:
-    """A text as it may be emitted. `candidates` are the hashes of everything in it that could be a person's name,
-    `names` those of them that were replaced; both sorted."""
+    """A redacted text. `candidates` are the hashes of everything in it that could be a person's name, `names` the
+    hashes of those that were replaced; both sorted."""
 
     text: str
     findings: tuple[RedactionFinding, ...]
@@ -37,15 +37,15 @@ class RedactedText:
 class Redactor:
     """Replaces secrets in any text, and the names of `people`: (name, e-mail) of git's authors and committers.
 
-    A result for a text depends on the people only through `names`: while `names_now(candidates)` equals them, a
-    stored result is what `text` would give.
+    A result depends on the people only through its `names`: as long as `current_names(candidates)` equals them, a
+    stored result is still valid.
     """
 
     def __init__(self, people: Iterable[tuple[str, str]]) -> None:
         self._people = People(people)
 
     def text(self, text: str, language: str = "Other") -> RedactedText:
-        """A file's text with placeholders, line for line."""
+        """Replace secrets and names in a file's text; its number of lines doesn't change."""
         scan = TextScan(text)
         secrets = merge_spans(_secrets(scan, language))
         if "@" in text:
@@ -61,7 +61,7 @@ class Redactor:
         return RedactedText(apply_spans(text, spans), findings, candidates, names)
 
     def message(self, text: str) -> RedactedText:
-        """A commit's message with placeholders, without the trailers that only name people or a review."""
+        """Replace secrets and names in a commit message, and remove trailers that only name people or a review."""
         trailers = list(_TRAILER.finditer(text))
         prose = self.text(_TRAILER.sub("", text), "Text")
         named = (
@@ -72,7 +72,7 @@ class Redactor:
         return RedactedText(kept, findings, prose.candidates, prose.names)
 
     def current_names(self, candidates: Sequence[int]) -> tuple[int, ...]:
-        """Those of a stored result's candidates that `text` would replace today."""
+        """Return those of a stored result's candidates that `text` would replace now."""
         return tuple(sorted(self._people.known.intersection(candidates)))
 
 

@@ -1,12 +1,8 @@
-"""Rules: tokens, credentials, keys, assignments.
+"""Rules that find secrets in texts, in four groups.
 
-Keys and tokens that say by their own letters whose they are.
-
-Passwords and tokens that show by where they stand: in addresses, headers, command lines, login files.
-
-Private keys in blocks: PEM, OpenSSH, PGP, PuTTY; over lines, in string literals, base64 of the whole block.
-
-Values given to names that mean secrets: `password = "…"`, `AUTH_TOKEN=…`, `<secret>…</secret>` and so on.
+Tokens are recognized by their provider's prefix; credentials by their context: URLs, headers, command lines, login
+files; private keys by their block (PEM, OpenSSH, PGP, PuTTY; on several lines, in a string literal, or the whole block
+in base64); assignments by the name: `password = "…"`, `AUTH_TOKEN=…`, `<secret>…</secret>` and so on.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ from longrepo.redaction.entropy import (
 )
 from longrepo.redaction.spans import KEY, PASSWORD, Span, TextScan
 
-# (kind, pattern). Each pattern begins with letters that are looked for; a (group) is the part that is secret.
+# (kind, pattern). Each pattern begins with fixed letters; if it has a (group), only that part is secret.
 _TOKEN_RULES = (
     ("aws key", r"A(?:KI|SI|BI|CC)A[A-Z2-7]{16}(?![A-Za-z0-9])"),
     ("github token", r"gh[pousr]_[A-Za-z0-9]{30,255}|github_pat_[A-Za-z0-9_]{22,255}"),
@@ -63,7 +59,7 @@ _JWT = re.compile(r"eyJ(?:(?<![\w-]eyJ)|(?<=\\[nrt]eyJ))[\w-]{8,}(?:\.eyJ[\w-]{8
 _SIGNING_SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]{24,}")
 _WHOLE_TOKEN_PATTERNS = [(kind, re.compile(pattern)) for kind, pattern in _TOKEN_RULES]
 
-# Those that begin with no letters of their own are looked for by what stands in their middle.
+# Tokens without a fixed prefix: the search begins at a fixed part in their middle.
 _DISCORD = re.compile(r"\.(?<=[\w-]{23}\.)[\w-]{6}\.[\w-]{27,40}(?![\w-])")
 _DISCORD_HEAD = re.compile(r"[MNO][\w-]{22,28}\Z")
 _TELEGRAM = re.compile(r":A(?<=\d{8}:A)A[\w-]{32,33}(?![\w-])")
@@ -83,7 +79,7 @@ _AWS_PARTNER = re.compile(r"(?<![A-Za-z0-9/+=])[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=
 _EXAMPLE_MARKS = re.compile(
     r"example|x{5}|y{5}|0{6}|\.\.\.|placeholder|your[_-]|redacted|0123456|1234567890|abcdefgh", re.IGNORECASE
 )
-# Lower case: the letters of those that 20 characters without a digit may follow; 1 in 30 has none.
+# In lower case: prefixes of tokens whose next 20 characters may have no digit, as 1 in 30 has.
 _PREFIXES_WITHOUT_DIGITS = (
     b"akia asia abia acca ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- sk_live rk_live aiza gocspx- hf_ npm_ sq0 hvs "
     b"dapi shpat_ xox"
@@ -91,13 +87,13 @@ _PREFIXES_WITHOUT_DIGITS = (
 _TOKEN_PREFIXES = tuple(_PREFIXES_WITHOUT_DIGITS.split())
 _UNCERTAIN_KINDS = frozenset(
     {"service token", "anthropic or openai key", "google key"}
-)  # their letters start words, too
-_TOKEN_REACH = 64  # characters that a rule's letters may stand in front of its longest word
-_MAX_SECRET_DISTANCE = 300  # characters between an AWS key's id and its secret
+)  # their prefixes also begin ordinary words
+_TOKEN_REACH = 64  # characters between a rule's prefix and its longest word, at most
+_MAX_SECRET_DISTANCE = 300  # characters between an AWS key's id and its secret, at most
 
 
 def find_tokens(scan: TextScan) -> Iterator[Span]:
-    """Every key or token of a known shape, but those shown as examples."""
+    """Yield every key or token of a known form, except those that are examples."""
     text = scan.text
     for kind, start, end in _fixed_tokens(scan):
         if _is_generated(text[start:end], kind in _UNCERTAIN_KINDS):
@@ -134,7 +130,7 @@ def _kind_and_span(match: re.Match[str]) -> tuple[str, int, int]:
     for kind, pattern in _WHOLE_TOKEN_PATTERNS:
         if whole := pattern.match(match.string, match.start()):
             return kind, *whole.span(whole.lastindex or 0)
-    raise AssertionError("the union of the rules has one more than they are")
+    raise AssertionError("the union matched, but none of its rules does")
 
 
 def _after_escape(text: str, start: int) -> bool:
@@ -206,7 +202,7 @@ _COMMAND_STEMS = (*_PROGRAMS.split(), "net use", "sudo -s")
 
 
 def find_credentials(scan: TextScan) -> Iterator[Span]:
-    """Every such password or token whose characters can be one in use."""
+    """Yield passwords and tokens in URLs, headers, command lines and login files that could be real."""
     text = scan.text
     if "://" in text:
         yield from _passwords_in_urls(text)
@@ -252,7 +248,7 @@ def _passwords_in_urls(text: str) -> Iterator[Span]:
 
 
 def _encoded_pair(match: re.Match[str]) -> Iterator[Span]:
-    """Base64 of `user:password`."""
+    """Yield the span of a base64-encoded `user:password`."""
     try:
         decoded = base64.b64decode(match[1] + "=" * (-len(match[1]) % 4), validate=True).decode("utf-8")
     except (binascii.Error, ValueError):
@@ -277,7 +273,7 @@ _KEY_BEGIN = re.compile(
 )
 _KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY|---- END SSH2")
 _END_OF_KEY_TEXT = re.compile(r"\n(?![\s\"'+,#*|;]*(?:[A-Za-z0-9+/=]{16}|(?:Proc-Type|DEK-Info|Version|Comment):|\n))")
-_MAX_KEY_CHARACTERS = 32_000  # characters that a block may have: the longest RSA key in use takes 13,000
+_MAX_KEY_CHARACTERS = 32_000  # characters of a block, at most; the longest RSA key in use takes 13,000
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/]{40}|(?:[A-Za-z0-9+/]{16,}\W+){2}")
 _KEY_HEADER = re.compile(
     r"[\W\d]*(?:Proc-Type|DEK-Info|Version|Comment|Hash|MessageID|Charset|Subject|x-[\w-]+):", re.I
@@ -289,7 +285,7 @@ _ENCODED_KEY = re.compile(r"LS0tLS1CRUdJTi[A-Za-z0-9+/]{40,}={0,2}")
 
 
 def find_private_keys(scan: TextScan) -> Iterator[Span]:
-    """Bodies of private keys. A line of one becomes a line with `<KEY>`; a whole key within one line one `<KEY>`."""
+    """Yield the bodies of private keys. Each line becomes `<KEY>`; a key within one line becomes one `<KEY>`."""
     text = scan.text
     if scan.has("private") and "PRIVATE KEY" in text:
         begins = list(_KEY_BEGIN.finditer(text))
@@ -342,7 +338,7 @@ _QUOTE = r"\\{0,3}[\"'`]"
 _SEPARATOR = re.compile(
     r"(?P<close>(?:\\{0,3}[\"'`]|[\])}]){0,3})[ \t]*"
     r"(?P<separator>"
-    r"\??:[ \t]*&?(?:'?\w+[ \t]+)?[\w<>\[\].?| ]{1,30}[ \t]*=(?!=)"  # a type between
+    r"\??:[ \t]*&?(?:'?\w+[ \t]+)?[\w<>\[\].?| ]{1,30}[ \t]*=(?!=)"  # a type in between
     r"|=>|[:?+|]{0,2}={1,3}|!==?|->|:"
     r"|(?:[ \t]+(?:is|was|now|be|changed|set|reset|from|to|eq)){1,3}[ \t:]"
     r"|,?\s{0,40}\\{0,3}[\"']?\b(?:value|Value|default)\\{0,3}[\"']?[ \t]*[=:]"  # a name, then its value
@@ -357,7 +353,7 @@ _QUOTED_VALUE = re.compile(
     r"(?P<value>(?:(?!(?P=quote))(?:\\[^\n]|[^\\\n])){4,4000}?)(?P=quote)"
 )
 _BARE_VALUE = re.compile(r"(?:[|>][-+]?\n[ \t]*)?(?:\$\{\w+:[-=])?(?P<value>[^\s\"'`,;<>()\[\]{}\\|]{6,4000})")
-_NEXT_FIELD = re.compile(r"&\w+=")  # of an address's query
+_NEXT_FIELD = re.compile(r"&\w+=")  # in a URL's query
 _PUNCTUATION = re.compile(r"[^\w\s]")
 _NOT_SECRET_NAMES = re.compile(r"hash|digest|sha\d|md5|checksum|integrity|fingerprint|public|pub_?key")
 _ABOUT_A_SECRET = re.compile(
@@ -375,7 +371,7 @@ _COMMAND_OPTION = re.compile(
 
 
 def find_assignments(scan: TextScan, language: str) -> Iterator[Span]:
-    """Every value of such a name that can be a secret by its characters."""
+    """Yield every value assigned to a secret's name whose characters could be a secret."""
     text = scan.text
     for start, end in scan.around(_SECRET_STEMS):
         for name in _SECRET_NAME.finditer(scan.lowered, start, end):
@@ -385,12 +381,12 @@ def find_assignments(scan: TextScan, language: str) -> Iterator[Span]:
 
 
 def _line_before(text: str, at: int) -> str:
-    """The part of the line in front, 80 characters of it at most."""
+    """Return the part of the line before a position, at most 80 characters."""
     return text[max(text.rfind("\n", 0, at) + 1, at - 80) : at]
 
 
 def _is_another_word(text: str, name: re.Match[str], before: str) -> bool:
-    """`bypass` and `compass`, and names of what isn't the secret itself: `password_hash`, `token_url`."""
+    """Return whether a name isn't a secret's: `bypass`, `compass`, `password_hash`, `token_url`."""
     if name["password"] == "pass":
         hump = text[name.start()].isupper() and before[-1:].islower()  # dbPass
         joined = before[-1:].isalpha() and not hump and not before.lower().endswith(("user", "root", "db", "smtp"))

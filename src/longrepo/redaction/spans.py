@@ -1,9 +1,7 @@
-"""Spans and the scan that rules share.
+"""Spans of a text that a placeholder replaces, and the scan of a text that all rules share.
 
-Where in a text it's worth looking. Expensive patterns are tried only around a few letters that they need, and those
-are looked for among the text's distinct words first: these have a fifth of its characters.
-
-Stretches of a text that a placeholder replaces.
+The scan says where a rule is worth trying: expensive patterns run only near a few letters that they require. These are
+looked up in the text's distinct words first, which have about a fifth of its characters.
 """
 
 from __future__ import annotations
@@ -15,12 +13,12 @@ from typing import NamedTuple
 _WORD_CHARACTERS = bytes(c if chr(c).isascii() and (chr(c).isalnum() or chr(c) in "_-") else 32 for c in range(256))
 _PART_OF_A_WORD = re.compile(r"[a-z0-9_-]+")
 _DIGITS = b"0123456789"
-_LONG_WORD = 20  # characters: no provider's key has a shorter stretch without punctuation
-_LINE_REACH = 320  # characters to either side of what was found, within its line
+_LONG_WORD = 20  # characters; every provider's key has a run without punctuation at least this long
+_LINE_REACH = 320  # characters searched on either side of a stem, within its line
 
 
 class TextScan:
-    """A text, the same in lower case, character for character, and whether words occur in it."""
+    """A text, its lower-case form of the same length, and a quick lookup of words that occur in it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -33,11 +31,11 @@ class TextScan:
         self._vocabulary = b" ".join(set(self._words)).decode("ascii")
 
     def has(self, stem: str) -> bool:
-        """Whether lower-case letters, digits, `_` and `-` occur next to each other in the text, in any case."""
+        """Return whether a stem (lower-case letters, digits, `_` and `-`) occurs in the text, in any case."""
         return stem in self._vocabulary
 
     def around(self, stems: Iterable[str]) -> Iterator[tuple[int, int]]:
-        """Stretches of lines around each of these lower-case stems, in order and apart. A line of code fits whole."""
+        """Yield (start, end) of the lines around each lower-case stem, in order, not overlapping."""
         text, lowered = self.text, self.lowered
         hits: list[int] = []
         for stem in stems:
@@ -63,12 +61,12 @@ class TextScan:
         if end >= 0:
             yield start, end
 
-    def long_words(self, fronts: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
-        """Start and end of each word of 20 characters or more that has a digit or begins with one of these fronts, in
-        lower case; `_` and `-` are letters here."""
+    def long_words(self, prefixes: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
+        """Yield (start, end) of each word of 20 characters or more that has a digit or begins with one of `prefixes`
+        (lower case); `_` and `-` count as letters."""
         raw, at = self._raw, 0
         for word in [word for word in self._words if len(word) >= _LONG_WORD]:
-            if word.translate(None, _DIGITS) != word or word.startswith(fronts):
+            if word.translate(None, _DIGITS) != word or word.startswith(prefixes):
                 at = raw.find(word, at)
                 yield at, at + len(word)
                 at += len(word)
@@ -78,7 +76,7 @@ KEY, PASSWORD, EMAIL, NAME = "<KEY>", "<PASSWORD>", "<EMAIL>", "<NAME>"
 
 
 class Span(NamedTuple):
-    """Characters `start` to `end` of a text, and what stands there instead: as many line breaks as before."""
+    """Characters `start` to `end` of a text and their placeholder, which has the same number of line breaks."""
 
     start: int
     end: int
@@ -87,7 +85,7 @@ class Span(NamedTuple):
 
 
 def merge_spans(spans: Iterable[Span]) -> list[Span]:
-    """Spans in order and apart: where some overlap, one span over all of them, named by the first given."""
+    """Return spans in order, overlapping ones merged into one with the kind of the first in `spans`."""
     found: list[tuple[Span, int]] = []
     for span, rank in sorted(((span, rank) for rank, span in enumerate(spans)), key=lambda pair: pair[0][:2]):
         if found and span.start < found[-1][0].end:
@@ -100,7 +98,7 @@ def merge_spans(spans: Iterable[Span]) -> list[Span]:
 
 
 def spans_outside(spans: Iterable[Span], taken: list[Span]) -> Iterator[Span]:
-    """The spans that overlap none of `taken`. Both are in order."""
+    """Yield the spans that overlap none of `taken`. Both are in order."""
     at = 0
     for span in spans:
         while at < len(taken) and taken[at].end <= span.start:
@@ -110,7 +108,7 @@ def spans_outside(spans: Iterable[Span], taken: list[Span]) -> Iterator[Span]:
 
 
 def apply_spans(text: str, spans: Iterable[Span]) -> str:
-    """The text with its spans, in order and apart, replaced."""
+    """Return the text with its spans (in order, not overlapping) replaced."""
     parts, at = [], 0
     for span in spans:
         parts += [text[at : span.start], span.placeholder]
@@ -119,7 +117,7 @@ def apply_spans(text: str, spans: Iterable[Span]) -> str:
 
 
 def span_lines(text: str, spans: Iterable[Span]) -> Iterator[int]:
-    """The line, from 1, that each span begins in. They come in order."""
+    """Yield the line (from 1) in which each span begins. Spans are in order."""
     line, at = 1, 0
     for span in spans:
         line += text.count("\n", at, span.start)

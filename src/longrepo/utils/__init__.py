@@ -1,1 +1,1 @@
-"""Small tools that every other folder uses: files, caches, hashes, progress, the process."""
+"""Small tools that other folders share: files, caches, hashes, progress, process memory."""

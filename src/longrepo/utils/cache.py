@@ -1,8 +1,6 @@
-"""Cache folder, SQLite key-value cache, JSON facts.
+"""The cache folder and its two caches, either of which may be deleted at any time.
 
-What was read and tokenized once, kept for the next run: a file of keys and values that may be lost at any time.
-
-What was found out once about a model or this machine, kept in the cache folder.
+`SqliteCache` keeps texts that were read and tokenized; `JsonCache` keeps facts about models and this machine.
 """
 
 from __future__ import annotations
@@ -22,15 +20,15 @@ import xxhash
 
 from longrepo.utils.files import write_text_file
 
-_KEYS_PER_QUERY = 500  # keys in a question to SQLite
+_KEYS_PER_QUERY = 500  # keys in one SQLite query
 _SECONDS_PER_DAY = 86_400
-_CHECKSUM_BYTES = 8  # bytes
+_CHECKSUM_BYTES = 8
 _FILE_NAME = "texts.sqlite"
 MAX_CACHE_BYTES = 2 << 30
 
 
 def cache_folder() -> Path | None:
-    """`LONGREPO_CACHE` (None where it is `off`), else the platform's place for caches."""
+    """Return `LONGREPO_CACHE` (None if it is `off`), or else the platform's folder for caches."""
     if chosen := os.environ.get("LONGREPO_CACHE"):
         return None if chosen == "off" else Path(chosen).expanduser()
     if sys.platform == "darwin":
@@ -39,9 +37,9 @@ def cache_folder() -> Path | None:
 
 
 class SqliteCache:
-    """Bytes by key. `folder` None keeps nothing beyond this object (on disk all the same). A file that is damaged or
-    can't be used is as good as an empty one: nothing here raises. What was used longest ago goes at `close`, where the
-    values take more than `most_bytes`."""
+    """A key-value store of bytes. With `folder` None it lives in a temporary file, as long as this object. A damaged or
+    unusable file counts as empty: nothing here raises. If the values take more than `most_bytes`, `close` removes the
+    least recently used."""
 
     def __init__(self, folder: Path | None = None, most_bytes: int = MAX_CACHE_BYTES) -> None:
         self._most = most_bytes
@@ -49,7 +47,7 @@ class SqliteCache:
         self._connection = _open(folder)
 
     def get(self, keys: Sequence[str]) -> dict[str, bytes]:
-        """The values there are."""
+        """Return the stored values of `keys`; missing keys are left out."""
         found: dict[str, bytes] = {}
         for some in _key_batches(keys):
             marks = ",".join("?" * len(some))
@@ -64,7 +62,7 @@ class SqliteCache:
         return found
 
     def put(self, items: Mapping[str, bytes]) -> None:
-        """Keep these values."""
+        """Store values by key, replacing earlier ones."""
         with suppress(sqlite3.Error):
             self._connection.executemany(
                 "INSERT OR REPLACE INTO entries VALUES (?, ?, ?, ?)",
@@ -73,7 +71,7 @@ class SqliteCache:
             self._connection.commit()
 
     def close(self) -> None:
-        """Stay within the limit and let go of the file. May be called twice."""
+        """Remove the oldest entries beyond the limit and close the file. May be called twice."""
         total = sum(size for (size,) in self._rows("SELECT COALESCE(SUM(size), 0) FROM entries"))
         for key, size in self._rows("SELECT key, size FROM entries ORDER BY used, key") if total > self._most else ():
             if total <= self._most:
@@ -92,7 +90,7 @@ class SqliteCache:
 
 
 def _checksum(value: bytes) -> bytes:
-    """What stands before a value, to know it by: SQLite doesn't notice when its pages are altered."""
+    """Return the checksum stored before a value, because SQLite doesn't notice altered pages."""
     return xxhash.xxh3_64_digest(value)
 
 
@@ -102,9 +100,9 @@ def _open(folder: Path | None) -> sqlite3.Connection:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for _ in range(2):
             with suppress(sqlite3.Error, OSError):
-                (folder / _FILE_NAME).touch(mode=0o600)  # it holds what repositories hold
+                (folder / _FILE_NAME).touch(mode=0o600)  # it contains source code
                 return _connect(str(folder / _FILE_NAME))
-            with suppress(OSError):  # damaged: begin anew
+            with suppress(OSError):  # damaged: start again
                 (folder / _FILE_NAME).unlink()
     return _connect("")  # SQLite's own temporary file
 
@@ -127,11 +125,11 @@ def _key_batches(keys: Sequence[str]) -> Iterator[list[str]]:
         yield some
 
 
-MAX_ENTRIES = 5000  # entries
+MAX_ENTRIES = 5000
 
 
 class JsonCache:
-    """Values of JSON by key, in a file `name` of the cache folder. One that can't be read is as good as none."""
+    """JSON values by key in the file `name` of the cache folder. An unreadable file counts as empty."""
 
     def __init__(self, name: str) -> None:
         folder = cache_folder()
@@ -139,11 +137,11 @@ class JsonCache:
         self._entries = self._read()
 
     def get(self, key: str) -> Any:
-        """The value, or None."""
+        """Return the value, or None."""
         return self._entries.get(key)
 
     def put(self, key: str, value: Any) -> None:
-        """What other processes put meanwhile stays."""
+        """Store a value; entries that other processes wrote meanwhile are preserved."""
         self._entries = self._read() | self._entries | {key: value}
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

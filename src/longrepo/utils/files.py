@@ -1,8 +1,7 @@
-"""Atomic writes, fsync, rename, checksums.
+"""Atomic writes and checksums of files.
 
-Small files, written whole or not at all.
-
-Writing so that a kill or a power cut leaves the old or the new, never a half: beside, synced, renamed.
+Files and folders are written under a temporary name, synced and renamed, so that a kill or a power cut leaves either
+the old version or the new one.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from pathlib import Path
 
 from longrepo.errors import InputError, RunError
 
-TEMPORARY_PREFIX = ".writing-"  # what such a prefix names was never finished
+TEMPORARY_PREFIX = ".writing-"  # files and folders with this prefix are unfinished
 
 
 def write_text_file(file: Path, text: str) -> None:
-    """Write beside, sync, rename. Raises InputError where the folder can't be written, RunError on a full disk."""
+    """Write a small file atomically. Raises InputError if the folder isn't writable, RunError if the disk is full."""
     beside = file.with_name(TEMPORARY_PREFIX + file.name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +36,7 @@ def write_text_file(file: Path, text: str) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Sync every file and folder under (and with) a folder."""
+    """Sync a folder with every file and folder in it."""
     for root, _, names in os.walk(folder):
         for name in names:
             descriptor = os.open(Path(root) / name, os.O_RDONLY)
@@ -49,7 +48,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Sync a folder's list of names: a rename isn't on the disk before that."""
+    """Sync a folder's directory entries; until then a rename isn't on the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -58,14 +57,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def move_into_place(written: Path, final: Path) -> None:
-    """Sync a finished folder and give it its final, unused name."""
+    """Sync a finished folder and rename it to its final name, which must be unused."""
     sync_tree(written)
     os.rename(written, final)
     sync_folder(final.parent)
 
 
 def swap_pointer(pointer: Path, target: Path) -> None:
-    """Let a relative symbolic link point to a target, atomically. Both lie in one tree."""
+    """Point a relative symbolic link to a target, atomically."""
     beside = pointer.with_name(TEMPORARY_PREFIX + pointer.name)
     beside.unlink(missing_ok=True)
     os.symlink(os.path.relpath(target, pointer.parent), beside)
@@ -75,7 +74,7 @@ def swap_pointer(pointer: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_folder_beside(final: Path) -> Iterator[Path]:
-    """A new empty folder to fill, removed if filling fails."""
+    """Yield a new empty folder next to `final`; it is removed if an error occurs."""
     beside = final.with_name(TEMPORARY_PREFIX + final.name)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -87,7 +86,7 @@ def temporary_folder_beside(final: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> list[str]:
-    """Remove what an earlier process was writing when it died; return the names."""
+    """Remove unfinished files and folders of an earlier process and return their names."""
     names = sorted(path.name for path in folder.glob(TEMPORARY_PREFIX + "*")) if folder.is_dir() else []
     for name in names:
         path = folder / name
@@ -99,6 +98,6 @@ def remove_unfinished(folder: Path) -> list[str]:
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file's bytes in hex."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()

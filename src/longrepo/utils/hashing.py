@@ -1,13 +1,9 @@
-"""Seeded hashes instead of RNG state; line hashes.
+"""Seeded choices, and the hash by which lines are compared.
 
-Choices that look random and aren't: each is derived from the seed and from what it is about.
+A choice that looks random depends only on the seed and on its subject, so no generator's state is kept.
 
-When two lines count as the same: one rule for choosing the lines that are scored and for checking that none leaked.
-
-A line is what stands between two "
-". Lines are compared without their white space, so that a line that was only
-indented anew or aligned is not news; what is left of a line like `}` or `else` in few characters stands in every file
-and tells nothing.
+Lines are text between two line feeds and are compared without white space: one that was only indented or aligned again
+isn't new. What is left of a line like `}` or `else` is too short to say anything, and doesn't count.
 """
 
 from __future__ import annotations
@@ -18,27 +14,27 @@ import xxhash
 
 
 def seeded_int(*about: object) -> int:
-    """A number below 2**64, the same for the same arguments on every machine."""
+    """Return a number below 2**64, the same for the same arguments on every machine."""
     text = "\x1f".join(str(one) for one in about)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def seeded_uniform(*about: object) -> float:
-    """A number in [0, 1), the same for the same arguments on every machine."""
+    """Return a number in [0, 1), the same for the same arguments on every machine."""
     return seeded_int(*about) / 2**64
 
 
-MIN_CHARACTERS = 4  # a line with fewer, without its white space, never counts
+MIN_CHARACTERS = 4  # shorter lines (without white space) never count
 
 
 def normalize_line(line: str) -> str:
-    """A line without any white space."""
+    """Return a line without its white space."""
     return "".join(line.split())
 
 
 def line_hash(line: str) -> int:
-    """64 bits of a normalised line (xxHash3), 0 for one too short to count."""
-    kept = normalize_line(line)
-    if len(kept) < MIN_CHARACTERS:
+    """Return the 64-bit xxHash3 of a normalized line, or 0 if it is too short to count."""
+    normalized = normalize_line(line)
+    if len(normalized) < MIN_CHARACTERS:
         return 0
-    return xxhash.xxh3_64_intdigest(kept.encode("utf-8", "surrogatepass")) or 1
+    return xxhash.xxh3_64_intdigest(normalized.encode("utf-8", "surrogatepass")) or 1

@@ -1,4 +1,4 @@
-"""Where a model's name points to."""
+"""Resolves a model's name to a folder or a hub id."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from longrepo.errors import InputError
 
 
 def model_location(name: str) -> str:
-    """A folder or a hub id for transformers: `embedded` is the model in this package, a path with a `config.json`
-    is itself, `owner/name` is the hub's. Raises InputError for anything else."""
+    """Return a folder or hub id for transformers: `embedded` means the model in this package, a folder with a
+    `config.json` stays as it is, `owner/name` is a hub id. Raises InputError for anything else."""
     if name == "embedded":
         return str(embedded.path())
     folder = Path(name).expanduser()

@@ -1,4 +1,4 @@
-"""This process's resident memory, as the kernel counts it, and what its C library keeps of it."""
+"""This process's resident memory as the kernel counts it, and how much freed memory its C library holds back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import resource
 import sys
 from pathlib import Path
 
-_MMAP_THRESHOLD, _THRESHOLD_BYTES = -3, 128 * 1024  # mallopt's parameter, and glibc's value at a process's start
+_MMAP_THRESHOLD, _THRESHOLD_BYTES = -3, 128 * 1024  # mallopt's parameter, and glibc's initial value
 
 
 def peak_resident() -> int:
-    """Bytes at the highest since `reset_peak_resident` (on Linux), or since the process began (elsewhere)."""
+    """Return peak resident bytes since `reset_peak_resident` (Linux) or since the process started (elsewhere)."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -23,7 +23,7 @@ def peak_resident() -> int:
 
 
 def reset_peak_resident() -> None:
-    """Begin a new peak where the kernel allows it; elsewhere the old one stands."""
+    """Reset the peak if the kernel allows it; otherwise do nothing."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -31,11 +31,11 @@ def reset_peak_resident() -> None:
 
 
 def return_freed_memory() -> bool:
-    """Have the C library give each freed block of 128 KiB or more back at once; whether it can be told to (glibc).
+    """Make the C library return each freed block of 128 KiB or more at once; return False if it isn't glibc.
 
-    By itself it keeps those of up to 32 MiB as soon as it has seen one freed, and a step's blocks of many sizes leave
-    gaps: faster, and up to twice what was planned (`benchmarks/memory/process_accuracy.py`). Source: mallopt(3),
-    M_MMAP_THRESHOLD.
+    By default glibc raises this threshold to the size of the blocks it has seen freed, up to 32 MiB, and keeps smaller
+    ones. That is faster, but blocks of many sizes leave gaps, which take up to twice the planned memory
+    (`benchmarks/memory/process_accuracy.py`). Source: mallopt(3), M_MMAP_THRESHOLD.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""How a long computation says where it is, without knowing who listens."""
+"""The interface through which long computations report their progress."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Is told each step, and of counted work each piece that is done."""
+    """Receives the steps of a computation, and each finished piece of counted work."""
 
     def step(self, what: str) -> None:
-        """A step begins."""
+        """Report that a step begins."""
 
     def count(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Counted work: call what is yielded with how many pieces were done."""
+        """Yield a function to call with the number of pieces that were just finished, of `total`."""
 
     def stopped(self) -> None:
-        """Ctrl-C has ended the work before anything was written."""
+        """Report that Ctrl-C ended the work before anything was written."""
 
 
 class NoProgress:
-    """Nobody listens."""
+    """Discards all reports."""
 
     def step(self, what: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     @contextmanager
     def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """Nothing."""
+        """Do nothing."""
         yield lambda _: None
 
     def stopped(self) -> None:
-        """Nothing."""
+        """Do nothing."""

@@ -1,1 +1,1 @@
-"""Questions on a repository: made from outlines and changes, written into sequences, checked on another way."""
+"""Questions about a repository: made from outlines and changes, written into sequences, and checked independently."""

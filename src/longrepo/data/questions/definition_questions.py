@@ -1,9 +1,4 @@
-"""Questions about one definition.
-
-What a question is, and what a kind of question has to offer.
-
-Questions about one definition: where it is, its signature, a default in it, what holds it, what it extends.
-"""
+"""Questions about one definition: its file, its signature, a default value, its class, its base class."""
 
 from __future__ import annotations
 
@@ -29,8 +24,8 @@ from longrepo.repository.definitions import Definition
 
 @dataclass(frozen=True)
 class Question:
-    """`needs`: (path, character) pairs that the shown pieces must hold, the one with the answer first. `answer` holds
-    `{snippet}` where the number of the snippet with the answer goes."""
+    """A question with its answer. `needs`: (path, character) positions that the snippets must contain, the one with the
+    answer first. In `answer`, `{snippet}` stands for the number of the snippet with the answer."""
 
     kind: str
     text: str
@@ -40,8 +35,8 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionKind:
-    """`subjects`: the names, paths or commit ids that this kind could ask about; `ask`: the question about one of
-    them, or the reason why there is none."""
+    """A kind of question. `subjects` yields the names, paths or commit ids it could ask about; `ask` returns the
+    question about one of them, or the reason why there is none."""
 
     name: str
     subjects: Callable[[QuestionIndex], Iterable[str]]
@@ -50,8 +45,8 @@ class QuestionKind:
 
 CLASSES = ("class", "struct", "interface", "trait", "enum")
 FUNCTIONS = ("function", "method")
-_COMMENT_MARKS = ("#", "//", "/*", '"""', "'''")  # comments and literals of several lines: not the same on one line
-_MAX_SIGNATURE_CHARACTERS = 390  # characters: a signature this long is cut short
+_COMMENT_MARKS = ("#", "//", "/*", '"""', "'''")  # they end otherwise once a signature is one line
+_MAX_SIGNATURE_CHARACTERS = 390  # characters; longer signatures were truncated
 _OWNER_LANGUAGES = ("Python", "Java", "PHP", *SCRIPT_LANGUAGES)
 _RECEIVER = re.compile(r"func \(\s*(?:\w+\s+)?\*?(\w+)(?:\[[^\]]*\])?\s*\)")
 _EXTENDS = re.compile(r"\bextends ([\w.]+) ?(?:<.*>)? ?(?:implements\b.*|$)")
@@ -64,22 +59,22 @@ _INDENTATION = re.compile(r"[ \t]*")
 _RECEIVERS = ("self", "cls", "&self", "&mut self", "mut self", "this", "void")
 
 
-def sole_definition(book: QuestionIndex, name: str) -> SourceDefinition | str:
-    """The only definition of a name, or the reason why the text leaves a doubt that it is."""
-    if name not in book.sole_definitions:
-        book.sole_definitions[name] = _find_sole_definition(book, name)
-    return book.sole_definitions[name]
+def sole_definition(index: QuestionIndex, name: str) -> SourceDefinition | str:
+    """Return the only definition of a name, or the reason why there may be others."""
+    if name not in index.sole_definitions:
+        index.sole_definitions[name] = _find_sole_definition(index, name)
+    return index.sole_definitions[name]
 
 
-def _find_sole_definition(book: QuestionIndex, name: str) -> SourceDefinition | str:
-    place = book.unique[name]
-    if len(book.holders[name]) > MAX_HOLDERS:
+def _find_sole_definition(index: QuestionIndex, name: str) -> SourceDefinition | str:
+    place = index.unique[name]
+    if len(index.holders[name]) > MAX_HOLDERS:
         return "name is an everyday word here"
     own = name_position(place)
     is_function = place.source.language == "C" and place.definition.kind in FUNCTIONS
     if is_function and not is_call(place.source.text, own, name):  # a macro's argument
         return "definition can't be told from its text"
-    for source in book.holders[name]:
+    for source in index.holders[name]:
         for at in word_positions(name, source.text):
             if (source is not place.source or at != own) and may_define(source, name, at, place.definition.kind):
                 return "name may be defined elsewhere too"
@@ -87,7 +82,7 @@ def _find_sole_definition(book: QuestionIndex, name: str) -> SourceDefinition | 
 
 
 def base_of(place: SourceDefinition) -> str | None:
-    """The one class that a class extends, as written without type arguments; None where it isn't just one."""
+    """Return the only base of a class as written, without type arguments; None unless there is exactly one."""
     signature, language = place.definition.signature, place.source.language
     if language == "Python":
         match = _PYTHON_BASES.search(signature)
@@ -101,7 +96,7 @@ def base_of(place: SourceDefinition) -> str | None:
 
 
 def parameters(signature: str, name: str) -> list[tuple[str, str]] | None:
-    """Each parameter's text before and after its `=` ("" without one); None where the brackets don't close."""
+    """Return each parameter's text before and after its `=` ("" if none); None if the brackets don't close."""
     opening = next(
         (at for at in word_positions(name, signature) if _OPENING_BRACKET.match(signature, at + len(name))), None
     )
@@ -133,7 +128,7 @@ def parameters(signature: str, name: str) -> list[tuple[str, str]] | None:
 
 
 def directly_inside(text: str, outer: Definition, inner: Definition) -> bool:
-    """Whether a definition is indented under another's head, nothing between: no condition, no anonymous class."""
+    """Return whether `inner` is directly in `outer`: no condition or anonymous class in between."""
     at = text.rfind("\n", 0, inner.start) + 1
     width = _indentation(text, at)
     while at > outer.start:
@@ -150,14 +145,14 @@ def _indentation(text: str, at: int) -> int:
 
 
 def _subjects_of_kinds(*kinds: str) -> Callable[[QuestionIndex], Iterator[str]]:
-    def subjects(book: QuestionIndex) -> Iterator[str]:
-        return (name for name, place in book.unique.items() if place.definition.kind in kinds)
+    def subjects(index: QuestionIndex) -> Iterator[str]:
+        return (name for name, place in index.unique.items() if place.definition.kind in kinds)
 
     return subjects
 
 
-def _where_question(book: QuestionIndex, name: str) -> Question | str:
-    place = sole_definition(book, name)
+def _where_question(index: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(index, name)
     if isinstance(place, str):
         return place
     if path_reveals(name, place.source.path):
@@ -166,8 +161,8 @@ def _where_question(book: QuestionIndex, name: str) -> Question | str:
     return _question("where", text, f"{place.source.path}, in {{snippet}}", place)
 
 
-def _signature_question(book: QuestionIndex, name: str) -> Question | str:
-    place = sole_definition(book, name)
+def _signature_question(index: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(index, name)
     if isinstance(place, str):
         return place
     source, start = place.source, place.definition.start
@@ -181,25 +176,25 @@ def _signature_question(book: QuestionIndex, name: str) -> Question | str:
     return _question("signature", f"What is the signature of {name}?", f"{signature}, in {{snippet}}", place)
 
 
-def _default_question(book: QuestionIndex, name: str) -> Question | str:
-    place = sole_definition(book, name)
+def _default_question(index: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(index, name)
     if isinstance(place, str):
         return place
     found = parameters(_whole_signature(place), name) or []
     names = ((_PARAMETER.match(before), value) for before, value in found)
-    told = [(one.group(), value) for one, value in names if one and value not in ("", "None", "undefined")]
-    if not told:
+    defaults = [(one.group(), value) for one, value in names if one and value not in ("", "None", "undefined")]
+    if not defaults:
         return "no parameter with a default that says something"
-    parameter, value = told[-1]
+    parameter, value = defaults[-1]
     text = f"What is the default of the parameter {parameter} of {name}?"
     return _question("default", text, f"{value}, in {{snippet}}", place)
 
 
-def _owner_question(book: QuestionIndex, name: str) -> Question | str:
-    place = sole_definition(book, name)
+def _owner_question(index: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(index, name)
     if isinstance(place, str):
         return place
-    owner = _owner_name(book, place)
+    owner = _owner_name(index, place)
     if owner is None:
         return "what holds the method can't be told from its text"
     if normalize_name(owner) in normalize_name(name):
@@ -207,19 +202,19 @@ def _owner_question(book: QuestionIndex, name: str) -> Question | str:
     return _question("owner", f"Which type has the method {name}?", f"{owner}, in {{snippet}}", place)
 
 
-def _owner_name(book: QuestionIndex, place: SourceDefinition) -> str | None:
+def _owner_name(index: QuestionIndex, place: SourceDefinition) -> str | None:
     source, one = place.source, place.definition
     if source.language == "Go":
         receiver = _RECEIVER.match(one.signature)
         return receiver.group(1) if receiver else None
-    owner = book.owner(place)
+    owner = index.owner(place)
     if owner is None or source.language not in _OWNER_LANGUAGES or owner.kind not in CLASSES:
         return None
     return owner.name if directly_inside(source.text, owner, one) else None
 
 
-def _base_question(book: QuestionIndex, name: str) -> Question | str:
-    place = sole_definition(book, name)
+def _base_question(index: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(index, name)
     if isinstance(place, str):
         return place
     base = base_of(place)
@@ -231,7 +226,7 @@ def _base_question(book: QuestionIndex, name: str) -> Question | str:
 
 
 def _whole_signature(place: SourceDefinition) -> str:
-    """The signature without what ends it; empty where it is cut short or holds a comment."""
+    """Return the signature without its final punctuation; empty if it was truncated or contains a comment."""
     signature = place.definition.signature.rstrip()
     if len(signature) > _MAX_SIGNATURE_CHARACTERS or any(mark in signature for mark in _COMMENT_MARKS):
         return ""
@@ -242,9 +237,9 @@ def _question(kind: str, text: str, answer: str, place: SourceDefinition) -> Que
     return Question(kind, text, answer, ((place.source.path, name_position(place)),))
 
 
-def _default_subjects(book: QuestionIndex) -> Iterator[str]:
+def _default_subjects(index: QuestionIndex) -> Iterator[str]:
     asked = ("Python", *SCRIPT_LANGUAGES)
-    return (name for name in _subjects_of_kinds(*FUNCTIONS)(book) if book.unique[name].source.language in asked)
+    return (name for name in _subjects_of_kinds(*FUNCTIONS)(index) if index.unique[name].source.language in asked)
 
 
 NAME_KINDS = (

@@ -1,8 +1,8 @@
-"""What git and Python's own parser say about a commit's files, for checking answers.
+"""Facts about a commit's files from git and Python's own parser, for checking answers.
 
-`CommitFiles` is a commit's tree as git itself shows it: `git grep`, `ls-tree`, `diff-tree`, `rev-list`, over its
-objects alone. `PythonFile` is a Python file as `ast` reads it. `Evidence` looks up definitions, callers, subclasses and
-tests of a name with both; files of other languages are listed as unread.
+`CommitFiles` reads a commit's tree with git's commands (`grep`, `ls-tree`, `diff-tree`, `rev-list`), `PythonFile` a
+Python file with `ast`. `Evidence` combines both to find the definitions, callers, subclasses and tests of a name; files
+in other languages are listed as unread.
 """
 
 from __future__ import annotations
@@ -45,21 +45,23 @@ class GrepLine(NamedTuple):
 
 
 def holds_commit(repository: Path, commit: str) -> bool:
-    """Whether a repository holds a commit (full id)."""
+    """Return whether a repository contains a commit (full id)."""
     with object_reader(repository, commit) as reader:
         return next(reader.sizes([commit]))[1] == "commit"
 
 
 class CommitFiles:
-    """The files of one commit. Close it, or use it in a `with`."""
+    """The files of one commit. Close it, or use it in a `with` statement."""
 
     def __init__(self, repository: Path, commit: str) -> None:
-        """Raises InputError where the repository doesn't hold the commit."""
+        """Raises InputError if the repository doesn't contain the commit."""
         self.commit = commit
         with ExitStack() as stack:
             self._reader = stack.enter_context(object_reader(repository, commit))
             if next(self._reader.sizes([commit]))[1] != "commit":
-                raise InputError(f"{repository}: doesn't hold the commit {commit[:10]}; give the repository prepared")
+                raise InputError(
+                    f"{repository}: doesn't contain the commit {commit[:10]}; give the prepared repository"
+                )
             self._batch = stack.enter_context(self._reader.batch())
             self._open = stack.pop_all()
         self.text = lru_cache(maxsize=512)(self._text)
@@ -73,11 +75,11 @@ class CommitFiles:
 
     @cached_property
     def blobs(self) -> dict[str, str]:
-        """path -> object id of every regular file."""
+        """Map the path of every regular file to its object id."""
         return {one.path: one.blob for one in tracked_entries(self._reader, self.commit) if one.mode.startswith("100")}
 
     def _text(self, path: str) -> str:
-        """A file's text; empty where there is none."""
+        """Return a file's text; empty if there is no such file."""
         if path not in self.blobs:
             return ""
         self._batch.ask([self.blobs[path]])
@@ -85,29 +87,29 @@ class CommitFiles:
         return content.decode("utf-8-sig", "replace").replace("\r\n", "\n")
 
     def look_up(self, words: Iterable[str]) -> None:
-        """Ask for many words at once: `lines` then answers without asking git again."""
+        """Look up many words at once, so that `lines` needn't call git for each."""
         todo = sorted({word for word in words if re.fullmatch(r"\w+", word, re.ASCII)} - self._lines.keys())
         for first in range(0, len(todo), _NAMES_AT_ONCE):
             self._grep(todo[first : first + _NAMES_AT_ONCE])
 
     def lines(self, word: str) -> list[GrepLine]:
-        """The lines in which a word stands, anywhere in the tree, binary files left out."""
+        """Return all lines of the tree that contain a word; binary files are left out."""
         self.look_up([word])
         return self._lines.get(word, [])
 
     def changed(self, commit: str) -> list[str]:
-        """The paths a commit changed, as `git log --name-only` shows them."""
+        """Return the paths a commit changed, as `git log --name-only` shows them."""
         options = ["--no-commit-id", "--name-only", "--root", "-r", "-z", "-M", "--no-ext-diff", "--no-textconv"]
         return [
             decode_path(one) for one in self._reader.output("diff-tree", *options, commit, "--").split(b"\0") if one
         ]
 
     def subject(self, commit: str) -> str:
-        """The first line of a commit's message."""
+        """Return the first line of a commit's message."""
         return self._reader.output("log", "-1", "--format=%s", commit, "--").decode("utf-8", "replace").strip()
 
     def ids(self, prefix: str) -> list[str]:
-        """The commits of this history whose id begins like this."""
+        """Return the commits of this history whose id begins with a prefix."""
         return self._by_prefix.get(prefix[:8], [])
 
     @cached_property
@@ -122,7 +124,7 @@ class CommitFiles:
         pattern = f"({'|'.join(words)})"
         any_word = re.compile(rf"\b(?:{'|'.join(words)})\b", re.ASCII)
         options = ["-I", "-n", "-z", "-w", "-E", "--full-name", "--no-textconv", "--no-color", "-e", pattern]
-        # git grep ends with status 1 where it finds nothing, which is no failure.
+        # git grep exits with 1 if it finds nothing, which isn't an error.
         for raw in self._reader.fields("grep", *options, self.commit, "--", end=b"\n", strict=False):
             line = self._line(raw)
             for word in set(any_word.findall(line.text)):
@@ -135,12 +137,12 @@ class CommitFiles:
 
 
 def file_suffix(path: str) -> str:
-    """What follows the last dot of a file's name, in small letters; "" where there is none."""
+    """Return the lower-case suffix of a file's name without its dot; "" if it has none."""
     return PurePosixPath(path).suffix[1:].lower()
 
 
 def distinct_paths(lines: Iterable[GrepLine]) -> Iterator[str]:
-    """The distinct paths of lines, in order."""
+    """Yield the distinct paths of lines, in order."""
     yield from dict.fromkeys(line.path for line in lines)
 
 
@@ -154,7 +156,7 @@ class NameUse:
 
 @dataclass(frozen=True)
 class PythonClass:
-    """A class, its bases as written without type arguments, and the methods that stand in it under no condition."""
+    """A class, its bases as written without type arguments, and its unconditional methods."""
 
     name: str
     bases: tuple[str, ...]
@@ -162,8 +164,8 @@ class PythonClass:
 
 
 class PythonFile:
-    """What is kept of one file, a small part of its tree. `parsed` is False if this Python can't parse it: then
-    nothing of it is known."""
+    """The functions, classes and bound names of one Python file. If this Python version can't parse it, `parsed` is
+    False and everything else is empty."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -176,15 +178,15 @@ class PythonFile:
             self._read(tree)
 
     def defining_lines(self, name: str) -> set[int]:
-        """Lines that define, bind or rename something to a name, in any scope but a function's own variables."""
+        """Return the lines that define a name or bind it, except a function's local variables."""
         return self._bound.get(name, set())
 
     def owners(self, method: str) -> list[str]:
-        """The classes in whose body, under no condition, a function of this name stands."""
+        """Return the classes that define a method unconditionally."""
         return [one.name for one in self.classes if method in one.methods]
 
     def uses(self, name: str) -> list[NameUse]:
-        """Every mention of a name in code but its definitions and imports. Parses the file once more."""
+        """Return every mention of a name in code except definitions and imports. Parses the file again."""
         tree = _parse_module(self._text)
         return list(_uses(tree, name, "")) if tree else []
 
@@ -217,25 +219,25 @@ class PythonFile:
 
 
 def may_bind(line: str) -> bool:
-    """Whether a line could bind a name at all; if not, its file needn't be parsed."""
+    """Return whether a line could bind a name; if not, its file needn't be parsed."""
     return _MAY_BIND.search(line) is not None
 
 
 def same_signature(function: FunctionNode, answer: str) -> bool:
-    """Whether an answer spells a function's name, parameters, defaults and annotations."""
+    """Return whether an answer has a function's name, parameters, defaults and annotations."""
     tree = _parse_module(f"{answer}: pass")
-    given = tree.body[0] if tree else None
+    written = tree.body[0] if tree else None
     return (
-        type(given) is type(function)
-        and isinstance(given, FunctionNode)
-        and given.name == function.name
-        and ast.dump(given.args) == ast.dump(function.args)
-        and _dump(given.returns) == _dump(function.returns)
+        type(written) is type(function)
+        and isinstance(written, FunctionNode)
+        and written.name == function.name
+        and ast.dump(written.args) == ast.dump(function.args)
+        and _dump(written.returns) == _dump(function.returns)
     )
 
 
 def default_of(function: FunctionNode, parameter: str) -> ast.expr | None:
-    """A parameter's default, None where it has none."""
+    """Return a parameter's default, or None."""
     arguments = function.args
     plain = [*arguments.posonlyargs, *arguments.args]
     pairs = [*zip(plain[len(plain) - len(arguments.defaults) :], arguments.defaults, strict=True)]
@@ -244,7 +246,7 @@ def default_of(function: FunctionNode, parameter: str) -> ast.expr | None:
 
 
 def same_expression(node: ast.expr, answer: str) -> bool:
-    """Whether an answer spells an expression."""
+    """Return whether an answer parses to the same expression."""
     tree = _parse_module(f"({answer})")
     body = tree.body[0] if tree and len(tree.body) == 1 else None
     return isinstance(body, ast.Expr) and ast.dump(body.value) == ast.dump(node)
@@ -282,31 +284,31 @@ def _dump(node: ast.AST | None) -> str:
 
 
 def asked_name(question: str) -> str:
-    """The word that a question is answered by looking up; "" where there is none."""
+    """Return the word to look up for a question; "" if there is none."""
     if match := re.match(r"Which test file calls the \w+ (\w+)\?", question):
         return match.group(1)
     return next((match.group(1) for one in _PATTERNS if (match := re.search(one, question))), "")
 
 
 class Evidence:
-    """Reads one commit of a repository, on demand."""
+    """Reads one commit of a repository on demand."""
 
     def __init__(self, repository: Path, commit: str) -> None:
         self.tree = CommitFiles(repository, commit)
         self.python = lru_cache(maxsize=8192)(self._python)
 
     def close(self) -> None:
-        """End git's processes."""
+        """Close git's processes."""
         self.tree.__exit__()
 
     def _python(self, path: str) -> PythonFile | None:
-        """A Python file as its parser reads it; None for other files."""
+        """Return a parsed Python file; None for other files."""
         end = file_suffix(path)
         script = not end and re.match(r"#!.*python", self.tree.text(path)) is not None
         return PythonFile(self.tree.text(path)) if end in _PYTHON_SUFFIXES or script else None
 
     def unread(self, name: str) -> list[str]:
-        """The code files in which a name stands that no parser here reads: what they say of it isn't known."""
+        """Return the code files that mention a name and that no parser here can read."""
         return [path for path in distinct_paths(self.tree.lines(name)) if self._is_unread(path)]
 
     def _is_unread(self, path: str) -> bool:
@@ -315,7 +317,7 @@ class Evidence:
         return language_of(path) not in NON_CODE_LANGUAGES
 
     def definitions(self, name: str) -> list[tuple[str, int]]:
-        """(path, line) of every definition of a name in the Python files."""
+        """Return (path, line) of every definition of a name in Python files."""
         return [(line.path, line.number) for line in self.tree.lines(name) if self._defines(line, name)]
 
     def _defines(self, line: GrepLine, name: str) -> bool:
@@ -325,8 +327,8 @@ class Evidence:
         return python is not None and line.number in python.defining_lines(name)
 
     def callers(self, name: str) -> set[tuple[str, str]]:
-        """(path, innermost function) of every mention of a name in Python code but its definition and imports. A
-        mention that is no call counts if it is outside every function that calls it."""
+        """Return (path, innermost function) of every mention of a name in Python code, calls or not, except its
+        definition and imports."""
         return {
             (path, use.inside)
             for path in distinct_paths(self.tree.lines(name))
@@ -335,7 +337,7 @@ class Evidence:
         }
 
     def subclasses(self, name: str) -> set[tuple[str, str]]:
-        """(path, class) of every Python class whose head names this one as its base."""
+        """Return (path, class) of every Python class that names this one as a base."""
         return {
             (path, one.name)
             for path in distinct_paths(self.tree.lines(name))
@@ -345,11 +347,11 @@ class Evidence:
         }
 
     def tests(self, name: str) -> list[str]:
-        """The test files, by their path, in which a name stands."""
+        """Return the test files (by their path) that mention a name."""
         return [path for path in distinct_paths(self.tree.lines(name)) if _is_test(path)]
 
     def calls(self, path: str, name: str) -> bool:
-        """Whether a Python file calls a name."""
+        """Return whether a Python file calls a name."""
         python = self.python(path)
         return python is not None and any(one.call for one in python.uses(name))
 

@@ -1,13 +1,9 @@
-"""All kinds in turn, the unfit dropped.
+"""Makes questions of all kinds, with answers read from the syntax tree or from git, never guessed.
 
-Questions about files: which import this one, which it imports, which a commit changed.
-
-Questions about how two definitions meet: the only caller, the only subclass, the only test.
-
-Questions whose answer is read from the syntax tree or from git, never guessed.
-
-Each names the snippet that must be shown (`needs`): for "where is X defined" the piece of the file that defines it. A
-question is dropped where the repository gives it no single answer, or where it would answer itself.
+This file has the kinds about files (its importers, its imports, a commit's changes) and about two definitions (the
+only caller, the only subclass, the only test). Each question names the snippets it needs: for "where is X defined" the
+piece of the file that defines it. A question is dropped if the repository doesn't give it a single answer, or if it
+would answer itself.
 """
 
 from __future__ import annotations
@@ -51,27 +47,27 @@ from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import NON_CODE_LANGUAGES
 from longrepo.utils import hashing
 
-_MAX_FILES = 3  # files in an answer at most
+_MAX_FILES = 3  # in an answer
 _IMPORT_LANGUAGES = ("Python", "JavaScript", "TypeScript", "Java", "C", "C++")
 _PACKAGE_STEMS = frozenset(("__init__", "__main__", "index", "main", "lib", "mod"))  # files that stand for their folder
-_MAX_SUBJECT_CHARACTERS = 120  # characters
+_MAX_SUBJECT_CHARACTERS = 120
 
 
-def _importers_subjects(book: QuestionIndex) -> Iterator[str]:
-    return (path for path, by in book.graph.imported_by.items() if by and path in book.sources)
+def _importers_subjects(index: QuestionIndex) -> Iterator[str]:
+    return (path for path, by in index.graph.imported_by.items() if by and path in index.sources)
 
 
-def _importers_question(book: QuestionIndex, path: str) -> Question | str:
-    importers = book.graph.imported_by[path]
+def _importers_question(index: QuestionIndex, path: str) -> Question | str:
+    importers = index.graph.imported_by[path]
     stem = _stem(path)
     if len(importers) > _MAX_FILES:
         return "imported by too many files to list"
-    if not _is_unambiguous(book, path, stem) or any(one not in book.sources for one in importers):
+    if not _is_unambiguous(index, path, stem) or any(one not in index.sources for one in importers):
         return "a file's name doesn't say which file is imported"
-    if not all(_import_names_stem(book.sources[one], stem) for one in importers):
+    if not all(_import_names_stem(index.sources[one], stem) for one in importers):
         return "a file's name doesn't say which file is imported"
     known = {*importers, path}
-    if any(source.path not in known and mentions_in_import(source, stem) for source in book.holders[stem]):
+    if any(source.path not in known and mentions_in_import(source, stem) for source in index.holders[stem]):
         return "another file may import it too"
     if all(normalize_name(stem) in normalize_name(_stem(one)) for one in importers):
         return "answered by the question itself"
@@ -80,34 +76,34 @@ def _importers_question(book: QuestionIndex, path: str) -> Question | str:
 
 
 def _import_names_stem(source: SourceFile, stem: str) -> bool:
-    """Whether an import of a source names a file's stem, and (scripts) its place too, not an alias for it."""
+    """Return whether a source imports a file by its stem; in JavaScript and TypeScript, by a relative path."""
     if source.language in SCRIPT_LANGUAGES:
         modules = (one.module for one in source.outline.imports if one.module.startswith("."))
         return any(posixpath.basename(one).partition(".")[0] == stem for one in modules)
     return mentions_in_import(source, stem)
 
 
-def _is_unambiguous(book: QuestionIndex, path: str, stem: str) -> bool:
-    """Whether a file's stem says which file is meant wherever something is imported."""
-    if stem in _PACKAGE_STEMS or len(stem) < 4 or stem in sys.stdlib_module_names or stem in book.folders:
+def _is_unambiguous(index: QuestionIndex, path: str, stem: str) -> bool:
+    """Return whether a file's stem identifies it in every import."""
+    if stem in _PACKAGE_STEMS or len(stem) < 4 or stem in sys.stdlib_module_names or stem in index.folders:
         return False
-    if len(book.stems[stem]) > 1 or stem in book.excluded.words or not re.fullmatch(r"\w+", stem, re.ASCII):
+    if len(index.stems[stem]) > 1 or stem in index.excluded.words or not re.fullmatch(r"\w+", stem, re.ASCII):
         return False
-    return book.sources[path].language in _IMPORT_LANGUAGES
+    return index.sources[path].language in _IMPORT_LANGUAGES
 
 
-def _imports_subjects(book: QuestionIndex) -> Iterator[str]:
-    return (path for path, found in book.graph.imports.items() if found and path in book.sources)
+def _imports_subjects(index: QuestionIndex) -> Iterator[str]:
+    return (path for path, found in index.graph.imports.items() if found and path in index.sources)
 
 
-def _imports_question(book: QuestionIndex, path: str) -> Question | str:
-    source, found = book.sources[path], book.graph.imports[path]
+def _imports_question(index: QuestionIndex, path: str) -> Question | str:
+    source, found = index.sources[path], index.graph.imports[path]
     if len(found) > _MAX_FILES:
         return "imports too many files to list"
-    if any(one not in book.sources or not _is_unambiguous(book, one, _stem(one)) for one in found):
+    if any(one not in index.sources or not _is_unambiguous(index, one, _stem(one)) for one in found):
         return "a file's name doesn't say which file is imported"
     stems = {_stem(one) for one in found}
-    if any(not _is_accounted_for(book, source, one, stems) for one in source.outline.imports):
+    if any(not _is_accounted_for(index, source, one, stems) for one in source.outline.imports):
         return "an import may mean another file"
     if all(normalize_name(_stem(one)) in normalize_name(_stem(path)) for one in found):
         return "answered by the question itself"
@@ -115,43 +111,45 @@ def _imports_question(book: QuestionIndex, path: str) -> Question | str:
     return Question("imports", f"Which files of the repository does {path} import?", ", ".join(found), needs)
 
 
-def _is_accounted_for(book: QuestionIndex, source: SourceFile, one: Import, stems: set[str]) -> bool:
-    """Whether an import means one of the files found, or certainly none of the repository."""
+def _is_accounted_for(index: QuestionIndex, source: SourceFile, one: Import, stems: set[str]) -> bool:
+    """Return whether an import means one of the files found, or certainly no file of the repository."""
     parts = [part for part in re.split(r"[./]+", one.module) if part]
     if source.language == "Python":
-        inside = one.level > 0 or (parts and _is_known_part(book, parts[0]))
+        inside = one.level > 0 or (parts and _is_known_part(index, parts[0]))
         if one.level == 0 and parts and parts[0] in sys.stdlib_module_names:
-            inside = _is_known_part(book, parts[0])
+            inside = _is_known_part(index, parts[0])
         meant = [*parts[-1:], *one.names]
         return not inside or (bool(parts) and parts[-1] in stems) or (bool(meant) and set(one.names) <= stems)
     if source.language in SCRIPT_LANGUAGES:
-        aliased = one.module.startswith(("@/", "~", "#")) or (bool(parts) and parts[0] in book.folders)
+        aliased = one.module.startswith(("@/", "~", "#")) or (bool(parts) and parts[0] in index.folders)
         return posixpath.basename(one.module).partition(".")[0] in stems if one.module[:1] == "." else not aliased
     if source.language == "Java":
-        return one.module == "package" or bool(set(parts) & stems) or not (parts[:1] and _is_under_package(book, parts))
+        return (
+            one.module == "package" or bool(set(parts) & stems) or not (parts[:1] and _is_under_package(index, parts))
+        )
     return posixpath.basename(one.module).partition(".")[0] in stems
 
 
-def _is_known_part(book: QuestionIndex, part: str) -> bool:
-    return part in book.folders or part in book.stems
+def _is_known_part(index: QuestionIndex, part: str) -> bool:
+    return part in index.folders or part in index.stems
 
 
-def _is_under_package(book: QuestionIndex, parts: Sequence[str]) -> bool:
-    """Whether a Java import begins like a folder of the repository."""
-    return all(part in book.folders for part in parts[:2])
+def _is_under_package(index: QuestionIndex, parts: Sequence[str]) -> bool:
+    """Return whether a Java import begins with folders of the repository."""
+    return all(part in index.folders for part in parts[:2])
 
 
-def _change_subjects(book: QuestionIndex) -> Iterator[str]:
-    return iter(book.commits)
+def _change_subjects(index: QuestionIndex) -> Iterator[str]:
+    return iter(index.commits)
 
 
-def _change_question(book: QuestionIndex, commit: str) -> Question | str:
-    """What a commit changed: its message is asked about, its files are the answer."""
-    facts = book.commits[commit]
+def _change_question(index: QuestionIndex, commit: str) -> Question | str:
+    """Ask which files a commit with this subject line changed."""
+    facts = index.commits[commit]
     paths = sorted({fact.path for fact in facts})
     if len(paths) > _MAX_FILES:
         return "commit changed too many files to list"
-    if len(paths) != facts[0].files or any(path not in book.sources for path in paths):
+    if len(paths) != facts[0].files or any(path not in index.sources for path in paths):
         return "commit changed files that are gone or left out"
     message = facts[0].message.strip().split("\n")[0]
     if any(normalize_name(_stem(path)) in normalize_name(message) for path in paths):
@@ -176,24 +174,24 @@ _UNNAMED_FUNCTION = re.compile(r"\bfunction\b|=>|->|\bfunc\s*\(|\blambda\b|\|\w*
 _IMPORTING_TESTS = ("Python", "JavaScript", "TypeScript")
 
 
-def _caller_subjects(book: QuestionIndex) -> Iterator[str]:
-    return (name for name in book.calls if book.unique[name].definition.kind in FUNCTIONS)
+def _caller_subjects(index: QuestionIndex) -> Iterator[str]:
+    return (name for name in index.calls if index.unique[name].definition.kind in FUNCTIONS)
 
 
-def _caller_question(book: QuestionIndex, name: str) -> Question | str:
-    calls = book.calls[name]
+def _caller_question(index: QuestionIndex, name: str) -> Question | str:
+    calls = index.calls[name]
     source, first = calls[0]
     caller = _innermost_definition(source, first)
     if any(one is not source or _innermost_definition(one, call) != caller for one, call in calls):
         return "called from more than one place"
-    place = sole_definition(book, name)
+    place = sole_definition(index, name)
     if isinstance(place, str):
         return place
     if source is place.source:
         return "caller in the file of the definition"
     if caller is None or not _is_certain_caller(source, caller, first):
         return "caller can't be told from its text"
-    if not _occurs_only_there(book, place, source, caller):
+    if not _occurs_only_there(index, place, source, caller):
         return "name stands in more places than its caller"
     answer = f"{caller.name} in {source.path}, in {{snippet}}"
     needs = ((source.path, source.text.find(name, first.at)), (place.source.path, name_position(place)))
@@ -201,24 +199,26 @@ def _caller_question(book: QuestionIndex, name: str) -> Question | str:
 
 
 def _innermost_definition(source: SourceFile, call: Call) -> Definition | None:
-    """The innermost definition around a call."""
+    """Return the innermost definition around a call."""
     definitions = source.outline.definitions
     first = bisect_right(definitions, call.at, key=lambda one: one.start)
     return next((one for one in reversed(definitions[:first]) if one.end > call.at), None)
 
 
 def _is_certain_caller(source: SourceFile, caller: Definition, call: Call) -> bool:
-    """Whether the caller is a function of its own name in its file, and no unnamed one stands around the call."""
+    """Return whether the caller's name is unique in its file and no anonymous function encloses the call."""
     same_name = sum(one.name == caller.name for one in source.outline.definitions)
     if caller.kind not in FUNCTIONS or same_name > 1 or not caller.name.isidentifier():
         return False
     return "{" not in caller.signature and not _UNNAMED_FUNCTION.search(source.text[caller.body : call.at])
 
 
-def _occurs_only_there(book: QuestionIndex, place: SourceDefinition, caller_in: SourceFile, caller: Definition) -> bool:
-    """Whether the name stands nowhere in code but in its definition, its caller and imports."""
+def _occurs_only_there(
+    index: QuestionIndex, place: SourceDefinition, caller_in: SourceFile, caller: Definition
+) -> bool:
+    """Return whether code mentions the name only in its definition, its caller and imports."""
     name, one = place.definition.name, place.definition
-    for source in book.holders[name]:
+    for source in index.holders[name]:
         if source.language in NON_CODE_LANGUAGES:
             continue
         for at in word_positions(name, source.text):
@@ -229,29 +229,29 @@ def _occurs_only_there(book: QuestionIndex, place: SourceDefinition, caller_in: 
     return True
 
 
-def _subclass_subjects(book: QuestionIndex) -> Iterator[str]:
-    return iter(_subclasses_by_base(book))
+def _subclass_subjects(index: QuestionIndex) -> Iterator[str]:
+    return iter(_subclasses_by_base(index))
 
 
-def _subclasses_by_base(book: QuestionIndex) -> dict[str, list[SourceDefinition]]:
-    """The last part of a base class's name -> the classes that extend it alone."""
+def _subclasses_by_base(index: QuestionIndex) -> dict[str, list[SourceDefinition]]:
+    """Map the last part of a base class's name to the classes that extend it alone."""
     found: defaultdict[str, list[SourceDefinition]] = defaultdict(list)
-    for name, place in book.unique.items():
+    for name, place in index.unique.items():
         if place.definition.kind == "class" and (base := base_of(place)):
             last = base.rpartition(".")[2]
-            if last in book.unique and last != name:
+            if last in index.unique and last != name:
                 found[last].append(place)
     return found
 
 
-def _subclass_question(book: QuestionIndex, name: str) -> Question | str:
-    place = sole_definition(book, name)
+def _subclass_question(index: QuestionIndex, name: str) -> Question | str:
+    place = sole_definition(index, name)
     if isinstance(place, str):
         return place
     heads = [
-        SourceDefinition(source, index)
-        for source in book.holders[name]
-        for index, one in enumerate(source.outline.definitions)
+        SourceDefinition(source, number)
+        for source in index.holders[name]
+        for number, one in enumerate(source.outline.definitions)
         if one.kind == "class"
         and one.name != name
         and name in one.signature
@@ -260,45 +260,45 @@ def _subclass_question(book: QuestionIndex, name: str) -> Question | str:
     if len(heads) != 1 or (base_of(heads[0]) or "").rpartition(".")[2] != name:
         return "not exactly one class extends it"
     child = heads[0]
-    if child.definition.name not in book.unique:
+    if child.definition.name not in index.unique:
         return "name defined more than once"
     answer = f"{child.definition.name} in {child.source.path}, in {{snippet}}"
     needs = ((child.source.path, name_position(child)), (place.source.path, name_position(place)))
     return Question("subclass", f"Which class extends {name}, and in which file?", answer, needs)
 
 
-def _test_subjects(book: QuestionIndex) -> Iterator[str]:
-    """What isn't a test itself and is called in one."""
-    for name, calls in book.calls.items():
-        if book.unique[name].source.path not in book.tests and any(source.path in book.tests for source, _ in calls):
+def _test_subjects(index: QuestionIndex) -> Iterator[str]:
+    """Yield names defined outside of tests and called in a test."""
+    for name, calls in index.calls.items():
+        if index.unique[name].source.path not in index.tests and any(source.path in index.tests for source, _ in calls):
             yield name
 
 
-def _test_question(book: QuestionIndex, name: str) -> Question | str:
-    tests = [source for source in book.holders[name] if source.path in book.tests]
+def _test_question(index: QuestionIndex, name: str) -> Question | str:
+    tests = [source for source in index.holders[name] if source.path in index.tests]
     if len(tests) != 1:
         return "not exactly one test file names it"
-    place = sole_definition(book, name)
+    place = sole_definition(index, name)
     if isinstance(place, str):
         return place
     test = tests[0]
     if not any(is_call(test.text, at, name) for at in word_positions(name, test.text)):
         return "its test doesn't call it"
-    if not _test_sees(book, test, place.source):
+    if not _test_sees(index, test, place.source):
         return "its test doesn't import its file"
     if path_reveals(name, test.path):
         return "answered by the question itself"
     text = f"Which test file calls the {place.definition.kind} {name}?"
-    at = next(call.at for source, call in book.calls[name] if source is test)
+    at = next(call.at for source, call in index.calls[name] if source is test)
     needs = ((test.path, test.text.find(name, at)), (place.source.path, name_position(place)))
     return Question("test", text, f"{test.path}, in {{snippet}}", needs)
 
 
-def _test_sees(book: QuestionIndex, test: SourceFile, source: SourceFile) -> bool:
-    """Whether a test imports a file, or sees it without (Go: the same folder)."""
+def _test_sees(index: QuestionIndex, test: SourceFile, source: SourceFile) -> bool:
+    """Return whether a test imports a file, or is in its folder (Go)."""
     if source.language == "Go":
         return PurePosixPath(test.path).parent == PurePosixPath(source.path).parent
-    return source.language in _IMPORTING_TESTS and source.path in book.graph.imports.get(test.path, ())
+    return source.language in _IMPORTING_TESTS and source.path in index.graph.imports.get(test.path, ())
 
 
 RELATION_KINDS = (
@@ -309,7 +309,7 @@ RELATION_KINDS = (
 
 
 QUESTION_KINDS = (*NAME_KINDS, *RELATION_KINDS, *FILE_KINDS)
-_MAX_ANSWER_CHARACTERS = 220  # characters of an answer, about 60 tokens
+_MAX_ANSWER_CHARACTERS = 220  # about 60 tokens
 _PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]+>")
 
 
@@ -321,20 +321,20 @@ def make_questions(
     limit: int | None = None,
     excluded: ExcludedFiles | None = None,
 ) -> tuple[list[Question], Counter[str]]:
-    """Questions on training files and changes, the kinds taking turns, at most `limit` a kind; and what was dropped,
-    by reason. `excluded`: the files of the same commit that aren't among the sources (`left_out` reads them); what
-    they might answer differently isn't asked."""
+    """Return questions about training files and changes, and the number of dropped ones by reason. The kinds take
+    turns, with at most `limit` questions each. `excluded`: the files of the same commit that aren't among the sources
+    (see `read_excluded_files`); questions that they might answer differently are dropped."""
     dropped: Counter[str] = Counter()
-    book = QuestionIndex(sources, graph, changes, excluded or ExcludedFiles(), dropped)
+    index = QuestionIndex(sources, graph, changes, excluded or ExcludedFiles(), dropped)
     by_kind: list[list[Question]] = []
     draw = cache(lambda about: hashing.seeded_int(seed, about))
     for kind in QUESTION_KINDS:
         found: list[Question] = []
-        turn = hashing.seeded_int(seed, kind.name)  # one draw a subject, in another order for each kind
-        for about in sorted(kind.subjects(book), key=lambda one: (draw(one) ^ turn, one)):
+        turn = hashing.seeded_int(seed, kind.name)  # each subject is drawn once, in another order for each kind
+        for about in sorted(kind.subjects(index), key=lambda one: (draw(one) ^ turn, one)):
             if limit is not None and len(found) >= limit:
                 break
-            made = kind.ask(book, about)
+            made = kind.ask(index, about)
             reason = made if isinstance(made, str) else _rejection_reason(made)
             if isinstance(made, Question) and not reason:
                 found.append(made)
@@ -346,7 +346,7 @@ def make_questions(
 
 
 def _rejection_reason(question: Question) -> str:
-    """Why a question isn't asked, whatever its kind; "" if it is."""
+    """Return the reason why a question of any kind isn't asked; "" if it is."""
     if len(question.answer) > _MAX_ANSWER_CHARACTERS:
         return "answer too long"
     if _PLACEHOLDER.search(question.answer) or "\n" in question.answer + question.text:

@@ -1,9 +1,7 @@
-"""What questions are made from.
+"""What questions are made from: outlined files, changes, and the words of files left out of training.
 
-What questions are made from: outlined files, changes, and words of the files that are left out of training.
-
-How a name is used where it stands: whether a place may define it again, call it, or import it. All of these err on
-the side of yes, so that a question is dropped where the text leaves a doubt.
+Also tests how a text uses a name at a position: whether it may define, call or import it. They all err on the side of
+yes, so that a question is dropped if there is a doubt.
 """
 
 from __future__ import annotations
@@ -25,22 +23,22 @@ if TYPE_CHECKING:
 
 
 SCRIPT_LANGUAGES = ("JavaScript", "TypeScript")
-# Those whose answers an independent reader confirmed; it lost its way in one of fifty questions on C++, Kotlin or C#.
+# Languages whose answers an independent parser confirmed; for C++, Kotlin and C# one in fifty was wrong.
 ASKED_LANGUAGES = frozenset((*SCRIPT_LANGUAGES, "Python", "Rust", "Go", "Java", "C", "PHP"))
-MAX_HOLDERS = 40  # files: a name that stands in more is an everyday word
-_MIN_NAME_LETTERS = 4  # letters: shorter names say too little about what is meant
+MAX_HOLDERS = 40  # files; a name that occurs in more is an everyday word
+_MIN_NAME_LETTERS = 4  # shorter names are ambiguous
 _WORD = re.compile(r"[A-Za-z_]\w{3,}", re.ASCII)
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w+", re.ASCII)
 _TEST = re.compile(
     r"(^|/)(tests?|__tests__|specs?|testing|testdata|fixtures)/|(^|/)test_[^/]*$|[._-](test|tests|spec)\.\w+$"
     r"|(Test|Tests|IT)\.\w+$|(^|/)conftest\.py$"
 )
-_MAX_FILE_BYTES = 32_000_000  # bytes of a left-out file
+_MAX_FILE_BYTES = 32_000_000  # left-out files larger than this aren't read
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A training file, secrets replaced, with its outline."""
+    """A training file, redacted, with its outline."""
 
     path: str
     text: str
@@ -50,7 +48,7 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class ChangedFile:
-    """One file's change in a training commit (full id); `files`: how many the commit changed, left-out ones too."""
+    """A file's change in a training commit (full id). `files` counts all files the commit changed."""
 
     commit: str
     path: str
@@ -60,7 +58,7 @@ class ChangedFile:
 
 @dataclass(frozen=True)
 class ExcludedFiles:
-    """The files of the commit that aren't among the sources: their paths, and every word of four letters in them."""
+    """The files of the commit that aren't sources: their paths, and every word of four letters or more in them."""
 
     paths: frozenset[str] = frozenset()
     words: frozenset[str] = frozenset()
@@ -68,19 +66,19 @@ class ExcludedFiles:
 
 @dataclass(frozen=True)
 class SourceDefinition:
-    """A definition in a source: `index` counts its outline's definitions."""
+    """A definition in a source; `index` is its position in the outline's definitions."""
 
     source: SourceFile
     index: int
 
     @property
     def definition(self) -> Definition:
-        """The definition itself."""
+        """Return the definition from the source's outline."""
         return self.source.outline.definitions[self.index]
 
 
 def is_test(path: str) -> bool:
-    """Whether a file is a test, or lies among tests, by its path."""
+    """Return whether a path is that of a test or of a file among tests."""
     return _TEST.search(path) is not None
 
 
@@ -104,9 +102,9 @@ def read_excluded_files(repository: Path, commit: str, known: Iterable[str]) -> 
 
 
 class QuestionIndex:
-    """The sources, indexed: `unique` holds names defined once in the whole repository, `holders` the sources in which
-    such a name or a file's stem stands as a word, `commits` the changes of each commit. `decided`: what was found out
-    of names already."""
+    """The sources, indexed. `unique`: names defined once in the whole repository; `holders`: the sources that contain
+    such a name, or a file's stem, as a word; `commits`: the changes of each commit; `sole_definitions`: cached results
+    of `sole_definition`."""
 
     def __init__(
         self,
@@ -133,7 +131,7 @@ class QuestionIndex:
 
     @cached_property
     def stems(self) -> dict[str, list[str]]:
-        """A file name without its suffix -> the paths of the whole commit that have it."""
+        """Map each file name without its suffix to the commit's paths that have it."""
         found: defaultdict[str, list[str]] = defaultdict(list)
         for path in (*self.sources, *sorted(self.excluded.paths)):
             found[PurePosixPath(path).name.partition(".")[0]].append(path)
@@ -141,12 +139,12 @@ class QuestionIndex:
 
     @cached_property
     def tests(self) -> frozenset[str]:
-        """The paths of the sources that are tests."""
+        """Return the paths of the sources that are tests."""
         return frozenset(filter(is_test, self.sources))
 
     @cached_property
     def calls(self) -> dict[str, list[tuple[SourceFile, Call]]]:
-        """The calls of each name that is defined once and stands in several files, but not everywhere."""
+        """Return the calls of each unique name that occurs in 2 to `MAX_HOLDERS` files."""
         asked = {name for name in self.unique if 1 < len(self.holders[name]) <= MAX_HOLDERS}
         found: defaultdict[str, list[tuple[SourceFile, Call]]] = defaultdict(list)
         for source in self.sources.values():
@@ -157,12 +155,12 @@ class QuestionIndex:
 
     @cached_property
     def folders(self) -> frozenset[str]:
-        """The names of all folders."""
+        """Return the names of all folders."""
         paths = (*self.sources, *self.excluded.paths)
         return frozenset(part for path in paths for part in PurePosixPath(path).parts[:-1])
 
     def owner(self, place: SourceDefinition) -> Definition | None:
-        """The innermost definition around one, None at the top level."""
+        """Return the innermost definition around `place`, or None at the top level."""
         path = place.source.path
         if path not in self._owners:
             self._owners[path] = _owner_indices(place.source.outline.definitions)
@@ -193,7 +191,7 @@ class QuestionIndex:
 
 
 def _without_constructors(places: list[SourceDefinition]) -> list[SourceDefinition]:
-    """A constructor has its class's name, and C's `typedef struct x {…} x` gives one name to two nodes."""
+    """Drop constructors, which have their class's name, and the inner node of C's `typedef struct x {…} x`."""
     outermost: list[SourceDefinition] = []
     for place in places:
         one, last = place.definition, outermost[-1] if outermost else None
@@ -249,17 +247,17 @@ _IMPORTING = re.compile(r"\b(?:import|from|require|include|use|using|load|export
 
 
 def normalize_name(text: str) -> str:
-    """Small letters and digits alone, to compare names written in different styles."""
+    """Return lower-case letters and digits alone, to compare names written in different styles."""
     return "".join(c for c in text.lower() if c.isalnum())
 
 
 def path_reveals(name: str, path: str) -> bool:
-    """Whether a path's last part answers a question that names `name`."""
+    """Return whether a path's last part contains `name` and so gives the answer away."""
     return normalize_name(name) in normalize_name(PurePosixPath(path).name.partition(".")[0])
 
 
 def word_positions(word: str, text: str) -> Iterator[int]:
-    """Where a word stands whole in a text."""
+    """Yield the positions of a whole word in a text."""
     at = text.find(word)
     while at >= 0:
         end = at + len(word)
@@ -273,7 +271,7 @@ def _is_letter(character: str) -> bool:
 
 
 def name_position(place: SourceDefinition) -> int:
-    """Where a definition's own name stands."""
+    """Return the position of a definition's own name."""
     text, one = place.source.text, place.definition
     found = [one.start + at for at in word_positions(one.name, text[one.start : one.body])]
     sure = (at for at in found if may_define(place.source, one.name, at, one.kind) or is_call(text, at, one.name))
@@ -281,14 +279,14 @@ def name_position(place: SourceDefinition) -> int:
 
 
 def may_define(source: SourceFile, name: str, at: int, kind: str) -> bool:
-    """Whether the word at `at` may be another definition of that name."""
+    """Return whether the word at `at` may be another definition of that name."""
     text, end = source.text, at + len(name)
     before, after = text[text.rfind("\n", 0, at) + 1 : at], text[end : end + 80]
     language = source.language
     if language in _C_LANGUAGES and _TAG.search(before):
         return _HAS_BODY.match(after) is not None
     if language in _C_LANGUAGES and _C_HEAD.fullmatch(before) and _C_BODY.match(text, end):
-        return True  # where the grammar lost its way between #if and #else
+        return True  # the grammar may have missed it between #if and #else
     if _DEFINES.search(before) or _declared_otherwise(language, before, after):
         return True
     if language in ("Python", *SCRIPT_LANGUAGES) and _RENAMES.search(before):
@@ -318,12 +316,12 @@ def _declared_otherwise(language: str, before: str, after: str) -> bool:
 
 
 def is_call(text: str, at: int, name: str) -> bool:
-    """Whether an argument list follows the word at `at`."""
+    """Return whether an argument list follows the word at `at`."""
     return _CALLED.match(text, at + len(name)) is not None
 
 
 def is_import(source: SourceFile, name: str, at: int) -> bool:
-    """Whether the word at `at` only imports the name."""
+    """Return whether the word at `at` only imports the name."""
     if is_call(source.text, at, name):
         return False
     line = source.text[source.text.rfind("\n", 0, at) + 1 : at]
@@ -333,7 +331,7 @@ def is_import(source: SourceFile, name: str, at: int) -> bool:
 
 
 def mentions_in_import(source: SourceFile, stem: str) -> bool:
-    """Whether a source names a file's stem where it imports something."""
+    """Return whether a source mentions a file's stem in an import."""
     for one in source.outline.imports:
         if stem in one.names or stem in re.split(r"\W+", one.module):
             return True
@@ -343,7 +341,7 @@ def mentions_in_import(source: SourceFile, stem: str) -> bool:
 
 
 def begins_statement(text: str, at: int) -> bool:
-    """Whether nothing of the same statement stands before a position: not in its line, nor (C) as a macro above it."""
+    """Return whether a statement begins at a position: nothing before it in its line, no macro (C) above it."""
     start = text.rfind("\n", 0, at) + 1
     if text[start:at].strip():
         return False

@@ -1,6 +1,7 @@
-"""Checks an answer by another route than the one that made it: git's own commands and Python's own parser.
+"""Checks answers independently of how they were made: with git's own commands and Python's own parser.
 
-No grammar, no outline and no import graph is asked. An answer that neither of the two can judge is "not checked".
+Grammars, outlines and the import graph aren't used. An answer that neither git nor the parser can judge is "not
+checked".
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ ANSWER_RESULTS: tuple[AnswerResult, ...] = get_args(AnswerResult)
 
 @dataclass(frozen=True)
 class AnswerVerdict:
-    """`kind` is "" if the question is of none that is known; `why` says what speaks against the answer, or why there is
-    no independent route to it."""
+    """The result of a check. `kind` is "" if the kind of question is unknown; `why` says what contradicts the answer,
+    or why it couldn't be checked."""
 
     result: AnswerResult
     kind: str
@@ -40,13 +41,13 @@ class AnswerVerdict:
 
     @property
     def confirmed(self) -> bool:
-        """Whether another route leads to the same answer."""
+        """Return whether the check arrived at the same answer."""
         return self.result == "confirmed"
 
 
 @dataclass(frozen=True)
 class _AnswerPlace:
-    """What is right, as far as a path goes: where the answer stands, and the word to be seen there."""
+    """The file with the answer, and a word that its snippet must contain."""
 
     path: str = ""
     word: str = ""
@@ -64,10 +65,10 @@ class _AnswerNotChecked(Exception):
 
 
 class AnswerChecker:
-    """Checks questions on one commit of a repository. Close it, or use it in a `with`."""
+    """Checks questions about one commit of a repository. Close it, or use it in a `with` statement."""
 
     def __init__(self, repository: Path, commit: str) -> None:
-        """Raises InputError where the repository can't be read or doesn't hold the commit."""
+        """Raises InputError if the repository can't be read or doesn't contain the commit."""
         self._evidence = Evidence(repository, commit)
 
     def __enter__(self) -> AnswerChecker:
@@ -77,25 +78,25 @@ class AnswerChecker:
         self._evidence.close()
 
     def look_up(self, questions: list[str]) -> None:
-        """Ask git for what these questions need all at once, which is much faster than one by one."""
+        """Look up the words of many questions at once, which is much faster than one by one."""
         self._evidence.tree.look_up(name for one in questions if (name := asked_name(one)))
 
     def check(self, question: str, answer: str, snippets: Mapping[int, tuple[str, str]] | None = None) -> AnswerVerdict:
-        """The verdict on an answer as the model sees it. `snippets`: number -> (path, code) of those shown, to check
-        the one that the answer points to."""
+        """Return the verdict on an answer as the model sees it. `snippets` maps numbers to (path, code) of the snippets
+        shown; the one that the answer points to is checked too."""
         for kind, (pattern, judge) in _CHECKS.items():
             if asked := re.fullmatch(pattern, question):
                 pointed = _SNIPPET.search(answer)
                 try:
-                    told = judge(self._evidence, asked.groups(), _SNIPPET.sub("", answer))
-                    _check_snippet(told, pointed, snippets)
-                    _require_all_read(self._evidence, asked_name(question) if told.path else "")
+                    place = judge(self._evidence, asked.groups(), _SNIPPET.sub("", answer))
+                    _check_snippet(place, pointed, snippets)
+                    _require_all_read(self._evidence, asked_name(question) if place.path else "")
                 except _AnswerRefuted as reason:
                     return AnswerVerdict("refuted", kind, str(reason))
                 except _AnswerNotChecked as reason:
                     return AnswerVerdict("not checked", kind, str(reason))
                 return AnswerVerdict("confirmed", kind)
-        return AnswerVerdict("refuted", "", "a question of no kind that is known")
+        return AnswerVerdict("refuted", "", "unknown kind of question")
 
 
 def check_answer(
@@ -105,20 +106,20 @@ def check_answer(
     commit: str,
     snippets: Mapping[int, tuple[str, str]] | None = None,
 ) -> AnswerVerdict:
-    """The verdict on one answer; for many questions an `AnswerChecker` is faster."""
+    """Return the verdict on one answer; for many questions an `AnswerChecker` is faster."""
     with AnswerChecker(repository, commit) as checker:
         return checker.check(question, answer, snippets)
 
 
 def _check_snippet(
-    told: _AnswerPlace, pointed: re.Match[str] | None, snippets: Mapping[int, tuple[str, str]] | None
+    place: _AnswerPlace, pointed: re.Match[str] | None, snippets: Mapping[int, tuple[str, str]] | None
 ) -> None:
-    if snippets is None or not told.path:
+    if snippets is None or not place.path:
         return
     _require(pointed is not None, "the answer points to no snippet")
     path, code = snippets.get(int(pointed.group(1)) if pointed else -1, ("", ""))
-    _require(bool(path) and told.path.endswith(path), f"the snippet pointed to is {path or 'not there'}")
-    _require(re.search(rf"\b{told.word}\b", code) is not None, f"the snippet pointed to doesn't hold {told.word}")
+    _require(bool(path) and place.path.endswith(path), f"the snippet pointed to is {path or 'not there'}")
+    _require(re.search(rf"\b{place.word}\b", code) is not None, f"the snippet pointed to doesn't hold {place.word}")
 
 
 def _check_where(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
@@ -130,7 +131,7 @@ def _check_where(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _An
 
 
 def _sole_definition(evidence: Evidence, name: str) -> tuple[str, PythonFile]:
-    """The path and file of a name's only definition. An answer isn't checked if only unread files hold the name."""
+    """Return the path and file of a name's only definition; not checked if only unread files contain the name."""
     found = evidence.definitions(name)
     if not found:
         _require_all_read(evidence, name)
@@ -200,7 +201,7 @@ def _check_test(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _Ans
 
 
 def _check_importers(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
-    """Git can refute an answer: it shows no word of the file's name in a file that doesn't import it."""
+    """Refute the answer if git finds no mention of the file's name in an importer; otherwise it isn't checked."""
     _require_there(evidence, asked[0])
     stem = asked[0].rpartition("/")[2].partition(".")[0]
     named = {line.path for line in evidence.tree.lines(stem)}
@@ -210,7 +211,7 @@ def _check_importers(evidence: Evidence, asked: tuple[str, ...], answer: str) ->
 
 
 def _check_imports(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
-    """Git can refute an answer: it shows which files there are."""
+    """Refute the answer if git doesn't list its files; otherwise it isn't checked."""
     for path in (asked[0], *answer.split(", ")):
         _require_there(evidence, path)
     raise _AnswerNotChecked("imports are resolved by one route only")
@@ -238,18 +239,18 @@ def _require_there(evidence: Evidence, path: str) -> None:
 
 
 def _require_found(evidence: Evidence, name: str, found: set[_Item], expected: _Item, path: str, relation: str) -> None:
-    """Require that what was found of a name is what the answer says, and nothing else. Where nothing was found and the
-    answer's file is one that no parser here reads, the answer isn't checked."""
+    """Require that `found` is exactly what the answer says. If nothing was found and no parser here reads the answer's
+    file, the answer isn't checked."""
     if not found and path in evidence.unread(name):
         _require_all_read(evidence, name)
     _require(found == {expected}, f"{relation} {_join_items(sorted(found))}")
 
 
 def _require_all_read(evidence: Evidence, name: str) -> None:
-    """An answer that a name's unread files could speak against isn't checked."""
+    """Leave the answer unchecked if unread files, which could contradict it, mention the name."""
     unread = evidence.unread(name) if name else []
     if unread:
-        raise _AnswerNotChecked(f"{name} stands in {_join_items(unread)}: no parser here reads that")
+        raise _AnswerNotChecked(f"{name} stands in {_join_items(unread)}: no parser here reads them")
 
 
 def _join_items(found: object) -> str:

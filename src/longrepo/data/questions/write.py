@@ -1,8 +1,6 @@
-"""Questions as sequences and back.
+"""Writes questions into sequences, and reads and checks the questions of a sequence file.
 
-Questions behind the snippets that answer them, filled to a phase's lengths.
-
-Questions as a file of sequences holds them: what is shown, asked and answered in a row, and whether it is right.
+A question comes after the snippets that answer it and after related ones, which fill the phase's length.
 """
 
 from __future__ import annotations
@@ -28,12 +26,12 @@ from longrepo.data.tokenizer import SNIPPET_TOKENS, RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.utils import hashing
 
-_SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase: each then has a few hundred tokens
-_MIN_SNIPPET_TOKENS = 32  # tokens
+_SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase; each snippet then has a few hundred tokens
+_MIN_SNIPPET_TOKENS = 32
 
 
 class QuestionWriter:
-    """Shows what a question needs among related snippets, never next to the question itself."""
+    """Writes a question after the snippets it needs and related ones; the snippet with the answer is never the last."""
 
     def __init__(
         self,
@@ -53,7 +51,7 @@ class QuestionWriter:
         self.dropped: Counter[str] = Counter()
 
     def write(self, question: Question, band: Band) -> SequenceBuilder | None:
-        """The draft; None, and counted by reason, where it can't be asked."""
+        """Return the sequence; None, with the reason counted, if the question can't be asked."""
         key = (self._seed, band.phase, question.kind, question.text)
         asked = question_ids(self._tokenizer, question.text)
         longest = self._answer_ids(question, SNIPPET_TOKENS[-1])
@@ -69,7 +67,7 @@ class QuestionWriter:
         if not others:
             self.dropped["no other snippet to stand between answer and question"] += 1
             return None
-        last = others.pop(0)  # the nearest relation: a good decoy next to the question
+        last = others.pop(0)  # the most closely related file: a good distractor next to the question
         if self._gives_away(last, question):
             self.dropped["the adjacent snippet answers it"] += 1
             return None
@@ -77,17 +75,17 @@ class QuestionWriter:
         shown.sort(key=lambda piece: hashing.seeded_int(*key, piece.of.path, piece.start))
         shown.append(last)
         ids = self._answer_ids(question, SNIPPET_TOKENS[shown.index(pieces[0])])
-        answer = inline_text(f"{question.text} {question.answer}", ids)  # its names: those asked about and answered
-        draft = SequenceBuilder(self._tokenizer)
-        write_question(draft, shown, asked, answer, self._context)
-        draft.end()
-        if len(draft) <= band.floor:
+        answer = inline_text(f"{question.text} {question.answer}", ids)  # its names: in the question and the answer
+        builder = SequenceBuilder(self._tokenizer)
+        write_question(builder, shown, asked, answer, self._context)
+        builder.end()
+        if len(builder) <= band.floor:
             self.dropped["too little text to fill this length"] += 1
             return None
-        return draft
+        return builder
 
     def _answer_ids(self, question: Question, snippet: str) -> Int32Array:
-        """The answer with a snippet's name as its token, if the tokenizer has it."""
+        """Return the answer's ids, with the snippet's name as a special token if the tokenizer has it."""
         before, mark, after = question.answer.partition("{snippet}")
         ids = [encode_text(self._tokenizer, f" {before}".rstrip(" ") if mark else f" {before}")]
         if mark:
@@ -97,7 +95,7 @@ class QuestionWriter:
         return np.concatenate(ids)
 
     def _piece(self, path: str, at: int, size: int) -> FilePiece | None:
-        """The piece of a file that holds a character, in at most `size` tokens with its mark and path."""
+        """Return the piece of a file around a character, at most `size` tokens with its mark and path."""
         of = self._texts.get(path)
         if of is None or not len(of):
             return None
@@ -112,7 +110,7 @@ class QuestionWriter:
         return FilePiece(of, start, of.cut_in(start, min(len(of), start + room), token - start + 1)[0], (), False)
 
     def _others(self, question: Question, room: int, size: int, most: int) -> list[FilePiece]:
-        """Related pieces that fill `room` tokens, nearest first."""
+        """Return related pieces that fill `room` tokens, the most closely related first."""
         asked_about = {path for path, _ in question.needs}
         found: list[FilePiece] = []
         for path in self._related(question.needs[0][0]):
@@ -145,7 +143,7 @@ _QUESTION, _ANSWER = "\nQUESTION: ", "\nANSWER:"
 
 @dataclass(frozen=True)
 class StoredQuestion:
-    """A row's question and answer as text; `snippets`: number -> (path as shown, code)."""
+    """A row's question and answer as text; `snippets` maps numbers to (path as shown, code)."""
 
     row: int
     question: str
@@ -154,31 +152,33 @@ class StoredQuestion:
 
 
 def training_commit(facts: RepositoryFacts) -> str:
-    """The commit whose files the questions are about."""
+    """Return the commit whose files the questions are about."""
     return facts.validation_from or facts.head
 
 
-def match_folders(file: SequenceFile, given: Sequence[Path]) -> dict[str, Path]:
-    """Repository name in the header -> the given folder that holds its training commit. Raises InputError where none
-    does."""
+def match_folders(file: SequenceFile, folders: Sequence[Path]) -> dict[str, Path]:
+    """Map each repository's name in the header to the folder that contains its training commit. Raises InputError if
+    none does."""
     found: dict[str, Path] = {}
     for facts in file.header.repositories:
         commit = training_commit(facts)
-        folder = next((one for one in given if holds_commit(one, commit)), None)
+        folder = next((one for one in folders if holds_commit(one, commit)), None)
         if folder is None:
-            raise InputError(f"no --repo holds the commit {commit[:10]} of {facts.name}; give the repository prepared")
+            raise InputError(
+                f"no --repo contains the commit {commit[:10]} of {facts.name}; give the prepared repository"
+            )
         found[facts.name] = folder
     return found
 
 
 def read_question(file: SequenceFile, row: int, tokenizer: RepoTokenizer) -> StoredQuestion:
-    """What a row of kind qa shows, asks and answers. Raises InputError where it isn't in that format."""
+    """Return the snippets, question and answer of a row of kind qa. Raises InputError if it has another format."""
     pieces = _split_snippets(file.tokens(row).tolist(), tokenizer)
     last = max((number for number, (_, text) in enumerate(pieces) if _ANSWER in text), default=-1)
     shown, _, asked = pieces[last][1].rpartition(_QUESTION)
     question, found, answer = asked.rpartition(_ANSWER)
     if last < 0 or not found:
-        raise InputError(f"{file.path}: row {row} asks no question; make the sequences again")
+        raise InputError(f"{file.path}: row {row} contains no question; prepare the sequences again")
     snippets: dict[int, tuple[str, str]] = {}
     for number, text in [*pieces[:last], (pieces[last][0], shown)]:
         if number is not None:
@@ -197,7 +197,7 @@ def check_question_rows(
     limit: int | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> list[tuple[StoredQuestion, AnswerVerdict]]:
-    """The verdict on every question of the file, or on `limit` of them, always the same ones; in the order of rows."""
+    """Return the verdict on every question of the file, or on `limit` of them (always the same), by row."""
     repositories = file.column("repository")
     found: list[tuple[StoredQuestion, AnswerVerdict]] = []
     by_repository: defaultdict[str, list[StoredQuestion]] = defaultdict(list)
@@ -210,23 +210,23 @@ def check_question_rows(
             for one in asked:
                 found.append((one, checker.check(one.question, one.answer, one.snippets)))
                 done()
-    unknown = "of a repository that the header doesn't name"
+    unknown = "its repository isn't in the header"
     found += [(one, AnswerVerdict("refuted", "", unknown)) for asked in by_repository.values() for one in asked]
     return sorted(found, key=lambda pair: pair[0].row)
 
 
 def question_rows(file: SequenceFile, limit: int | None = None) -> list[int]:
-    """The rows of kind qa, or `limit` of them."""
+    """Return the rows of kind qa, or `limit` of them."""
     rows = [row for row, kind in enumerate(file.column("kind")) if kind == "qa"]
     return sorted(sorted(rows, key=lambda row: hashing.seeded_int("check", row))[:limit])
 
 
 def _split_snippets(ids: list[int], tokenizer: RepoTokenizer) -> list[tuple[int | None, str]]:
-    """(number of the snippet, text after its mark), first what stands before any mark."""
+    """Return (number of the snippet, text after its mark), beginning with the text before the first mark."""
     numbers = {
         tokenizer.structure_ids[name]: n for n, name in enumerate(SNIPPET_TOKENS) if name in tokenizer.structure_ids
     }
-    if not numbers:  # the marks are text
+    if not numbers:  # the marks are plain text
         marks = re.split(r"<\|SNIPPET_(\d+)\|>", tokenizer.decode(ids))
         return [(None, marks[0]), *((int(n), text) for n, text in zip(marks[1::2], marks[2::2], strict=True))]
     cuts = [at for at, id in enumerate(ids) if id in numbers]
