@@ -1,6 +1,6 @@
 """longrepo: a long-context LoRA adapter for a code model, from a developer's own git repository.
 
-The Python API is `prepare`, `train`, `evaluate` and `load` (see `longrepo.api`), loaded when first asked for.
+The Python API is `prepare`, `train`, `evaluate` and `load`; see `longrepo.api`, which is imported at first use.
 """
 
 from typing import TYPE_CHECKING, Any

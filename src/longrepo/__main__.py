@@ -1,4 +1,4 @@
-"""`python -m longrepo` is the `longrepo` command."""
+"""Run the `longrepo` command: `python -m longrepo`."""
 
 from longrepo.cli.app import main
 

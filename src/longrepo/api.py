@@ -2,7 +2,7 @@
 
 The commands of these names call them too. Arguments are named after the options; `config` is a settings file and
 `overrides` are what `--set` takes ("lora.r=16"). Nothing is printed. All raise InputError for bad input and RunError
-for a failure on the way: one line each, which says what to do.
+for a failure on the way; the message is one line that says what to do.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ _MAX_WORKERS = 8
 
 @dataclass(frozen=True)
 class PreparedFolder:
-    """`sequences`: the folder of the sequences. `header`: what they were made of, with counts. `summary`: what stands
-    in `preparation_summary.json`."""
+    """What `prepare` wrote. `sequences`: their folder; `header`: what they were made from, with counts; `summary`: the
+    content of `preparation_summary.json`."""
 
     sequences: Path
     header: Header
@@ -62,8 +62,8 @@ def prepare(
 ) -> PreparedFolder:
     """Prepare the training sequences of one or more git repositories and write them, with a summary, to `output_dir`.
 
-    `weight`: how often each repository's text is seen, one for each; `max_sequence_length`: tokens, by default
-    `model.max_position_embeddings`; `phases`: build phases 1 to this; `model`: whose tokenizer, over `model.name`.
+    `weight`: how often a phase shows each repository's text, one for each; `max_sequence_length`: tokens, by default
+    `model.max_position_embeddings`; `phases`: build phases 1 to N; `model`: whose tokenizer, instead of `model.name`.
     """
     settings, folder = load_settings(_path(config), overrides), Path(output_dir)
     with open_repositories(_paths(repo), weight, revision) as origins:
@@ -95,9 +95,9 @@ def train(
 ) -> TrainedRun:
     """Train an adapter on prepared sequences, phase by phase, into the run's folder `output`.
 
-    `epochs`: train this many more, not the whole schedule; `checkpoint`: begin with this checkpoint's weights and
-    epoch; `resume`: "auto" goes on with the run in `output`, a folder with the run there; `reporter`: is told of every
-    phase, update and epoch. Ctrl-C saves: the result then has exit status 130.
+    `epochs`: train N more, not the whole schedule; `checkpoint`: start with this checkpoint's weights and epoch;
+    `resume`: "auto" continues the run in `output`, a folder the run there; `reporter`: receives every phase, update and
+    epoch. Ctrl-C saves: the result then has exit status 130.
     """
     from longrepo.training.launch import SilentReporter, TrainingRequest, launch_training
 
@@ -136,7 +136,7 @@ def evaluate(
     What was measured before is not measured again. `repo`, `sequences`: by default those that the run was trained on;
     `amount`: "glance" is what the pipeline ends with; `other`: repositories to check forgetting on; `length`: tokens,
     by default the longest of each phase; `context`: positions for lengths beyond the model's own; `result`: another
-    file to write; `note`: is given each line to know before the measurements begin.
+    file to write; `note`: receives lines worth knowing before the measurements begin.
     """
     from longrepo.evaluation.run import FULL, GLANCE, QUICK, EvaluationRun
     from longrepo.reports.run_record import EVALUATION_FILE, check_is_run
@@ -162,9 +162,9 @@ def load(
     device: DeviceName | str = "auto",
     engine: EngineName | str = "auto",
 ) -> TunedModel:
-    """Load a tuned model to write with: of a run's folder, a checkpoint's, or an adapter's.
+    """Load a tuned model from the folder of a run, a checkpoint or an adapter.
 
-    `model`: the base, if it isn't the one that the adapter names; `context`: positions for texts longer than its reach.
+    `model`: the base, if not the one that the adapter names; `context`: positions for texts beyond the trained length.
     """
     from longrepo.serve.model import TunedModel
 
@@ -172,7 +172,7 @@ def load(
 
 
 def choose_engine_of(run: AnyPath, device: str, engine: str) -> EngineSelection:
-    """The engine for a run's folder, a checkpoint's or an adapter's."""
+    """Choose the engine for the folder of a run, a checkpoint or an adapter."""
     from longrepo.engines.registry import choose_engine
     from longrepo.training.artifact import find_artifact
 
@@ -191,9 +191,9 @@ def _paths(given: AnyPath | Sequence[AnyPath]) -> list[Path]:
 def open_repositories(
     repos: Sequence[Path], weights: Sequence[float] | None, revision: str
 ) -> Iterator[list[RepositorySpec]]:
-    """The repositories at a revision, as long as the block lasts.
+    """Open repositories at a revision, for as long as the block lasts.
 
-    Raises InputError where one can't be read, is named twice, or the weights don't match.
+    Raises InputError if one can't be read or is named twice, or if the weights don't match.
     """
     from longrepo.repository.repository import Repository
 
@@ -206,7 +206,7 @@ def open_repositories(
         found = [stack.enter_context(Repository.open(path)) for path in repos]
         paths = [repository.path for repository in found]
         if twice := next((path for path in paths if paths.count(path) > 1), None):
-            raise InputError(f"--repo {twice}: given twice; use --weight 2 to have it count twice")
+            raise InputError(f"--repo {twice}: given twice; use --weight 2 to count it twice")
         commits = [repository.resolve(revision) for repository in found]
         from longrepo.data.prepare import RepositorySpec
 
@@ -217,8 +217,10 @@ def open_repositories(
 def prepare_tools(
     settings: Settings, model: str | None, progress: Progress | None = None, choice: EngineSelection | None = None
 ) -> Iterator[PreparationTools]:
-    """The tokenizer of `model` (else of the settings), the cache, and `progress`, which is told how far the work is.
-    `choice`: the engine that scores difficulty; default: as `auto` chooses."""
+    """Open the tools of a preparation: the tokenizer of `model` (default: of the settings) and the cache.
+
+    `progress` is told how far the work is; `choice`: the engine that scores difficulty (default: what `auto` chooses).
+    """
     from longrepo.data.prepare import PreparationTools
     from longrepo.data.tokenizer import load_tokenizer
     from longrepo.utils.cache import SqliteCache, cache_folder

@@ -1,9 +1,8 @@
-"""The whole way in one go: what is derived from repository and machine, the stages, and which of them are done.
+"""The pipeline: prepare, train and evaluate in one go.
 
-What the pipeline decides by itself, each decision with its reason. What a person set is never overruled.
-
-Stages that remember: each result lies in a folder named after everything it depends on. A stage whose folder is whole
-is skipped; one whose inputs changed gets a new folder, so nothing is ever overwritten.
+It chooses settings from the repository and the machine, each with a reason, and never overrides what a person set.
+Each stage writes to a folder named after a hash of everything it depends on: a stage whose folder is complete is
+skipped, and one whose inputs changed gets a new folder, so nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ if TYPE_CHECKING:
     from longrepo.training.launch import TrainedRun
 
 
-MIN_PHASE_SEQUENCES = 8  # training sequences; fewer are learned by heart in an epoch or two
-UPDATES_PER_EPOCH = 8  # at least, or warm-up and decay have no room
-UPDATES_PER_PHASE = 100  # what the guide's epochs come to on a repository of some hundred sequences
+MIN_PHASE_SEQUENCES = 8  # training sequences; fewer are memorized in an epoch or two
+UPDATES_PER_EPOCH = 8  # at least; with fewer, warm-up and decay have no room
+UPDATES_PER_PHASE = 100  # what the guide's epochs give on a repository of a few hundred sequences
 
 
 @dataclass(frozen=True)
 class SettingChoice:
-    """`key` is the dotted settings key, or a plain word where no key stands behind the choice."""
+    """A choice and its reason. `key` is the dotted settings key, or a plain word if there is no setting for it."""
 
     key: str
     value: Any
@@ -52,21 +51,21 @@ class SettingChoice:
 
 
 class SettingChooser:
-    """Collects choices over a Settings tree; `settings` is the tree with all of them applied."""
+    """Collects choices; `settings` is the tree of settings with all of them applied."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.choices: list[SettingChoice] = []
-        self._given = set(_set_keys(settings, ""))
+        self._set_keys = set(_set_keys(settings, ""))
 
-    def given(self, key: str) -> bool:
-        """Whether a person set it, in a file or on the command line."""
-        return key in self._given
+    def is_set(self, key: str) -> bool:
+        """Return whether a person set it, in a file or on the command line."""
+        return key in self._set_keys
 
     def choose(self, key: str, value: Any, reason: str) -> None:
-        """Set a setting unless a person did; record it either way, so that the reason for not doing it is seen."""
+        """Set a setting unless a person did; record it either way, so that the reason is shown."""
         path = parse_key(key) or ()
-        if self.given(key):
+        if self.is_set(key):
             self.choices.append(SettingChoice(key, _value_at(self.settings, path), "as you set it"))
             return
         self.settings = _with_value(self.settings, path, value)
@@ -74,7 +73,7 @@ class SettingChooser:
 
 
 def _set_keys(part: BaseModel, prefix: str) -> Iterator[str]:
-    """The dotted keys that were set, those in lists of sections among them."""
+    """Yield the dotted keys that were set, including those in lists of sections."""
     for key in part.model_fields_set:
         value = getattr(part, key)
         yield prefix + key
@@ -93,7 +92,7 @@ def _value_at(part: Any, path: Sequence[PathPart]) -> Any:
 
 
 def _with_value(part: Any, path: Sequence[PathPart], value: Any) -> Any:
-    """A copy of a section, or of a list of them, with one value changed."""
+    """Return a copy of a section, or of a list of sections, with one value changed."""
     if not path:
         return value
     first, *rest = path
@@ -103,21 +102,21 @@ def _with_value(part: Any, path: Sequence[PathPart], value: Any) -> Any:
 
 
 class FitCheck(Protocol):
-    """How far positions reach, and what a step takes there; see `PhaseFits`."""
+    """Says how far positions reach, and what a step needs there; see `PhaseFits`."""
 
     def reach(self, phase: PhaseConfig) -> int:
-        """Tokens. Raises InputError where the model can't be computed at the phase's positions."""
+        """Return tokens. Raises InputError if the model can't be computed at the phase's positions."""
         ...
 
     def first(self, phase: PhaseConfig) -> StepEstimate | None:
-        """The cheapest method that fits the phase's longest sequence; None where none does."""
+        """Return the cheapest method that fits the phase's longest sequence; None if none does."""
         ...
 
 
 def choose_lengths(chooser: SettingChooser, budget: Budget, fits: FitCheck) -> None:
-    """Which phases after the first the memory and the model's positions allow."""
+    """Choose the phases after the first that the memory and the model's positions allow."""
     room = f"{budget.bytes / GIB:.1f} GiB ({budget.reason})"
-    asked = chooser.given("model.max_position_embeddings")
+    asked = chooser.is_set("model.max_position_embeddings")
     length = chooser.settings.model.max_position_embeddings
     for phase in phase_list(chooser.settings.long_context)[1:]:
         if phase.is_further and phase.enabled is False:
@@ -143,7 +142,7 @@ def _disable_phase(chooser: SettingChooser, phase: PhaseConfig, why: str) -> Non
 
 
 def choose_amounts(chooser: SettingChooser, training_sequences: Mapping[int, int]) -> None:
-    """Epochs and accumulation from how many training sequences each phase has (`{1: 296, 2: 154, …}`)."""
+    """Choose epochs and accumulation from the number of training sequences in each phase (`{1: 296, 2: 154, …}`)."""
     enabled = [phase for phase in phase_list(chooser.settings.long_context) if phase.enabled is not False]
     worth = [phase.number for phase in enabled if training_sequences.get(phase.number, 0) >= MIN_PHASE_SEQUENCES]
     fewest = min((training_sequences[number] for number in worth), default=MIN_PHASE_SEQUENCES)
@@ -163,7 +162,7 @@ def choose_amounts(chooser: SettingChooser, training_sequences: Mapping[int, int
 
 def _choose_epochs(chooser: SettingChooser, phase: PhaseConfig, sequences: int, window: int) -> None:
     if sequences < MIN_PHASE_SEQUENCES:
-        _disable_phase(chooser, phase, f"{sequences} training sequences in phase {phase.number}: not worth a phase")
+        _disable_phase(chooser, phase, f"{sequences} training sequences in phase {phase.number}: too few for a phase")
         return
     updates, guide = -(-sequences // window), phase.epochs
     epochs = min(guide, max(2, -(-UPDATES_PER_PHASE // updates)))
@@ -172,7 +171,7 @@ def _choose_epochs(chooser: SettingChooser, phase: PhaseConfig, sequences: int, 
 
 
 def latest_choices(choices: Iterable[SettingChoice]) -> list[tuple[str, str, str]]:
-    """(key, value, reason) of the last word on each key, in the order the keys first came up."""
+    """Return (key, value, reason) of the last choice for each key, in the order the keys first came up."""
     last = {choice.key: choice for choice in choices}
     return [(choice.key, str(choice.value), choice.reason) for choice in last.values()]
 
@@ -181,7 +180,7 @@ STAGE_FILE = "stage.json"
 
 
 class PipelineStage:
-    """`folder` is `<output>/<name>-<fingerprint>`; `inputs` is everything the result depends on (JSON values)."""
+    """A stage's result: `folder` is `<output>/<name>-<hash>`; `inputs` is everything it depends on (JSON values)."""
 
     def __init__(self, output: Path, name: str, inputs: dict[str, Any]) -> None:
         self.name = name
@@ -191,20 +190,20 @@ class PipelineStage:
 
     @property
     def done(self) -> bool:
-        """Whether the stage ended well before, with these very inputs."""
+        """Whether the stage was completed before, with the same inputs."""
         try:
             return bool(json.loads((self.folder / STAGE_FILE).read_text(encoding="utf-8"))["inputs"] == self._inputs)
         except (OSError, ValueError, KeyError):
             return False
 
     def finish(self, **results: Any) -> None:
-        """Mark the folder as whole."""
+        """Mark the folder as complete."""
         content = {"stage": self.name, "inputs": self._inputs, **results}
         write_text_file(self.folder / STAGE_FILE, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 class Pipeline:
-    """The stages one after another; each is told what the one before it left."""
+    """Runs the stages one after another; each gets the result of the one before it."""
 
     def __init__(
         self,
@@ -220,8 +219,8 @@ class Pipeline:
         self.chooser, self.device, self.reporter = SettingChooser(settings), device, reporter
 
     def run(self, output: Path, long_context: bool = True) -> TrainedRun:
-        """Prepare, train, evaluate and report into `output`. A run that Ctrl-C stopped, saved and ready to go on, is
-        neither evaluated nor reported. Raises InputError and RunError."""
+        """Prepare, train, evaluate and report into `output`. If Ctrl-C stopped the training (it is saved and can be
+        resumed), nothing is evaluated or reported. Raises InputError and RunError."""
         from longrepo.training.checkpoint import trained_folder
 
         reporter = self.reporter
@@ -327,7 +326,7 @@ class Pipeline:
         return trained
 
     def _evaluate(self, output: Path, run: Path, sequences: Path, header: Header) -> bool:
-        """Compare base and tuned; whether anything was measured now."""
+        """Compare base and tuned; return whether anything was measured now."""
         from longrepo.evaluation.results import read_evaluation
         from longrepo.evaluation.run import GLANCE
         from longrepo.reports.run_record import EVALUATION_FILE
@@ -359,7 +358,7 @@ class Pipeline:
         return measure
 
     def _report(self, run: Path, measured: bool) -> None:
-        """The page of the run: its most important figures and where it lies."""
+        """Write the run's page; print its most important figures and where it is."""
         from longrepo.reports.html.page import REPORT_FILE, make_headlines, write_report
         from longrepo.reports.run_record import read_run_record
 
@@ -371,7 +370,7 @@ class Pipeline:
 
 @dataclass(frozen=True)
 class PhaseFits:
-    """What the choices ask of the planner."""
+    """Answers the questions of `choose_lengths` from a memory plan."""
 
     planner: MemoryPlanner
 

@@ -141,7 +141,7 @@ def test_bad_choices_say_what_there_is(look: Look, tmp_path: Path) -> None:
     for options, said in (
         (("--kind", "file"), "--kind file: no such sequences"),
         (("--split", "test", "--kind", "qa"), "--split test: no such sequences"),
-        (("--phase", "3"), "(among those asked for: 1, 2)"),
+        (("--phase", "3"), "there are: 1, 2"),
         (("--index", "5"), "--index 5: there are 5 such sequences; give 0 to 4"),
         (("--index", "0", "--model", str(tmp_path)), "holds no tokenizer.json"),
     ):

@@ -37,7 +37,7 @@ BAD = {
         ["--budget-gb", "5", "--device", "mps", "--calibrate"],
         "--calibrate times this machine",
     ),
-    "a run to train": (["somewhere"], "only --inference plans a run or a model given so"),
+    "a run in place of a model to train": (["somewhere"], "only --inference takes a run or a model here"),
     "answers at positions that can't be": (
         ["--inference", "--set", "context.method=yarn", "--set", "context.target_length=8192"],
         "reaches no further",

@@ -17,9 +17,7 @@ from longrepo.evaluation.results import (
     Evaluation,
     Example,
     read_evaluation,
-    read_result,
     write_evaluation,
-    write_result,
 )
 from longrepo.evaluation.run import make_figures
 from longrepo.evaluation.scoring import MeasurementRow, mean_interval, paired_intervals
@@ -119,12 +117,6 @@ def test_the_verdict_says_what_the_figures_say(rows: list[Comparison], expected:
 )
 def test_how_near_a_completion_is(wanted: str, written: str, expected: tuple[float, ...]) -> None:
     assert tuple(similarity(wanted, written).values()) == pytest.approx(expected, abs=0.01)
-
-
-def test_figures_read_back(tmp_path: Path) -> None:
-    rows = [row(1024, -0.2, -0.3, -0.1)]
-    write_result(tmp_path / "new" / "evaluation.json", rows, {"split": "test"})
-    assert read_result(tmp_path / "new" / "evaluation.json") == rows
 
 
 def test_a_whole_evaluation_reads_back_and_another_format_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from longrepo.memory.estimate import StepMemory
 from longrepo.memory.planner import MemoryPlanner, allowed_methods, disk_allowance, plan_run
 
 SHAPE = ModelShape(
-    30, 3072, 24, 49152, 2_878_341_120, 152_030_208, 49664,
+    30, 3072, 24, 49152, 2_878_341_120, 152_030_208,
     {"q_proj": 184320, "k_proj": 99840, "v_proj": 99840, "o_proj": 184320, "c_fc": 460800, "c_proj": 460800}, 16384,
 )  # fmt: skip
 

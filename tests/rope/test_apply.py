@@ -125,7 +125,7 @@ def test_what_cannot_be_is_refused_with_a_way_out(case: str) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ("method=yarn", "needs the tokens to be reached"),
+        ("method=yarn", "needs a length to reach"),
         ("factor=2", "scales nothing"),
         ("factor=0.5", "greater than or equal to 1"),
         ("long_factors=[1, 2]", "only context.method=longrope"),

@@ -1,4 +1,4 @@
-"""The `longrepo` command: registers the commands and turns our two errors into one line and an exit status."""
+"""Register the commands of `longrepo`; turn `InputError` and `RunError` into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ app.add_typer(models_app, name="models")
 
 
 def main() -> None:
-    """The `longrepo` command."""
+    """Run the `longrepo` command."""
     _run(app)
 
 
 def run_alone(command: Callable[..., None]) -> None:
-    """Run one command as a program of its own: what the front doors at the top of the repository call."""
+    """Run one command as a program of its own, as the scripts at the top of the repository do."""
     alone = _new_app()
     alone.command()(command)
     _run(alone)

@@ -1,15 +1,5 @@
-"""Prepare, tokenize, inspect, check-*.
-
-`longrepo prepare` and `prepare_long_context.py`: from repositories to sequences and a summary.
-
-`longrepo tokenize` and `tokenizers/git_tokenizer_rich.py`: a repository as overlapping windows.
-
-`longrepo inspect`: look at prepared sequences, as a summary or one by one.
-
-`longrepo check-leaks`: whether anything that validation or test scores stands in a training sequence.
-
-`longrepo check-questions`: whether the answers in a file of sequences are right, by another route than their own.
-"""
+"""The commands that make sequences (`prepare`, `tokenize`) and look at them (`inspect`, `check-leaks`,
+`check-questions`)."""
 
 from __future__ import annotations
 
@@ -20,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longrepo import api
-from longrepo.cli.options import SequencesArgument, SetOption, TokenizerOption
+from longrepo.cli.options import ConfigOption, ModelOption, SequencesArgument, SetOption, TokenizerOption
 from longrepo.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -28,35 +18,43 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    repo: Annotated[list[Path], typer.Option("--repo", help="Folder of a git repository; may be repeated.")],
-    output_dir: Annotated[Path, typer.Option("--output-dir", help="Folder for the sequences and the summary.")],
+    repo: Annotated[list[Path], typer.Option("--repo", metavar="PATH", help="A git repository. Repeatable.")],
+    output_dir: Annotated[
+        Path, typer.Option("--output-dir", metavar="DIR", help="Folder for the sequences and the summary.")
+    ],
     weight: Annotated[
         list[float] | None,
-        typer.Option("--weight", help="How often a repository's text is seen in a phase; one for each --repo. [1]"),
+        typer.Option(
+            "--weight",
+            metavar="N",
+            help="How often a phase shows a repository's text; one for each --repo. Default: 1.",
+        ),
     ] = None,
     max_sequence_length: Annotated[
         int | None,
         typer.Option(
             "--max-sequence-length",
+            metavar="TOKENS",
             min=64,
-            help="Tokens; raised to the longest of --phases. [default: model.max_position_embeddings]",
+            help="Longest sequence; raised to the longest of --phases. Default: model.max_position_embeddings.",
         ),
     ] = None,
     phases: Annotated[
         int | None,
         typer.Option(
-            "--phases", min=1, help="Build sequences for phases 1 to this. [default: 3, or the last further one]"
+            "--phases",
+            metavar="N",
+            min=1,
+            help="Build sequences for phases 1 to N. Default: 3, or the last further phase.",
         ),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say each step, and list what was left out.")] = False,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Hub name, model folder or `embedded`. [default: model.name]")
-    ] = None,
-    revision: Annotated[str, typer.Option("--revision", help="The commit, branch or tag to read.")] = "HEAD",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print each step, and list what was left out.")] = False,
+    config: ConfigOption = None,
+    model: ModelOption = None,
+    revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Commit, branch or tag to read.")] = "HEAD",
     overrides: SetOption = None,
 ) -> None:
-    """Analyze repositories and prepare their training sequences."""
+    """Build training sequences from git repositories."""
     from rich.console import Console
 
     from longrepo.reports.sequences import show_preparation, show_preparation_details
@@ -81,26 +79,38 @@ def prepare(
 
 
 def tokenize(
-    repo: Annotated[Path, typer.Option("--repo", help="Folder of the git repository.")],
+    repo: Annotated[Path, typer.Option("--repo", metavar="PATH", help="The git repository.")],
     output: Annotated[
-        Path, typer.Option("--output", help="File (.json, .jsonl, .parquet) or folder (Arrow) for the sequences.")
+        Path,
+        typer.Option(
+            "--output", metavar="PATH", help="A .json, .jsonl or .parquet file, or a folder (Arrow), for the sequences."
+        ),
     ],
-    model: Annotated[
-        str | None, typer.Option("--model", help="Hub name, model folder or `embedded`. [default: model.name]")
-    ] = None,
+    model: ModelOption = None,
     sequence_length: Annotated[
         int | None,
-        typer.Option("--sequence-length", min=64, help="Longest window in tokens. [default: max_position_embeddings]"),
+        typer.Option(
+            "--sequence-length",
+            metavar="TOKENS",
+            min=64,
+            help="Longest window. Default: model.max_position_embeddings.",
+        ),
     ] = None,
     overlap: Annotated[
-        int | None, typer.Option("--overlap", min=0, help="Tokens repeated, unscored. [default: data.overlap]")
+        int | None,
+        typer.Option(
+            "--overlap",
+            metavar="TOKENS",
+            min=0,
+            help="Tokens shared by two neighboring windows, scored once. Default: data.overlap.",
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="Settings file (YAML).")] = None,
+    config: ConfigOption = None,
     overrides: SetOption = None,
-    revision: Annotated[str, typer.Option("--revision", help="The commit, branch or tag to read.")] = "HEAD",
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say each step, and list what was left out.")] = False,
+    revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Commit, branch or tag to read.")] = "HEAD",
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print each step, and list what was left out.")] = False,
 ) -> None:
-    """Turn a repository into overlapping windows of tokens for every phase up to a length."""
+    """Cut a repository into overlapping windows of tokens, for every phase up to a length."""
     from longrepo.config.loader import load_settings
     from longrepo.errors import InputError
 
@@ -132,14 +142,20 @@ def tokenize(
 
 def inspect(
     sequences: SequencesArgument,
-    kind: Annotated[str | None, typer.Option(help="Only hierarchical, commit_evolution, qa or window.")] = None,
-    difficulty: Annotated[str | None, typer.Option(help="Only easy, medium, hard or very_hard.")] = None,
-    phase: Annotated[int | None, typer.Option(help="Only those of this phase's lengths.")] = None,
-    split: Annotated[str | None, typer.Option(help="Only train, validation or test.")] = None,
-    index: Annotated[int | None, typer.Option(help="Show this sequence, counted from 0 among those chosen.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Only hierarchical, commit_evolution, qa or window.")
+    ] = None,
+    difficulty: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="Only easy, medium, hard or very_hard.")
+    ] = None,
+    phase: Annotated[int | None, typer.Option(metavar="N", help="Only those of phase N's lengths.")] = None,
+    split: Annotated[str | None, typer.Option(metavar="SPLIT", help="Only train, validation or test.")] = None,
+    index: Annotated[
+        int | None, typer.Option(metavar="N", help="Show sequence N, counted from 0 among those selected.")
+    ] = None,
     model: TokenizerOption = None,
 ) -> None:
-    """Look at sequences: a summary with small histograms, or with --index one of them as the model sees it."""
+    """Show a summary of sequences with small histograms, or with --index one of them as the model sees it."""
     from rich.console import Console
 
     from longrepo.data.dataset import read_sequences
@@ -162,7 +178,7 @@ def inspect(
 
 
 def _choose_rows(file: SequenceFile, phases: list[int], asked: dict[str, Any]) -> list[int]:
-    """The rows that are all that was asked for. Raises InputError where there are none."""
+    """Return the rows that match everything asked for. Raises InputError if there are none."""
     rows = list(range(len(file)))
     for name, wanted in asked.items():
         values = phases if name == "phase" else file.column(name)
@@ -170,7 +186,7 @@ def _choose_rows(file: SequenceFile, phases: list[int], asked: dict[str, Any]) -
         rows = [row for row in rows if values[row] == wanted]
         if not rows:
             listed = ", ".join(map(str, there)) or "none"
-            raise InputError(f"--{name} {wanted}: no such sequences in {file.path} (among those asked for: {listed})")
+            raise InputError(f"--{name} {wanted}: no such sequences in {file.path}; there are: {listed}")
     if not rows:
         raise InputError(f"{file.path}: holds no sequences; make them again")
     return rows
@@ -180,7 +196,7 @@ def check_leaks(
     sequences: SequencesArgument,
     model: TokenizerOption = None,
 ) -> None:
-    """Check that nothing which validation or test scores stands in training; exit status 1 where something does."""
+    """Check that no training sequence shows what validation or test scores; exit status 1 if one does."""
     from rich.console import Console
 
     from longrepo.data.contamination import check_leaks as check
@@ -196,18 +212,20 @@ def check_leaks(
     print_leaks(found, file, Console())
     if found.leaks:
         raise RunError(
-            f"{sequences}: {len(found.leaks):,} leaks in {found.rows:,} held-out sequences: what they measure was "
-            "trained on; make the sequences again"
+            f"{sequences}: {len(found.leaks):,} leaks in {found.rows:,} held-out sequences: training shows what they "
+            "score; make the sequences again"
         )
 
 
 def check_questions(
     sequences: SequencesArgument,
-    repo: Annotated[list[Path], typer.Option("--repo", help="The repository they were made of; may be repeated.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="Check this many of them. [default: all]")] = None,
+    repo: Annotated[
+        list[Path], typer.Option("--repo", metavar="PATH", help="The repository they were made from. Repeatable.")
+    ],
+    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Check only N of them. Default: all.")] = None,
     model: TokenizerOption = None,
 ) -> None:
-    """Check questions' answers with git and Python's own parser; exit status 1 if one is refuted."""
+    """Check the answers to questions with git and Python's own parser; exit status 1 if one is refuted."""
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import tokenizer_of
     from longrepo.data.questions.write import check_question_rows, match_folders, question_rows

@@ -1,9 +1,5 @@
-"""Evaluate, report.
-
-`longrepo evaluate`: base against tuned on what the repository's held-out commits added.
-
-`longrepo report`: a run on a page, or several compared.
-"""
+"""`longrepo evaluate` compares base and tuned on held-out lines; `longrepo report` writes the page of a run, or of
+several compared."""
 
 from __future__ import annotations
 
@@ -20,27 +16,34 @@ from longrepo.errors import InputError
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run's folder, as --output of training named it.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder: the --output of training.")],
     repo: Annotated[
         list[Path] | None,
-        typer.Option(help="The repository trained on; may be repeated. Default: where it was read, or around here."),
+        typer.Option(
+            metavar="PATH",
+            help="The repository trained on. Repeatable. Default: where it was read, or a folder nearby.",
+        ),
     ] = None,
     sequences: Annotated[
-        Path | None, typer.Option(help="The file of sequences; default: the one the run was trained on.")
+        Path | None, typer.Option(metavar="SEQUENCES", help="The sequences. Default: those the run was trained on.")
     ] = None,
-    split: Annotated[str, typer.Option(help="validation or test.")] = "test",
-    quick: Annotated[bool, typer.Option("--quick", help="Few samples, at the longest length alone.")] = False,
+    split: Annotated[str, typer.Option(metavar="SPLIT", help="validation or test.")] = "test",
+    quick: Annotated[bool, typer.Option("--quick", help="Take few samples, at the longest length only.")] = False,
     other: Annotated[
-        list[Path] | None, typer.Option(help="Another repository: is what the base knew forgotten? May be repeated.")
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH", help="Another repository, to see what the tuning made the model forget. Repeatable."
+        ),
     ] = None,
     length: Annotated[
-        list[int] | None, typer.Option(help="Tokens; may be repeated. Default: the longest of each phase.")
+        list[int] | None,
+        typer.Option(metavar="TOKENS", help="Measure at this length. Repeatable. Default: each phase's."),
     ] = None,
-    device: Annotated[DeviceChoice, typer.Option(help="Where to score.")] = DeviceChoice.auto,
+    device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
     engine: EngineOption = EngineChoice.auto,
     set_: PositionsOption = None,
 ) -> None:
-    """Compare base and tuned on lines that training never saw; writes evaluation.json, goes on where it was stopped."""
+    """Compare base and tuned on lines that training never saw; write evaluation.json. Continues where it stopped."""
     from rich.console import Console
 
     from longrepo.reports.evaluation import print_evaluation
@@ -61,7 +64,7 @@ def evaluate(
         progress=TerminalProgress(),
     )
     print_evaluation(found, Console())
-    print(f"a page of it: longrepo report {run}")
+    print(f"for a page with charts: longrepo report {run}")
 
 
 COMPARISON_FILE = "comparison.html"
@@ -71,10 +74,12 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run's folder, or several to compare.")],
     output: Annotated[
         Path | None,
-        typer.Option(help=f"The page to write. Default: RUN/report.html; of several runs {COMPARISON_FILE}."),
+        typer.Option(
+            metavar="FILE", help=f"The page to write. Default: RUN/report.html; for several runs {COMPARISON_FILE}."
+        ),
     ] = None,
 ) -> None:
-    """Write what a run was trained on, how it went and what it bought, finished or not, on one page."""
+    """Write a page on a run, finished or not: what it gained, how it went, what it was trained on. Or compare runs."""
     from longrepo.reports.html.page import make_headlines, write_comparison, write_report
     from longrepo.reports.run_record import read_run_record
 

@@ -1,9 +1,5 @@
-"""Export, import-adapter, extend.
-
-`longrepo export` and `longrepo import-adapter`: what was trained for other tools, and adapters of other tools.
-
-`longrepo extend`: a model's folder whose positions reach farther.
-"""
+"""`longrepo export` writes what was trained for other tools, `import-adapter` reads their adapters, and `extend` writes
+a model whose positions reach farther."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ if TYPE_CHECKING:
     from longrepo.rope.extend import ExtendedFolder
 
 
-ExportOutputOption = Annotated[Path, typer.Option(help="The folder to write; a new one.")]
+ExportOutputOption = Annotated[Path, typer.Option(metavar="DIR", help="The folder to write. It must be new.")]
 
 
 class ExportFormat(StrEnum):
@@ -45,44 +41,47 @@ class ExportPrecision(StrEnum):
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, a checkpoint's, or an adapter's.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, a checkpoint or an adapter.")],
     output: ExportOutputOption,
     format: Annotated[
         ExportFormat,
         typer.Option(
-            help="peft: the adapter and its tokenizer; mlx: what mlx_lm.generate and mlx_lm.server load; merged: a "
-            "whole model for transformers; gguf: the same for llama.cpp."
+            help="peft: the adapter and its tokenizer; mlx: for mlx_lm.generate and mlx_lm.server; merged: a whole "
+            "model for transformers; gguf: a whole model for llama.cpp."
         ),
     ],
     base: Annotated[
-        str | None, typer.Option(help="Another name of the adapter's base: say the model a 4-bit one was made from.")
+        str | None,
+        typer.Option(
+            metavar="MODEL", help="Another name for the adapter's base: its new folder, or the unquantized model."
+        ),
     ] = None,
     quantization: Annotated[
-        ExportBits | None, typer.Option(help="mlx: none or 4bit, default the run's; gguf: none or 8bit.")
+        ExportBits | None, typer.Option(help="mlx: none or 4bit (default: the run's); gguf: none or 8bit.")
     ] = None,
     precision: Annotated[
         ExportPrecision | None,
-        typer.Option(
-            help="Of what isn't quantised. merged, gguf: bfloat16 unless given (auto: the base's own); mlx: the run's."
-        ),
+        typer.Option(help="Of what isn't quantized. Default: bfloat16 (mlx: the run's). auto: the base's own."),
     ] = None,
     adapter_only: Annotated[
-        bool, typer.Option("--adapter-only", help="gguf: the adapter in a file of its own, not merged.")
+        bool, typer.Option("--adapter-only", help="gguf: write the adapter in its own file, not merged.")
     ] = False,
     llama_cpp: Annotated[
         Path | None,
-        typer.Option("--llama-cpp", help="gguf: a checkout of llama.cpp. Default: convert_hf_to_gguf.py on PATH."),
+        typer.Option(
+            "--llama-cpp", metavar="DIR", help="gguf: a checkout of llama.cpp. Default: convert_hf_to_gguf.py on PATH."
+        ),
     ] = None,
     with_base: Annotated[
         bool,
-        typer.Option("--with-base", help="mlx, gguf --adapter-only: write a base also where no rows were trained."),
+        typer.Option("--with-base", help="mlx, gguf --adapter-only: write a base even if none is needed."),
     ] = False,
     model_file: Annotated[
         bool,
-        typer.Option(help="Give mlx's base a model file where mlx-lm's own model computes something else."),
+        typer.Option(help="mlx: add a model file to the base if mlx-lm's own model computes something else."),
     ] = True,
 ) -> None:
-    """Write an adapter, or a model whose weights were all trained, as other tools load it."""
+    """Write an adapter, or a model whose weights were all trained, in the format of another tool."""
     from longrepo.export.adapter import ExportOptions
     from longrepo.export.formats import export_artifact
     from longrepo.training.artifact import find_artifact
@@ -100,13 +99,14 @@ def export(
 
 
 def import_adapter(
-    adapter: Annotated[Path, typer.Argument(metavar="DIR", help="What mlx_lm.lora wrote: --adapter-path of it.")],
+    adapter: Annotated[Path, typer.Argument(metavar="DIR", help="What mlx_lm.lora wrote (its --adapter-path).")],
     output: ExportOutputOption,
     model: Annotated[
-        str | None, typer.Option("--model", help="The base it was trained on; default: the one it names.")
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="The base it was trained on. Default: the one it names."),
     ] = None,
 ) -> None:
-    """Turn an adapter of mlx-lm into PEFT's format."""
+    """Convert an adapter of mlx-lm to PEFT's format."""
     from longrepo.export.formats import import_mlx_adapter
 
     for line in import_mlx_adapter(adapter, model, output):
@@ -127,26 +127,32 @@ class ExtendMethod(StrEnum):
 
 
 def extend(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub name, local folder, or `embedded`.")],
-    to: Annotated[int, typer.Option("--to", min=64, help="Tokens that its positions are to reach.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub name, folder, or `embedded`.")],
+    to: Annotated[int, typer.Option("--to", metavar="TOKENS", min=64, help="How far its positions should reach.")],
     method: Annotated[
-        ExtendMethod, typer.Option(help="How rotary positions are scaled; none: they aren't.")
+        ExtendMethod, typer.Option(help="How to scale rotary positions; none: not at all.")
     ] = ExtendMethod.yarn,
-    output: Annotated[Path | None, typer.Option(help="The folder to write; a new one.")] = None,
-    window: Annotated[str, typer.Option(help="Tokens that windowed layers see: keep, a number, or full.")] = "keep",
-    factor: Annotated[float | None, typer.Option(help="Of the scaling; default: --to / native length.")] = None,
+    output: Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write. It must be new.")] = None,
+    window: Annotated[str, typer.Option(metavar="keep|full|TOKENS", help="How far back windowed layers see.")] = "keep",
+    factor: Annotated[
+        float | None, typer.Option(metavar="S", help="Scaling factor. Default: --to / native length.")
+    ] = None,
     search_on: Annotated[
-        Path | None, typer.Option(help="longrope: search its factors on a text file or a git repository.")
+        Path | None,
+        typer.Option(metavar="PATH", help="longrope: search for its factors on a text file or a git repository."),
     ] = None,
     search_length: Annotated[
-        int | None, typer.Option(min=128, help="Tokens of the search's texts; default: --to, at most 4 x native.")
+        int | None,
+        typer.Option(
+            metavar="TOKENS", min=128, help="Length of the search's texts. Default: --to, at most 4 x native."
+        ),
     ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="Copy the weights where they would be hard-linked.")] = False,
-    revision: Annotated[str | None, typer.Option(help="A branch, tag or commit of a hub name.")] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the weights instead of hard-linking them.")] = False,
+    revision: Annotated[str | None, typer.Option(metavar="REV", help="Branch, tag or commit of a hub model.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and write nothing.")] = False,
 ) -> None:
-    """Write a model's folder whose positions reach farther: config.json, tokenizer, generation and card changed alike,
-    the weights as they are."""
+    """Write a copy of a model's folder whose positions reach farther: configuration, tokenizer and card change, the
+    weights don't."""
     from longrepo.config.loader import load_settings
     from longrepo.engines.messages import load_errors
     from longrepo.rope.apply import context_messages
@@ -188,7 +194,7 @@ def _write_extended(extended: ExtendedFolder, output: Path, reach: int, copy: bo
 
 
 def _model_folder(model: str, revision: str | None, whole: bool) -> Path:
-    """The model's folder, downloaded where it is the hub's; all of it, or its small files alone."""
+    """Return the model's folder, downloaded if it is on the hub: all of it, or only its small files."""
     from longrepo.engines.messages import load_errors
     from longrepo.utils.hub import model_location
 
@@ -209,7 +215,7 @@ def _base_name(model: str) -> str:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """config.json with transformers' defaults."""
+    """Read config.json, with transformers' defaults."""
     from transformers import AutoConfig
 
     tree: dict[str, Any] = AutoConfig.from_pretrained(folder).to_dict()

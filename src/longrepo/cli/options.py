@@ -1,4 +1,4 @@
-"""Arguments that several commands take."""
+"""The options that several commands take."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ class EngineChoice(StrEnum):
 
 EngineOption = Annotated[
     EngineChoice,
-    typer.Option("--engine", help="What computes. auto: MLX on Apple Silicon where it is installed, else torch."),
+    typer.Option(
+        "--engine", help="Compute with torch or MLX. auto: MLX on Apple Silicon if it is installed, else torch."
+    ),
 ]
 SequencesArgument = Annotated[
     Path, typer.Argument(metavar="SEQUENCES", help="A folder of sequences, or a .json, .jsonl or .parquet file.")
 ]
 TokenizerOption = Annotated[
-    str | None, typer.Option("--model", help="Where their tokenizer is. [default: the model they name]")
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="Where to find their tokenizer. Default: the model they name."),
 ]
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="The settings file; defaults hold for what it leaves out.")
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings file (YAML). Keys it leaves out keep their defaults."),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", help="Hub name, local folder, or `embedded`; over model.name.")
+    str | None, typer.Option("--model", metavar="MODEL", help="Hub name, folder, or `embedded`. Default: model.name.")
 ]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
@@ -37,5 +41,5 @@ SetOption = Annotated[
 
 
 def overrides_of(set_: list[str] | None, model: str | None) -> tuple[str, ...]:
-    """What --set and --model override, --model last."""
+    """Return what --set and --model override, --model last."""
     return (*(set_ or ()), *((f"model.name={model}",) if model else ()))

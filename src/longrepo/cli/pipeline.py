@@ -1,4 +1,4 @@
-"""`longrepo pipeline`: from a repository to a tuned adapter and its figures, in one go."""
+"""`longrepo pipeline` goes from a repository to a tuned adapter and its report in one command."""
 
 from __future__ import annotations
 
@@ -17,27 +17,36 @@ from longrepo.pipeline import Pipeline
 
 
 def pipeline(
-    repo: Annotated[list[Path], typer.Option(help="The git repository to learn; may be repeated.")],
+    repo: Annotated[list[Path], typer.Option(metavar="PATH", help="A git repository to learn. Repeatable.")],
     weight: Annotated[
-        list[float] | None, typer.Option(help="How often a repository's text is seen; one for each --repo. Default: 1.")
+        list[float] | None,
+        typer.Option(metavar="N", help="How often a phase shows a repository's text; one for each --repo. Default: 1."),
     ] = None,
     model: ModelOption = None,
-    output: Annotated[Path | None, typer.Option(help="Where results go. Default: ./runs/REPOSITORY.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="A settings file; what it sets is not derived. Default: the guide's values.")
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the results. Default: ./runs/REPOSITORY.")
     ] = None,
-    revision: Annotated[str, typer.Option(help="The commit, branch or tag to learn.")] = "HEAD",
-    sequence_length: Annotated[int | None, typer.Option(help="Over model.max_position_embeddings (2048).")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Over data.overlap (512).")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings file (YAML). What it sets is kept; the pipeline chooses the rest."),
+    ] = None,
+    revision: Annotated[str, typer.Option(metavar="REV", help="Commit, branch or tag to learn.")] = "HEAD",
+    sequence_length: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="Longest sequence. Default: model.max_position_embeddings.")
+    ] = None,
+    overlap: Annotated[
+        int | None, typer.Option(metavar="TOKENS", help="Shared by neighboring windows. Default: data.overlap.")
+    ] = None,
     long_context_mode: Annotated[
-        bool, typer.Option(help="Related files, commits and questions; off: plain overlapping windows.")
+        bool,
+        typer.Option(help="Build sequences of related files, commits and questions; off: plain overlapping windows."),
     ] = True,
     device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
     engine: EngineOption = EngineChoice.auto,
     set_: SetOption = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for every update and save.")] = False,
 ) -> None:
-    """Prepare, train and evaluate; stages that are done and unchanged are skipped, a stopped one goes on."""
+    """Prepare, train and evaluate. Finished stages are skipped if nothing changed; a stopped one continues."""
     named = {"model.name": model, "model.max_position_embeddings": sequence_length, "data.overlap": overlap}
     overrides = [*(set_ or ()), *(f"{key}={value}" for key, value in named.items() if value is not None)]
     settings = load_settings(config, overrides)

@@ -1,13 +1,5 @@
-"""Plan, doctor, models.
-
-What `longrepo plan --inference` does: what answering needs by tier, and its speed where the weights are here.
-
-`longrepo plan`: what training will need and how long it will take, before anything is downloaded or loaded.
-
-`longrepo doctor`: whether the main job would run on this machine, and what to do where it wouldn't.
-
-`longrepo models`: the presets, and what a model is made of and needs.
-"""
+"""Commands that answer before anything is loaded: `plan` (what training or answering needs, and how long it takes),
+`doctor` (whether training would run here) and `models` (the presets, and what a model needs)."""
 
 from __future__ import annotations
 
@@ -40,7 +32,8 @@ ANOTHER_MACHINE = "it is planned for another machine"
 
 @dataclass(frozen=True)
 class InferenceModel:
-    """`settings.context`: where it was trained; `asked`: positions beyond. `adapter`: None for a model alone."""
+    """A model to plan answers for. `settings.context`: the positions it was trained at; `asked`: positions beyond them;
+    `adapter`: None for a model without one."""
 
     settings: Settings
     asked: ContextSettings | None
@@ -49,9 +42,9 @@ class InferenceModel:
 
     @staticmethod
     def of(name: str | None, config: Path | None, overrides: tuple[str, ...], set_: list[str] | None) -> InferenceModel:
-        """A run's, a checkpoint's or an adapter's folder; else a model by its name, or the one of the settings.
+        """Find the folder of a run, a checkpoint or an adapter; else a model by its name, or the settings' model.
 
-        Raises InputError where there is none.
+        Raises InputError if there is none.
         """
         if name is not None and not (Path(name) / "config.json").is_file() and Path(name).is_dir():
             from longrepo.serve.model import with_adapter_lora
@@ -69,7 +62,7 @@ class InferenceModel:
         return InferenceModel(settings.model_copy(update={"context": ContextSettings()}), asked)
 
     def tiers(self) -> Tiers:
-        """Raises InputError where the positions can't be."""
+        """Return the lengths it answers at. Raises InputError if its positions are impossible."""
         from longrepo.engines.tiers import model_tiers
 
         return model_tiers(self.settings.model, self.settings.context, self.asked, 4096)
@@ -83,7 +76,7 @@ def plan_inference(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Print what answering needs by length, and its speed on this machine, measured for about `seconds`."""
+    """Print what answering needs at each length, and its speed on this machine, measured for about `seconds`."""
     from rich.console import Console
 
     from longrepo.memory.planner import MemoryPlanner
@@ -142,32 +135,46 @@ def _has_weights(settings: Settings) -> bool:
 
 def plan(
     of: Annotated[
-        str | None, typer.Argument(metavar="[RUN|MODEL]", help="With --inference: what answers. Default: the model.")
+        str | None,
+        typer.Argument(metavar="[RUN|MODEL]", help="With --inference: what to plan answers for. Default: --model."),
     ] = None,
     config: ConfigOption = None,
     model: ModelOption = None,
     length: Annotated[
-        list[int] | None, typer.Option(min=2, help="Plan sequences of so many tokens, not the phases. Repeatable.")
+        list[int] | None,
+        typer.Option(metavar="TOKENS", min=2, help="Plan sequences of this length, not the phases. Repeatable."),
     ] = None,
     device: Annotated[
-        DeviceChoice, typer.Option(help="Plan for it; with --budget-gb it needn't be there.")
+        DeviceChoice, typer.Option(help="Device to plan for. With --budget-gb it needn't be in this machine.")
     ] = DeviceChoice.auto,
     engine: EngineOption = EngineChoice.auto,
-    budget_gb: Annotated[float | None, typer.Option(help="Over memory.budget_gb; of another machine, in GiB.")] = None,
-    sequences: Annotated[Path | None, typer.Option(help="Hours of the whole schedule on these sequences.")] = None,
+    budget_gb: Annotated[
+        float | None, typer.Option(metavar="GIB", help="Plan within this memory. Default: memory.budget_gb.")
+    ] = None,
+    sequences: Annotated[
+        Path | None, typer.Option(metavar="SEQUENCES", help="Show the hours that the whole schedule takes on these.")
+    ] = None,
     inference: Annotated[
-        bool, typer.Option("--inference", help="What answering needs by length, and how fast it is here.")
+        bool, typer.Option("--inference", help="Plan answers, not training: memory by length, and speed here.")
     ] = False,
     seconds: Annotated[
-        float, typer.Option("--measure-seconds", min=0, help="--inference: about so long; 0: load and measure nothing.")
+        float,
+        typer.Option(
+            "--measure-seconds",
+            metavar="SECONDS",
+            min=0,
+            help="--inference: measure for about this long. 0: load and measure nothing.",
+        ),
     ] = 60,
-    calibrate: Annotated[bool, typer.Option("--calibrate", help="Time this machine anew (about a minute).")] = False,
-    machines: Annotated[bool, typer.Option("--machines", help="A table of Macs and GPUs against lengths.")] = False,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Time a step on this machine (about a minute).")
+    ] = False,
+    machines: Annotated[bool, typer.Option("--machines", help="Add a table of Macs and GPUs by length.")] = False,
     set_: SetOption = None,
-    json_: Annotated[bool, typer.Option("--json", help="The figures as JSON, in bytes and seconds.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the figures as JSON, in bytes and seconds.")] = False,
 ) -> None:
-    """What training needs, by part and phase, from a dry run without weights; how long, on this machine. Ends with
-    status 2 where a phase doesn't fit."""
+    """Show what training needs, by part and phase, and how long it takes, from a dry run without weights. Exit status 2
+    if a phase doesn't fit."""
     from longrepo.engines.registry import choose_engine
 
     if inference:
@@ -176,7 +183,7 @@ def plan(
         plan_inference(answering, choice, device.value, budget_gb, seconds, as_json=json_)
         return
     if of is not None:
-        raise InputError(f"{of}: only --inference plans a run or a model given so; of training, give --model")
+        raise InputError(f"{of}: only --inference takes a run or a model here; to plan training, give --model")
     settings = load_settings(config, overrides_of(set_, model))
     from rich.console import Console
 
@@ -204,7 +211,7 @@ def plan(
 def _make_report(
     planner: MemoryPlanner, choice: EngineSelection, lengths: Iterable[int], sequences: Path | None
 ) -> dict[str, Any]:
-    """What is planned of these lengths, or of the phases, as it is printed."""
+    """Return the plan for these lengths, or for the phases, as it is printed."""
     from longrepo.memory.calibration import calibrated_peak
     from longrepo.memory.report import plan_report
 
@@ -215,7 +222,7 @@ def _make_report(
 
 
 def _phase_planners(planner: MemoryPlanner) -> dict[str, tuple[int, MemoryPlanner]]:
-    """Of each phase with epochs: its longest sequence, and the planner at its positions."""
+    """Return each phase with epochs, with its longest sequence and the planner at its positions."""
     from longrepo.curriculum.schedule import make_schedule
     from longrepo.memory.planner import checked_phase_planner
 
@@ -229,9 +236,9 @@ def doctor(
     device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
     engine: EngineOption = EngineChoice.auto,
     set_: SetOption = None,
-    json_: Annotated[bool, typer.Option("--json", help="For programs: the findings as JSON.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Look at the machine, the libraries and the model; exit status 0 if training would run, else 2."""
+    """Check the machine, the libraries and the model. Exit status 0 if training would run, else 2."""
     settings = load_settings(config, overrides_of(set_, model))
     from rich.console import Console
 
@@ -248,21 +255,26 @@ def doctor(
         raise typer.Exit(2)
 
 
-models_app = typer.Typer(help="Presets by size; what a model is made of and needs.", no_args_is_help=True)
+models_app = typer.Typer(help="List presets; show what a model consists of and needs.", no_args_is_help=True)
 
-JsonOption = Annotated[bool, typer.Option("--json", help="The figures as JSON: parameters and bytes.")]
-BatchOption = Annotated[list[int] | None, typer.Option(min=1, help="Sequences in a batch. Repeatable. [default: 1, 8]")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the figures as JSON, in parameters and bytes.")]
+BatchOption = Annotated[
+    list[int] | None, typer.Option(metavar="N", min=1, help="Sequences in a batch. Repeatable. Default: 1, 8.")
+]
 ContextOption = Annotated[
-    list[int] | None, typer.Option(min=2, help="Tokens of a sequence. Repeatable. [default: 256, 1024, 4096, its own]")
+    list[int] | None,
+    typer.Option(
+        metavar="TOKENS", min=2, help="Sequence length. Repeatable. Default: 256, 1024, 4096, the model's own."
+    ),
 ]
 
 
 @models_app.command("list")
 def list_(
-    memory: Annotated[bool, typer.Option("--memory", help="A training step of each, by context.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="Add the memory of a training step, by context.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """The presets: parameters, shape, memory."""
+    """List the presets: parameters, shape, memory."""
     from rich.console import Console
 
     from longrepo.config.loader import load_settings
@@ -272,7 +284,7 @@ def list_(
 
     settings = load_settings()
     rows = [
-        {"name": size} | preset_row(_print_config(find_preset(size).config), settings, memory) for size in size_files()
+        {"name": size} | preset_row(_config_of(find_preset(size).config), settings, memory) for size in size_files()
     ]
     if json_:
         print(json.dumps(rows, indent=2))
@@ -282,7 +294,7 @@ def list_(
 
 @models_app.command()
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A preset, such as 150M_1024.")]) -> None:
-    """A preset's configuration, as `config.json` of a model folder."""
+    """Print a preset's configuration: the `config.json` of a model folder."""
     from longrepo.pretrain.presets import find_preset
 
     print(json.dumps(find_preset(name).config, indent=2))
@@ -294,10 +306,10 @@ def params(
     batch: BatchOption = None,
     context: ContextOption = None,
     set_: SetOption = None,
-    no_machines: Annotated[bool, typer.Option("--no-machines", help="Without the table of machines.")] = False,
+    no_machines: Annotated[bool, typer.Option("--no-machines", help="Leave out the table of machines.")] = False,
     json_: JsonOption = False,
 ) -> None:
-    """Parameters by part, memory to answer and to train by batch and context, and the machines that have it."""
+    """Show a model's parameters by part, the memory it needs to answer and to train, and the machines that have it."""
     from rich.console import Console
 
     from longrepo.pretrain.requirements import calculate_requirements
@@ -322,14 +334,14 @@ def _requirements_query(
 
     settings = load_settings(None, set_ or ())
     is_model = "/" in name or name.startswith((".", "~")) or Path(name).exists()
-    config = read_config(name) if is_model else _print_config(find_preset(name).config)
+    config = read_config(name) if is_model else _config_of(find_preset(name).config)
     native = config.max_position_embeddings
     if too_long := [tokens for tokens in contexts if tokens > native]:
         raise InputError(f"--context {too_long[0]}: {name} has {native:,} positions; give that or less")
     return RequirementsQuery(config, settings, batches or DEFAULT_BATCHES, contexts)
 
 
-def _print_config(tree: dict[str, Any]) -> Any:
+def _config_of(tree: dict[str, Any]) -> Any:
     from longrepo.engines.model_shape import read_config
 
     with tempfile.TemporaryDirectory() as folder:

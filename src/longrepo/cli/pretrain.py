@@ -1,4 +1,4 @@
-"""`longrepo pretrain`: a preset trained from scratch, all weights, by the loop that trains adapters."""
+"""`longrepo pretrain` trains a preset from scratch, all weights, with the loop that trains adapters."""
 
 from __future__ import annotations
 
@@ -27,22 +27,32 @@ SEQUENCES_FOLDER, START_FOLDER, RUN_FOLDER, PRETRAIN_SETTINGS = "sequences", "st
 
 
 def pretrain(
-    output: Annotated[Path, typer.Option(help="Folder for sequences, the start and the run.")],
-    preset: Annotated[str | None, typer.Option(help="Size and context: see longrepo models list.")] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder for the sequences, the initial model and the run.")
+    ],
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Size and context: see longrepo models list.")
+    ] = None,
     input_: Annotated[
-        Path | None, typer.Option("--input", help="A text file, or sequences that prepare or tokenize made.")
+        Path | None,
+        typer.Option("--input", metavar="PATH", help="A text file, or sequences from prepare or tokenize."),
     ] = None,
-    repo: Annotated[Path | None, typer.Option(help="A git repository: its files, as windows of the context.")] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Updates in all. Default: one pass.")] = None,
+    repo: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="A git repository; its files are cut into windows.")
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Updates in all. Default: one pass over the text.")
+    ] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="Hub name, folder or `embedded`. Default: StarCoder2's; the embedded one's.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Hub name, folder, or `embedded`. Default: the one that the preset names."),
     ] = None,
-    resume: Annotated[str | None, typer.Option(metavar="auto", help="Go on with the run in --output.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="auto", help="Continue the run in --output.")] = None,
     device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
     set_: SetOption = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for every update and save.")] = False,
 ) -> None:
-    """Train a preset from scratch, all weights, planned before it starts; Ctrl-C saves, --resume auto goes on."""
+    """Train a preset from scratch, all weights, planned before it starts. Ctrl-C saves; --resume auto continues."""
     overrides = tuple(set_ or ())
     if resume is not None:
         overrides = _resume_overrides(resume, output, preset, max_steps, overrides)
@@ -80,7 +90,7 @@ def _prepare_run(
     overrides: tuple[str, ...],
     verbose: bool,
 ) -> None:
-    """Everything that the loop begins with, into `output`; the settings last, as the sign that the rest is there."""
+    """Write everything that training starts from to `output`; the settings last, as the sign that the rest is there."""
     from longrepo.data.prepare import check_writable
     from longrepo.data.tokenizer import load_tokenizer
     from longrepo.pretrain.presets import (
@@ -120,9 +130,9 @@ def _check_unused(output: Path) -> None:
         return
     if not output.is_dir():
         raise InputError(f"--output {output}: is a file; give a folder")
-    left = (SEQUENCES_FOLDER, START_FOLDER)  # of a preparation that was stopped: made anew
+    left = (SEQUENCES_FOLDER, START_FOLDER)  # of a preparation that was stopped: made again
     if any(entry.name not in left and not entry.name.startswith(".") for entry in output.iterdir()):
-        raise InputError(f"--output {output} is not empty: go on with its run by --resume auto, or give another")
+        raise InputError(f"--output {output} is not empty: continue its run with --resume auto, or give another folder")
 
 
 def _check_plan(chosen: Preset, settings: Settings, device: str, output: Path) -> None:
@@ -156,7 +166,7 @@ def _write_windows(output: Path, repo: Path, tokenizer: RepoTokenizer, settings:
 def _resume_overrides(
     resume: str, output: Path, name: str | None, max_steps: int | None, overrides: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The settings to go on with besides the run's own. Raises InputError where --output holds no run to go on with."""
+    """Return the settings to change in the continued run. Raises InputError if --output holds no run to continue."""
     if resume != "auto":
         raise InputError(f"--resume {resume}: expected auto; the run is the one in --output")
     if not (output / PRETRAIN_SETTINGS).is_file():
@@ -174,6 +184,6 @@ def _resume_overrides(
 
 
 def _resume_line(output: Path, device: str) -> str:
-    """The command line that goes on with this run."""
+    """Return the command line that continues this run."""
     words = [sys.executable, "-m", "longrepo", "pretrain", "--output", str(output), "--resume", "auto"]
     return shlex.join([*words, *(["--device", device] if device != "auto" else [])])

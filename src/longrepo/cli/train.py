@@ -1,4 +1,4 @@
-"""`longrepo train`: from the arguments to a finished run. What can be wrong is found before torch is imported."""
+"""`longrepo train` trains an adapter on prepared sequences. Errors in arguments are found before torch is imported."""
 
 from __future__ import annotations
 
@@ -26,25 +26,31 @@ def train(
     config: ConfigOption = None,
     sequences: Annotated[
         Path | None,
-        typer.Option(help="What prepare or tokenize wrote. Default: ./sequences or ./sequences_LENGTH.json."),
+        typer.Option(
+            metavar="SEQUENCES",
+            help="What prepare or tokenize wrote. Default: ./sequences or ./sequences_LENGTH.json.",
+        ),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help=f"The run's folder. Default: ./{DEFAULT_OUTPUT}.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help=f"The run's folder. Default: ./{DEFAULT_OUTPUT}.")
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Train so many more epochs, not the whole schedule.")
+        int | None, typer.Option(metavar="N", min=1, help="Train N more epochs, not the whole schedule.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Begin a new run with this checkpoint's weights and epoch, e.g. RUN/best.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Start a new run with a checkpoint's weights and epoch, such as RUN/best."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option(metavar="auto|DIR", help="Go on with the run in --output, or in DIR, exactly.")
+        str | None, typer.Option(metavar="auto|DIR", help="Continue the run in --output, or in DIR, exactly.")
     ] = None,
     model: ModelOption = None,
     device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
     engine: EngineOption = EngineChoice.auto,
     set_: SetOption = None,
-    verbose: Annotated[bool, typer.Option("--verbose", help="A line for every update and save.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for every update and save.")] = False,
 ) -> None:
-    """Train a LoRA adapter on a file of sequences, phase by phase; Ctrl-C saves, --resume auto goes on."""
+    """Train a LoRA adapter on prepared sequences, phase by phase. Ctrl-C saves; --resume auto continues."""
     from longrepo.reports.training import TerminalReporter
 
     overrides, reporter = overrides_of(set_, model), TerminalReporter(verbose=verbose)
@@ -67,9 +73,9 @@ def train(
 
 
 def end_training(trained: TrainedRun, go_on: str) -> None:
-    """Print where the adapter is; for a stopped run the command that goes on with it, and exit with its status."""
+    """Print where the adapter is. For a stopped run, print the command that continues it and exit with its status."""
     if trained.exit_status:
-        print(f"stopped and saved; go on with:\n  {go_on}", file=sys.stderr)
+        print(f"stopped and saved; continue with:\n  {go_on}", file=sys.stderr)
         raise typer.Exit(trained.exit_status)
     if trained.trained and not trained.already_finished:
         print(f"{trained.trained.name}: {trained.trained}")
@@ -78,7 +84,7 @@ def end_training(trained: TrainedRun, go_on: str) -> None:
 def resume_command(
     trained: TrainedRun, config: Path | None, overrides: tuple[str, ...], device: str, engine: str
 ) -> str:
-    """The command line that goes on with this run."""
+    """Return the command line that continues this run."""
     words = [sys.executable, *([sys.argv[0]] if sys.argv[0].endswith(".py") else ["-m", "longrepo", "train"])]
     words += ["--config", str(config)] if config else []
     words += ["--sequences", str(trained.sequences), "--output", str(trained.output), "--resume", "auto"]

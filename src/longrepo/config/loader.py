@@ -1,10 +1,7 @@
-"""YAML + --set -> Settings; all errors at once.
+"""Load settings: a YAML file, then each `--set key=value`, then one report of everything that is wrong, including
+values that are valid by themselves but impossible together.
 
-Names of settings: `section.key`, and `section.key[0].name` inside a list of sections.
-
-What no key says alone: values that are each fine and can't be meant together.
-
-One way in for settings: a YAML file, then `--set key=value`, then one report of everything that is wrong.
+A setting's name is `section.key`, or `section.key[0].name` inside a list of sections.
 """
 
 from __future__ import annotations
@@ -29,12 +26,12 @@ _SETTING_NAME = re.compile(r"\w+(\.\w+|\[\d+\])*")
 
 
 def dotted_key(path: Sequence[PathPart]) -> str:
-    """`("long_context", "further_phases", 0, "epochs")` → `long_context.further_phases[0].epochs`."""
+    """Join a path: `("long_context", "further_phases", 0, "epochs")` → `long_context.further_phases[0].epochs`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def parse_key(key: str) -> tuple[PathPart, ...] | None:
-    """The other way round; None for what is no name of a setting inside a section."""
+    """Parse a setting's name into its path; None if it isn't the name of a setting inside a section."""
     if not _SETTING_NAME.fullmatch(key):
         return None
     parts = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"\w+", key))
@@ -43,7 +40,7 @@ def parse_key(key: str) -> tuple[PathPart, ...] | None:
 
 
 def error_path(location: Sequence[PathPart]) -> tuple[PathPart, ...]:
-    """A validation error's location, without what pydantic adds for the members of a union or the items of a value."""
+    """Return a validation error's path, without what pydantic adds for members of a union or items of a value."""
     path: list[PathPart] = []
     section: type[BaseModel] | None = Settings
     for part in location:
@@ -57,7 +54,7 @@ def error_path(location: Sequence[PathPart]) -> tuple[PathPart, ...]:
 
 
 def nearest_key(path: Sequence[PathPart]) -> str | None:
-    """The known key that an unknown one was probably meant to be."""
+    """Return the known key that an unknown one was probably meant to be."""
     *above, wrong = path
     sections = {name: field.annotation for name, field in Settings.model_fields.items()}
     if not above:
@@ -74,7 +71,7 @@ def nearest_key(path: Sequence[PathPart]) -> str | None:
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, or a list of them, if it does."""
+    """Return the section that a field holds, by itself or in a list; None if it holds none."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for one in get_args(annotation) if (found := _section_in(one))), None)
@@ -98,7 +95,7 @@ def find_impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]
         yield "training.weights", "all needs model.quantization=none: 4-bit weights can't be trained themselves"
     yield from _context_problems(settings.context, "context.")
     if settings.context.method != "none" and settings.context.target_length is None:
-        how = f"context.method={settings.context.method} needs the tokens to be reached, such as 16384"
+        how = f"context.method={settings.context.method} needs a length to reach, in tokens, such as 16384"
         yield "context.target_length", how
     yield from _length_problems(phases)
     yield from _phase_context_problem(phases)
@@ -112,7 +109,7 @@ def find_impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]
 
 def _context_problems(context: ContextSettings, prefix: str) -> Iterator[tuple[str, str]]:
     if context.method == "none" and context.factor is not None:
-        yield f"{prefix}factor", f"{prefix}method=none scales nothing: give a method, or leave the factor out"
+        yield f"{prefix}factor", f"{prefix}method=none scales nothing: set a method, or leave the factor out"
     if context.method != "longrope" and context.long_factors is not None:
         yield f"{prefix}long_factors", f"only {prefix}method=longrope takes them, got {context.method}"
 
@@ -129,7 +126,7 @@ def _length_problems(phases: Sequence[PhaseConfig]) -> Iterator[tuple[str, str]]
 
 
 def _phase_context_problem(phases: Sequence[PhaseConfig]) -> Iterator[tuple[str, str]]:
-    """What is wrong with positions that a phase has for itself."""
+    """Yield what is wrong with a phase's own positions."""
     for phase in phases:
         if phase.context is None:
             continue
@@ -142,11 +139,11 @@ def _phase_context_problem(phases: Sequence[PhaseConfig]) -> Iterator[tuple[str,
             )
 
 
-_MAX_SHOWN = 100  # characters of an override, from which on a message shows its key alone
+_MAX_SHOWN = 100  # characters; of a longer override a message shows only the key
 
 
 class _SettingsLoader(yaml.SafeLoader):
-    """YAML 1.1 reads `5e-5` as text (it wants a dot); people mean a number. Duplicate keys are refused."""
+    """Reads `5e-5` as a number (YAML 1.1 wants a dot, and reads text); refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -165,7 +162,7 @@ _SettingsLoader.add_implicit_resolver(
 
 
 def load_settings(file: Path | None = None, overrides: Iterable[str] = ()) -> Settings:
-    """Settings from a YAML file (defaults where it is None or silent) and `section.key=value` overrides.
+    """Load settings from a YAML file and `section.key=value` overrides; all else keeps its default.
 
     Raises InputError listing every problem at once, each with its file, key and what was expected.
     """
@@ -182,8 +179,8 @@ def load_settings(file: Path | None = None, overrides: Iterable[str] = ()) -> Se
 
 
 def _validate(tree: dict[str, Any], origin: dict[str, str], file: str, problems: list[str]) -> Settings:
-    """Settings from what is valid in the tree; what isn't is explained in `problems` and left at its default,
-    so that impossible combinations among the rest are reported in the same go."""
+    """Return settings from what is valid in the tree. What isn't is explained in `problems` and keeps its default, so
+    that impossible combinations among the rest are reported too."""
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
@@ -204,12 +201,12 @@ def _validate(tree: dict[str, Any], origin: dict[str, str], file: str, problems:
 
 
 def settings_hash(part: BaseModel) -> str:
-    """The first 16 hex digits of the SHA-256 of a section's values; equal settings, equal hash."""
+    """Return the first 16 hex digits of the SHA-256 of a section's values; equal settings have equal hashes."""
     return hashlib.sha256(json.dumps(part.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def dump_yaml(settings: Settings) -> str:
-    """The resolved settings as YAML that `load_settings` reads back to the same values."""
+    """Return the resolved settings as YAML; `load_settings` reads back the same values."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
 
 
@@ -284,5 +281,5 @@ def _explain_errors(path: tuple[PathPart, ...], errors: list[Any], origin: dict[
 
 
 def _where_set(key: str, origin: dict[str, str], file: str) -> str:
-    """The file or override that a setting, or the list that it stands in, comes from."""
+    """Return the file or override that sets a key, or the list that contains it."""
     return origin.get(key) or origin.get(key.partition("[")[0], file)

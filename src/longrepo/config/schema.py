@@ -1,9 +1,4 @@
-"""All settings, typed; the phase list.
-
-The settings: one typed tree, in the guide's names. Each key is explained in `training_config.yaml`.
-
-All phases of the settings as one list: 1 to 3 by their keys, then `long_context.further_phases`.
-"""
+"""All settings as one typed tree, each explained in `training_config.yaml`; and its phases as one list."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """A part of the settings: immutable, unknown keys refused, defaults checked like given values."""
+    """A part of the settings: immutable; unknown keys are refused, defaults are validated too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -129,7 +124,7 @@ class LongContextSettings(Section):
 
     @property
     def phase1_min_length(self) -> int:
-        """Half the cap, as in the guide (512 of 1024): what the builder fills phase 1 towards."""
+        """The length that the builder fills phase 1 up to: half the cap, as in the guide (512 of 1024)."""
         return self.phase1_max_length // 2
 
 
@@ -143,7 +138,7 @@ class MemorySettings(Section):
 
 
 class Settings(Section):
-    """All settings of a run, built by `longrepo.config.loader.load_settings`; read everywhere, changed nowhere."""
+    """All settings of a run, loaded by `longrepo.config.loader.load_settings`."""
 
     model: ModelSettings = ModelSettings()
     lora: LoraSettings = LoraSettings()
@@ -160,7 +155,7 @@ _CONTEXT_KEYS = re.compile(rf"\bcontext\.(?={'|'.join(ContextSettings.model_fiel
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """A phase as it is set, on or off. `prefix` begins the names of its settings; None: what holds for the run."""
+    """A phase as it is set, enabled or not. `prefix` begins its settings' names; None: the run's value."""
 
     number: int
     prefix: str
@@ -173,7 +168,7 @@ class PhaseConfig:
     context: ContextSettings | None = None
 
     def setting(self, name: str) -> str:
-        """The dotted name of one of its settings."""
+        """Return the dotted name of one of its settings."""
         return self.prefix + name
 
     @property
@@ -182,11 +177,11 @@ class PhaseConfig:
 
     @property
     def off(self) -> str:
-        """The setting that leaves it out."""
+        """The setting that disables it."""
         return self.setting("epochs=0" if self.number < NUMBERED_PHASES else "enabled=false")
 
     def positions(self, of_run: ContextSettings) -> ContextSettings:
-        """What it computes at. Scaling reaches its longest sequence where no `target_length` says more."""
+        """Return the positions it computes at. Without a `target_length`, scaling reaches its longest sequence."""
         own = self.context
         if own is None:
             return of_run
@@ -195,12 +190,12 @@ class PhaseConfig:
         return own
 
     def named(self, message: str) -> str:
-        """A message on its positions, with the names of the settings where they are set."""
+        """Return a message about its positions that names the settings by their full names."""
         return message if self.context is None else _CONTEXT_KEYS.sub(self.setting("context."), message)
 
 
 def phase_list(settings: LongContextSettings) -> tuple[PhaseConfig, ...]:
-    """Every phase, in order, those that are off among them."""
+    """Return every phase in order: 1 to 3 by their keys, then `further_phases`, including those that are disabled."""
 
     def numbered(number: int) -> PhaseConfig:
         def value(name: str) -> Any:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Counts in parameters and features; `layer_widths` is the sum of in and out features of one layer's linears."""
+    """What a model is made of: counts of layers, features and parameters."""
 
     layers: int
     hidden: int
@@ -26,7 +26,6 @@ class ModelShape:
     vocabulary: int
     linear: int  # parameters of the layers' linear modules: what 4-bit quantisation packs
     other: int  # all other parameters, a tied head counted once
-    layer_widths: int
     lora: dict[str, int]  # module name -> in + out features, summed over all layers; times r: its LoRA parameters
     max_positions: int
 
@@ -53,9 +52,8 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
 def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:
     """Build the architecture without weights, by the engine's own library, and count, once. Raises InputError where
     that has no such model."""
-    kept, key = JsonCache("shapes.json"), json.dumps(config.to_dict(), sort_keys=True, default=str)
-    if engine == "mlx":
-        key = f"mlx {key}"
+    kept = JsonCache("shapes.json")
+    key = f"{engine}: {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
     if (found := kept.get(key)) is None:
         found = asdict(_shape(config, _count_with_mlx(config) if engine == "mlx" else _count_with_torch(config)))
         kept.put(key, found)
@@ -71,7 +69,6 @@ def _shape(config: Any, counts: ParameterCounts) -> ModelShape:
         hidden=config.hidden_size,
         heads=config.num_attention_heads,
         vocabulary=config.vocab_size,
-        layer_widths=sum(counts["lora"].values()) // config.num_hidden_layers,
         max_positions=config.max_position_embeddings,
         **counts,
     )

@@ -144,13 +144,3 @@ def figure_from_json(tree: Mapping[str, Any]) -> Figure:
     """A figure as JSON holds it."""
     estimates = {name: Estimate(**tree[name]) for name in ("base", "tuned", "difference")}
     return Figure(**{**tree, **estimates})
-
-
-def write_result(file: Path, comparisons: Sequence[Comparison], about: Mapping[str, Any]) -> None:
-    """Write the comparisons alone."""
-    write_evaluation(file, Evaluation(about, comparisons))
-
-
-def read_result(file: Path) -> list[Comparison]:
-    """The comparisons of a file."""
-    return list(read_evaluation(file).comparisons)

@@ -90,7 +90,7 @@ def available_bytes(device: str) -> int:
 
 
 def available_memory(device: str) -> AvailableMemory:
-    """As `room_now`, with where the figure comes from."""
+    """As `available_bytes`, with where the figure comes from."""
     if device in ("mps", "metal"):
         return _metal_available(*(_torch_metal_memory() if device == "mps" else _mlx_metal_memory()))
     if device == "cuda":
