@@ -193,5 +193,5 @@ def test_a_folder_that_contradicts_itself_is_refused(model: Path, tmp_path: Path
 
 
 def test_an_output_that_is_there_is_left_alone(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="already exists"):
         run(model, "--to", TARGET, "--method", "linear", "--output", tmp_path)

@@ -107,7 +107,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "nothing to train on": (["--preset", "embedded_256"], "either --input FILE or --repo PATH"),
     "no such text": (["--preset", "embedded_256", "--input", "nowhere.txt"], "nowhere.txt: no such file"),
     "binary": (["--preset", "embedded_256", "--input", "BINARY"], "isn't UTF-8 text"),
-    "an empty text": (["--preset", "embedded_256", "--input", "EMPTY"], "holds no text"),
+    "an empty text": (["--preset", "embedded_256", "--input", "EMPTY"], "has no text"),
     "too little text": (["--preset", "embedded_256", "--input", "SHORT"], "make 1 window of 256, and 2 are needed"),
     "no sequences": (["--preset", "embedded_256", "--input", "."], "holds no sequences"),
     "a full output": (["--preset", "embedded_256", "--input", "TEXT", "--output", "FULL"], "FULL is not empty"),

@@ -74,13 +74,13 @@ BAD: dict[str, tuple[Callable[[dict[str, Any], dict[str, mx.array]], Any], str]]
     "another rank": (lambda config, tensors: config["lora_parameters"].update(rank=8), "of rank 4, .* says 8"),
     "another width": (
         lambda config, tensors: tensors.update({"model.layers.1.mlp.c_fc.lora_a": mx.zeros((32, 4))}),
-        "of another base: .* for a width of 32, .* is 64",
+        "for another base: .* has width 32, .* is 64",
     ),
     "a layer more": (
         lambda config, tensors: tensors.update(
             {f"model.layers.7.mlp.c_fc.{part}": mx.zeros((4, 4)) for part in ("lora_a", "lora_b")}
         ),
-        "of another base: .* no linear layer model.layers.7",
+        "for another base: .* no linear layer model.layers.7",
     ),
 }
 

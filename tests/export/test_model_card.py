@@ -97,7 +97,7 @@ def test_an_adapter_without_its_run_says_what_is_not_known_and_no_path_of_this_m
     (tmp_path / "run" / "settings.yaml").unlink()
     export_artifact(find_artifact(run.folder / "adapter"), "merged", ExportOptions(), tmp_path / "merged")
     text = (tmp_path / "merged" / "README.md").read_text()
-    assert "Not known here." in text and "No run is known" in text and "Not measured" in text
+    assert "Unknown." in text and "The run isn't known" in text and "Not measured" in text
     assert str(tmp_path) not in text and "# model tuned on" in text
 
 

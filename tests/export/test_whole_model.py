@@ -99,7 +99,7 @@ def test_llama_cpps_converter_is_given_the_trained_model(run: Run, tmp_path: Pat
         (
             "peft",
             ExportOptions(),
-            "--format peft: .*model is a model, all weights of it were trained; use --format merged",
+            "--format peft: .*model is a fully trained model, not an adapter; use --format merged",
         ),
         ("gguf", ExportOptions(adapter_only=True), "--adapter-only: .*; leave it out"),
         ("mlx", ExportOptions(with_base=True), "--with-base: .*; leave it out"),

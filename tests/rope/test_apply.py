@@ -99,7 +99,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "too few factors": (
         LLAMA,
         ("method=longrope", "target_length=8192", "long_factors=[1, 2]"),
-        "2 of them, and longrope takes one a frequency: 64",
+        "has 2, and longrope takes one per frequency: 64",
     ),
     "scaled already": (
         LLAMA | {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}},
@@ -109,7 +109,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
     "each kind of layer its own way": (
         LLAMA | {"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}},
         ("method=yarn", "target_length=131072"),
-        "each in their own way",
+        "each kind of its layers has its own",
     ),
 }
 

@@ -37,7 +37,7 @@ def test_nothing_is_written_for_a_base_s_own_positions(tmp_path: Path) -> None:
 )
 def test_other_positions_are_refused_with_the_way_out(tmp_path: Path, asked: ContextSettings) -> None:
     write_context(tmp_path, YARN)
-    with pytest.raises(InputError, match="trained at other positions") as caught:
+    with pytest.raises(InputError, match="trained with other positions") as caught:
         check_trained_context(tmp_path, asked)
     assert "--set context.method=yarn --set context.target_length=8192 --set context.window=full" in str(caught.value)
 

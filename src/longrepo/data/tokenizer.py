@@ -1,11 +1,8 @@
-"""RepoTokenizer, special tokens.
+"""Tokenize repository text: the base's tokenizer with structure tokens, and never a special token read from text.
 
-Structure tokens: what marks files, commits and snippets, and which known token each one starts from.
-
-StarCoder2 spells each of these in 7-8 tokens of plain text, so they join the vocabulary as special tokens. A new
-row of the embedding begins as the row of the nearest token the base model knows and is trained with the adapter.
-
-The tokenizer as this project uses it: structure tokens added, repository text never read as a special token.
+Structure tokens mark files, commits and snippets. As plain text each would take StarCoder2 7-8 tokens, so they join
+the vocabulary as special tokens. A new row of the embedding starts as the row of the nearest token the base knows and
+is trained with the adapter.
 """
 
 from __future__ import annotations
@@ -34,12 +31,12 @@ COMMIT_START, COMMIT_END = "<|COMMIT_START|>", "<|COMMIT_END|>"
 SNIPPET_TOKENS = tuple(f"<|SNIPPET_{n}|>" for n in range(16))
 STRUCTURE_TOKENS = (FILE_START, FILE_END, COMMIT_START, COMMIT_END, *SNIPPET_TOKENS)
 
-# What redacted text becomes; StarCoder2's tokenizer has a token for each, for others they are text.
+# Replacements for redacted text. StarCoder2's tokenizer has a token for each; elsewhere they are plain text.
 PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
 
 FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX = "<fim_prefix>", "<fim_middle>", "<fim_suffix>"
 
-# The first of these that the base tokenizer has; a tokenizer with none of them falls back to its end token.
+# The first of these that the base tokenizer has is used; if it has none, its end token is.
 INITIAL_TOKENS: dict[str, tuple[str, ...]] = {
     FILE_START: ("<file_sep>",),
     FILE_END: (END_OF_TEXT,),
@@ -65,7 +62,7 @@ class FimIds:
 class RepoTokenizer:
     """A byte-level tokenizer (the `tokenizers` library's) with the structure tokens as special tokens.
 
-    `end` and `pad` are tokens; `source` gives the transformers tokenizer it is of, if that should be needed.
+    `end` and `pad` are tokens; `source` loads the transformers tokenizer, if that is needed.
     """
 
     def __init__(
@@ -77,14 +74,14 @@ class RepoTokenizer:
         structure_tokens: bool = True,
         source: Callable[[], Any] | None = None,
     ) -> None:
-        """Raises InputError where it has no end token."""
+        """Raises InputError if it has no end token."""
         from tokenizers import AddedToken, Tokenizer, processors
 
         self.name = name
         self._source = source
-        # A copy of its own: `encode_special_tokens` makes "<|FILE_START|>" inside a source file plain text, and
-        # offsets must cover the spaces that ByteLevel's default post-processor trims off. What stands for redacted
-        # text is the one thing that text says and a token is meant by.
+        # A private copy: `encode_special_tokens` makes "<|FILE_START|>" in a source file plain text, and offsets must
+        # cover the spaces that ByteLevel's default post-processor trims off. Only the placeholders of redacted text
+        # are read from text as tokens.
         state = json.loads(backend.to_str())
         for token in state["added_tokens"]:
             token["special"] = token["special"] and token["content"] not in PLACEHOLDERS
@@ -108,13 +105,13 @@ class RepoTokenizer:
         }
 
     def __reduce__(self) -> tuple[Callable[..., RepoTokenizer], tuple[Any, ...]]:
-        """For another process; there `source` is not to be had."""
+        """Pickle for another process, where `source` isn't available."""
         return _rebuild, self._made_from
 
     @cached_property
     def source(self) -> Any:
-        """The transformers tokenizer with the structure tokens added (to save beside a model). Imports transformers,
-        which takes seconds. Raises ValueError where it gives them other ids than the sequences hold."""
+        """The transformers tokenizer with the structure tokens added, to save beside a model. Imports transformers,
+        which takes seconds. Raises ValueError if it gives them other ids than the sequences have."""
         if self._source is None:
             raise ValueError(f"{self.name}: made without a transformers tokenizer")
         source = self._source()
@@ -128,12 +125,12 @@ class RepoTokenizer:
 
     @cached_property
     def vocabulary_size(self) -> int:
-        """Ids reach from 0 to below this, added tokens included."""
+        """One more than the largest id, added tokens included."""
         return max(self._vocabulary.values()) + 1
 
     @cached_property
     def initial_from(self) -> dict[int, int]:
-        """Structure token id → id of the known token whose embedding row it starts from."""
+        """Structure token id → id of the token whose embedding row it starts from."""
         return {
             id: next(
                 (self._vocabulary[known] for known in INITIAL_TOKENS[token] if known in self._vocabulary), self.end_id
@@ -143,13 +140,13 @@ class RepoTokenizer:
 
     @cached_property
     def fim(self) -> FimIds | None:
-        """The fill-in-the-middle ids, or None where the tokenizer lacks one of them."""
+        """The fill-in-the-middle ids, or None if the tokenizer lacks one of them."""
         ids = [self._vocabulary.get(token) for token in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)]
         return FimIds(*[id for id in ids if id is not None]) if None not in ids else None
 
     @cached_property
     def sha256(self) -> str:
-        """Of everything that decides ids: vocabulary, merges, normaliser, pre-tokenizer, added tokens."""
+        """Hash of everything that decides ids: vocabulary, merges, normaliser, pre-tokenizer, added tokens."""
         state = json.loads(self._text.to_str())
         model = state["model"]
         merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges", [])]
@@ -159,7 +156,7 @@ class RepoTokenizer:
 
     @cached_property
     def _bytes(self) -> npt.NDArray[np.int32]:
-        """Bytes of text each id stands for: a character of a byte-level token's name is one byte."""
+        """Number of bytes of text of each id: a character of a byte-level token's name is one byte."""
         sizes = np.zeros(self.vocabulary_size, np.int32)
         for token, id in self._vocabulary.items():
             sizes[id] = len(token)
@@ -169,26 +166,26 @@ class RepoTokenizer:
 
     @cached_property
     def end_ids(self) -> Ids:
-        """The end token alone, `[1]`."""
+        """The end token's id, `[1]`."""
         return np.array([self.end_id], np.int32)
 
     def mark_ids(self, name: str) -> Ids:
-        """A structure token's id, `[1]`; without structure tokens, the tokens of its name as text."""
+        """Return a structure token's id, `[1]`; without structure tokens, the ids of its name as text."""
         if name not in self._marks:
             known = self.structure_ids.get(name)
             self._marks[name] = np.array(self.encode(name) if known is None else [known], np.int32)
         return self._marks[name]
 
     def id(self, token: str) -> int:
-        """The id of a special token. Raises KeyError where the tokenizer has none of that name."""
+        """Return the id of a special token. Raises KeyError if the tokenizer has none of that name."""
         return self._vocabulary[token]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text; the names of special tokens in it are text like any other."""
+        """Return the token ids of plain text; names of special tokens in it are text like any other."""
         return list(self._text.encode(text, add_special_tokens=False).ids)
 
     def encode_many(self, texts: Iterable[str], block: int = 256) -> list[tuple[Ids, Offsets]]:
-        """For each text its ids and the character each token begins at, `[tokens]`; on all free cores."""
+        """Return the ids of each text and the character each token begins at, `[tokens]`; uses all free cores."""
         todo = list(texts)
         found: list[tuple[Ids, Offsets]] = []
         for first in range(0, len(todo), block):  # an Encoding takes ~150 bytes a token: not all at once
@@ -199,7 +196,7 @@ class RepoTokenizer:
         return found
 
     def _starts(self, text: str, ids: Ids) -> Offsets:
-        """Where each token begins, from what its bytes are; a normaliser that alters the text makes that impossible."""
+        """Return where each token begins, from its bytes, or the library's offsets if a normaliser alters the text."""
         ends = np.cumsum(self._bytes[ids], dtype=np.int32)
         starts = ends - self._bytes[ids]
         data = text.encode("utf-8", "surrogatepass")
@@ -212,7 +209,7 @@ class RepoTokenizer:
         return np.asarray(characters[starts], np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special tokens spelled out."""
+        """Return the text of ids, special tokens spelled out."""
         return str(self._text.decode(list(ids), skip_special_tokens=False))
 
 
@@ -223,10 +220,10 @@ def _rebuild(state: str, *rest: Any) -> RepoTokenizer:
 
 
 def load_tokenizer(name: str, revision: str | None = None, structure_tokens: bool = True) -> RepoTokenizer:
-    """The tokenizer of "embedded", of a local model folder, or of a model on the Hugging Face hub.
+    """Load the tokenizer of "embedded", of a local model folder, or of a model on the Hugging Face hub.
 
-    It is read from `tokenizer.json` itself, without importing transformers. Raises InputError where it can't be had:
-    no such folder or model, offline and not yet downloaded, not a tokenizer.
+    It is read from `tokenizer.json` itself, without importing transformers. Raises InputError if that fails: no such
+    folder or model, offline and not yet downloaded, not a tokenizer.
     """
     from tokenizers import Tokenizer
 
@@ -247,8 +244,9 @@ def load_tokenizer(name: str, revision: str | None = None, structure_tokens: boo
 
 
 def new_token_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) -> dict[int, int]:
-    """`initial_from` of the structure tokens that a base's own tokenizer lacks. One that has them was trained with
-    them, and their rows stay what they are. A base without a tokenizer lacks all."""
+    """Return `initial_from` of the structure tokens that the base's own tokenizer lacks.
+
+    A base that has them was trained with them, and keeps their rows. A base without a tokenizer lacks all."""
     try:
         known = load_tokenizer(base, revision, structure_tokens=False).structure_ids.values()
     except InputError:
@@ -257,9 +255,9 @@ def new_token_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) ->
 
 
 def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
-    """The tokenizer itself if it is one of ours, else a plain transformers tokenizer wrapped (tokens are added to it).
+    """Return a RepoTokenizer as it is, or wrap a transformers tokenizer, adding the structure tokens to it.
 
-    Raises InputError where it isn't a fast one.
+    Raises InputError if it isn't a fast one.
     """
     if isinstance(tokenizer, RepoTokenizer):
         return tokenizer
@@ -274,7 +272,7 @@ def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
 
 
 def _local_files(name: str) -> tuple[Path, Path | None] | None:
-    """`tokenizer.json` and the configuration beside it, where `name` means a folder on this machine."""
+    """Return `tokenizer.json` and the configuration beside it if `name` is a folder on this machine, else None."""
     folder = Path(name).expanduser()
     if name == "embedded":
         from longrepo import embedded
@@ -296,9 +294,9 @@ def _from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
         file, config = (
             Path(hf_hub_download(name, one, revision=revision)) for one in ("tokenizer.json", "tokenizer_config.json")
         )
-    except Exception as error:  # the hub raises a dozen kinds; each means the same to the user
+    except Exception as error:  # the hub raises a dozen classes; they mean the same to the user
         raise InputError(
-            f"--model {name}: its tokenizer can't be had ({_first_line(error)}); connect once to download it, "
+            f"--model {name}: its tokenizer can't be loaded ({_first_line(error)}); connect once to download it, "
             "give a local model folder, or use `--model embedded`"
         ) from None
     return file, config

@@ -1,1 +1,1 @@
-"""Adapters as other tools load them, and adapters of other tools as we load them."""
+"""Export adapters for other tools, and import adapters that other tools trained."""

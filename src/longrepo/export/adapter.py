@@ -1,9 +1,4 @@
-"""Read an adapter; what is merged into what.
-
-A LoRA adapter in PEFT's format, read for conversion: only what every tool understands.
-
-What a model is exported from: published weights, and what is merged into them.
-"""
+"""Read a LoRA adapter in PEFT's format for conversion, and collect what a merge needs: base, positions, adapter."""
 
 from __future__ import annotations
 
@@ -42,20 +37,22 @@ Precision = Literal["auto", "bfloat16", "float16", "float32"]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export. None: as in the run's settings."""
+    """Export options of every format. None means: as in the run's settings."""
 
     quantization: Quantization | None = None
     precision: Precision | None = None
-    with_base: bool = False  # also where the base as published would do
-    model_file: bool = True  # also a model file, where mlx-lm's own model computes something else
-    adapter_only: bool = False  # of gguf: the adapter in a file of its own
-    llama_cpp: Path | None = None  # where its converters are; None: on PATH
+    with_base: bool = False  # even if the published base would do
+    model_file: bool = True  # add a model file if mlx-lm's own model computes something else
+    adapter_only: bool = False  # gguf: write the adapter to its own file
+    llama_cpp: Path | None = None  # folder of its converters; None: look on PATH
 
 
 @dataclass(frozen=True)
 class PeftAdapter:
-    """`lora`: float32 `lora_a` `[in, r]` and `lora_b` `[r, out]` by path; `rows`: float32 `[k, hidden]`, of the token
-    ids `row_ids`. Arrays of the framework that read them, transposed ones as views."""
+    """A LoRA adapter in memory, as arrays of the framework that read it (transposed ones are views).
+
+    `lora`: float32 `lora_a` `[in, r]` and `lora_b` `[r, out]` by path. `rows`: float32 `[k, hidden]`, the trained
+    embedding rows of the token ids `row_ids`."""
 
     r: int
     scale: float
@@ -66,8 +63,9 @@ class PeftAdapter:
 
 
 def read_peft_adapter(folder: Path, load: Callable[[Path], Mapping[str, Any]]) -> PeftAdapter:
-    """`load` reads a file's tensors in float32. Raises InputError where it can't be read, or is more than LoRA with
-    trained rows."""
+    """Read an adapter; `load` reads a file's tensors in float32.
+
+    Raises InputError if it can't be read, or is anything but LoRA with trained embedding rows."""
     config, file = read_adapter_config(folder), folder / ADAPTER_WEIGHTS
     if config.get("peft_type") != "LORA" or any(config.get(name) for name in _UNSUPPORTED_PEFT_KEYS):
         also = next(
@@ -88,7 +86,8 @@ def read_peft_adapter(folder: Path, load: Callable[[Path], Mapping[str, Any]]) -
     ids = [id for some in ids.values() for id in some] if isinstance(ids, dict) else ids
     if len(ids) != (0 if rows is None else len(rows)):
         raise InputError(
-            f"{folder}: {ADAPTER_CONFIG} names {len(ids)} trained tokens, {ADAPTER_WEIGHTS} holds another number"
+            f"{folder}: {ADAPTER_CONFIG} names {len(ids)} trained tokens, but {ADAPTER_WEIGHTS} has "
+            f"{0 if rows is None else len(rows)} rows for them"
         )
     r = int(config["r"])
     scale = config["lora_alpha"] / (r**0.5 if config.get("use_rslora") else r)
@@ -100,8 +99,9 @@ _NO_ADAPTER = PeftAdapter(r=1, scale=0.0, dropout=0.0, lora={}, row_ids=(), rows
 
 @dataclass(frozen=True)
 class MergeInputs:
-    """`model`: whose weights; `context`: the positions to give it; `adapter`: what is merged in. A model whose weights
-    were all trained has its positions and the rows of its tokens already, and nothing to merge."""
+    """What a merge needs: the weights of `model`, the positions in `context`, and the `adapter` to merge.
+
+    A fully trained model has its positions and token rows already, and nothing to merge."""
 
     model: ModelSettings
     tokenizer: RepoTokenizer
@@ -110,7 +110,7 @@ class MergeInputs:
 
     @staticmethod
     def of(source: TrainedArtifact, load: Callable[[Path], Mapping[str, Any]]) -> MergeInputs:
-        """`load` as in `read_peft`. Raises InputError where the adapter or the tokenizer can't be read."""
+        """`load` as in `read_peft_adapter`. Raises InputError if the adapter or the tokenizer can't be read."""
         settings = source.settings
         tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
         if not source.whole:

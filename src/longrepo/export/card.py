@@ -1,12 +1,7 @@
-"""Model card.
+"""Write the model card: the README.md of every exported folder.
 
-Base against tuned, as a model card tells it.
-
-The settings and versions of a run, as its model card tells them.
-
-Under which licence a base was published: what is made of it stays under it.
-
-The model card, README.md of every exported folder: what the hub shows of it, and what its user must know.
+It holds the hub's metadata, how to load the model, its data, settings and versions, the evaluation of base against
+tuned, the licences (the base's applies to whatever is made from it), and the limits.
 """
 
 from __future__ import annotations
@@ -37,7 +32,7 @@ _SHOWN_MEASURES = (
 
 
 def figures_section(evaluation: Evaluation | None) -> Iterator[str]:
-    """Lines of Markdown: losses by length, then the measures that matter most at the longest length."""
+    """Yield Markdown: the losses by length, then the most important measures at the longest length."""
     if evaluation is None or not (evaluation.comparisons or evaluation.figures):
         yield "Not measured: `longrepo evaluate RUN` compares base and tuned on the repository's held-out commits."
         return
@@ -78,11 +73,11 @@ _QUANTIZATION_LABELS = {"nf4": "4 bits (NF4)", "none": "not quantised"}
 
 
 def training_section(source: TrainedArtifact, run: RunRecord | None) -> Iterator[str]:
-    """Lines of Markdown."""
+    """Yield Markdown: the training method, hyperparameters and versions."""
     rows = [("method", "all weights")] if source.whole else _adapter_lines(source)
     if run is None:
         yield from markdown_table(("", ""), rows)
-        yield f"\nNo run is known{'' if source.whole else f': this is what {ADAPTER_CONFIG} says'}."
+        yield f"\nThe run isn't known{'' if source.whole else f': this is from {ADAPTER_CONFIG}'}."
         return
     yield from markdown_table(("", ""), [*rows, *_run_lines(run)])
 
@@ -122,24 +117,24 @@ def _run_lines(run: RunRecord) -> Iterator[tuple[str, str]]:
 _LICENSE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "LICENSE-sources.md")
 _OPEN_RAIL_LINK = "https://huggingface.co/spaces/bigcode/bigcode-model-license-agreement"
 _LICENSE_LINKS = {"bigcode-openrail-m": _OPEN_RAIL_LINK}
-_FAMILY_LICENSES = {"bigcode/starcoder2": "bigcode-openrail-m"}  # where the base's card can't be had
+_FAMILY_LICENSES = {"bigcode/starcoder2": "bigcode-openrail-m"}  # if the base's card isn't available
 
 
 @dataclass(frozen=True)
 class BaseLicense:
-    """`name` as the hub spells it (`apache-2.0`), or the base's own name for it; empty where none is known."""
+    """The licence of a base: `name` as the hub spells it (`apache-2.0`) or the base's own; empty if unknown."""
 
     name: str
     link: str = ""
 
     @property
     def restricts_use(self) -> bool:
-        """Whether it is one of the responsible AI licences, whose restrictions every copy passes on."""
+        """Whether it is a responsible AI licence, whose restrictions every copy must pass on."""
         return "rail" in self.name.lower()
 
 
 def find_base_license(name: str, where: str, revision: str | None) -> BaseLicense:
-    """From the card of the base at `where`, a folder or a hub id; without one, of a family that is known by name."""
+    """Read the licence from the base's card at `where`, a folder or a hub id, or guess it from the family's name."""
     facts: Any = {}
     if card := _find_file(where, "README.md", revision):
         from huggingface_hub import metadata_load
@@ -153,14 +148,14 @@ def find_base_license(name: str, where: str, revision: str | None) -> BaseLicens
 
 
 def find_license_files(where: str, revision: str | None) -> Iterator[Path]:
-    """The base's licence texts, which go with every copy."""
+    """Yield the base's licence files, which go with every copy."""
     for name in _LICENSE_FILES:
         if file := _find_file(where, name, revision):
             yield file
 
 
 def _find_file(where: str, name: str, revision: str | None) -> Path | None:
-    """None where there is none, or the hub can't be reached."""
+    """Return the file, or None if there is none or the hub can't be reached."""
     from transformers.utils.hub import cached_file
 
     found = cached_file(
@@ -182,8 +177,8 @@ _FULL_FINETUNE_RELATIONS = {**_RELATIONS, "mlx": "finetune"}
 
 @dataclass(frozen=True)
 class CardUse:
-    """What a folder is for: the library's name as the hub knows it, what the folder holds, how it is loaded (Markdown),
-    and what else was told in the terminal."""
+    """How a folder is used: the hub's name of the library, what the folder holds, how to load it (Markdown), and the
+    notes that were printed."""
 
     library: str
     holds: str
@@ -192,12 +187,12 @@ class CardUse:
 
 
 def write_card(folder: Path, source: TrainedArtifact, use: CardUse) -> None:
-    """Write README.md into an existing folder, over one that is there."""
+    """Write README.md into an existing folder, replacing any that is there."""
     write_text_file(folder / CARD_FILE, make_model_card(source, use))
 
 
 def make_model_card(source: TrainedArtifact, use: CardUse) -> str:
-    """The hub's YAML, then prose and tables. Without a run (an adapter from elsewhere) it says what isn't known."""
+    """Return the hub's YAML, then prose and tables. Without a run (a foreign adapter) it says what isn't known."""
     run = _read_run_of(source)
     data = run.data if run else None
     model = source.settings.model
@@ -213,7 +208,7 @@ def make_model_card(source: TrainedArtifact, use: CardUse) -> str:
         *_data_section(run, data),
         "\n## How it was trained\n",
         *training_section(source, run),
-        "\n## What that bought\n",
+        "\n## Results\n",
         *figures_section(run.evaluation if run else None),
         "\n## Licences\n",
         *_license_section(source, licence, data),
@@ -224,7 +219,7 @@ def make_model_card(source: TrainedArtifact, use: CardUse) -> str:
 
 
 def base_label(name: str) -> str:
-    """A base as a card names it: a folder by its last part, not by where it lies on this machine."""
+    """Return the base's name for a card: of a local folder the last part only, not its path."""
     if name == "embedded":
         return _EMBEDDED_LABEL
     return Path(name).name if Path(name).expanduser().is_dir() else name
@@ -235,7 +230,7 @@ def _read_run_of(source: TrainedArtifact) -> RunRecord | None:
         return None
     try:
         return read_run_record(source.run)
-    except InputError:  # of another version: the adapter is whole all the same
+    except InputError:  # written by another version; the adapter is complete anyway
         return None
 
 
@@ -265,7 +260,7 @@ def _front_matter(source: TrainedArtifact, use: CardUse, licence: BaseLicense, d
 def _data_section(run: RunRecord | None, data: Header | None) -> Iterator[str]:
     if run is None or data is None:
         why = run.missing["data"] if run else "The adapter doesn't say."
-        yield f"Not known here. {why.partition(':')[0].rstrip('.')}."
+        yield f"Unknown. {why.partition(':')[0].rstrip('.')}."
         return
     yield from markdown_table(
         ("repository", "revision", "training reaches", "licence", "weight"),
@@ -298,30 +293,29 @@ def _data_section(run: RunRecord | None, data: Header | None) -> Iterator[str]:
 def _license_section(source: TrainedArtifact, licence: BaseLicense, data: Header | None) -> Iterator[str]:
     base = base_label(source.settings.model.name)
     named = f"[{licence.name}]({licence.link})" if licence.link else licence.name
-    rows = [(f"the base, {base}", named or "not known: look before you pass this on")]
+    rows = [(f"the base, {base}", named or "unknown: check it before you pass this on")]
     rows += [(f"text of {one.name}", one.licence or "none found") for one in data.repositories] if data else []
     yield from markdown_table(("what", "licence"), rows)
-    yield "\nThis model is made of the base and stays under the base's licence. It can repeat text it was trained on."
+    yield "\nThis model is derived from the base and stays under its licence. It can repeat text it was trained on."
     if licence.restricts_use:
         yield (
-            f"\n{licence.name} restricts what the model may be used for. The restrictions hold for whatever is made of "
-            "it, this one too: whoever passes it on, or offers it as a service, passes them on in enforceable terms, "
-            "with a copy of the licence and a note that the weights were changed."
+            f"\n{licence.name} restricts what the model may be used for. The restrictions apply to "
+            "everything derived from it, this model included: whoever passes it on, or offers it as a service, must "
+            "pass them on in enforceable terms, with a copy of the licence and a note that the weights were changed."
         )
     if data and (unknown := [one.name for one in data.repositories if not one.licence]):
         yield (
-            f"\nFor {markdown_cell(', '.join(unknown))} no licence was found: keep this model where the repository is "
-            f"kept, "
-            "unless its owners agree."
+            f"\nFor {markdown_cell(', '.join(unknown))} no licence was found: keep this model where the repository "
+            "is kept, unless its owners agree."
         )
 
 
 def _limits_section(source: TrainedArtifact, data: Header | None) -> Iterator[str]:
     yield "- It completes code and fills in the middle; it follows no instructions."
-    yield "- What it writes can be wrong, insecure or somebody's text word by word: read it before you use it."
-    yield "- It knows its repository as it was at the commit above; whoever has the model has much of its text."
+    yield "- Its output can be wrong, insecure or a verbatim copy of somebody's text: review it before you use it."
+    yield "- It knows its repository as of the commit above; whoever has the model has much of its text."
     if data and data.bands:
         cap = max(band["cap"] for band in data.bands)
         yield f"- It was trained on sequences of up to {cap:,} tokens; beyond them nothing was measured."
     if source.settings.model.name == "embedded":
-        yield "- Its base has 5 M parameters and is for trying things out: it writes no code that anyone would use."
+        yield "- Its base has 5 M parameters and is for trying things out: its code isn't usable."

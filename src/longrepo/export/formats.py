@@ -1,9 +1,4 @@
-"""Dispatch; PEFT.
-
-What an adapter can be exported as: a line each.
-
-The adapter as PEFT loads it, with its tokenizer.
-"""
+"""Export a trained adapter or model: the formats, the options each accepts, and the PEFT format itself."""
 
 from __future__ import annotations
 
@@ -28,7 +23,7 @@ FormatWriter = Callable[[TrainedArtifact, ExportOptions, Path, Path], list[str]]
 
 
 def export_artifact(source: TrainedArtifact, format: str, options: ExportOptions, output: Path) -> list[str]:
-    """Write a new folder, whole or not at all; return lines for the terminal. Raises InputError."""
+    """Write a new folder, completely or not at all; return lines for the terminal. Raises InputError."""
     _check_options(format, options)
     if source.whole:
         _check_full_finetune(source, format, options)
@@ -39,7 +34,7 @@ def export_artifact(source: TrainedArtifact, format: str, options: ExportOptions
 
 
 def import_mlx_adapter(adapter: Path, base: str | None, output: Path) -> list[str]:
-    """Write a new folder in PEFT's format with an adapter of mlx-lm, trained on `base` (None: what it names)."""
+    """Convert an adapter of mlx-lm to a new folder in PEFT's format; `base` None: the model that it names."""
     _require_mlx()
     from longrepo.export.mlx import write_imported_adapter
 
@@ -47,9 +42,9 @@ def import_mlx_adapter(adapter: Path, base: str | None, output: Path) -> list[st
 
 
 def write_new_folder(output: Path, fill: Callable[[Path], list[str]]) -> list[str]:
-    """Fill a folder beside and move it into place. Raises InputError where one is there, or it can't be written."""
+    """Fill a temporary folder, then move it to `output`. Raises InputError if that exists or can't be written."""
     if output.exists():
-        raise InputError(f"--output {output}: is there already; give a new folder, or remove it")
+        raise InputError(f"--output {output}: already exists; give a new folder, or remove it")
     try:
         with files.temporary_folder_beside(output) as beside:
             lines = fill(beside)
@@ -61,20 +56,20 @@ def write_new_folder(output: Path, fill: Callable[[Path], list[str]]) -> list[st
 
 
 def _check_options(format: str, options: ExportOptions) -> None:
-    """Raises InputError for an option that the format has no use for, or not with that value."""
+    """Raises InputError for an option that the format doesn't take, or not with that value."""
     for field in fields(options):
         value, option = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
         taken = _ACCEPTED_VALUES[field.name].get(format)
         if value == field.default or taken == ():
             continue
         if taken is None:
-            raise InputError(f"{option}: --format {format} has no use for it; leave it out")
+            raise InputError(f"{option}: --format {format} doesn't take it; leave it out")
         if value not in taken:
             raise InputError(f"{option} {value}: --format {format} takes {', '.join(taken)}")
 
 
 def _check_full_finetune(source: TrainedArtifact, format: str, options: ExportOptions) -> None:
-    """Raises InputError for what there is of an adapter alone."""
+    """Raises InputError for formats and options that need an adapter."""
     asked = {
         "--format peft": (format == "peft", "use --format merged"),
         "--adapter-only": (options.adapter_only, "leave it out"),
@@ -82,7 +77,7 @@ def _check_full_finetune(source: TrainedArtifact, format: str, options: ExportOp
     }
     for option, (wanted, instead) in asked.items():
         if wanted:
-            raise InputError(f"{option}: {source.adapter} is a model, all weights of it were trained; {instead}")
+            raise InputError(f"{option}: {source.adapter} is a fully trained model, not an adapter; {instead}")
 
 
 def _write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
@@ -93,7 +88,6 @@ def _write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fi
 
 
 def _write_peft(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
-
     return copy_peft_adapter(source, folder, final)
 
 
@@ -117,7 +111,7 @@ def _require_mlx() -> None:
 
 _ACCEPTED_VALUES: dict[
     str, dict[str, tuple[str, ...]]
-] = {  # option -> the formats that take it -> which values; (): any
+] = {  # option -> the formats that take it -> their values; (): any
     "quantization": {"mlx": ("none", "4bit"), "gguf": ("none", "8bit")},
     "precision": {
         "mlx": ("auto", "bfloat16", "float32"),
@@ -151,7 +145,7 @@ if len(tokenizer) > model.get_input_embeddings().num_embeddings:
 model = PeftModel.from_pretrained(model, "{folder}")
 ```"""
 _POSITIONS_NOTE = (
-    "trained on other positions than its base's ({context}): the other formats hold them, this one doesn't"
+    "it was trained with other positions than its base has ({context}): this format can't hold them, the others do"
 )
 
 

@@ -1,8 +1,6 @@
-"""GGUF by llama.cpp.
+"""Export to GGUF for llama.cpp: the merged model in one file, or a base and its adapter in two.
 
-llama.cpp's own converters from Hugging Face folders to GGUF, run in a process of their own.
-
-GGUF for llama.cpp and what is built on it: the merged model in one file, or a base and the adapter apart.
+llama.cpp's own scripts convert Hugging Face folders, each in its own process.
 """
 
 from __future__ import annotations
@@ -30,8 +28,8 @@ from longrepo.training.artifact import TrainedArtifact
 from longrepo.utils.hub import model_location
 
 MODEL_SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
-# Pre-tokenizers by llama.cpp's name, as tokenizer.json spells them: one that its converter doesn't find in its list of
-# published tokenizers (it compares ids, which a vocabulary of one's own changes) is told by what it does.
+# Pre-tokenizers by llama.cpp's name, as tokenizer.json spells them. Its converter recognises a tokenizer by the ids of
+# a sample text, so one with its own vocabulary is unknown to it and is recognised here by its rules.
 _KNOWN_PRE_TOKENIZERS = {
     "starcoder": [
         {"type": "Digits", "individual_digits": True},
@@ -42,31 +40,31 @@ _KNOWN_PRE_TOKENIZERS = {
 
 @dataclass(frozen=True)
 class LlamaCppConverter:
-    """A checkout of llama.cpp, or whichever folder its scripts lie in."""
+    """A checkout of llama.cpp, or any folder that holds its scripts."""
 
     folder: Path
 
     def model(self, model: Path, out: Path, kind: str, name: str) -> None:
-        """Convert a model's folder to a file; `kind` is what the script calls --outtype. Raises InputError."""
+        """Convert a model's folder to a file; `kind` is the script's --outtype. Raises InputError."""
         arguments = [str(model), "--outfile", str(out), "--outtype", kind, "--model-name", name]
         self._run(MODEL_SCRIPT, find_pre_tokenizer(model / "tokenizer.json"), arguments, out)
 
     def adapter(self, adapter: Path, base: Path, out: Path, kind: str) -> None:
-        """Convert plain LoRA in PEFT's format; of `base` only the configuration is read. Raises InputError."""
+        """Convert plain LoRA in PEFT's format; only the configuration of `base` is read. Raises InputError."""
         self._run(LORA_SCRIPT, None, [str(adapter), "--base", str(base), "--outfile", str(out), "--outtype", kind], out)
 
     def _run(self, script: str, pre: str | None, arguments: list[str], out: Path) -> None:
         command = [sys.executable, "-m", "longrepo.export.run_converter", str(self.folder / script), pre or ""]
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-        ended = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
-        if ended.returncode or not out.is_file():
-            said = [line for line in (ended.stderr or ended.stdout).strip().splitlines() if line.strip()]
-            reason = said[-1] if said else f"exit status {ended.returncode}"
+        result = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+        if result.returncode or not out.is_file():
+            output = [line for line in (result.stderr or result.stdout).strip().splitlines() if line.strip()]
+            reason = output[-1] if output else f"exit status {result.returncode}"
             raise InputError(f"{self.folder / script}: {reason}; try a newer llama.cpp with --llama-cpp DIR")
 
 
 def find_converter(given: Path | None) -> LlamaCppConverter:
-    """In the checkout that was named, else on PATH. Raises InputError with what to do where there is none."""
+    """Find the converter in the given checkout, or on PATH. Raises InputError if there is none."""
     if given is not None:
         folder = given.expanduser()
     else:
@@ -84,7 +82,7 @@ def find_converter(given: Path | None) -> LlamaCppConverter:
 
 
 def find_pre_tokenizer(file: Path) -> str | None:
-    """llama.cpp's name of how a tokenizer.json splits text before BPE; None where it isn't one of those known here."""
+    """Return llama.cpp's name of a tokenizer.json's pre-tokenizer, or None if it isn't one of those known here."""
     tree = json.loads(file.read_text(encoding="utf-8"))
     split, plain = tree.get("pre_tokenizer") or {}, tree.get("normalizer") is None
     parts = split.get("pretokenizers") if split.get("type") == "Sequence" else [split]
@@ -97,7 +95,7 @@ _WITHOUT_WINDOW = ("starcoder2",)  # model types whose sliding window llama.cpp 
 
 
 def write_gguf(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
-    """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
+    """Fill an existing empty folder that will become `final`; return lines for the terminal. Raises InputError."""
     precision, kind = _choose_types(options)
     converter, parts = find_converter(options.llama_cpp), MergeInputs.of(source, load_float32)
     adapter = parts.adapter
@@ -133,14 +131,14 @@ def write_gguf(source: TrainedArtifact, options: ExportOptions, folder: Path, fi
 
 
 def _choose_types(options: ExportOptions) -> tuple[str, str]:
-    """The type that weights are merged in, and what the converter calls the file's."""
+    """Return the dtype to merge in, and the converter's name of the file's type."""
     precision = options.precision or "bfloat16"
     return precision, "q8_0" if options.quantization == "8bit" else _OUTTYPES[precision]
 
 
 @contextmanager
 def _scratch_folder(folder: Path) -> Iterator[Path]:
-    """A folder that is gone afterwards."""
+    """Make a folder, and remove it at the end."""
     scratch = folder / "scratch"
     scratch.mkdir()
     yield scratch
@@ -157,7 +155,7 @@ def _copy_config(source: TrainedArtifact, folder: Path) -> None:
 
 
 def _write_plain_lora(folder: Path, adapter: PeftAdapter) -> None:
-    """In PEFT's format, without the rows of tokens: those the converter refuses, and the base holds them."""
+    """Write PEFT's format without the trained token rows: the converter refuses them, and the base holds them."""
     folder.mkdir()
     tensors = {tensor_name(path): tensor.T.contiguous() for path, tensor in adapter.lora.items()}
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
@@ -170,4 +168,4 @@ def _unsupported_by_gguf(model: Path) -> list[str]:
     window = config.get("sliding_window")
     if config.get("model_type") not in _WITHOUT_WINDOW or not window or not config.get("use_sliding_window", True):
         return []
-    return [f"beyond {window:,} tokens llama.cpp attends to all of them, the base to the last {window:,} only"]
+    return [f"beyond {window:,} tokens llama.cpp attends to all tokens, the base only to the last {window:,}"]

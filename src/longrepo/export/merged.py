@@ -1,11 +1,7 @@
-"""Merged model.
+"""Write a complete model folder for transformers: the base with the adapter merged in, or a fully trained model.
 
-A base's own weights with an adapter merged in, written tensor by tensor.
-
-W + alpha / r · B · A is computed in float32 from the weights as published, never from 4-bit ones, and rounded once.
-
-A whole model as transformers loads it, with tokenizer and card: the base's own weights and the adapter in one, or
-the weights that were all trained.
+W + alpha / r · B · A is computed in float32 from the published weights, never from 4-bit ones, tensor by tensor, and
+rounded once.
 """
 
 from __future__ import annotations
@@ -40,7 +36,7 @@ from longrepo.utils.files import write_text_file
 from longrepo.utils.hub import model_location
 
 SHARD_INDEX_FILE = "model.safetensors.index.json"
-_SHARD_BYTES = 2**30  # bytes of a file, and so what lies in memory at a time
+_SHARD_BYTES = 2**30  # bytes of a file, and so in memory at a time
 _CPU_PLACEMENT = Placement("cpu", "float32")
 
 Tensor = torch.Tensor
@@ -52,8 +48,10 @@ def load_float32(file: Path) -> dict[str, Tensor]:
 
 
 class MergedWeights:
-    """What the files are going to hold, under the names that the base was published with. `dtype` None: each tensor's
-    own; `new_rows`: see there. Raises InputError where the adapter is another base's, or not on linear layers alone."""
+    """The merged tensors, under the names that the base was published with.
+
+    `dtype` None: each tensor's own. `new_rows`: see `new_token_rows`. Raises InputError if the adapter belongs to
+    another base, or adapts anything but linear layers."""
 
     def __init__(
         self,
@@ -72,7 +70,7 @@ class MergedWeights:
             skeleton = MetaModel(config, settings, _CPU_PLACEMENT, tokenizer.vocabulary_size)
             self._published = skeleton.match(checkpoint.names)
         except NotStreamable as reason:
-            raise InputError(f"{reason}, and such a base can't be merged; export the adapter, --format peft") from None
+            raise InputError(f"{reason}, so an adapter can't be merged into it; use --format peft") from None
         model = skeleton.model
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         for ours, theirs in self._published.items():
@@ -87,16 +85,16 @@ class MergedWeights:
 
     @property
     def vocabulary_size(self) -> int:
-        """Rows of the embedding."""
+        """Number of rows of the embedding."""
         return self._shapes[self._table][0]
 
     @property
     def dtype(self) -> str:
-        """Of the embedding, as config.json names it."""
+        """The embedding's type, as config.json names it."""
         return str(self._type_of(self._table)).removeprefix("torch.")
 
     def write(self, folder: Path) -> None:
-        """Write the files into an existing folder. Raises InputError where a weight is beyond the type's range."""
+        """Write the files into an existing folder. Raises InputError if a weight is beyond the type's range."""
         ours = {theirs: name for name, theirs in self._published.items()}
         for file, names in self._split.filename_to_tensors.items():
             tensors = {theirs: self._tensor(ours[theirs]) for theirs in names}
@@ -121,7 +119,7 @@ class MergedWeights:
         return rounded
 
     def _widened(self, name: str, table: Tensor) -> Tensor:
-        """With rows for the tokens that were added: those of the tokens they began as, or as they were trained."""
+        """Add rows for the new tokens: as trained, or else copies of the rows they start from."""
         wide = table.new_zeros(self._shapes[name])
         wide[: len(table)] = table
         for new, source in self._initial_from.items():
@@ -135,7 +133,7 @@ class MergedWeights:
         return (self._dtype or own) if own.is_floating_point else own
 
     def _sharded(self) -> StateDictSplit:
-        """Which file holds which tensor, by tensors without content."""
+        """Assign the tensors to files, from their shapes alone."""
         empty = {
             theirs: torch.empty(self._shapes[name], dtype=self._type_of(name), device="meta")
             for name, theirs in self._published.items()
@@ -149,14 +147,14 @@ class MergedWeights:
             module, side = modules.get(name), ("lora_a", "lora_b").index(matrix)
             if module is not None and not isinstance(module, nn.Linear):
                 raise InputError(f"{name} isn't a linear layer, and only those can be merged; use --format peft")
-            asked = (module.in_features, module.out_features)[side] if module is not None else 0
-            if tensor.shape[side] != asked:
-                has = f"this base's is {asked}" if asked else "this base has no such layer"
-                raise InputError(f"the adapter is another base's: {path} is for a width of {tensor.shape[side]}, {has}")
+            expected = (module.in_features, module.out_features)[side] if module is not None else 0
+            if tensor.shape[side] != expected:
+                has = f"this base's is {expected}" if expected else "this base has no such layer"
+                raise InputError(f"the adapter belongs to another base: {path} has width {tensor.shape[side]}, {has}")
         rows, width = self._shapes[self._table]
         if adapter.rows is not None and (max(adapter.row_ids) >= rows or adapter.rows.shape[1] != width):
             raise InputError(
-                f"the adapter is another base's: it has rows of {adapter.rows.shape[1]} up to token "
+                f"the adapter belongs to another base: it has rows of {adapter.rows.shape[1]} up to token "
                 f"{max(adapter.row_ids)}, this base has {rows} of {width}"
             )
 
@@ -166,7 +164,7 @@ def _published_name(model: nn.Module, module: nn.Module) -> str:
 
 
 def _read_dtypes(files: Iterable[Path]) -> dict[str, torch.dtype]:
-    """Of every tensor, read without its content."""
+    """Read the type of every tensor without its content."""
     found: dict[str, torch.dtype] = {}
     for file in files:
         with safe_open(str(file), framework="pt") as opened:
@@ -187,7 +185,7 @@ print(tokenizer.decode(model.generate(**ids, max_new_tokens=40)[0]))
 
 @dataclass(frozen=True)
 class WrittenWeights:
-    """`bytes` of weights in `dtype`; `notes` for the terminal."""
+    """What was written: `bytes` of weights in `dtype`, and `notes` for the terminal."""
 
     dtype: str
     bytes: int
@@ -195,7 +193,7 @@ class WrittenWeights:
 
 
 def write_merged(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
-    """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
+    """Fill an existing empty folder that will become `final`; return lines for the terminal. Raises InputError."""
     written = write_merged_model(source, MergeInputs.of(source, load_float32), options.precision or "bfloat16", folder)
     holds, what = "The base's unquantised weights with the adapter merged in", "with the adapter merged in"
     if source.whole:
@@ -211,8 +209,8 @@ def write_merged_model(
 ) -> WrittenWeights:
     """Write weights, config.json, generation_config.json, tokenizer and the base's licence files into a folder.
 
-    Raises InputError where the base can't be had unquantised, the adapter is another base's, or the disk has no room
-    for so many copies of the weights.
+    Raises InputError if the base isn't available unquantised, the adapter belongs to another base, or the disk has no
+    room for `copies` copies of the weights.
     """
     logging.set_verbosity_error()
     settings, base = parts.model, source.settings.model
@@ -229,14 +227,14 @@ def write_merged_model(
         weights.write(folder)
     published |= config_changes(config.to_dict(), parts.context)
     _write_config(folder / "config.json", published, weights)
-    with contextlib.suppress(OSError):  # then generation is what config.json says
+    with contextlib.suppress(OSError):  # then generation follows config.json
         GenerationConfig.from_pretrained(where, revision=settings.revision or "main").save_pretrained(str(folder))
     parts.tokenizer.source.save_pretrained(str(folder))
     for file in find_license_files(model_location(base.name), base.revision):
         shutil.copyfile(file, folder / file.name)
     notes: tuple[str, ...] = ()
     if base.quantization == "nf4":
-        notes = ("trained on 4 bits of that base: what longrepo evaluate measured there isn't quite this model",)
+        notes = ("trained on the base in 4 bits: longrepo evaluate measured that, not quite this model",)
     return WrittenWeights(weights.dtype, weights.bytes, notes)
 
 
@@ -245,7 +243,7 @@ def _check_unquantised(published: dict[str, Any]) -> None:
     if how:
         kind = how.get("quant_method", f"{how.get('bits', 'few')} bits")
         raise InputError(
-            f"published quantised ({kind}), and an adapter isn't merged into rounded weights; name the model it was "
+            f"published quantised ({kind}), and an adapter can't be merged into rounded weights; name the model it was "
             "made from with --base, or export the adapter alone with --format peft"
         )
 
@@ -254,13 +252,13 @@ def _check_disk_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"--output: {needed / 1e9:.1f} GB are needed there, {free / 1e9:.1f} GB are free; "
+            f"--output: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free; "
             "free some space or give a folder on another disk"
         )
 
 
 def _write_config(file: Path, published: dict[str, Any], weights: MergedWeights) -> None:
-    """With its vocabulary and its type, which older readers call `torch_dtype`."""
+    """Write config.json with the vocabulary and the type, which older readers call `torch_dtype`."""
     config = {name: value for name, value in published.items() if not name.startswith("_")}
     config |= {"vocab_size": weights.vocabulary_size, "dtype": weights.dtype}
     if "torch_dtype" in config:

@@ -1,18 +1,9 @@
-"""To and from mlx-lm.
+"""Export to mlx-lm, and import its adapters into PEFT's format.
 
-The folder that mlx-lm takes as `--adapter-path`.
-
-An adapter that mlx-lm trained, in PEFT's format.
-
-Where mlx-lm's own models compute something else than a configuration says, and the model file that mends it.
-
-The file is put together from the engine's own sources, so that an export computes what the engine does; it imports
-mlx and mlx_lm alone, and mlx-lm runs it where told `--trust-remote-code`.
-
-A base model's folder as mlx-lm loads it: trained structure rows in its embedding, rope as either spells it.
-
-An export for mlx-lm: `adapters/`, and `base/` where the base as published won't do; or a model whose weights were
-all trained. How to load it.
+An export has `adapters/` (for `--adapter-path`) and, if the published base won't do, `base/`; or it is one fully
+trained model. If mlx-lm's own model class computes something else than config.json says, the folder gets a model file,
+put together from the MLX engine's sources: it imports only mlx and mlx_lm, and mlx-lm runs it with
+`--trust-remote-code`.
 """
 
 from __future__ import annotations
@@ -45,7 +36,7 @@ from longrepo.training.artifact import TrainedArtifact, read_adapter_config
 from longrepo.utils.hub import model_location
 
 MLX_WEIGHTS_FILE = "adapters.safetensors"
-LAYER_PATH = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")  # of a module's path: the layer, and the rest
+LAYER_PATH = re.compile(r"(?:.*\.)?layers\.(\d+)\.(.+)")  # a module's path: the layer, and the rest
 
 
 def write_mlx_adapters(folder: Path, adapter: PeftAdapter, base: str, layers: int) -> None:
@@ -68,7 +59,7 @@ def write_mlx_adapters(folder: Path, adapter: PeftAdapter, base: str, layers: in
 
 
 def mlx_module_key(module: str) -> str:
-    """mlx-lm's name of a module: within its layer, or whole."""
+    """Return mlx-lm's name of a module: its path within the layer, or the whole path outside of one."""
     within = LAYER_PATH.fullmatch(module)
     return within[2] if within else module
 
@@ -77,8 +68,8 @@ _LORA_PARTS = ("lora_a", "lora_b")
 
 
 def write_imported_adapter(source: Path, base: str | None, folder: Path, final: Path) -> list[str]:
-    """Fill an existing empty folder that is going to be `final` with what `mlx_lm.lora` wrote to `source`, trained on
-    `base` (None: the model that it names); return lines for the terminal. Raises InputError."""
+    """Fill an existing empty folder that will become `final` with the adapter that `mlx_lm.lora` wrote to `source`,
+    trained on `base` (None: the model that it names); return lines for the terminal. Raises InputError."""
     config, tensors = read_adapter_config(source), _read_mlx_adapter(source / MLX_WEIGHTS_FILE)
     kind, parameters = config.get("fine_tune_type", "lora"), config.get("lora_parameters")
     if kind != "lora" or not isinstance(parameters, dict) or not {"rank", "scale"} <= parameters.keys():
@@ -98,7 +89,7 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            f"model {base}: can't be had ({reason}); give the one it was trained on with --model"
+            f"model {base}: can't be loaded ({reason}); give the one it was trained on with --model"
         ) from None
     modules = sorted({path.rpartition(".")[0] for path in tensors})
     dropout = float(parameters.get("dropout", 0.0))
@@ -119,7 +110,7 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
 
 
 def load_float32(file: Path) -> dict[str, mx.array]:
-    """The tensors of a safetensors file in float32, in memory. Raises RuntimeError if it can't be read."""
+    """Read the tensors of a safetensors file into memory as float32. Raises RuntimeError if it can't be read."""
     loaded: Any = mx.load(str(file), format="safetensors")
     tensors = {name: tensor.astype(mx.float32) for name, tensor in loaded.items()}
     mx.eval(tensors)
@@ -134,7 +125,7 @@ def _read_mlx_adapter(file: Path) -> dict[str, mx.array]:
 
 
 def _check_lora(file: Path, tensors: dict[str, mx.array], rank: int) -> None:
-    """Raises InputError where it isn't LoRA of that rank on linear layers."""
+    """Raises InputError unless it is LoRA of that rank on linear layers."""
     for path, tensor in tensors.items():
         name, _, matrix = path.rpartition(".")
         if matrix not in _LORA_PARTS or tensor.ndim != 2:
@@ -152,27 +143,27 @@ def _check_lora(file: Path, tensors: dict[str, mx.array], rank: int) -> None:
 def _check_base_layers(
     source: Path, base: str, tensors: dict[str, mx.array], config: dict[str, Any], weights: dict[str, mx.array]
 ) -> None:
-    """Raises InputError where the base has no such linear layer."""
+    """Raises InputError if the base lacks one of the linear layers."""
     packed = config.get("quantization") or {}
     for path, tensor in tensors.items():
         name, _, matrix = path.rpartition(".")
         if f"{name}.weight" not in weights or name.endswith("embed_tokens"):
-            raise InputError(f"{source}: an adapter of another base: {base} has no linear layer {name}")
+            raise InputError(f"{source}: an adapter for another base: {base} has no linear layer {name}")
         out, width = weights[f"{name}.weight"].shape
         if f"{name}.scales" in weights:
             own = packed.get(name)
             width = width * 32 // (own if isinstance(own, dict) else packed)["bits"]
-        asked = (width, out)[_LORA_PARTS.index(matrix)]
-        given = tensor.shape[_LORA_PARTS.index(matrix)]
-        if given != asked:
+        expected = (width, out)[_LORA_PARTS.index(matrix)]
+        width_given = tensor.shape[_LORA_PARTS.index(matrix)]
+        if width_given != expected:
             raise InputError(
-                f"{source}: an adapter of another base: {path} is for a width of {given}, {base}'s is {asked}"
+                f"{source}: an adapter for another base: {path} has width {width_given}, {base}'s is {expected}"
             )
 
 
 MODEL_FILE = "longrepo_model.py"
 _ACTIVATIONS = {"starcoder2": "gelu", "gemma": "gelu"}  # of mlx-lm's own classes; the others': silu
-_FILE_HEAD = '''"""What config.json says, computed with mlx and mlx-lm. Needs --trust-remote-code."""
+_FILE_HEAD = '''"""The model that config.json describes, for mlx-lm. Needs --trust-remote-code."""
 
 from __future__ import annotations
 
@@ -183,7 +174,7 @@ sys.modules.setdefault(__name__, types.ModuleType(__name__))  # dataclasses look
 
 
 class InputError(ValueError):
-    """What config.json asks for can't be computed."""
+    """Raised if the model that config.json describes can't be computed."""
 '''
 _FILE_TAIL = """
 
@@ -202,8 +193,8 @@ def Model(args: ModelArgs) -> CausalLM:
 
 
 def config_differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
-    """What mlx-lm's own class computes otherwise than `config` (with transformers' defaults) says, from the config.json
-    that it reads."""
+    """List what mlx-lm's own class computes differently from `config` (with transformers' defaults) when it reads the
+    config.json `read`."""
     kind, rotary, family = config["model_type"], config["rope_parameters"], models.family_of(dict(config))
     activation, own = config["hidden_act"], _ACTIVATIONS.get(kind, "silu")
     theirs: Any = importlib.import_module(f"mlx_lm.models.{family.module}").ModelArgs.from_dict(dict(read))
@@ -224,12 +215,12 @@ def config_differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> li
 
 
 def model_file_text() -> str:
-    """The text of a model file for any configuration that the MLX engine computes."""
+    """Return the text of a model file for any configuration that the MLX engine computes."""
     return "\n\n".join([_FILE_HEAD.strip(), _module_body(models), _FILE_TAIL.strip()]) + "\n"
 
 
 def _module_body(module: ModuleType) -> str:
-    """A module's source without its docstring and what it imports from here or from the future."""
+    """Return a module's source without its docstring and its imports from longrepo and `__future__`."""
     source = inspect.getsource(module)
     lines = source.splitlines()
     for node in ast.parse(source).body:
@@ -243,7 +234,7 @@ def _module_body(module: ModuleType) -> str:
 def write_mlx_base(folder: Path, model: Any, adapter: PeftAdapter, with_file: bool) -> None:
     """Write the model (as `load_base` made it) into a new folder, without its tokenizer.
 
-    Raises InputError where the adapter is another base's.
+    Raises InputError if the adapter belongs to another base.
     """
     _check_shapes(model, adapter)
     if adapter.rows is not None:
@@ -257,7 +248,7 @@ def write_mlx_base(folder: Path, model: Any, adapter: PeftAdapter, with_file: bo
 
 
 def mlx_config(model: Any) -> dict[str, Any]:
-    """The model's config.json: mlx-lm reads `rope_theta` and `rope_scaling`, transformers `rope_parameters`."""
+    """Return the model's config.json: mlx-lm reads `rope_theta` and `rope_scaling`, transformers `rope_parameters`."""
     unset = ("quantization", "quantization_config")
     config = {name: value for name, value in model.published.items() if value is not None or name not in unset}
     rope = config["rope_parameters"]
@@ -276,7 +267,9 @@ def _set_rows(model: Any, ids: tuple[int, ...], rows: mx.array) -> None:
     if isinstance(table, nn.QuantizedEmbedding):
         weight = mx.dequantize(weight, table.scales, table.biases, table.group_size, table.bits, mode=table.mode)
     if max(ids) >= len(weight):
-        raise InputError(f"trained token {max(ids)} is beyond the base's {len(weight)}: it is another base's")
+        raise InputError(
+            f"the adapter belongs to another base: it has a row for token {max(ids)}, the base {len(weight)} rows"
+        )
     plain = nn.Embedding(1, 1)
     plain.weight = weight
     plain.weight[mx.array(ids)] = rows.astype(weight.dtype)
@@ -289,14 +282,14 @@ def _check_shapes(model: Any, adapter: PeftAdapter) -> None:
     for path, tensor in sorted(adapter.lora.items()):
         name, _, matrix = path.rpartition(".")
         side = ("lora_a", "lora_b").index(matrix)
-        asked, given = _linear_widths(modules.get(name))[side], tensor.shape[side]
-        if given != asked:
-            has = f"this base's is {asked}" if asked else "this base has no such layer"
-            raise InputError(f"the adapter is another base's: {path} is for a width of {given}, {has}")
+        expected, width = _linear_widths(modules.get(name))[side], tensor.shape[side]
+        if width != expected:
+            has = f"this base's is {expected}" if expected else "this base has no such layer"
+            raise InputError(f"the adapter belongs to another base: {path} has width {width}, {has}")
 
 
 def _linear_widths(linear: Any) -> tuple[int, int]:
-    """(in, out) of a linear layer, packed or not; zeros for anything else."""
+    """Return (in, out) of a linear layer, packed or not; zeros for anything else."""
     if not isinstance(linear, nn.Linear | nn.QuantizedLinear):
         return 0, 0
     out, packed = linear.weight.shape
@@ -304,7 +297,7 @@ def _linear_widths(linear: Any) -> tuple[int, int]:
 
 
 def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
-    """Fill an existing empty folder that is going to be `final`; return lines for the terminal. Raises InputError."""
+    """Fill an existing empty folder that will become `final`; return lines for the terminal. Raises InputError."""
     parts = MergeInputs.of(source, load_float32)
     adapter, as_published = parts.adapter, options.quantization is None and not options.with_base
     if as_published and not (source.whole or source.has_own_positions) and adapter.rows is None:
@@ -317,7 +310,7 @@ def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fin
     model, notes = load_base(model_settings, parts.tokenizer, mlx_dtype(placement), parts.context)
     differs = config_differences(model.published, mlx_config(model))
     with_file = bool(differs) and options.model_file
-    part = "" if source.whole else "base"  # a whole model is all there is
+    part = "" if source.whole else "base"  # a fully trained model has no parts
     write_mlx_base(folder / part, model, adapter, with_file)
     parts.tokenizer.source.save_pretrained(str(folder / part))
     rows = f", {len(adapter.row_ids)} trained rows in its embedding" if adapter.row_ids else ""
@@ -329,9 +322,11 @@ def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fin
         write_mlx_adapters(folder / "adapters", adapter, str(final / "base"), len(model.layers))
         lines += [f"adapter: {final / 'adapters'}"]
     if with_file:
-        lines.append(f"mlx-lm's own {model.model_type} differs: {'; '.join(differs)}. The {kind}'s model file mends it")
+        lines.append(
+            f"mlx-lm's own {model.model_type} differs: {'; '.join(differs)}. The {kind}'s model file corrects it"
+        )
     elif differs:
-        lines.append(f"without a model file this is not what was trained: {'; '.join(differs)}")
+        lines.append(f"without a model file this isn't the model that was trained: {'; '.join(differs)}")
     return _write_card(lines, source, folder, final, str(final / part), with_file)
 
 
@@ -345,21 +340,21 @@ def _write_adapter_alone(source: TrainedArtifact, adapter: PeftAdapter, folder: 
         config = read_published_config(where, source.settings.model.revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model {name}: can't be had ({reason}); connect once to download it") from None
+        raise InputError(f"model {name}: can't be loaded ({reason}); connect once to download it") from None
     write_mlx_adapters(folder / "adapters", adapter, where, config["num_hidden_layers"])
     lines = [f"adapter: {final / 'adapters'}", f"base: {where} as it is: no structure rows were trained"]
     if differs := config_differences(config, published):
         own = f"mlx-lm's own {config['model_type']} differs"
-        lines.append(f"{own}: {'; '.join(differs)}. --with-base writes a base that doesn't")
+        lines.append(f"{own}: {'; '.join(differs)}. --with-base writes a base without that difference")
     if source.settings.model.quantization == "nf4" and "quantization" not in published:
-        lines.append("it was trained on 4 bits of that base: --with-base writes such a one")
+        lines.append("it was trained on that base in 4 bits: --with-base writes a 4-bit base")
     return _write_card(lines, source, folder, final, where, False)
 
 
 def _write_card(
     lines: list[str], source: TrainedArtifact, folder: Path, final: Path, base: str, trust: bool
 ) -> list[str]:
-    """The lines and the two commands; the same in the folder's model card."""
+    """Write the model card with the lines and the two commands, and return both."""
     holds, options = "a model whose weights were all trained", f"--model {shlex.quote(base)}"
     if not source.whole:
         holds = "an adapter and, where one is needed, its base"

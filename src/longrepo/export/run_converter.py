@@ -1,7 +1,7 @@
-"""Runs a script of llama.cpp: `python -m longrepo.export.run_converter SCRIPT PRE ARGUMENTS`.
+"""Run a script of llama.cpp: `python -m longrepo.export.run_converter SCRIPT PRE ARGUMENTS`.
 
-Its converter knows a tokenizer by a hash of some ids, so one with a vocabulary of its own is unknown to it even where
-it splits text exactly as a known one does. PRE names that one; it is used only where the converter knows none.
+Its converter recognises a tokenizer by a hash of some ids, so it doesn't know one that has its own vocabulary, even if
+it splits text exactly as a known one does. PRE names that one; it is used only if the converter recognises none.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Models by size: presets to train from scratch, and what any model is made of and needs."""
+"""Train from scratch: presets by size, and the parameters and memory of any model."""

@@ -1,11 +1,8 @@
-"""Sizes and starting folders.
+"""Define the presets for training from scratch, and write a model folder with random weights to start from.
 
-The presets: StarCoder2's architecture at 150 to 500 million parameters, and the embedded model's shape.
-
-A preset's name is a size and a context, `150M_1024`; a size alone takes the context in its file. Rotary positions have
-no parameters, so one file a size serves every context.
-
-Where training from scratch begins: a preset's settings, and a model folder with random weights and a tokenizer.
+They are StarCoder2's architecture at 150 to 500 million parameters, and the embedded model's shape. A preset's name is
+a size and a context, `150M_1024`; a size alone takes the context in its file. Rotary positions have no parameters, so
+one file per size serves every context.
 """
 
 from __future__ import annotations
@@ -25,12 +22,12 @@ from longrepo.utils import files
 
 PRESET_CONTEXTS = (256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens
 SIZES_FOLDER = Path(__file__).parent / "sizes"
-STARCODER2_TOKENIZER = "bigcode/starcoder2-3b"  # whose tokenizer has the sized presets' 49,152 tokens
+STARCODER2_TOKENIZER = "bigcode/starcoder2-3b"  # its tokenizer has the sized presets' 49,152 tokens
 
 
 @dataclass(frozen=True)
 class Preset:
-    """`config`: what a `config.json` of transformers holds. `tokenizer`: a name as `--model` takes it."""
+    """A model to train from scratch. `config`: the content of config.json. `tokenizer`: a name for `--model`."""
 
     name: str
     config: dict[str, Any]
@@ -42,23 +39,23 @@ class Preset:
         return int(self.config["max_position_embeddings"])
 
     def write_config(self, folder: Path) -> None:
-        """As `config.json`, into an existing folder."""
+        """Write config.json into an existing folder."""
         (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
 
 
 def size_files() -> dict[str, Path]:
-    """Size → its file, from the smallest on."""
+    """Return the file of each size, smallest first."""
     files = sorted(SIZES_FOLDER.glob("*.json"), key=lambda file: int(file.stem.removesuffix("M")))
     return {"embedded": embedded.path() / "config.json"} | {file.stem: file for file in files}
 
 
 def preset_names() -> list[str]:
-    """Every preset with its context: `embedded_256`, …, `500M_16384`."""
+    """Return the name of every preset: `embedded_256`, …, `500M_16384`."""
     return [f"{size}_{context}" for size in size_files() for context in PRESET_CONTEXTS]
 
 
 def find_preset(name: str) -> Preset:
-    """Raises InputError for an unknown name, with the nearest there is."""
+    """Return a preset by name. Raises InputError for an unknown one, suggesting the nearest."""
     size, _, context = name.partition("_")
     known = size_files()
     if size not in known or (context and context not in map(str, PRESET_CONTEXTS)):
@@ -79,12 +76,12 @@ def _nearest_name(name: str) -> str:
     return f"did you mean {found[0]}?"
 
 
-# GPT-3's by size (arXiv 2005.14165, table 2.1); the embedded model's small width takes more.
+# GPT-3's by size (arXiv 2005.14165, table 2.1); the embedded model is narrow and takes a higher rate.
 LEARNING_RATES = {"embedded": 3e-3, "150M": 6e-4, "200M": 6e-4, "250M": 4e-4, "350M": 3e-4, "500M": 3e-4}
 
 
 def pretrain_overrides(chosen: Preset, max_steps: int | None) -> tuple[str, ...]:
-    """Settings as `--set` takes them: all weights, one phase of the preset's context. Without `max_steps` one pass."""
+    """Return settings for `--set`: all weights, one phase at the preset's context; one pass without `max_steps`."""
     context = chosen.context
     return (
         "training.weights=all",
@@ -108,23 +105,23 @@ def pretrain_overrides(chosen: Preset, max_steps: int | None) -> tuple[str, ...]
 
 
 def longest_trained_sequence(settings: Settings) -> int:
-    """Tokens of the longest sequence that is going to be trained on."""
+    """Return the length in tokens of the longest sequence that will be trained on."""
     return max(phase.max_length for phase in make_schedule(settings) if phase.epochs)
 
 
 def check_vocabulary(chosen: Preset, tokenizer: RepoTokenizer) -> None:
-    """Raises InputError where the tokenizer has more tokens, structure tokens aside, than the preset's embedding."""
+    """Raises InputError if the tokenizer has more tokens, structure tokens aside, than the preset's embedding."""
     own = tokenizer.vocabulary_size - len(tokenizer.structure_ids)
     rows = int(chosen.config["vocab_size"])
     if own > rows:
         raise InputError(
-            f"--tokenizer {tokenizer.name}: has {own:,} tokens, and {chosen.name} an embedding of {rows:,}; leave it "
-            f"out ({chosen.tokenizer}) or take a preset with more"
+            f"--tokenizer {tokenizer.name}: has {own:,} tokens, but the embedding of {chosen.name} has {rows:,} rows; "
+            f"leave it out ({chosen.tokenizer}) or choose a preset with more"
         )
 
 
 def write_initial_model(folder: Path, chosen: Preset, tokenizer: RepoTokenizer, settings: Settings) -> None:
-    """A Hugging Face folder, whole or not there: configuration, random weights (from `training.seed`), tokenizer."""
+    """Write a Hugging Face folder, completely or not at all: configuration, random weights (seeded), tokenizer."""
     from longrepo.engines.torch.full_finetune import write_random_model
 
     special = {"bos_token_id": tokenizer.end_id, "eos_token_id": tokenizer.end_id, "pad_token_id": tokenizer.pad_id}

@@ -1,10 +1,7 @@
-"""Parameters and memory of a preset.
+"""Count a model's parameters, and plan its memory: to generate, to train by batch and context, and on which machines.
 
-What a model is made of: its parameters by part, counted on the architecture itself without any weights.
-
-What a model needs, from the planner: to answer, and to train by batch and context; and which machines have it.
-
-A preset's plan: the existing planner on a configuration that no folder holds yet.
+Parameters are counted on the architecture without any weights. A preset is planned from its configuration, before any
+folder holds it.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ PARAMETER_PARTS = ("embedding", "positions", "attention", "mlp", "norms", "head"
 
 @dataclass(frozen=True)
 class ParameterCounts:
-    """Parameters by part (`PARTS`); what is tied counts once, in the embedding. Rotary positions have none."""
+    """Parameters by part (`PARAMETER_PARTS`). A tied head counts once, in the embedding; rotary positions have none."""
 
     by_part: dict[str, int]
     tied: bool
@@ -43,14 +40,14 @@ class ParameterCounts:
 
     @property
     def position_share(self) -> float:
-        """Of all parameters."""
+        """Share of the positions in all parameters."""
         return self.by_part["positions"] / self.total
 
 
 def count_parameters(config: Any) -> ParameterCounts:
-    """Build the architecture of a configuration of transformers on torch's `meta` device, and count.
+    """Count the parameters of a transformers configuration, built on torch's `meta` device.
 
-    Raises InputError where transformers has no causal language model of that kind.
+    Raises InputError if transformers has no causal language model of that kind.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -93,12 +90,12 @@ def _part_of(path: str, module: Any, tokens: bool, head: bool) -> str:
 DEFAULT_BATCHES, DEFAULT_CONTEXTS = (1, 8), (256, 1024, 4096)
 BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2}
 LISTED_CONTEXTS = (256, 1024, 2048, 4096)
-PLANNED_DTYPE = "bfloat16"  # computed in, on the machines that are asked about
+PLANNED_DTYPE = "bfloat16"  # the compute type that machines are planned for
 
 
 @dataclass(frozen=True)
 class RequirementsQuery:
-    """Of a model's configuration: `settings` give LoRA's rank and the budget; sequences in a batch, and tokens."""
+    """What to plan for a model `config`: `settings` give LoRA's rank and the budget; batch sizes, contexts."""
 
     config: Any
     settings: Settings
@@ -107,35 +104,34 @@ class RequirementsQuery:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """The contexts that the model has positions for: those asked for, else the usual ones and its own (at most
-        16,384)."""
+        """The requested contexts, or the usual ones and the model's own (at most 16,384), that its positions reach."""
         native = self.config.max_position_embeddings
         wanted = self.contexts or tuple(sorted({*DEFAULT_CONTEXTS, min(native, 16384)}))
         return tuple(context for context in wanted if context <= native)
 
 
 def calculate_requirements(asked: RequirementsQuery, machines: bool = True) -> dict[str, Any]:
-    """Counts in parameters, sizes in bytes; what can't be planned says why.
+    """Return parameter counts and sizes in bytes; if training can't be planned, `unplanned` says why.
 
-    Raises InputError for what can't be built.
+    Raises InputError if the model can't be built.
     """
     parts = count_parameters(asked.config)
     shape = read_shape(asked.config)
     lora = lora_settings(asked.settings, shape)
-    told = _parameter_counts(asked, parts, shape, lora) | {"inference": _inference_requirements(asked, parts)}
+    result = _parameter_counts(asked, parts, shape, lora) | {"inference": _inference_requirements(asked, parts)}
     try:
-        told |= {"training": _training_requirements(asked, shape, lora)}
+        result |= {"training": _training_requirements(asked, shape, lora)}
         if lora is not None and lora.model.quantization == "nf4":
-            told["inference"]["weights"]["nf4"] = _make_estimator(asked, lora, "cuda").weights
+            result["inference"]["weights"]["nf4"] = _make_estimator(asked, lora, "cuda").weights
         if machines:
-            told |= {"machines": _machine_table(asked, shape)}
-    except (AttributeError, InputError) as error:  # layers that aren't where the engine looks for them
-        told |= {"training": [], "unplanned": str(error).splitlines()[0]}
-    return told
+            result |= {"machines": _machine_table(asked, shape)}
+    except (AttributeError, InputError) as error:  # its layers aren't where the engine looks for them
+        result |= {"training": [], "unplanned": str(error).splitlines()[0]}
+    return result
 
 
 def lora_settings(settings: Settings, shape: ModelShape) -> Settings | None:
-    """With the configured modules, or, where the model has others, all linear ones of its layers; None without any."""
+    """Return the settings with LoRA modules the model has: the configured ones, or all linear ones; None if none."""
     if not shape.lora:
         return None
     known = all(name in shape.lora for name in settings.lora.target_modules)
@@ -144,7 +140,7 @@ def lora_settings(settings: Settings, shape: ModelShape) -> Settings | None:
 
 
 def full_finetune_settings(settings: Settings) -> Settings:
-    """To train everything, nothing quantised."""
+    """Return the settings for training all weights, unquantised."""
     model = settings.model.model_copy(update={"quantization": "none"})
     training = settings.training.model_copy(update={"weights": "all"})
     return settings.model_copy(update={"model": model, "training": training})
@@ -154,7 +150,7 @@ def _parameter_counts(
     asked: RequirementsQuery, parts: ParameterCounts, shape: ModelShape, lora: Settings | None
 ) -> dict[str, Any]:
     config = asked.config
-    told: dict[str, Any] = {
+    result: dict[str, Any] = {
         "parameters": parts.total,
         "by_part": parts.by_part,
         "tied": parts.tied,
@@ -171,12 +167,12 @@ def _parameter_counts(
     }
     if lora is not None:
         targets = lora.lora.target_modules
-        told["lora"] = {
+        result["lora"] = {
             "r": lora.lora.r,
             "modules": list(targets),
             "parameters": shape.lora_parameters(lora.lora.r, targets),
         }
-    return told
+    return result
 
 
 def _inference_requirements(asked: RequirementsQuery, parts: ParameterCounts) -> dict[str, Any]:
@@ -194,7 +190,7 @@ def _make_estimator(asked: RequirementsQuery, settings: Settings, device: str, b
 
 
 def _training_requirements(asked: RequirementsQuery, shape: ModelShape, lora: Settings | None) -> list[dict[str, Any]]:
-    """One plain step, by what is trained, context and batch, on a GPU with fused attention."""
+    """Plan one plain step by trained weights, context and batch, on a GPU with fused attention."""
     ways = {"all weights": full_finetune_settings(asked.settings)} | ({"LoRA, 4-bit": lora} if lora else {})
     return [
         {"trained": trained, "context": context, "batch": batch, "peak": step.peak, "parts": asdict(step)}
@@ -207,7 +203,7 @@ def _training_requirements(asked: RequirementsQuery, shape: ModelShape, lora: Se
 
 
 def _machine_table(asked: RequirementsQuery, shape: ModelShape) -> list[dict[str, Any]]:
-    """By machine and context: the cheapest way to train all weights, one sequence at a time."""
+    """Return, by machine and context, the cheapest way to train all weights, one sequence at a time."""
     settings = full_finetune_settings(asked.settings)
     planner = MemoryPlanner(
         settings, shape, _make_estimator(asked, settings, "cuda"), 0, disk_allowance(settings, None)
@@ -216,8 +212,8 @@ def _machine_table(asked: RequirementsQuery, shape: ModelShape) -> list[dict[str
 
 
 def preset_row(config: Any, settings: Settings, steps: bool) -> dict[str, Any]:
-    """A preset's row: counts, memory to answer, and, where `steps` are asked for, bytes of a training step of all
-    weights by context, one sequence, as on a GPU."""
+    """Return a preset's row: counts, memory to generate and, with `steps`, bytes of a training step of all weights by
+    context, one sequence, on a GPU."""
     asked = RequirementsQuery(config, settings)
     parts, shape = count_parameters(config), read_shape(config)
     estimator = _make_estimator(asked, full_finetune_settings(settings), "cuda")
@@ -234,14 +230,13 @@ SHORTEST_STEP = 2  # tokens
 def make_planner(
     chosen: Preset, settings: Settings, device: str, dtype: str, scratch: Path | None = None
 ) -> MemoryPlanner:
-    """Plans steps of the preset by torch; `settings.model.name` is not read."""
+    """Return a planner of the preset's steps with torch; `settings.model.name` isn't read."""
     with tempfile.TemporaryDirectory() as folder:
         return _planner_in(Path(folder), chosen, settings, device, dtype, scratch)
 
 
 def check_positions(chosen: Preset, settings: Settings, device: str, dtype: str) -> None:
-    """Raises InputError where the positions of a phase that is going to be trained don't reach its longest sequence, or
-    can't be computed."""
+    """Raises InputError if the positions of a phase don't reach its longest sequence, or can't be computed."""
     with tempfile.TemporaryDirectory() as folder:
         planner = _planner_in(Path(folder), chosen, settings, device, dtype, None)
         try:
@@ -263,20 +258,20 @@ def _planner_in(
 
 
 def find_fit(planner: MemoryPlanner, length: int, budget: Budget) -> StepEstimate | None:
-    """The cheapest way to train on sequences of `length` tokens within the budget; None where there is none."""
+    """Return the cheapest way to train on sequences of `length` tokens within the budget, or None."""
     if fixed_bytes(planner) + planner.overhead > budget.bytes:
         return None
     return planner.first_fit(length, budget.bytes)
 
 
 def fixed_bytes(planner: MemoryPlanner) -> int:
-    """Weights, gradients and moments: what every way to train holds."""
+    """Return the bytes that every way to train holds: weights, gradients and moments."""
     step = planner.estimator.step(StepMethod(), SHORTEST_STEP)
     return step.weights + step.adapter + step.gradients + step.moments
 
 
 def check_fits(planner: MemoryPlanner, chosen: Preset, length: int, budget: Budget) -> StepEstimate:
-    """As `fitting`. Raises InputError where there is none, with the nearest preset that fits."""
+    """Return what `find_fit` returns. Raises InputError instead of None, suggesting the nearest preset that fits."""
     if (fit := find_fit(planner, length, budget)) is not None:
         return fit
     beside = f" and {planner.overhead / GIB:.2f} GiB of libraries" if planner.overhead else ""

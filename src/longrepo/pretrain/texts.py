@@ -1,9 +1,4 @@
-"""Text or sequences to pretrain on.
-
-A text file as windows of one length: what `pretrain --input FILE` trains on.
-
-What `pretrain --input` is given, as sequences to train on: some made before, or a text file's windows.
-"""
+"""Read the input of `pretrain --input`: a text file, cut into windows of one length, or sequences made before."""
 
 from __future__ import annotations
 
@@ -23,14 +18,14 @@ from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.redaction.redactor import Redactor
 
-MIN_WINDOW_TOKENS = 2  # windows: one is held out to validate on
+MIN_WINDOW_TOKENS = 2  # windows: one is held out for validation
 
 
 def text_windows(file: Path, tokenizer: RepoTokenizer, length: int, redact: bool) -> tuple[list[SequenceRow], Header]:
-    """The file's tokens and an end token in windows of `length` tokens, each beginning with the last token of the one
-    before, so that every token but the first is scored once.
+    """Cut the file's tokens and an end token into windows of `length` tokens, each beginning with the last token of the
+    one before, so that every token but the first is scored once.
 
-    Raises InputError for a file that isn't text, or has too little of it.
+    Raises InputError for a file that isn't text, or is too short.
     """
     text, redactions = _read_text(file), Counter[str]()
     if redact:
@@ -41,8 +36,7 @@ def text_windows(file: Path, tokenizer: RepoTokenizer, length: int, redact: bool
     if len(rows) < MIN_WINDOW_TOKENS:
         raise InputError(
             f"--input {file}: {len(ids):,} tokens make {len(rows)} window of {length:,}, and {MIN_WINDOW_TOKENS} are "
-            f"needed; give "
-            "more text or a preset of a shorter context"
+            f"needed; give more text or a preset with a shorter context"
         )
     header = Header(
         TokenizerFacts.of(tokenizer),
@@ -68,12 +62,12 @@ def _read_text(file: Path) -> str:
         raise InputError(f"--input {file}: no such file; give a text file or sequences") from None
     except UnicodeDecodeError:
         raise InputError(
-            f"--input {file}: isn't UTF-8 text; give a text file, or sequences that prepare made"
+            f"--input {file}: isn't UTF-8 text; give a text file, or sequences from longrepo prepare"
         ) from None
     except OSError as error:
         raise InputError(f"--input {file}: can't be read ({error.strerror}); give a text file or sequences") from None
     if not text.strip():
-        raise InputError(f"--input {file}: holds no text; give a file that does")
+        raise InputError(f"--input {file}: has no text; give a file that does")
     return text
 
 
@@ -81,9 +75,9 @@ SEQUENCE_SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
 def write_inputs(output: Path, given: Path, tokenizer: RepoTokenizer, length: int, redact: bool) -> None:
-    """Write what `given` holds to `output`, no sequence of more than `length` tokens.
+    """Write the sequences of `given` to `output`, none longer than `length` tokens.
 
-    Raises InputError for what is neither sequences of this tokenizer nor a text file, or has too little.
+    Raises InputError unless it has enough sequences of this tokenizer, or is a text file that is long enough.
     """
     if not given.is_dir() and given.suffix not in SEQUENCE_SUFFIXES:
         write_sequences(output, *text_windows(given, tokenizer, length, redact))
@@ -92,7 +86,7 @@ def write_inputs(output: Path, given: Path, tokenizer: RepoTokenizer, length: in
     check_tokenizer(file.header, tokenizer)
     fit = [index for index, tokens in enumerate(file.lengths()) if tokens <= length]
     if not fit:
-        raise InputError(f"--input {given}: no sequence has at most {length:,} tokens; make some of that length")
+        raise InputError(f"--input {given}: every sequence has more than {length:,} tokens; prepare shorter ones")
     longer = len(file) - len(fit)
     noted = f"{longer} of {len(file)} sequences are longer than {length:,} tokens: left out"
     first = file.header.repositories[0]

@@ -1,1 +1,1 @@
-"""How far a model's positions reach: pure functions on its configuration, the same for every engine and tool."""
+"""Scale rotary positions: pure functions on a model's configuration, shared by every engine and tool."""

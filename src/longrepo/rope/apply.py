@@ -1,12 +1,7 @@
-"""Settings + config -> positions; recorded positions.
+"""Apply the `context` settings to a model's configuration, and record and describe the positions used.
 
-From a model's configuration and the `context` settings to the configuration that is computed, exported and planned.
-
-All take and give dictionaries: config.json with transformers' defaults (`AutoConfig.from_pretrained(…).to_dict()`).
-
-At which positions an adapter was trained: a file beside it, where they aren't the base's own.
-
-What a person is told of a model's positions.
+Configurations are dictionaries: config.json with transformers' defaults (`AutoConfig.from_pretrained(…).to_dict()`).
+An adapter that was trained with other positions than its base's has a file that says so.
 """
 
 from __future__ import annotations
@@ -30,15 +25,15 @@ from longrepo.rope.scaling import (
 )
 
 ConfigChanges = dict[str, Any]
-NATIVE_CONTEXT = ContextSettings()  # positions as they were published
+NATIVE_CONTEXT = ContextSettings()  # the published positions
 
 
 def config_changes(config: ModelConfig, context: ContextSettings) -> ConfigChanges:
-    """The keys that `context` changes, as a folder for transformers and mlx-lm says it: none where it says nothing.
+    """Return the keys of config.json that `context` changes; none for the native context.
 
     With `dynamic`, `max_position_embeddings` stays the native length: both libraries scale from there on. Raises
     InputError, naming the setting, for a model without rotary positions, a target below the native length, scaling
-    that the window would keep from being used, positions that are scaled already, or a factor that can't be.
+    that the attention window would make useless, positions that are scaled already, or an impossible factor.
     """
     if context == NATIVE_CONTEXT:
         return {}
@@ -66,10 +61,10 @@ def config_changes(config: ModelConfig, context: ContextSettings) -> ConfigChang
 
 
 def fixed_length_changes(config: ModelConfig, length: int | None = None) -> ConfigChanges:
-    """The keys to change so that no frequency depends on a text's length any more: all are as for `length` tokens
-    (None: as many as the configuration reaches).
+    """Return the keys to change so that no frequency depends on a text's length: all are those of `length` tokens
+    (None: the configuration's reach).
 
-    That is how engines compute `dynamic` and `longrope`: all chunks of a text, and all texts, at one scale.
+    Engines compute `dynamic` and `longrope` so: all chunks of a text, and all texts, at one scale.
     """
     if not is_rotary(config):
         return {}
@@ -77,7 +72,7 @@ def fixed_length_changes(config: ModelConfig, length: int | None = None) -> Conf
     length = length or context_reach(config)
     if parameters.get("rope_type") == "dynamic":
         factor = float(parameters.pop("factor"))
-        stretch = max(1.0, factor * length / native - (factor - 1))  # Peng et al. 2023, section 3.3, where factor is 1
+        stretch = max(1.0, factor * length / native - (factor - 1))  # Peng et al. 2023, section 3.3, with factor 1
         size = rotary_size(config)
         theta = parameters["rope_theta"] * stretch ** (size / (size - 2))
         fixed = parameters | {"rope_type": "default", "rope_theta": theta}
@@ -90,13 +85,13 @@ def fixed_length_changes(config: ModelConfig, length: int | None = None) -> Conf
 
 
 def engine_config_changes(config: ModelConfig, context: ContextSettings, length: int | None = None) -> ConfigChanges:
-    """What an engine and the planner change of a model's configuration: `changes`, at one length for all texts."""
+    """Return the changes that engines and the planner use: `config_changes` at one length for all texts."""
     found = config_changes(config, context)
     return found | fixed_length_changes({**config, **found}, length or context.target_length)
 
 
 def context_reach(config: ModelConfig) -> int:
-    """Tokens that a configuration's positions reach."""
+    """Return how many tokens a configuration's positions reach."""
     record, parameters = config.get(CONTEXT_KEY), config.get("rope_parameters") or {}
     if record:
         return int(record["target_length"])
@@ -105,7 +100,7 @@ def context_reach(config: ModelConfig) -> int:
 
 
 def _window_changes(config: ModelConfig, context: ContextSettings) -> ConfigChanges:
-    """Raises InputError for a window that is narrower than the model's own, or where it has none."""
+    """Raises InputError for a window narrower than the model's own, or if the model has none."""
     own: int | None = config.get("sliding_window")
     if context.window == "keep" or (own is None and context.window == "full"):
         return {}
@@ -128,8 +123,8 @@ def _check_scaling(rotary: RopeConfig, context: ContextSettings, window: int | N
     target = context.target_length or 0
     if rotary.kind != "default":
         raise InputError(
-            f"context.method: its positions are scaled already (rope_type {rotary.kind}), and {context.method} on top "
-            "is no method that anybody described; use none, or the model that it was made from"
+            f"context.method: its positions are scaled already (rope_type {rotary.kind}), and {context.method} can't "
+            "be combined with that; use none, or the model that it was made from"
         )
     if target == rotary.native:
         raise InputError(
@@ -148,14 +143,14 @@ CONTEXT_FILE = "positions.json"
 
 
 def write_context(folder: Path, context: ContextSettings) -> None:
-    """Write the setting into an existing adapter's folder; nothing for a base's own positions."""
+    """Write the setting into an existing adapter's folder; nothing for the base's own positions."""
     if context != NATIVE_CONTEXT:
         text = json.dumps(context.model_dump(mode="json"), indent=2)
         (folder / CONTEXT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_context(folder: Path) -> ContextSettings:
-    """The setting an adapter was trained at. Raises InputError where its record can't be read."""
+    """Return the setting an adapter was trained with. Raises InputError if its record can't be read."""
     file = folder / CONTEXT_FILE
     try:
         return ContextSettings.model_validate_json(file.read_text(encoding="utf-8"))
@@ -166,22 +161,21 @@ def read_context(folder: Path) -> ContextSettings:
 
 
 def check_trained_context(folder: Path, asked: ContextSettings) -> None:
-    """Raises InputError where an adapter was trained at other positions than those asked for.
+    """Raises InputError if an adapter was trained with other positions than requested.
 
-    With `dynamic` the length may be another: it is the text's.
+    With `dynamic` the length may differ: it follows the text.
     """
     trained = read_context(folder)
     if _comparable_context(trained) != _comparable_context(asked):
         raise InputError(
-            f"{folder}: this adapter was trained at other positions ({describe_context(trained)}) than those asked for "
-            f"({describe_context(asked)}): ask for the same ({context_options(trained)}), or train it on there: a "
-            f"further phase, or "
-            "--checkpoint with the new setting"
+            f"{folder}: this adapter was trained with other positions ({describe_context(trained)}) than requested "
+            f"({describe_context(asked)}): request the same ({context_options(trained)}), or train it further with "
+            "the new setting: in a later phase, or with --checkpoint"
         )
 
 
 def describe_context(context: ContextSettings) -> str:
-    """In a few words."""
+    """Describe the setting in a few words."""
     if context == NATIVE_CONTEXT:
         return "the base's own"
     reach = f" to {context.target_length:,} tokens" if context.target_length else ""
@@ -190,12 +184,12 @@ def describe_context(context: ContextSettings) -> str:
 
 
 def context_options(context: ContextSettings) -> str:
-    """As they are given to a command."""
+    """Return the settings as options of a command."""
     own = NATIVE_CONTEXT.model_dump()
-    given = {name: value for name, value in context.model_dump().items() if value != own[name]}
-    if "long_factors" in given:
-        given["long_factors"] = "[…]"
-    return " ".join(f"--set context.{name}={value}" for name, value in given.items()) or "no context settings"
+    changed = {name: value for name, value in context.model_dump().items() if value != own[name]}
+    if "long_factors" in changed:
+        changed["long_factors"] = "[…]"
+    return " ".join(f"--set context.{name}={value}" for name, value in changed.items()) or "no context settings"
 
 
 def _comparable_context(context: ContextSettings) -> ContextSettings:
@@ -203,7 +197,7 @@ def _comparable_context(context: ContextSettings) -> ContextSettings:
 
 
 def context_messages(config: ModelConfig, context: ContextSettings) -> Iterator[str]:
-    """Of a configuration that `context` is going to change; nothing of one whose positions stay as they are."""
+    """Yield messages on how `context` changes a configuration; none if its positions stay as they are."""
     if not is_rotary(config):
         return
     after = {**config, **config_changes(config, context)}
@@ -217,7 +211,7 @@ def context_messages(config: ModelConfig, context: ContextSettings) -> Iterator[
             f"{_window_text(after.get('sliding_window'))}"
         )
     if kind in ("dynamic", "longrope"):
-        yield f"{kind}: every text at the frequencies of {context_reach(after):,} tokens, however short it is"
+        yield f"{kind}: every text uses the frequencies of {context_reach(after):,} tokens, however short it is"
 
 
 def _scaling_note(context: ContextSettings, native: int, window: int | None) -> str:
@@ -225,7 +219,7 @@ def _scaling_note(context: ContextSettings, native: int, window: int | None) -> 
         return f"context.method={context.method}"
     if window is not None and window <= native:
         return f"not scaled: no token sees another that is {window:,} or more away"
-    return "not scaled: what lies farther apart than it was trained to is extrapolated"
+    return "not scaled: distances beyond the native length are extrapolated"
 
 
 def _window_text(tokens: int | None) -> str:

@@ -1,4 +1,4 @@
-"""A model's folder with other positions: the files that say so, changed alike, and all the others as they were."""
+"""Extend a model's folder to other positions: change the files that state them, and keep all others as they are."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CONFIG_FILE, GENERATION_FILE, TOKENIZER_FILE, CARD_FILE = (
     "README.md",
 )
 _MIN_LINK_BYTES = 1 << 20  # bytes from which a file is linked
-_NEW_TOKENS = 4096  # of an answer that nothing else bounds
+_NEW_TOKENS = 4096  # of an answer without another limit
 _CARD_MARKERS = "<!-- longrepo: context -->", "<!-- longrepo: context ends -->"
 
 
 @dataclass(frozen=True)
 class ExtendedFolder:
-    """`source`: the folder it is made from. `texts`: file name → what it is to hold. `changed`: keys of config.json."""
+    """An extended copy of the folder `source`. `texts`: file name → its new text. `changed`: keys of config.json."""
 
     source: Path
     texts: Mapping[str, str]
@@ -38,9 +38,9 @@ class ExtendedFolder:
 
     @staticmethod
     def of(source: Path, name: str, config: Mapping[str, Any], context: ContextSettings) -> ExtendedFolder:
-        """`name`: what a card calls the model; `config`: its config.json with transformers' defaults.
+        """Prepare the new files. `name`: for the card; `config`: config.json with transformers' defaults.
 
-        Raises InputError where the folder's files can't be read or contradict each other, or `context` can't be.
+        Raises InputError if the folder's files can't be read or contradict each other, or `context` doesn't apply.
         """
         published = _read_json(source / CONFIG_FILE)
         check_published_config(published)
@@ -58,7 +58,7 @@ class ExtendedFolder:
         return ExtendedFolder(source, texts, changed)
 
     def difference(self) -> str:
-        """As `diff -u` shows it."""
+        """Return the changes in the format of `diff -u`."""
         parts: list[str] = []
         for name, text in self.texts.items():
             file = self.source / name
@@ -70,7 +70,7 @@ class ExtendedFolder:
         return "".join(parts)
 
     def write(self, folder: Path, copy: bool = False) -> str:
-        """Fill an existing empty folder; return how the large files got there. They are never read whole."""
+        """Fill an existing empty folder; return whether the large files were linked or copied. None is read whole."""
         linked, copied = 0, 0
         for file in self._others():
             target = folder / file.relative_to(self.source)
@@ -84,8 +84,8 @@ class ExtendedFolder:
         for name, text in self.texts.items():
             (folder / name).write_text(text, encoding="utf-8")
         if linked:
-            return f"{linked / 1e9:.2f} GB of weights hard-linked: they are the same files as in {self.source}"
-        return f"{copied / 1e9:.2f} GB of weights copied" if copied else "no weights there to take along"
+            return f"{linked / 1e9:.2f} GB of weights hard-linked to those in {self.source}"
+        return f"{copied / 1e9:.2f} GB of weights copied" if copied else "the folder has no weights"
 
     def _others(self) -> Iterator[Path]:
         for file in sorted(self.source.rglob("*")):
@@ -96,7 +96,7 @@ class ExtendedFolder:
 
 
 def _with_legacy_keys(changed: ConfigChanges) -> ConfigChanges:
-    """transformers 5 reads `rope_parameters`, older ones and mlx-lm `rope_theta` and `rope_scaling`."""
+    """Add the older keys: transformers 5 reads `rope_parameters`, mlx-lm and older versions the other two."""
     if not (parameters := changed.get("rope_parameters")):
         return changed
     scaling = {name: value for name, value in parameters.items() if name != "rope_theta"}
@@ -108,7 +108,7 @@ def _with_legacy_keys(changed: ConfigChanges) -> ConfigChanges:
 def _generation_config(source: Path, published: Mapping[str, Any], context: ContextSettings) -> dict[str, Any]:
     if (source / GENERATION_FILE).is_file():
         tree = _read_json(source / GENERATION_FILE)
-        tree.pop("_from_model_config", None)  # it is its own from here on
+        tree.pop("_from_model_config", None)  # it no longer follows config.json
     else:
         names = ("bos_token_id", "eos_token_id", "pad_token_id")
         tree = {name: published[name] for name in names if published.get(name) is not None}
@@ -136,13 +136,13 @@ def _card_section(name: str, config: Mapping[str, Any], context: ContextSettings
     ]
     made = f"Made from {name} by `longrepo extend`: only its configuration was changed."
     table = "\n".join(["| | |", "|---|---|", *(f"| {left} | {right} |" for left, right in rows)])
-    said = f"## Context\n\n{made}\n\n{table}"
+    section = f"## Context\n\n{made}\n\n{table}"
     notes = {
         "none": "Positions are not scaled.",
         "dynamic": "`max_position_embeddings` is the length it was trained to: scaling begins there.",
     }
-    said += f"\n\n{notes[context.method]}" if context.method in notes else ""
-    return said + "\n\nIt was not trained at this length: tune it there before you rely on it."
+    section += f"\n\n{notes[context.method]}" if context.method in notes else ""
+    return section + "\n\nIt wasn't trained at this length: tune it there before you rely on it."
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -160,7 +160,7 @@ def _to_json(tree: Mapping[str, Any]) -> str:
 
 
 def _link(file: Path, target: Path) -> bool:
-    """False on another disk, or one that has no links."""
+    """Hard-link a file. Returns False on another disk, or one without links."""
     try:
         os.link(file.resolve(), target)
     except OSError:

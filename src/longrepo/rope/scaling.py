@@ -1,8 +1,6 @@
-"""Linear, NTK, YaRN, LongRoPE, Llama 3.
+"""Read a model's rotary positions and scale them: linear, NTK-aware, dynamic, YaRN, LongRoPE, Llama 3.
 
-What a model's configuration says of its rotary positions.
-
-Position scaling, a method each: rotary parameters as transformers and mlx-lm read them.
+Rotary parameters are as transformers and mlx-lm read them.
 
 With s = target / native length, d the rotated size of a head and b the base frequency:
 
@@ -11,8 +9,8 @@ With s = target / native length, d the rotated size of a head and b the base fre
   2023, definition 1; Xiong et al. 2023 raise the base too).
 - `dynamic`: the same with s = length / native length of the text at hand (Peng et al. 2023, section 3.3).
 - `yarn`: high frequencies left, low ones divided by s, a ramp between (Peng et al. 2023, sections 3.2, 3.4).
-- `llama3`: the same thought with Llama 3.1's bounds, in wavelengths.
-- `longrope`: a divisor of its own for each frequency (Ding et al. 2024).
+- `llama3`: the same idea with Llama 3.1's bounds, in wavelengths.
+- `longrope`: a separate divisor for each frequency (Ding et al. 2024).
 """
 
 from __future__ import annotations
@@ -26,13 +24,13 @@ from longrepo.config.schema import ContextSettings
 from longrepo.errors import InputError
 
 ModelConfig = Mapping[str, Any]
-CONTEXT_KEY = "longrepo_context"  # a key of config.json: what was changed of it, and what was there before
+CONTEXT_KEY = "longrepo_context"  # a key of config.json: the changes made to it, and the former values
 
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """`parameters`: transformers' `rope_parameters` before any scaling of ours. `size`: features of a head that are
-    rotated. `native`: tokens that the positions were trained to."""
+    """A model's rotary positions. `parameters`: transformers' `rope_parameters` before our scaling. `size`: rotated
+    features of a head. `native`: tokens that the positions were trained to."""
 
     parameters: dict[str, Any]
     size: int
@@ -47,21 +45,21 @@ class RopeConfig:
         return float(self.parameters["rope_theta"])
 
     def frequencies(self) -> list[float]:
-        """Radians a token, `[size / 2]`, from the highest (RoPE, Su et al. 2021, section 3.3.3)."""
+        """Return radians per token, `[size / 2]`, highest first (RoPE, Su et al. 2021, section 3.3.3)."""
         return [self.theta ** (-2 * index / self.size) for index in range(self.size // 2)]
 
 
 def rope_config(config: ModelConfig) -> RopeConfig:
-    """From config.json with transformers' defaults (`AutoConfig…to_dict()`).
+    """Read the rotary positions from config.json with transformers' defaults (`AutoConfig…to_dict()`).
 
-    Raises InputError for a model without rotary positions, or with another setting for each kind of layer.
+    Raises InputError for a model without rotary positions, or with separate settings for each kind of layer.
     """
     record = config.get(CONTEXT_KEY) or {}
     parameters = record.get("native_rope_parameters") or config.get("rope_parameters") or {}
     if not parameters.get("rope_theta"):
         kind = config.get("model_type")
         if any(isinstance(one, Mapping) for one in parameters.values()):
-            raise InputError(f"its kinds of layers rotate each in their own way ({kind}): leave context out")
+            raise InputError(f"each kind of its layers has its own rotary parameters ({kind}): leave context out")
         raise InputError(
             f"it has no rotary positions (model type {kind}), so there is nothing to scale: leave context out, or take "
             "a model that has them, such as StarCoder2, Llama or Qwen2"
@@ -71,7 +69,7 @@ def rope_config(config: ModelConfig) -> RopeConfig:
 
 
 def rotary_size(config: ModelConfig) -> int:
-    """Features of a head that are rotated."""
+    """Return the number of rotated features of a head."""
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     return int(head * (config["rope_parameters"].get("partial_rotary_factor") or 1.0))
 
@@ -82,7 +80,7 @@ def is_rotary(config: ModelConfig) -> bool:
 
 
 def widest_window(config: ModelConfig) -> int | None:
-    """Tokens that the layer which sees farthest sees; None where that is all."""
+    """Return the widest attention window of any layer, in tokens; None if a layer sees everything."""
     window: int | None = config.get("sliding_window")
     kinds = config.get("layer_types")
     if config.get("use_sliding_window") is False or (kinds and "full_attention" in kinds):
@@ -91,8 +89,8 @@ def widest_window(config: ModelConfig) -> int | None:
 
 
 def check_published_config(published: ModelConfig) -> None:
-    """Raises InputError where config.json as it was published says two things: transformers would follow one of them,
-    mlx-lm another."""
+    """Raises InputError if the published config.json contradicts itself: transformers would follow one key, mlx-lm the
+    other."""
     new, old = published.get("rope_parameters"), published.get("rope_scaling")
     if not isinstance(new, Mapping) or any(isinstance(one, Mapping) for one in new.values()):
         return
@@ -121,12 +119,12 @@ RopeParameters = dict[str, Any]
 YARN_BETA_FAST, YARN_BETA_SLOW = (
     32,
     1,
-)  # turns within the native length: YaRN leaves what turns more often, and scales what turns less
-LLAMA3_LOW_FACTOR, LLAMA3_HIGH_FACTOR = 1.0, 4.0  # Llama 3.1's bounds of the same
+)  # turns within the native length: YaRN keeps frequencies with more turns, and scales those with fewer
+LLAMA3_LOW_FACTOR, LLAMA3_HIGH_FACTOR = 1.0, 4.0  # Llama 3.1's bounds
 
 
 def scale_parameters(rotary: RopeConfig, context: ContextSettings) -> RopeParameters:
-    """`rope_parameters` for a target beyond the native length. Raises InputError for what a method can't take."""
+    """Return `rope_parameters` for a target beyond the native length. Raises InputError if a method can't reach it."""
     assert context.target_length is not None
     reached = context.target_length / rotary.native
     factor = reached if context.factor is None else context.factor
@@ -177,9 +175,7 @@ def _longrope(rotary: RopeConfig, factor: float, context: ContextSettings) -> Ro
     count = rotary.size // 2
     factors = yarn_factors(rotary, factor) if context.long_factors is None else list(context.long_factors)
     if len(factors) != count:
-        raise InputError(
-            f"context.long_factors: {len(factors)} of them, and longrope takes one a frequency: {count} here"
-        )
+        raise InputError(f"context.long_factors: has {len(factors)}, and longrope takes one per frequency: {count}")
     return {
         "rope_type": "longrope",
         "factor": factor,
@@ -200,12 +196,12 @@ SCALING_METHODS: dict[str, Callable[[RopeConfig, float, ContextSettings], RopePa
 
 
 def scaled_base(rotary: RopeConfig, factor: float) -> float:
-    """The base frequency whose lowest frequency is `factor` times lower and whose highest is the same."""
+    """Return the base frequency that makes the lowest frequency `factor` times lower and keeps the highest."""
     return float(rotary.theta * factor ** (rotary.size / (rotary.size - 2)))
 
 
 def yarn_factors(rotary: RopeConfig, factor: float) -> list[float]:
-    """What YaRN divides each frequency by, `[size / 2]`, from the highest frequency: where LongRoPE's search begins."""
+    """Return YaRN's divisor of each frequency, `[size / 2]`, highest first: LongRoPE's search starts from them."""
     first, last = (_dimension(rotary, turns) for turns in (YARN_BETA_FAST, YARN_BETA_SLOW))
     low, high = max(math.floor(first), 0), min(math.ceil(last), rotary.size - 1)
     ramp = [min(max((index - low) / ((high - low) or 0.001), 0.0), 1.0) for index in range(rotary.size // 2)]
@@ -213,10 +209,10 @@ def yarn_factors(rotary: RopeConfig, factor: float) -> list[float]:
 
 
 def base_factors(rotary: RopeConfig, factor: float) -> list[float]:
-    """What `base` divides each frequency by, `[size / 2]`."""
+    """Return the divisor of each frequency by the method `base`, `[size / 2]`."""
     return [factor ** (2 * index / (rotary.size - 2)) for index in range(rotary.size // 2)]
 
 
 def _dimension(rotary: RopeConfig, turns: float) -> float:
-    """Which frequency, counted from the highest, makes so many turns within the native length."""
+    """Return the index of the frequency, highest first, that makes `turns` turns within the native length."""
     return rotary.size * math.log(rotary.native / (turns * 2 * math.pi)) / (2 * math.log(rotary.theta))
