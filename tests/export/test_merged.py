@@ -126,7 +126,7 @@ def test_another_base_a_full_disk_and_weights_beyond_float16_are_one_line(
         )
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("longrepo.export.merged.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(InputError, match="needs [0-9.]+ GB"):
+    with pytest.raises(InputError, match=r"needs [0-9.]+ GB"):
         export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "merged")
     assert not (tmp_path / "merged").exists() and not list(tmp_path.glob(".writing*"))
 
