@@ -14,7 +14,7 @@ from tiny import TinyTokenizer, model_folder, settings
 from longrepo.config.schema import ContextSettings
 from longrepo.engines.mlx import kv_cache as on_mlx
 from longrepo.engines.model_shape import read_config
-from longrepo.engines.registry import choose_engine, create_engine
+from longrepo.engines.registry import cache_library, choose_engine, create_engine
 from longrepo.engines.torch import engine as torch_engine
 from longrepo.engines.torch import kv_cache as on_torch
 
@@ -36,6 +36,11 @@ def engines(model: Path) -> dict[str, Any]:
     given: Any = TinyTokenizer()
     exact = settings(model, "model.quantization=none")
     return {name: create_engine(choose_engine(name, "cpu"), exact, given, "cpu") for name in ("torch", "mlx")}
+
+
+def test_each_engine_has_its_own_library() -> None:
+    assert cache_library("torch") is on_torch
+    assert cache_library("mlx") is on_mlx
 
 
 def prompt(tokens: int) -> list[int]:

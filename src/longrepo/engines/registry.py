@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from longrepo.errors import InputError
 
@@ -61,6 +61,29 @@ def choose_engine(engine: str, device: str, weights: str = "lora") -> EngineSele
             "torch", f"Apple Silicon, but {' and '.join(missing)} not installed: pip install mlx mlx-lm"
         )
     return EngineSelection("mlx", "Apple Silicon, and MLX is installed")
+
+
+class CacheLibrary(Protocol):
+    """How an engine's library keeps keys and values; every engine's `kv_cache` module is one."""
+
+    def unsupported_bits_reason(self, config: Any, bits: int, device: str) -> str | None:
+        """Return why the library can't keep a cache of 16, 8 or 4 bits for this configuration, or None if it can."""
+        ...
+
+    def cache_bytes(self, config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
+        """Return the largest size in bytes of the cache while a prompt of `tokens` tokens is read."""
+        ...
+
+
+def cache_library(engine: str) -> CacheLibrary:
+    """Return the library in which an engine keeps keys and values."""
+    if engine == "mlx":
+        from longrepo.engines.mlx import kv_cache as on_mlx
+
+        return on_mlx
+    from longrepo.engines.torch import kv_cache as on_torch
+
+    return on_torch
 
 
 def select_device(choice: EngineSelection, device: str, precision: str) -> Placement:

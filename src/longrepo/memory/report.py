@@ -13,13 +13,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.base import StepBytes, StepMethod
 from longrepo.engines.model_shape import read_config
+from longrepo.engines.registry import CacheLibrary, cache_library
 from longrepo.engines.tiers import Tier, Tiers
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget
@@ -239,7 +239,7 @@ def _estimator_at(one: Estimator, settings: Settings, context: ContextSettings) 
 
 
 def _tier_row(tier: Tier, of: Estimator, model: int, overhead: int, budget: Budget) -> dict[str, Any]:
-    library: Any = import_module(f"longrepo.engines.{of.engine}.kv_cache")
+    library = cache_library(of.engine)
     cache = {
         bits: None
         if library.unsupported_bits_reason(of.config, bits, of.device)
@@ -259,8 +259,8 @@ def _tier_row(tier: Tier, of: Estimator, model: int, overhead: int, budget: Budg
     }
 
 
-def _cache_bytes(library: Any, of: Estimator, tokens: int, bits: int) -> int:
-    return int(library.cache_bytes(of.config, tokens, of.dtype, bits))
+def _cache_bytes(library: CacheLibrary, of: Estimator, tokens: int, bits: int) -> int:
+    return library.cache_bytes(of.config, tokens, of.dtype, bits)
 
 
 def _generation_peak(of: Estimator, tokens: int) -> int:
@@ -268,8 +268,10 @@ def _generation_peak(of: Estimator, tokens: int) -> int:
     kept, key = JsonCache("answers.json"), _generation_key(of, tokens)
     found: StepBytes | None = kept.get(key)
     if found is None:
-        generation_memory = import_module(f"longrepo.engines.{of.engine}.dry_run").generation_memory
-        found = generation_memory(of.dry_run(StepMethod()), tokens)
+        from longrepo.engines.torch.dry_run import generation_memory
+
+        run: Any = of.dry_run(StepMethod())
+        found = generation_memory(run, tokens)
         kept.put(key, found)
     return found["peak"]
 
@@ -287,7 +289,7 @@ def _unsupported_bits(estimators: Mapping[ContextSettings, Estimator]) -> dict[i
     """Of the bits that some tier can't have."""
     found: dict[int, str] = {}
     for of in estimators.values():
-        library: Any = import_module(f"longrepo.engines.{of.engine}.kv_cache")
+        library = cache_library(of.engine)
         found |= {
             bits: reason
             for bits in CACHE_BITS

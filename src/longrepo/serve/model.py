@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from longrepo.data.template import completion_text
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.engines.base import Engine
-from longrepo.engines.registry import EngineSelection, create_engine
+from longrepo.engines.registry import EngineSelection, cache_library, create_engine
 from longrepo.engines.tiers import Tier, TieredEngine, model_tiers
 from longrepo.errors import InputError
 from longrepo.serve.prompts import PromptBuilder, WorkingTree
@@ -74,7 +73,7 @@ class TunedModel:
         from longrepo.engines.model_shape import read_config
 
         config = read_config(self.settings.model.name, self.settings.model.revision, tier.context)
-        library: Any = import_module(f"longrepo.engines.{self.engine.name}.kv_cache")
+        library = cache_library(self.engine.name)
         if reason := library.unsupported_bits_reason(config, bits, self.engine.device):
             raise InputError(f"--cache-bits {bits}: {reason}; leave it out, or see longrepo plan --inference")
 
