@@ -56,8 +56,8 @@ def test_keys_and_values_may_be_packed_where_there_is_no_window(run: Path) -> No
     assert generate(run, *long, *torch, "--cache-bits", "8").exit_code == 0
     assert generate(run, *long, *mlx, "--cache-bits", "4").exit_code == 0
     refusals = {
-        (*long, *torch, "--cache-bits", "4"): "--cache-bits 4: transformers keeps 4 bits with optimum-quanto or hqq",
-        ("--prompt", TEXT, *mlx, "--cache-bits", "8"): "mlx-lm has no quantised cache for layers with a window",
+        (*long, *torch, "--cache-bits", "4"): "transformers supports 4 bits only with optimum-quanto or hqq",
+        ("--prompt", TEXT, *mlx, "--cache-bits", "8"): "mlx-lm has no quantized cache for layers with a window",
     }
     for arguments, expected in refusals.items():
         error = generate(run, *arguments).exception

@@ -278,7 +278,7 @@ def test_the_disk_s_file_has_no_name_and_needs_a_folder(engine: MlxEngine, tmp_p
     engine.use(StepMethod("chunked", 16, "disk"), tmp_path)
     engine.accumulate(random_batch(60), 1.0, 0)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(RunError, match="no file for a step's store"):
+    with pytest.raises(RunError, match="can't create a file for the step's store"):
         engine.use(StepMethod("chunked", 16, "disk"), tmp_path / "missing")
 
 

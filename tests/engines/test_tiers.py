@@ -50,7 +50,7 @@ def test_each_text_is_computed_at_its_tier(model: Path, name: str) -> None:
         assert np.array_equal(scores(engine, tokens), scores(made(model, name, *scaled, *target), tokens))
     assert np.array_equal(scores(engine, 60), short)
     before = scores(engine, 60)
-    with pytest.raises(InputError, match="257 tokens, and its positions reach 256"):
+    with pytest.raises(InputError, match="257 tokens, but the model's positions reach 256"):
         adaptive.select_tier(257)
     assert np.array_equal(scores(engine, 60), before), "it stays as it was"
 

@@ -209,7 +209,7 @@ def test_nothing_is_left_in_the_scratch_folder(tiny: Path, tmp_path: Path) -> No
     engine.use(StepMethod("chunked", 24, "disk"), tmp_path)
     engine.accumulate(random_batch(100), 1.0, 0)
     assert not list(tmp_path.iterdir())
-    with pytest.raises(RunError, match="no file for a step's store"):
+    with pytest.raises(RunError, match="can't create a file for the step's store"):
         engine.use(StepMethod("chunked", 24, "disk"), tmp_path / "missing")
 
 

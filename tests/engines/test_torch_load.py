@@ -147,7 +147,7 @@ def test_the_next_start_reads_the_quantised_base(
     how = f"model.double_quantization={double}"
     first, said = load(folder, how)
     (entry,) = kept.iterdir()
-    assert "kept for the next start" in said[0] and str(entry) in said[0]
+    assert "cached for the next start" in said[0] and str(entry) in said[0]
     assert len(list(entry.glob("*.safetensors"))) > 1
 
     def never(*_: Any) -> Any:
@@ -196,7 +196,7 @@ def test_a_damaged_base_is_noticed_and_made_anew(damage: str, tmp_path: Path, ke
     else:
         (entry / "base.json").write_text("[]" if damage == "no list" else '{"digests": {}}')
     again, said = load(folder)
-    assert "damaged" in said[0] and "kept" in said[1]
+    assert "damaged" in said[0] and "cached" in said[1]
     assert_same(again, first)
     assert "read from" in load(folder)[1][0]
 
@@ -215,7 +215,7 @@ def test_a_full_disk_does_not_stop_the_run(
     else:
         monkeypatch.setattr(load_module, "save_file", full)
     model, said = load(folder)
-    assert "not kept" in said[0]
+    assert "not cached" in said[0]
     assert not list(kept.iterdir())
     assert_same(model, theirs(folder, "nf4", "float32"))
 

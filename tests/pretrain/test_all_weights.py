@@ -183,7 +183,10 @@ def test_a_start_that_is_another_model_by_now_is_refused(
     engine = engine_of(tmp_path / "start", tokenizer)
     config = Starcoder2Config.from_pretrained(folder, intermediate_size=64)
     Starcoder2ForCausalLM(config).save_pretrained(tmp_path / "start")
-    with pytest.raises(InputError, match=r"isn't what training began with \(.*mlp.*differs\)"), engine.base_only():
+    with (
+        pytest.raises(InputError, match=r"isn't the model that training began with \(.*mlp.*differs\)"),
+        engine.base_only(),
+    ):
         pass
 
 

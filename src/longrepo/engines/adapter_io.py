@@ -1,10 +1,10 @@
-"""Adapter and optimizer files, the same whichever engine trained them; no framework is imported here.
+"""Adapter and optimizer files, which are the same for every engine; no framework is imported here.
 
-The adapter is in PEFT's own format: what any tool that knows PEFT loads, trained structure-token rows included.
-AdamW's whole state is one safetensors file: no pickles, bit-identical when read back.
+The adapter is in PEFT's own format, trained structure-token rows included, so any tool that knows PEFT loads it.
+AdamW's complete state is one safetensors file: no pickles, bit-identical when read back.
 
-An engine other than torch calls a LoRA layer by its module's path in the model (`model.layers.0.self_attn.q_proj`) and
-its two matrices `lora_a` `[in, r]` and `lora_b` `[r, out]`; PEFT keeps both transposed.
+An engine other than torch names a LoRA layer by its module's path in the model (`model.layers.0.self_attn.q_proj`) and
+its two matrices `lora_a` `[in, r]` and `lora_b` `[r, out]`; PEFT stores both transposed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Moments = tuple[Array, Array]  # of the gradient and of its square
 
 
 def tensor_name(path: str) -> str:
-    """What the adapter's file calls a trained path (`<module>.lora_a`, `<module>.lora_b` or `rows`)."""
+    """Return the name in the adapter's file of a trained path (`<module>.lora_a`, `<module>.lora_b` or `rows`)."""
     if path == TOKEN_ROWS_PATH:
         return f"{_PREFIX}{EMBEDDING_MODULE}.token_adapter.trainable_tokens_delta"
     module, _, matrix = path.rpartition(".")
@@ -43,7 +43,7 @@ def tensor_name(path: str) -> str:
 
 
 def parameter_name(path: str) -> str:
-    """What the torch engine, and so the optimizer's file, calls a trained path."""
+    """Return the name of a trained path in the torch engine, and so in the optimizer's file."""
     if path == TOKEN_ROWS_PATH:
         return f"{_PREFIX}{EMBEDDING_MODULE}.rows.weight"
     module, _, matrix = path.rpartition(".")
@@ -51,7 +51,7 @@ def parameter_name(path: str) -> str:
 
 
 def lora_path(tensor: str) -> str | None:
-    """The path that a LoRA matrix of an adapter's file stands for; None where the tensor is something else."""
+    """Return the path of a LoRA matrix in an adapter's file, or None if the tensor is something else."""
     for ours, theirs in _LORA_MATRICES.items():
         if tensor.startswith(_PREFIX) and tensor.endswith(f".{theirs}.weight"):
             return f"{tensor.removeprefix(_PREFIX).removesuffix(f'.{theirs}.weight')}.{ours}"
@@ -59,7 +59,7 @@ def lora_path(tensor: str) -> str | None:
 
 
 def adapter_config(settings: Settings, row_ids: list[int] | None) -> dict[str, Any]:
-    """`adapter_config.json` of a LoRA adapter; PEFT's defaults hold for what it leaves out."""
+    """Return `adapter_config.json` of a LoRA adapter; PEFT's defaults apply to the keys it omits."""
     lora = settings.lora
     return lora_config(settings.model.name, lora.r, lora.alpha, lora.dropout, lora.target_modules, row_ids)
 
@@ -67,7 +67,7 @@ def adapter_config(settings: Settings, row_ids: list[int] | None) -> dict[str, A
 def lora_config(
     base: str | None, r: int, alpha: float, dropout: float, modules: Iterable[str], row_ids: list[int] | None
 ) -> dict[str, Any]:
-    """As `adapter_config`, from the values themselves."""
+    """Like `adapter_config`, from the values themselves."""
     return {
         "base_model_name_or_path": base,
         "bias": "none",
@@ -97,8 +97,8 @@ def write_adapter(folder: Path, tensors: Mapping[str, Array], config: Mapping[st
 
 
 def read_adapter(folder: Path, shapes: TensorShapes) -> dict[str, Array]:
-    """A folder's adapter by PEFT's names; `shapes`: of the model's own. Raises InputError if it can't be read, or was
-    made for another model or other LoRA settings."""
+    """Read a folder's adapter, by PEFT's names; `shapes` are the model's own. Raises InputError if it can't be read, or
+    was made for another model or other LoRA settings."""
     file = folder / ADAPTER_WEIGHTS
     try:
         saved = _read_float32(file)
@@ -115,14 +115,14 @@ def read_adapter(folder: Path, shapes: TensorShapes) -> dict[str, Array]:
 
 
 def write_optimizer(file: Path, state: Mapping[str, Array]) -> None:
-    """Write `<parameter>/<exp_avg|exp_avg_sq|step>` for each parameter that has been updated yet; parameters have the
-    torch engine's names."""
+    """Write `<parameter>/<exp_avg|exp_avg_sq|step>` for each parameter that has been updated, by the torch engine's
+    names."""
     save_file({name: np.asarray(tensor, order="C") for name, tensor in state.items()}, file)
 
 
 def read_optimizer(file: Path, shapes: TensorShapes) -> dict[str, Array]:
-    """The state as `write_optimizer` takes it; `shapes`: of what is trained, by the torch engine's names. A parameter
-    that had no state yet, or was frozen, is left out. Raises InputError if the parameters differ."""
+    """Read the state that `write_optimizer` wrote; `shapes` are those of the trained parameters, by the torch engine's
+    names. A parameter without state, or a frozen one, is absent. Raises InputError if the parameters differ."""
     try:
         saved = _read_float32(file)
     except (OSError, TypeError, SafetensorError) as error:
@@ -138,7 +138,7 @@ def read_optimizer(file: Path, shapes: TensorShapes) -> dict[str, Array]:
 
 
 def write_moments(file: Path, moments: Mapping[str, Moments], step: int) -> None:
-    """As `write_optimizer`, the moments by parameter, after `step` updates of each."""
+    """Like `write_optimizer`, for moments by parameter, after `step` updates of each."""
     state: dict[str, Array] = {}
     for name, both in moments.items():
         state |= {f"{name}/{part}": moment for part, moment in zip(MOMENT_NAMES, both, strict=True)}
@@ -147,8 +147,8 @@ def write_moments(file: Path, moments: Mapping[str, Moments], step: int) -> None
 
 
 def read_moments(file: Path, shapes: TensorShapes) -> tuple[dict[str, Moments], int]:
-    """The moments by parameter and the number of updates they have seen. Raises InputError as `read_optimizer`, and
-    if a part is missing or the numbers of updates differ."""
+    """Read the moments by parameter and the number of updates. Raises InputError as `read_optimizer` does, and if a
+    part is missing or the numbers of updates differ."""
     saved = read_optimizer(file, shapes)
     moments, steps = {}, set()
     for name in sorted({key.rpartition("/")[0] for key in saved}):
@@ -172,7 +172,7 @@ def _unreadable_optimizer(file: Path, error: Exception) -> InputError:
 
 
 def _read_float32(file: Path) -> dict[str, Array]:
-    """The tensors of a safetensors file. Raises OSError, SafetensorError, or TypeError for a type NumPy lacks."""
+    """Read a safetensors file. Raises OSError, SafetensorError, or TypeError for a type that NumPy lacks."""
     with safe_open(file, framework="np") as opened:
         types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118  # not a mapping
         tensors = {

@@ -1,17 +1,11 @@
-"""Engine protocol, Batch, Method, EngineName.
+"""The engine protocol, which is everything that training needs from a framework, and the types it speaks in.
 
-How a micro-batch is computed: plainly, or in chunks, and where a chunked step keeps what its backward pass needs.
+An engine knows no phases, sequence files or metrics; the training loop knows no framework. All randomness inside an
+engine is derived from the `key` that is passed in, so that an engine has no random state to save.
 
-Every method computes the same loss and gradients. The store never changes a bit; the chunk size changes rounding.
-
-The engine protocol: all that the loop needs of a framework.
-
-An engine knows no phases, files of sequences, or metrics; the loop knows no framework. Every source of randomness
-inside an engine is derived from the `key` it is given, so that an engine has no random state to save.
-
-What a dry run measures, and how it grows.
-
-A base's configuration: what is changed of it, and how few layers tell what all need.
+A step method says how a micro-batch is computed: plainly or in chunks, and where a chunked step stores what its
+backward pass needs. Every method computes the same loss and gradients. The store never changes a bit; the chunk size
+changes rounding.
 """
 
 from __future__ import annotations
@@ -35,9 +29,9 @@ StoreKind = Literal["memory", "recompute", "disk"]
 
 @dataclass(frozen=True)
 class StepMethod:
-    """`plain`: one graph for a sequence (layers checkpointed as `training.use_gradient_checkpointing` says).
-    `chunked`: reverse mode in chunks of `chunk` tokens; each layer's inputs, keys and values are kept in memory, on
-    disk, or (`recompute`) only the input of every `every`-th layer, and the layers between are computed again."""
+    """`plain`: one graph for a sequence (with checkpointed layers if `training.use_gradient_checkpointing` is set).
+    `chunked`: reverse mode in chunks of `chunk` tokens. Each layer's inputs, keys and values are kept in memory or on
+    disk; `recompute` keeps only the input of every `every`-th layer and computes the layers in between again."""
 
     step: StepKind = "plain"
     chunk: int = 0
@@ -58,7 +52,7 @@ class StepMethod:
 
     @staticmethod
     def from_dict(tree: dict[str, str | int]) -> StepMethod:
-        """Raises TypeError for what isn't a method."""
+        """Read what `as_dict` wrote. Raises TypeError if it isn't a method."""
         return StepMethod(**tree)  # type: ignore[arg-type]
 
 
@@ -76,12 +70,12 @@ class Batch:
 
     @property
     def weight(self) -> float:
-        """The sum of the weights that count (column 0 does not)."""
+        """The sum of all weights except column 0, which is never a target."""
         return float(self.loss_weights[:, 1:].sum(dtype=np.float64))
 
     @staticmethod
     def of(sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], pad_id: int) -> Batch:
-        """Pad (tokens, loss weights) pairs, each `[tokens]`, on the right to the longest of them."""
+        """Pad (tokens, loss weights) pairs, each `[tokens]`, on the right to the longest one."""
         lengths = np.array([np.size(tokens) for tokens, _ in sequences], dtype=np.int64)
         ids = np.full((len(sequences), int(lengths.max())), pad_id, dtype=np.int64)
         weights = np.zeros(ids.shape, dtype=np.float32)
@@ -95,136 +89,139 @@ class Batch:
 def scored_positions(
     ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], start: int, end: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Among the positions from `start` to `end` of each row, flattened; ids, weights `[rows, tokens]`: those that are
-    scored, the token that follows each, and its weight, `[scored]`. The weight of token p + 1 scores position p."""
+    """Return which positions from `start` to `end` of each row are scored, the token that follows each, and its weight.
+
+    `ids` and `weights` are `[rows, tokens]`; the results are `[scored]`, indices into the flattened positions. The
+    weight of token p + 1 scores position p."""
     targets, following = np.zeros((len(ids), end - start), np.int64), np.zeros((len(ids), end - start), np.float32)
-    there = min(end + 1, ids.shape[1]) - (start + 1)  # the last token is followed by none
-    targets[:, :there] = ids[:, start + 1 : start + 1 + there]
-    following[:, :there] = weights[:, start + 1 : start + 1 + there]
+    count = min(end + 1, ids.shape[1]) - (start + 1)  # nothing follows the last token
+    targets[:, :count] = ids[:, start + 1 : start + 1 + count]
+    following[:, :count] = weights[:, start + 1 : start + 1 + count]
     at = np.flatnonzero(following)
     return at, targets.ravel()[at], following.ravel()[at]
 
 
 class Engine(Protocol):
-    """A 4-bit base with a LoRA adapter, and one optimizer over the adapter (and the structure-token rows); or, with
-    `training.weights=all`, a model and one optimizer over all its weights, which then stand where an adapter would."""
+    """A 4-bit base with a LoRA adapter and one optimizer for the adapter (and the structure-token rows). With
+    `training.weights=all` it is a model with one optimizer for all its weights, which then take the adapter's place."""
 
     name: str
     device: str
     pad_id: int
-    choices: list[tuple[str, str]]  # (what was chosen, why), for the terminal and the run's records
+    choices: list[tuple[str, str]]  # (choice, reason), for the terminal and the run's records
     method: StepMethod  # how micro-batches are computed; set with `use`
 
     def use(self, method: StepMethod, scratch: Path | None = None) -> None:
-        """Compute from here on by `method`; a disk store lies in the folder `scratch`.
+        """Use `method` from now on; a disk store is made in the folder `scratch`.
 
-        Raises InputError where the model can't be computed so, RunError where the folder can't be written.
+        Raises InputError if the model doesn't support the method, RunError if the folder isn't writable.
         """
         ...
 
     def chunked_unsupported_reason(self) -> str | None:
-        """Why this model can't be computed in chunks; None where it can."""
+        """Return why this model can't be computed in chunks, or None if it can."""
         ...
 
     def position(self, context: ContextSettings) -> None:
-        """Compute from here on at these positions, with the same weights. Raises InputError where the model can't be
-        computed so; it then stays as it was."""
+        """Use these positions from now on, with the same weights. Raises InputError if the model doesn't support them;
+        it then stays unchanged."""
         ...
 
     def accumulate(self, batch: Batch, normalizer: float, key: int) -> float:
-        """Add the gradient of `sum(weight * nll) / normalizer` to what is held; return `sum(weight * nll)` (nats).
+        """Add the gradient of `sum(weight * nll) / normalizer` to the accumulated one; return `sum(weight * nll)`
+        (nats).
 
         `key` (0 ≤ key < 2**63) seeds the dropout masks: the same key and batch give the same gradient. Raises
-        OutOfMemory; what was accumulated until then is undefined: `drop_gradients` and begin the update anew.
+        OutOfMemory; the accumulated gradient is then undefined: call `drop_gradients` and start the update again.
         """
         ...
 
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
-        """Clip by global norm, take one AdamW step, drop the gradients; return the norm before clipping."""
+        """Clip by global norm, take one AdamW step and drop the gradients; return the norm before clipping."""
         ...
 
     def drop_gradients(self) -> None:
-        """Forget what was accumulated since the last update."""
+        """Drop what was accumulated since the last update."""
         ...
 
     def freeze(self, modules: Sequence[str]) -> int:
-        """Train the adapter's weights in these modules (names as in `lora.target_modules`) no further: they keep
-        their values, their gradients and optimizer state are dropped. Return how many parameters that is."""
+        """Stop training the adapter's weights in these modules (names as in `lora.target_modules`): they keep their
+        values, their gradients and optimizer state are dropped. Return the number of frozen parameters."""
         ...
 
     def score(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """The negative log-likelihood of each token given those before it, nats, `[rows, tokens]`.
+        """Return the negative log-likelihood of each token given the tokens before it, in nats, `[rows, tokens]`.
 
-        Only where the loss weight isn't 0: the head is computed there alone. Elsewhere 0. No dropout, no gradient.
+        Only tokens with a loss weight are computed; the others are 0. No dropout, no gradient.
         """
         ...
 
     def stream(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
     ) -> Generator[int]:
-        """Yield the greedy continuation of a prompt token by token, up to and without the end token; each token is
-        computed when it is asked for. `bits` of the cached keys and values: 8 or 4 if the engine's
-        `kv_cache.unsupported_bits_reason` gives no reason against it. `tick` is called at each new token, the end token
-        included.
+        """Yield the greedy continuation of a prompt token by token, without the end token; each token is computed on
+        demand. `bits` per cached key and value: 8 or 4 only if the engine's `unsupported_bits_reason` is None. `tick`
+        is called for each new token, the end token included.
 
-        Consume or close it, in the thread that began it, before the engine computes anything else.
+        Exhaust or close the generator, in the thread that started it, before the engine computes anything else.
         """
         ...
 
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
     ) -> list[int]:
-        """All of `stream`."""
+        """Return all tokens of `stream`."""
         ...
 
     def base_only(self) -> AbstractContextManager[None]:
-        """While entered, the adapter and the trained rows are off: the model is the base. Where all weights are
-        trained, it has those that they began as, and its own again afterwards, bit for bit; raises InputError where
-        these can't be had."""
+        """Switch the adapter and the trained rows off inside the context, so that the model is the base. If all weights
+        are trained, the model has its initial weights inside and its own again afterwards, bit for bit; raises
+        InputError if the initial weights aren't available."""
         ...
 
     def save_adapter(self, folder: Path) -> None:
-        """Write `adapter_config.json` and `adapter_model.safetensors` in PEFT's format into an existing folder; where
-        all weights are trained, a model as transformers loads it."""
+        """Write `adapter_config.json` and `adapter_model.safetensors` in PEFT's format into an existing folder; if all
+        weights are trained, write a model that transformers loads."""
         ...
 
     def load_adapter(self, folder: Path) -> None:
-        """Set what is trained from such a folder. Raises InputError where shapes or modules differ."""
+        """Load the trained weights from a folder that `save_adapter` wrote. Raises InputError if shapes or modules
+        differ."""
         ...
 
     def save_optimizer(self, file: Path) -> None:
-        """Write the optimizer's whole state (moments, step counts) as safetensors."""
+        """Write the optimizer's complete state (moments, step counts) as safetensors."""
         ...
 
     def load_optimizer(self, file: Path) -> None:
-        """Set the optimizer's state from such a file; bit-identical to what was saved."""
+        """Load the optimizer's state from a file that `save_optimizer` wrote, bit for bit."""
         ...
 
     def peak_memory(self) -> int:
-        """Bytes at the highest since the last reset: the device allocator's, or the process's on a CPU."""
+        """Return the peak in bytes since the last reset: the device allocator's, or the process's on a CPU."""
         ...
 
     def reset_peak_memory(self) -> None: ...
 
     def facts(self) -> dict[str, Any]:
-        """Versions, dtypes and parameter counts (total, trainable) for the run's records."""
+        """Return versions, dtypes and parameter counts (total, trainable) for the run's records."""
         ...
 
 
 class Placement(NamedTuple):
-    """Where a model lives and what it computes in. `kind` of device: `cuda`, `mps`, `cpu`; on MLX `metal` or `cpu`.
-    `dtype_name`, of the base's unquantised weights: `bfloat16` or `float32`. `choices`: what was chosen, and why."""
+    """A model's device and precision. `kind`: `cuda`, `mps` or `cpu`; with MLX `metal` or `cpu`. `dtype_name` of the
+    base's unquantized weights: `bfloat16` or `float32`. `choices`: (choice, reason) pairs."""
 
     kind: str
     dtype_name: str
     choices: tuple[tuple[str, str], ...] = ()
 
 
-StepBytes = dict[str, int]  # bytes by name; names that begin with `peak ` are of the step's phases
+StepBytes = dict[str, int]  # bytes by name; names that begin with `peak ` belong to the step's phases
 
 
 def extrapolate(x1: int, first: StepBytes, x2: int, second: StepBytes, x: int) -> StepBytes:
-    """The straight line through two measurements, at `x`."""
+    """Evaluate the straight line through two measurements at `x`."""
     return {name: first[name] + round((second[name] - first[name]) * (x - x1) / (x2 - x1)) for name in first}
 
 
@@ -236,8 +233,10 @@ MODEL_DROPOUTS = (
 
 
 def probe_depths(config: Any, method: StepMethod) -> tuple[int, int]:
-    """Numbers of layers that end as the whole model does: they differ by a period of unlike layers, and of those that
-    are computed again together. Of the latter there are at least two."""
+    """Return two small numbers of layers whose last layers are like the whole model's.
+
+    They differ by the period of the layer types and of the layers that are recomputed together; the smaller holds at
+    least two groups of the latter."""
     kinds = getattr(config, "layer_types", None) or ["layer"]
     period = next(n for n in range(1, len(kinds) + 1) if all(k == kinds[i % n] for i, k in enumerate(kinds)))
     every = method.every if method.store == "recompute" else 1
@@ -249,7 +248,7 @@ def probe_depths(config: Any, method: StepMethod) -> tuple[int, int]:
 
 
 def truncate_config(config: Any, layers: int) -> Any:
-    """A configuration of transformers with so many layers, and without the base's own dropouts."""
+    """Return a copy of a transformers configuration with `layers` layers and without the base's own dropouts."""
     config = copy.deepcopy(config)
     config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):

@@ -1,18 +1,13 @@
-"""Framework-free half of the chunked step: schedule, store, dropout keys.
+"""The part of the chunked step that is the same for every framework: schedule, activation store and dropout keys.
 
-In which order a chunked step walks its layers, and what it keeps of each: the same for every framework.
+A step goes forward through all layers, through the head, and backward from the last layer to the first. If only every
+k-th layer's input is kept, the layers in between are computed forward again, a segment of k at a time; the last segment
+is kept whole because its turn comes next. What a step keeps between the two passes lies in memory or in one unnamed
+file on disk, so that a killed process leaves nothing behind.
 
-Forward through all layers, the head, backward from the last to the first. Where only every k-th layer's input is kept,
-the layers between are computed forward once more, a segment of k at a time; the last segment is kept whole, since its
-turn comes next.
-
-What a chunked step keeps between its forward and its backward pass: in memory, or in one file on disk, without a name,
-so that nothing is left of it after a kill.
-
-Where a dropout's mask comes from: a function of where it falls, so that it needs no generator's state.
-
-The mask of `BLOCK` tokens comes from (key, module, row, block of absolute positions): a sequence walked in chunks of
-any size, and a chunk computed a second time, meet the masks that the whole sequence meets.
+A dropout mask is a function of its place and needs no generator's state: the mask of `DROPOUT_BLOCK` tokens is derived
+from (key, module, row, block of absolute positions). Chunks of any size, and a chunk that is computed again, get the
+same masks as the whole sequence.
 """
 
 from __future__ import annotations
@@ -36,7 +31,8 @@ def run_schedule(
     head: Callable[[], None],
     backward: Callable[[int], None],
 ) -> None:
-    """`forward(layer, keep its input, keep its keys and values, discard its output)`; `backward(layer)`."""
+    """Call `forward(layer, keep its input, keep its keys and values, discard its output)` and `backward(layer)` in
+    order."""
     again = method.store == "recompute"
     segment = method.every if again else 1
     last = (layers - 1) // segment * segment
@@ -54,25 +50,25 @@ def run_schedule(
 
 
 def chunk_spans(tokens: int, chunk: int) -> list[tuple[int, int]]:
-    """(start, end) of each chunk of `tokens` tokens."""
+    """Return (start, end) of each chunk of `tokens` tokens."""
     return [(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)]
 
 
 class ScratchFile:
-    """Bytes written one after the other in `folder`, read from where they were put. A full disk is a RunError."""
+    """An unnamed file in `folder` that is appended to and read at any offset. A full disk is a RunError."""
 
     def __init__(self, folder: Path) -> None:
         try:
             self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  # as long as the store
         except OSError as error:
-            raise RunError(f"{folder}: no file for a step's store can be made there ({error.strerror})") from None
+            raise RunError(f"{folder}: can't create a file for the step's store there ({error.strerror})") from None
         self._folder = folder
         self._end = 0
-        self.written = 0  # bytes, ever
+        self.written = 0  # bytes in total
 
     def append(self, data: memoryview) -> int:
-        """Write the bytes; return the place to read them from."""
-        place, count = self._end, data.nbytes
+        """Write the bytes; return their offset."""
+        offset, count = self._end, data.nbytes
         try:
             while data:
                 done = os.pwrite(self._file.fileno(), data, self._end)
@@ -83,37 +79,36 @@ class ScratchFile:
                 "GiB; free some space, or set memory.store=recompute, and go on with --resume auto"
             ) from None
         self.written += count
-        return place
+        return offset
 
-    def read(self, place: int, into: memoryview) -> None:
+    def read(self, offset: int, into: memoryview) -> None:
         while into:
-            count = os.preadv(self._file.fileno(), [into], place)
+            count = os.preadv(self._file.fileno(), [into], offset)
             if not count:
                 raise RunError(f"{self._folder}: the step's store is shorter than what was written to it")
-            into, place = into[count:], place + count
+            into, offset = into[count:], offset + count
 
     def rewind(self) -> None:
-        """What was written is not asked for any more: begin at the file's start again."""
+        """Start at the beginning of the file again; what was written is no longer needed."""
         self._end = 0
 
 
-StoreKey = tuple[str, int, int]  # what it is, the layer, the chunk (0 for what a layer has once)
+StoreKey = tuple[str, int, int]  # kind of tensor, layer, chunk (0 for tensors that a layer has once)
 T = TypeVar("T")  # an engine's tensor
 
 
 class TensorCodec(Protocol[T]):
-    """An engine's tensors as bytes."""
+    """Turns an engine's tensors into bytes and back."""
 
     def to_bytes(self, tensor: T) -> memoryview: ...
 
     def from_bytes(self, read: Callable[[memoryview], None], shape: Any, dtype: Any) -> T:
-        """A new tensor, whose bytes `read` fills."""
+        """Return a new tensor whose bytes `read` fills."""
         ...
 
 
 class ActivationStore(Protocol[T]):
-    """Tensors by key. What `get` and `take` return is bit for bit what was `put`; after `take` the store no longer has
-    it."""
+    """Tensors by key. `get` and `take` return bit for bit what was `put`; `take` also removes it."""
 
     def put(self, key: StoreKey, tensor: T, /) -> None: ...
 
@@ -144,31 +139,31 @@ class MemoryStore(Generic[T]):
 
 
 class DiskStore(Generic[T]):
-    """Keeps the tensors' bytes in a file in `folder`, used again from its start after `clear`."""
+    """Keeps the tensors' bytes in a file in `folder`, which is reused from its start after `clear`."""
 
     def __init__(self, folder: Path, codec: TensorCodec[T]) -> None:
         self._file, self._codec = ScratchFile(folder), codec
-        self._places: dict[StoreKey, tuple[int, Any, Any]] = {}
+        self._entries: dict[StoreKey, tuple[int, Any, Any]] = {}
 
     @property
     def written(self) -> int:
-        """Bytes, ever."""
+        """Bytes in total."""
         return self._file.written
 
     def put(self, key: StoreKey, tensor: Any) -> None:
-        self._places[key] = self._file.append(self._codec.to_bytes(tensor)), tensor.shape, tensor.dtype
+        self._entries[key] = self._file.append(self._codec.to_bytes(tensor)), tensor.shape, tensor.dtype
 
     def get(self, key: StoreKey) -> T:
-        place, shape, dtype = self._places[key]
-        return self._codec.from_bytes(lambda into: self._file.read(place, into), shape, dtype)
+        offset, shape, dtype = self._entries[key]
+        return self._codec.from_bytes(lambda into: self._file.read(offset, into), shape, dtype)
 
     def take(self, key: StoreKey) -> T:
         tensor = self.get(key)
-        del self._places[key]
+        del self._entries[key]
         return tensor
 
     def clear(self) -> None:
-        self._places.clear()
+        self._entries.clear()
         self._file.rewind()
 
 
@@ -177,12 +172,12 @@ UNSUPPORTED_ERRORS = (TypeError, ValueError, RuntimeError, AttributeError, Looku
 
 
 def probe_tolerance(float32: bool) -> float:
-    """How far two computations of the same in float32, or in 16 bits, may be apart, as a share of the output's norm."""
+    """Return how far apart two computations of the same may be in float32 or 16 bits, relative to the output's norm."""
     return 1e-3 if float32 else 0.1
 
 
 class UnsupportedLayers(Exception):
-    """Layers that chunks can't be cut for; the text is the reason."""
+    """Layers that can't be computed in chunks; the text is the reason."""
 
 
 def probe_two_layers(
@@ -192,11 +187,11 @@ def probe_two_layers(
     chunks: Callable[[], T],
     differs: Callable[[T, T], bool],
 ) -> str | None:
-    """Why `decoder`, whose `layers` are a `list_type`, can't be walked in chunks, or None if its first two layers give
-    the same both ways: tried on the model itself, not guessed from its name.
+    """Return why `decoder` can't be computed in chunks, or None if its first two layers give the same result both ways.
 
-    `whole` and `chunks` compute `PROBE_TOKENS` tokens at once and in chunks of `PROBE_CHUNK`; `differs` compares their
-    results within `probe_tolerance`. Raised by either, UnsupportedLayers is the reason, and so are most errors.
+    This is tried on the model itself, not guessed from its name. `decoder.layers` must be a `list_type`. `whole` and
+    `chunks` compute `PROBE_TOKENS` tokens at once and in chunks of `PROBE_CHUNK`; `differs` compares their results
+    within `probe_tolerance`. If either raises UnsupportedLayers, or one of most other errors, that is the reason.
     """
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, list_type):
@@ -207,7 +202,7 @@ def probe_two_layers(
     except UnsupportedLayers as reason:
         return str(reason)
     except UNSUPPORTED_ERRORS as error:
-        return f"its layers don't take keys and values from a cache so ({next(iter(str(error).splitlines()), '')})"
+        return f"its layers don't accept cached keys and values ({next(iter(str(error).splitlines()), '')})"
     finally:
         decoder.layers = layers
     return "its layers compute something else in chunks" if differs(*both) else None
@@ -217,7 +212,7 @@ DROPOUT_BLOCK = 64
 
 
 class DropoutKey:
-    """What all of a model's dropouts read: `key` (0 <= key < 2**63), and `start`, the first token's position."""
+    """The state that all dropouts of a model read: `key` (0 <= key < 2**63) and `start`, the first token's position."""
 
     def __init__(self) -> None:
         self.key = 0
@@ -225,7 +220,7 @@ class DropoutKey:
 
     @contextmanager
     def at(self, start: int) -> Iterator[None]:
-        """Within: inputs begin at position `start` of their sequence."""
+        """Let inputs begin at position `start` of their sequence inside the context."""
         before, self.start = self.start, start
         try:
             yield
@@ -234,11 +229,11 @@ class DropoutKey:
 
 
 def dropout_seed(*numbers: int) -> int:
-    """64 bits from non-negative integers below 2**64."""
+    """Hash non-negative integers below 2**64 to 64 bits."""
     return int.from_bytes(blake2b(b"".join(n.to_bytes(8, "little") for n in numbers), digest_size=8).digest(), "little")
 
 
 def dropout_blocks(start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The blocks that the positions from `start` to `end` fall into: (number, first and last position within it)."""
+    """Yield the blocks of positions `start` to `end`: (number, first position in the block, end in the block)."""
     for block in range(start // DROPOUT_BLOCK, -(-end // DROPOUT_BLOCK)):
         yield block, max(start - block * DROPOUT_BLOCK, 0), min(end - block * DROPOUT_BLOCK, DROPOUT_BLOCK)

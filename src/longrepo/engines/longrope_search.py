@@ -1,12 +1,9 @@
-"""Search LongRoPE factors.
+"""A small evolutionary search for a model's LongRoPE factors, on the losses of a few long texts (Ding et al. 2024).
 
-A small search for LongRoPE's factors: evolution from what the other methods divide by (Ding et al. 2024).
-
-Kept from the paper: the starts, mutation and crossover of the best, factors that never fall from one frequency to the
-next lower one, and the bound of 1.25 times the extension. Left out: the first tokens that stay unscaled, which neither
-transformers nor mlx-lm computes. The same seed and losses find the same factors.
-
-LongRoPE's factors for a model, searched on the losses of a few long texts.
+As in the paper, it starts from the factors of the other methods, mutates and crosses the best, never lets a factor fall
+from one frequency to the next lower one, and bounds factors by 1.25 times the extension. Unlike the paper, it leaves no
+first tokens unscaled, because neither transformers nor mlx-lm supports that. The same seed and losses give the same
+factors.
 """
 
 from __future__ import annotations
@@ -33,12 +30,13 @@ from longrepo.rope.scaling import ModelConfig, base_factors, rope_config, yarn_f
 Factors = tuple[float, ...]
 PARENTS, MUTATIONS, CROSSOVERS = 3, 3, 2
 _BOUND_FACTOR = 1.25
-_MUTATION_SPREAD = 0.25  # of a mutation, in the logarithm
+_MUTATION_SPREAD = 0.25  # standard deviation of a mutation's logarithm
 
 
 @dataclass(frozen=True)
 class FactorSearchResult:
-    """`loss` of `factors`; `start` is the lowest loss of those it began with, `tried` how many were measured."""
+    """The best `factors` and their `loss`; `start`: the lowest loss among the initial ones; `tried`: how many were
+    measured."""
 
     factors: Factors
     loss: float
@@ -49,13 +47,13 @@ class FactorSearchResult:
 def evolve_factors(
     loss: Callable[[Factors], float], starts: Sequence[Sequence[float]], extension: float, rounds: int, seed: int = 0
 ) -> FactorSearchResult:
-    """Factors with the lowest loss found in so many rounds, each of five measurements at most. `extension`: target /
-    native length; `starts`: factors from the highest frequency to the lowest."""
-    draw, most = random.Random(seed), extension * _BOUND_FACTOR
+    """Return the factors with the lowest loss after `rounds` rounds of at most five measurements each. `extension`:
+    target length / native length; `starts`: initial factors, from the highest frequency to the lowest."""
+    generator, bound = random.Random(seed), extension * _BOUND_FACTOR
     measured: dict[Factors, float] = {}
 
     def measure(factors: Sequence[float]) -> None:
-        allowed = _constrain(factors, most)
+        allowed = _constrain(factors, bound)
         if allowed not in measured:
             measured[allowed] = loss(allowed)
 
@@ -65,26 +63,27 @@ def evolve_factors(
     for _ in range(rounds):
         best = sorted(measured, key=lambda one: measured[one])[:PARENTS]
         for _ in range(MUTATIONS):
-            measure(_mutate(draw.choice(best), draw))
+            measure(_mutate(generator.choice(best), generator))
         for _ in range(CROSSOVERS):
-            measure([draw.choice(pair) for pair in zip(draw.choice(best), draw.choice(best), strict=True)])
-    found = min(measured, key=lambda one: measured[one])
-    return FactorSearchResult(found, measured[found], first, len(measured))
+            parents = zip(generator.choice(best), generator.choice(best), strict=True)
+            measure([generator.choice(pair) for pair in parents])
+    result = min(measured, key=lambda one: measured[one])
+    return FactorSearchResult(result, measured[result], first, len(measured))
 
 
-def _mutate(factors: Factors, draw: random.Random) -> list[float]:
-    """A run of neighbors stretched or squeezed together."""
-    first, last = sorted(draw.randrange(len(factors)) for _ in range(2))
-    by = math.exp(draw.gauss(0, _MUTATION_SPREAD))
+def _mutate(factors: Factors, generator: random.Random) -> list[float]:
+    """Multiply a run of neighboring factors by the same random number."""
+    first, last = sorted(generator.randrange(len(factors)) for _ in range(2))
+    by = math.exp(generator.gauss(0, _MUTATION_SPREAD))
     return [one * by if first <= index <= last else one for index, one in enumerate(factors)]
 
 
-def _constrain(factors: Sequence[float], most: float) -> Factors:
-    lowest, found = 1.0, []
+def _constrain(factors: Sequence[float], bound: float) -> Factors:
+    lowest, allowed = 1.0, []
     for one in factors:
-        lowest = min(max(lowest, float(one)), most)
-        found.append(round(lowest, 4))
-    return tuple(found)
+        lowest = min(max(lowest, float(one)), bound)
+        allowed.append(round(lowest, 4))
+    return tuple(allowed)
 
 
 SCORED_TEXTS, SCORING_CHUNK, NATIVE_MULTIPLE = 2, 512, 4
@@ -99,21 +98,20 @@ def search_long_factors(
     length: int | None = None,
     rounds: int = 6,
 ) -> FactorSearchResult:
-    """`text`: a file, or a git repository whose files at HEAD are read one after the other. The loss is that of the
-    second half of `length` tokens (default: the target, at most four times the native length), unquantised.
+    """Search factors for a model on `text`, a file or a git repository whose files at HEAD are joined.
 
-    Raises InputError where the model can't be had or scaled so, or the text is shorter.
+    The loss is that of the second half of `length` tokens (default: the target length, at most four times the native
+    one), with unquantized weights. Raises InputError if the model isn't available, can't be scaled this way, or the
+    text is too short.
     """
-    config_changes(config, context)  # what can't be is said before anything is loaded
+    config_changes(config, context)  # fails before anything is loaded
     rotary = rope_config(config)
     assert context.target_length is not None
     tokens = min(length or NATIVE_MULTIPLE * rotary.native, context.target_length)
     if tokens <= rotary.native:
-        raise InputError(f"--search-length: {tokens} tokens are within the native {rotary.native}: give more")
+        raise InputError(f"--search-length: {tokens} tokens lie within the native {rotary.native}; give a larger one")
     modules = read_shape(read_config(model, revision)).lora
-    adapted = (
-        "q_proj" if "q_proj" in modules else min(modules)
-    )  # an engine has an adapter; this one stays without effect
+    adapted = "q_proj" if "q_proj" in modules else min(modules)  # an engine needs an adapter; this one has no effect
     overrides = [f"model.name={model}", "model.quantization=none", "data.structure_tokens=false", "lora.r=1"]
     settings = load_settings(None, [*overrides, f"lora.target_modules=[{adapted}]"])
     named = settings.model.model_copy(update={"revision": revision})
@@ -138,9 +136,9 @@ def _factors_loss(engine: Engine, context: ContextSettings, factors: Factors, ba
 
 
 def _scored_batches(ids: Sequence[int], tokens: int, text: Path) -> list[Batch]:
-    """Texts from evenly spaced places; a text's second half is scored."""
+    """Take texts from evenly spaced places; the second half of each is scored."""
     if len(ids) < tokens:
-        raise InputError(f"--search-on {text}: {len(ids):,} tokens, and {tokens:,} are needed; give a longer text")
+        raise InputError(f"--search-on {text}: {len(ids):,} tokens, but {tokens:,} are needed; give a longer text")
     count = min(SCORED_TEXTS, len(ids) // tokens)
     weights = np.zeros(tokens, np.float32)
     weights[tokens // 2 :] = 1

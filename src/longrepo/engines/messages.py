@@ -1,4 +1,4 @@
-"""What every engine says in the same words, when a model can't be loaded or memory ends."""
+"""Errors that every engine reports in the same words: a model that can't be loaded, and memory that runs out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from longrepo.errors import InputError, OutOfMemory
 
 @contextmanager
 def load_errors(model: str) -> Iterator[None]:
-    """Whatever is wrong with a model's folder or name becomes one InputError that names it."""
+    """Turn everything that is wrong with a model's folder or name into one InputError that names the model."""
     try:
         yield
     except InputError as error:
@@ -25,7 +25,7 @@ def load_errors(model: str) -> Iterator[None]:
 
 @contextmanager
 def oom_as_error(device: str, tokens: int, words: Sequence[str]) -> Iterator[None]:
-    """A RuntimeError whose text has one of `words` becomes OutOfMemory, in a step of so many tokens."""
+    """Turn a RuntimeError whose text contains one of `words` into OutOfMemory, for a step of `tokens` tokens."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""A model's shape, counted on the model itself without any weights."""
+"""A model's shape, counted on the model itself but without its weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ModelShape:
     hidden: int
     heads: int
     vocabulary: int
-    linear: int  # parameters of the layers' linear modules: what 4-bit quantisation packs
+    linear: int  # parameters of the layers' linear modules: what 4-bit quantization packs
     other: int  # all other parameters, a tied head counted once
     lora: dict[str, int]  # module name -> in + out features, summed over all layers; times r: its LoRA parameters
     max_positions: int
@@ -34,8 +34,8 @@ class ModelShape:
 
 
 def read_config(name: str, revision: str | None = None, context: ContextSettings = NATIVE_CONTEXT) -> Any:
-    """The configuration of transformers, its positions as an engine computes them by `context`. Raises InputError where
-    there is none that can be read, or its positions can't be so."""
+    """Read a model's transformers configuration, with its positions changed as `context` says. Raises InputError if
+    there is no readable configuration, or its positions can't be changed this way."""
     from transformers import AutoConfig
 
     try:
@@ -50,14 +50,14 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
 
 
 def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:
-    """Build the architecture without weights, by the engine's own library, and count, once. Raises InputError where
-    that has no such model."""
-    kept = JsonCache("shapes.json")
+    """Build the architecture without weights in the engine's own library and count its parameters; results are cached.
+    Raises InputError if the library has no such model."""
+    cache = JsonCache("shapes.json")
     key = f"{engine}: {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
-    if (found := kept.get(key)) is None:
-        found = asdict(_shape(config, _count_with_mlx(config) if engine == "mlx" else _count_with_torch(config)))
-        kept.put(key, found)
-    return ModelShape(**found)
+    if (counts := cache.get(key)) is None:
+        counts = asdict(_shape(config, _count_with_mlx(config) if engine == "mlx" else _count_with_torch(config)))
+        cache.put(key, counts)
+    return ModelShape(**counts)
 
 
 ParameterCounts = dict[str, Any]  # `linear`, `other` and `lora`, as in ModelShape
@@ -84,7 +84,7 @@ def _count_with_mlx(config: Any) -> ParameterCounts:
 
 
 def _count_with_torch(config: Any) -> ParameterCounts:
-    """On torch's `meta` device."""
+    """Count on torch's `meta` device."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,8 +1,6 @@
-"""Choose, place and create an engine.
+"""Choose an engine, select its device and create it.
 
-Which engine computes, where, and why. Nothing heavy is imported before one is placed or made.
-
-Whether MLX is here; importable without it.
+No framework is imported before a device is selected or an engine is created; MLX needn't be installed.
 """
 
 from __future__ import annotations
@@ -28,20 +26,20 @@ EngineName = Literal["torch", "mlx"]
 
 @dataclass(frozen=True)
 class EngineSelection:
-    """An engine and why it was chosen."""
+    """The chosen engine and the reason for it."""
 
     name: EngineName
     reason: str
 
     @property
     def line(self) -> tuple[str, str]:
-        """As an engine's `choices` are."""
+        """The choice and its reason, like those in an engine's `choices`."""
         return f"engine: {self.name}", self.reason
 
 
 def choose_engine(engine: str, device: str, weights: str = "lora") -> EngineSelection:
-    """Resolve `auto|torch|mlx` for `auto|mps|cuda|cpu` and a run's `training.weights`. Raises InputError for what MLX
-    can't do."""
+    """Resolve `auto|torch|mlx` for a device `auto|mps|cuda|cpu` and a run's `training.weights`. Raises InputError if
+    MLX doesn't support the combination."""
     if engine == "mlx":
         if weights == "all":
             raise InputError("--engine mlx: with training.weights=all it trains LoRA alone; use --engine torch")
@@ -87,7 +85,7 @@ def cache_library(engine: str) -> CacheLibrary:
 
 
 def select_device(choice: EngineSelection, device: str, precision: str) -> Placement:
-    """Where the engine computes and in which precision. Raises InputError where the engine or the device is missing."""
+    """Select the engine's device and precision. Raises InputError if the engine or the device isn't available."""
     if choice.name == "mlx":
         _prepare_mlx()
         from longrepo.engines.mlx.device import select_mlx_device
@@ -101,7 +99,7 @@ def select_device(choice: EngineSelection, device: str, precision: str) -> Place
 def create_engine(
     choice: EngineSelection, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto"
 ) -> Engine:
-    """The engine, with its base loaded; the choice is among its `choices`. Raises InputError for what can't be had."""
+    """Create the engine and load its base. Raises InputError if the engine, the device or the base isn't available."""
     engine: Engine
     if choice.name == "mlx":
         _prepare_mlx()
@@ -118,13 +116,13 @@ def create_engine(
 
 def _prepare_mlx() -> None:
     _block_torch_import()
-
     require_mlx()
 
 
 def _block_torch_import() -> None:
-    """transformers, which mlx-lm imports, imports torch where it is installed: 180 MiB of a small Mac's memory. In a
-    process that has neither yet, transformers is told that there is no torch."""
+    """Tell transformers that torch isn't installed, unless one of them is already imported.
+
+    mlx-lm imports transformers, which imports torch if it can: 180 MiB of a small Mac's memory."""
     if {"torch", "transformers"} & sys.modules.keys() or find_spec("transformers") is None:
         return
     for module in ("transformers.utils.import_utils", "transformers.utils"):
@@ -132,7 +130,7 @@ def _block_torch_import() -> None:
 
 
 def require_mlx() -> None:
-    """Raises InputError, with what to do, where mlx and mlx-lm can't be imported or don't exist for this machine."""
+    """Raise InputError, with what to do, if mlx or mlx-lm can't be imported or doesn't exist for this machine."""
     system, machine = platform.system(), platform.machine()
     install = {"Darwin": "pip install mlx mlx-lm", "Linux": "pip install 'longrepo[mlx-linux]'"}.get(system)
     if install is None or (system == "Darwin" and machine != "arm64"):

@@ -1,10 +1,7 @@
-"""Adaptive context tiers and their speed.
+"""Context tiers: the positions at which a text is computed depend on its length.
 
-At which positions a text is computed: those of the smallest tier that holds it.
-
-An engine whose positions follow the text at hand.
-
-How fast answers come, measured with the engine that gives them.
+A text is computed at the positions of the smallest tier that holds it. `TieredEngine` switches an engine between tiers,
+and `measure_speeds` measures how fast it generates in each.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ FIRST_TIER = 4096  # tokens
 
 @dataclass(frozen=True)
 class Tier:
-    """`length`: tokens of a text in it, new ones included, at most. `context`: the positions of each."""
+    """`length`: the most tokens of a text, new ones included. `context`: the positions it is computed at."""
 
     length: int
     context: ContextSettings
@@ -32,51 +29,53 @@ class Tier:
 
 @dataclass(frozen=True)
 class Tiers:
-    """Ascending. `trained`: the positions of every text that they reach."""
+    """Tiers in ascending order. Every text that the positions of `trained` reach is computed at those."""
 
     every: tuple[Tier, ...]
     trained: ContextSettings = NATIVE_CONTEXT
 
     @property
     def reach(self) -> int:
-        """Tokens of the longest text that a tier holds."""
+        """The length in tokens of the longest text that a tier holds."""
         return self.every[-1].length
 
     def tier_for(self, tokens: int) -> Tier:
-        """The smallest that holds so many. Raises InputError where none does."""
-        found = next((tier for tier in self.every if tokens <= tier.length), None)
-        if found is None:
-            raise InputError(f"{tokens:,} tokens, and its positions reach {self.reach:,}: {self.remedy_for(tokens)}")
-        return found
+        """Return the smallest tier that holds `tokens` tokens. Raises InputError if none does."""
+        tier = next((tier for tier in self.every if tokens <= tier.length), None)
+        if tier is None:
+            raise InputError(
+                f"{tokens:,} tokens, but the model's positions reach {self.reach:,}: {self.remedy_for(tokens)}"
+            )
+        return tier
 
     def remedy_for(self, tokens: int) -> str:
-        """What to do about a text that none holds."""
+        """Return what to do about a text that no tier holds."""
         method = f"context.method={self.trained.method}" if self.trained.method != "none" else "a context.method"
-        return f"give less, or have them reach farther with --set context.target_length={tokens} and {method}"
+        return f"use a shorter text, or extend the positions with --set context.target_length={tokens} and {method}"
 
 
 def plan_tiers(
     config: ModelConfig, trained: ContextSettings, asked: ContextSettings | None = None, least: int = 0
 ) -> Tiers:
-    """Of the model with this configuration (config.json with transformers' defaults) and an adapter trained at
-    `trained`, or none (the model's own).
+    """Return the tiers of a model with this configuration (config.json with transformers' defaults) whose adapter was
+    trained at the positions of `trained`.
 
-    All that these positions reach is computed at them: what was tuned at scaled positions never saw short texts at
-    others. Beyond, up to the target length of `asked`, tier by tier at its method, each scaled no more than it needs.
-    Given factors are for the target length: then it is the only tier beyond. `least`: the reach of a model that has no
-    number of positions.
+    Every text that these positions reach is computed at them: a model that was tuned at scaled positions never saw
+    short texts at others. Longer texts, up to the target length of `asked`, are computed with its method, tier by tier,
+    each scaled no more than it needs. Explicit factors belong to the target length, which is then the only further
+    tier. `least` is the reach of a model that doesn't say how many positions it has.
 
-    Raises InputError where the positions asked for can't be, or are others than those the adapter was trained at.
+    Raises InputError if the positions asked for are impossible or contradict those the adapter was trained at.
     """
     counted = config.get("max_position_embeddings")
     reach = context_reach({**config, **config_changes(config, trained)}) if counted else least
-    found = [Tier(length, trained) for length in (*_doubling_lengths(FIRST_TIER, reach), reach)]
+    tiers = [Tier(length, trained) for length in (*_doubling_lengths(FIRST_TIER, reach), reach)]
     if asked is not None and asked != trained:
         _check_requested_context(trained, asked, reach)
-        found += [Tier(one.target_length or 0, one) for one in _scaled_contexts(asked, reach)]
-        for tier in found:
+        tiers += [Tier(one.target_length or 0, one) for one in _scaled_contexts(asked, reach)]
+        for tier in tiers:
             config_changes(config, tier.context)
-    return Tiers(tuple(found), trained)
+    return Tiers(tuple(tiers), trained)
 
 
 def _scaled_contexts(asked: ContextSettings, reach: int) -> Iterator[ContextSettings]:
@@ -100,17 +99,17 @@ def _check_requested_context(trained: ContextSettings, asked: ContextSettings, r
     )
     if asked.target_length is None or asked.target_length <= reach:
         raise InputError(
-            f"{at}, and texts of up to {reach:,} tokens are computed as it was trained: ask for the same "
-            f"({context_options(trained)}), or for a context.target_length beyond"
+            f"{at}, and texts of up to {reach:,} tokens are computed as in training: ask for the same "
+            f"({context_options(trained)}), or for a larger context.target_length"
         )
     if trained.method != "none" and (trained.method, trained.window) != (asked.method, asked.window):
         same = context_options(trained.model_copy(update={"target_length": asked.target_length}))
-        raise InputError(f"{at}: beyond {reach:,} tokens it goes on by its own method alone ({same})")
+        raise InputError(f"{at}: beyond {reach:,} tokens only its own method works ({same})")
 
 
 @dataclass
 class TieredEngine:
-    """`engine` was made at the positions of `tiers.trained`."""
+    """An engine that switches to the tier of each text; `engine` was created at the positions of `tiers.trained`."""
 
     engine: Engine
     tiers: Tiers
@@ -119,8 +118,8 @@ class TieredEngine:
         self._at = self.tiers.trained
 
     def select_tier(self, tokens: int) -> Tier:
-        """Compute from here on at the positions of the smallest tier that holds a text of so many tokens, new ones
-        included. What a cache holds of another tier's texts is of no use then. Raises InputError where none does."""
+        """Use the positions of the smallest tier that holds `tokens` tokens, new ones included, from now on. Cached
+        keys and values of another tier are useless then. Raises InputError if no tier holds them."""
         tier = self.tiers.tier_for(tokens)
         if tier.context != self._at:
             self.engine.position(tier.context)
@@ -131,7 +130,7 @@ class TieredEngine:
 def model_tiers(
     model: ModelSettings, trained: ContextSettings, asked: ContextSettings | None = None, least: int = 0
 ) -> Tiers:
-    """As `tiers_of`, for the model that the settings name. What it raises names the model, too."""
+    """Like `plan_tiers`, for the model that the settings name. Its errors name the model, too."""
     from longrepo.engines.model_shape import read_config
 
     config = read_config(model.name, model.revision)
@@ -142,15 +141,15 @@ def model_tiers(
         raise InputError(f"model {model.name}: {error}") from None
 
 
-SHORT_PROMPT, NEW_TOKENS = 64, 16  # tokens of the first prompt with its answer, and of each answer
-_TIME_GROWTH = 1.25  # of the time a token, from one tier to the next, as far as is looked ahead
+SHORT_PROMPT, NEW_TOKENS = 64, 16  # tokens: the first prompt with its answer, and each answer
+_TIME_GROWTH = 1.25  # expected growth of the time per token from one tier to the next
 
 
 @dataclass(frozen=True)
 class GenerationSpeed:
-    """Of one prompt of `prompt` tokens and `new` tokens after it (fewer than asked for where the model ended).
-    `prompt_seconds` go up to the first new token, `new_seconds` from there to the last; `peak`: bytes, as the engine
-    counts them."""
+    """The speed for a prompt of `prompt` tokens and `new` tokens after it (fewer than asked for if the model ended).
+    `prompt_seconds` last until the first new token, `new_seconds` from there to the last; `peak` is in bytes, as the
+    engine counts them."""
 
     prompt: int
     prompt_seconds: float
@@ -160,19 +159,19 @@ class GenerationSpeed:
 
     @property
     def prompt_rate(self) -> float:
-        """Tokens a second."""
+        """Prompt tokens per second."""
         return self.prompt / self.prompt_seconds
 
     @property
     def new_rate(self) -> float | None:
-        """Tokens a second after the first; None where there was no second one."""
+        """New tokens per second after the first; None if there was only one."""
         return (self.new - 1) / self.new_seconds if self.new > 1 else None
 
 
 def measure_speeds(adaptive: TieredEngine, vocabulary: int, seconds: float) -> Iterator[GenerationSpeed]:
-    """A short prompt, then one that fills each tier, as long as the next is expected to end within so many seconds."""
+    """Measure a short prompt, then one that fills each tier, as long as the next should end within `seconds`."""
     began = time.perf_counter()
-    _measure_generation(adaptive, vocabulary, SHORT_PROMPT - NEW_TOKENS)  # what is only done at a first time
+    _measure_generation(adaptive, vocabulary, SHORT_PROMPT - NEW_TOKENS)  # warm up
     last = _measure_generation(adaptive, vocabulary, SHORT_PROMPT - NEW_TOKENS)
     yield last
     for tier in adaptive.tiers.every:
@@ -186,9 +185,9 @@ def measure_speeds(adaptive: TieredEngine, vocabulary: int, seconds: float) -> I
 
 def _measure_generation(adaptive: TieredEngine, vocabulary: int, prompt: int) -> GenerationSpeed:
     adaptive.select_tier(prompt + NEW_TOKENS)
-    ids = [1 + place * 7919 % (vocabulary - 1) for place in range(prompt)]
-    told: list[float] = []
+    ids = [1 + index * 7919 % (vocabulary - 1) for index in range(prompt)]
+    times: list[float] = []
     adaptive.engine.reset_peak_memory()
     began = time.perf_counter()
-    adaptive.engine.generate(ids, NEW_TOKENS, tick=lambda: told.append(time.perf_counter()))
-    return GenerationSpeed(prompt, told[0] - began, len(told), told[-1] - told[0], adaptive.engine.peak_memory())
+    adaptive.engine.generate(ids, NEW_TOKENS, tick=lambda: times.append(time.perf_counter()))
+    return GenerationSpeed(prompt, times[0] - began, len(times), times[-1] - times[0], adaptive.engine.peak_memory())

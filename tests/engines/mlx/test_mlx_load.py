@@ -109,7 +109,7 @@ def test_a_bare_decoder_is_found_and_what_generation_ends_at(tmp_path: Path) -> 
 
 def test_layers_that_groups_of_64_do_not_divide_stay_whole_and_it_is_said(tmp_path: Path) -> None:
     model, (_, note) = load(folder_of(tmp_path, intermediate_size=100))
-    assert note.startswith("2 linear layers stay unquantised, such as model.layers.")
+    assert note.startswith("2 linear layers stay unquantized, such as model.layers.")
     assert isinstance(model.layers[0].mlp.down_proj, nn.Linear)
     assert isinstance(model.layers[0].mlp.up_proj, nn.QuantizedLinear)
 
@@ -152,7 +152,7 @@ def test_a_folder_that_is_4_bit_already_is_taken_as_it_is(converted: Path) -> No
     copies = {4096: 11, 4097: 12}
     tokenizer = SimpleNamespace(vocabulary_size=4098, initial_from=copies)
     model, (note,) = load(converted, tokenizer=tokenizer)
-    assert "taken as published" in note and "groups of 32" in note
+    assert "used as published" in note and "groups of 32" in note
     published = mx.load(str(converted / "model.safetensors"))
     table = model.model.embed_tokens
     for name in ("weight", "scales", "biases"):
@@ -179,7 +179,7 @@ def linked(source: Path, folder: Path) -> Path:
 
 
 MISMATCHES: dict[str, tuple[str, dict[str, Any], str]] = {
-    "asked for unquantised": ("none", {}, "4 bits in groups of 32 already; set model.quantization to nf4"),
+    "asked for unquantised": ("none", {}, "already 4 bits in groups of 32; set model.quantization to nf4"),
     "another group": (
         "nf4",
         {"group_size": 64, "bits": 4},
@@ -188,7 +188,7 @@ MISMATCHES: dict[str, tuple[str, dict[str, Any], str]] = {
     "8 bits": (
         "nf4",
         {"group_size": 32, "bits": 8},
-        "affine 8 bits in groups of 32; the MLX engine takes affine 4 bits",
+        "affine 8 bits in groups of 32; the MLX engine supports affine 4 bits",
     ),
     "another mode": ("nf4", {"group_size": 32, "bits": 4, "mode": "mxfp4"}, "its weights are mxfp4 4 bits"),
 }
@@ -205,7 +205,7 @@ def test_a_quantisation_that_does_not_match_is_one_line(case: str, converted: Pa
 
 def test_what_another_library_quantised_is_one_line(tmp_path: Path) -> None:
     change_config(folder_of(tmp_path), quantization_config={"quant_method": "gptq", "bits": 4})
-    refused(tmp_path, "published quantised by gptq")
+    refused(tmp_path, "published quantized by gptq")
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -226,10 +226,10 @@ DAMAGES: dict[str, tuple[Any, str]] = {
     "empty": (lambda f: cut(f, 0), "can't be read as safetensors"),
     "none": (lambda f: (f / "model.safetensors").unlink(), "has no safetensors files"),
     "lacking": (lambda f: rewrite(f, lambda t: t.pop(NORM)), f"its weights lack {NORM}; "),
-    "more": (lambda f: rewrite(f, lambda t: t.update(x=torch.ones(2))), "hold, unknown to its config.json, x; "),
+    "more": (lambda f: rewrite(f, lambda t: t.update(x=torch.ones(2))), "have, unknown to its config.json, x; "),
     "shape": (lambda f: rewrite(f, lambda t: t.update({NORM: torch.ones(3)})), r"has the shape \[3\], .* for \[64\]"),
     "table": (lambda f: change_config(f, vocab_size=95), r"embed_tokens.weight has the shape \[96, 64\]"),
-    "type": (lambda f: rewrite(f, lambda t: t.update({NORM: torch.ones(64, dtype=torch.uint8)})), "of the type"),
+    "type": (lambda f: rewrite(f, lambda t: t.update({NORM: torch.ones(64, dtype=torch.uint8)})), "has the type"),
     "no model": (lambda f: (f / "config.json").write_text("{"), "can't be loaded"),
     "a word": (lambda f: change_config(f, hidden_size="wide"), "its config.json is wrong: .*hidden_size"),
 }

@@ -1,10 +1,6 @@
-"""Device, precision, Metal limits.
+"""Select MLX's device and precision, each with its reason, and set Metal's limits from the memory plan.
 
-Where MLX computes and in which precision, each with its reason.
-
-Metal's limits, set from the plan: what a run may hold, may keep for reuse, and has resident without paging.
-
-A number out of an array.
+The limits are how much a run may allocate, keep for reuse, and wire so that it isn't paged out.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ from longrepo.errors import InputError
 
 
 def mlx_dtype(placement: Placement) -> mx.Dtype:
-    """Of the base's unquantised weights and of what is computed."""
+    """Return the dtype of unquantized base weights and of activations."""
     dtype: mx.Dtype = getattr(mx, placement.dtype_name)
     return dtype
 
@@ -28,7 +24,7 @@ def mlx_dtype_name(dtype: mx.Dtype) -> str:
 
 
 def select_mlx_device(device: str, precision: str) -> Placement:
-    """Resolve `auto|mps|cpu` and `auto|bfloat16|float32`, and compute there from now on. Raises InputError where the
+    """Resolve `auto|mps|cpu` and `auto|bfloat16|float32`, and make the device MLX's default. Raises InputError if the
     machine lacks it."""
     metal = mx.metal.is_available()
     if device == "cuda" or (device == "mps" and not metal):
@@ -52,15 +48,15 @@ def _select_dtype(device: str, wanted: str) -> tuple[mx.Dtype, str]:
 
 
 MIB, GIB = 2**20, 2**30
-LIMIT_SLACK = 1.05  # over the plan: MLX's memory limit makes it wait for running work, not fail
+LIMIT_SLACK = 1.05  # times the plan; above its memory limit MLX waits for running work and doesn't fail
 MIN_CACHE = 64 * MIB
 
 
 def set_memory_limits(device: str, planned: int, budget: int) -> tuple[tuple[str, str], ...]:
-    """For a run planned to need `planned` of `budget` bytes; the limits with reasons, like an engine's `choices`."""
+    """Set MLX's limits for a run that is planned to need `planned` of `budget` bytes; return (limit, reason) pairs."""
     if device != "metal":
         mx.set_cache_limit(MIN_CACHE)
-        reason = "freed buffers kept for reuse count as the process's; memory and wired limits are Metal's"
+        reason = "freed buffers kept for reuse count as the process's memory; other limits exist only on Metal"
         return ((f"MLX's cache limit: {MIN_CACHE / GIB:.2f} GiB", reason),)
     working_set = int(mx.device_info()["max_recommended_working_set_size"])
     memory = min(budget, int(planned * LIMIT_SLACK))
@@ -70,18 +66,18 @@ def set_memory_limits(device: str, planned: int, budget: int) -> tuple[tuple[str
     mx.set_cache_limit(cache)
     mx.set_wired_limit(wired)
     return (
-        (f"MLX's memory limit: {memory / GIB:.2f} GiB", "the plan and 5 %, within the budget: above it MLX waits"),
-        (f"MLX's cache limit: {cache / GIB:.2f} GiB", "freed buffers kept for reuse: what the budget leaves"),
+        (f"MLX's memory limit: {memory / GIB:.2f} GiB", "the plan plus 5 %, within the budget; above it MLX waits"),
+        (f"MLX's cache limit: {cache / GIB:.2f} GiB", "for freed buffers kept for reuse: the rest of the budget"),
         (
             f"MLX's wired limit: {wired / GIB:.2f} GiB",
-            "the plan, kept from being paged out"
-            + ("" if wired == planned else f": as much as macOS recommends ({working_set / GIB:.2f} GiB)"),
+            "the plan, so that it isn't paged out"
+            + ("" if wired == planned else f", as far as macOS recommends ({working_set / GIB:.2f} GiB)"),
         ),
     )
 
 
 def to_float(array: mx.array) -> float:
-    """The value of an array of one element; evaluates it."""
+    """Evaluate an array of one element and return its value."""
     mx.eval(array)
     value: Any = array.item()
     return float(value)

@@ -1,12 +1,8 @@
-"""Load and quantise a base.
+"""Load an mlx-lm causal language model, 4-bit or not, ready for an adapter.
 
-A published model's configuration, and its weights as arrays that are read when they are evaluated.
-
-4-bit layers: what a published folder says of its own, and what this engine makes.
-
-Loading a causal language model of mlx-lm's, 4-bit or not, ready for an adapter: never the whole in full.
-
-A model's architecture without its weights: lazy arrays of the true shapes, none of them evaluated.
+Weights are lazy arrays that are read when they are evaluated, so the full model is never in memory. A folder that is
+already 4-bit is used as published; other layers are quantized here. `meta_model` builds the architecture without
+weights, as unevaluated arrays of the true shapes.
 """
 
 from __future__ import annotations
@@ -36,10 +32,10 @@ if TYPE_CHECKING:
 
 
 def read_published_config(where: str, revision: str | None) -> dict[str, Any]:
-    """config.json, with transformers' defaults for what it doesn't say; `eos_token_id` is what generation ends at.
+    """Read config.json, completed with transformers' defaults; `eos_token_id` is where generation ends.
 
-    Raises OSError where it can't be had, ValueError where transformers can't read it, InputError where this engine has
-    no such model.
+    Raises OSError if it isn't available, ValueError if transformers can't read it, InputError if this engine doesn't
+    support the model.
     """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
@@ -62,20 +58,20 @@ def read_published_config(where: str, revision: str | None) -> dict[str, Any]:
 
 
 def read_weights(where: str, revision: str | None) -> dict[str, mx.array]:
-    """Tensors by name, of a folder or a hub repository, downloaded if need be; none of them is in memory yet.
+    """Return the tensors of a folder or a hub repository by name, downloaded if necessary; none is in memory yet.
 
-    Raises OSError where the hub can't be reached, InputError for files that are missing, cut off or no safetensors.
+    Raises OSError if the hub can't be reached, InputError for files that are missing, truncated or not safetensors.
     """
-    found: dict[str, mx.array] = {}
+    tensors: dict[str, mx.array] = {}
     for file in _safetensors_files(where, revision):
         if not file.is_file():
-            raise InputError(f"{file}: the index names this file, but it isn't there; download it again")
+            raise InputError(f"{file}: the index lists this file, but it doesn't exist; download it again")
         try:
-            found |= mx.load(str(file), format="safetensors")  # type: ignore[arg-type]
+            tensors |= mx.load(str(file), format="safetensors")  # type: ignore[arg-type]
         except (RuntimeError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise InputError(f"{file}: can't be read as safetensors ({reason}); download it again") from None
-    return found
+    return tensors
 
 
 def _safetensors_files(where: str, revision: str | None) -> list[Path]:
@@ -99,63 +95,65 @@ QUANTIZED_BITS, QUANTIZED_GROUP = 4, 64
 
 
 def published_quantization(config: dict[str, Any], settings: ModelSettings) -> dict[str, Any] | None:
-    """mlx-lm's `quantization` of a folder whose weights are 4-bit already, else None.
+    """Return mlx-lm's `quantization` of a folder whose weights are already 4-bit, else None.
 
-    Raises InputError where it isn't MLX's affine 4 bits, or isn't what the settings ask for.
+    Raises InputError if it isn't MLX's affine 4 bits, or isn't what the settings ask for.
     """
-    says = config.get("quantization")
-    if says is None:
+    quantization = config.get("quantization")
+    if quantization is None:
         if other := config.get("quantization_config"):
             method = other.get("quant_method", "another library")
-            raise InputError(f"published quantised by {method}; give the unquantised model or an MLX 4-bit folder")
+            raise InputError(f"published quantized by {method}; give the unquantized model or an MLX 4-bit folder")
         return None
-    kind = f"{says.get('bits')} bits in groups of {says.get('group_size')}"
-    if says.get("bits") != QUANTIZED_BITS or says.get("mode", "affine") != "affine" or not says.get("group_size"):
+    bits, group, mode = quantization.get("bits"), quantization.get("group_size"), quantization.get("mode", "affine")
+    kind = f"{bits} bits in groups of {group}"
+    if bits != QUANTIZED_BITS or mode != "affine" or not group:
         raise InputError(
-            f"its weights are {says.get('mode', 'affine')} {kind}; the MLX engine takes affine {QUANTIZED_BITS} bits: "
-            "give such a folder or the unquantised model"
+            f"its weights are {mode} {kind}; the MLX engine supports affine {QUANTIZED_BITS} bits: "
+            "give such a folder or the unquantized model"
         )
     if settings.quantization == "none":
         raise InputError(
-            f"its weights are {kind} already; set model.quantization to nf4 (they are taken as they are), "
-            "or give the unquantised model"
+            f"its weights are already {kind}; set model.quantization to nf4 (they are used as published), "
+            "or give the unquantized model"
         )
-    return dict(says)
+    return dict(quantization)
 
 
-def quantize_meta_model(model: Any, says: dict[str, Any], weights: dict[str, mx.array]) -> None:
-    """Turn into quantised layers those of an unevaluated model that have scales among the weights; evaluates nothing.
+def quantize_meta_model(model: Any, quantization: dict[str, Any], weights: dict[str, mx.array]) -> None:
+    """Quantize those layers of an unevaluated model for which `weights` has scales; evaluates nothing.
 
-    Raises InputError where the weights aren't packed as their configuration says.
+    Raises InputError if the weights aren't packed as their configuration says.
     """
 
     def packing(path: str, module: Any) -> bool | dict[str, Any]:
         if f"{path}.scales" not in weights:
             return False
-        own = says.get(path)
-        asked = {key: ({**says, **own} if isinstance(own, dict) else says)[key] for key in ("group_size", "bits")}
+        own = quantization.get(path)
+        merged = {**quantization, **own} if isinstance(own, dict) else quantization
+        stated = {key: merged[key] for key in ("group_size", "bits")}
         width = module.weight.shape[-1]
         packed, scales = (weights[f"{path}.{name}"].shape[-1] for name in ("weight", "scales"))
-        is_packed = {"group_size": width // scales, "bits": packed * 32 // width}
-        if is_packed != asked:
+        actual = {"group_size": width // scales, "bits": packed * 32 // width}
+        if actual != stated:
             raise InputError(
-                f"{path} is packed as {is_packed['bits']} bits in groups of {is_packed['group_size']}, its config.json "
-                f"says {asked['bits']} in groups of {asked['group_size']}; download it again"
+                f"{path} is packed as {actual['bits']} bits in groups of {actual['group_size']}, but its config.json "
+                f"says {stated['bits']} in groups of {stated['group_size']}; download it again"
             )
-        return asked
+        return stated
 
     nn.quantize(model, class_predicate=packing)
 
 
 def quantize_linear(linear: Any) -> Any:
-    """The linear in 4 bits, evaluated, and the linear emptied: its weight in full is gone. None (nothing done) where
-    its input width isn't a multiple of the group."""
+    """Return the layer in 4 bits, evaluated, and empty the original, so that its full weight is freed. Return None and
+    do nothing if its input width isn't a multiple of the group."""
     if linear.weight.shape[-1] % QUANTIZED_GROUP:
         return None
-    quantised = linear.to_quantized(QUANTIZED_GROUP, QUANTIZED_BITS)
-    mx.eval(quantised.parameters())
+    quantized = linear.to_quantized(QUANTIZED_GROUP, QUANTIZED_BITS)
+    mx.eval(quantized.parameters())
     linear.clear()
-    return quantised
+    return quantized
 
 
 TOKEN_TABLES = ("model.embed_tokens", "lm_head")
@@ -164,13 +162,13 @@ TOKEN_TABLES = ("model.embed_tokens", "lm_head")
 def load_base(
     settings: ModelSettings, tokenizer: RepoTokenizer, dtype: mx.Dtype, context: ContextSettings = NATIVE_CONTEXT
 ) -> tuple[Any, list[str]]:
-    """A frozen, evaluated `CausalLM`, its vocabulary wide enough for the tokenizer; and notes for the terminal.
+    """Load a frozen, evaluated `CausalLM`; return it and notes for the terminal.
 
-    Quantising makes 4 bits of the layers' linears, in groups of 64; the embedding, an untied head and the norms stay in
-    `dtype`. A folder that is 4-bit already is taken as it is, its scales in `dtype`. Added rows begin as
-    `new_rows` says. Its positions are as `context` says. `model.published` is its config.json with
-    these and the final `vocab_size`, `model.unpositioned` the same without them; `model.eos_token_ids` what generation
-    ends at. Raises InputError where the model can't be had.
+    Its vocabulary is widened for the tokenizer; added rows are initialized by `new_token_rows`. The layers' linear
+    modules are quantized to 4 bits in groups of 64; the embedding, an untied head and the norms stay in `dtype`. A
+    folder that is already 4-bit is used as published, with its scales in `dtype`. `model.published` is config.json with
+    the positions of `context` and the final `vocab_size`, `model.unpositioned` the same without these positions;
+    generation ends at `model.eos_token_ids`. Raises InputError if the model can't be loaded.
     """
     import transformers
 
@@ -190,23 +188,24 @@ def _load(
     notes: list[str],
 ) -> Any:
     config = read_published_config(where, settings.revision)
-    if off := [name for name in MODEL_DROPOUTS if config.get(name)]:
-        notes.append(f"{', '.join(off)} of the base set to 0: lora.dropout is the only dropout")
+    if dropouts := [name for name in MODEL_DROPOUTS if config.get(name)]:
+        notes.append(f"{', '.join(dropouts)} of the base set to 0: lora.dropout is the only dropout")
     rows = config["vocab_size"]
     config["vocab_size"] = max(rows, tokenizer.vocabulary_size)
     notes += context_messages(config, context)
     before, config = config, config | engine_config_changes(config, context)
     model: Any = build(config)
-    says = published_quantization(config, settings)
+    quantization = published_quantization(config, settings)
     weights = _rename_weights(model, read_weights(where, settings.revision))
-    if says is not None:
-        quantize_meta_model(model, says, weights)
-        notes.append(f"taken as published: MLX's affine {says['bits']} bits in groups of {says['group_size']}, not NF4")
+    if quantization is not None:
+        quantize_meta_model(model, quantization, weights)
+        kind = f"{quantization['bits']} bits in groups of {quantization['group_size']}"
+        notes.append(f"used as published: MLX's affine {kind}, not NF4")
     _check_weights(model, weights, rows)
     _fill_tables(
         model, weights, config["vocab_size"], new_token_rows(tokenizer, settings.name, settings.revision), dtype
     )
-    _fill_layers(model, weights, dtype, settings.quantization == "nf4" and says is None, notes)
+    _fill_layers(model, weights, dtype, settings.quantization == "nf4" and quantization is None, notes)
     model.freeze()
     model.eval()
     mx.eval(model.state)
@@ -218,8 +217,10 @@ def _load(
 
 
 def _rename_weights(model: Any, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """The weights by the model's names: a bare decoder is published without the prefix, a tied head maybe with a copy
-    of its table, old folders with the rope's angles. Empties `weights`, so that nothing else holds on to them."""
+    """Rename the weights to the model's names, and empty `weights`, so that nothing else holds them.
+
+    A bare decoder is published without the prefix, a tied head sometimes with a copy of its table, and old folders
+    contain rotary frequencies."""
     modules = {path for path, _ in model.named_modules()}
     named: dict[str, mx.array] = {}
     while weights:
@@ -232,27 +233,27 @@ def _rename_weights(model: Any, weights: dict[str, mx.array]) -> dict[str, mx.ar
 
 
 def _check_weights(model: Any, weights: dict[str, mx.array], rows: int) -> None:
-    """Raises InputError where the weights are not those that the configuration asks for; tables have `rows` rows."""
-    asked: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
+    """Raise InputError if the weights aren't those that the configuration asks for; tables have `rows` rows."""
+    expected: dict[str, mx.array] = dict(tree_flatten(model.parameters()))
     wrong = {
-        "lack": asked.keys() - weights.keys(),
-        "hold, unknown to its config.json,": weights.keys() - asked.keys(),
+        "lack": expected.keys() - weights.keys(),
+        "have, unknown to its config.json,": weights.keys() - expected.keys(),
     }
     for what, names in wrong.items():
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise InputError(f"its weights {what} {min(names)}{more}; download it again")
-    for name, array in asked.items():
+    for name, array in expected.items():
         shape = [rows, *array.shape[1:]] if name.rpartition(".")[0] in TOKEN_TABLES else list(array.shape)
-        given = weights[name]
-        if list(given.shape) != shape:
-            raise InputError(f"{name} has the shape {list(given.shape)}, its config.json asks for {shape}")
-        if _is_float(given) != _is_float(array):
-            raise InputError(f"{name} is of the type {given.dtype}, which its config.json doesn't explain")
+        weight = weights[name]
+        if list(weight.shape) != shape:
+            raise InputError(f"{name} has the shape {list(weight.shape)}, its config.json asks for {shape}")
+        if _is_float(weight) != _is_float(array):
+            raise InputError(f"{name} has the type {weight.dtype}, which its config.json doesn't explain")
 
 
 def _fill_tables(model: Any, weights: dict[str, mx.array], rows: int, copies: dict[int, int], dtype: mx.Dtype) -> None:
-    """First of all: the largest tensors, each then in full beside nothing else."""
+    """Fill the largest tensors first, while nothing else is in memory."""
     for path, module in model.named_modules():
         if path in TOKEN_TABLES:
             for name in _parameter_names(module):
@@ -262,7 +263,8 @@ def _fill_tables(model: Any, weights: dict[str, mx.array], rows: int, copies: di
 
 
 def _widen_table(table: mx.array, rows: int, copies: dict[int, int]) -> mx.array:
-    """`[rows, …]`: zeros below what the table has, then row `new` a copy of row `old`, packed or not."""
+    """Return the table with `rows` rows, `[rows, …]`: new rows are zero, then row `new` becomes a copy of row
+    `copies[new]`, packed or not."""
     if rows > len(table):
         table = mx.concatenate([table, mx.zeros((rows - len(table), *table.shape[1:]), table.dtype)])
     if copies:
@@ -270,33 +272,33 @@ def _widen_table(table: mx.array, rows: int, copies: dict[int, int]) -> mx.array
     return table
 
 
-def _fill_layers(model: Any, weights: dict[str, mx.array], dtype: mx.Dtype, quantising: bool, notes: list[str]) -> None:
-    whole: list[str] = []
+def _fill_layers(model: Any, weights: dict[str, mx.array], dtype: mx.Dtype, quantize: bool, notes: list[str]) -> None:
+    unquantized: list[str] = []
     for path, module in model.named_modules():
         if path in TOKEN_TABLES:
             continue
         for name in _parameter_names(module):
             module[name] = _cast(weights.pop(f"{path}.{name}"), dtype)
-        if quantising and isinstance(module, nn.Linear):
-            if (quantised := quantize_linear(module)) is None:
-                whole.append(path)
+        if quantize and isinstance(module, nn.Linear):
+            if (quantized := quantize_linear(module)) is None:
+                unquantized.append(path)
             else:
-                model.update_modules(tree_unflatten([(path, quantised)]))
+                model.update_modules(tree_unflatten([(path, quantized)]))
         mx.eval([module[name] for name in _parameter_names(module)])
-    if quantising:
+    if quantize:
         notes.append(
-            f"quantised to MLX's affine {QUANTIZED_BITS} bits in groups of {QUANTIZED_GROUP}, not NF4: other weights "
-            f"than torch's"
+            f"quantized to MLX's affine {QUANTIZED_BITS} bits in groups of {QUANTIZED_GROUP}, not NF4: the "
+            "weights differ from torch's"
         )
-    if whole:
+    if unquantized:
         notes.append(
-            f"{len(whole)} linear layers stay unquantised, such as {whole[0]}: "
-            f"their input widths are no multiple of {QUANTIZED_GROUP}"
+            f"{len(unquantized)} linear layers stay unquantized, such as {unquantized[0]}: "
+            f"their input widths aren't multiples of {QUANTIZED_GROUP}"
         )
 
 
 def _parameter_names(module: Any) -> list[str]:
-    """Names of a module's own parameters."""
+    """Return the names of a module's own parameters."""
     return [name for name, value in module.items() if isinstance(value, mx.array) and not name.startswith("_")]
 
 
@@ -309,9 +311,9 @@ def _is_float(array: mx.array) -> bool:
 
 
 def meta_model(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> Any:
-    """What `longrepo.engines.mlx.load.load_base` would load for `config`, transformers' with the final vocabulary.
+    """Build, unevaluated, what `load_base` would load for `config` (transformers', with the final vocabulary).
 
-    Raises InputError where this engine has no such model.
+    Raises InputError if this engine doesn't support the model.
     """
     model: Any = build(config)
     model.set_dtype(dtype)
@@ -330,8 +332,8 @@ def meta_model(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> A
 
 
 def count_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """Of a model: `linear` parameters of the layers' linear modules, `other` parameters, and `lora`: by the name of a
-    linear module its in and out features, summed over all layers."""
+    """Count a model's parameters: `linear` in the layers' linear modules, `other` elsewhere, and `lora`: the in plus
+    out features by name of linear module, summed over all layers."""
     model = build(config)
     arrays: list[Any] = tree_flatten(model.parameters())  # type: ignore[assignment]
     total = sum(array.size for _, array in arrays)
@@ -344,7 +346,7 @@ def count_parameters(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def layer_linears(model: Any) -> Iterator[tuple[str, Any]]:
-    """The layers' linear modules with their paths."""
+    """Yield the layers' linear modules with their paths."""
     return ((path, one) for path, one in model.named_modules() if isinstance(one, nn.Linear) and ".layers." in path)
 
 

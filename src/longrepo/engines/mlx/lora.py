@@ -1,16 +1,9 @@
-"""LoRA, token rows, dropout, AdamW.
+"""What the MLX engine trains: LoRA on a frozen base, rows for the structure tokens, and AdamW.
 
-Trained rows for the structure tokens: k rows of their own that stand before the base's table, tied head included.
-
-Dropout of LoRA's inputs with derived masks (`longrepo.engines.chunked`).
-
-LoRA on a frozen base: mlx-lm's layer, its weights cast to what is computed in, its dropout ours.
-
-What was accumulated since the last update, float32 by name.
-
-AdamW of mlx, bias correction as torch's, one parameter evaluated at a time.
-
-The adapter and the moments by PEFT's names and in its orientation, as `longrepo.engines.adapter_io` files them.
+LoRA is mlx-lm's layer, cast to the dtype of the activations, with dropout masks from `longrepo.engines.chunked`. The
+trained rows are k rows of their own that replace the base's, in a tied head too. AdamW is MLX's with torch's bias
+correction, and evaluates one parameter at a time. Adapter and moments are converted to PEFT's names and orientation, in
+which `longrepo.engines.adapter_io` writes them.
 """
 
 from __future__ import annotations
@@ -36,7 +29,8 @@ from longrepo.errors import InputError
 
 
 class MlxTokenEmbeddings(nn.Module):
-    """`weight` float32 `[k, hidden]`, for the token ids `ids` int32 `[k]`, ascending. `active` False: the base's."""
+    """Trained embedding rows: `weight` float32 `[k, hidden]` for the ascending token ids `ids` int32 `[k]`. If `active`
+    is False, the base's rows are used."""
 
     def __init__(self, ids: Sequence[int], embedding: Any, vocabulary: int) -> None:
         super().__init__()
@@ -50,13 +44,13 @@ class MlxTokenEmbeddings(nn.Module):
         mx.eval(self.weight, self._slots)
 
     def of(self, ids: mx.array) -> tuple[mx.array, mx.array]:
-        """Which of `ids` are ours, and the row of each."""
+        """Return which of `ids` are trained, and the row of each."""
         slots = self._slots[ids]
         return slots >= 0, self.weight[mx.maximum(slots, 0)]
 
 
 class MlxPatchedEmbedding(nn.Module):
-    """The base's embedding, and as a tied head its logits, with the rows of some ids taken from `rows`."""
+    """The base's embedding (and tied head), in which the rows of some ids come from `rows`."""
 
     def __init__(self, base: Any, rows: MlxTokenEmbeddings) -> None:
         super().__init__()
@@ -66,8 +60,8 @@ class MlxPatchedEmbedding(nn.Module):
         hidden = self.base(ids)
         if not self.rows.active:
             return hidden
-        ours, rows = self.rows.of(ids)
-        return mx.where(ours[..., None], rows.astype(hidden.dtype), hidden)
+        trained, rows = self.rows.of(ids)
+        return mx.where(trained[..., None], rows.astype(hidden.dtype), hidden)
 
     def as_linear(self, hidden: mx.array) -> mx.array:
         logits = self.base.as_linear(hidden)
@@ -78,15 +72,15 @@ class MlxPatchedEmbedding(nn.Module):
 
 
 def add_trained_tokens(model: Any, ids: Sequence[int], vocabulary: int) -> MlxTokenEmbeddings:
-    """Put trained rows for `ids` into a model of mlx-lm; return them."""
+    """Put trained rows for `ids` into an mlx-lm model; return the rows."""
     rows = MlxTokenEmbeddings(ids, model.model.embed_tokens, vocabulary)
     model.model.embed_tokens = MlxPatchedEmbedding(model.model.embed_tokens, rows)
     return rows
 
 
 class MlxDerivedDropout(nn.Module):
-    """Zeroes each element of `[rows, tokens, features]` with chance `p` and scales the others by 1 / (1 - p). The
-    identity in evaluation."""
+    """Zeroes each element of `[rows, tokens, features]` with probability `p` and scales the others by 1 / (1 - p). It
+    is the identity in eval mode."""
 
     def __init__(self, p: float, number: int, key: DropoutKey) -> None:
         super().__init__()
@@ -98,10 +92,10 @@ class MlxDerivedDropout(nn.Module):
         return mx.where(self._mask(*x.shape), x * (1 / (1 - self._p)), mx.zeros((), x.dtype))
 
     def _mask(self, rows: int, tokens: int, features: int) -> mx.array:
-        """What is kept, bool `[rows, tokens, features]`."""
+        """Return which elements are kept, bool `[rows, tokens, features]`."""
         start = self._key.start
         masks = [
-            mx.concatenate([self._block(row, *place, features) for place in dropout_blocks(start, start + tokens)])
+            mx.concatenate([self._block(row, *block, features) for block in dropout_blocks(start, start + tokens)])
             for row in range(rows)
         ]
         return mx.stack(masks)
@@ -115,7 +109,7 @@ LORA_MATRICES = ("lora_a", "lora_b")
 
 
 class LoraLinear(LoRALinear):
-    """`lora_a` `[in, r]` and `lora_b` `[r, out]` in float32. `active` False: the base alone."""
+    """LoRA with `lora_a` `[in, r]` and `lora_b` `[r, out]` in float32. If `active` is False, only the base computes."""
 
     active = True
 
@@ -138,7 +132,7 @@ class LoraLinear(LoRALinear):
 
 @dataclass
 class ParameterSlot:
-    """A trained array where it lives: `name` is its path in the model."""
+    """A trained array's place in the model; `name` is its path."""
 
     name: str
     module: Any
@@ -154,7 +148,7 @@ class ParameterSlot:
 
 
 def attach_lora(model: Any, settings: Settings) -> DropoutKey:
-    """Put LoRA on the target modules of a model of mlx-lm. Raises InputError where one isn't there."""
+    """Add LoRA to the target modules of an mlx-lm model. Raises InputError if one doesn't exist."""
     lora, key = settings.lora, DropoutKey()
     linears = {
         path: module
@@ -176,18 +170,18 @@ def attach_lora(model: Any, settings: Settings) -> DropoutKey:
 
 
 def lora_slots(module: Any, prefix: str = "") -> list[ParameterSlot]:
-    """LoRA's arrays within a module, in the order of their names; `prefix`: the module's own path."""
-    found = [(path, one) for path, one in module.named_modules() if isinstance(one, LoraLinear)]
+    """Return LoRA's arrays in a module, in the order of their names; `prefix` is the module's own path."""
+    layers = [(path, one) for path, one in module.named_modules() if isinstance(one, LoraLinear)]
     return [
         ParameterSlot(".".join(filter(None, (prefix, path, part))), one, part)
-        for path, one in sorted(found, key=lambda pair: _path_sort_key(pair[0]))
+        for path, one in sorted(layers, key=lambda pair: _path_sort_key(pair[0]))
         for part in LORA_MATRICES
     ]
 
 
 @contextmanager
 def temporary_values(slots: Sequence[ParameterSlot], values: Sequence[mx.array]) -> Iterator[None]:
-    """Within: the slots hold `values`; tracers are not left in the model."""
+    """Put `values` into the slots inside the context, and the previous ones back afterwards (no tracer is left)."""
     before = [slot.value for slot in slots]
     for slot, value in zip(slots, values, strict=True):
         slot.value = value
@@ -210,7 +204,7 @@ def _parent_module(model: Any, path: str) -> tuple[Any, str]:
 
 
 class Gradients:
-    """Of the slots named in `trained`; others' are dropped."""
+    """Gradients accumulated since the last update, float32 by name; those of slots not in `trained` are dropped."""
 
     def __init__(self, trained: set[str]) -> None:
         self.trained = trained
@@ -219,8 +213,8 @@ class Gradients:
     def add(self, slots: Sequence[ParameterSlot], news: Sequence[mx.array]) -> None:
         for slot, new in zip(slots, news, strict=True):
             if slot.name in self.trained:
-                former = self.by_name.get(slot.name)
-                self.by_name[slot.name] = new if former is None else former + new
+                previous = self.by_name.get(slot.name)
+                self.by_name[slot.name] = new if previous is None else previous + new
 
     def of(self, slots: Sequence[ParameterSlot]) -> list[mx.array]:
         return [self.by_name[slot.name] for slot in slots if slot.name in self.by_name]
@@ -229,11 +223,11 @@ class Gradients:
         self.by_name.clear()
 
 
-Moments = tuple[mx.array, mx.array]  # of the gradient and of its square, float32
+Moments = tuple[mx.array, mx.array]  # first (gradient) and second (its square), float32
 
 
 class MlxAdamW:
-    """`moments`: by the parameter's name, once it has been updated; `step`: updates until now."""
+    """AdamW with `moments` by parameter name (once updated) and `step`, the number of updates so far."""
 
     def __init__(self, weight_decay: float) -> None:
         self._adamw = optim.AdamW(0.0, weight_decay=weight_decay, bias_correction=True)
@@ -243,7 +237,7 @@ class MlxAdamW:
     def update(
         self, slots: Sequence[ParameterSlot], gradients: Gradients, learning_rate: float, max_norm: float
     ) -> float:
-        """Clip by global norm and step, unless the norm isn't finite; return the norm before clipping."""
+        """Clip by global norm and take a step, unless the norm isn't finite; return the norm before clipping."""
         norm = math.sqrt(math.fsum(to_float(mx.square(g).sum()) for g in gradients.by_name.values()))
         if not math.isfinite(norm):
             return norm
@@ -264,23 +258,23 @@ class MlxAdamW:
 
 
 def adapter_tensors(slots: Sequence[ParameterSlot]) -> dict[str, mx.array]:
-    """What is trained, by PEFT's names and in its orientation (views that are not evaluated)."""
+    """Return the trained arrays by PEFT's names and in its orientation, as unevaluated views."""
     return {adapter_io.tensor_name(slot.name): _transpose_lora(slot.name, slot.value) for slot in slots}
 
 
 def set_adapter(slots: Sequence[ParameterSlot], saved: Mapping[str, Array]) -> None:
-    """Put an adapter as `adapter_tensors` names it into the slots."""
+    """Put an adapter, named as by `adapter_tensors`, into the slots."""
     for slot in slots:
         slot.value = _from_numpy(slot.name, saved[adapter_io.tensor_name(slot.name)])
 
 
 def moment_shapes(slots: Sequence[ParameterSlot]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the slots' moments in the optimizer's file, by its names."""
+    """Return the shapes of the slots' moments by their names in the optimizer's file."""
     return {adapter_io.parameter_name(slot.name): _transpose_lora(slot.name, slot.value).shape for slot in slots}
 
 
 def moments_to_numpy(moments: Mapping[str, Moments]) -> dict[str, adapter_io.Moments]:
-    """The optimizer's moments by the names and in the orientation of its file."""
+    """Return the moments by the names and in the orientation of the optimizer's file."""
     return {
         adapter_io.parameter_name(path): (_to_numpy(path, first), _to_numpy(path, second))
         for path, (first, second) in moments.items()
@@ -288,7 +282,7 @@ def moments_to_numpy(moments: Mapping[str, Moments]) -> dict[str, adapter_io.Mom
 
 
 def moments_from_numpy(saved: Mapping[str, adapter_io.Moments], paths: Iterable[str]) -> dict[str, Moments]:
-    """The moments of those of `paths` that the file has, as the optimizer keeps them."""
+    """Return the moments of those `paths` that the file has, as the optimizer stores them."""
     names = {path: adapter_io.parameter_name(path) for path in paths}
     return {
         path: (_from_numpy(path, saved[name][0]), _from_numpy(path, saved[name][1]))
@@ -308,5 +302,5 @@ def _from_numpy(path: str, array: Array) -> mx.array:
 
 
 def _transpose_lora(path: str, tensor: mx.array) -> mx.array:
-    """PEFT's matrices are the transposed of ours; the rows are the same."""
+    """Transpose LoRA's matrices, which PEFT stores transposed; rows are the same in both."""
     return tensor if path == adapter_io.TOKEN_ROWS_PATH else tensor.T

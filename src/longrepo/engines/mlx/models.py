@@ -1,10 +1,7 @@
-"""Mlx-lm's layers, computing what config.json says.
+"""Causal language models made of mlx-lm's layers that compute what transformers computes for the same config.json.
 
-A causal language model made of mlx-lm's layers, each seeing as far back as its configuration says.
-
-Rotary embeddings as transformers reads their parameters, computed by mlx-lm's modules.
-
-The model types that this engine computes as transformers does, and what of each mlx-lm has to be told.
+Each layer sees as far back as its configuration says, and rotary frequencies are those of transformers. `FAMILIES`
+lists the supported model types and how each differs from mlx-lm's own model.
 """
 
 from __future__ import annotations
@@ -29,9 +26,9 @@ Activation = Callable[[mx.array], mx.array]
 
 
 class Decoder(nn.Module):
-    """Embedding, layers and final norm of one of mlx-lm's inner models: ids `[rows, tokens]` to hidden states.
+    """Embedding, layers and final norm of an inner model of mlx-lm: ids `[rows, tokens]` to hidden states.
 
-    Layer i sees the last `windows[i]` tokens, all of them where that is None; embeddings are multiplied by `scale`.
+    Layer i sees the last `windows[i]` tokens, or all if that is None; embeddings are multiplied by `scale`.
     """
 
     def __init__(self, theirs: Any, windows: Sequence[int | None], scale: float | None = None) -> None:
@@ -55,8 +52,8 @@ class Decoder(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """What mlx-lm's training and generation ask of a model. `args` are mlx-lm's; ids to logits
-    `[rows, tokens, vocabulary]`."""
+    """A model as mlx-lm's training and generation expect it: ids to logits `[rows, tokens, vocabulary]`; `args` are
+    mlx-lm's."""
 
     def __init__(self, theirs: Any, decoder: Decoder) -> None:
         super().__init__()
@@ -75,12 +72,12 @@ class CausalLM(nn.Module):
         return self.model.layers
 
     def make_cache(self) -> list[Any]:
-        """Empty keys and values for generation, a layer each; a window's are overwritten as it moves on."""
+        """Return an empty cache per layer for generation; a layer with a window overwrites old keys and values."""
         return [KVCache() if window is None else RotatingKVCache(max_size=window) for window in self.model.windows]
 
 
 class Mlp(nn.Module):
-    """StarCoder2's, with any activation."""
+    """StarCoder2's MLP with any activation."""
 
     def __init__(self, theirs: Any, activation: Activation) -> None:
         super().__init__()
@@ -91,7 +88,7 @@ class Mlp(nn.Module):
 
 
 class GatedMlp(nn.Module):
-    """Llama's and its descendants', with any activation."""
+    """The MLP of Llama and its descendants with any activation."""
 
     def __init__(self, theirs: Any, activation: Activation) -> None:
         super().__init__()
@@ -108,16 +105,16 @@ KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 def rope(parameters: dict[str, Any], head_size: int, positions: int) -> nn.Module:
-    """For `[rows, heads, tokens, head_size]`, from transformers' `rope_parameters` at one length for all texts
-    (`longrepo.rope.apply.fixed_length_changes`).
+    """Return the rotary embedding of `[rows, heads, tokens, head_size]` for transformers' `rope_parameters`, at one
+    length for all texts (`longrepo.rope.apply.fixed_length_changes`).
 
-    Raises InputError for what mlx-lm computes otherwise: a part of the head left unrotated, YaRN's `truncate: false`.
+    Raises InputError for what mlx-lm computes differently: a partly rotated head, YaRN's `truncate: false`.
     """
     kind = parameters.get("rope_type", "default")
     if kind not in KINDS:
         raise InputError(f"the MLX engine has no rope_type {kind}; {ENGINE}")
     if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise InputError(f"the MLX engine rotates whole heads, its config.json a part of them; {ENGINE}")
+        raise InputError(f"the MLX engine rotates whole heads, but its config.json rotates a part of them; {ENGINE}")
     if kind == "yarn" and not parameters.get("truncate", True):
         raise InputError(f"the MLX engine has no rope_type yarn with truncate: false; {ENGINE}")
     if kind == "longrope" and parameters.get("factor"):  # mlx-lm takes it from the positions, transformers from this
@@ -130,8 +127,8 @@ def rope(parameters: dict[str, Any], head_size: int, positions: int) -> nn.Modul
 
 
 def _scaling(parameters: dict[str, Any]) -> dict[str, Any]:
-    """mlx-lm's `rope_scaling`. It uses one of YaRN's mscales alone; transformers only both of them. Of its modules for
-    unscaled and linear positions it is `proportional` that takes frequencies."""
+    """Return mlx-lm's `rope_scaling`. It applies one of YaRN's mscales alone, transformers only both together. For
+    unscaled and linear positions its `proportional` module is used because that one accepts frequencies."""
     mscales = {"mscale", "mscale_all_dim"}
     dropped = set() if all(parameters.get(name) for name in mscales) else mscales
     given = {name: value for name, value in parameters.items() if value is not None and name not in dropped}
@@ -140,7 +137,7 @@ def _scaling(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _frequencies(parameters: dict[str, Any], size: int) -> Any:
-    """Radians a token, float32 `[size / 2]`, rounded at each step where transformers rounds: at token 10,000 the last
+    """Return radians per token, float32 `[size / 2]`, rounded wherever transformers rounds: at token 10,000 the last
     bit of a frequency is an angle of 0.001."""
     one, kind = np.float32(1), parameters.get("rope_type", "default")
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
@@ -164,7 +161,7 @@ def _frequencies(parameters: dict[str, Any], size: int) -> Any:
 
 
 def _by_parts(parameters: dict[str, Any], plain: Any, scaled: Any, size: int) -> Any:
-    """YaRN's, between `plain` and `scaled` frequencies."""
+    """Interpolate between `plain` and `scaled` frequencies as YaRN does."""
     turns = (parameters.get("beta_fast") or 32, parameters.get("beta_slow") or 1)
     native, theta = parameters["original_max_position_embeddings"], parameters["rope_theta"]
     low, high = (size * math.log(native / (turn * 2 * math.pi)) / (2 * math.log(theta)) for turn in turns)
@@ -175,7 +172,8 @@ def _by_parts(parameters: dict[str, Any], plain: Any, scaled: Any, size: int) ->
 
 
 def _reciprocals(frequencies: Any) -> mx.array:
-    """Whose reciprocals, which MLX takes, are nearest to the frequencies: a rounded reciprocal's isn't always."""
+    """Return the numbers whose reciprocals, which MLX uses, are nearest to the frequencies; rounded reciprocals of the
+    frequencies aren't always."""
     middle = np.float32(1) / frequencies
     near = np.stack([middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))])
     best = np.abs(np.float32(1) / near - frequencies).argmin(axis=0)
@@ -210,8 +208,8 @@ def _windows_by_layer(config: Config) -> list[int | None]:
 
 @dataclass(frozen=True)
 class Family:
-    """`biases` names the setting that gives attention (and StarCoder2's MLP) biases where mlx-lm's model has no choice;
-    `fixed` are mlx-lm's arguments that transformers doesn't read for this type."""
+    """How a model type maps to mlx-lm. `biases` names the setting for biases in attention (and StarCoder2's MLP) if
+    mlx-lm's model has no choice; `fixed` are arguments of mlx-lm that transformers doesn't read for this type."""
 
     module: str
     windows: Callable[[Config], list[int | None]] = _no_windows
@@ -233,7 +231,7 @@ FAMILIES = {
 
 
 def family_of(config: Config) -> Family:
-    """Raises InputError where this engine has none for it."""
+    """Return the family of a configuration's model type. Raises InputError if this engine doesn't support the type."""
     kind = config.get("model_type")
     if kind not in FAMILIES:
         raise InputError(f"the MLX engine computes {', '.join(sorted(FAMILIES))}, not model type {kind}; {ENGINE}")
@@ -241,10 +239,10 @@ def family_of(config: Config) -> Family:
 
 
 def build(config: Config) -> CausalLM:
-    """The model without its weights: arrays of the right shapes that nothing has evaluated.
+    """Build the model without its weights, as unevaluated arrays of the right shapes.
 
-    `config` is config.json with transformers' defaults, its `vocab_size` the final one. Raises InputError for what
-    can't be computed as it says.
+    `config` is config.json with transformers' defaults and the final `vocab_size`. Raises InputError for settings that
+    this engine doesn't support.
     """
     family = family_of(config)
     _refuse(config, family)
@@ -263,7 +261,7 @@ def build(config: Config) -> CausalLM:
 
 
 def set_positions(model: CausalLM, config: Config) -> None:
-    """Rotary angles and windows as `config` says."""
+    """Set rotary embeddings and windows as `config` says."""
     head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     angles = rope(config["rope_parameters"], head_size, config["max_position_embeddings"])
     for layer in model.model.layers:
@@ -283,7 +281,7 @@ def _refuse(config: Config, family: Family) -> None:
 
 
 def _set_biases(layer: nn.Module, wanted: bool) -> None:
-    """On every linear of attention, and of StarCoder2's MLP."""
+    """Add or remove the biases of all linear modules in attention, and in StarCoder2's MLP."""
     parts = [layer.self_attn, layer.mlp] if isinstance(layer.mlp, Mlp) else [layer.self_attn]
     for part in parts:
         for child in part.children().values():

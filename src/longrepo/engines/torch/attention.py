@@ -1,7 +1,7 @@
-"""Attention of a chunk of queries over the keys handed to it: the library's fused kernel, or tiles of keys.
+"""Attention of a chunk of queries over the keys passed to it, with the library's fused kernel or in tiles of keys.
 
-The queries of a chunk are the last `q` of `k` positions: query i stands at k - q + i and sees key j if and only if
-j <= k - q + i and, with a window, j > k - q + i - window. Nothing ever holds the scores of all heads whole.
+The queries of a chunk are the last `q` of `k` positions: query i is at k - q + i and sees key j if and only if
+j <= k - q + i and, with a window, j > k - q + i - window. The scores of all heads never exist at once.
 """
 
 from __future__ import annotations
@@ -35,10 +35,12 @@ def attend(
     kernel: Kernel = "fused",
     tile: int = TILE_KEYS,
 ) -> Tensor:
-    """`query` `[rows, heads, q, d]`, `key` and `value` `[rows, kv heads, k, d]`, k >= q: `[rows, heads, q, d]`.
+    """Attend with `query` `[rows, heads, q, d]`, `key` and `value` `[rows, kv heads, k, d]`, k >= q; return
+    `[rows, heads, q, d]`.
 
-    Differentiable in all three. `tiled` holds scores of `[heads, min(q, tile), min(k, tile)]` in float32, and computes
-    logits capped at `softcap`, which no fused kernel does. `fused` holds at most a mask of `[min(q, tile), keys]`.
+    It is differentiable in all three. `tiled` holds scores of `[heads, min(q, tile), min(k, tile)]` in float32 and
+    supports logits capped at `softcap`, which no fused kernel does. `fused` holds at most a mask of
+    `[min(q, tile), keys]`.
     """
     q, k = query.shape[2], key.shape[2]
     fused = kernel == "fused" and softcap is None
@@ -47,8 +49,8 @@ def attend(
     parts = []
     for start in range(0, q, tile):
         end = min(start + tile, q)
-        seen = slice(_first_key(end - start, k - q + end, window), k - q + end)
-        keys, values = (key, value) if seen == slice(0, k) else (key[:, :, seen], value[:, :, seen])
+        visible = slice(_first_key(end - start, k - q + end, window), k - q + end)
+        keys, values = (key, value) if visible == slice(0, k) else (key[:, :, visible], value[:, :, visible])
         if fused:
             mask = _visible_mask(end - start, keys.shape[2], window, slice(0, keys.shape[2]), query.device)
             parts.append(_fused_attention(query[:, :, start:end], keys, values, scaling, mask, causal=False))
@@ -58,12 +60,12 @@ def attend(
 
 
 def _first_key(q: int, k: int, window: int | None) -> int:
-    """The oldest key that any of the last `q` of `k` positions sees."""
+    """Return the oldest key that any of the last `q` of `k` positions sees."""
     return max(0, k - q - window + 1) if window else 0
 
 
 def _visible_mask(q: int, k: int, window: int | None, keys: slice, device: torch.device) -> Tensor | None:
-    """Which of `keys` each query sees, bool `[q, keys]`; None if all see all."""
+    """Return which of `keys` each query sees, bool `[q, keys]`; None if every query sees all of them."""
     if keys.stop - 1 <= k - q and (window is None or keys.start > k - 1 - window):
         return None
     at = torch.arange(k - q, k, device=device)[:, None]
@@ -76,7 +78,7 @@ def _fused_attention(
 ) -> Tensor:
     groups = query.shape[1] // key.shape[1]
     if mask is not None and query.device.type == "cuda" and groups > 1:
-        # Of CUDA's fused kernels the one that takes a mask wants as many keys as queries in heads.
+        # CUDA's only fused kernel that takes a mask needs as many key heads as query heads.
         key, value, groups = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1), 1
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=groups > 1
@@ -105,8 +107,8 @@ class _TiledAttention(torch.autograd.Function):
         for start in range(0, k, tile):
             part = slice(start, min(start + tile, k))
             scores = _attention_scores(folded, key[:, :, part], scaling, softcap)
-            if (seen := _visible_mask(q, k, window, part, query.device)) is not None:
-                scores.unflatten(2, (-1, q)).masked_fill_(~seen, float("-inf"))
+            if (visible := _visible_mask(q, k, window, part, query.device)) is not None:
+                scores.unflatten(2, (-1, q)).masked_fill_(~visible, float("-inf"))
             higher = torch.maximum(top, scores.amax(-1, keepdim=True))
             weights, fade = scores.sub_(higher).exp_(), (top - higher).exp_()
             total.mul_(fade).add_(weights.sum(-1, keepdim=True))
@@ -131,8 +133,8 @@ class _TiledAttention(torch.autograd.Function):
             scores = _attention_scores(folded, key[:, :, part], scaling, softcap)
             slope = None if softcap is None else 1 - (scores / softcap).square_()
             weights = scores.sub_(log_total).exp_()
-            if (seen := _visible_mask(q, k, window, part, query.device)) is not None:
-                weights.unflatten(2, (-1, q)).masked_fill_(~seen, 0.0)
+            if (visible := _visible_mask(q, k, window, part, query.device)) is not None:
+                weights.unflatten(2, (-1, q)).masked_fill_(~visible, 0.0)
             d_value[:, :, part] = weights.to(value.dtype).mT @ d_out
             d_scores = (d_out @ value[:, :, part].mT).to(weights.dtype).sub_(mean).mul_(weights).mul_(scaling)
             d_products = (d_scores if slope is None else d_scores.mul_(slope)).to(query.dtype)
@@ -142,7 +144,7 @@ class _TiledAttention(torch.autograd.Function):
 
 
 def _fold_groups(query: Tensor, key: Tensor) -> Tensor:
-    """`[rows, heads, q, d]` as `[rows, kv heads, group * q, d]`: the queries that share a key's head, together."""
+    """Return `[rows, heads, q, d]` as `[rows, kv heads, group * q, d]`, with the queries of a key's head together."""
     return query.reshape(query.shape[0], key.shape[1], -1, query.shape[3])
 
 
@@ -154,7 +156,7 @@ def _attention_scores(query: Tensor, key: Tensor, scaling: float, softcap: float
 
 @contextmanager
 def force_kernel(kernel: Kernel | None = None, tile: int | None = None) -> Iterator[None]:
-    """Within: this kernel whatever the device (None: the device's own), and tiles of `tile` keys (None: `TILE`)."""
+    """Use this kernel inside the context (None: the device's own), and tiles of `tile` keys (None: `TILE_KEYS`)."""
     global _forced_kernel
     before, _forced_kernel = _forced_kernel, (kernel, tile or TILE_KEYS)
     try:
@@ -164,12 +166,13 @@ def force_kernel(kernel: Kernel | None = None, tile: int | None = None) -> Itera
 
 
 def window_of(module: torch.nn.Module) -> int | None:
-    """Tokens that this attention module saw at its last call, its own included; None: all, or not called yet."""
+    """Return the window in tokens, the current one included, of this attention module's last call; None if it has none
+    or wasn't called yet."""
     return WINDOWS.get(module)
 
 
 def register_attention(name: str = ATTENTION_NAME) -> None:
-    """Make `attend` known to transformers as the attention implementation `name`, without masks."""
+    """Register `attend` with transformers as the attention implementation `name`, without masks."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(name, _attention)
@@ -191,10 +194,12 @@ def _attention(
 ) -> tuple[Tensor, None]:
     causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     others |= {"attention_mask": attention_mask, "dropout": dropout or None, "is_causal": None if causal else is_causal}
-    odd = [name for name, given in others.items() if name not in IGNORED_ARGUMENTS and given is not None]
-    if odd:
-        who = type(module).__name__
-        raise ValueError(f"{who}: longrepo's attention can't do {', '.join(odd)}; use attn_implementation='sdpa'")
+    unsupported = [name for name, value in others.items() if name not in IGNORED_ARGUMENTS and value is not None]
+    if unsupported:
+        names = ", ".join(unsupported)
+        raise ValueError(
+            f"{type(module).__name__}: longrepo's attention doesn't support {names}; use attn_implementation='sdpa'"
+        )
     WINDOWS[module] = sliding_window
     kernel, tile = _forced_kernel
     kernel = kernel or ("tiled" if query.device.type == "mps" else "fused")
@@ -211,12 +216,13 @@ def _no_mask(
     config: Any = None,
     **__: Any,
 ) -> None:
-    """None, or a ValueError for what `attend` can't tell from positions; on fake tensors rows can't be looked at."""
+    """Return None; raise ValueError for masks that don't follow from positions (rows of fake tensors aren't
+    checked)."""
     if local_size is not None and local_size != getattr(config, "sliding_window", None):
-        raise ValueError("longrepo's attention can't do chunked attention; use attn_implementation='sdpa'")
+        raise ValueError("longrepo's attention doesn't support chunked attention; use attn_implementation='sdpa'")
     if detect_fake_mode() is not None:
         return
     if not allow_is_causal_skip:
-        raise ValueError("longrepo's attention can't do packed rows; give one sequence a row")
+        raise ValueError("longrepo's attention doesn't support packed rows; use one sequence per row")
     if attention_mask is not None and (attention_mask[:, 1:] & ~attention_mask[:, :-1]).any():
-        raise ValueError("longrepo's attention can't do padding on the left; pad rows on the right")
+        raise ValueError("longrepo's attention doesn't support padding on the left; pad rows on the right")

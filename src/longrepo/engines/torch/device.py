@@ -1,9 +1,4 @@
-"""Device, precision, peak memory.
-
-Which device and which precision, each with its reason.
-
-The highest memory use since a reset, as the device's allocator counts it, or the process's on a CPU.
-"""
+"""Select torch's device and precision, each with its reason, and read the peak memory use."""
 
 from __future__ import annotations
 
@@ -19,7 +14,8 @@ def torch_device(placement: Placement) -> torch.device:
 
 
 def torch_dtype(placement: Placement) -> torch.dtype:
-    """Of the base's unquantised weights, and of matrix products; LoRA weights, losses and norms are float32."""
+    """Return the dtype of unquantized base weights and of matrix products; LoRA weights, losses and norms are
+    float32."""
     dtype: torch.dtype = getattr(torch, placement.dtype_name)
     return dtype
 
@@ -29,7 +25,7 @@ def torch_dtype_name(dtype: torch.dtype) -> str:
 
 
 def select_torch_device(device: str, precision: str) -> Placement:
-    """Resolve `auto|mps|cuda|cpu` and `auto|bfloat16|float32`. Raises InputError where the machine lacks it."""
+    """Resolve `auto|mps|cuda|cpu` and `auto|bfloat16|float32`. Raises InputError if the machine lacks the device."""
     chosen, why_device = _select_device(device)
     dtype, why_dtype = _select_dtype(chosen, precision)
     name = torch_dtype_name(dtype)
@@ -39,11 +35,11 @@ def select_torch_device(device: str, precision: str) -> Placement:
 def _select_device(wanted: str) -> tuple[str, str]:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
-        chosen = next(name for name, there in available.items() if there)
+        chosen = next(name for name, usable in available.items() if usable)
         return chosen, "no CUDA or Metal device found" if chosen == "cpu" else "the fastest device found"
     if not available[wanted]:
-        usable = ", ".join(name for name, there in available.items() if there)
-        raise InputError(f"--device {wanted}: this machine or this torch build has none; usable here: {usable}")
+        names = ", ".join(name for name, usable in available.items() if usable)
+        raise InputError(f"--device {wanted}: this machine or this torch build has none; usable here: {names}")
     return wanted, "as asked"
 
 
@@ -52,7 +48,7 @@ def _select_dtype(device: str, wanted: str) -> tuple[torch.dtype, str]:
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wanted], "as set in training.precision"
     if device == "cpu":
         # Even with matrix units for bfloat16: kernels are compiled for each new length and kept. On two cores with AMX
-        # the demo was no faster so, and its memory grew from 2.4 to 4.3 GiB (float32: 1.0 to 1.7).
+        # bfloat16 made the demo no faster, and its memory grew from 2.4 to 4.3 GiB (float32: 1.0 to 1.7).
         return torch.float32, "on a CPU the fastest for sequences of many lengths"
     if device == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float32, "this GPU has no bfloat16"
@@ -70,24 +66,26 @@ def _mps_has_bfloat16() -> bool:
 
 
 class PeakMemory:
-    """Bytes. Metal keeps no peak of its own: there it is the most seen at the moments it was read."""
+    """The peak memory in bytes since a reset, as the device's allocator counts it, or the process's on a CPU.
+
+    Metal keeps no peak; there it is the highest value that `read` has seen."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._seen = 0
+        self._highest = 0
 
     def read(self) -> int:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         if self._device.type == "mps":
-            self._seen = max(self._seen, torch.mps.driver_allocated_memory())
-            return self._seen
+            self._highest = max(self._highest, torch.mps.driver_allocated_memory())
+            return self._highest
         return process.peak_resident()
 
     def reset(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
         elif self._device.type == "mps":
-            self._seen = 0
+            self._highest = 0
         else:
             process.reset_peak_resident()

@@ -1,6 +1,4 @@
-"""Training a model's own weights, all of them: float32 weights and moments, the folder that they are written to, and
-the weights that they began as.
-"""
+"""Train all of a model's weights: float32 weights and moments, the model's folder, and the initial weights."""
 
 from __future__ import annotations
 
@@ -29,12 +27,12 @@ MODEL_WEIGHTS = "model.safetensors"
 
 
 def trained_placement(placement: Placement) -> Placement:
-    """Where weights that are trained lie: in float32, whatever is computed in, or small updates would be lost."""
+    """Return the placement of trained weights: always float32, since small updates would be lost otherwise."""
     return placement._replace(dtype_name="float32")
 
 
 def train_all_weights(base: Any, settings: Settings) -> Any:
-    """The model itself, every weight of it to be trained."""
+    """Make every weight of the model trainable and return it."""
     base.requires_grad_(True)
     if settings.training.use_gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
@@ -42,8 +40,8 @@ def train_all_weights(base: Any, settings: Settings) -> Any:
 
 
 def write_model(folder: Path, model: Any) -> None:
-    """Write `config.json`, `generation_config.json` and all weights in one file into an existing folder, as
-    transformers and mlx-lm read them."""
+    """Write `config.json`, `generation_config.json` and all weights (in one file) into an existing folder, for
+    transformers and mlx-lm."""
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder, max_shard_size="1TB")
     file = folder / "config.json"
@@ -56,36 +54,37 @@ def write_model(folder: Path, model: Any) -> None:
 
 @torch.no_grad()
 def read_model(folder: Path, model: Any) -> None:
-    """Copy a folder's weights into the model, bit for bit. Raises InputError where they are those of another one."""
+    """Copy a folder's weights into the model, bit for bit. Raises InputError if they belong to another model."""
     file = folder / MODEL_WEIGHTS
     try:
         saved = load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: can't be read as a model's weights ({str(error).splitlines()[0]})") from None
-    ours = dict(model.named_parameters())  # what is tied has one name
+    ours = dict(model.named_parameters())  # tied weights have one name
     if differs := _first_difference(ours, saved):
-        raise InputError(f"{file}: holds another model's weights ({differs} differs); give its own folder")
+        raise InputError(f"{file}: contains another model's weights ({differs} differs); give this model's own folder")
     for name, parameter in ours.items():
         parameter.copy_(saved[name])
 
 
 class InitialWeights:
-    """The weights that a model began as: read when they are first asked for, then kept on the CPU, in 16 bits where
-    that loses nothing."""
+    """A model's weights before training: read on first use, then kept on the CPU, in 16 bits if that loses nothing."""
 
     def __init__(self, settings: ModelSettings, tokenizer: RepoTokenizer) -> None:
         self._settings, self._tokenizer = settings, tokenizer
 
     @contextmanager
     def swap_in(self, model: Any) -> Iterator[None]:
-        """While entered, the model has these weights; its own lie beside, untouched, so its device holds both.
+        """Give the model these weights inside the context; its own stay on the device too, untouched.
 
-        Raises InputError where they can't be had, or are another model's.
+        Raises InputError if they aren't available, or belong to another model.
         """
         parameters = dict(model.named_parameters())
         if differs := _first_difference(parameters, self._weights):
             name = self._settings.name
-            raise InputError(f"model {name}: isn't what training began with ({differs} differs); put that back there")
+            raise InputError(
+                f"model {name}: isn't the model that training began with ({differs} differs); restore that one"
+            )
         trained = {name: parameter.data for name, parameter in parameters.items()}
         try:
             for name, parameter in parameters.items():
@@ -105,13 +104,13 @@ class InitialWeights:
 
 
 def _to_16_bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The same numbers in 16 bits where one of the two types holds them, else the tensor itself."""
+    """Return the same numbers in 16 bits if bfloat16 or float16 holds them exactly, else the tensor itself."""
     rounded = (tensor.to(dtype) for dtype in (torch.bfloat16, torch.float16))
     return next((one for one in rounded if torch.equal(one.to(tensor.dtype), tensor)), tensor)
 
 
 def _first_difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """The first name that is lacking in one of them, or of another shape; None where there is none."""
+    """Return the first name that one of them lacks or has in another shape; None if there is none."""
     differ = (name for name in ours.keys() | theirs.keys() if _shape(ours, name) != _shape(theirs, name))
     return min(differ, default=None)
 
@@ -121,7 +120,7 @@ def _shape(tensors: Any, name: str) -> tuple[int, ...] | None:
 
 
 def write_random_model(folder: Path, seed: int) -> None:
-    """Fill a folder that holds a `config.json` with random weights, as the architecture draws them."""
+    """Fill a folder that has a `config.json` with random weights, initialized as the architecture does."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = transformers.AutoConfig.from_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Keys and values in transformers' own caches, and their size, found on fake tensors."""
+"""Keys and values in transformers' own caches, and their size, computed on fake tensors."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ _CACHE_ATTRIBUTES = ("keys", "values", "_quantized_keys", "_quantized_values")
 
 
 def unsupported_bits_reason(config: Any, bits: int, device: str) -> str | None:
-    """Why a cache of so many bits can't be had; None where it can."""
+    """Return why transformers has no cache of `bits` bits for this model and device, or None if it has."""
     if bits == 16:
         return None
     if bits != 8:
-        return f"transformers keeps {bits} bits with optimum-quanto or hqq alone, which the torch engine doesn't use"
+        return f"transformers supports {bits} bits only with optimum-quanto or hqq, which the torch engine doesn't use"
     if device == "mps":
-        return "transformers keeps 8 bits as float8, which Metal doesn't have"
+        return "transformers stores 8 bits as float8, which Metal doesn't have"
     if getattr(config, "sliding_window", None) is not None and _has_windowed_layers(config):
-        return "transformers has no quantised cache for layers with a window"
+        return "transformers has no quantized cache for layers with a window"
     return None
 
 
 def make_cache(config: Any, bits: int = 16) -> Any:
-    """An empty one. Eight bits: float8 with one scale for each layer's keys and values."""
+    """Return an empty cache; with 8 bits it is float8 with one scale for each layer's keys and values."""
     from transformers import DynamicCache, QuantizedCache
 
     return DynamicCache(config=config) if bits == 16 else QuantizedCache("fp8", config)
 
 
 def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
-    """Bytes right after a prompt of `tokens` tokens, before the first new token: until then even a layer with a sliding
-    window holds all of it (what it keeps is a view)."""
+    """Return the size in bytes right after a prompt of `tokens` tokens, before the first new token.
+
+    Until then even a layer with a sliding window holds the whole prompt (it keeps a view of it)."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     with FakeTensorMode():
@@ -45,7 +46,7 @@ def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
 
 
 def held_bytes(cache: Any) -> int:
-    """Bytes of the tensors in one."""
+    """Return the bytes of all tensors in a cache."""
     leaves = tree_leaves([getattr(layer, name, None) for layer in cache.layers for name in _CACHE_ATTRIBUTES])
     return sum(leaf.untyped_storage().nbytes() for leaf in leaves if isinstance(leaf, torch.Tensor))
 

@@ -1,8 +1,7 @@
-"""Stream a base tensor by tensor; keep it quantised.
+"""Load a causal language model, 4-bit or not, ready for an adapter.
 
-The quantised base, kept for the next start: `<cache>/bases/<key>`, safetensors and one JSON. It may be deleted.
-
-Loading a causal language model, 4-bit or not, ready for an adapter: tensor by tensor, never the whole in full.
+Tensors are read and quantized one by one, so the full model is never in memory. The quantized base is cached for the
+next start in `<cache>/bases/<key>` (safetensors and one JSON file), which may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -44,20 +43,20 @@ if TYPE_CHECKING:
 
 Tensor = torch.Tensor
 CACHE_FORMAT = 1
-MAX_CACHED_BASES = 3  # bases; the one used longest ago goes first
-MIN_CACHED_BYTES = 200 << 20  # a smaller base is quantised in seconds
-_PART_BYTES = 256 << 20  # of a file: what is held twice for a moment where the model isn't in the CPU's memory
-_STALE_SECONDS = 3600  # seconds after which what another process was writing counts as left behind
+MAX_CACHED_BASES = 3  # the least recently used one is removed first
+MIN_CACHED_BYTES = 200 << 20  # a smaller base is quantized in seconds
+_PART_BYTES = 256 << 20  # bytes per file; briefly held twice if the model isn't in the CPU's memory
+_STALE_SECONDS = 3600  # seconds after which another process's unfinished folder counts as abandoned
 
 
 class DamagedCache(Exception):
-    """What lies there is not what was written."""
+    """The cached files differ from what was written."""
 
 
 def base_cache_entry(
     checkpoint: WeightFiles, config: Any, settings: ModelSettings, placement: Placement
 ) -> Path | None:
-    """Where this base, quantised so by these versions, is or would be kept; None where nothing is to be kept."""
+    """Return the cache folder of this base with these settings and library versions; None if it isn't to be cached."""
     folder = cache_folder()
     if folder is None or settings.quantization == "none":
         return None
@@ -75,31 +74,31 @@ def base_cache_entry(
 
 
 def read_cached_base(entry: Path, skeleton: MetaModel, device: torch.device) -> None:
-    """Put every tensor of a kept base into a skeleton. Raises DamagedCache where one isn't what was written."""
+    """Put every tensor of a cached base into a skeleton. Raises DamagedCache if one differs from what was written."""
     try:
         digests: dict[str, str] = json.loads((entry / "base.json").read_text(encoding="utf-8"))["digests"]
-        kept = WeightFiles(sorted(entry.glob("*.safetensors")))
-        if set(kept.names) != set(digests):
+        files = WeightFiles(sorted(entry.glob("*.safetensors")))
+        if set(files.names) != set(digests):
             raise DamagedCache("tensors are missing")
 
         def read(name: str) -> Tensor:
-            tensor = kept.read(name)
+            tensor = files.read(name)
             if _digest(tensor) != digests[name]:
                 raise DamagedCache(name)
             return tensor
 
-        stated: dict[str, list[str]] = {name: [] for name in skeleton.quantized}
+        quantized: dict[str, list[str]] = {name: [] for name in skeleton.quantized}
         plain = []
-        for name in kept.names:
-            weight = next((name[:end] for end in _dot_positions(name) if name[:end] in stated), None)
+        for name in files.names:
+            weight = next((name[:end] for end in _dot_positions(name) if name[:end] in quantized), None)
             if weight is not None:
-                stated[weight].append(name)
-            elif name not in stated:
+                quantized[weight].append(name)
+            elif name not in quantized:
                 plain.append(name)
-        skeleton.check_names([*plain, *(name for name in stated if name in kept.names)])
+        skeleton.check_names([*plain, *(name for name in quantized if name in files.names)])
         for name in plain:
             skeleton.put(name, read(name))
-        for name, parts in stated.items():
+        for name, parts in quantized.items():
             facts = {part.removeprefix(name + "."): read(part) for part in parts}
             state = bitsandbytes.functional.QuantState.from_dict(facts, device=device)
             skeleton.put_quantized(name, read(name).to(device), state)
@@ -109,9 +108,10 @@ def read_cached_base(entry: Path, skeleton: MetaModel, device: torch.device) -> 
 
 
 def write_cached_base(entry: Path, skeleton: MetaModel) -> int:
-    """Keep a finished model's tensors, without the rows that the checkpoint didn't give; return their bytes.
+    """Cache a finished model's tensors, without rows that the checkpoint doesn't have; return their size in bytes.
 
-    Written beside and renamed; 0 where the model is too small to be worth it. Raises OSError where the disk is full.
+    They are written to a temporary folder that is then renamed. Returns 0 if the model is too small to be worth
+    caching. Raises OSError if the disk is full.
     """
     tied = skeleton.model.all_tied_weights_keys
     state = {name: tensor for name, tensor in skeleton.model.state_dict().items() if name not in tied}
@@ -123,22 +123,22 @@ def write_cached_base(entry: Path, skeleton: MetaModel) -> int:
     free = shutil.disk_usage(entry.parent).free
     if free < size:
         raise OSError(f"it takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
-    beside = entry.with_name(f"{TEMPORARY_PREFIX}{entry.name}-{os.getpid()}")
+    temporary = entry.with_name(f"{TEMPORARY_PREFIX}{entry.name}-{os.getpid()}")
     try:
-        beside.mkdir(mode=0o700)
+        temporary.mkdir(mode=0o700)
         digests: dict[str, str] = {}
         for number, part in enumerate(_file_parts(skeleton, state)):
             digests |= {name: _digest(tensor) for name, tensor in part.items()}
-            save_file(part, beside / f"{number:05}.safetensors")
-        (beside / "base.json").write_text(json.dumps({"format": CACHE_FORMAT, "digests": digests}), encoding="utf-8")
-        for file in beside.iterdir():
+            save_file(part, temporary / f"{number:05}.safetensors")
+        (temporary / "base.json").write_text(json.dumps({"format": CACHE_FORMAT, "digests": digests}), encoding="utf-8")
+        for file in temporary.iterdir():
             with file.open("rb") as written:
                 os.fsync(written.fileno())
-        beside.rename(entry)
+        temporary.rename(entry)
     except SafetensorError as error:
         raise OSError(str(error)) from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return size
 
 
@@ -147,7 +147,7 @@ def drop_cached_base(entry: Path) -> None:
 
 
 def _file_parts(skeleton: MetaModel, state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """What goes into one file after the other."""
+    """Yield the tensors of one file after the other."""
     part: dict[str, Tensor] = {}
     for name, tensor in state.items():
         part[name] = skeleton.published_part(name, tensor).cpu().contiguous()
@@ -159,11 +159,11 @@ def _file_parts(skeleton: MetaModel, state: dict[str, Tensor]) -> Iterator[dict[
 
 
 def _evict_old_bases(folder: Path) -> None:
-    """Leave room for one more, and nothing of processes that died while writing."""
+    """Make room for one more base, and remove what processes left behind that died while writing."""
     with contextlib.suppress(OSError):
-        found = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        whole = [path for path in found if not path.name.startswith(TEMPORARY_PREFIX)]
-        dead = [path for path in found if path not in whole and path.stat().st_mtime < time.time() - _STALE_SECONDS]
+        paths = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        whole = [path for path in paths if not path.name.startswith(TEMPORARY_PREFIX)]
+        dead = [path for path in paths if path not in whole and path.stat().st_mtime < time.time() - _STALE_SECONDS]
         for path in whole[MAX_CACHED_BASES - 1 :] + dead:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -182,10 +182,11 @@ def load_base(
     placement: Placement,
     context: ContextSettings = NATIVE_CONTEXT,
 ) -> tuple[nn.Module, list[str]]:
-    """A frozen base model on its device, its embedding wide enough for the tokenizer; and notes for the terminal.
+    """Load a frozen base model onto its device; return it and notes for the terminal.
 
-    Its positions are as `context` says, its `config` holds them; `published_config` is what it was made from. Added
-    rows begin as `new_rows` says. Raises InputError where the model can't be had.
+    Its embedding is widened for the tokenizer; added rows are initialized by `new_token_rows`. Its `config` holds the
+    positions of `context`, `published_config` those it was published with. Raises InputError if the model can't be
+    loaded.
     """
     import transformers
 
@@ -206,8 +207,8 @@ def load_base(
     model.requires_grad_(False)
     module: Any
     for module in model.modules():
-        # bitsandbytes repacks 4-bit weights for inference the first time it sees eval mode on a CPU with AVX512-BF16:
-        # lossy, and without a backward pass from then on. Validation would silently end the training.
+        # On a CPU with AVX512-BF16 bitsandbytes repacks 4-bit weights the first time it sees eval mode. That is lossy
+        # and has no backward pass, so validation would silently end the training.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     _fill_added_rows(model, new_token_rows(tokenizer, settings.name, settings.revision))
@@ -219,14 +220,14 @@ def _load(
 ) -> Any:
     try:
         if getattr(config, "quantization_config", None) is not None:
-            raise NotStreamable("it was published quantised")
+            raise NotStreamable("it was published quantized")
         if (checkpoint := find_weight_files(where, settings.revision)) is None:
             raise NotStreamable("it has no safetensors files")
         model = _stream(checkpoint, config, settings, placement, vocabulary, notes)
     except NotStreamable as reason:
-        notes.append(f"loaded whole by transformers ({reason}): loading takes more memory than the plan says")
+        notes.append(f"loaded in one piece by transformers ({reason}): loading takes more memory than planned")
         return _load_unstreamed(where, config, settings, placement, vocabulary)
-    with contextlib.suppress(OSError):  # then it is what the configuration says
+    with contextlib.suppress(OSError):  # without the file the configuration's values hold
         model.generation_config = type(model.generation_config).from_pretrained(where, revision=settings.revision)
     return model
 
@@ -247,9 +248,9 @@ def _stream(
             model = skeleton.finish()
         except DamagedCache:
             drop_cached_base(entry)
-            notes.append(f"the quantised base in {entry} was damaged and is made anew")
+            notes.append(f"the quantized base in {entry} was damaged and is made again")
         else:
-            notes.append(f"quantised base read from {entry}")
+            notes.append(f"quantized base read from {entry}")
             return model
     skeleton = MetaModel(config, settings, placement, vocabulary)
     _fill_meta_model(skeleton, checkpoint, settings, placement)
@@ -277,9 +278,9 @@ def _fill_meta_model(
 def _cache_base(entry: Path, skeleton: MetaModel, notes: list[str]) -> None:
     try:
         if size := write_cached_base(entry, skeleton):
-            notes.append(f"quantised base ({size / 1e9:.1f} GB) kept for the next start in {entry}")
+            notes.append(f"quantized base ({size / 1e9:.1f} GB) cached for the next start in {entry}")
     except OSError as error:
-        notes.append(f"quantised base not kept for the next start: {entry.parent} can't be written to ({error})")
+        notes.append(f"quantized base not cached for the next start: can't write to {entry.parent} ({error})")
 
 
 def _load_unstreamed(where: str, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int) -> Any:
@@ -305,15 +306,15 @@ def _load_unstreamed(where: str, config: Any, settings: ModelSettings, placement
 
 
 def _release_mapped_files(model: nn.Module) -> None:
-    """On a CPU the loader maps the weight files; one bias that still lies in the mapping would keep all of it (6 GB
-    of StarCoder2-3B in bfloat16) in the process. What wasn't quantised is copied out."""
+    """Copy unquantized weights out of the weight files, which the loader maps on a CPU: a single bias that still lies
+    in the mapping would keep all of it in the process (6 GB for StarCoder2-3B in bfloat16)."""
     for parameter in model.parameters():
         if parameter.dtype.is_floating_point:
             parameter.data = parameter.data.clone()
 
 
 def _disable_dropouts(config: Any, notes: list[str]) -> None:
-    """StarCoder2 was released with dropouts of 0.1; `lora.dropout` is to be the only one."""
+    """Set the base's own dropouts to 0, so that `lora.dropout` is the only one (StarCoder2 was released with 0.1)."""
     changed = [name for name in MODEL_DROPOUTS if getattr(config, name, 0)]
     for name in changed:
         setattr(config, name, 0.0)

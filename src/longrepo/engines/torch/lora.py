@@ -1,15 +1,10 @@
-"""PEFT LoRA, trained token rows, derived dropout.
-
-LoRA from PEFT on a frozen base.
-
-Trained rows for the structure tokens, without touching the rest of a 300 MB embedding.
+"""PEFT's LoRA on a frozen base, trained rows for the structure tokens, and dropout with derived masks.
 
 PEFT's own `trainable_token_indices` makes the tied head a computed tensor: each step copies the whole embedding and
 computes its full gradient (288 MiB and 576 MiB for StarCoder2-3B) to train twenty rows. Here k rows are a parameter
-of their own that replaces k lookups in the embedding and, where the head is tied, k columns of the logits. On disk
-it is PEFT's format, and PEFT loads it (`longrepo.engines.adapter_io`).
-
-Dropout of LoRA's inputs with derived masks (`longrepo.engines.chunked`).
+of their own that replaces k lookups in the embedding and, if the head is tied, k columns of the logits. The files are
+in PEFT's format, and PEFT loads them (`longrepo.engines.adapter_io`). Dropout of LoRA's inputs takes its masks from
+`longrepo.engines.chunked`.
 """
 
 from __future__ import annotations
@@ -29,7 +24,7 @@ from longrepo.errors import InputError
 
 
 def attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
-    """Wrap a causal language model of transformers. Raises InputError where a target module isn't there."""
+    """Add LoRA to a transformers causal language model. Raises InputError if a target module doesn't exist."""
     lora = settings.lora
     modules = {name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
     missing = [name for name in lora.target_modules if name not in modules]
@@ -57,7 +52,8 @@ Tensor = torch.Tensor
 
 
 class TorchTokenEmbeddings(nn.Module):
-    """`weight` `[k, hidden]` in float32, for the token ids `ids` `[k]`, ascending. `active` False: the base's rows."""
+    """Trained embedding rows: `weight` `[k, hidden]` in float32 for the ascending token ids `ids` `[k]`. If `active` is
+    False, the base's rows are used."""
 
     ids: Tensor
 
@@ -70,7 +66,7 @@ class TorchTokenEmbeddings(nn.Module):
 
 
 class TorchPatchedEmbedding(nn.Module):
-    """The base's embedding with the rows of some ids looked up in `rows` instead."""
+    """The base's embedding, in which some ids are looked up in `rows` instead."""
 
     def __init__(self, base: nn.Embedding, rows: TorchTokenEmbeddings) -> None:
         super().__init__()
@@ -78,16 +74,16 @@ class TorchPatchedEmbedding(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The base's table, for what asks an embedding its dtype, device or size."""
+        """The base's table, for code that asks an embedding for its dtype, device or size."""
         return self.base.weight
 
     def forward(self, ids: Tensor) -> Tensor:
         hidden = self.base(ids)
         if not self.rows.active:
             return hidden
-        place = torch.searchsorted(self.rows.ids, ids.contiguous()).clamp(max=len(self.rows.ids) - 1)
-        ours = self.rows.ids[place] == ids
-        return torch.where(ours.unsqueeze(-1), self.rows.weight[place].to(hidden.dtype), hidden)
+        index = torch.searchsorted(self.rows.ids, ids.contiguous()).clamp(max=len(self.rows.ids) - 1)
+        trained = self.rows.ids[index] == ids
+        return torch.where(trained.unsqueeze(-1), self.rows.weight[index].to(hidden.dtype), hidden)
 
 
 class PatchedHead(nn.Module):
@@ -106,12 +102,12 @@ class PatchedHead(nn.Module):
         if not self.rows.active:
             return logits
         columns = nn.functional.linear(hidden, self.rows.weight.to(hidden.dtype))
-        # In place: the product before it keeps no reference to its output, so nothing of the backward pass is lost.
+        # In place: the product keeps no reference to its output, so the backward pass loses nothing.
         return logits.index_copy_(-1, self.rows.ids, columns.to(logits.dtype))
 
 
 def add_trained_tokens(model: Any, ids: list[int], tied: bool) -> TorchTokenEmbeddings:
-    """Put trained rows for `ids` into a causal language model of transformers (before PEFT wraps it); return them."""
+    """Put trained rows for `ids` into a transformers causal language model before PEFT wraps it; return the rows."""
     embedding = model.get_input_embeddings()
     rows = TorchTokenEmbeddings(sorted(ids), embedding)
     model.set_input_embeddings(TorchPatchedEmbedding(embedding, rows))
@@ -121,7 +117,7 @@ def add_trained_tokens(model: Any, ids: list[int], tied: bool) -> TorchTokenEmbe
 
 
 def adapter_tensors(model: peft.PeftModel, rows: TorchTokenEmbeddings | None) -> dict[str, Tensor]:
-    """What is trained, by PEFT's names. The tensors are the model's own, not copies."""
+    """Return the trained tensors by PEFT's names; they are the model's own, not copies."""
     named = dict(peft.get_peft_model_state_dict(model, save_embedding_layers=False))
     if rows is not None:
         embedding = next(name for name, module in model.named_modules() if isinstance(module, TorchPatchedEmbedding))
@@ -130,7 +126,7 @@ def adapter_tensors(model: peft.PeftModel, rows: TorchTokenEmbeddings | None) ->
 
 
 def peft_config(model: peft.PeftModel, rows: TorchTokenEmbeddings | None, base: str) -> dict[str, Any]:
-    """`adapter_config.json`, with all that this version of PEFT writes there."""
+    """Return `adapter_config.json` with everything that this version of PEFT writes there."""
     return model.peft_config["default"].to_dict() | {
         "base_model_name_or_path": base,
         "inference_mode": True,
@@ -139,9 +135,9 @@ def peft_config(model: peft.PeftModel, rows: TorchTokenEmbeddings | None, base: 
 
 
 class TorchDerivedDropout(nn.Module):
-    """Zeroes each element of `[rows, tokens, features]` with chance `p` and scales the others by 1 / (1 - p).
+    """Zeroes each element of `[rows, tokens, features]` with probability `p` and scales the others by 1 / (1 - p).
 
-    The identity in evaluation. Costs one byte an element until the backward pass.
+    It is the identity in eval mode. It costs one byte per element until the backward pass.
     """
 
     def __init__(self, p: float, number: int, key: DropoutKey) -> None:
@@ -152,28 +148,28 @@ class TorchDerivedDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         if x.ndim != 3:
-            raise ValueError(f"dropout wants [rows, tokens, features], not {list(x.shape)}; set lora.dropout to 0")
+            raise ValueError(f"dropout needs [rows, tokens, features], not {list(x.shape)}; set lora.dropout to 0")
         return _MaskedScale.apply(x, self.mask(x), 1 / (1 - self.p))
 
     def mask(self, x: Tensor) -> Tensor:
-        """What is kept of `x`, bool `[rows, tokens, features]`; of a fake tensor, a fake mask."""
+        """Return which elements of `x` are kept, bool `[rows, tokens, features]`; for a fake tensor, a fake mask."""
         mask = torch.empty_like(x, dtype=torch.bool)
         if isinstance(x, FakeTensor):
             return mask
         rows, tokens, features = x.shape
         generator = torch.Generator(x.device)
         for row in range(rows):
-            place = 0
+            done = 0
             for block, first, last in dropout_blocks(self.key.start, self.key.start + tokens):
                 generator.manual_seed(dropout_seed(self.key.key, self.number, row, block))
                 kept = _keep_mask(DROPOUT_BLOCK * features, self.p, generator).view(DROPOUT_BLOCK, features)
-                mask[row, place : place + last - first] = kept[first:last]
-                place += last - first
+                mask[row, done : done + last - first] = kept[first:last]
+                done += last - first
         return mask
 
 
 def install_dropout(model: nn.Module, p: float) -> DropoutKey:
-    """Replace the dropout of every LoRA layer in `model`, numbered in the order of `named_modules`."""
+    """Replace the dropout of every LoRA layer in `model`; layers are numbered in the order of `named_modules`."""
     from peft.tuners.lora import LoraLayer
 
     key, number = DropoutKey(), 0
@@ -186,10 +182,10 @@ def install_dropout(model: nn.Module, p: float) -> DropoutKey:
 
 
 def _keep_mask(count: int, p: float, generator: torch.Generator) -> Tensor:
-    """`count` independent draws, each True with chance 1 - p, bool `[count]`.
+    """Return `count` independent draws, each True with probability 1 - p, bool `[count]`.
 
-    Draws the gaps between zeroes, which are geometric, instead of every element: at p = 0.05 a twentieth of the work.
-    Eight standard deviations more gaps than expected: one draw in 10**15 would end short of `count`.
+    It draws the gaps between zeros, which are geometric, instead of every element: at p = 0.05 a twentieth of the work.
+    It draws eight standard deviations more gaps than expected: one draw in 10**15 would end before `count`.
     """
     expected = count * p
     gaps = min(count, math.ceil(expected + 8 * math.sqrt(expected) + 16))

@@ -1,7 +1,7 @@
-"""The head and the loss, in chunks: the logits of a whole sequence never exist at once.
+"""Compute the head and the loss in chunks, so that the logits of a whole sequence never exist at once.
 
-4,096 tokens of StarCoder2's 49,152-word logits are 768 MiB in float32, and as much again for their gradient. Only
-the gradient of the hidden states has to outlive a chunk.
+The logits of 4,096 tokens take 768 MiB in float32 with StarCoder2's vocabulary of 49,152, and their gradient as much
+again. Only the gradient of the hidden states has to outlive a chunk.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LOSS_CHUNK = 512  # positions; 96 MiB of float32 logits at StarCoder2's vocabula
 
 @dataclass(frozen=True)
 class TorchScoredPositions:
-    """The scored positions among some: `at` `[scored]` their indices, `targets` `[scored]` the token that follows
-    each, `weights` `[scored]`. Found on the host, so that a step's shapes depend on no tensor's values."""
+    """The scored positions of a chunk, `[scored]` each: `at` (indices), `targets` (the token that follows each) and
+    `weights`. They are computed on the host, so that a step's shapes depend on no tensor's values."""
 
     at: Tensor
     targets: Tensor
@@ -33,8 +33,8 @@ class TorchScoredPositions:
 
     @staticmethod
     def of(ids: Int64, weights: Float32, start: int, end: int, device: torch.device) -> TorchScoredPositions:
-        """Among the positions from `start` to `end` of each row, flattened; ids, weights `[rows, tokens]`.
-        Position p is scored by the weight of token p + 1."""
+        """Find them among the flattened positions from `start` to `end` of each row; `ids` and `weights` are
+        `[rows, tokens]`. The weight of token p + 1 scores position p."""
         parts = scored_positions(ids, weights, start, end)
         return TorchScoredPositions(*(torch.from_numpy(part).to(device) for part in parts))
 
@@ -43,8 +43,8 @@ def backward_weighted_nll(head: Head, hidden: Tensor, scored: TorchScoredPositio
     """Back-propagate `sum(weight * nll) / normalizer` into `hidden` and the head; return the parts of
     `sum(weight * nll)`, a scalar each.
 
-    hidden `[positions, width]` with a graph behind it. Positions that aren't scored are not computed. Exact: the
-    same sums as the plain loss, up to rounding.
+    `hidden` is `[positions, width]` and has a graph. Only scored positions are computed. The sums are those of the
+    plain loss, up to rounding.
     """
     if not len(scored.at):
         return []
@@ -61,7 +61,8 @@ def backward_weighted_nll(head: Head, hidden: Tensor, scored: TorchScoredPositio
 
 
 def token_nll(head: Head, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The negative log-likelihood (nats, float32) `[positions]` of `targets` after `hidden` `[positions, width]`."""
+    """Return the negative log-likelihood (nats, float32) `[positions]` of `targets` for `hidden` `[positions,
+    width]`."""
     parts = [_nll(head(hidden[part]), targets[part]) for part in _chunk_slices(len(targets))]
     return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
 

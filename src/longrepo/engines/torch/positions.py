@@ -1,8 +1,7 @@
-"""Move a loaded model to other positions; verify a folder.
+"""Change the positions of a loaded transformers model, and verify a model's folder.
 
-Other positions for a model of transformers that is loaded: new rotary tables and windows, the same weights.
-
-Does a model's folder load in plain transformers, and compute at the far end of its positions?
+A change of positions replaces rotary tables and windows; the weights stay. `verify_folder` checks that a folder loads
+in plain transformers and computes finite logits at the far end of its positions.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ _POSITION_KEYS = (
 
 
 def set_positions(model: Any, context: ContextSettings) -> None:
-    """Compute from here on by `context`, applied to the configuration that `load_base` read (`published_config`).
+    """Use the positions of `context` from now on, applied to the configuration that `load_base` read.
 
-    Raises InputError where the model can't be computed so; it then stays as it was.
+    Raises InputError if the model doesn't support them; it then stays unchanged.
     """
     wanted = model.published_config | engine_config_changes(model.published_config, context)
     config, decoder = model.config, model.get_decoder()
@@ -45,21 +44,21 @@ def set_positions(model: Any, context: ContextSettings) -> None:
 
 
 def _set_windows(decoder: Any, config: Any) -> None:
-    """Where modules have noted their layer's kind; others ask the configuration at each call."""
+    """Update the modules that store their layer's type; others read the configuration at each call."""
     kinds = getattr(config, "layer_types", None)
     if not kinds:
         return
     for kind, layer in zip(kinds, decoder.layers, strict=False):
         sliding = kind == "sliding_attention"
-        noted = {
+        attributes = {
             "attention_type": kind,
             "layer_type": kind,
             "is_sliding": sliding,
             "sliding_window": config.sliding_window if sliding else None,
         }
         for module in layer.modules():
-            for name in noted.keys() & vars(module).keys():
-                setattr(module, name, noted[name])
+            for name in attributes.keys() & vars(module).keys():
+                setattr(module, name, attributes[name])
     if hasattr(decoder, "has_sliding_layers"):
         decoder.has_sliding_layers = "sliding_attention" in kinds
 
@@ -68,10 +67,11 @@ PROBE_LAYERS, PROBE_TOKENS = 2, 8
 
 
 def verify_folder(folder: Path, reach: int, expected: dict[str, Any]) -> str:
-    """Read the configuration, then logits of the first two layers at both ends of `reach` tokens, with the folder's own
-    weights, read for those layers alone, or random ones where it has none. One line of what was seen.
+    """Check the configuration, and the logits of the first two layers at both ends of `reach` tokens.
 
-    Raises InputError where transformers reads another value than `expected` (key → value), or logits aren't finite.
+    Only those layers' weights are read from the folder; if it has none, random ones are used. Returns one line about
+    what was checked. Raises InputError if transformers reads a value other than `expected` (key → value), or if logits
+    aren't finite.
     """
     import torch
     import transformers
@@ -87,7 +87,7 @@ def verify_folder(folder: Path, reach: int, expected: dict[str, Any]) -> str:
         if read["rope_parameters"].get(key) != value:
             raise InputError(f"{folder}: transformers reads {key} as {read['rope_parameters'].get(key)}, not {value}")
     if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
-        return "transformers reads the configuration; published quantised, its weights weren't tried"
+        return "transformers reads the configuration; the weights are published quantized and weren't tried"
     few = truncate_config(config, min(PROBE_LAYERS, config.num_hidden_layers))
     own = any(folder.glob("*.safetensors"))
     kind: Any = transformers.AutoModelForCausalLM

@@ -1,14 +1,12 @@
-"""NF4 in slices; lean linears.
+"""NF4 quantization in slices of rows, and linear layers without temporaries for the chunked step.
 
-4-bit weights in slices of rows: the bytes that bitsandbytes gives for the whole, without its temporaries.
+On devices for which bitsandbytes has no kernel it computes in plain torch, at 16 to 20 bytes per weight: 600 MiB for
+one matrix of 12288 x 3072. Its blocks of 64 weights are independent, so slices of 64 rows give the same bits.
 
-Where bitsandbytes has no kernel of its own it computes in plain torch, at 16 to 20 bytes a weight: 600 MiB for one
-matrix of 12288 x 3072. Its blocks of 64 weights are independent, so slices of 64 rows give the same bits.
-
-A layer's linear modules for the time of a pass: 4-bit weights de-quantised once for all chunks, LoRA without copies.
-
-PEFT's forward casts the input to float32 outside of CUDA's autocast, clones the output, and scales and adds matrices
-as wide as it: about half of a chunk's time on a CPU. Here the same sums are taken in the base's precision.
+For the duration of a pass, a layer's 4-bit weights are dequantized once for all chunks, and LoRA is computed without
+copies. PEFT's forward casts the input to float32 outside of CUDA's autocast, clones the output, and scales and adds
+matrices as wide as the output, which takes about half of a chunk's time on a CPU. Here the same sums are computed in
+the base's precision.
 """
 
 from __future__ import annotations
@@ -26,14 +24,14 @@ from torch import nn
 from torch.nn.functional import linear
 
 Tensor = torch.Tensor
-SLICE_WEIGHTS = 1 << 20  # weights of a slice
-BLOCK, NESTED_BLOCK = 64, 256  # weights with one scale, scales with one scale: what transformers leaves as they are
-_NATIVE_DEVICES = ("cpu", "cuda")  # a kernel that needs no temporaries
+SLICE_WEIGHTS = 1 << 20  # weights per slice
+BLOCK, NESTED_BLOCK = 64, 256  # weights per scale, scales per nested scale: transformers' defaults
+_NATIVE_DEVICES = ("cpu", "cuda")  # have a kernel that needs no temporaries
 
 
 def dequantize_weight(module: nn.Module, dtype: torch.dtype) -> Tensor:
-    """The dense weight `[out, in]` of a linear layer in `dtype`: of a `Linear4bit` what its forward pass multiplies
-    with, bit for bit; of any other its weight."""
+    """Return the dense weight `[out, in]` of a linear layer in `dtype`; for a `Linear4bit` exactly, bit for bit, what
+    its forward pass multiplies with."""
     weight: Any = module.weight
     state = getattr(weight, "quant_state", None)
     if state is None:
@@ -52,8 +50,10 @@ def dequantize_weight(module: nn.Module, dtype: torch.dtype) -> Tensor:
 def quantize_nf4(
     dense: Tensor, dtype: torch.dtype, device: torch.device, double: bool
 ) -> tuple[Tensor, bnb.QuantState]:
-    """`dense` `[out, in]`, wherever it lies, cast to `dtype` and quantised to NF4 on `device`: packed bytes `[n, 1]`
-    and what undoes it, equal to `bitsandbytes.functional.quantize_4bit` of the whole. `double`: the scales as well."""
+    """Cast `dense` `[out, in]`, on any device, to `dtype` and quantize it to NF4 on `device`; `double`: the scales too.
+
+    Returns the packed bytes `[n, 1]` and the state that unpacks them, equal to `bitsandbytes.functional.quantize_4bit`
+    of the whole matrix."""
     shape = dense.shape
     packed = torch.empty((-(-dense.numel() // 2), 1), dtype=torch.uint8, device=device)
     scales = torch.empty(-(-dense.numel() // BLOCK), dtype=torch.float32, device=device)
@@ -81,13 +81,13 @@ def quantize_nf4(
 
 
 def _row_slices(shape: tuple[int, ...], block: int) -> Iterator[slice]:
-    """Rows that hold about `AT_ONCE` weights, in multiples of a block: no block lies in two slices."""
+    """Yield slices of rows with about `SLICE_WEIGHTS` weights, in multiples of a block, so that no block is cut."""
     step = max(block, SLICE_WEIGHTS // shape[1] // block * block)
     return (slice(start, min(start + step, shape[0])) for start in range(0, shape[0], step))
 
 
 def _block_scales(state: bnb.QuantState) -> Tensor:
-    """One float32 scale a block."""
+    """Return one float32 scale per block."""
     if not state.nested:
         return state.absmax
     return bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
@@ -103,7 +103,7 @@ def _dequantize(
 
 @contextmanager
 def fused_lora_forward(layer: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """While entered, `layer` computes in `dtype` with dense weights and, where it is plain LoRA, without copies."""
+    """Let `layer` compute in `dtype` with dense weights inside the context; plain LoRA makes no copies."""
     changed: list[nn.Module] = []
     inside: set[nn.Module] = set()
     for module in layer.modules():
@@ -124,7 +124,7 @@ def fused_lora_forward(layer: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _is_plain_lora(module: Any) -> bool:
-    """Neither merged, nor a variant such as DoRA, nor LoRA with a bias, on a linear module."""
+    """Whether this is LoRA on a linear module, not merged, not a variant such as DoRA, and without a bias."""
     names = [name for name in module.active_adapters if name in module.lora_A]
     return (
         isinstance(module.base_layer, nn.Linear)
@@ -134,19 +134,20 @@ def _is_plain_lora(module: Any) -> bool:
 
 
 def _dense_linear(weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
-    """As bitsandbytes: in the weight's dtype, given back in the input's."""
+    """Compute in the weight's dtype and return the input's, as bitsandbytes does."""
     return linear(hidden.to(weight.dtype), weight, _cast_like(bias, weight)).to(hidden.dtype)
 
 
 def _lora_linear(module: Any, weight: Tensor, bias: Tensor | None, hidden: Tensor) -> Tensor:
-    """`W x + b + s B A dropout(x)` for `hidden` `[rows, tokens, in]`; only what is as narrow as the rank is scaled."""
+    """Return `W x + b + s B A dropout(x)` for `hidden` `[rows, tokens, in]`; the scale is applied at the rank's
+    width."""
     inner = hidden.to(weight.dtype)
     output = linear(inner, weight, _cast_like(bias, weight))
     for name in module.active_adapters:
         if name in module.lora_A and not module.disable_adapters:
             narrow = linear(module.lora_dropout[name](inner), _cast_like(module.lora_A[name].weight, weight))
             narrow = (narrow * module.scaling[name]).flatten(0, -2)
-            # In place: the product before it keeps no reference to its output.
+            # In place: the product keeps no reference to its output.
             output.view(-1, output.shape[-1]).addmm_(narrow, _cast_like(module.lora_B[name].weight, weight).mT)
     return output.to(hidden.dtype)
 

@@ -1,9 +1,5 @@
-"""Safetensors in, meta model filled.
-
-The weights as a model's publisher left them: safetensors files, read a tensor at a time.
-
-A model without weights, as transformers would build it for them, and putting weights into it one by one.
-"""
+"""Read safetensors files a tensor at a time, and put the tensors one by one into a model that was built without
+weights, as transformers would build it."""
 
 from __future__ import annotations
 
@@ -25,13 +21,14 @@ from longrepo.engines.torch.device import torch_device, torch_dtype
 from longrepo.engines.torch.quantization import BLOCK
 from longrepo.errors import InputError
 
-_IDENTITY_BYTES = 1 << 20  # bytes of a file that stand for its content
+_IDENTITY_BYTES = 1 << 20  # the first bytes of a file, hashed in place of its content
 
 
 class WeightFiles:
-    """Tensors by name. Files are read, not mapped: mapped, all that was read of them would stay in the process.
+    """Tensors of safetensors files by name. The files are read, not mapped, because mapped pages would stay in the
+    process.
 
-    Raises InputError for a file that is missing, cut off or can't be read.
+    Raises InputError if a file is missing, truncated or unreadable.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
@@ -52,7 +49,7 @@ class WeightFiles:
         return tuple(self._holders[name][1].get_slice(name).get_shape())
 
     def read(self, name: str) -> torch.Tensor:
-        """The whole tensor as it was written, on the CPU, in memory of its own."""
+        """Read a whole tensor as it was written, into the CPU's memory."""
         file, opened = self._holders[name]
         try:
             return opened.get_tensor(name)
@@ -60,20 +57,21 @@ class WeightFiles:
             raise _unreadable_weights(file, error) from None
 
     def identity(self) -> list[list[str | int]]:
-        """What changes when the files do: names, sizes, times, and the first mebibyte (the list of tensors)."""
-        found: list[list[str | int]] = []
+        """Return what changes when the files do: names, sizes, times, and a hash of the first mebibyte (the list of
+        tensors)."""
+        facts: list[list[str | int]] = []
         for file in self.files:
-            facts = file.stat()
+            stat = file.stat()
             with file.open("rb") as content:
                 beginning = xxhash.xxh3_128_hexdigest(content.read(_IDENTITY_BYTES))
-            found.append([file.name, facts.st_size, facts.st_mtime_ns, beginning])
-        return found
+            facts.append([file.name, stat.st_size, stat.st_mtime_ns, beginning])
+        return facts
 
 
 def find_weight_files(where: str, revision: str | None) -> WeightFiles | None:
-    """The safetensors files of a folder or a hub repository, downloaded if need be; None where it has none.
+    """Return the safetensors files of a folder or a hub repository, downloaded if necessary; None if it has none.
 
-    Raises OSError where the hub can't be reached, InputError for an index that can't be read.
+    Raises OSError if the hub can't be reached, InputError if the index is unreadable.
     """
     from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
@@ -93,7 +91,7 @@ def find_weight_files(where: str, revision: str | None) -> WeightFiles | None:
 
 def _unreadable_weights(file: Path, error: Exception) -> InputError:
     if isinstance(error, FileNotFoundError):
-        return InputError(f"{file}: the index names this file, but it isn't there; download it again")
+        return InputError(f"{file}: the index lists this file, but it doesn't exist; download it again")
     reason = str(error).splitlines()[0]
     return InputError(f"{file}: can't be read as safetensors ({reason}); download it again")
 
@@ -102,14 +100,14 @@ Tensor = torch.Tensor
 
 
 class NotStreamable(Exception):
-    """The checkpoint's tensors are not the model's one to one: the text says why."""
+    """The checkpoint's tensors don't match the model's one to one; the text says why."""
 
 
 class MetaModel:
-    """`model` lies on the meta device until `put` and `put_quantised` have given it its tensors and `finish` the rest.
+    """A model on the meta device, which `put` and `put_quantized` fill with tensors and `finish` completes.
 
-    Its embedding has `vocabulary` rows where that is more than the configuration says; what a checkpoint doesn't
-    give of them is zero. Raises NotStreamable for layers that are not plain linear ones.
+    Its embedding has `vocabulary` rows if that is more than the configuration says; rows that a checkpoint doesn't have
+    are zero. Raises NotStreamable for layers that aren't plain linear ones.
     """
 
     def __init__(self, config: Any, settings: ModelSettings, placement: Placement, vocabulary: int) -> None:
@@ -135,9 +133,9 @@ class MetaModel:
         self.quantized = {name for name in tensors if self._is_quantized(name)}
 
     def match(self, names: Iterable[str]) -> dict[str, str]:
-        """The model's name of each tensor to the checkpoint's, by transformers' own rules for renaming.
+        """Map the model's name of each tensor to the checkpoint's, by transformers' own renaming rules.
 
-        Raises NotStreamable where tensors have to be joined or split, InputError where some are missing or left over.
+        Raises NotStreamable if tensors have to be joined or split, InputError if some are missing or left over.
         """
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
@@ -159,27 +157,27 @@ class MetaModel:
         return found
 
     def check_names(self, found: Collection[str], unexpected: Collection[str] = ()) -> None:
-        """Raises InputError where the tensors found are not those that the configuration asks for, ties considered."""
+        """Raise InputError if the tensors aren't those that the configuration asks for, ties considered."""
         missing = self._published.keys() - set(found)
         report = _loading_info(missing, unexpected)
         self.model._adjust_missing_and_unexpected_keys(report)
         pairs = self.model.all_tied_weights_keys.items()
         tied = {one for pair in pairs for one in pair if not missing.issuperset(pair)}
-        wrong = {"lack": report.missing_keys - tied, "hold, unknown to its config.json,": report.unexpected_keys}
+        wrong = {"lack": report.missing_keys - tied, "have, unknown to its config.json,": report.unexpected_keys}
         for what, names in wrong.items():
             if names:
                 more = f" and {len(names) - 1} more" if len(names) > 1 else ""
                 raise InputError(f"its weights {what} {min(names)}{more}; download it again")
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raises InputError where a checkpoint's tensor is not what the configuration asks for."""
+        """Raise InputError if a checkpoint's tensor hasn't the shape that the configuration asks for."""
         if shape != self._published[name]:
             raise InputError(
                 f"{name} has the shape {list(shape)}, its config.json asks for {list(self._published[name])}"
             )
 
     def put(self, name: str, tensor: Tensor) -> None:
-        """Give a parameter or buffer its value, cast to the type and moved to the device that the model has it in."""
+        """Set a parameter or buffer, cast to the model's dtype and moved to its device."""
         module, leaf = self._place(name)
         wanted = getattr(module, leaf)
         if tensor.shape == self._shapes[name]:
@@ -193,7 +191,7 @@ class MetaModel:
         setattr(module, leaf, value)
 
     def put_quantized(self, name: str, packed: Tensor, state: Any) -> None:
-        """Give a 4-bit layer its packed weight and what undoes the packing, both on the device already."""
+        """Set a 4-bit layer's packed weight and the state that unpacks it, both already on the device."""
         module, leaf = self._place(name)
         module.quant_state = state
         module._is_hf_initialized = True
@@ -209,7 +207,7 @@ class MetaModel:
         setattr(module, leaf, value)
 
     def finish(self) -> Any:
-        """Tie what is tied, compute the buffers that no file holds, and return the model, all of it on its device."""
+        """Tie tied weights, compute the buffers that no file holds, and return the model on its device."""
         from transformers.modeling_utils import LoadStateDictConfig
 
         config = LoadStateDictConfig(device_map={"": self._device}, hf_quantizer=self._quantizer)
@@ -222,7 +220,7 @@ class MetaModel:
         return self.model
 
     def published_part(self, name: str, tensor: Tensor) -> Tensor:
-        """The rows of a finished model's tensor that a checkpoint gave; all of what isn't the model's but a layer's."""
+        """Return the rows of a finished model's tensor that came from the checkpoint; all rows of a quantized one."""
         rows = self._published.get(name, ())[:1]
         return tensor[: rows[0]] if rows and name not in self.quantized else tensor
 
@@ -230,7 +228,7 @@ class MetaModel:
         if self._quantizer is None or not self._quantizer.param_needs_quantization(self.model, name):
             return False
         if self._place(name)[0].source_cls is not nn.Linear:
-            raise NotStreamable("its layers hold their weights transposed")
+            raise NotStreamable("its layers store their weights transposed")
         return True
 
     def _place(self, name: str) -> tuple[Any, str]:
@@ -249,7 +247,7 @@ def _quantizer(settings: ModelSettings, placement: Placement) -> Any:
 
 
 def quantization_config(settings: ModelSettings, placement: Placement) -> Any:
-    """What transformers calls it; None for a base that stays as it is."""
+    """Return transformers' quantization config; None if the base isn't quantized."""
     from transformers import BitsAndBytesConfig
 
     if settings.quantization == "none":
