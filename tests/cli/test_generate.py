@@ -57,7 +57,7 @@ def test_a_column_is_before_its_character_and_verbose_names_what_was_shown(shop:
     out = generate(shop.run, "--file", file, "--line", 1, "--column", 4, "--length", 512, "--verbose")
     assert out.exit_code == 0, out.output
     assert "shop/account.py\n" in out.stderr and "engine: torch" in out.stderr
-    assert "between what stands before and after" in out.stderr
+    assert "between the text before and after" in out.stderr
 
 
 def test_an_adapter_alone_brings_its_own_lora_and_the_base_may_be_named(shop: Tried, tmp_path: Path) -> None:
@@ -85,14 +85,14 @@ def test_bad_input_is_one_line(shop: Tried, tmp_path: Path) -> None:
     cases = {
         (): "give --file FILE --line N, or --prompt TEXT",
         ("--file", file, "--prompt", "a"): "give --file FILE --line N, or --prompt TEXT",
-        ("--file", file): "at which line? give --line N",
-        ("--file", tmp_path / "no.py", "--line", 1): "can't be read (No such file or directory)",
-        ("--file", tmp_path, "--line", 1): "can't be read (Is a directory)",
+        ("--file", file): "also needs --line N",
+        ("--file", tmp_path / "no.py", "--line", 1): "unreadable (No such file or directory)",
+        ("--file", tmp_path, "--line", 1): "unreadable (Is a directory)",
         ("--file", tmp_path / "binary.bin", "--line", 1): "isn't a text file",
         ("--file", file, "--line", 4000): f"--line 4000: {file} has",
         ("--file", file, "--line", 1, "--column", 400): "--column 400: line 1",
-        ("--file", tmp_path / "alone.py", "--line", 1, "--repo", shop.repo): "lies outside the repository",
-        ("--prompt", ""): "--prompt: is empty",
+        ("--file", tmp_path / "alone.py", "--line", 1, "--repo", shop.repo): "outside the repository",
+        ("--prompt", ""): "--prompt is empty",
     }
     for arguments, expected in cases.items():
         error = generate(shop.run, *arguments).exception

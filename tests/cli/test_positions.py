@@ -66,10 +66,10 @@ def test_keys_and_values_may_be_packed_where_there_is_no_window(run: Path) -> No
 
 def test_what_no_tier_holds_is_refused_with_the_way_out(run: Path) -> None:
     cases = {
-        ("--prompt", TEXT * 14): "of 256 in all, 8 new ones leave 248: give less, or a larger --length",
-        ("--prompt", TEXT * 60, *ASKED): "of 1024 in all",
+        ("--prompt", TEXT * 14): "8 new ones leave 248 of 256: shorten it, or set a larger --length",
+        ("--prompt", TEXT * 60, *ASKED): "leave 1016 of 1024",
         ("--prompt", TEXT, "--length", 512): "--set context.target_length=512 and a context.method",
-        ("--prompt", TEXT, "--set", "lora.r=4"): "only settings of context can be given here",
+        ("--prompt", TEXT, "--set", "lora.r=4"): "only context settings can be set here",
         ("--prompt", TEXT, "--set", "context.method=linear", "--set", "context.target_length=1024"): "window of 256",
         ("--prompt", TEXT, "--set", "context.window=full"): "it was trained at other positions",
     }

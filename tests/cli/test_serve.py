@@ -80,7 +80,7 @@ def test_a_port_in_use_is_said_at_once(run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         error = CliRunner().invoke(app, ["serve", str(run), "--port", port]).exception
-    expected = f"--port {port}: can't be listened at (Address already in use); give another port, or 0 for any"
+    expected = f"--port {port}: can't listen there (Address already in use); give another port, or 0 for any"
     assert isinstance(error, InputError) and str(error) == expected
 
 

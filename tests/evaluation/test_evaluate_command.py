@@ -136,7 +136,7 @@ def test_what_doesn_t_belong_together_is_refused(
     assert f"give the run in it: {run}" in refused(tmp_path)
     assert "--split train: expected validation or test" in refused(run, *repo, "--split", "train")
     assert "holds 2048 positions: use a shorter text, or extend the positions" in refused(run, *repo, "--length", 4096)
-    assert "only settings of context can be given" in refused(run, *repo, "--set", "lora.r=4")
+    assert "only context settings can be set here" in refused(run, *repo, "--set", "lora.r=4")
     assert "--length 100: expected 256 tokens or more" in refused(run, *repo, "--length", 100)
     assert "no --repo contains the commit" in refused(run, "--repo", young.folder)
     assert "no such sequences" in refused(run, *repo, "--sequences", tmp_path / "gone")

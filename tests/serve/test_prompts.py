@@ -89,7 +89,7 @@ def test_the_names_of_special_tokens_are_tokens_as_given_and_text_in_a_file(
 @pytest.mark.parametrize(
     ("text", "new", "expected"),
     [
-        ("a = 1\n" * 2000, 32, "the prompt has .* of 1024 in all, 32 new ones leave 992"),
+        ("a = 1\n" * 2000, 32, "the prompt has .* 32 new ones leave 992 of 1024"),
         ("a", 1000, "leave 24 of 1024"),
     ],
 )

@@ -54,7 +54,7 @@ def test_each_request_is_answered_at_its_tier(run: Path, engine: str) -> None:
                 assert answer.choices[0].text == expected[number]
             with pytest.raises(openai.BadRequestError) as caught:
                 client.completions.create(model="any", prompt=TEXT * 60, max_tokens=NEW)
-            assert "of 1024 in all" in caught.value.response.text
+            assert "leave 1016 of 1024" in caught.value.response.text
     finally:
         server.stop()
         thread.join(20)

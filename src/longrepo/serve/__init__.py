@@ -1,1 +1,1 @@
-"""What a tuned model is for: completing code, at a place in a file or for an editor that asks a server."""
+"""Complete code with a tuned model, at a position in a file or for an editor that asks a server."""

@@ -1,4 +1,4 @@
-"""A tuned model, ready to write."""
+"""A tuned model that is loaded and ready to complete code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNSUPPORTED_LORA_KEYS = ("use_dora", "use_rslora", "rank_pattern", "alpha_patte
 
 @dataclass(frozen=True)
 class TunedModel:
-    """`adaptive` has its engine at the positions of each text; `notes` are lines for the terminal."""
+    """A loaded model. `adaptive` sets the engine's positions for each text; `notes` are lines for the terminal."""
 
     name: str
     adaptive: TieredEngine
@@ -33,22 +33,22 @@ class TunedModel:
 
     @staticmethod
     def load(
-        path: Path, model: str | None, choice: EngineSelection, device: str, asked: ContextSettings | None = None
+        path: Path, model: str | None, choice: EngineSelection, device: str, context: ContextSettings | None = None
     ) -> TunedModel:
-        """Of a run's folder, a checkpoint's, or that of what they trained; `model` stands in for the base it names,
-        `asked` are the positions of texts that are longer than its own reach.
+        """Load a model from the folder of a run, a checkpoint or an adapter.
 
-        Raises InputError where it can't be had, or is another base's.
+        `model` replaces the base that the folder names; `context` are the positions of texts longer than its own reach.
+        Raises InputError if the model isn't available, or the adapter belongs to another base.
         """
-        found = find_artifact(path)
-        source, notes = found.on(model), found.notes
+        artifact = find_artifact(path)
+        source, notes = artifact.on(model), artifact.notes
         settings = with_adapter_lora(source.settings, source.adapter)
         base = settings.model
-        if base.name != found.settings.model.name:
-            own = found.settings.model.name
+        own = artifact.settings.model.name
+        if base.name != own:
             named = f"training began with {own}" if source.whole else f"the adapter names {own} as its base"
-            notes += (f"{named}; {base.name} is taken, as asked",)
-        tiers = model_tiers(base, settings.context, asked, _longest_length(settings))
+            notes += (f"{named}; {base.name} is used, as requested",)
+        tiers = model_tiers(base, settings.context, context, _longest_length(settings))
         tokenizer = load_tokenizer(source.tokenizer, base.revision, settings.data.structure_tokens)
         engine = create_engine(choice, settings, tokenizer, device)
         engine.load_adapter(source.adapter)
@@ -59,36 +59,36 @@ class TunedModel:
     def engine(self) -> Engine:
         return self.adaptive.engine
 
-    def length(self, asked: int | None) -> int:
-        """Tokens of prompt and completion together: what is asked for, else the longest the run was planned for, as
-        far as the positions reach. Raises InputError for more than that."""
+    def length(self, wanted: int | None) -> int:
+        """Return the tokens of prompt and completion together: `wanted`, or the longest length of the run, as far as
+        the positions reach. Raises InputError if `wanted` is more than they reach."""
         tiers = self.adaptive.tiers
-        if asked is not None and asked > tiers.reach:
+        if wanted is not None and wanted > tiers.reach:
             name = self.settings.model.name
-            raise InputError(f"--length {asked}: {name} reaches {tiers.reach} tokens here: {tiers.remedy_for(asked)}")
-        return asked or min(tiers.reach, _longest_length(self.settings))
+            raise InputError(f"--length {wanted}: {name} reaches {tiers.reach} tokens here: {tiers.remedy_for(wanted)}")
+        return wanted or min(tiers.reach, _longest_length(self.settings))
 
     def check_cache(self, tier: Tier, bits: int) -> None:
-        """Raises InputError where the engine's library can't keep so many bits of keys and values in this tier."""
+        """Raise InputError if the engine's library has no cache of `bits` bits for this tier."""
         from longrepo.engines.model_shape import read_config
 
         config = read_config(self.settings.model.name, self.settings.model.revision, tier.context)
         library = cache_library(self.engine.name)
         if reason := library.unsupported_bits_reason(config, bits, self.engine.device):
-            raise InputError(f"--cache-bits {bits}: {reason}; leave it out, or see longrepo plan --inference")
+            raise InputError(f"--cache-bits {bits}: {reason}; omit it, or see longrepo plan --inference")
 
     def prompts(self, length: int | None, repo: Path | None) -> PromptBuilder:
-        """Of `length` tokens (see there), with the files of a repository around what is asked, if one is given. Without
-        a `length`, a text as it is may have all that the positions reach."""
+        """Return a builder of prompts of `length` tokens (see there), which show related files if `repo` is given.
+        Without a `length`, a text that is used as it is may have as many tokens as the positions reach."""
         around = WorkingTree.read(repo, self.tokenizer, self.settings) if repo is not None else None
         return PromptBuilder(self.tokenizer, self.length(length), around, length or self.adaptive.tiers.reach)
 
     def complete(self, text: str, max_tokens: int = 64, length: int | None = None) -> str:
-        """What the model writes after a text, greedily; `length`: tokens of both together. Raises InputError for a text
-        that is too long."""
-        asked = self.prompts(length, None).from_text(text, None, max_tokens)
-        self.adaptive.select_tier(len(asked.ids) + max_tokens)
-        return completion_text(self.tokenizer, list(self.engine.generate(asked.ids, max_tokens)))
+        """Return the model's greedy completion of a text; `length` limits the tokens of both together. Raises
+        InputError if the text is too long."""
+        prompt = self.prompts(length, None).from_text(text, None, max_tokens)
+        self.adaptive.select_tier(len(prompt.ids) + max_tokens)
+        return completion_text(self.tokenizer, self.engine.generate(prompt.ids, max_tokens))
 
 
 def _longest_length(settings: Settings) -> int:
@@ -96,14 +96,14 @@ def _longest_length(settings: Settings) -> int:
 
 
 def with_adapter_lora(settings: Settings, adapter: Path) -> Settings:
-    """The settings with the LoRA of an adapter's folder, which an adapter alone brings without its run's settings."""
+    """Return the settings with the LoRA settings of an adapter's folder, which may come without its run's settings."""
     if settings.training.weights == "all":
         return settings
     config: dict[str, Any] = read_adapter_config(adapter)
     modules = config.get("target_modules")
     if config.get("peft_type") != "LORA" or not isinstance(modules, list):
-        raise InputError(f"{adapter / ADAPTER_CONFIG}: only plain LoRA on named modules can be loaded")
-    if more := [name for name in _UNSUPPORTED_LORA_KEYS if config.get(name)]:
-        raise InputError(f"{adapter / ADAPTER_CONFIG}: only plain LoRA can be loaded, and this has {more[0]}")
-    ours = {"r": config["r"], "alpha": config["lora_alpha"], "target_modules": tuple(modules)}
-    return settings.model_copy(update={"lora": settings.lora.model_copy(update=ours)})
+        raise InputError(f"{adapter / ADAPTER_CONFIG}: only plain LoRA on named modules is supported")
+    if unsupported := [name for name in _UNSUPPORTED_LORA_KEYS if config.get(name)]:
+        raise InputError(f"{adapter / ADAPTER_CONFIG}: only plain LoRA is supported, but this has {unsupported[0]}")
+    lora = {"r": config["r"], "alpha": config["lora_alpha"], "target_modules": tuple(modules)}
+    return settings.model_copy(update={"lora": settings.lora.model_copy(update=lora)})

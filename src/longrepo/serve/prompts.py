@@ -1,11 +1,4 @@
-"""Place in a file -> prompt.
-
-What stands around a file in its repository, at HEAD: what an editor has to show beside the place it asks at.
-
-What a model is asked: as much of a file as fits, behind its repository's related files where there are any.
-
-Where to write: a place in a file of a working tree.
-"""
+"""Prompts for a position in a file: as much of the file as fits, after related files of its repository at HEAD."""
 
 from __future__ import annotations
 
@@ -39,19 +32,21 @@ from longrepo.repository.types import decode_text
 from longrepo.utils.cache import SqliteCache, cache_folder
 from longrepo.utils.hashing import line_hash
 
-_MIN_MATCH_SHARE = 0.5  # of the lines asked at, which a file must hold to be the one they are from
+_MIN_MATCH_SHARE = 0.5  # of a request's lines that a file must contain to be recognized
+_MIN_PROMPT_TOKENS = 64  # tokens of room that a prompt needs
+_FIM_PROMPT = re.compile(f".*?{FIM_PREFIX}(.*){FIM_SUFFIX}(.*){FIM_MIDDLE}", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class WorkingTree:
-    """A repository's files as they stand at HEAD, read once."""
+    """A repository's files at HEAD, read once."""
 
     folder: Path
     tree: RepoTree
 
     @staticmethod
     def read(repo: Path, tokenizer: RepoTokenizer, settings: Settings) -> WorkingTree:
-        """Raises InputError where it is no repository, or one without a commit."""
+        """Read a repository. Raises InputError if it isn't one, or has no commit."""
         cache = SqliteCache(cache_folder())
         try:
             repository = Repository.open(repo)
@@ -64,31 +59,29 @@ class WorkingTree:
         finally:
             cache.close()
 
-    def others(self, path: str, seen: Iterable[Import]) -> Iterator[FilePiece]:
-        """The files related to the one at `path`, nearest first. `seen`: what that imports now."""
-        return (FilePiece.whole(self.tree.texts[one], False) for one in self.tree.related(path, seen))
+    def related(self, path: str, imports: Iterable[Import]) -> Iterator[FilePiece]:
+        """Yield the files related to the one at `path`, the nearest first; `imports` are its current import
+        statements."""
+        return (FilePiece.whole(self.tree.texts[one], False) for one in self.tree.related(path, imports))
 
     def path_of(self, text: str) -> str | None:
-        """The file that holds most of a text's lines, if it holds half of them: the one it is from."""
-        asked = {line_hash(line) for line in text.split("\n")} - {0}
-        wanted = np.array(sorted(asked), np.uint64)
-        shared = {path: int(np.isin(wanted, of.row_hashes).sum()) for path, of in self.tree.texts.items()}
+        """Return the file that contains most of a text's lines, if it contains at least half of them."""
+        hashes = {line_hash(line) for line in text.split("\n")} - {0}
+        wanted = np.array(sorted(hashes), np.uint64)
+        shared = {path: int(np.isin(wanted, file.row_hashes).sum()) for path, file in self.tree.texts.items()}
         best = max(sorted(shared), key=shared.__getitem__, default=None)
-        return best if best and asked and shared[best] >= _MIN_MATCH_SHARE * len(asked) else None
+        return best if best and hashes and shared[best] >= _MIN_MATCH_SHARE * len(hashes) else None
 
 
 def enclosing_repository(file: Path) -> Path | None:
-    """The folder of the repository that a file lies in."""
+    """Return the folder of the repository that contains a file, or None."""
     return next((folder for folder in file.resolve().parents if (folder / ".git").exists()), None)
-
-
-_MIN_PROMPT_TOKENS = 64  # tokens that a prompt has room for at least
-_FIM_PROMPT = re.compile(f".*?{FIM_PREFIX}(.*){FIM_SUFFIX}(.*){FIM_MIDDLE}", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class CompletionPrompt:
-    """`ids` `[tokens]`; whether they ask for what fills a gap; the other files in them, the nearest first."""
+    """A prompt's `ids` `[tokens]`; `fim`: whether it asks to fill a gap; `files`: the related files in it, the nearest
+    first."""
 
     ids: list[int]
     fim: bool
@@ -97,8 +90,11 @@ class CompletionPrompt:
 
 @dataclass(frozen=True)
 class PromptBuilder:
-    """Makes prompts that leave room for a completion: in `length` tokens what is put together here; a text that is
-    taken as it is may have `longest`, the completion's with it (None: `length`, too)."""
+    """Builds prompts that leave room for a completion.
+
+    Prompt and completion have `length` tokens together; a text that is used as it is may have `longest` (None:
+    `length`).
+    """
 
     tokenizer: RepoTokenizer
     length: int
@@ -106,21 +102,22 @@ class PromptBuilder:
     longest: int | None = None
 
     def at(self, path: str, before: str, after: str | None, new: int) -> CompletionPrompt:
-        """For `new` tokens in the file at `path`, between two texts; None: at the end. What doesn't fit is left out,
-        the farthest first; the file itself has half the room at least."""
+        """Build a prompt for `new` tokens in the file at `path`, between two texts (`after` None: at the end).
+
+        Text that doesn't fit is omitted, the farthest first; the file itself gets at least half of the room."""
         room = _prompt_room(self.length, new)
         own, rest = self._read(path, before), self._read(path, after or "")
         sizes = TemplateSizes(self.tokenizer)
         room -= sizes.frame(own) + (3 if after is not None else 0)
-        seen = (*own.outline.imports, *rest.outline.imports)
-        others = self.around.others(path, seen) if self.around else ()
+        imports = (*own.outline.imports, *rest.outline.imports)
+        others = self.around.related(path, imports) if self.around else ()
         if after is None:
             return self._written(own, None, others, room, sizes)
         return self._written(own, piece_from(rest, 0, room // 4), others, room, sizes)
 
     def from_text(self, text: str, after: str | None, new: int) -> CompletionPrompt:
-        """For `new` tokens after a text as it is, in which the names of special tokens are these tokens, or between
-        it and another. Raises InputError where it doesn't fit."""
+        """Build a prompt for `new` tokens after a text as it is, or between it and `after`. Names of special tokens in
+        the texts become these tokens. Raises InputError if the prompt is too long."""
         ids = self._marked(text)
         if after is not None:
             fim = self._fim()
@@ -128,14 +125,14 @@ class PromptBuilder:
         longest = self.longest or self.length
         if len(ids) > (room := _prompt_room(longest, new)):
             raise InputError(
-                f"the prompt has {len(ids)} tokens; of {longest} in all, {new} new ones leave {room}: give less, or a "
-                "larger --length, and beyond the model's positions a context.method and a context.target_length"
+                f"the prompt has {len(ids)} tokens, but {new} new ones leave {room} of {longest}: shorten it, or set a "
+                "larger --length and, beyond the model's positions, a context.method and a context.target_length"
             )
         return CompletionPrompt(ids, after is not None or (self.tokenizer.fim is not None and FIM_MIDDLE in text))
 
     def asked(self, text: str, after: str | None, new: int) -> CompletionPrompt:
-        """As an editor asks, which doesn't say in which file: where one of the repository is recognised, with what
-        stands around it there, else as given."""
+        """Build a prompt for an editor's request, which doesn't name its file: if a file of the repository is
+        recognized, the prompt shows related files, otherwise the texts are used as they are."""
         gap = _FIM_PROMPT.fullmatch(text) if after is None else None
         before, rest = (gap[1], gap[2]) if gap else (text, after)
         path = self.around.path_of(f"{before}\n{rest or ''}") if self.around else None
@@ -148,19 +145,19 @@ class PromptBuilder:
         chosen = fit_pieces(others, room - min(len(own), room // 2), sizes)
         left = room - sum(map(sizes.file, chosen))
         before = FilePiece(own, own.start_in(len(own), left), len(own), (), False)
-        draft = SequenceBuilder(self.tokenizer)
-        write_context_files(draft, chosen)
+        builder = SequenceBuilder(self.tokenizer)
+        write_context_files(builder, chosen)
         if after is None:
-            write_file_prefix(draft, before)
+            write_file_prefix(builder, before)
         else:
-            write_file_gap(draft, before, after, self._fim())
+            write_file_gap(builder, before, after, self._fim())
         files = tuple(dict.fromkeys(piece.of.path for piece in chosen))
-        return CompletionPrompt(draft.arrays()[0].tolist(), after is not None, files)
+        return CompletionPrompt(builder.arrays()[0].tolist(), after is not None, files)
 
     def _read(self, path: str, text: str) -> TokenizedText:
-        """As the files of training, but nothing redacted: it is to go on as it stands."""
-        found = FeatureExtractor(self.tokenizer, None, 1.0).extract([FileJob(path, text)])[0]
-        return unpack_features(found, path, path_tokens(self.tokenizer, path)).text
+        """Read a text like a file of training, but without redaction, since the completion has to continue it."""
+        features = FeatureExtractor(self.tokenizer, None, 1.0).extract([FileJob(path, text)])[0]
+        return unpack_features(features, path, path_tokens(self.tokenizer, path)).text
 
     def _marked(self, text: str) -> list[int]:
         return list(self.tokenizer.source.encode(text, add_special_tokens=False))
@@ -174,16 +171,15 @@ class PromptBuilder:
 def _prompt_room(length: int, new: int) -> int:
     if (room := length - new) < _MIN_PROMPT_TOKENS:
         raise InputError(
-            f"{new} new tokens leave {max(room, 0)} of {length} for the prompt, which takes {_MIN_PROMPT_TOKENS} at "
-            f"least"
+            f"{new} new tokens leave {max(room, 0)} of {length} for the prompt, which needs {_MIN_PROMPT_TOKENS}"
         )
     return room
 
 
 @dataclass(frozen=True)
 class FilePosition:
-    """`path` is the file's, within its repository `repo` (None: it lies in none); `after` is None where nothing that
-    stands after the place is to be shown."""
+    """A position in a file of the working tree. `path` is the file's in its repository `repo` (None: it is in none);
+    `after` is None if the text after the position isn't to be shown."""
 
     repo: Path | None
     path: str
@@ -194,12 +190,13 @@ class FilePosition:
 def read_position(
     file: Path, line: int | None, column: int | None, repo: Path | None, fim: bool | None
 ) -> FilePosition:
-    """Line and column count from 1, the column before its character; None: the line's end. `fim` None: what stands
-    after is shown where it is more than white space. Raises InputError where there is no such place."""
+    """Read a file and split it at a position. Line and column start at 1; the column is before its character, None is
+    the line's end. `fim` None: the text after it is shown if it is more than whitespace. Raises InputError if there is
+    no such position."""
     if not file.is_file() and repo is not None and (repo / file).is_file():
         file = repo / file
     if line is None:
-        raise InputError(f"--file {file}: at which line? give --line N")
+        raise InputError(f"--file {file} also needs --line N")
     text = _read_file(file)
     lines = text.split("\n")
     if line > len(lines):
@@ -214,11 +211,11 @@ def read_position(
     return FilePosition(root, _path_within(file, root), text[:at], after if shown else None)
 
 
-def read_prompt(given: str) -> str:
-    """The text itself, `-` for standard input. Raises InputError where there is none."""
-    text = sys.stdin.read() if given == "-" else given
+def read_prompt(value: str) -> str:
+    """Return the value of `--prompt`, or standard input if it is `-`. Raises InputError if that is empty."""
+    text = sys.stdin.read() if value == "-" else value
     if not text:
-        raise InputError("--prompt: is empty; give a text to go on from")
+        raise InputError("--prompt is empty; give a text to continue")
     return text
 
 
@@ -226,7 +223,7 @@ def _read_file(file: Path) -> str:
     try:
         text = decode_text(file.read_bytes())
     except OSError as error:
-        raise InputError(f"--file {file}: can't be read ({error.strerror}); give a file of the working tree") from None
+        raise InputError(f"--file {file}: unreadable ({error.strerror}); give a file of the working tree") from None
     if text is None:
         raise InputError(f"--file {file}: isn't a text file")
     return text
@@ -238,4 +235,6 @@ def _path_within(file: Path, root: Path | None) -> str:
     try:
         return file.resolve().relative_to(root.resolve()).as_posix()
     except ValueError:
-        raise InputError(f"--file {file}: lies outside the repository {root}; give the --repo it is in") from None
+        raise InputError(
+            f"--file {file}: outside the repository {root}; give --repo the one that contains it"
+        ) from None

@@ -1,8 +1,8 @@
-"""A server for editors: OpenAI's completions endpoint with either engine's model, on this machine alone.
+"""A server for editors: OpenAI's completions endpoint with either engine's model, on this machine only.
 
-Requests are read in one thread, by Starlette on uvicorn. Answers are computed one after another in the thread that
-calls `CompletionServer.run`: MLX keeps what it compiled in thread-local storage with Python objects in it, and a thread
-that takes that down while the interpreter ends aborts the process.
+Starlette on uvicorn reads requests in one thread. Answers are computed one after another in the thread that calls
+`CompletionServer.run`, because MLX keeps compiled code with Python objects in thread-local storage, and destroying that
+in another thread while the interpreter exits aborts the process.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ from longrepo.serve.model import TunedModel
 from longrepo.serve.prompts import PromptBuilder
 
 SERVER_HOST = "127.0.0.1"
-DEFAULT_MAX_TOKENS = 256  # tokens of a completion, if a request doesn't say
-_SHUTDOWN_SECONDS = 2  # that clients have, in the end, to take what they were sent
+DEFAULT_MAX_TOKENS = 256  # tokens of a completion if a request doesn't say
+_SHUTDOWN_SECONDS = 2  # for clients to receive what was sent before the server stops
 _LOG = logging.getLogger("uvicorn.error")
 
 
 def listen(port: int) -> socket.socket:
-    """A socket that this machine alone reaches; port 0: any free one. Raises InputError if the port is taken."""
+    """Open a socket that only this machine reaches; port 0 means any free one. Raises InputError if the port is
+    taken."""
     try:
         return socket.create_server((SERVER_HOST, port))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise InputError(f"--port {port}: can't be listened at ({reason}); give another port, or 0 for any") from None
+        raise InputError(f"--port {port}: can't listen there ({reason}); give another port, or 0 for any") from None
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """What a request's body asks for; fields that change nothing in greedy decoding are ignored."""
+    """The fields of a request; those that change nothing in greedy decoding are ignored."""
 
     prompt: str
     suffix: str | None
@@ -64,7 +65,7 @@ class CompletionRequest:
 
     @staticmethod
     def parse(body: object) -> CompletionRequest:
-        """Raises InputError if a field has the wrong type."""
+        """Read a request's body. Raises InputError if a field has the wrong type."""
         if not isinstance(body, dict):
             raise InputError("the request must be a JSON object")
         prompt, suffix, stop = body.get("prompt"), body.get("suffix"), body.get("stop")
@@ -84,8 +85,10 @@ class CompletionRequest:
 
 
 class CompletionText:
-    """The text of an answer as its tokens come. A mark ends it, and so does a stop sequence, whichever tokens it falls
-    into; text that a stop sequence may begin with is held back until it is certain."""
+    """The text of an answer, token by token.
+
+    It ends at a mark, or at a stop sequence, whichever tokens that falls into. Text that may be the start of a stop
+    sequence is held back until that is decided."""
 
     def __init__(self, tokenizer: RepoTokenizer, stop: Sequence[str]) -> None:
         self._tokenizer, self._stop, self._marks = tokenizer, stop, special_token_mask(tokenizer)
@@ -94,7 +97,7 @@ class CompletionText:
         self.ended = False
 
     def add(self, token: int) -> str:
-        """The text that is certain now and wasn't before."""
+        """Return the text that the token makes certain."""
         if token >= len(self._marks) or self._marks[token]:
             self.ended = True
             return self.rest()
@@ -107,12 +110,12 @@ class CompletionText:
         return self._send(text, len(text) - self._held_back(text))
 
     def rest(self) -> str:
-        """What was held back, if no stop sequence came of it."""
+        """Return the text that was held back for a stop sequence that didn't come."""
         text = completion_text(self._tokenizer, self._ids)
         return self._send(text, len(text))
 
     def _held_back(self, text: str) -> int:
-        """Characters at the end that may become others (an unfinished character), or the beginning of a stop."""
+        """Count the characters at the end that may still change: an incomplete character, or the start of a stop."""
         unfinished = len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
         begun = [
             size
@@ -129,7 +132,7 @@ class CompletionText:
 
 @dataclass(frozen=True)
 class AnswerPart:
-    """`finish_reason` is None in all parts but the last."""
+    """A part of an answer; `finish_reason` is None in all but the last."""
 
     text: str
     finish_reason: str | None = None
@@ -138,7 +141,7 @@ class AnswerPart:
 
 
 class AnswerBrokenOff(Exception):
-    """An answer that ends too early, and the status that says so."""
+    """An answer that ends early, with the HTTP status to report."""
 
     def __init__(self, reason: str, status: int) -> None:
         super().__init__(reason)
@@ -147,8 +150,8 @@ class AnswerBrokenOff(Exception):
 
 @dataclass
 class Answer:
-    """A request on its way between the two threads. The computing one puts parts into `parts`, at last one with a
-    finish reason, or an error; the other sets `abandoned` if the client no longer waits."""
+    """A request that the two threads share. The computing one puts parts into `parts`, the last with a finish reason,
+    or an error; the other sets `abandoned` when the client is gone."""
 
     request: CompletionRequest
     parts: asyncio.Queue[AnswerPart | Exception] = field(default_factory=asyncio.Queue)
@@ -156,11 +159,11 @@ class Answer:
     abandoned: bool = False
 
     def put(self, part: AnswerPart | Exception) -> None:
-        """From the computing thread."""
+        """Add a part, from the computing thread."""
         self.loop.call_soon_threadsafe(self.parts.put_nowait, part)
 
     async def get(self) -> AnswerPart:
-        """The next part. Raises what the computing thread put."""
+        """Return the next part. Raises the error if the computing thread put one."""
         part = await self.parts.get()
         if isinstance(part, Exception):
             raise part
@@ -168,7 +171,7 @@ class Answer:
 
 
 class CompletionServer:
-    """Answers until it is stopped."""
+    """Answers requests until it is stopped."""
 
     def __init__(self, listening: socket.socket, tuned: TunedModel, prompts: PromptBuilder) -> None:
         self._listening, self._tuned, self._prompts = listening, tuned, prompts
@@ -179,7 +182,7 @@ class CompletionServer:
         self._http = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, **options))
 
     def run(self) -> None:
-        """Answer requests; Ctrl-C ends it, as KeyboardInterrupt."""
+        """Answer requests until `stop`, or until Ctrl-C raises KeyboardInterrupt."""
         web = Thread(target=self._serve_http)
         answer: Answer | None = None
         try:
@@ -188,7 +191,7 @@ class CompletionServer:
                 self._compute(answer)
         finally:
             self._stopping = self._http.should_exit = True
-            _LOG.setLevel(logging.CRITICAL)  # nothing about clients that don't take their answers in time
+            _LOG.setLevel(logging.CRITICAL)  # silences reports about clients that are cut off
             self._refuse(answer)
             if web.is_alive():
                 web.join()
@@ -205,7 +208,7 @@ class CompletionServer:
             self.stop()
 
     def _refuse(self, answer: Answer | None) -> None:
-        """End the answer under way, and those that wait for their turn."""
+        """End the current answer and those that are waiting."""
         answers = [answer]
         while not self._waiting.empty():
             answers.append(self._waiting.get())
@@ -214,7 +217,7 @@ class CompletionServer:
                 one.put(AnswerBrokenOff("the server is stopping", 503))
 
     def _compute(self, answer: Answer) -> None:
-        """Whatever goes wrong becomes the answer: the server goes on."""
+        """Compute an answer; an error becomes the answer, and the server goes on."""
         if answer.abandoned:
             return
         try:
@@ -226,11 +229,11 @@ class CompletionServer:
             answer.put(AnswerBrokenOff(str(error) or type(error).__name__, 500))
 
     def _write(self, answer: Answer) -> None:
-        asked = answer.request
-        ids = self._prompts.asked(asked.prompt, asked.suffix, asked.max_tokens).ids
-        self._tuned.adaptive.select_tier(len(ids) + asked.max_tokens)
-        text, new = CompletionText(self._tuned.tokenizer, asked.stop), 0
-        with closing(self._tuned.engine.stream(ids, asked.max_tokens)) as tokens:
+        request = answer.request
+        ids = self._prompts.asked(request.prompt, request.suffix, request.max_tokens).ids
+        self._tuned.adaptive.select_tier(len(ids) + request.max_tokens)
+        text, new = CompletionText(self._tuned.tokenizer, request.stop), 0
+        with closing(self._tuned.engine.stream(ids, request.max_tokens)) as tokens:
             for new, token in enumerate(tokens, start=1):  # noqa: B007
                 if answer.abandoned or self._stopping:
                     return
@@ -239,12 +242,12 @@ class CompletionServer:
                 if text.ended:
                     break
         rest = "" if text.ended else text.rest()
-        reason = "length" if new == asked.max_tokens and not text.ended else "stop"
+        reason = "length" if new == request.max_tokens and not text.ended else "stop"
         answer.put(AnswerPart(rest, reason, len(ids), new))
 
 
 def application(name: str, enqueue: Callable[[Answer], None]) -> Starlette:
-    """The HTTP side: what is asked is handed to `enqueue`, and its parts are sent as they come."""
+    """Return the HTTP application: it passes requests to `enqueue` and sends the parts of answers as they come."""
 
     async def complete(request: Request) -> Response:
         try:
@@ -285,7 +288,7 @@ def application(name: str, enqueue: Callable[[Answer], None]) -> Starlette:
 
 
 async def _hang_up(request: Request, answer: Answer) -> None:
-    """Abandon an answer as soon as its client is gone."""
+    """Abandon an answer when its client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     answer.abandoned = True
@@ -329,7 +332,7 @@ def _usage(last: AnswerPart) -> dict[str, int]:
 
 
 def _error_body(error: Exception) -> tuple[dict[str, Any], int]:
-    """An error as OpenAI's interface has it, in one line, and its status."""
+    """Return an error in OpenAI's format, with a message of one line, and its HTTP status."""
     status, message = 400, str(error)
     if isinstance(error, AnswerBrokenOff):
         status = error.status
