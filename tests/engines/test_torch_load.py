@@ -250,7 +250,7 @@ def rewrite(folder: Path, change: Any) -> None:
 DAMAGES = {
     "cut off": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "can't be read as safetensors"),
     "empty": (lambda f: f.write_bytes(b""), "can't be read as safetensors"),
-    "absent": (lambda f: f.unlink(), "it isn't there"),
+    "absent": (lambda f: f.unlink(), "it doesn't exist"),
     "lacking": (lambda f: rewrite(f.parent, lambda t: t.popitem()), "its weights lack"),
     "more": (lambda f: rewrite(f.parent, lambda t: t.update({"model.x.weight": torch.ones(2)})), "unknown to its"),
     "another shape": (

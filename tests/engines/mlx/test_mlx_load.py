@@ -245,7 +245,7 @@ def test_weights_that_do_not_fit_are_one_line(damage: str, tmp_path: Path) -> No
 def test_shards_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     folder_of(tmp_path, shard="40KB")
     min(tmp_path.glob("*.safetensors")).unlink()
-    refused(tmp_path, "it isn't there")
+    refused(tmp_path, "it doesn't exist")
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     refused(tmp_path, "not an index")
 
