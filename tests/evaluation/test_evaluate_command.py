@@ -55,11 +55,11 @@ def test_the_repository_is_where_the_pipeline_read_it_or_around(
     shop: Prepared, run: Path, engine: TwoLosses, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "where it lies isn't recorded; give it with --repo" in refused(run)
+    assert "its folder isn't recorded; give it with --repo" in refused(run)
     record = shop.sequences.parent / "stage.json"
     try:
         record.write_text(json.dumps({"repositories": {"shop": str(tmp_path / "moved")}}))
-        assert "moved, where it was read, doesn't hold it any more; give it with --repo" in refused(run)
+        assert "moved, where it was read, no longer holds it; give it with --repo" in refused(run)
         record.write_text(json.dumps({"repositories": {"shop": str(shop.folder)}}))
         assert "2.000" in evaluated(run)
     finally:
@@ -108,7 +108,7 @@ def test_lengths_beyond_its_positions_are_measured_at_their_tiers(shop: Prepared
     repo, full = ("--repo", shop.folder, "--length", 512), ("--set", "context.window=full")
     longer = (*repo, "--length", 4096, *full, "--set", "context.target_length=8192")
     said = evaluated(run, *longer, "--set", "context.method=yarn")
-    assert "4,096 tokens: longer than its positions were trained for" in " ".join(said.split())
+    assert "4,096 tokens: longer than the positions in training" in " ".join(said.split())
     assert [(one.method, one.target_length) for one in engine.positions] == [("yarn", 4096)], "not for phases"
     positions = read_evaluation(run / "evaluation.json").about["positions"]
     assert positions["512"]["method"] == "none"
@@ -117,7 +117,7 @@ def test_lengths_beyond_its_positions_are_measured_at_their_tiers(shop: Prepared
     evaluated(run, *longer, "--set", "context.method=yarn")
     assert len(engine.scored) == scored, "kept"
     evaluated(run, *longer, "--set", "context.method=linear")
-    assert len(engine.scored) > scored and engine.positions[-1].method == "linear", "measured at others"
+    assert len(engine.scored) > scored and engine.positions[-1].method == "linear", "measured with others"
 
 
 def test_a_young_repository_is_measured_on_held_out_files(young: Prepared, engine: TwoLosses, tmp_path: Path) -> None:
@@ -142,13 +142,13 @@ def test_what_doesn_t_belong_together_is_refused(
     assert "no such sequences" in refused(run, *repo, "--sequences", tmp_path / "gone")
     (tmp_path / "notes.txt").write_text("A line of notes.\n" * 400)
     write_inputs(tmp_path / "text", tmp_path / "notes.txt", shop.tokenizer, 256, redact=True)
-    assert "made of a text, and only a repository has" in refused(run, *repo, "--sequences", tmp_path / "text")
+    assert "made of a text; only a repository has" in refused(run, *repo, "--sequences", tmp_path / "text")
     config = run / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace("embedded", "someone/else"))
-    assert "is an adapter for someone/else, and its run was made for embedded" in refused(run, *repo)
+    assert "is an adapter for someone/else, but its run was for embedded" in refused(run, *repo)
     (run / "last" / "state.json").unlink()
     config.write_text(config.read_text().replace("someone/else", "embedded"))
-    assert "doesn't say what it was trained on; give --sequences FILE" in refused(run, *repo)
+    assert "doesn't record what it was trained on; give --sequences FILE" in refused(run, *repo)
     assert not engine.scored
 
 

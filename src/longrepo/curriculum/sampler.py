@@ -1,10 +1,7 @@
-"""Epoch order: seed -> indices.
+"""Which sequences an epoch trains on, and in which order: a pure function of seed, phase, epoch and data.
 
-What the curriculum needs of a file of sequences, and the table it makes of it once.
-
-Which sequences an epoch trains on, and in which order: a pure function of seed, phase, epoch and data.
-
-No sampler state exists, so a run resumes from a position alone.
+There is no sampler state, so a run resumes from a position alone. `SequenceSource` is what the curriculum needs of a
+file of sequences, `SequenceCatalog` the table that it reads from it once.
 """
 
 from __future__ import annotations
@@ -25,36 +22,36 @@ from longrepo.errors import InputError
 
 
 class SequenceSource(Protocol):
-    """A file of sequences, as `longrepo.data.dataset.read_sequences` returns it; tests use one in memory."""
+    """A file of sequences, as `longrepo.data.dataset.read_sequences` returns it, or one in memory."""
 
     @property
     def content_sha256(self) -> str:
-        """A hash of every token and weight: equal content, equal hash."""
+        """A hash of every token and weight."""
         ...
 
     def __len__(self) -> int: ...
 
     def column(self, name: str) -> list[Any]:
-        """One value a sequence: `difficulty`, `difficulty_score`, `split`, `files`, …"""
+        """Return a column, one value a sequence: `difficulty`, `difficulty_score`, `split`, `files`, …"""
         ...
 
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of every sequence, `[sequences]`."""
+        """Return the length of every sequence in tokens, `[sequences]`."""
         ...
 
     def tokens(self, index: int) -> npt.NDArray[np.int32]:
-        """Token ids of one sequence, `[tokens]`."""
+        """Return the token ids of one sequence, `[tokens]`."""
         ...
 
     def weights(self, index: int) -> npt.NDArray[np.float32]:
-        """The loss weight of each token as a target, `[tokens]`; 1 marks a target that validation counts."""
+        """Return the loss weight of each token as a target, `[tokens]`; 1 marks a target that validation counts."""
         ...
 
 
 @dataclass(frozen=True)
 class SequenceCatalog:
-    """What decides when a sequence is trained on, one entry a sequence: tokens, difficulty, score 0..1, split, the file
-    of its target."""
+    """The columns that decide when a sequence is trained on, one entry a sequence: length in tokens, difficulty, score
+    0..1, split, target file."""
 
     lengths: npt.NDArray[np.int64]
     difficulty: tuple[str, ...]
@@ -66,7 +63,7 @@ class SequenceCatalog:
         return len(self.split)
 
     def indices(self, split: str, above: int = 0, at_most: int | None = None) -> list[int]:
-        """The sequences of a split longer than `above` and of at most `at_most` tokens, in file order."""
+        """Return the sequences of a split longer than `above` and of at most `at_most` tokens, in file order."""
         return [
             index
             for index, name in enumerate(self.split)
@@ -75,7 +72,7 @@ class SequenceCatalog:
 
 
 def read_catalog(source: SequenceSource) -> SequenceCatalog:
-    """Read the columns once. Raises InputError for a difficulty that has no place in the order."""
+    """Read the columns once. Raises InputError for an unknown difficulty."""
     difficulty = tuple(source.column("difficulty"))
     unknown = sorted(set(difficulty) - set(DIFFICULTIES))
     if unknown:
@@ -89,12 +86,12 @@ def read_catalog(source: SequenceSource) -> SequenceCatalog:
     )
 
 
-FIRST_EPOCH_JITTER = 0.3  # how much of the first epoch's order is chance; the last epoch's is all chance
+FIRST_EPOCH_JITTER = 0.3  # the share of chance in the first epoch's order; the last epoch's order is all chance
 
 
 @dataclass(frozen=True)
 class EpochOrder:
-    """Sequence indices in the order of training, the share that is replay, and what was left out and why."""
+    """Sequence indices in training order, how many of them are replay, and how many were left out, by reason."""
 
     indices: tuple[int, ...]
     replayed: int
@@ -104,16 +101,16 @@ class EpochOrder:
 
 
 def epoch_order(catalog: SequenceCatalog, phase: Phase, epoch: int, settings: Settings) -> EpochOrder:
-    """The order of the phase's `epoch`-th epoch (from 1).
+    """Return the order of the phase's `epoch`-th epoch (from 1).
 
     *Order*: each sequence has a rank 0..1 by difficulty (class, then score) within the phase and a random number 0..1
     of (seed, phase, epoch). Sorted by (1 - j) × rank + j × random, where j grows evenly from 0.3 in the phase's first
     epoch to 1 in its last: first from easy to hard with some jitter, at the end a plain shuffle.
 
     *Cap*: with `training.max_tokens_per_epoch` each epoch takes the next stretch of one fixed permutation, so that
-    over the epochs all sequences are used. Files are dealt out to the phases by chance, as many as each has epochs. In
-    a phase's permutation the sequences of its own files stand first, so that little is learnt twice before everything
-    was learnt once; of these, those in its difficulty bands.
+    over the epochs all sequences are used. Files are dealt out to the phases by chance, in proportion to their epochs.
+    A phase's permutation begins with the sequences of its own files (of these, with those in its difficulty bands), so
+    that little is learnt twice before everything was learnt once.
 
     *Replay*: after phase 1 the share `phase.replay_share` of the epoch's tokens comes from shorter sequences, again by
     stretches of a fixed permutation, spread evenly by chance.
@@ -190,8 +187,8 @@ def _phase_files(catalog: SequenceCatalog, phase: Phase, settings: Settings) -> 
 
 
 def take_from_pool(pool: Sequence[int], lengths: npt.NDArray[np.int64], budget: float, turn: int) -> list[int]:
-    """The `turn`-th helping (from 0) of the pool: each begins where the one before it stopped, goes round at the end,
-    holds at least one sequence, none twice, and otherwise at most `budget` tokens."""
+    """Return the `turn`-th helping (from 0) of the pool: each begins where the previous one stopped, wraps around at
+    the end, and holds at most `budget` tokens, but at least one sequence and none twice."""
     start, taken = 0, list[int]()
     for _ in range(turn + 1 if pool else 0):
         taken, total = [], 0

@@ -1,12 +1,7 @@
-"""Phases, gates, learning rate; public scheduler.
+"""The phases of a curriculum: their lengths, epochs and learning rates, and when one may follow another.
 
-The phases of a curriculum: which lengths, for how many epochs, at which learning rate.
-
-Two verdicts on validation losses: whether a phase may follow the one before it, whether one has stopped learning.
-
-The learning rate of one update: a pure function of where the update lies in its phase.
-
-`LongContextPhaseScheduler`: the guide's class, for use from one's own training loop.
+The learning rate of an update is a pure function of its place in its phase. `judge_gate` and `should_stop_early` judge
+validation losses. `LongContextPhaseScheduler` is the guide's class, for your own training loop.
 """
 
 from __future__ import annotations
@@ -29,15 +24,15 @@ DIFFICULTY_BANDS = (
     ("easy", "medium"),
     ("medium", "hard"),
     ("hard", "very_hard"),
-)  # the last of them for all phases after it
+)  # later phases have the last of these
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase. `min_length` is what sequences are filled towards when built; a phase *takes* every sequence longer
-    than `above`, the cap of the phase before it, and of at most `max_length` tokens: caps touch, so that no length
-    falls between two phases. `context`: the positions it computes at; `replay_share`: of its tokens, shorter
-    sequences; `gated`: it runs only if the phase before it converged; `given`: as it is set."""
+    """One phase. Sequences are built to hold at least `min_length` tokens if they can; a phase *takes* every sequence
+    longer than `above`, the cap of the phase before it, and of at most `max_length` tokens: caps touch, so that no
+    length falls between two phases. `context`: its positions; `replay_share`: the share of its tokens in shorter
+    sequences; `gated`: it runs only if the phase before it converged; `given`: its settings."""
 
     number: int
     min_length: int
@@ -57,7 +52,7 @@ class Phase:
         return self.context.model_dump(mode="json", exclude_defaults=True)
 
     def takes(self, length: int) -> bool:
-        """Whether a sequence of so many tokens belongs to this phase."""
+        """Whether a sequence of `length` tokens belongs to this phase."""
         return self.above < length <= self.max_length
 
 
@@ -78,12 +73,12 @@ class Schedule:
         return any(phase.number == number for phase in self.phases)
 
     def before(self, number: int) -> Phase | None:
-        """The phase before this one."""
+        """Return the phase before this one, None for the first."""
         return next((phase for phase in reversed(self.phases) if phase.number < number), None)
 
     def same_positions(self, number: int) -> Schedule:
-        """The phases up to the last one that follows this one at the same positions: losses on the sequences of all
-        these can be compared from phase to phase."""
+        """Return the phases up to the last one after this one that has the same positions: losses on the sequences of
+        all of them can be compared from phase to phase."""
         context, phases = self.phase(number).context, []
         for phase in self.phases:
             if phase.number > number and phase.context != context:
@@ -92,26 +87,26 @@ class Schedule:
         return Schedule(tuple(phases))
 
     def epochs_before(self, number: int) -> int:
-        """Epochs of all phases before this one."""
+        """Return the number of epochs in all phases before this one."""
         return sum(phase.epochs for phase in self.phases if phase.number < number)
 
     def following(self, number: int) -> Phase | None:
-        """The next phase that has epochs; number 0 asks for the first."""
+        """Return the next phase that has epochs; number 0 asks for the first."""
         return next((phase for phase in self.phases if phase.number > number and phase.epochs > 0), None)
 
     def at(self, epoch: int) -> Phase:
-        """The phase of a global epoch. Raises ValueError outside 1..epochs."""
+        """Return the phase of a global epoch. Raises ValueError outside 1..epochs."""
         if epoch < 1 or epoch > self.epochs:
             raise ValueError(f"epoch {epoch} is outside the schedule's epochs 1-{self.epochs}")
         return next(phase for phase in self.phases if epoch <= self.epochs_before(phase.number) + phase.epochs)
 
     def with_epochs(self, epochs: Mapping[int, int]) -> Schedule:
-        """The same phases with other numbers of epochs."""
+        """Return the same phases with other numbers of epochs."""
         return Schedule(tuple(replace(phase, epochs=epochs.get(phase.number, phase.epochs)) for phase in self.phases))
 
 
 def make_schedule(settings: Settings) -> tuple[Phase, ...]:
-    """Every phase that isn't off. One that is gated (`auto`) is judged when the phase before it has ended."""
+    """Return every phase that isn't off. A gated one (`auto`) is judged when the phase before it has ended."""
     phases, above = [], 0
     for given in phase_list(settings.long_context):
         if given.enabled is not False:
@@ -128,7 +123,7 @@ def make_schedule(settings: Settings) -> tuple[Phase, ...]:
 
 
 MAX_RISE_ABOVE_BEST = (
-    0.02  # a phase may end at most this share above its best: more is overfitting, which length won't cure
+    0.02  # a phase may end at most this share above its best: more is overfitting, which longer sequences won't cure
 )
 
 
@@ -139,7 +134,7 @@ class GateVerdict:
 
 
 def judge_gate(before: int, start: float | None, epochs: Sequence[float], min_delta: float, phase: int) -> GateVerdict:
-    """The rule of `auto` for `phase`: the best validation loss of the phase `before` it lies at least the share
+    """Apply the rule of `auto` to `phase`: the best validation loss of the phase `before` it must be at least the share
     `min_delta` below the loss at that phase's start, and its last epoch at most 2 % above that best. Losses in nats."""
     out = f"phase {phase} is left out: phase {before}"
     if start is None or not epochs:
@@ -166,8 +161,8 @@ def judge_gate(before: int, start: float | None, epochs: Sequence[float], min_de
 
 
 def should_stop_early(losses: Sequence[float], patience: int, min_delta: float) -> bool:
-    """Early stopping within a phase: whether the last `patience` epochs all failed to lie the share `min_delta`
-    below the best epoch before them. Patience 0 never stops."""
+    """Whether to stop a phase early: none of the last `patience` epochs was the share `min_delta` below the best epoch
+    before them. Patience 0 never stops."""
     if patience == 0:
         return False
     best, waited = float("inf"), 0
@@ -180,10 +175,10 @@ def should_stop_early(losses: Sequence[float], patience: int, min_delta: float) 
 
 
 def learning_rate_at(training: TrainingSettings, phase: Phase, update: int, updates: int) -> float:
-    """Linear warm-up over `warmup_ratio` of the phase's updates, then half a cosine down to
-    `final_learning_rate_ratio`; times base × multiplier. `update` counts from 0 in the phase of `updates` updates.
+    """Return the learning rate of an update: linear warm-up over `warmup_ratio` of the phase's updates, then half a
+    cosine down to `final_learning_rate_ratio`, times base × multiplier. `update` counts from 0 to `updates` - 1.
 
-    Every phase warms up anew: its sequences are longer than any before, and the loss may spike at its start.
+    Every phase warms up again: its sequences are longer than any before, and the loss may spike at its start.
     """
     peak = training.base_learning_rate * phase.lr_multiplier
     warmup = math.ceil(training.warmup_ratio * updates)
@@ -195,10 +190,10 @@ def learning_rate_at(training: TrainingSettings, phase: Phase, update: int, upda
 
 
 class LongContextPhaseScheduler:
-    """Which phase an epoch lies in, which sequences it takes, and at which learning rate.
+    """Tells the phase of an epoch, which sequences it takes, and its learning rate.
 
     `training_config` is a Settings, a mapping with the sections of `training_config.yaml`, or a path to such a file.
-    Epochs are counted from 1. Raises InputError where the settings can't be used.
+    Epochs are counted from 1. Raises InputError if the settings can't be used.
     """
 
     def __init__(self, training_config: Settings | Mapping[str, Any] | str | Path) -> None:
@@ -214,14 +209,14 @@ class LongContextPhaseScheduler:
         return self.schedule.epochs
 
     def get_phase_at_epoch(self, epoch: int) -> Phase:
-        """The phase of a global epoch. Raises ValueError outside 1..total_epochs."""
+        """Return the phase of a global epoch. Raises ValueError outside 1..total_epochs."""
         return self.schedule.at(epoch)
 
     def should_include_sequence(
         self, sequence_or_length: LongContextSequence | int, epoch: int, difficulty: str | None = None
     ) -> bool:
-        """Whether the epoch's phase takes this sequence: its length lies within the phase, and, only with
-        `long_context.strict_difficulty`, its difficulty within the phase's bands (where a difficulty is known)."""
+        """Whether the epoch's phase takes this sequence: its length is within the phase and, only with
+        `long_context.strict_difficulty`, its difficulty (if known) within the phase's bands."""
         phase = self.get_phase_at_epoch(epoch)
         if isinstance(sequence_or_length, int):
             length = sequence_or_length
@@ -242,7 +237,7 @@ class LongContextPhaseScheduler:
     def log_phase_summary(
         self, epoch: int, included: Mapping[str, int] | None = None, log: Callable[[str], None] = print
     ) -> str:
-        """Log one line on the epoch's phase (and how many sequences of each difficulty it includes); return it."""
+        """Log one line about the epoch's phase, with the sequences it includes by difficulty if given; return it."""
         line = format_phase_summary(self.schedule, self.get_phase_at_epoch(epoch), self.settings, included)
         log(line)
         return line
@@ -251,7 +246,7 @@ class LongContextPhaseScheduler:
 def format_phase_summary(
     schedule: Schedule, phase: Phase, settings: Settings, included: Mapping[str, int] | None = None
 ) -> str:
-    """One line: the phase, its epochs, lengths and learning rate, and the counts given by difficulty."""
+    """Return one line: the phase, its epochs, lengths and learning rate, and the included sequences by difficulty."""
     first = schedule.epochs_before(phase.number) + 1
     rate = settings.training.base_learning_rate * phase.lr_multiplier
     line = (

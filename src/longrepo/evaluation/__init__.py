@@ -1,1 +1,1 @@
-"""Base against tuned on what neither has seen."""
+"""Compare the base model with the tuned one on lines that neither has seen."""

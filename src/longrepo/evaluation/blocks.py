@@ -1,8 +1,6 @@
-"""Held-out blocks and what training showed.
+"""Held-out blocks: lines that training never showed, each with the repository's tree as it was before them.
 
-What training shows, read back from its rows: nothing of it is measured as new.
-
-What is held out: blocks of lines that training never showed, and the tree that stood before them.
+`index_training_rows` reads back from the training rows what training did show, so that none of it is measured as new.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ _QUESTION_MARK = "QUESTION: "
 
 @dataclass(frozen=True)
 class TrainingIndex:
-    """`shown`: all texts; `asked`: the questions."""
+    """What training shows: `shown` holds all texts, `asked` the questions."""
 
     shown: TrainingTexts
     asked: frozenset[str]
@@ -41,7 +39,7 @@ class TrainingIndex:
 def index_training_rows(
     file: SequenceFile, tokenizer: RepoTokenizer, done: Callable[[], None] = lambda: None
 ) -> TrainingIndex:
-    """All that the training rows of a file show; `done` is called once a row of the file."""
+    """Index everything that the training rows of a file show; `done` is called once for each row of the file."""
     asked: set[str] = set()
     return TrainingIndex(
         TrainingTexts(tokenizer, _add_texts(file, StoredText(tokenizer), asked, done)), frozenset(asked)
@@ -57,22 +55,22 @@ def _add_texts(
         if split != "train":
             continue
         ids = file.tokens(row)
-        said: list[str] = []
+        lines: list[str] = []
         for line in stored.lines(ids, kinds[row]):
-            said.append(line.text)
+            lines.append(line.text)
             if line.in_commit:
-                said.append(line.text[1:])  # without its sign
+                lines.append(line.text[1:])  # without its sign
             if kinds[row] == "qa" and line.text.startswith(_QUESTION_MARK):
                 asked.add(line.text.removeprefix(_QUESTION_MARK))
-        hashes = np.array([line_hash(text) for text in said], np.uint64)
+        hashes = np.array([line_hash(text) for text in lines], np.uint64)
         yield TokenizedText("", "Other", "", ids, np.zeros(0, np.int32), row_hashes=hashes)
 
 
 @dataclass(frozen=True)
 class HeldOutBlock:
-    """A block of lines of `target.of`, the file as it was after its commit (or a held-out file).
+    """A block of lines of `target.of`: a file as it was after its commit, or a held-out file.
 
-    `before` is the commit whose tree it is shown with: the parent, or where training ends.
+    `before` is the commit whose tree is its context: the parent, or the last commit of training.
     """
 
     target: Target
@@ -82,49 +80,51 @@ class HeldOutBlock:
 
     @property
     def path(self) -> str:
-        """The file."""
+        """The path of its file."""
         return self.target.of.path
 
     @property
     def commit(self) -> str:
-        """The commit that added the lines; "" for a held-out file."""
+        """The commit that added the lines, or "" for a held-out file."""
         return self.target.commit or ""
 
     @property
     def group(self) -> str:
-        """What blocks depend on each other by."""
+        """The unit to resample by: blocks of one commit, or of one held-out file, depend on each other."""
         return self.commit or self.path
 
     @property
     def key(self) -> str:
-        """Tells it from all other blocks."""
+        """A key that no other block has."""
         return f"{self.group[:12] if self.commit else ''}:{self.path}:{self.target.start}"
 
     @property
     def tree(self) -> RepoTree:
-        """What stood in the repository before."""
+        """The repository as it was before the block."""
         return self.trees.at(self.before)
 
     @cached_property
     def rows(self) -> list[int]:
-        """The rows of its file that are scored."""
+        """The scored rows of its file."""
         starts = {first for first, _ in self.target.scored}
-        return [row for row, token in enumerate(self.target.of.rows.tolist()) if token in starts and self._said(row)]
+        return [
+            row for row, token in enumerate(self.target.of.rows.tolist()) if token in starts and self._has_tokens(row)
+        ]
 
-    def _said(self, row: int) -> bool:
+    def _has_tokens(self, row: int) -> bool:
         of = self.target.of
         return of.row_token(row + 1) > of.row_token(row)
 
     @property
     def imports_above(self) -> Sequence[Import]:
-        """What its file imports before the block."""
+        """The imports of its file above the block."""
         of = self.target.of
         first = int(np.searchsorted(of.rows, self.target.start, "right"))
         return [one for one in of.outline.imports if one.line < first]
 
     @property
     def scored(self) -> np.ndarray:
-        """Which tokens of the block are scored, `[end - start]`."""
+        """A mask of the block's scored tokens, `[end - start]`."""
         found = np.zeros(self.target.end - self.target.start, bool)
         for first, last in self.target.scored:
             found[first - self.target.start : last - self.target.start] = True
@@ -132,35 +132,35 @@ class HeldOutBlock:
 
     @property
     def names_in_other_files(self) -> set[int]:
-        """Names (hashes) that other files define after the commit."""
+        """Names (hashes) defined after the commit by the other files that it changed."""
         return {name for text in self.trees.files(self.others).values() for name in text.defines.tolist()}
 
 
 @dataclass(frozen=True)
 class EvalRepository:
-    """One repository prepared: its facts from the header, and its trees."""
+    """One of the prepared repositories: its facts from the header, and its trees."""
 
     facts: RepositoryFacts
     trees: RepoTrees
 
     @property
     def trained(self) -> RepoTree:
-        """What stood there where training ends."""
+        """The repository at the last commit of training."""
         return self.trees.at(training_commit(self.facts))
 
     @cached_property
     def texts(self) -> dict[str, TokenizedText]:
-        """Its files there, without those held out."""
+        """The files of that tree, held-out ones excluded."""
         held = {path for paths in self.facts.held_out_files.values() for path in paths}
         return {path: text for path, text in self.trained.texts.items() if path not in held}
 
     @cached_property
     def checker(self) -> AnswerChecker:
-        """Judges answers about that commit."""
+        """A checker of answers about that commit."""
         return AnswerChecker(self.trees.repository.path, training_commit(self.facts))
 
     def close(self) -> None:
-        """Close what reads it."""
+        """Close the checker and the trees."""
         if "checker" in self.__dict__:
             self.checker.__exit__()
         self.trees.close()
@@ -168,7 +168,7 @@ class EvalRepository:
 
 @dataclass
 class EvalData:
-    """What is measured on. `seen`: what training shows; `held`: the blocks, those of a commit one after the other."""
+    """What to measure on. `seen`: what training shows; `held`: the blocks, those of one commit in a row."""
 
     tokenizer: RepoTokenizer
     repositories: Sequence[EvalRepository]
@@ -177,12 +177,12 @@ class EvalData:
     notes: list[str] = field(default_factory=list)
 
     def close(self) -> None:
-        """Close what reads the repositories."""
+        """Close the repositories."""
         for repo in self.repositories:
             repo.close()
 
     def facts(self) -> dict[str, Any]:
-        """What it is, for the result."""
+        """The description that goes into the result."""
         kinds = {"commits" if one.commit else "files" for one in self.held}
         return {
             "repositories": [
@@ -194,8 +194,8 @@ class EvalData:
         }
 
     def choose(self, split: str, wanted: int, size: int, seed: int) -> None:
-        """Fill `held` with up to `wanted` blocks of at most `size` tokens: of held-out commits, and where those give
-        too few, of held-out files."""
+        """Fill `held` with up to `wanted` blocks of at most `size` tokens, from held-out commits and, if those give
+        too few, from held-out files."""
         for number, repo in enumerate(self.repositories):
             share = wanted // len(self.repositories) + (number < wanted % len(self.repositories))
             chooser = TargetChooser(repo.trees.reader, self.seen.shown, size, seed)

@@ -1,8 +1,6 @@
-"""Completions and similarity.
+"""Completions at held-out lines, and how similar they are to what was written.
 
-How near a completion comes to what was written.
-
-Completions at held-out lines: the next line, the next block, and a line in the middle, written greedily.
+Three tasks, decoded greedily: the next line, the next block, and a line in the middle.
 """
 
 from __future__ import annotations
@@ -35,8 +33,11 @@ _IDENTIFIER = re.compile(r"[^\W\d]\w*")
 
 
 def similarity(wanted: str, written: str) -> dict[str, float]:
-    """`exact`: equal; `edit`: 1 - edits / characters of the longer; `identifiers`: F1 of the words that may be names,
-    each as often as it stands. All 0 to 1, higher is nearer; what CrossCodeEval measures (arXiv 2310.11248)."""
+    """Return the similarity of two texts by three metrics, 0 to 1, higher is nearer (CrossCodeEval, arXiv 2310.11248).
+
+    `exact`: 1 if equal; `edit`: 1 - edits / characters of the longer; `identifiers`: F1 of the words that may be names,
+    counted with repetition.
+    """
     return {
         "exact": float(wanted == written),
         "edit": Levenshtein.normalized_similarity(wanted, written),
@@ -49,15 +50,15 @@ def _f1(wanted: Counter[str], written: Counter[str]) -> float:
     return 2 * (wanted & written).total() / total if total else 1.0
 
 
-MAX_BLOCK_ROWS = 6  # at most
-SPARE_TOKENS = 8  # tokens beyond what was written: a completion may differ in length; each costs a step of decoding
-_MIN_LINE_LENGTH = 8  # characters: a shorter one says little
-_EXAMPLE_ROWS = 12  # of the prompt, in an example
+MAX_BLOCK_ROWS = 6
+SPARE_TOKENS = 8  # more tokens than were written: a completion may differ in length; each costs a decoding step
+_MIN_LINE_LENGTH = 8  # characters: a shorter line says little
+_EXAMPLE_ROWS = 12  # rows of the prompt shown in an example
 
 
 @dataclass(frozen=True)
 class CompletionPoint:
-    """A held-out line to complete at. `place`: cross_file where it names what other files define, else in_file."""
+    """A held-out line to complete. `place`: cross_file if it names what other files define, else in_file."""
 
     held: HeldOutBlock
     row: int
@@ -65,18 +66,19 @@ class CompletionPoint:
 
 
 def completion_measurements(
-    material: EvalData, length: int, tasks: Sequence[str], wanted: int, seed: int
+    data: EvalData, length: int, tasks: Sequence[str], wanted: int, seed: int
 ) -> Iterator[Measurement]:
-    """At up to `wanted` points, cross-file ones and others in turn; each with related context, `length` tokens."""
-    for point in _choose_points(material, wanted, seed):
+    """Yield a measurement per task at up to `wanted` points, cross-file and in-file ones in turn, each behind `length`
+    tokens of related context."""
+    for point in _choose_points(data, wanted, seed):
         for task in tasks:
             key = f"completion/{task}/{length}/{point.held.key}/{point.row}"
-            yield Measurement(key, partial(_measure_completion, material.tokenizer, point, task, length, seed), length)
+            yield Measurement(key, partial(_measure_completion, data.tokenizer, point, task, length, seed), length)
 
 
-def _choose_points(material: EvalData, wanted: int, seed: int) -> list[CompletionPoint]:
+def _choose_points(data: EvalData, wanted: int, seed: int) -> list[CompletionPoint]:
     found: dict[str, list[CompletionPoint]] = {"cross_file": [], "in_file": []}
-    for held in material.held:
+    for held in data.held:
         classes, rows = LineClassifier(held), held.target.of.text.split("\n")
         taken: set[str] = set()
         for row in sorted(held.rows, key=lambda row: hashing.seeded_int(seed, "complete", held.key, row)):
@@ -128,7 +130,7 @@ def _completion_rows(
 
 
 def first_rows(text: str, rows: int) -> str:
-    """So many rows of a text from the first that isn't blank on, without white space at their ends."""
+    """Return `rows` rows of a text, from the first that isn't empty, without white space at their ends."""
     return "\n".join(row.rstrip() for row in text.lstrip("\n").split("\n")[:rows]).strip()
 
 
@@ -137,8 +139,8 @@ def _end_of_line(point: CompletionPoint) -> int:
 
 
 def _end_of_block(point: CompletionPoint) -> int:
-    """The row after the last of the held-out rows that follow without anything but rows too short to count between
-    them; the point's own row where it stands alone, which is no block."""
+    """Return the row after the last held-out row of the block; rows too short to count don't end it. A point that
+    stands alone is no block: its own row is returned."""
     rows, hashes = set(point.held.rows), point.held.target.of.row_hashes
     last = point.row
     for row in range(point.row + 1, min(point.row + MAX_BLOCK_ROWS, len(hashes))):

@@ -1,22 +1,16 @@
-"""Loss by context, distance, line class, LongPPL.
+"""The loss of the same held-out lines behind different contexts: gain from context, loss by distance, position and
+line class, and LongPPL.
 
-What a line names: classes after those of Long Code Arena's code completion (arXiv 2406.11612), decided by the names
-that syntax trees define.
+A prompt is laid out as in training (`longrepo.data.template`): other files, the beginning of the block's own file, then
+the block. Half of the room beside the block is for its own file whatever else is shown, so that contexts differ in
+other files alone.
 
-LongPPL: the perplexity of the tokens that need long context (Fang et al. 2024, arXiv 2410.23771).
+Line classes follow those of Long Code Arena's code completion (arXiv 2406.11612), decided by the names that syntax
+trees define. Distance is how far back a line's names were last seen.
 
-A key token is one whose loss falls by more than ALPHA nats from a truncated context to the long one (long-short
-difference), and is below BETA nats then (long-context likelihood). The base chooses them, for both models.
-
-Sequences to measure on: other files before, the beginning of the file in question, and the place where it goes on.
-
-The format is that of training (`longrepo.data.template`). A length is shared out like this: half of what the block
-leaves is for the beginning of its own file, whatever else is shown, so that contexts differ in other files alone.
-
-Loss by where things stand: how far back the names of a line were last seen, and the position in the sequence.
-
-The loss of the same held-out lines behind different contexts, and what it says: gain from context, loss by distance
-and position, by what a line names, and on the tokens that need long context (LongPPL).
+LongPPL is the perplexity of the tokens that need long context (Fang et al. 2024, arXiv 2410.23771). A key token is one
+whose loss falls by more than ALPHA nats from a truncated context to the long one (long-short difference) and is then
+below BETA nats (long-context likelihood). The base model chooses them for both models.
 """
 
 from __future__ import annotations
@@ -62,24 +56,24 @@ CROSS_FILE_CLASSES = ("committed", "in_project")
 
 
 class LineClassifier:
-    """Classes of the rows of one held-out file."""
+    """Classifies the rows of one held-out file."""
 
     def __init__(self, held: HeldOutBlock) -> None:
         self._of = held.target.of
         self._held = held
 
     def names(self, row: int) -> set[int]:
-        """The names (hashes) on a row."""
+        """Return the names (hashes) on a row."""
         of = self._of
         first, last = np.searchsorted(of.name_tokens, [of.row_token(row), of.row_token(row + 1)])
         return set(of.names[first:last].tolist())
 
     def distinctive(self, row: int) -> set[int]:
-        """Those of them that don't stand all over the project, keywords among those."""
+        """Return the names on a row that aren't common all over the project, as keywords are."""
         return self.names(row) - self._held.tree.common
 
     def of(self, row: int) -> str:
-        """The class of a row: the first of CLASSES that holds, in this order."""
+        """Return the class of a row: the first of LINE_CLASSES that applies."""
         names = self.distinctive(row)
         if names & self._new_beside:
             return "committed"
@@ -96,12 +90,12 @@ class LineClassifier:
 
     @cached_property
     def _new_beside(self) -> set[int]:
-        """What other files of the commit define and the tree before it did not."""
+        """Names that other files of the commit define and no file of the tree before it did."""
         return self._held.names_in_other_files - self._held.tree.defined_in.keys() - self._own
 
     @cached_property
     def _elsewhere(self) -> set[int]:
-        """What other files define, few enough to tell, and this one doesn't."""
+        """Names that a few other files define (too many would be ambiguous) and this one doesn't."""
         tree = self._held.tree
         return tree.defined_in.keys() - self._own - tree.ambiguous
 
@@ -112,19 +106,19 @@ LONGPPL_ALPHA, LONGPPL_BETA = 2.0, 2.0  # nats; as in the authors' code
 def longppl_rows(
     held: HeldOutBlock, truncated: PairedLosses, long: PairedLosses, scored: MaskArray, length: int
 ) -> Iterator[MeasurementRow]:
-    """One row, where there is a key token."""
+    """Yield one row if there is a key token."""
     key = scored & (truncated.base - long.base > LONGPPL_ALPHA) & (long.base < LONGPPL_BETA)
     if key.any():
         yield MeasurementRow("longppl", "longppl", {"length": length}, held.group, int(key.sum()), *long.at(key).sums())
 
 
 CONTEXTS = ("none", "random", "related", "retrieved")
-_MAX_SEARCHED = 200  # pieces taken of what a search finds
+_MAX_SEARCHED = 200  # pieces used of a search's results
 
 
 @dataclass(frozen=True)
 class TargetSpan:
-    """Where a file goes on: after token `at` of `of`; `end` is where what is asked about ends."""
+    """Tokens `at`..`end` of the text `of`: what a prompt asks for."""
 
     held: HeldOutBlock
     of: TokenizedText
@@ -133,17 +127,17 @@ class TargetSpan:
 
     @staticmethod
     def of_block(held: HeldOutBlock) -> TargetSpan:
-        """The held-out block as a whole."""
+        """Return the span of a whole held-out block."""
         return TargetSpan(held, held.target.of, held.target.start, held.target.end)
 
     def before(self, room: int) -> FilePiece:
-        """At most `room` tokens of the file up to the place."""
+        """Return at most `room` tokens of the file before the span."""
         return FilePiece(self.of, self.of.start_in(self.at, room), self.at, (), False)
 
 
 @dataclass(frozen=True)
 class PromptLayout:
-    """`ids` `[tokens]`, of which those from `start` on are what is asked about; `parts`: where texts stand in it."""
+    """A prompt. `ids` `[tokens]`, the span asked for from `start` on; `parts`: where each text stands in it."""
 
     ids: IdArray
     start: int
@@ -153,45 +147,45 @@ class PromptLayout:
 def lay_out_prompt(
     place: TargetSpan, length: int, context: str, seed: int, tokenizer: RepoTokenizer
 ) -> PromptLayout | None:
-    """The place's text behind a context, `length` tokens at most; None where they don't hold it."""
+    """Return the span's text behind a context, `length` tokens at most; None if it doesn't fit."""
     sizes = TemplateSizes(tokenizer)
     room = length - sizes.frame(place.of) - (place.end - place.at)
     if room < 0:
         return None
     before = place.before(room // 2)
-    draft = SequenceBuilder(tokenizer)
-    write_context_files(draft, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size, sizes))
-    return _add_block(draft, before, place)
+    builder = SequenceBuilder(tokenizer)
+    write_context_files(builder, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size, sizes))
+    return _add_block(builder, before, place)
 
 
 def lay_out_short_prompt(place: TargetSpan, tokens: int, tokenizer: RepoTokenizer) -> PromptLayout:
-    """The place's text behind its path and so many tokens of its own file, at most, and nothing else."""
+    """Return the span's text behind its path and at most `tokens` tokens of its own file, and nothing else."""
     return _add_block(SequenceBuilder(tokenizer), place.before(tokens), place)
 
 
-def _add_block(draft: SequenceBuilder, before: FilePiece, place: TargetSpan) -> PromptLayout:
-    write_file_prefix(draft, before)
-    start = len(draft)
-    draft.text(place.of, place.at, place.end, 1.0, True)
-    return PromptLayout(draft.arrays()[0], start, tuple(draft.parts))
+def _add_block(builder: SequenceBuilder, before: FilePiece, place: TargetSpan) -> PromptLayout:
+    write_file_prefix(builder, before)
+    start = len(builder)
+    builder.text(place.of, place.at, place.end, 1.0, True)
+    return PromptLayout(builder.arrays()[0], start, tuple(builder.parts))
 
 
 def lay_out_fim_prompt(
     place: TargetSpan, length: int, context: str, seed: int, tokenizer: RepoTokenizer
 ) -> PromptLayout | None:
-    """A prompt for the middle `at`..`end` of a file: behind a context what stands before it, then what stands after
-    (a quarter of the room). None where the tokenizer can't ask so, or the length is too short."""
+    """Return a fill-in-the-middle prompt for a span: a context, the text before it, then the text after it (a quarter
+    of the room each). None if the tokenizer has no such tokens or the length is too short."""
     fim, sizes = tokenizer.fim, TemplateSizes(tokenizer)
     room = length - sizes.frame(place.of) - 3 - (place.end - place.at)
     if fim is None or room < 0:
         return None
     before, after = place.before(room // 4), piece_from(place.of, place.end, room // 4)
-    draft = SequenceBuilder(tokenizer)
+    builder = SequenceBuilder(tokenizer)
     write_context_files(
-        draft, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size - after.size, sizes)
+        builder, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size - after.size, sizes)
     )
-    write_file_gap(draft, before, after, fim)
-    return PromptLayout(draft.arrays()[0], len(draft), tuple(draft.parts))
+    write_file_gap(builder, before, after, fim)
+    return PromptLayout(builder.arrays()[0], len(builder), tuple(builder.parts))
 
 
 def _related_files(place: TargetSpan, seed: int) -> Iterator[FilePiece]:
@@ -224,8 +218,8 @@ DISTANCE_BOUNDS = (0, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)  # tokens
 def distance_rows(
     held: HeldOutBlock, layout: PromptLayout, losses: PairedLosses, length: int
 ) -> Iterator[MeasurementRow]:
-    """The loss of each scored line by how far back the farthest of its names was last seen. Names that stand all over
-    the project don't count, nor do lines without others; -1: none of a line's names stands before it."""
+    """Yield the loss of each scored line by how far back the farthest of its names was last seen. Names that are common
+    all over the project don't count, nor do lines without others; -1: none of a line's names occurs before it."""
     names, tokens = _name_positions(layout)
     classes, of, start = LineClassifier(held), held.target.of, held.target.start
     for row in held.rows:
@@ -243,12 +237,13 @@ def distance_rows(
 def position_rows(
     held: HeldOutBlock, layout: PromptLayout, losses: PairedLosses, seen: TrainingTexts, length: int
 ) -> Iterator[MeasurementRow]:
-    """The loss of every token of the files shown, by its position, lines that training showed apart from new ones."""
-    kinds = np.zeros(len(layout.ids), np.int8)  # 0: no text or too short a line to tell, 1: seen, 2: new
+    """Yield the loss of every token of the files shown by its position, for lines that training showed and for new
+    ones separately."""
+    kinds = np.zeros(len(layout.ids), np.int8)  # 0: no text, or a line too short to count; 1: seen; 2: new
     for part in layout.parts:
-        each = np.diff(part.of.rows, append=np.int32(len(part.of)))
-        told = np.where(part.of.row_hashes == 0, 0, np.where(seen.fresh(part.of.row_hashes), 2, 1))
-        kinds[part.at : part.at + part.end - part.start] = np.repeat(told, each)[part.start : part.end]
+        sizes = np.diff(part.of.rows, append=np.int32(len(part.of)))
+        row_kinds = np.where(part.of.row_hashes == 0, 0, np.where(seen.fresh(part.of.row_hashes), 2, 1))
+        kinds[part.at : part.at + part.end - part.start] = np.repeat(row_kinds, sizes)[part.start : part.end]
     for text, kind in (("seen", 1), ("new", 2)):
         for low, high in pairwise((*(bound for bound in DISTANCE_BOUNDS if bound < length), length)):
             at = np.flatnonzero(kinds[low:high] == kind) + low
@@ -258,7 +253,7 @@ def position_rows(
 
 
 def _name_positions(layout: PromptLayout) -> tuple[np.ndarray, np.ndarray]:
-    """Every name (hash) in a sequence and the token it stands at, `[names]` each, in order."""
+    """Return every name (hash) in a prompt and its token, `[names]` each, in order."""
     names: list[np.ndarray] = [np.zeros(0, np.uint32)]
     tokens: list[np.ndarray] = [np.zeros(0, np.int64)]
     for part in layout.parts:
@@ -269,7 +264,8 @@ def _name_positions(layout: PromptLayout) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _farthest_distance(names: np.ndarray, tokens: np.ndarray, wanted: set[int], line: int) -> int | None:
-    """Tokens from the start of a line back to the last sight of that of its names that was seen longest ago."""
+    """Return the tokens from the start of a line back to the latest occurrence of each of its names, the largest of
+    them; None if no name occurs before it."""
     before = tokens < line
     last = [int(found[-1]) for name in sorted(wanted) if len(found := tokens[before & (names == name)])]
     return line - min(last) if last else None
@@ -280,31 +276,32 @@ def _bucket(distance: int, bounds: Sequence[int] = DISTANCE_BOUNDS) -> tuple[int
     return bounds[at], bounds[at + 1] if at + 1 < len(bounds) else -1
 
 
-SHORT_CONTEXT_TOKENS = 128  # tokens of its own file that a line has before it in the short-context task
+SHORT_CONTEXT_TOKENS = 128  # tokens of its own file before a line in the short-context task
 CLASSED_CONTEXTS = ("none", "related")
 
 
-def context_measurements(material: EvalData, lengths: Sequence[int], seed: int) -> Iterator[Measurement]:
-    """One for each held-out block and length that holds it."""
-    for held in material.held:
+def context_measurements(data: EvalData, lengths: Sequence[int], seed: int) -> Iterator[Measurement]:
+    """Yield one measurement for each held-out block and length."""
+    for held in data.held:
         for length in lengths:
             whole = length == max(lengths)
             yield Measurement(
                 f"context/{length}/{held.key}/{whole}",
-                partial(_measure_context, material, held, length, seed, whole),
+                partial(_measure_context, data, held, length, seed, whole),
                 length,
             )
 
 
 def _measure_context(
-    material: EvalData, held: HeldOutBlock, length: int, seed: int, whole: bool, engine: Engine
+    data: EvalData, held: HeldOutBlock, length: int, seed: int, whole: bool, engine: Engine
 ) -> Measurements:
-    """`whole`: with what is measured once, at the longest length: by position, and behind a short context."""
+    """Measure a block at a length. `whole`: also what is measured at the longest length alone: loss by position and
+    behind a short context."""
     place, scored = TargetSpan.of_block(held), held.scored
     losses: dict[str, PairedLosses] = {}
     rows: list[MeasurementRow] = []
     for context in CONTEXTS:
-        layout = lay_out_prompt(place, length, context, seed, material.tokenizer)
+        layout = lay_out_prompt(place, length, context, seed, data.tokenizer)
         if layout is None:
             return Measurements()
         everywhere = whole and context == "related"
@@ -315,8 +312,8 @@ def _measure_context(
         if context == "related":
             rows += distance_rows(held, layout, losses[context], length)
             if everywhere:
-                rows += position_rows(held, layout, found, material.seen.shown, length)
-    short = lay_out_short_prompt(place, SHORT_CONTEXT_TOKENS, material.tokenizer)
+                rows += position_rows(held, layout, found, data.seen.shown, length)
+    short = lay_out_short_prompt(place, SHORT_CONTEXT_TOKENS, data.tokenizer)
     wanted = np.zeros(len(short.ids), bool)
     wanted[short.start :] = scored
     truncated = score_both(engine, short.ids, wanted).at(slice(short.start, None))
@@ -328,12 +325,12 @@ def _measure_context(
 
 
 def loss_row(measure: str, parts: FigureParts, group: str, losses: PairedLosses) -> MeasurementRow:
-    """The loss of some tokens."""
+    """Return the row for the loss of some tokens."""
     return MeasurementRow(measure, "loss", parts, group, len(losses.base), *losses.sums())
 
 
 def _file_tokens(layout: PromptLayout) -> MaskArray:
-    """Which tokens are those of files, not marks or paths."""
+    """Return a mask of the tokens that are text of files, not marks or paths, `[tokens]`."""
     found = np.zeros(len(layout.ids), bool)
     for part in layout.parts:
         found[part.at : part.at + part.end - part.start] = True

@@ -1,8 +1,6 @@
-"""Sequences as prepared; forgetting.
+"""Base against tuned on held-out sequences as they were prepared, length by length, and on another repository's files.
 
-Base against tuned on the held-out sequences as prepared: the loss of the same target tokens, length by length.
-
-What was forgotten: the plain loss of another repository's files.
+The second, a plain loss without marks, shows what tuning made the model forget.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from longrepo.evaluation.results import Comparison
 from longrepo.evaluation.scoring import IdArray, Measurement, MeasurementRow, Measurements, mean_interval, score_both
 from longrepo.utils import hashing
 
-PREPARED = "prepared"  # the measure of its rows, which become comparisons and no figures
+PREPARED = "prepared"  # the measure of rows that become comparisons, not figures
 
 
 def compare_prepared(
@@ -31,7 +29,8 @@ def compare_prepared(
     split: str = "test",
     tick: Callable[[], None] = lambda: None,
 ) -> list[Comparison]:
-    """One Comparison for each cap (touching ranges) that has sequences of the split; `tick` after each sequence."""
+    """Return a Comparison for each cap (ranges touch) that has sequences of the split; `tick` is called after each
+    sequence."""
     found: list[MeasurementRow] = []
     for unit in prepared_measurements(source, caps, split):
         found += unit.run(engine).rows
@@ -42,7 +41,7 @@ def compare_prepared(
 def prepared_measurements(
     source: SequenceSource, caps: Sequence[int], split: str = "test", most: int | None = None
 ) -> Iterator[Measurement]:
-    """One for each sequence of the split that a cap holds, cap by cap, for `most` of them at each."""
+    """Yield a measurement for each sequence of the split within a cap, cap by cap, at most `most` for each."""
     commits, files = source.column("commits"), source.column("files")
     held_out = [index for index, name in enumerate(source.column("split")) if name == split]
     ranges: dict[int, list[int]] = {cap: [] for cap in sorted(caps)}
@@ -58,7 +57,7 @@ def prepared_measurements(
 
 
 def make_comparisons(rows: Iterable[MeasurementRow]) -> list[Comparison]:
-    """The comparisons, length by length, among the rows of other measures."""
+    """Return the comparisons, length by length; rows of other measures are ignored."""
     ranges: dict[int, list[MeasurementRow]] = {}
     for row in rows:
         if row.measure == PREPARED:
@@ -68,7 +67,7 @@ def make_comparisons(rows: Iterable[MeasurementRow]) -> list[Comparison]:
 
 def _measure_prepared(source: SequenceSource, index: int, cap: int, group: str, engine: Engine) -> Measurements:
     ids, targets = np.asarray(source.tokens(index)), np.asarray(source.weights(index)) >= TARGET_WEIGHT
-    targets[:1] = False  # nothing predicts it
+    targets[:1] = False  # nothing predicts the first token
     if not targets.any():
         return Measurements()
     losses = score_both(engine, ids, targets).at(targets)
@@ -101,7 +100,7 @@ _MIN_FILE_TOKENS = 64  # tokens of a file worth scoring
 def forgetting_measurements(
     trees: RepoTrees, commit: str, length: int, wanted: int, seed: int
 ) -> Iterator[Measurement]:
-    """The beginning of `wanted` files of code, `length` tokens at most each, as plain text without marks."""
+    """Yield a measurement for each of `wanted` files of code: its first `length` tokens, plain text without marks."""
     texts = trees.at(commit).texts
     code = [
         path for path, text in texts.items() if len(text) >= _MIN_FILE_TOKENS and text.language not in PROSE_LANGUAGES

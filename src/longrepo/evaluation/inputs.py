@@ -1,8 +1,6 @@
-"""Find and open what is measured on; finished measurements.
+"""The repositories that a file of sequences was made of, and the finished measurements on disk.
 
-Where the repositories lie that a file of sequences was made of, when nobody says so.
-
-Finished measurements on disk, a line each, so that a run that was stopped goes on where it was.
+Measurements are kept one a line, so that an evaluation that was stopped continues where it was.
 """
 
 from __future__ import annotations
@@ -24,10 +22,10 @@ STAGE_FILE, REPOSITORIES_KEY = "stage.json", "repositories"  # the pipeline's re
 
 
 def find_repositories(file: SequenceFile, run: Path, given: Sequence[Path]) -> list[Path]:
-    """The folders given; else for each repository the first that holds its training commit: where the pipeline read
-    it, this folder, or one that the sequences or the run lie in.
+    """Return the given folders, else for each repository the first folder that holds its training commit: the one the
+    pipeline read, the current one, or one that encloses the sequences or the run.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     if given:
         return list(match_folders(file, given).values())
@@ -45,7 +43,7 @@ def find_repositories(file: SequenceFile, run: Path, given: Sequence[Path]) -> l
             None,
         )
         if folder is None:
-            where = f"{known}, where it was read, doesn't hold it any more" if known else "where it lies isn't recorded"
+            where = f"{known}, where it was read, no longer holds it" if known else "its folder isn't recorded"
             raise InputError(f"no repository with commit {commit[:10]} of {facts.name}: {where}; give it with --repo")
         found.append(folder)
     return found
@@ -74,9 +72,9 @@ MEASUREMENTS_FILE = "measurements.jsonl"
 
 
 class MeasurementStore:
-    """What was measured of one adapter on one file of sequences (`about`, the first line); of another it begins anew.
+    """Measurements of one adapter on one file of sequences, both named by `about`, the first line of the file.
 
-    Use it in a `with`.
+    A file about something else is started over. Use it in a `with`.
     """
 
     def __init__(self, file: Path, about: Mapping[str, Any]) -> None:
@@ -109,7 +107,7 @@ class MeasurementStore:
         return self._known[key]
 
     def add(self, key: str, measured: Measurements) -> None:
-        """Keep a measurement, on disk before this returns. Raises RunError on a full disk."""
+        """Store a measurement; it is on disk when this returns. Raises RunError on a full disk."""
         assert self._stream is not None
         try:
             self._stream.write(json.dumps({"key": key, **measured.as_dict()}) + "\n")
@@ -119,7 +117,7 @@ class MeasurementStore:
         self._known[key] = measured
 
     def _read(self) -> int:
-        """Read what is there; return how many bytes of it are whole lines about the same thing, 0 for none."""
+        """Read the file; return how many bytes of it are whole lines about the same thing, 0 for none."""
         try:
             lines = self._file.read_bytes().splitlines(keepends=True)
         except OSError:

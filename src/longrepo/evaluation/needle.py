@@ -1,4 +1,4 @@
-"""A definition planted among the repository's files and decoys of its like, asked for by completion at the end."""
+"""Needle test: a definition planted among the repository's files and similar decoys, and asked for at the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from longrepo.evaluation.scoring import IdArray, Measurement, MeasurementRow, Me
 from longrepo.utils import hashing
 
 DECOY_COUNT = 4
-_PIECE_TOKENS = 192  # tokens of a file shown at most, so that a depth can be met
+_PIECE_TOKENS = 192  # tokens shown of a file: with short pieces the needle can be placed near its depth
 _WORDS = (
     "harbour", "orchard", "lantern", "quarry", "meadow", "glacier", "saddle", "compass", "thistle", "anchor", "marble",
     "falcon", "copper", "ribbon", "cellar", "pepper",
@@ -35,7 +35,7 @@ _LANGUAGE_FORMS = {
     "C": (".h", "#define {name}"),
     "C++": (".h", "#define {name}"),
     "Ruby": (".rb", "{name} ="),
-}  # language → suffix of a file, and its way to define a number
+}  # language → file suffix, and how the language defines a number
 
 
 @dataclass(frozen=True)
@@ -48,21 +48,21 @@ class PlantedDefinition:
 
 
 def needle_measurements(
-    material: EvalData, lengths: Sequence[int], depths: Sequence[int], draws: int, seed: int
+    data: EvalData, lengths: Sequence[int], depths: Sequence[int], draws: int, seed: int
 ) -> Iterator[Measurement]:
-    """`draws` needles at each length and depth (percent of the context before the definition)."""
+    """Yield `draws` needles at each length and depth (percent of the context before the definition)."""
     for length in lengths:
         for depth in depths:
             for draw in range(draws):
                 key = f"needle/{length}/{depth}/{draw}"
-                yield Measurement(key, partial(_measure_needle, material, length, depth, draw, seed), length)
+                yield Measurement(key, partial(_measure_needle, data, length, depth, draw, seed), length)
 
 
-def _measure_needle(material: EvalData, length: int, depth: int, draw: int, seed: int, engine: Engine) -> Measurements:
-    tokenizer, tree = material.tokenizer, material.repositories[draw % len(material.repositories)].trained
+def _measure_needle(data: EvalData, length: int, depth: int, draw: int, seed: int, engine: Engine) -> Measurements:
+    tokenizer, tree = data.tokenizer, data.repositories[draw % len(data.repositories)].trained
     needle, *decoys = _make_needle(tree, draw, seed)
-    draft = _write_context(tokenizer, tree, needle, decoys, length, depth, (seed, "needle", draw))
-    ids = draft.arrays()[0]
+    builder = _write_context(tokenizer, tree, needle, decoys, length, depth, (seed, "needle", draw))
+    ids = builder.arrays()[0]
     answer = np.array(tokenizer.encode(f" {needle.value}"), np.int32)
     whole = np.concatenate([ids, answer])
     losses = score_both(engine, whole, np.arange(len(whole)) >= len(ids)).at(slice(len(ids), None))
@@ -83,7 +83,7 @@ def _measure_needle(material: EvalData, length: int, depth: int, draw: int, seed
 
 
 def _make_needle(tree: RepoTree, draw: int, seed: int) -> list[PlantedDefinition]:
-    """A needle and its decoys, named alike."""
+    """Return a needle and its decoys, named alike."""
     languages = [text.language for text in tree.texts.values() if text.language in _LANGUAGE_FORMS]
     suffix, form = _LANGUAGE_FORMS[max(sorted(set(languages)), key=languages.count, default="Python")]
     words = sorted(_WORDS, key=lambda word: hashing.seeded_int(seed, "needle", draw, word))
@@ -107,7 +107,8 @@ def _write_context(
     depth: int,
     key: tuple[object, ...],
 ) -> SequenceBuilder:
-    """A context of `length` tokens at most with the answer, the needle `depth` percent down, decoys anywhere."""
+    """Write a context that takes at most `length` tokens with the answer: the needle `depth` percent down, decoys
+    anywhere."""
     sizes = TemplateSizes(tokenizer)
     asked = _file_piece(tokenizer, "settings/copy" + needle.path[needle.path.rfind(".") :], f"{needle.text}")
     planted = {one: _file_piece(tokenizer, one.path, f"{one.text} {one.value}\n") for one in (needle, *decoys)}
@@ -124,17 +125,17 @@ def _write_context(
     for decoy in decoys:
         pieces.insert(hashing.seeded_int(*key, decoy.path) % (len(pieces) + 1), decoy)
     pieces.insert(round(len(pieces) * depth / 100), needle)
-    draft = SequenceBuilder(tokenizer)
+    builder = SequenceBuilder(tokenizer)
     for one in pieces:
         if isinstance(one, FilePiece):
-            write_file(draft, one, 0.0)
+            write_file(builder, one, 0.0)
         else:
-            draft.mark(FILE_START, 0.0)
-            draft.plain(planted[one], 0.0)
-            draft.mark(FILE_END, 0.0)
-    draft.mark(FILE_START, 0.0)
-    draft.plain(asked, 0.0)
-    return draft
+            builder.mark(FILE_START, 0.0)
+            builder.plain(planted[one], 0.0)
+            builder.mark(FILE_END, 0.0)
+    builder.mark(FILE_START, 0.0)
+    builder.plain(asked, 0.0)
+    return builder
 
 
 def _file_piece(tokenizer: RepoTokenizer, path: str, text: str) -> IdArray:

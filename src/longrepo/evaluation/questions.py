@@ -1,4 +1,4 @@
-"""Questions on the repository that training didn't ask, answered by completion and checked by an independent route."""
+"""Questions about the repository that training didn't ask, answered by both models and checked independently."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ from longrepo.evaluation.completion import first_rows
 from longrepo.evaluation.results import Example
 from longrepo.evaluation.scoring import Measurement, MeasurementRow, Measurements, generate_both
 
-SPARE_TOKENS = 8  # tokens beyond the expected answer
-_QUESTION_PHASE = 3  # as many snippets as the longest sequences show
-_MAX_COMMITS = 1000  # looked at for questions about changes
+SPARE_TOKENS = 8  # more tokens than the expected answer has
+_QUESTION_PHASE = 3  # with as many snippets as the longest sequences show
+_MAX_COMMITS = 1000  # commits read for questions about changes
 _COMMIT_QUESTION = re.compile(r"Which files did commit ([0-9a-f]{8}) ")
 
 
-def question_measurements(material: EvalData, length: int, wanted: int, seed: int) -> Iterator[Measurement]:
-    """Up to `wanted` questions, the kinds taking turns, each behind snippets that fill `length` tokens."""
-    for number, repo in enumerate(material.repositories):
-        share = wanted // len(material.repositories) + (number < wanted % len(material.repositories))
-        for question, draft in _choose_questions(material, repo, length, share, seed) if share else ():
+def question_measurements(data: EvalData, length: int, wanted: int, seed: int) -> Iterator[Measurement]:
+    """Yield up to `wanted` questions, the kinds in turn, each behind snippets that fill `length` tokens."""
+    for number, repo in enumerate(data.repositories):
+        share = wanted // len(data.repositories) + (number < wanted % len(data.repositories))
+        for question, builder in _choose_questions(data, repo, length, share, seed) if share else ():
             key = f"question/{length}/{repo.facts.name}/{question.text}"
-            yield Measurement(key, partial(_measure_question, material.tokenizer, repo, question, draft), length)
+            yield Measurement(key, partial(_measure_question, data.tokenizer, repo, question, builder), length)
 
 
 def _choose_questions(
-    material: EvalData, repo: EvalRepository, length: int, wanted: int, seed: int
+    data: EvalData, repo: EvalRepository, length: int, wanted: int, seed: int
 ) -> Sequence[tuple[Question, SequenceBuilder]]:
     tree, texts = repo.trained, repo.texts
     sources = [SourceFile(path, text.text, text.language, text.outline) for path, text in texts.items()]
     outside = read_excluded_files(repo.trees.repository.path, tree.commit, texts)
-    # Of each kind as many as training may have asked and more: those are passed over.
-    changes = changes_by_commit(repo, material.seen.asked)
-    every, _ = make_questions(sources, tree.graph, changes, seed, len(material.seen.asked) + wanted, outside)
+    # More of each kind than training can have asked: the questions it did ask are skipped.
+    changes = changes_by_commit(repo, data.seen.asked)
+    every, _ = make_questions(sources, tree.graph, changes, seed, len(data.seen.asked) + wanted, outside)
     for text in texts.values():
         text.forget_outline()
     writer = QuestionWriter(
-        TemplateSizes(material.tokenizer), texts, lambda path: tree.graph.related(path, MAX_RELATED_FILES), 0.0, seed
+        TemplateSizes(data.tokenizer), texts, lambda path: tree.graph.related(path, MAX_RELATED_FILES), 0.0, seed
     )
     band = Band(_QUESTION_PHASE, 0, 0, length)
     found: list[tuple[Question, SequenceBuilder]] = []
     for question in every:
         if len(found) == wanted:
             break
-        if question.text not in material.seen.asked and (draft := writer.write(question, band)):
-            found.append((question, draft))
+        if question.text not in data.seen.asked and (builder := writer.write(question, band)):
+            found.append((question, builder))
     return found
 
 
 def changes_by_commit(repo: EvalRepository, asked: Iterable[str]) -> Iterator[ChangedFile]:
-    """What the newest commits that training may have read did to files that stand there still, but for those that it
-    asked about: their messages are redacted here."""
+    """Yield the changes of the newest training commits to files that still exist, with redacted messages; commits that
+    training asked about are skipped."""
     known = {found.group(1) for question in asked if (found := _COMMIT_QUESTION.match(question))}
     reader = repo.trees.reader
     for record in usable_commits(repo.trees.repository, training_commit(repo.facts), None, _MAX_COMMITS, reader.cache):
@@ -75,10 +75,10 @@ def changes_by_commit(repo: EvalRepository, asked: Iterable[str]) -> Iterator[Ch
 
 
 def _measure_question(
-    tokenizer: RepoTokenizer, repo: EvalRepository, question: Question, draft: SequenceBuilder, engine: Engine
+    tokenizer: RepoTokenizer, repo: EvalRepository, question: Question, builder: SequenceBuilder, engine: Engine
 ) -> Measurements:
-    ids, _ = draft.arrays()
-    answer = draft.parts[-1]
+    ids, _ = builder.arrays()
+    answer = builder.parts[-1]
     wanted = _normalize_answer(tokenizer.decode(ids[answer.at : answer.at + answer.end].tolist()))
     written = generate_both(engine, ids[: answer.at], answer.end + SPARE_TOKENS)
     base, tuned = (_normalize_answer(tokenizer.decode(one)) for one in written)
@@ -99,5 +99,5 @@ def _measure_question(
 
 
 def _normalize_answer(text: str) -> str:
-    """An answer as it is compared: its first row, single blanks."""
+    """Return an answer in the form in which it is compared: its first row, single blanks."""
     return " ".join(first_rows(text, 1).split())

@@ -1,4 +1,4 @@
-"""What was measured, as it is kept: `evaluation.json`. docs/evaluation.md explains every field."""
+"""The result of an evaluation, as `evaluation.json` stores it. docs/evaluation.md explains every field."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from longrepo.errors import InputError
 from longrepo.utils.files import write_text_file
 
 EVALUATION_FORMAT = 2
-FEW_GROUPS = 4  # groups: with fewer an interval says nothing about chance
+FEW_GROUPS = 4  # with fewer groups an interval says nothing about chance
 FigureParts = Mapping[str, str | int]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Held-out sequences of one length range. Losses are nats a target token; `difference` is tuned minus base, with
-    its 95 % interval by bootstrap over `groups` (commits, or held-out files)."""
+    """The losses on held-out sequences of one length range, in nats a target token; `difference` is tuned minus base,
+    with its 95 % interval by bootstrap over `groups` (commits, or held-out files)."""
 
     longest: int  # tokens of the range's longest sequence
     cap: int
@@ -34,13 +34,13 @@ class Comparison:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval leaves no doubt about the sign."""
+        """Whether the interval excludes 0."""
         return self.groups >= FEW_GROUPS and (self.high < 0 or self.low > 0)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its 95 % interval by bootstrap over groups; with one group both ends are the mean."""
+    """A mean and its 95 % bootstrap interval over groups; with one group both ends are the mean."""
 
     value: float
     low: float
@@ -49,9 +49,9 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Figure:
-    """One quantity under base and tuned, on the same samples. `parts` tells it from the others of its `measure`.
+    """One quantity under base and tuned, on the same samples. `parts` sets it apart from others of its `measure`.
 
-    `difference` is tuned minus base, paired. `tokens` are what a mean runs over where it runs over tokens, else 0.
+    `difference` is tuned minus base, paired. `tokens` is the number of tokens that a mean over tokens has, else 0.
     """
 
     measure: str
@@ -69,18 +69,18 @@ class Figure:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval of the difference leaves out 0."""
+        """Whether the interval of the difference excludes 0."""
         return self.groups >= FEW_GROUPS and (self.difference.high < 0 or self.difference.low > 0)
 
     @property
     def gained(self) -> bool:
-        """Whether tuned is better than base, be it by chance."""
+        """Whether tuned is better than base, even if by chance."""
         return self.difference.value < 0 if self.better == "lower" else self.difference.value > 0
 
 
 @dataclass(frozen=True)
 class Example:
-    """What both models wrote where `wanted` stood: after the text `before`, and before `after` where the middle was
+    """What both models wrote in the place of `wanted`: after the text `before`, and before `after` if the middle was
     asked for. `base_scores` and `tuned_scores`: metric → value."""
 
     measure: str
@@ -98,7 +98,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All that one run of `longrepo evaluate` found. `about`: model, engine, data, seed; `notes`: plain sentences."""
+    """All results of one `longrepo evaluate`. `about`: model, engine, data, seed; `notes`: plain sentences."""
 
     about: Mapping[str, Any]
     comparisons: Sequence[Comparison] = ()
@@ -107,7 +107,7 @@ class Evaluation:
     notes: Sequence[str] = field(default=())
 
     def find(self, measure: str, metric: str | None = None, **parts: str | int) -> list[Figure]:
-        """The figures of a measure whose parts hold at least these values, in the order they were written."""
+        """Return the figures of a measure whose parts include these values, in the order they were written."""
         return [
             one
             for one in self.figures
@@ -118,13 +118,13 @@ class Evaluation:
 
 
 def write_evaluation(file: Path, evaluation: Evaluation) -> None:
-    """Write it whole; an older file stays until the new one is."""
+    """Write an evaluation; an older file is replaced only once the new one is whole."""
     content = {"format": EVALUATION_FORMAT, **asdict(evaluation)}
     write_text_file(file, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def read_evaluation(file: Path) -> Evaluation:
-    """What `write_evaluation` wrote. Raises InputError where it isn't there, or is of another format."""
+    """Read what `write_evaluation` wrote. Raises InputError if the file is missing, unreadable or of another format."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -141,6 +141,6 @@ def read_evaluation(file: Path) -> Evaluation:
 
 
 def figure_from_json(tree: Mapping[str, Any]) -> Figure:
-    """A figure as JSON holds it."""
+    """Return a figure from its JSON form."""
     estimates = {name: Estimate(**tree[name]) for name in ("base", "tuned", "difference")}
     return Figure(**{**tree, **estimates})

@@ -1,12 +1,7 @@
-"""Load, measure, sum up.
+"""An evaluation from start to end: open a run, its sequences and their repositories, measure, and sum up.
 
-Figures out of rows: means over all rows of one kind, with their intervals.
-
-How much is measured, and the walk through it: what is done is kept, what was done before is not done again.
-
-Opens what is measured on: the repositories that the sequences were made of.
-
-A run's base and what it was tuned to, and the sequences that it is compared on.
+`Amount` says how much is measured. Finished measurements are stored and not repeated; figures are means over the rows
+of one kind, with their intervals.
 """
 
 from __future__ import annotations
@@ -66,7 +61,7 @@ from longrepo.utils.progress import Progress
 
 
 class MetricInfo(NamedTuple):
-    """`transform`: of the mean. `of_tokens`: the mean runs over tokens."""
+    """A metric. `transform` is applied to its mean; `of_tokens`: the mean runs over tokens."""
 
     unit: str
     better: Literal["lower", "higher"]
@@ -101,7 +96,7 @@ _PART_ORDER = (
 
 
 def make_figures(rows: Iterable[MeasurementRow], seed: int) -> list[Figure]:
-    """One figure for each measure, metric and parts, in the order they are to be read in."""
+    """Return one figure for each measure, metric and parts, in reading order."""
     found: defaultdict[tuple[object, ...], list[MeasurementRow]] = defaultdict(list)
     for row in rows:
         if row.count and row.measure != PREPARED:
@@ -115,7 +110,7 @@ def _sort_key(figure: Figure) -> tuple[object, ...]:
 
 
 def _part_rank(value: str | int) -> tuple[float, str]:
-    """Numbers as they are, negative ones (all, no limit) last; words in the order they are explained in."""
+    """Rank numbers by value, negative ones (all, no limit) last, and words in the order of the documentation."""
     if isinstance(value, int):
         return (value if value >= 0 else np.inf, "")
     return (_PART_ORDER.index(value) if value in _PART_ORDER else -1, value)
@@ -148,9 +143,9 @@ def _make_estimate(interval: Interval) -> Estimate:
 
 @dataclass(frozen=True)
 class Amount:
-    """How many samples: prepared `sequences` of each length (None: all), held-out `blocks` of lines, points of
+    """How much to measure: prepared `sequences` of each length (None: all), held-out `blocks` of lines, points of
     `completions` with the `tasks` at each, `questions`, `needles` at each of `depths` (percent), `files` of another
-    repository; at `every_length`, or at the longest."""
+    repository; at `every_length`, or at the longest alone."""
 
     name: str
     sequences: int | None
@@ -166,7 +161,7 @@ class Amount:
 
 FULL = Amount("full", None, 32, 48, tuple(completion.TASKS), 64, 4, (0, 25, 50, 75, 100), 40, every_length=True)
 QUICK = Amount("quick", 4, 4, 3, ("line", "fim"), 2, 1, (50,), 4)
-GLANCE = Amount("glance", None, 4, 3, ("line",), 0, 0, (), 0)  # what the pipeline ends with
+GLANCE = Amount("glance", None, 4, 3, ("line",), 0, 0, (), 0)  # the last stage of the pipeline
 
 
 @dataclass(frozen=True)
@@ -178,20 +173,20 @@ class OtherRepository:
 
 
 def max_block_tokens(lengths: Sequence[int], most: int = 400) -> int:
-    """Tokens a held-out block spans at most: it must leave room for context at the shortest length."""
+    """Return the most tokens a held-out block may span: it must leave room for context at the shortest length."""
     return min(most, min(lengths) * 2 // 5)
 
 
 def plan_measurements(
-    material: EvalData, lengths: Sequence[int], amount: Amount, seed: int, others: Sequence[OtherRepository] = ()
+    data: EvalData, lengths: Sequence[int], amount: Amount, seed: int, others: Sequence[OtherRepository] = ()
 ) -> Iterator[Measurement]:
-    """All that is to be measured beyond the sequences as prepared. Completions and questions at the longest length."""
+    """Yield all measurements beyond the prepared sequences; completions and questions at the longest length alone."""
     longest = max(lengths)
     chosen = lengths if amount.every_length else [longest]
-    yield from context_loss.context_measurements(material, chosen, seed)
-    yield from completion.completion_measurements(material, longest, amount.tasks, amount.completions, seed)
-    yield from questions.question_measurements(material, longest, amount.questions, seed)
-    yield from needle.needle_measurements(material, chosen, amount.depths, amount.needles, seed)
+    yield from context_loss.context_measurements(data, chosen, seed)
+    yield from completion.completion_measurements(data, longest, amount.tasks, amount.completions, seed)
+    yield from questions.question_measurements(data, longest, amount.questions, seed)
+    yield from needle.needle_measurements(data, chosen, amount.depths, amount.needles, seed)
     for one in others:
         yield from held_out_loss.forgetting_measurements(one.trees, one.commit, longest, amount.files, seed)
 
@@ -199,7 +194,7 @@ def plan_measurements(
 def run_measurements(
     adaptive: TieredEngine, units: Sequence[Measurement], store: MeasurementStore, tick: Callable[[], None]
 ) -> list[Measurements]:
-    """What each unit gives, at the positions of its length; `tick` once a unit."""
+    """Run each measurement with the positions for its length, or take it from the store; `tick` is called for each."""
     found: list[Measurements] = []
     for unit in units:
         if unit.key not in store:
@@ -213,7 +208,7 @@ def run_measurements(
 def summarize_measurements(
     found: Sequence[Measurements], seed: int
 ) -> tuple[list[Comparison], list[Figure], list[Example]]:
-    """What the rows say, and the examples."""
+    """Return the comparisons, figures and examples of all measurements."""
     rows = list(chain.from_iterable(one.rows for one in found))
     return make_comparisons(rows), make_figures(rows, seed), [example for one in found for example in one.examples]
 
@@ -227,9 +222,9 @@ def open_eval_data(
     others: Sequence[Path],
     watch: Progress,
 ) -> Iterator[tuple[EvalData, list[OtherRepository]]]:
-    """The material, nothing chosen yet, and the other repositories at HEAD, as long as the block lasts.
+    """Open the data to measure on, no blocks chosen yet, and the other repositories at HEAD, for the block's duration.
 
-    Raises InputError where none of the `given` folders is a repository of the file, or another can't be read.
+    Raises InputError if a repository of the file is in none of the `given` folders, or another can't be read.
     """
     folders: Mapping[str, Path] = match_folders(file, given)
     with ExitStack() as stack:
@@ -255,7 +250,7 @@ def open_eval_data(
 
 
 SPLITS = ("validation", "test")
-_MIN_LENGTH = 256  # tokens of a sequence to measure on
+_MIN_LENGTH = 256  # tokens of the shortest sequence to measure on
 _IDENTITY_KEYS = (
     "model",
     "revision",
@@ -264,12 +259,13 @@ _IDENTITY_KEYS = (
     "engine",
     "dtype",
     "seed",
-)  # what a measurement is of
+)  # what identifies a measurement, beside the adapter
 
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """`folders`: the repositories. `lengths`: tokens, ascending. `notes`: what stands for what was asked for."""
+    """A run opened for evaluation. `folders`: the repositories; `lengths`: tokens, ascending; `notes`: substitutions
+    made."""
 
     run: Path
     source: TrainedArtifact
@@ -292,10 +288,10 @@ class EvaluationRun:
         lengths: Sequence[int] = (),
         asked: ContextSettings | None = None,
     ) -> EvaluationRun:
-        """An unfinished run's best weights so far stand for it. `sequences` and `repos` are looked for where none are
-        given; `lengths`: default: the longest of each phase; `asked`: the positions of those beyond its own reach.
+        """Open a run; of an unfinished one, its best weights so far. `sequences` and `repos` are searched for if not
+        given; `lengths` defaults to the longest of each phase; `asked`: the positions for lengths beyond its own.
 
-        Raises InputError where something of it isn't there, or doesn't belong together.
+        Raises InputError if something is missing, or doesn't belong together.
         """
         if split not in SPLITS:
             raise InputError(f"--split {split}: expected {' or '.join(SPLITS)}")
@@ -306,7 +302,7 @@ class EvaluationRun:
         _check_lengths(lengths, tiers, settings.model.name)
         file = read_sequences(sequences or training_sequences_of(run))
         if file.header.repositories and not any(one.head for one in file.header.repositories):
-            raise InputError(f"{file.path}: made of a text, and only a repository has held-out commits to measure on")
+            raise InputError(f"{file.path}: made of a text; only a repository has held-out commits to measure on")
         if split not in file.column("split"):
             raise InputError(f"{file.path}: holds no {split} sequences to compare on; prepare them again")
         folders = find_repositories(file, run, repos)
@@ -320,7 +316,7 @@ class EvaluationRun:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What is measured on what."""
+        """What is measured, and on what data."""
         settings = self.source.settings
         return {
             "model": settings.model.name,
@@ -332,7 +328,7 @@ class EvaluationRun:
         }
 
     def measured(self, amount: Amount, others: Sequence[Path], result: Path, watch: Progress) -> Evaluation:
-        """Measure what `amount` says and write `result`; finished measurements are kept in the run's folder."""
+        """Measure as much as `amount` says and write `result`; finished measurements stay in the run's folder."""
         began, settings = time.monotonic(), self.source.settings
         seed, tiers = settings.training.seed, self.adaptive.tiers
         about = {**self.about, "lengths": self.lengths, "amount": amount.name}
@@ -343,26 +339,26 @@ class EvaluationRun:
             **{name: about[name] for name in _IDENTITY_KEYS},
         }
         with (
-            open_eval_data(self.file, self.tokenizer, settings, self.folders, others, watch) as (material, elsewhere),
+            open_eval_data(self.file, self.tokenizer, settings, self.folders, others, watch) as (data, elsewhere),
             MeasurementStore(self.run / MEASUREMENTS_FILE, same) as store,
         ):
             watch.step("choosing held-out lines")
-            material.choose(self.split, amount.blocks, max_block_tokens(self.lengths), seed)
+            data.choose(self.split, amount.blocks, max_block_tokens(self.lengths), seed)
             units = [
                 *self._prepared(amount, store),
-                *plan_measurements(material, self.lengths, amount, seed, elsewhere),
+                *plan_measurements(data, self.lengths, amount, seed, elsewhere),
             ]
             units = [_with_positions(unit, tiers) for unit in units]
             with watch.count("measuring base and tuned", len(units)) as done:
                 found = run_measurements(self.adaptive, units, store, lambda: done(1))
-            about |= {**material.facts(), "seconds": round(time.monotonic() - began, 1)}
-            notes = [*self.notes, *self.file.header.notes, *material.notes]
+            about |= {**data.facts(), "seconds": round(time.monotonic() - began, 1)}
+            notes = [*self.notes, *self.file.header.notes, *data.notes]
         evaluation = Evaluation(about, *summarize_measurements(found, seed), notes)
         write_evaluation(result, evaluation)
         return evaluation
 
     def _prepared(self, amount: Amount, store: MeasurementStore) -> list[Measurement]:
-        """Of the sequences as prepared so many, and those that were measured before."""
+        """Return the measurements of as many prepared sequences as `amount` says, and of those measured before."""
         every, some = (
             list(held_out_loss.prepared_measurements(self.file, phase_caps(self.source.settings), self.split, most))
             for most in (None, amount.sequences)
@@ -372,16 +368,16 @@ class EvaluationRun:
 
 
 def phase_caps(settings: Settings) -> list[int]:
-    """The longest length of each phase."""
+    """Return the longest length of each phase."""
     return [phase.max_length for phase in make_schedule(settings)]
 
 
 def training_sequences_of(run: Path) -> Path:
-    """The sequences that a run says it was trained on."""
+    """Return the path of the sequences that a run records as its training data."""
     try:
         return Path(json.loads((run / "last" / STATE).read_text(encoding="utf-8"))["sequences"])
     except (OSError, ValueError, KeyError):
-        raise InputError(f"{run}: doesn't say what it was trained on; give --sequences FILE") from None
+        raise InputError(f"{run}: doesn't record what it was trained on; give --sequences FILE") from None
 
 
 def _check_base(source: TrainedArtifact) -> None:
@@ -390,7 +386,7 @@ def _check_base(source: TrainedArtifact) -> None:
     named, wanted = read_adapter_config(source.adapter).get("base_model_name_or_path"), source.settings.model.name
     if named != wanted:
         raise InputError(
-            f"{source.adapter}: is an adapter for {named}, and its run was made for {wanted}; put its own adapter there"
+            f"{source.adapter}: is an adapter for {named}, but its run was for {wanted}; put back the run's own adapter"
         )
 
 
@@ -405,17 +401,17 @@ def _check_lengths(lengths: Sequence[int], tiers: Tiers, name: str) -> None:
 def _extended_lengths(lengths: Sequence[int], settings: Settings, tiers: Tiers) -> Iterator[str]:
     trained = (phase.max_length for phase in make_schedule(settings) if phase.epochs)
     if left_out := [f"{cap:,}" for cap in trained if cap > tiers.reach]:
-        yield f"phases of {', '.join(left_out)} tokens are left out: its positions reach {tiers.reach:,}"
+        yield f"phases of {', '.join(left_out)} tokens are left out: the model's positions reach {tiers.reach:,}"
     for length in lengths:
         if (context := tiers.tier_for(length).context) != tiers.trained:
             yield (
-                f"{length:,} tokens: longer than its positions were trained for, measured at others "
+                f"{length:,} tokens: longer than the positions in training, measured with others "
                 f"({describe_context(context)})"
             )
 
 
 def _with_positions(unit: Measurement, tiers: Tiers) -> Measurement:
-    """Its key says at which positions it is measured, where these aren't those of training."""
+    """Add the positions to a measurement's key if they aren't those of training."""
     context = tiers.tier_for(unit.length).context
     if context == tiers.trained:
         return unit

@@ -1,10 +1,7 @@
-"""Paired losses, bootstrap, units of work.
+"""Losses of the same tokens under base and tuned, bootstrap intervals, and the measurements they are made of.
 
-The loss of the same tokens under base and tuned.
-
-Intervals for a mean over things that come in groups: several held-out pieces of one commit are not independent.
-
-What is measured in one piece of work, and what comes out of it: sums that can be added up later.
+A measurement gives rows of sums that can be added up later. Intervals resample whole groups, as several held-out
+pieces of one commit are not independent.
 """
 
 from __future__ import annotations
@@ -31,16 +28,16 @@ class PairedLosses(NamedTuple):
     tuned: LossArray
 
     def at(self, where: slice | MaskArray | npt.NDArray[np.intp]) -> PairedLosses:
-        """Of some of the tokens."""
+        """Return the losses of some of the tokens."""
         return PairedLosses(self.base[where], self.tuned[where])
 
     def sums(self) -> tuple[float, float]:
-        """Over the tokens."""
+        """Return the sums over the tokens, base first."""
         return float(self.base.sum()), float(self.tuned.sum())
 
 
 def score_both(engine: Engine, ids: IdArray, wanted: MaskArray) -> PairedLosses:
-    """The losses of a sequence's tokens `[tokens]` given those before; 0 where not `wanted`, and of the first."""
+    """Return the loss of each token `[tokens]` given those before it; 0 for the first and for tokens not `wanted`."""
     batch = Batch.of([(ids, wanted.astype(np.float32))], engine.pad_id)
     tuned = engine.score(batch)[0].astype(np.float64)
     with engine.base_only():
@@ -49,7 +46,7 @@ def score_both(engine: Engine, ids: IdArray, wanted: MaskArray) -> PairedLosses:
 
 
 def generate_both(engine: Engine, prompt: IdArray, tokens: int) -> tuple[list[int], list[int]]:
-    """What base and tuned write after a prompt, greedily: at most `tokens` ids each."""
+    """Return what base and tuned generate greedily after a prompt: at most `tokens` ids each."""
     tuned = engine.generate(prompt.tolist(), tokens)
     with engine.base_only():
         base = engine.generate(prompt.tolist(), tokens)
@@ -71,9 +68,10 @@ class Interval(NamedTuple):
 def mean_interval(
     sums: Sequence[float], counts: Sequence[float], groups: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float, float]:
-    """The 95 % percentile interval of `sum(sums) / sum(counts)`, resampling whole groups (Efron 1979, cluster form).
+    """Return the 95 % percentile interval of `sum(sums) / sum(counts)`, resampling whole groups (Efron 1979, cluster
+    form).
 
-    With one group there is nothing to resample: the interval is the mean itself, twice.
+    With one group there is nothing to resample: both ends are the mean.
     """
     interval = paired_intervals([sums], counts, groups, seed, resamples)[0]
     return interval.low, interval.high
@@ -87,8 +85,8 @@ def paired_intervals(
     resamples: int = RESAMPLES,
     transform: Callable[[FloatArray], FloatArray] = lambda values: values,
 ) -> list[Interval]:
-    """The interval of `transform(sum(column) / sum(counts))` of each column, and last, of two columns, that of the
-    second minus the first; every column sees the same resamples of groups, so that what they share cancels out.
+    """Return the interval of `transform(sum(column) / sum(counts))` for each column and, if there are two, of the
+    second minus the first. Every column sees the same resamples of groups, so that what they share cancels out.
 
     A resample in which nothing was counted is left out.
     """
@@ -109,7 +107,7 @@ def paired_intervals(
 
 @dataclass(frozen=True)
 class MeasurementRow:
-    """Part of a figure: what base and tuned sum up to over `count` tokens (or samples), all of one group."""
+    """Part of a figure: the sums of base and tuned over `count` tokens (or samples), all of one group."""
 
     measure: str
     metric: str
@@ -122,13 +120,13 @@ class MeasurementRow:
 
 @dataclass(frozen=True)
 class Measurements:
-    """What one piece of work gave."""
+    """The result of one measurement."""
 
     rows: Sequence[MeasurementRow] = ()
     examples: Sequence[Example] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the JSON form."""
         return asdict(self)
 
     @staticmethod
@@ -141,8 +139,8 @@ class Measurements:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A piece of work of some seconds. `key` says what is measured, data, adapter and seed apart: equal keys, equal
-    results. `length`: tokens of its texts, at most."""
+    """A piece of work of some seconds. For the same data, adapter and seed, equal keys mean equal results; `length`:
+    the most tokens that its texts have."""
 
     key: str
     run: Callable[[Engine], Measurements]
