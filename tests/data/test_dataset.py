@@ -191,7 +191,7 @@ def test_what_are_no_sequences_is_refused(header: Header, tmp_path: Path) -> Non
         assert "\n" not in str(caught.value)
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "mine.txt").write_text("keep")
-    with pytest.raises(InputError, match="holds other things"):
+    with pytest.raises(InputError, match="isn't empty and holds no sequences"):
         write_sequences(tmp_path / "folder", sequences(2), header)
 
 

@@ -35,7 +35,7 @@ def test_what_is_off_below_the_last_is_not_built_and_moves_no_other() -> None:
     assert phase_bands(given, 6, 512)[0][-1].cap == 8192
     assert [(band.phase, band.cap) for band in bands_up_to(given, 700)] == [(1, 128), (2, 256), (4, 700)]
     with pytest.raises(
-        InputError, match=r"phase 7 is asked for, and the settings have 6: add it to long_context\.further"
+        InputError, match=r"phase 7 is asked for, but the settings have 6: add it to long_context\.further"
     ):
         phase_bands(given, 7, 512)
 

@@ -148,7 +148,7 @@ def epoch_order(catalog: SequenceCatalog, phase: Phase, epoch: int, settings: Se
 def limit_updates(
     order: EpochOrder, updates: int, catalog: SequenceCatalog, phase: Phase, settings: Settings
 ) -> EpochOrder:
-    """The first `updates` updates of an epoch; what comes after counts as left out."""
+    """Return the first `updates` updates of an epoch; the rest counts as left out."""
     training = settings.training
     indices = order.indices[: updates * training.batch_size_reference * training.gradient_accumulation_steps]
     counts = Counter(catalog.difficulty[index] for index in indices)
@@ -162,7 +162,7 @@ def limit_updates(
 
 
 def count_updates(order: EpochOrder, settings: Settings) -> int:
-    """Optimizer updates of an epoch; the last may stand on a shorter accumulation window."""
+    """Return the optimizer updates of an epoch; the last may accumulate fewer batches."""
     batches = math.ceil(len(order.indices) / settings.training.batch_size_reference)
     return math.ceil(batches / settings.training.gradient_accumulation_steps)
 
@@ -177,7 +177,7 @@ def _phase_sequences(catalog: SequenceCatalog, phase: Phase, settings: Settings)
 
 
 def _phase_files(catalog: SequenceCatalog, phase: Phase, settings: Settings) -> set[str]:
-    """The files that fall to a phase."""
+    """Return the files dealt out to a phase."""
     others = [one for one in make_schedule(settings) if one.number != phase.number]
     before = sum(one.epochs for one in others if one.number < phase.number)
     every = sum(one.epochs for one in others) + phase.epochs

@@ -1,4 +1,4 @@
-"""Builds one sequence from texts given by hand: the public way in, without a repository."""
+"""Builds one sequence from texts, without a repository: the public class for use from Python."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Version:
 class LongContextSequenceBuilder:
     """Builds sequences of at most `max_length` tokens from texts.
 
-    `tokenizer`: a RepoTokenizer or any fast transformers tokenizer (the structure tokens are added to it). Too long a
-    text gives NotBuilt, or with `truncate=True` a sequence cut between syntax nodes, its end token kept. With
-    `pad_to_max=True` the tokens are padded to `max_length`; padding has weight 0 by its position, so that an end token
-    that is also the padding token is still learnt. Difficulty is labelled by fixed thresholds: a single sequence has no
-    quantiles (`longrepo.data.difficulty.FIXED_THRESHOLDS`). Texts are taken as they are: nothing is redacted.
+    `tokenizer`: a RepoTokenizer or any fast transformers tokenizer (the structure tokens are added to it). A text that
+    is too long gives NotBuilt, or with `truncate=True` a sequence cut between syntax nodes that still ends with its end
+    token. With `pad_to_max=True` the tokens are padded to `max_length`; padding has weight 0 by its position, so that
+    an end token that is also the padding token is still learnt. Difficulty is labelled by fixed thresholds, as a single
+    sequence has no quantiles (`longrepo.data.difficulty.FIXED_THRESHOLDS`). Nothing is redacted.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class LongContextSequenceBuilder:
         self.data = data or DataSettings()
         self.seed = seed
         self._sizes = TemplateSizes(self.tokenizer)
-        self._analyser = FeatureExtractor(self.tokenizer, None, self.data.context_weight)
+        self._extractor = FeatureExtractor(self.tokenizer, None, self.data.context_weight)
 
     def build_hierarchical_sequence(
         self,
@@ -67,11 +67,11 @@ class LongContextSequenceBuilder:
         pad_to_max: bool = False,
         truncate: bool = False,
     ) -> LongContextSequence | NotBuilt:
-        """Files as (path, text), definitions first, the target last. All code is scored; the last file is written as
-        fill-in-the-middle for `data.fim_share` of the choices of files (and where the tokenizer can)."""
+        """Build a sequence of files as (path, text), definitions first, the target last. All code is scored; the last
+        file is written as fill-in-the-middle in `data.fim_share` of the cases, if the tokenizer has the tokens."""
         pieces = [FilePiece.whole(text) for text in self._tokenize(files) if len(text)]
         if not pieces:
-            return NotBuilt("no text in the given files")
+            return NotBuilt("the files hold no text")
         key = hashing.seeded_int(self.seed, *[(piece.of.path, piece.of.text) for piece in pieces])
         wants_fim = self.tokenizer.fim is not None and hashing.seeded_uniform(key, "fim") < self.data.fim_share
         room = self.max_length - 1 - (template.FIM_EXTRA_TOKENS if wants_fim else 0)
@@ -87,13 +87,13 @@ class LongContextSequenceBuilder:
             room -= self._sizes.file(kept[-1])
         if not kept:
             return self._too_long(total)
-        draft = SequenceBuilder(self.tokenizer)
+        builder = SequenceBuilder(self.tokenizer)
         for piece in kept:
             last = piece is kept[-1]
-            write_file(draft, piece, self.data.context_weight, str(key) if last and wants_fim else None)
+            write_file(builder, piece, self.data.context_weight, str(key) if last and wants_fim else None)
         cut = sum(piece.end for piece in pieces) - sum(piece.end for piece in kept)
         texts = [piece.of for piece in pieces]
-        return self._finish(draft, "hierarchical", texts, metadata_base, pad_to_max, tokens_cut=cut)
+        return self._finish(builder, "hierarchical", texts, metadata_base, pad_to_max, tokens_cut=cut)
 
     def build_commit_evolution_sequence(
         self,
@@ -105,8 +105,8 @@ class LongContextSequenceBuilder:
         pad_to_max: bool = False,
         truncate: bool = False,
     ) -> LongContextSequence | NotBuilt:
-        """A file as it was before (None: it did not exist) and its versions, oldest first, each as hunks with its
-        message. Message and added rows are scored fully, the rest at `data.context_weight`."""
+        """Build a sequence of a file as it was (None: it did not exist) and its versions, oldest first, each as hunks
+        with its message. Message and added rows are scored fully, the rest at `data.context_weight`."""
         context = self.data.context_weight
         texts = [before or "", *[version.text for version in versions]]
         jobs = [
@@ -115,7 +115,7 @@ class LongContextSequenceBuilder:
         ]
         steps = [
             CommitStep(job.commit, done.text, done.facts["message"], "", done.facts["row"])
-            for job, done in zip(jobs, self._analyse(jobs), strict=True)
+            for job, done in zip(jobs, self._extract(jobs), strict=True)
             if len(done.text)
         ]
         if not steps:
@@ -136,15 +136,15 @@ class LongContextSequenceBuilder:
             room -= self._sizes.step(kept[-1])
         if not kept:
             return self._too_long(total)
-        draft = SequenceBuilder(self.tokenizer)
+        builder = SequenceBuilder(self.tokenizer)
         if len(state):
-            write_file(draft, FilePiece.whole(state, target=False), context)
+            write_file(builder, FilePiece.whole(state, target=False), context)
         for step in kept:
-            write_step(draft, step, context)
+            write_step(builder, step, context)
         cut = sum(len(step.of) for step in steps) - sum(step.stop for step in kept)
         commits = [step.commit for step in kept]
         known = [state, after]
-        return self._finish(draft, "commit_evolution", known, metadata_base, pad_to_max, commits, tokens_cut=cut)
+        return self._finish(builder, "commit_evolution", known, metadata_base, pad_to_max, commits, tokens_cut=cut)
 
     def build_qa_sequence(
         self,
@@ -156,10 +156,10 @@ class LongContextSequenceBuilder:
         pad_to_max: bool = False,
         truncate: bool = False,
     ) -> LongContextSequence | NotBuilt:
-        """Up to 16 snippets as (path, text), then a question on them; only the answer is scored fully. Truncation
-        shortens the longest snippets from their end."""
+        """Build a sequence of up to 16 snippets as (path, text), then a question about them; only the answer is scored
+        fully. Truncation shortens the longest snippets at their end."""
         if len(snippets) > len(SNIPPET_TOKENS):
-            return NotBuilt(f"{len(snippets)} snippets, there are {len(SNIPPET_TOKENS)} snippet tokens")
+            return NotBuilt(f"{len(snippets)} snippets, but there are only {len(SNIPPET_TOKENS)} snippet tokens")
         asked = question_ids(self.tokenizer, question)
         answered = self._answer(question, answer)
         pieces = [FilePiece.whole(text, target=False) for text in self._tokenize(snippets)]
@@ -176,25 +176,25 @@ class LongContextSequenceBuilder:
             if index < 0 or pieces[index].end <= 1:
                 return self._too_long(full)
             longest = pieces[index]
-            # At most down to half at a time, so that one long snippet isn't emptied while others stay whole.
+            # Halved at most in each round, so that one long snippet isn't emptied while others stay whole.
             pieces[index] = _shorten(longest, max(longest.end - over, longest.end // 2))
-        draft = SequenceBuilder(self.tokenizer)
-        write_question(draft, pieces, asked, answered, self.data.context_weight)
+        builder = SequenceBuilder(self.tokenizer)
+        write_question(builder, pieces, asked, answered, self.data.context_weight)
         texts = [piece.of for piece in pieces]
-        return self._finish(draft, "qa", texts, metadata_base, pad_to_max, tokens_cut=full - total())
+        return self._finish(builder, "qa", texts, metadata_base, pad_to_max, tokens_cut=full - total())
 
-    def _analyse(self, jobs: Sequence[Job]) -> list[Features]:
-        results = self._analyser.extract(jobs)
+    def _extract(self, jobs: Sequence[Job]) -> list[Features]:
+        results = self._extractor.extract(jobs)
         return [
             unpack_features(result, job.path, path_tokens(self.tokenizer, job.path))
             for job, result in zip(jobs, results, strict=True)
         ]
 
     def _tokenize(self, files: Sequence[tuple[str, str]]) -> list[TokenizedText]:
-        return [done.text for done in self._analyse([FileJob(path, text) for path, text in files])]
+        return [done.text for done in self._extract([FileJob(path, text) for path, text in files])]
 
     def _answer(self, question: str, answer: str) -> TokenizedText:
-        """An answer; its names are those of what is asked and answered, and no file holds it."""
+        """Tokenize an answer; its names are those of question and answer, and it belongs to no file."""
         ids = np.array(self.tokenizer.encode(f" {answer}"), np.int32)
         return inline_text(f"{question} {answer}", ids)
 
@@ -203,7 +203,7 @@ class LongContextSequenceBuilder:
 
     def _finish(
         self,
-        draft: SequenceBuilder,
+        builder: SequenceBuilder,
         kind: SequenceKind,
         texts: Sequence[TokenizedText],
         base: Mapping[str, Any] | None,
@@ -211,18 +211,18 @@ class LongContextSequenceBuilder:
         commits: Sequence[str] = (),
         **more: Any,
     ) -> LongContextSequence:
-        draft.end()
-        # In a handful of files nothing is common knowledge; what they define is known all the same.
-        built = BuiltSequence(draft, kind, "train", "", unique_commits(commits))
+        builder.end()
+        # In a handful of files no name counts as common, but which names several of them define still matters.
+        built = BuiltSequence(builder, kind, "train", "", unique_commits(commits))
         score_difficulty([built], NameIndex(ambiguous=NameIndex.of(texts).ambiguous))
-        ids, weights = draft.arrays()
+        ids, weights = builder.arrays()
         metadata: dict[str, Any] = {
             "kind": kind,
             "files_included": built.files,
             "commits_included": list(built.commits),
             "language": built.language,
             "split": "train",
-            "roles": dict(draft.roles),
+            "roles": dict(builder.roles),
             "curriculum_difficulty": built.difficulty,
             "difficulty_score": built.score,
             "difficulty_parts": built.parts,

@@ -1,4 +1,4 @@
-"""Commit chains: a file as it was, then what commits made of it, filled to a phase's lengths."""
+"""Commit chains: a file as it was, then its changes by commits, packed to the lengths of a phase."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from longrepo.data.workers import CachedReader, Request, SkippedText, StepReques
 from longrepo.repository.types import CommitRecord, FileChange
 from longrepo.utils import hashing
 
-_STEPS_SHARE = 0.65  # of a sequence go to the changes; the file as it was gets the rest
-_MIN_STATE_TOKENS = 64  # tokens: less of the file as it was is no context
-_CHARACTERS_PER_TOKEN = 3  # of a file as it was are read for each token there is room for
+_STEPS_SHARE = 0.65  # the share of a sequence for changes; the file as it was gets the rest
+_MIN_STATE_TOKENS = 64  # fewer tokens of the file as it was are no useful context
+_CHARACTERS_PER_TOKEN = 3  # characters read of a file as it was, for each token of room
 _CHARACTER_STEP = 2048
-_CHANGES_PER_READ = 128  # changes read before looking whether there are enough
+_CHANGES_PER_READ = 128  # changes read before checking whether there are enough
 ADDED_REASON = "file added: it stands in the snapshot"
 
 
 @dataclass(frozen=True)
 class TrainingChange:
-    """One file's change by one commit, under the path the file has now; its message as training may show it;
-    `files`: all that the commit changed."""
+    """One file's change by one commit, under the path the file has now, with the redacted message; `files`: how many
+    files the commit changed."""
 
     commit: str
     path: str
@@ -36,7 +36,7 @@ class TrainingChange:
 
 @dataclass
 class StepRun:
-    """Steps of one file that follow each other, and `room` tokens for the file as it was before the first."""
+    """Consecutive steps of one file, and `room` tokens for the file as it was before the first."""
 
     path: str
     steps: list[CommitStep]
@@ -46,14 +46,14 @@ class StepRun:
 
 @dataclass
 class CommitPack:
-    """A sequence of chains."""
+    """The chains of one sequence."""
 
     runs: list[StepRun] = field(default_factory=list)
-    front: list[FilePiece] = field(default_factory=list)  # related files, as context, where the chains are short
+    front: list[FilePiece] = field(default_factory=list)  # related files as context, if the chains are short
 
     @property
     def steps(self) -> Iterator[CommitStep]:
-        """Every step in it."""
+        """All steps of all runs."""
         for run in self.runs:
             yield from run.steps
 
@@ -66,9 +66,9 @@ def read_training_changes(
     tokens: int,
     done: Callable[[int], None],
 ) -> tuple[list[TrainingChange], Counter[str]]:
-    """The changes of existing files in these commits (newest first), until they hold `tokens` tokens; and what was
-    left out by reason, as far as history was read. Files of `without` are left out whole, and so is what goes beyond
-    the newest `most_per_file` changes of a file."""
+    """Read the changes of existing files in these commits (newest first), until they hold `tokens` tokens; also count
+    those left out, by reason, in the commits that were read. Left out are all files of `without`, and all but the
+    newest `most_per_file` changes of a file."""
     left_out: Counter[str] = Counter()
     found: list[TrainingChange] = []
     size = 0
@@ -94,7 +94,7 @@ def read_training_changes(
 def _usable_changes(
     records: Iterable[CommitRecord], without: frozenset[str], most_per_file: int, left_out: Counter[str]
 ) -> Iterator[tuple[CommitRecord, FileChange, str]]:
-    """(commit, change, the path its file has now) of the changes that can be learnt from."""
+    """Yield (commit, change, the path its file has now) for each usable change."""
     now: dict[str, str] = {}
     per_file: Counter[str] = Counter()
     for record in records:
@@ -125,26 +125,26 @@ def _make_step(commit: str, change: FileChange, answer: Features) -> CommitStep:
     return CommitStep(commit, answer.text, answer.facts["message"], change.before or "", answer.facts["row"])
 
 
-def steps_by_path(links: Sequence[TrainingChange]) -> dict[str, list[CommitStep]]:
-    """Path → its changes, oldest first. The paths come in an order that a new commit doesn't change, so that most of
-    what was packed before is packed alike."""
+def steps_by_path(changes: Sequence[TrainingChange]) -> dict[str, list[CommitStep]]:
+    """Return path → its changes, oldest first. A new commit doesn't change the order of the paths, so that most of what
+    was packed before is packed the same way again."""
     chains: dict[str, list[CommitStep]] = {}
-    for link in links:
-        chains.setdefault(link.path, []).append(link.step)
+    for change in changes:
+        chains.setdefault(change.path, []).append(change.step)
     return {path: chains[path][::-1] for path in sorted(chains, key=lambda path: hashing.seeded_int("chain", path))}
 
 
 class CommitPacker:
-    """Fills sequences of a phase from chains, each change used once."""
+    """Packs chains into the sequences of a phase; each change is used once."""
 
     def __init__(self, sizes: TemplateSizes, frame: Callable[[str], int], reserve: int = 1) -> None:
-        """`frame`: the tokens of a path's marks and of the path itself."""
+        """`frame` returns the tokens that a path and its marks take."""
         self._sizes = sizes
         self._frame = frame
         self._reserve = reserve
 
     def pack(self, chains: dict[str, list[CommitStep]], band: Band) -> list[CommitPack]:
-        """Sequences of at most the band's cap; chains that are short share one."""
+        """Return packs of at most the band's cap; short chains share one."""
         packs: list[CommitPack] = []
         full = band.cap - self._reserve
         current, room = CommitPack(), full
@@ -158,16 +158,16 @@ class CommitPacker:
                     current, room = CommitPack(), full
                     continue
                 room -= sum(map(self._sizes.step, taken))
-                given = room if rest else for_state  # what a chain that ends leaves is for the next one
-                current.runs.append(StepRun(path, taken, given - self._frame(path)))
-                room -= given
+                state_room = room if rest else for_state  # a chain that ends leaves the rest to the next one
+                current.runs.append(StepRun(path, taken, state_room - self._frame(path)))
+                room -= state_room
         if current.runs:
             packs.append(current)
         return packs
 
     def _take(self, steps: list[CommitStep], wanted: int, fresh: bool) -> tuple[list[CommitStep], list[CommitStep]]:
-        """The first steps that fit into `wanted` tokens; in a fresh sequence at least one, cut where it is longer,
-        so that the file as it was has its place too. And the rest."""
+        """Return the first steps that fit into `wanted` tokens, and the rest. A fresh sequence takes at least one step,
+        cut if it is longer, so that there is room for the file as it was."""
         taken: list[CommitStep] = []
         rest = list(steps)
         while rest and self._sizes.step(rest[0]) <= wanted:
@@ -177,14 +177,14 @@ class CommitPacker:
             return taken, rest
         first = rest[0]
         frame = self._sizes.step(first) - (first.stop - first.start)
-        if frame + _MIN_STATE_TOKENS > wanted:  # a message that leaves no room is not repeated
+        if frame + _MIN_STATE_TOKENS > wanted:  # a message that would leave no room is not repeated
             frame, first = frame - first.repeated, replace(first, message=0)
         end, _ = first.of.cut_in(first.start, first.start + max(1, wanted - frame), max(1, (wanted - frame) // 2))
         return [replace(first, end=end)], [replace(first, start=end), *rest[1:]]
 
 
 def add_start_states(packs: Sequence[CommitPack], reader: CachedReader, done: Callable[[int], None]) -> None:
-    """Give every run the file as it was before its first step, as much of it as there is room for."""
+    """Give every run as much of the file before its first step as there is room for."""
     runs = [run for pack in packs for run in pack.runs if run.room >= _MIN_STATE_TOKENS]
     requests: list[Request] = [
         WindowRequest(run.path, run.steps[0].blob, run.steps[0].row, _round_up(run.room * _CHARACTERS_PER_TOKEN))
@@ -196,7 +196,7 @@ def add_start_states(packs: Sequence[CommitPack], reader: CachedReader, done: Ca
 
 
 def _round_up(characters: int) -> int:
-    """Rounded up: then the same window serves when there is a little more or less room."""
+    """Round up to whole steps, so that a little more or less room reads the same (cached) window."""
     return -(-characters // _CHARACTER_STEP) * _CHARACTER_STEP
 
 

@@ -1,17 +1,17 @@
-"""Whether anything that validation or test scores stands in a training row. Works on stored rows alone.
+"""Finds scored validation or test text that a training row also holds. Works on stored rows alone.
 
 Four kinds of leak, each a reason not to believe a held-out figure:
 
 - line: a scored line of a held-out row (one whose tokens all have weight 1) equals a line of a training row, whatever
-  weight it has there, white space aside (`longrepo.utils.hashing`; shorter lines don't count). The rows of a
-  commit's hunks are compared with and without their leading "+" or "-".
-- near-duplicate: a training row holds 80 % of the word shingles of a held-out row's scored block, or a validation row's
-  scored block holds that of a test row's (`longrepo.data.dedup`).
-- commit: a held-out row's commit is one of a training row's.
-- file: a file that the header names as held out is one of a training row's of that repository.
+  its weight there, white space ignored (`longrepo.utils.hashing`; short lines don't count). The rows of a commit's
+  hunks are compared with and without their leading "+" or "-".
+- near-duplicate: a training row holds 80 % of the word shingles of a held-out row's scored block, or the scored block
+  of a validation row holds as many of a test row's (`longrepo.data.dedup`).
+- commit: a held-out row and a training row have a commit in common.
+- file: a training row holds a file that the header of its repository lists as held out.
 
-A line that a window or a cut leaves incomplete is compared as it stands. An answer to a question, as it follows
-"ANSWER:", is no line of its own.
+A line that a window or a cut leaves incomplete is compared as it is. An answer to a question follows "ANSWER:" and is
+no line of its own.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ LEAK_KINDS = ("line", "near-duplicate", "commit", "file")
 
 @dataclass(frozen=True)
 class Leak:
-    """What stands in both: `row` of `split` (-1: no row, a file of the header), and `found_in`, line `line` (0: none)
-    of a row that it must not stand in. `shows` is the line, the commit, the path, or the share of a near-duplicate."""
+    """Something that two rows share: `row` of `split` (-1: no row, a file of the header) and the row `found_in`, which
+    must not hold it, at line `line` (0: none). `shows`: the line, commit or path, or the share of a near-duplicate."""
 
     kind: str
     split: str
@@ -46,29 +46,29 @@ class Leak:
 
 @dataclass
 class LeakCheck:
-    """What was compared, and what was found."""
+    """What was compared, and the leaks found."""
 
     training_rows: int = 0
     training_lines: int = 0
     held_out_rows: Counter[str] = field(default_factory=Counter)  # split → rows
     scored_lines: int = 0
-    blocks: int = 0  # those long enough to tell
+    blocks: int = 0  # those long enough to compare
     commits: int = 0
     files: int = 0
     leaks: list[Leak] = field(default_factory=list)
 
     def count(self, kind: str) -> int:
-        """Leaks of a kind."""
+        """Return the number of leaks of a kind."""
         return sum(leak.kind == kind for leak in self.leaks)
 
     @property
     def rows(self) -> int:
-        """Held-out rows with a leak."""
+        """The number of held-out rows with a leak."""
         return len({leak.row for leak in self.leaks} - {-1})
 
 
 def check_leaks(file: SequenceFile, tokenizer: RepoTokenizer, tick: Callable[[], None] = lambda: None) -> LeakCheck:
-    """Compare every held-out row with every training row; `tick` is called once a row."""
+    """Compare every held-out row with every training row; `tick` is called for each row."""
     check = LeakCheck()
     splits, kinds = file.column("split"), file.column("kind")
     held_out = [row for row, split in enumerate(splits) if split in HELD_OUT_SPLITS]
@@ -102,7 +102,7 @@ _LeakPlace = tuple[str, int, int, int, str]  # kind, held-out row, row it is fou
 
 
 class _LineLeaks:
-    """Scored lines by their hashes, and where in training each was met first."""
+    """Scored lines by hash, and where each first occurs in training."""
 
     def __init__(self) -> None:
         self.scored: list[tuple[int, str, tuple[int, ...]]] = []  # held-out row, line, its hashes
@@ -115,7 +115,7 @@ class _LineLeaks:
                 self._met.update(dict.fromkeys(hashes))
 
     def search(self, row: int, lines: Iterator[StoredLine]) -> int:
-        """Returns how many lines there were."""
+        """Search the lines of a training row; return how many there were."""
         number = 0
         for line in lines:
             number = line.number
@@ -131,7 +131,7 @@ class _LineLeaks:
 
 
 def _line_hashes(line: StoredLine) -> Iterator[int]:
-    """The hashes a line is known by; none where it doesn't count."""
+    """Yield the hashes that identify a line; none if it doesn't count."""
     if line.in_commit and line.text[:1] in ("+", "-"):
         if bare := line_hash(line.text[1:]):
             yield bare
@@ -141,7 +141,7 @@ def _line_hashes(line: StoredLine) -> Iterator[int]:
 
 
 class _BlockLeaks:
-    """The scored blocks of held-out rows, and which rows hold one."""
+    """The scored blocks of held-out rows, and the rows that hold one of them."""
 
     def __init__(self, tokenizer: RepoTokenizer) -> None:
         self.shingles = Shingler(tokenizer).of
@@ -154,7 +154,7 @@ class _BlockLeaks:
         self.rows.append((row, split, block))
 
     def close(self) -> None:
-        """All are known: compare test with validation."""
+        """Index the blocks once all are known, and compare test with validation."""
         self._blocks = BlockIndex([block for _, _, block in self.rows])
         for row, split, block in self.rows:
             if split == "validation":

@@ -1,9 +1,4 @@
-"""One repository read into a corpus.
-
-What one repository's sequences are made of: its training texts and changes, tokenized, and what is held out.
-
-Reads a repository into a corpus: splits, training snapshot, history, held-out files.
-"""
+"""Reads one repository into a corpus: splits, training snapshot, history and held-out files, all tokenized."""
 
 from __future__ import annotations
 
@@ -30,13 +25,13 @@ from longrepo.repository.snapshot import TreeEntry, unread_reason
 from longrepo.repository.types import TextFile, language_of
 from longrepo.utils.progress import Progress
 
-_MAX_RELATED_FILES = 40  # files looked at around a target or a question
+_MAX_RELATED_FILES = 40  # related files considered for a target or a question
 
 
 @dataclass
 class Corpus:
-    """`texts` are the files trained on: those of the training snapshot without held-out files and duplicates; `held`
-    are the files held out, by split. `entries` are all files of the snapshot that can be read as text."""
+    """What a repository's sequences are made of. `texts`: the files to train on, those of the training snapshot without
+    held-out files and duplicates; `held`: the held-out files by split; `entries`: readable files of the snapshot."""
 
     reader: CachedReader
     settings: Settings
@@ -57,34 +52,34 @@ class Corpus:
 
     @property
     def tokenizer(self) -> RepoTokenizer:
-        """That of all its texts."""
+        """The tokenizer of all its texts."""
         return self.reader.tokenizer
 
     @cached_property
     def sizes(self) -> TemplateSizes:
-        """What each part of a format takes."""
+        """The tokens that each part of a format takes."""
         return TemplateSizes(self.tokenizer)
 
     @cached_property
     def rank(self) -> dict[str, int]:
-        """Path → its place where definitions come first."""
+        """Path → its place in the order with definitions first."""
         return {path: place for place, path in enumerate(self.graph.definitions_first(self.graph.imports))}
 
     def __post_init__(self) -> None:
         self.related = lru_cache(maxsize=None)(lambda path: self.graph.related(path, _MAX_RELATED_FILES))
 
     def neighbors(self, path: str) -> Sequence[str]:
-        """Files one import away, what is imported first."""
+        """Return the files one import away, imported ones before importing ones."""
         return (*self.graph.imports.get(path, ()), *self.graph.imported_by.get(path, ()))
 
     def score_difficulty(self, built: Sequence[BuiltSequence]) -> None:
-        """Write their difficulty into sequences, by what the training snapshot knows."""
+        """Set the difficulty of sequences, judged by the names in the training snapshot."""
         score_difficulty(built, self.names)
 
 
 _DATA_LANGUAGES = ("JSON", "CSV", "XML")
 _MAX_DATA_BYTES = 20_000  # bytes
-_CHANGE_TEXT_SHARE = 0.8  # a sequence of changes holds text that is none of them too
+_CHANGE_TEXT_SHARE = 0.8  # the share of changes in a sequence of changes; the rest is context
 HELD_OUT_SPLITS = ("validation", "test")
 DUPLICATE_REASON = "nearly the same as another file"
 
@@ -92,7 +87,7 @@ DUPLICATE_REASON = "nearly the same as another file"
 def read_corpus(
     reader: CachedReader, settings: Settings, commit: str, bands: Sequence[Band], watch: Progress
 ) -> Corpus:
-    """Read, split and tokenize a repository. Raises InputError where it holds no text to train on."""
+    """Read, split and tokenize a repository. Raises InputError if it holds no text to train on."""
     data, repository = settings.data, reader.repository
     with watch.count(f"{repository.name}: reading history (commits)", data.max_commits) as done:
         splits = split_by_ancestry(repository, data, commit, reader.cache, done)
@@ -143,8 +138,8 @@ def read_corpus(
 def _entries(
     reader: CachedReader, commit: str, left_out: Counter[str], left_out_bytes: Counter[str]
 ) -> dict[str, TreeEntry]:
-    """The files of a commit that may be text, in path order; large files of values rather than code are left out, as
-    they would be most of what is trained on."""
+    """Return the files of a commit that may be text, in path order. Large data files are left out, as they would make
+    up most of the training text."""
     found: dict[str, TreeEntry] = {}
     for entry in reader.repository.tracked(commit):
         reason = unread_reason(entry, reader.max_file_bytes)
@@ -178,7 +173,7 @@ def _texts(
 
 
 class _TrainingChangeReader:
-    """The changes to learn from, as many as `data.commit_share` can need."""
+    """Reads the changes to train on, as many as `data.commit_share` can need."""
 
     def __init__(
         self, reader: CachedReader, settings: Settings, splits: Splits, texts: Mapping[str, TokenizedText]
@@ -194,7 +189,7 @@ class _TrainingChangeReader:
         self.changes_left_out: Counter[str] = Counter()
 
     def read(self, without: frozenset[str], watch: Progress) -> None:
-        """Fill `links`, without changes of the files of `without`."""
+        """Fill `training_changes`, without changes of the files of `without`."""
         self.commits_left_out = Counter()
         records = usable_commits(
             self._reader.repository,
@@ -212,7 +207,7 @@ class _TrainingChangeReader:
 
 
 def candidates_by_split(reader: CachedReader, splits: Splits, limit: int) -> dict[str, list[held_out.Candidate]]:
-    """What the held-out commits of each split changed."""
+    """Return the changes of each split's held-out commits as candidates."""
     return {
         split: held_out.commit_candidates(split, splits.held_out(reader.repository, split, limit, reader.cache))
         for split in HELD_OUT_SPLITS
@@ -220,7 +215,7 @@ def candidates_by_split(reader: CachedReader, splits: Splits, limit: int) -> dic
 
 
 def max_target_size(bands: Sequence[Band]) -> int:
-    """Tokens a held-out target spans at most: it must leave room for context at the shortest length."""
+    """Return the most tokens a held-out target may span: it must leave room for context at the shortest length."""
     return min(held_out.TARGET_TOKENS, bands[0].cap * 2 // 5)
 
 
@@ -233,10 +228,10 @@ def _files_to_hold_out(
     training_changes: Iterable[TrainingChange],
     facts: RepositoryFacts,
 ) -> dict[str, list[TokenizedText]]:
-    """Choose files for each split whose commits give too few targets, and say so in the notes."""
+    """Choose files for each split whose commits give too few targets, with a note in `facts`."""
     data, seed = settings.data, settings.training.seed
     wanted = data.held_out_per_length
-    shown = TrainingTexts(reader.tokenizer, [*texts.values(), *(link.step.of for link in training_changes)])
+    shown = TrainingTexts(reader.tokenizer, [*texts.values(), *(change.step.of for change in training_changes)])
     chooser = held_out.TargetChooser(reader, shown, max_target_size(bands), seed)
     found = chooser.choose(
         candidates_by_split(reader, splits, data.max_commits), dict.fromkeys(HELD_OUT_SPLITS, wanted)

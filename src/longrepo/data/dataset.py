@@ -1,9 +1,9 @@
-"""Sequences on disk: an Arrow folder (default), `.json`, `.jsonl` or `.parquet`, by suffix; whole or not there.
+"""Sequences on disk: an Arrow folder (default), `.json`, `.jsonl` or `.parquet`, chosen by suffix.
 
 They are written beside the target, a batch of rows at a time, and renamed once synced: memory doesn't grow with the
-rows, and a full disk or a kill leaves the old file. When they are read, every row is counted and hashed against the
-header before any of it is used. The Arrow folder is laid out as `datasets` lays it out. A writer takes batches as they
-come and asks for the header once all have gone by; a reader gives the header's tree and the rows, unchecked.
+number of rows, and a full disk or a kill leaves the old file. On reading, all rows are counted and hashed against the
+header before any is used. The Arrow folder has the layout of `datasets`. A writer of a format consumes batches and then
+calls for the header; a reader returns the header's tree and the rows, unchecked.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ if TYPE_CHECKING:
 
 
 HEADER_FILE = "header.json"
-ROWS_PER_BATCH = 256  # rows of a batch, and of a parquet row group
+ROWS_PER_BATCH = 256  # also the rows of a parquet row group
 DATA_FILE = "data-00000-of-00001.arrow"
 _HEADER_KEY = b"longrepo"
 _COPY_BYTES = 1 << 20  # bytes at a time
 
 
 def write_arrow(folder: Path, batches: Batches, finish: FinishHeader) -> None:
-    """The folder that `datasets.Dataset.save_to_disk` writes, with a header and a dataset card."""
+    """Write a folder as `datasets.Dataset.save_to_disk` does, with a header and a dataset card."""
     import pyarrow as pa
 
     folder.mkdir()
@@ -70,7 +70,7 @@ def write_arrow(folder: Path, batches: Batches, finish: FinishHeader) -> None:
 
 
 def read_arrow(folder: Path) -> tuple[Any, GroupedTable]:
-    """Memory-mapped: rows stay on disk."""
+    """Read an Arrow folder, memory-mapped: rows stay on disk."""
     import pyarrow as pa
 
     tree = json.loads((folder / HEADER_FILE).read_text("utf-8", "surrogatepass"))
@@ -79,30 +79,30 @@ def read_arrow(folder: Path) -> tuple[Any, GroupedTable]:
 
 
 def write_json(file: Path, batches: Batches, finish: FinishHeader) -> None:
-    """One object; a row a line."""
+    """Write one JSON object, one row a line."""
     _write_lines(file, batches, finish, '{{"header": {},\n"sequences": [\n', ",\n", "\n]}\n")
 
 
 def write_jsonl(file: Path, batches: Batches, finish: FinishHeader) -> None:
-    """The header as first line, then a row a line."""
+    """Write the header as the first line, then one row a line."""
     _write_lines(file, batches, finish, '{{"header": {}}}\n', "\n", "\n")
 
 
 def read_json(file: Path) -> tuple[Any, GroupedTable]:
-    """In memory."""
+    """Read JSON into memory."""
     tree = json.loads(file.read_text("utf-8"))
     return tree["header"], GroupedTable.of(list(_batches_from_json(iter(tree["sequences"]))))
 
 
 def read_jsonl(file: Path) -> tuple[Any, GroupedTable]:
-    """In memory, read line by line."""
+    """Read JSON lines into memory."""
     with file.open(encoding="utf-8") as lines:
         head = json.loads(lines.readline())
         return head["header"], GroupedTable.of(list(_batches_from_json(map(json.loads, lines))))
 
 
 def write_parquet(file: Path, batches: Batches, finish: FinishHeader) -> None:
-    """The header in the file's metadata."""
+    """Write Parquet, with the header in the file's metadata."""
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(file, arrow_schema(), compression="zstd") as out:
@@ -112,7 +112,7 @@ def write_parquet(file: Path, batches: Batches, finish: FinishHeader) -> None:
 
 
 def read_parquet(file: Path) -> tuple[Any, GroupedTable]:
-    """A row group at a time."""
+    """Read Parquet, one row group at a time."""
     import pyarrow.parquet as pq
 
     opened = pq.ParquetFile(file)
@@ -127,7 +127,7 @@ def read_parquet(file: Path) -> tuple[Any, GroupedTable]:
 
 
 def _write_lines(file: Path, batches: Batches, finish: FinishHeader, head: str, between: str, end: str) -> None:
-    """Rows go to a nameless file first, as the header that stands before them is known last."""
+    """Write rows to a nameless file first: the header comes before them, but is known only after the last."""
     with tempfile.TemporaryFile(dir=file.parent) as body, file.open("wb") as out:
         for number, row in enumerate(row for batch in batches for row in _json_rows(batch)):
             body.write(((between if number else "") + json.dumps(row)).encode())
@@ -147,7 +147,7 @@ def _json_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
 
 
 def _shortest_floats(weights: NDArray[np.float32]) -> list[float]:
-    """The shortest numbers that give the same float32: 0.1, not 0.10000000149011612."""
+    """Return the shortest numbers that give the same float32: 0.1, not 0.10000000149011612."""
     kinds, places = np.unique(weights, return_inverse=True)
     shortest: list[float] = np.array([float(str(kind)) for kind in kinds])[places].tolist()
     return shortest
@@ -161,7 +161,7 @@ def _batches_from_json(rows: Iterator[Any]) -> Iterator[pa.RecordBatch]:
 
 
 def _datasets_features() -> dict[str, Any]:
-    """The columns as `datasets` names their types."""
+    """Return the columns' types as `datasets` names them."""
     import pyarrow as pa
 
     def feature(kind: pa.DataType) -> dict[str, Any]:
@@ -181,11 +181,10 @@ _WRITERS = {".json": write_json, ".jsonl": write_jsonl, ".parquet": write_parque
 
 
 def write_sequences(path: Path, rows: Iterable[SequenceRow | LongContextSequence], header: Header) -> Header:
-    """Write rows under `path` as they come; returns the header with `rows` and `content_sha256` filled in.
+    """Write rows to `path` one batch at a time; return the header with `rows` and `content_sha256` filled in.
 
-    The header is written last: what the making of the rows adds to it is in the file. Raises InputError where the place
-    can't be written to, RunError where writing fails part of the way (disk full); what stood at `path` before is then
-    still there.
+    The header is written last, so it includes what is added to it while the rows are made. Raises InputError if `path`
+    can't be written to, RunError if writing fails halfway (disk full); what was at `path` before is then still there.
     """
     total = RowHash()
 
@@ -199,12 +198,12 @@ def write_sequences(path: Path, rows: Iterable[SequenceRow | LongContextSequence
 
 @contextmanager
 def staged_output(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write sequences to; where the block ends well they are put at `path`, whole.
+    """Yield a path beside `path` to write sequences to; if the block ends without an error it replaces `path`.
 
     Raises InputError and RunError as `write_sequences` does.
     """
     if path.is_dir() and (path.suffix in _WRITERS or not _is_replaceable(path)):
-        raise InputError(f"{path}: is a folder that holds other things; give another name for the sequences")
+        raise InputError(f"{path}: the folder isn't empty and holds no sequences; give another name for the sequences")
     if path.is_file() and path.suffix not in _WRITERS:
         raise InputError(f"{path}: is a file; give a folder, or a name ending in .json, .jsonl or .parquet")
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -225,7 +224,7 @@ def staged_output(path: Path) -> Iterator[Path]:
 
 
 def _batches_from_rows(rows: Iterator[SequenceRow | LongContextSequence], total: RowHash) -> Iterator[pa.RecordBatch]:
-    with ThreadPoolExecutor(1) as beside:  # while a batch is hashed, the next is made
+    with ThreadPoolExecutor(1) as beside:  # a batch is hashed while the next is made
         hashed: Future[None] | None = None
         while block := list(islice(rows, ROWS_PER_BATCH)):
             batch = batch_from_rows([one if isinstance(one, SequenceRow) else row_from_sequence(one) for one in block])
@@ -238,14 +237,12 @@ def _batches_from_rows(rows: Iterator[SequenceRow | LongContextSequence], total:
 
 
 def read_sequences(path: Path) -> SequenceFile:
-    """Open sequences written by `write_sequences`. Raises InputError where they are missing, cut short or altered."""
+    """Open sequences written by `write_sequences`. Raises InputError if they are missing, cut short or altered."""
     path = Path(path)
     if not path.exists():
-        raise InputError(f"{path}: no such sequences; make them with prepare_long_context.py")
+        raise InputError(f"{path}: no such sequences; make them with longrepo prepare")
     if path.is_dir() and not (path / HEADER_FILE).is_file():
-        raise InputError(
-            f"{path}: holds no sequences ({HEADER_FILE} is missing); make them with prepare_long_context.py"
-        )
+        raise InputError(f"{path}: holds no sequences ({HEADER_FILE} is missing); make them with longrepo prepare")
     readers = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
     if not path.is_dir() and path.suffix not in readers:
         raise InputError(f"{path}: not a file of sequences; expected a folder, .json, .jsonl or .parquet")
@@ -270,7 +267,7 @@ def read_sequences(path: Path) -> SequenceFile:
 
 
 class SequenceFile:
-    """Checked sequences. Arrow stays on disk (memory-mapped), parquet is read a row group at a time."""
+    """A file of sequences, checked. Arrow stays on disk (memory-mapped), Parquet is read one row group at a time."""
 
     def __init__(self, path: Path, header: Header, table: GroupedTable) -> None:
         self.path = path
@@ -282,29 +279,29 @@ class SequenceFile:
 
     @property
     def content_sha256(self) -> str:
-        """Of the rows; the same in every format."""
+        """The hash of the rows, the same in every format."""
         return self.header.content_sha256
 
     def tokens(self, index: int) -> npt.NDArray[np.int32]:
-        """Token ids of a row, `[tokens]`."""
+        """Return the token ids of a row, `[tokens]`."""
         return self._table.array("input_ids", index).astype(np.int32, copy=False)
 
     def weights(self, index: int) -> npt.NDArray[np.float32]:
-        """Loss weights of a row as targets, `[tokens]`."""
+        """Return the loss weights of a row's tokens as targets, `[tokens]`."""
         return self._table.array("loss_weights", index).astype(np.float32, copy=False)
 
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of every row, `[rows]`."""
+        """Return the number of tokens of every row, `[rows]`."""
         return self._table.lengths("input_ids")
 
     def column(self, name: str) -> list[Any]:
-        """A whole column as Python values (for `input_ids` and `loss_weights` prefer `tokens` and `weights`)."""
+        """Return a whole column as Python values (for `input_ids` and `loss_weights` prefer `tokens` and `weights`)."""
         if name not in COLUMNS:
             raise KeyError(f"no column {name}; there are {', '.join(COLUMNS)}")
         return self._table.column(name)
 
     def row(self, index: int) -> dict[str, Any]:
-        """All columns of one row."""
+        """Return all columns of one row."""
         return self._table.row(index)
 
 
@@ -313,7 +310,7 @@ def _is_replaceable(folder: Path) -> bool:
 
 
 def _replace(beside: Path, path: Path) -> None:
-    """Put what is whole in the place of what stood there; only a folder needs a moment for it."""
+    """Replace `path` by `beside`. A folder is missing for a moment, a file never."""
     try:
         if beside.is_dir() and path.is_dir():
             old = path.with_name(f".{path.name}.{os.getpid()}.old")
@@ -324,7 +321,7 @@ def _replace(beside: Path, path: Path) -> None:
             beside.replace(path)
     except OSError as error:
         _remove(beside)
-        raise RunError(f"{path}: can't be put in its place ({error.strerror or error})") from None
+        raise RunError(f"{path}: can't be replaced ({error.strerror or error})") from None
 
 
 def _fsync(path: Path) -> None:

@@ -1,19 +1,13 @@
-"""Near-duplicate files and blocks.
+"""Near-duplicates: files of which only one is trained on, and scored blocks that training already shows.
 
-Files that say nearly the same: one of them is learnt, the others are left out and counted.
+Two files are duplicates if the Jaccard similarity of their sets of lines (white space removed, short lines ignored) is
+at least 0.85. They are found exactly, without comparing all pairs: two sets that similar share one of their few rarest
+lines (prefix filtering, Chaudhuri et al. 2006; Bayardo et al. 2007).
 
-Alike means: the Jaccard similarity of the sets of lines (without white space, short ones apart) is at least 0.85. Found
-exactly, without comparing all pairs: two sets that alike share one of their few rarest lines (prefix filtering,
-Chaudhuri et al. 2006; Bayardo et al. 2007).
-
-Scored blocks that stand almost word for word in another sequence.
-
-Words are the tokens that hold a letter: white space, signs and digits neither make a copy nor hide one. A shingle is
-five words in a row. A block is a near-duplicate of a sequence that holds at least 80 % of its distinct shingles
-(containment: Broder 1997, "On the resemblance and containment of documents"). It is counted exactly, not estimated:
-shingles are 64-bit numbers, looked up in a sorted table of those of the blocks, which takes under a microsecond each.
-
-What training shows, as far as held-out targets must not stand in it.
+For blocks, words are the tokens that hold a letter: white space, signs and digits neither make a copy nor hide one. A
+shingle is five words in a row. A block is a near-duplicate of a sequence that holds at least 80 % of its distinct
+shingles (containment: Broder 1997, "On the resemblance and containment of documents"). The share is counted exactly,
+not estimated: shingles are 64-bit numbers, looked up in a sorted table in under a microsecond each.
 """
 
 from __future__ import annotations
@@ -29,11 +23,11 @@ from longrepo.data.text import TokenizedText, special_token_mask
 from longrepo.data.tokenizer import RepoTokenizer
 
 DUPLICATE_SIMILARITY = 0.85
-_MIN_LINES = 10  # a shorter file is alike by chance
+_MIN_LINES = 10  # shorter files are alike by chance
 
 
 def find_duplicates(texts: Mapping[str, TokenizedText]) -> dict[str, str]:
-    """Path → the path of a file it repeats; of two that are alike, the one whose path comes later is a duplicate."""
+    """Return path → the path of the file it duplicates; of two similar files the later path is left out."""
     found: dict[str, str] = {}
     contents: dict[bytes, str] = {}
     for path in sorted(texts):
@@ -44,17 +38,17 @@ def find_duplicates(texts: Mapping[str, TokenizedText]) -> dict[str, str]:
 
 
 def _line_sets(texts: Mapping[str, TokenizedText]) -> dict[str, NDArray[np.int64]]:
-    """Path → its lines as ranks, ascending, the rarest line of all texts first; files of few lines are left out."""
-    said = {path: np.unique(text.row_hashes[text.row_hashes != 0]) for path, text in sorted(texts.items())}
-    said = {path: lines for path, lines in said.items() if len(lines) >= _MIN_LINES}
+    """Return path → its lines as ascending ranks, rank 0 for the rarest line of all texts; short files are left out."""
+    by_path = {path: np.unique(text.row_hashes[text.row_hashes != 0]) for path, text in sorted(texts.items())}
+    by_path = {path: lines for path, lines in by_path.items() if len(lines) >= _MIN_LINES}
     lines, back, count = np.unique(
-        np.concatenate([np.zeros(0, np.uint64), *said.values()]), return_inverse=True, return_counts=True
+        np.concatenate([np.zeros(0, np.uint64), *by_path.values()]), return_inverse=True, return_counts=True
     )
     rank = np.empty(len(lines), np.int64)
     rank[np.lexsort((lines, count))] = np.arange(len(lines))
-    ends = np.cumsum([len(one) for one in said.values()])
-    ranked = np.split(rank[back], ends[:-1]) if said else []
-    return {path: np.sort(one) for path, one in zip(said, ranked, strict=True)}
+    ends = np.cumsum([len(one) for one in by_path.values()])
+    ranked = np.split(rank[back], ends[:-1]) if by_path else []
+    return {path: np.sort(one) for path, one in zip(by_path, ranked, strict=True)}
 
 
 def _find_near(sets: Mapping[str, NDArray[np.int64]]) -> dict[str, str]:
@@ -79,9 +73,9 @@ def _jaccard(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-SHINGLE_WORDS = 5  # of a shingle
+SHINGLE_WORDS = 5
 MIN_SHINGLES = 20  # a block with fewer is too short to tell a copy from an idiom
-COPY_SHARE = 0.8  # the share of a block's shingles from which on it is a copy
+COPY_SHARE = 0.8  # a block of which a sequence holds at least this share of shingles is a copy
 _LOW_BITS = np.uint64((1 << 20) - 1)
 _HASH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
@@ -89,16 +83,17 @@ Shingles = NDArray[np.uint64]
 
 
 class Shingler:
-    """Shingles of token sequences."""
+    """Makes shingles of token sequences."""
 
     def __init__(self, tokenizer: RepoTokenizer) -> None:
         texts = [tokenizer.decode([id]) for id in range(tokenizer.vocabulary_size)]
-        # U+FFFD: a part of a character beyond ASCII, most likely of a letter.
+        # U+FFFD: part of a non-ASCII character, most likely a letter.
         is_word = [any(one.isalpha() or one == "\ufffd" for one in text) for text in texts]
         self._is_word = np.array(is_word) & ~special_token_mask(tokenizer)
 
     def of(self, ids: NDArray[np.int32], scored: NDArray[np.bool_] | None = None) -> Shingles:
-        """The distinct shingles of `ids` `[tokens]`, sorted; with `scored` `[tokens]` those of scored words alone."""
+        """Return the distinct shingles of `ids` `[tokens]`, sorted; with the mask `scored` `[tokens]`, only those made
+        of scored words."""
         shingles = self.every(ids)
         if scored is not None and len(shingles):
             runs = np.convolve(scored[self._is_word[ids]], np.ones(SHINGLE_WORDS, np.int64), "valid")
@@ -106,7 +101,7 @@ class Shingler:
         return np.unique(shingles)
 
     def every(self, ids: NDArray[np.int32]) -> Shingles:
-        """The shingles of `ids` `[tokens]` in their order, those that stand twice too."""
+        """Return all shingles of `ids` `[tokens]` in order, repeated ones included."""
         values = ids[self._is_word[ids]].astype(np.uint64)
         count = len(values) - SHINGLE_WORDS + 1
         if count < 1:
@@ -119,12 +114,12 @@ class Shingler:
 
 @lru_cache(maxsize=1)
 def shingler_for(tokenizer: RepoTokenizer) -> Shingler:
-    """The one of a tokenizer: all its tokens have to be read for it."""
+    """Return the shingler of a tokenizer, cached: making one decodes the whole vocabulary."""
     return Shingler(tokenizer)
 
 
 class BlockIndex:
-    """Blocks by their shingles, to ask which of them a sequence holds: at least the share `contained` of one."""
+    """An index of blocks by shingle, to find those that a sequence holds at least the share `contained` of."""
 
     def __init__(self, blocks: Sequence[Shingles], contained: float = COPY_SHARE) -> None:
         self._contained = contained
@@ -134,11 +129,11 @@ class BlockIndex:
         self._owners = np.repeat(np.arange(len(blocks)), self._sizes)[order]
         self._shingles, self._starts = np.unique(flat[order], return_index=True)
         self._ends = np.append(self._starts[1:], len(flat))
-        self._may_hold = np.zeros(int(_LOW_BITS) + 1, bool)  # by the last bits: most shingles of a text are of no block
+        self._may_hold = np.zeros(int(_LOW_BITS) + 1, bool)  # by the low bits: most shingles of a text are in no block
         self._may_hold[self._shingles & _LOW_BITS] = True
 
     def found_in(self, sequence: Shingles) -> Iterator[tuple[int, float]]:
-        """Every block that a sequence with these shingles, in any order, is a near-duplicate of, and the share held."""
+        """Yield every block that a sequence with these shingles, in any order, nearly repeats, with the share held."""
         if not len(self._shingles):
             return
         sequence = sequence[self._may_hold[sequence & _LOW_BITS]]
@@ -152,7 +147,7 @@ class BlockIndex:
             yield int(block), float(counts[block] / self._sizes[block])
 
 
-_COPY_SHARE_OF_ONE_TEXT = 0.6  # of a block's shingles in one text: a sequence of several texts may hold more of them
+_COPY_SHARE_OF_ONE_TEXT = 0.6  # lower than COPY_SHARE: a sequence of several texts may hold more of a block
 
 
 class TrainingTexts:
@@ -164,11 +159,11 @@ class TrainingTexts:
         self._lines = np.unique(np.concatenate([np.zeros(1, np.uint64), *(text.row_hashes for text in self._texts)]))
 
     def fresh(self, lines: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Which lines (hashes, 0 for one that doesn't count) stand in none of the texts."""
+        """Return which lines (hashes, 0 for a line that doesn't count) are in none of the texts."""
         at = np.minimum(self._lines.searchsorted(lines), len(self._lines) - 1)
         return (lines != 0) & (self._lines[at] != lines)
 
     def copied_blocks(self, blocks: Sequence[Shingles]) -> set[int]:
-        """Which blocks stand in one of the texts nearly word for word."""
+        """Return which blocks one of the texts holds nearly word for word."""
         known = BlockIndex(blocks, _COPY_SHARE_OF_ONE_TEXT)
         return {block for text in self._texts for block, _ in known.found_in(self.shingler.every(text.ids))}

@@ -1,7 +1,7 @@
-"""What a commit changed in a file, as the rows of a unified diff.
+"""The changes of a file between two versions, as the rows of a unified diff.
 
-Lines that stand once in each version are matched first, in their longest common order (patience diff, Bram Cohen); only
-what lies between them is compared line by line.
+Lines that occur once in each version are matched first, in their longest common order (patience diff, Bram Cohen); the
+lines between these anchors are compared one by one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from difflib import Match, SequenceMatcher
 
 CONTEXT_ROWS = 3
 _COMPARED_CHARACTERS = 4096  # characters compared at once
-_MAX_MATCHER_CELLS = 250_000  # SequenceMatcher is quadratic: beyond this what lies between anchors is one replacement
+_MAX_MATCHER_CELLS = 250_000  # SequenceMatcher is quadratic: longer stretches between anchors become one replacement
 
 MatchBlock = tuple[int, int, int]  # rows old[a : a + size] equal new[b : b + size]
 
 
 @dataclass(frozen=True)
 class Hunk:
-    """Rows beginning with " ", "-" or "+", without line breaks; `old` and `new` are the first row (0-based) in each
+    """Rows that begin with " ", "-" or "+", without line breaks; `old` and `new` are the first row (0-based) in each
     version."""
 
     old: int
@@ -37,10 +37,10 @@ class Hunk:
 
 
 def diff_hunks(before: str, after: str) -> list[Hunk]:
-    """What changed, with three rows around it; none where nothing did."""
+    """Return the hunks of a change with three rows of context; none if nothing changed."""
     if before == after:
         return []
-    # Only what lies between the first and the last difference is looked at, and enough around it to show.
+    # Only the text between the first and the last difference is compared, with enough around it for the context.
     first = _line_before(before, _shared_start(before, after))
     shared = _shared_end(before, after, first)
     skipped = before.count("\n", 0, first)
@@ -60,7 +60,7 @@ def diff_hunks(before: str, after: str) -> list[Hunk]:
 
 
 def _shared_start(one: str, other: str) -> int:
-    """How many characters two texts begin with in common."""
+    """Return the length of the common beginning of two texts."""
     at, shorter = 0, min(len(one), len(other))
     while at < shorter and one[at : at + _COMPARED_CHARACTERS] == other[at : at + _COMPARED_CHARACTERS]:
         at += _COMPARED_CHARACTERS
@@ -71,7 +71,7 @@ def _shared_start(one: str, other: str) -> int:
 
 
 def _line_before(text: str, at: int) -> int:
-    """Where the line begins that stands CONTEXT_ROWS above the one that holds a character."""
+    """Return where the line begins that is CONTEXT_ROWS above the line of the character `at`."""
     for _ in range(CONTEXT_ROWS + 1):
         at = text.rfind("\n", 0, at)
         if at < 0:
@@ -80,7 +80,7 @@ def _line_before(text: str, at: int) -> int:
 
 
 def _shared_end(one: str, other: str, first: int) -> int:
-    """How many characters two texts end with in common beyond `first`, less CONTEXT_ROWS whole lines."""
+    """Return the length of the common end of two texts after `first`, less CONTEXT_ROWS whole lines."""
     longest = min(len(one), len(other)) - first
     size = 0
     while (
@@ -100,7 +100,7 @@ def _shared_end(one: str, other: str, first: int) -> int:
 
 
 class _PrecomputedMatcher(SequenceMatcher[str]):
-    """Knows its matching blocks already; what it makes of them is difflib's."""
+    """A difflib matcher that is given its matching blocks."""
 
     def __init__(self, blocks: list[Match]) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _PrecomputedMatcher(SequenceMatcher[str]):
 
 
 def _matches(old: Sequence[str], new: Sequence[str]) -> Iterator[MatchBlock]:
-    """Equal runs, ascending in both."""
+    """Yield runs of equal rows, ascending in both versions."""
     shorter = min(len(old), len(new))
     head = 0
     while head < shorter and old[head] == new[head]:
@@ -132,13 +132,13 @@ def _matches(old: Sequence[str], new: Sequence[str]) -> Iterator[MatchBlock]:
 
 
 def _anchors(left: Sequence[str], right: Sequence[str]) -> list[tuple[int, int]]:
-    """The longest ascending sequence of rows that stand once in each side."""
+    """Return the longest ascending sequence of rows that occur once on each side."""
     once = {row for row, count in Counter(left).items() if count == 1 and row.strip()}
     places = {row: at for at, row in enumerate(right)}
     counts = Counter(right)
     pairs = [(at, places[row]) for at, row in enumerate(left) if row in once and counts.get(row) == 1]
-    ends: list[int] = []  # the smallest last place of an ascending sequence of each length
-    tails: list[int] = []  # the pair it belongs to
+    ends: list[int] = []  # for each length, the smallest last place of an ascending sequence
+    tails: list[int] = []  # the pair at that place
     before: list[int] = []
     for number, (_, place) in enumerate(pairs):
         length = bisect_left(ends, place)
@@ -159,7 +159,7 @@ def _between(left: Sequence[str], right: Sequence[str]) -> Iterator[MatchBlock]:
 
 
 def _merge_blocks(blocks: Iterator[MatchBlock]) -> Iterator[Match]:
-    """The same runs, neighbors as one, none empty."""
+    """Join adjacent runs and drop empty ones."""
     a = b = size = 0
     for one, other, length in blocks:
         if length and (one, other) == (a + size, b + size):
@@ -173,7 +173,7 @@ def _merge_blocks(blocks: Iterator[MatchBlock]) -> Iterator[Match]:
 
 
 def added_row_ranges(before: str, after: str) -> list[tuple[int, int]]:
-    """Runs of rows of `after` (0-based, end excluded) that `before` doesn't have there."""
+    """Return the runs of rows (0-based, end excluded) that `after` adds to `before`."""
     runs: list[tuple[int, int]] = []
     for hunk in diff_hunks(before, after):
         row = hunk.new

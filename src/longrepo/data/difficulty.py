@@ -1,27 +1,20 @@
-"""Difficulty scores and labels.
+"""How difficult a sequence is. Length plays no part, as lengths are what phases differ in.
 
-How hard a sequence is for the base model, where the settings ask for it (`data.model_difficulty`).
+Without a model: score = 0.35 unseen + 0.25 distance + 0.20 references + 0.20 nesting, each part in 0..1:
 
-Two more parts, each in 0..1, on the last 256 target tokens:
-
-- loss: l / (l + 3), where l is their loss in nats a token after everything before them in the sequence.
-- context: 1 / (1 + g), where g is how many nats a token lower that is than without what stands before them: where the
-  context doesn't help, what is needed stands nowhere.
-
-The score is then 0.6 of the score without a model + 0.25 loss + 0.15 context.
-
-The names in texts, numbered and side by side in long arrays, so that many sequences are judged at once.
-
-How hard a sequence is, judged without a model. Length plays no part: length is the phase.
-
-score = 0.35 unseen + 0.25 distance + 0.20 references + 0.20 nesting, each part in 0..1:
-
-- unseen: of the names in the target text, the share that stands nowhere earlier in the sequence and isn't common in
-  the training snapshot (in 5 % of its files, and at least 3). Names are words of two letters or more.
-- distance: from where a name is defined to its use in the target, mean over uses of log2(1 + d) / log2(1 + 8192) with
-  d in tokens (1 at 8192 and beyond); 0 where nothing that is used is defined in the sequence.
+- unseen: of the names in the target text, the share that neither occurs earlier in the sequence nor is common in the
+  training snapshot (in 5 % of its files, and at least 3). Names are words of two letters or more.
+- distance: from the definition of a name to its use in the target, mean over uses of log2(1 + d) / log2(1 + 8192) with
+  d in tokens (1 at 8192 and beyond); 0 if nothing that is used is defined in the sequence.
 - references: files in the sequence whose names the target uses from another file, r / (r + 2).
 - nesting: the deepest nesting of bodies in the target (in a change, of indentation), n / (n + 6).
+
+With the base model (`data.model_difficulty`): 0.6 of that score + 0.25 loss + 0.15 context, measured on the last 256
+target tokens:
+
+- loss: l / (l + 3), where l is their loss in nats a token after everything before them in the sequence.
+- context: 1 / (1 + g), where g is how many nats a token lower l is than without what comes before them: if the context
+  doesn't help, the sequence lacks what is needed.
 """
 
 from __future__ import annotations
@@ -45,7 +38,7 @@ Scorer = Callable[[Int32Array, NDArray[np.float32]], float]
 
 
 def add_model_difficulty(built: BuiltSequence, score: Scorer) -> None:
-    """Add the two parts and weigh them in; a sequence without two target tokens keeps its score."""
+    """Add the model's two parts to the score; a sequence with fewer than two target tokens keeps its score."""
     ids, weights = built.builder.arrays()
     targets = np.flatnonzero(weights == TARGET_WEIGHT)[-_MAX_SCORED_TOKENS:]
     if len(targets) < 2:
@@ -67,21 +60,21 @@ def add_model_difficulty(built: BuiltSequence, score: Scorer) -> None:
 
 
 _COMMON_SHARE, _COMMON_FILES = 0.05, 3
-_AMBIGUOUS = 3  # a name defined in more files than this says nothing about where it comes from
+_AMBIGUOUS = 3  # a name defined in more files than this can't be traced to one
 
 NameHashes = NDArray[np.uint32]
 
 
 class NameIndex:
-    """What the training snapshot knows of names: those that are common, and those that so many files define that a
-    definition says nothing.
+    """The names of the training snapshot: the common ones, and those that too many files define to be traced to one.
 
-    What counts of each text is noted once. `[names of all texts noted]`: `number` of the name, `known` (it is common)
-    and `defines` (its text defines it), and `token` where it stands, counted through all texts.
+    Each text is added once. Its names are kept in long arrays, so that many sequences are judged at once. `[names of
+    all texts]`: `number` of the name, `known` (it is common), `defines` (its text defines it), and `token`, its place,
+    counted through all texts.
     """
 
     def __init__(self, common: NameHashes | None = None, ambiguous: NameHashes | None = None) -> None:
-        """Ascending hashes of names."""
+        """`common` and `ambiguous`: ascending hashes of names."""
         self.common = _no_names() if common is None else common
         self.ambiguous = _no_names() if ambiguous is None else ambiguous
         self._numbers: dict[int, int] = {}
@@ -92,42 +85,42 @@ class NameIndex:
 
     @staticmethod
     def of(texts: Sequence[TokenizedText]) -> NameIndex:
-        """Read from the files of a snapshot."""
+        """Return the index of the files of a snapshot."""
         held, by = _unique_counts([np.unique(text.names) for text in texts])
         defined, places = _unique_counts([text.defines for text in texts])
         enough = max(_COMMON_FILES, _COMMON_SHARE * len(texts))
         return NameIndex(held[by >= enough], defined[places > _AMBIGUOUS])
 
     def __len__(self) -> int:
-        """Different names so far."""
+        """The number of different names so far."""
         return len(self._numbers)
 
     @property
     def number(self) -> NDArray[np.int32]:
-        """Of each name."""
+        """The number of each name."""
         return self._arrays["number"].filled
 
     @property
     def token(self) -> NDArray[np.int32]:
-        """Where each stands, ascending."""
+        """The token of each name, ascending."""
         return self._arrays["token"].filled
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """Whether it is common."""
+        """Whether each name is common."""
         return self._flags["known"].filled
 
     @property
     def defines(self) -> NDArray[np.bool_]:
-        """Whether its text defines it, and few others do."""
+        """Whether its text defines each name and few others do."""
         return self._flags["defines"].filled
 
     def began(self, of: TokenizedText) -> int:
-        """The token that a noted text begins at."""
+        """Return the token at which an added text begins."""
         return self._began[id(of)][0]
 
     def note(self, texts: Iterable[TokenizedText]) -> None:
-        """Note those of the texts that aren't yet."""
+        """Add the texts that aren't in the index yet."""
         new = [text for key, text in {id(text): text for text in texts}.items() if key not in self._began]
         if not new:
             return
@@ -135,7 +128,7 @@ class NameIndex:
         for text in new:
             self._began[id(text)] = self._tokens, text
             tokens.append(text.name_tokens + np.int32(self._tokens))
-            self._tokens += len(text) + 1  # a name at a text's end stands before the next text
+            self._tokens += len(text) + 1  # so that a name at a text's end comes before the next text
         names = np.concatenate([text.names for text in new])
         distinct, place = np.unique(names, return_inverse=True)
         number = [numbers.setdefault(name, len(numbers)) for name in distinct.tolist()]
@@ -170,7 +163,7 @@ class _GrowingArray:
 
 
 def isin_sorted(some: NDArray[Any], ascending: NDArray[Any]) -> NDArray[np.bool_]:
-    """Which of some values are among others."""
+    """Return which of `some` values are in `ascending`."""
     if not len(ascending):
         return np.zeros(len(some), bool)
     slot = np.minimum(ascending.searchsorted(some), len(ascending) - 1)
@@ -178,7 +171,7 @@ def isin_sorted(some: NDArray[Any], ascending: NDArray[Any]) -> NDArray[np.bool_
 
 
 def _with_text_numbers(each: Sequence[NameHashes]) -> NDArray[np.uint64]:
-    """Names with the number of their text before them."""
+    """Return names with the number of their text in the upper bits."""
     text = np.repeat(np.arange(len(each), dtype=np.uint64), [len(one) for one in each])
     return np.asarray(text << np.uint64(32) | np.concatenate(each))
 
@@ -192,14 +185,14 @@ def _unique_counts(each: Sequence[NameHashes]) -> tuple[NameHashes, NDArray[np.i
 
 
 PART_WEIGHTS = {"unseen": 0.35, "distance": 0.25, "references": 0.20, "nesting": 0.20}
-# For a sequence built outside a corpus, which has no quantiles: set by hand, near what repositories give.
+# For a sequence built outside a corpus, which has no quantiles: set by hand, near those of real repositories.
 FIXED_THRESHOLDS = (0.25, 0.35, 0.45)
 _MAX_DISTANCE = 8192  # tokens
-_SEQUENCES_PER_BATCH = 64  # sequences
+_SEQUENCES_PER_BATCH = 64
 
 
 def compute_parts(each: Sequence[Sequence[SequencePart]], names: NameIndex) -> list[dict[str, float]]:
-    """For the parts of each sequence the four parts of its difficulty, each in 0..1, for the target text among them."""
+    """Return the four parts of each sequence's difficulty, each in 0..1, for the target text among its parts."""
     found: list[dict[str, float]] = []
     for first in range(0, len(each), _SEQUENCES_PER_BATCH):
         found += _compute_batch(each[first : first + _SEQUENCES_PER_BATCH], names)
@@ -228,8 +221,8 @@ def _compute_batch(each: Sequence[Sequence[SequencePart]], names: NameIndex) -> 
     uses = uses[(definition[uses] >= limits[owner[uses]]) & (definition[uses] < uses)]
     where = names.token[index] + np.repeat(shift, size)
     away = np.minimum(1.0, np.log2(1.0 + where[uses] - where[definition[uses]]) / np.log2(1.0 + _MAX_DISTANCE))
-    told = np.bincount(owner[uses], minlength=len(each))
-    distance = np.bincount(owner[uses], away, minlength=len(each)) / np.maximum(told, 1)
+    defined_uses = np.bincount(owner[uses], minlength=len(each))
+    distance = np.bincount(owner[uses], away, minlength=len(each)) / np.maximum(defined_uses, 1)
     other = uses[which[definition[uses]] != which[uses]]
     pairs = np.unique(owner[other] * max(1, len(files)) + which[definition[other]])
     references = np.bincount(pairs // max(1, len(files)), minlength=len(each))
@@ -247,8 +240,8 @@ def _compute_batch(each: Sequence[Sequence[SequencePart]], names: NameIndex) -> 
 def _first_positions(
     names: NameIndex, index: NDArray[np.int64], limits: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where in `index` each of its names stands first in the sequence, and where it is defined first (somewhere before
-    the sequence, where it isn't). Sequences end at `limits`."""
+    """Return where in `index` each of its names first occurs in the sequence, and where it is first defined (a place
+    before the sequence if it isn't). Sequences end at `limits`."""
     name, defines = names.number[index], names.defines[index]
     scratch, scratch_of_definitions = np.full(len(names), -1), np.full(len(names), -1)
     seen, definition = np.empty(len(index), np.int64), np.empty(len(index), np.int64)
@@ -270,17 +263,17 @@ def _nesting(parts: Sequence[SequencePart]) -> float:
 
 
 def weighted_score(parts: Mapping[str, float]) -> float:
-    """The weighted sum, 0..1; grows with each part."""
+    """Return the weighted sum of the parts, 0..1."""
     return round(sum(weight * parts[name] for name, weight in PART_WEIGHTS.items()), 6)
 
 
 def difficulty_label(score: float, thresholds: tuple[float, float, float] = FIXED_THRESHOLDS) -> str:
-    """One of DIFFICULTIES: how many of the three ascending thresholds the score reaches."""
+    """Return one of DIFFICULTIES by how many of the three ascending thresholds the score reaches."""
     return DIFFICULTIES[sum(score >= threshold for threshold in thresholds)]
 
 
 def score_difficulty(built: Sequence[BuiltSequence], names: NameIndex) -> None:
-    """Write score, parts and the difficulty by fixed thresholds into sequences."""
+    """Set score, parts and the difficulty by fixed thresholds of sequences."""
     for one, parts in zip(built, compute_parts([one.builder.parts for one in built], names), strict=True):
         one.parts = parts
         one.score = weighted_score(parts)
@@ -288,7 +281,7 @@ def score_difficulty(built: Sequence[BuiltSequence], names: NameIndex) -> None:
 
 
 def quantile_thresholds(scores: Iterable[float]) -> tuple[float, float, float]:
-    """The scores at 25, 50 and 75 % of a phase's training sequences (the fixed ones where there are under four)."""
+    """Return the scores at 25, 50 and 75 % of a phase's training sequences (FIXED_THRESHOLDS for fewer than four)."""
     ordered = sorted(scores)
     if len(ordered) < 4:
         return FIXED_THRESHOLDS

@@ -1,11 +1,7 @@
-"""Text -> tokens, rows, cuts, names (cached per blob).
+"""Extracts the features of a text: tokens, rows, cuts, names, outline. Done once for each blob, by any process.
 
-What an analysis found, as bytes that can be kept and sent between processes, and as a text again.
-
-From a text to its tokens and landmarks, and to bytes and back: done once for each blob, by any process, and kept.
-
-What is emitted is redacted here, before anything else sees it. A job is plain text in, one `bytes` out; nothing in the
-result depends on the path, so that a file that was moved is not read again.
+A job takes plain text and gives one `bytes`, which can be cached and sent between processes. Texts are redacted here,
+before anything else sees them. The result doesn't depend on the path, so a file that was moved is not read again.
 """
 
 from __future__ import annotations
@@ -33,16 +29,16 @@ from longrepo.utils.hashing import line_hash
 
 @dataclass(frozen=True)
 class Features:
-    """`facts`: findings [[kind, line]…]; for a step also `message` (tokens of " id8 message\\n"), `row` (of the file as
-    it was, where its first hunk begins) and `formatting` (only white space differs); for a window `row` (the wanted
-    row within it); for what a commit added `added` ([[first row, last row]…], the last excluded)."""
+    """A text and facts about it: `findings` [[kind, line]…]; for a step also `message` (tokens of " id8 message\\n"),
+    `row` (where its first hunk begins in the file as it was) and `formatting` (only white space differs); for a window
+    `row` (the wanted row within it); for what a commit added, `added` ([[first row, last row]…], the last excluded)."""
 
     text: TokenizedText
     facts: dict[str, Any]
 
 
 def unpack_features(data: bytes, path: str, path_ids: Int32Array) -> Features:
-    """A result of `Analyser.extract` as the text of a path; nothing of `data` is held on to."""
+    """Return a result of `FeatureExtractor.extract` as the text of a path; `data` is not kept alive."""
     arrays, about = _unpack_arrays(data)
     text = arrays["text"].tobytes().decode("utf-8", "surrogatepass")
     sizes = np.cumsum(arrays["sizes"], dtype=np.int32)
@@ -67,17 +63,17 @@ def unpack_features(data: bytes, path: str, path_ids: Int32Array) -> Features:
 
 
 def pack_skip_reason(reason: str) -> bytes:
-    """The result for a text that isn't used."""
+    """Return the result for a text that isn't used."""
     return pack_arrays({}, {"left out": reason})
 
 
 def skip_reason(data: bytes) -> str:
-    """The reason, "" for a text that is used."""
+    """Return the reason why a text isn't used, "" if it is."""
     return str(json.loads(data[: data.index(b"\n")])[1].get("left out", "")) if data.startswith(b"[[], ") else ""
 
 
 def is_still_valid(data: bytes, redactor: Redactor | None) -> bool:
-    """Whether a kept result hides just the names that are known to be people's now."""
+    """Whether a cached result hides exactly those names that are known to be people's now."""
     if redactor is None:
         return True
     arrays, _ = _unpack_arrays(data)
@@ -86,13 +82,13 @@ def is_still_valid(data: bytes, redactor: Redactor | None) -> bool:
 
 
 def narrow_dtype(values: NDArray[Any]) -> NDArray[Any]:
-    """The same numbers (none negative) in the smallest type that holds them."""
+    """Return non-negative numbers in the smallest type that holds them."""
     most = int(values.max()) if len(values) else 0
     return values.astype(np.uint8 if most < 1 << 8 else np.uint16 if most < 1 << 16 else np.uint32)
 
 
 def pack_arrays(arrays: dict[str, NDArray[Any]], about: dict[str, Any]) -> bytes:
-    """Arrays behind a line of JSON that says what they are; each begins at a multiple of 8 bytes."""
+    """Return arrays as bytes, after a line of JSON that describes them; each begins at a multiple of 8 bytes."""
     layout = [[name, array.dtype.str, len(array)] for name, array in arrays.items()]
     head = json.dumps([layout, about], ensure_ascii=True).encode() + b"\n"
     parts = [head, b" " * (-len(head) % 8)]
@@ -115,14 +111,14 @@ def _unpack_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
 FEATURES_VERSION = f"4.{OUTLINE_VERSION}"
 _NAME_PATTERN = re.compile(r"[A-Za-z_]\w+")
 _MULTILINE_SECRET_MARKS = ("PRIVATE KEY", "Private-Lines:")
-_CONTEXT_CHARACTERS = 36_000  # characters of a file around what a commit added: more than a sequence holds before it
-_MAX_CACHED_NAMES = 100_000  # whose hashes are remembered
-_LINES_ABOVE = 6  # lines above a part that are read with it
+_CONTEXT_CHARACTERS = 36_000  # read of a file around an addition: more than a sequence holds before it
+_MAX_CACHED_NAMES = 100_000  # names whose hashes are cached
+_LINES_ABOVE = 6  # lines above a part that are redacted with it
 
 
 @dataclass(frozen=True)
 class FileJob:
-    """A file as it is. `path` only tells the language."""
+    """A file as it is. `path` only determines the language."""
 
     path: str
     text: str
@@ -130,7 +126,7 @@ class FileJob:
 
 @dataclass(frozen=True)
 class AddedJob:
-    """A file as a commit left it, with the lines it added."""
+    """A file before and after a commit, to read the lines that it added."""
 
     path: str
     before: str
@@ -139,7 +135,7 @@ class AddedJob:
 
 @dataclass(frozen=True)
 class StepJob:
-    """What a commit made of a file."""
+    """A file's change by a commit."""
 
     path: str
     commit: str
@@ -150,7 +146,7 @@ class StepJob:
 
 @dataclass(frozen=True)
 class WindowJob:
-    """The `characters` of a file around a row, whole lines."""
+    """About `characters` of a file around a row, in whole lines."""
 
     path: str
     text: str
@@ -162,7 +158,7 @@ Job = FileJob | AddedJob | StepJob | WindowJob
 
 
 class FeatureExtractor:
-    """Does jobs. `redactor` None leaves texts as they are."""
+    """Extracts the features of jobs. `redactor` None leaves texts as they are."""
 
     def __init__(self, tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float) -> None:
         self._tokenizer = tokenizer
@@ -171,7 +167,7 @@ class FeatureExtractor:
         self._hashes = _NameHashes()
 
     def extract(self, jobs: Sequence[Job]) -> list[bytes]:
-        """One result a job, in their order."""
+        """Return one result for each job, in order."""
         read = [self._read(job) for job in jobs]
         encoded = self._tokenizer.encode_many(text for text, _, _ in read)
         return [self._pack(job, *one, *tokens) for job, one, tokens in zip(jobs, read, encoded, strict=True)]
@@ -190,8 +186,8 @@ class FeatureExtractor:
         return self._redactor.text(text, language) if self._redactor else RedactedText(text, (), (), ())
 
     def _lines(self, lines: Sequence[str], first: int, own: Sequence[str], language: str) -> RedactedText:
-        """The lines `own`, which stand from row `first` of a text on, redacted together with a few that stand above
-        them: a value may stand below its name. Findings are those of its own, by the text's lines."""
+        """Redact the lines `own`, which begin at row `first` of a text, together with a few lines above them, as a
+        value may be below its name. Findings are those in `own`, with the text's line numbers."""
         top = max(0, first - _LINES_ABOVE)
         redacted = self._redact("\n".join([*lines[top:first], *own]), language)
         kept = redacted.text.split("\n")[first - top :]
@@ -201,8 +197,8 @@ class FeatureExtractor:
         return RedactedText("\n".join(kept), findings, redacted.candidates, redacted.names)
 
     def _hunk(self, hunk: Hunk, before: Sequence[str], after: Sequence[str], language: str) -> tuple[RedactedText, ...]:
-        """The rows of a hunk as the text after has them and as the text before has them, redacted apart: what stands
-        below a name may be another value in each."""
+        """Redact the rows of a hunk as they are after and as they were before, separately, as the value below a name
+        may differ."""
         return tuple(
             self._lines(lines, first, [row[1:] for row in hunk.rows if row[0] in f" {sign}"], language)
             for sign, lines, first in (("+", after, hunk.new), ("-", before, hunk.old))
@@ -231,8 +227,8 @@ class FeatureExtractor:
             parts += sides
             texts = {sign: iter(side.text.split("\n")) for sign, side in zip("+-", sides, strict=True)}
             for row in hunk.rows:
-                said = [next(texts[sign]) for sign in "+-" if row[0] in f" {sign}"]
-                rows.append(row[0] + next((text for text in said if text != row[1:]), row[1:]))
+                redacted = [next(texts[sign]) for sign in "+-" if row[0] in f" {sign}"]
+                rows.append(row[0] + next((text for text in redacted if text != row[1:]), row[1:]))
         head = f" {job.commit[:8]} {message.text.strip()}\n"
         text = head + "\n".join(rows) + "\n" if rows else ""
         return text, _join_redacted(text, parts), {"head": len(head), "formatting": formatting}
@@ -248,7 +244,7 @@ class FeatureExtractor:
         return redacted.text, redacted, {"row": job.row - first}
 
     def _around(self, path: str, text: str, row: int, characters: int) -> tuple[RedactedText, int, int]:
-        """About so many characters of a text around a row, and which rows they are."""
+        """Return about `characters` characters of a text around a row, and the rows they are."""
         language = language_of(path, text)
         lines = text.split("\n")
         first, last = _rows_around(lines, row, characters)
@@ -297,7 +293,7 @@ class FeatureExtractor:
         return pack_arrays(arrays, about)
 
     def _hunk_facts(self, lines: list[str], head: int, starts: Int32Array, text: str) -> dict[str, Any]:
-        """Which tokens count: the message and the added rows; the id, what was removed and what is around less."""
+        """Return the loss weight of each token: full for the message and added rows, less for the rest."""
         bounds, weights = [0, len(" 12345678 ")], [self._context, TARGET_WEIGHT]
         at, first_row = 0, 0
         for line in lines:
@@ -313,7 +309,7 @@ class FeatureExtractor:
 
 
 def _diff_depths(lines: list[str], rows: Int32Array, tokens: int) -> NDArray[np.uint8]:
-    """How many steps of indentation each token's row of a change stands at: a diff has no bodies to count."""
+    """Return the steps of indentation of each token's row in a change, as a diff has no bodies to count."""
     texts = [line[1:].expandtabs(4) for line in lines]
     widths = np.array([len(text) - len(text.lstrip()) if text.strip() else 0 for text in texts])
     unit = max(2, int(min(widths[widths > 1], default=4)))
@@ -321,12 +317,12 @@ def _diff_depths(lines: list[str], rows: Int32Array, tokens: int) -> NDArray[np.
 
 
 def _may_hold_multiline_secret(text: str) -> bool:
-    """Whether a secret of many lines may stand in a text, so that it must be redacted whole."""
+    """Whether a text may hold a secret of several lines, so that it must be redacted as a whole."""
     return any(mark in text for mark in _MULTILINE_SECRET_MARKS)
 
 
 def _is_formatting_only(found: Sequence[Hunk]) -> bool:
-    """Whether nothing but white space differs."""
+    """Whether only white space differs."""
     sides = [
         "".join("".join(row[1:].split()) for hunk in found for row in hunk.rows if row[0] == sign) for sign in "-+"
     ]
@@ -334,7 +330,7 @@ def _is_formatting_only(found: Sequence[Hunk]) -> bool:
 
 
 def _join_redacted(text: str, parts: Sequence[RedactedText]) -> RedactedText:
-    """A text made of redacted parts."""
+    """Return a text made of redacted parts, with the findings of all."""
     return RedactedText(
         text,
         tuple(finding for part in parts for finding in part.findings),
@@ -352,7 +348,7 @@ class _NameHashes(dict[str, int]):
 
 
 def inline_text(text: str, ids: Int32Array) -> TokenizedText:
-    """Tokens that no file holds, with the names of a text, all at their first token."""
+    """Return tokens that belong to no file, with the names of a text, all placed at the first token."""
     hashes = _NameHashes()
     names = np.array([hashes[name] for name in _NAME_PATTERN.findall(text)], np.uint32)
     nowhere = np.zeros(len(ids), np.int32)
@@ -360,7 +356,7 @@ def inline_text(text: str, ids: Int32Array) -> TokenizedText:
 
 
 def _line_contents(lines: list[str], is_step: bool) -> list[str]:
-    """What the lines of a text say: those of a change with and without their sign."""
+    """Return the lines of a text; those of a change with and without their sign."""
     return [*lines, *(line[1:] for line in lines)] if is_step else lines
 
 
@@ -374,8 +370,8 @@ def _token_depths(bodies: Sequence[tuple[int, int]], starts: Int32Array, length:
 
 
 def _rows_around(lines: Sequence[str], row: int, characters: int) -> tuple[int, int]:
-    """Rows first..last around a row in about `characters`, a third of them below it; begun, where one is near, at a
-    line that isn't indented and stands after a blank one."""
+    """Return rows first..last around a row in about `characters`, a third of them below it. They begin at an unindented
+    line after a blank one if there is one nearby."""
     sizes = np.cumsum([0, *(len(line) + 1 for line in lines)])
     if sizes[-1] <= characters:
         return 0, len(lines)

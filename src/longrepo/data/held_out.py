@@ -1,7 +1,7 @@
-"""Held-out targets: lines that training never saw, added by a held-out commit or standing in a held-out file.
+"""Held-out targets: lines that training never shows, added by a held-out commit or in a held-out file.
 
-A line counts as seen when, without its white space, it stands in any text that training shows (`longrepo.utils.
-hashing`), as target or as context. Everything else, marks included, has weight 0 in a held-out sequence.
+A line counts as shown if any text that training shows, as target or as context, holds it, white space ignored
+(`longrepo.utils.hashing`). Everything but the target lines, marks included, has weight 0 in a held-out sequence.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from longrepo.repository.types import CommitRecord, language_of
 from longrepo.utils import hashing
 
 TARGET_TOKENS = 400
-MIN_SCORED_TOKENS = 12  # tokens: less says nothing about a model
-ENOUGH_TARGETS = 8  # usable targets a split should have before files are held out as well
-_MIN_CONTEXT_TOKENS = 32  # tokens of a file that are worth its frame
-_MAX_SHARED_LINES = 0.5  # of a target's scored lines in another target: the same change once more
+MIN_SCORED_TOKENS = 12  # fewer tokens say nothing about a model
+ENOUGH_TARGETS = 8  # a split with fewer usable targets gets held-out files as well
+_MIN_CONTEXT_TOKENS = 32  # a shorter piece of a file isn't worth its frame
+_MAX_SHARED_LINES = 0.5  # two targets that share this much of their scored lines are the same change
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A text of which lines may be scored: all that no text of training holds, or (`before`) those a commit added."""
+    """A text that may be a target: the lines that no training text holds are scored, with `before` those of them that
+    the commit added."""
 
     split: str
     path: str
@@ -41,7 +42,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Target:
-    """Tokens `start`..`end` of a text, of which those in `scored` (token ranges) have weight 1."""
+    """Tokens `start`..`end` of a text; those in `scored` (token ranges) have weight 1."""
 
     split: str
     of: TokenizedText
@@ -54,7 +55,7 @@ class Target:
 
 
 def commit_candidates(split: str, records: Iterable[CommitRecord]) -> list[Candidate]:
-    """One candidate for each file a held-out commit changed or added."""
+    """Return a candidate for each file that a held-out commit changed or added."""
     return [
         Candidate(split, change.path, change.after, change.before, record.id)
         for record in records
@@ -64,10 +65,10 @@ def commit_candidates(split: str, records: Iterable[CommitRecord]) -> list[Candi
 
 
 class TargetChooser:
-    """Chooses targets among candidates, one of each in turn, code before prose."""
+    """Chooses targets among candidates, taking one of each in turn, code before prose."""
 
     def __init__(self, reader: CachedReader, shown: TrainingTexts, size: int, seed: int) -> None:
-        """`size`: tokens a target spans at most."""
+        """`size`: the most tokens that a target may span."""
         self._reader = reader
         self._shown = shown
         self._size = size
@@ -77,22 +78,22 @@ class TargetChooser:
     def choose(
         self, candidates: Mapping[str, Sequence[Candidate]], wanted: Mapping[str, int]
     ) -> dict[str, list[Target]]:
-        """Up to `wanted` targets of each split, none nearly the same as another or as a text that training shows."""
-        offered = {split: self._offered(of_split, wanted[split]) for split, of_split in candidates.items()}
-        every = [target for targets in offered.values() for target in targets]
+        """Choose up to `wanted` targets of each split, none nearly the same as another or as a text of training."""
+        possible = {split: self._possible(of_split, wanted[split]) for split, of_split in candidates.items()}
+        every = [target for targets in possible.values() for target in targets]
         copied = {id(every[number]) for number in self._shown.copied_blocks([target.shingles for target in every])}
-        found: dict[str, list[Target]] = {}
-        for split, targets in offered.items():
-            found[split] = []
+        chosen: dict[str, list[Target]] = {}
+        for split, targets in possible.items():
+            chosen[split] = []
             for target in targets:
-                if len(found[split]) == wanted[split]:
+                if len(chosen[split]) == wanted[split]:
                     break
                 if id(target) not in copied and not any(_is_similar(target, other) for other in self._chosen):
-                    found[split].append(target)
+                    chosen[split].append(target)
                     self._chosen.append(target)
-        return found
+        return chosen
 
-    def _offered(self, candidates: Sequence[Candidate], wanted: int) -> list[Target]:
+    def _possible(self, candidates: Sequence[Candidate], wanted: int) -> list[Target]:
         order = sorted(
             candidates,
             key=lambda one: (
@@ -101,8 +102,8 @@ class TargetChooser:
             ),
         )
         rounds: list[list[Target]] = []
-        for start in range(0, len(order), max(1, wanted)):  # reading them all would be waste in a long history
-            if 4 * sum(map(len, rounds)) >= 5 * wanted:  # a few will turn out to be copies
+        for start in range(0, len(order), max(1, wanted)):  # in a long history reading all of them would be a waste
+            if 4 * sum(map(len, rounds)) >= 5 * wanted:  # a quarter more: some will turn out to be copies
                 break
             for one, of, added in self._texts(order[start : start + wanted]):
                 for number, target in enumerate(self._blocks(one, of, added)):
@@ -121,7 +122,7 @@ class TargetChooser:
                 yield one, answer.text, answer.facts.get("added", [(0, len(answer.text.rows))])
 
     def _blocks(self, one: Candidate, of: TokenizedText, added: list[tuple[int, int]]) -> Iterator[Target]:
-        """The lines to be scored in blocks that span at most `size` tokens each."""
+        """Yield the lines to be scored as blocks that span at most `size` tokens each."""
         rows = np.zeros(len(of.row_hashes), bool)
         for first, last in added:
             rows[first:last] = True
@@ -130,7 +131,7 @@ class TargetChooser:
         for row in np.flatnonzero(fresh).tolist():
             first, last = of.row_token(row), of.row_token(row + 1)
             if last - first > self._size:
-                continue  # a single line longer than a target
+                continue  # a single line longer than a target may be
             if scored and last - scored[0][0] > self._size:
                 yield from self._target(one, of, scored)
                 scored = []
@@ -154,7 +155,7 @@ def _is_similar(target: Target, other: Target) -> bool:
 
 
 class HeldOutBuilder:
-    """Puts targets behind context from the training snapshot. `texts` are its files, without held-out ones."""
+    """Puts targets behind context from the training snapshot. `texts`: its files, without held-out ones."""
 
     def __init__(
         self,
@@ -171,34 +172,34 @@ class HeldOutBuilder:
         self._sizes = sizes
 
     def build(self, target: Target, band: Band) -> BuiltSequence | NotBuilt:
-        """The target at the end of a sequence that fills the band's cap as far as the repository's text goes."""
+        """Build a sequence with the target at its end, filled to the band's cap if the repository has enough text."""
         room = band.cap - 1 - self._sizes.frame(target.of) - (target.end - target.start)
         if room < 0:
             return NotBuilt("target longer than the phase's cap", target.end - target.start)
         own = target.start - target.of.start_in(target.start, room // 2)
         before, left = self._context(target.of.path, room - own)
-        # What related files could not fill is given to the file's own beginning.
+        # Room that related files can't fill goes to the file's own beginning.
         start = target.of.start_in(target.start, own + left) if left else target.start - own
-        draft = SequenceBuilder(self._sizes.tokenizer)
-        for piece in reversed(before):  # the nearest relation stands nearest to the target
-            write_file(draft, piece, 0.0)
-        draft.mark(FILE_START, 0.0)
-        draft.plain(target.of.path_ids, 0.0)
-        draft.text(target.of, start, target.start, 0.0, False)
+        builder = SequenceBuilder(self._sizes.tokenizer)
+        for piece in reversed(before):  # the closest relation comes last, next to the target
+            write_file(builder, piece, 0.0)
+        builder.mark(FILE_START, 0.0)
+        builder.plain(target.of.path_ids, 0.0)
+        builder.text(target.of, start, target.start, 0.0, False)
         weights = np.zeros(target.end - target.start, np.float32)
         for first, last in target.scored:
             weights[first - target.start : last - target.start] = 1.0
-        draft.text(target.of, target.start, target.end, weights, True)
-        draft.mark(FILE_END, 0.0)
-        draft.end(0.0)
-        if len(draft) <= band.floor:
-            return NotBuilt("too little text in the training snapshot to fill this length", len(draft))
+        builder.text(target.of, target.start, target.end, weights, True)
+        builder.mark(FILE_END, 0.0)
+        builder.end(0.0)
+        if len(builder) <= band.floor:
+            return NotBuilt("too little text in the training snapshot to fill this length", len(builder))
         return BuiltSequence(
-            draft, "hierarchical", target.split, self._repository, (target.commit,) if target.commit else ()
+            builder, "hierarchical", target.split, self._repository, (target.commit,) if target.commit else ()
         )
 
     def _context(self, path: str, room: int) -> tuple[list[FilePiece], int]:
-        """Pieces of other files, nearest relation first, and the tokens they leave free."""
+        """Return pieces of other files, closest relation first, and the number of tokens left free."""
         pieces: list[FilePiece] = []
         for one in self._others(path):
             of = self._texts[one]

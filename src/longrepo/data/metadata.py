@@ -1,10 +1,7 @@
-"""Header, dataset card, licence.
+"""The header of a file of sequences, its dataset card, and the licence of a repository.
 
-Which licence a repository says it has, from the licence files at its root.
-
-What stands at the head of a file of sequences: enough to refuse it where it doesn't belong.
-
-The dataset card of an Arrow folder: what the Hugging Face hub shows of it, and what its reader must know.
+The header holds enough to refuse a file that doesn't fit a model. The dataset card is what the Hugging Face hub shows
+of an Arrow folder. Licences are recognised by the licence files at a repository's root.
 """
 
 from __future__ import annotations
@@ -27,10 +24,10 @@ _HUB_LICENSES = (
     *("mpl-2.0", "isc", "unlicense", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "bsl-1.0", "zlib", "epl-1.0", "epl-2.0"),
     *("artistic-2.0", "wtfpl", "bigcode-openrail-m"),
 )
-_TITLE_CHARACTERS = 600  # characters: further down, other licences name the GNU ones as compatible
+_TITLE_CHARACTERS = 600  # further down, other licences name the GNU ones as compatible
 _CHOICE = re.compile(r"\beither\b|\bdual[- ]licen[sc]ed\b|\bat your option\b")
 
-# Phrases, all of which a licence's text holds and none of which (after "!") it holds; lower case, single spaces.
+# Phrases that a licence's text must hold, or with "!" must not hold; lower case, single spaces.
 _PHRASES: dict[str, tuple[str, ...]] = {
     "Apache-2.0": ("apache license", "version 2.0", "terms and conditions for use, reproduction, and distribution"),
     "MIT": ("permission is hereby granted, free of charge, to any person obtaining a copy", "shall be included in"),
@@ -61,10 +58,10 @@ _PHRASES: dict[str, tuple[str, ...]] = {
 
 
 def license_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
-    """An SPDX expression from the texts of the files at the root (path → text; others are passed over), or "".
+    """Return an SPDX expression for the licence files at the root (path → text; other files are ignored), or "".
 
-    The texts of several licences are joined with AND, the reading that permits least, or with OR where one of the files
-    offers the choice. A GNU licence's text doesn't say whether later versions may be chosen: it is named without.
+    Several licences are joined with AND, the reading that permits least, or with OR if one of the files offers the
+    choice. A GNU licence's text doesn't say whether later versions may be chosen: its name is given without "or later".
     """
     pairs = files.items() if isinstance(files, Mapping) else files
     found: list[str] = []
@@ -82,7 +79,7 @@ def license_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
 
 
 def combine_licenses(licences: Iterable[str]) -> str:
-    """One expression for what falls under all of them; empty where one is unknown. Case doesn't tell two apart."""
+    """Return one expression for something under all of the licences; empty if one is unknown. Case is ignored."""
     found = list({one.lower(): one for one in licences}.values())
     if "" in found or len(found) < 2:
         return "" if "" in found else "".join(found)
@@ -90,8 +87,8 @@ def combine_licenses(licences: Iterable[str]) -> str:
 
 
 def hub_license(licence: str) -> tuple[str, str | None]:
-    """`license` and `license_name` of a card: the hub knows some licences by their lower-case ids and everything else
-    as `other` with a name."""
+    """Return `license` and `license_name` of a card: the hub knows some licences by lower-case ids, and all others as
+    `other` with a name."""
     if not licence:
         return "unknown", None
     return (licence.lower(), None) if licence.lower() in _HUB_LICENSES else ("other", licence)
@@ -117,7 +114,8 @@ FORMAT_VERSION = 2
 
 @dataclass
 class TokenizerFacts:
-    """Which tokenizer the ids are of. `structure_tokens` is name → id, `initial_from` new id → id it starts from."""
+    """The tokenizer of the ids. `structure_tokens` is name → id, `initial_from` new id → the id it is initialised
+    from."""
 
     name: str
     sha256: str
@@ -127,7 +125,7 @@ class TokenizerFacts:
 
     @staticmethod
     def of(tokenizer: RepoTokenizer) -> TokenizerFacts:
-        """Of a loaded tokenizer."""
+        """Return the facts of a loaded tokenizer."""
         return TokenizerFacts(
             tokenizer.name,
             tokenizer.sha256,
@@ -139,9 +137,9 @@ class TokenizerFacts:
 
 @dataclass
 class RepositoryFacts:
-    """Which repository: HEAD and where validation and test begin (full commit ids), and what was noted on the way.
+    """A repository: HEAD and where validation and test begin (full commit ids), and notes from the preparation.
 
-    `licence` is an SPDX expression, or empty where none was recognised; `weight` its share beside other repositories.
+    `licence` is an SPDX expression, or empty if none was recognised; `weight` is its share among repositories.
     """
 
     name: str
@@ -156,12 +154,12 @@ class RepositoryFacts:
 
 @dataclass
 class Header:
-    """The head of a file of sequences. `write_sequences` fills `rows` and `content_sha256`.
+    """The header of a file of sequences. `write_sequences` fills in `rows` and `content_sha256`.
 
     `counts`: split → phase → {sequences, tokens, target_tokens, kinds, difficulties, languages}.
     `accounts`: phase → {tokenized, used, dropped: {reason: tokens}, context, structure}, in tokens.
     `thresholds`: phase → the difficulty scores at 25, 50, 75 % of its training sequences.
-    `redactions`: kind of secret or personal detail → how many were replaced.
+    `redactions`: kind of secret or personal data → how many were replaced.
     """
 
     tokenizer: TokenizerFacts
@@ -185,30 +183,30 @@ class Header:
 
     @property
     def licence(self) -> str:
-        """The repositories' licences as one SPDX expression; empty where one of them has none that was recognised."""
+        """The repositories' licences as one SPDX expression; empty if one of them has none that was recognised."""
         return combine_licenses(one.licence for one in self.repositories)
 
     @property
     def notes(self) -> list[str]:
-        """What was noted of every repository, with its name where there are several."""
+        """The notes on all repositories, with the repository's name if there are several."""
         several = len(self.repositories) > 1
         return [f"{one.name}: {note}" if several else note for one in self.repositories for note in one.notes]
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON holds it (keys of `initial_from` become text)."""
+        """Return the JSON form (keys of `initial_from` become text)."""
         tree = asdict(self)
         tree["tokenizer"]["initial_from"] = {str(new): old for new, old in self.tokenizer.initial_from.items()}
         return tree
 
     @staticmethod
     def from_dict(tree: Any, where: str) -> Header:
-        """Read back what `as_dict` gave. Raises InputError naming `where` for another version or a broken header."""
+        """Read back what `as_dict` returned. Raises InputError naming `where` for another version or broken header."""
         if not isinstance(tree, dict) or "format_version" not in tree:
-            raise InputError(f"{where}: no sequences header; make the file again with prepare_long_context.py")
+            raise InputError(f"{where}: no sequences header; make the file again with longrepo prepare")
         if tree["format_version"] != FORMAT_VERSION:
             raise InputError(
                 f"{where}: sequences of format {tree['format_version']}, this version reads {FORMAT_VERSION}; "
-                "make the sequences again with prepare_long_context.py"
+                "make the sequences again with longrepo prepare"
             )
         known = {one.name for one in fields(Header)}
         try:
@@ -222,7 +220,7 @@ class Header:
 
 
 def check_tokenizer(header: Header, tokenizer: RepoTokenizer) -> None:
-    """Raise InputError where the sequences were made with another tokenizer than the given one."""
+    """Raise InputError if the sequences were made with a tokenizer other than `tokenizer`."""
     made = header.tokenizer
     if made.sha256 != tokenizer.sha256:
         raise InputError(
@@ -232,9 +230,9 @@ def check_tokenizer(header: Header, tokenizer: RepoTokenizer) -> None:
 
 
 def tokenizer_of(header: Header, model: str | None = None) -> RepoTokenizer:
-    """The tokenizer that the sequences were made with: of `model`, or of the model that the header names.
+    """Return the tokenizer that the sequences were made with, from `model` or from the model that the header names.
 
-    Raises InputError where it can't be had, or is another one.
+    Raises InputError if it isn't available, or is a different one.
     """
     made = header.tokenizer
     tokenizer = load_tokenizer(model or made.name, structure_tokens=bool(made.structure_tokens))
@@ -256,7 +254,7 @@ _KIND_DESCRIPTIONS = {
 
 
 def dataset_card(header: Header) -> str:
-    """README.md: the hub's YAML, then prose and tables. The same for the same header."""
+    """Return README.md: the hub's YAML, then prose and tables. Equal headers give equal cards."""
     return "\n".join([*_front_matter(header), *_body(header)]) + "\n"
 
 
@@ -293,9 +291,9 @@ def _body(header: Header) -> Iterator[str]:
     tokenizer = header.tokenizer
     yield (
         f"`{tokenizer.name}`, SHA-256 `{tokenizer.sha256}`, {tokenizer.vocabulary_size:,} ids, of which "
-        f"{len(tokenizer.structure_tokens)} are structure tokens that were added. The ids mean nothing to another one."
+        f"{len(tokenizer.structure_tokens)} are added structure tokens. The ids mean nothing to another tokenizer."
     )
-    yield "\n## What is in it\n"
+    yield "\n## Contents\n"
     yield from _counts(header)
     yield "\n## Secrets and people\n"
     yield from _redactions(header.redactions)
@@ -353,17 +351,17 @@ def _counts(header: Header) -> Iterator[str]:
 
 def _redactions(redactions: dict[str, int]) -> Iterator[str]:
     if not redactions:
-        yield "No replaced keys, passwords, addresses or names were recorded. Look before you pass the data on."
+        yield "No replaced keys, passwords, addresses or names were recorded. Check before you pass the data on."
         return
-    yield "Found by rules and replaced, history included. Rules miss things: look before you pass the data on.\n"
+    yield "Found by rules and replaced, history included. Rules miss things: check before you pass the data on.\n"
     yield from markdown_table(("kind", "replaced"), [(kind, f"{count:,}") for kind, count in redactions.items()])
 
 
 def _held_out(repositories: Sequence[RepositoryFacts]) -> Iterator[str]:
     yield (
         "Splits follow the commits' ancestry, not their dates. Training is what one commit reaches, validation what "
-        "the next reaches beyond it, test what comes after. In a validation or test row only lines are scored that "
-        "such a commit (or a file held out whole) brought and that no training row holds, white space aside; "
+        "the next reaches beyond it, test what comes after. A validation or test row scores only lines that such a "
+        "commit (or a file held out whole) added and that no training row holds, white space ignored; "
         "`longrepo check-leaks` checks it.\n"
     )
     rows = []
@@ -382,7 +380,7 @@ def _title(header: Header) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table in Markdown."""
+    """Yield the lines of a table in Markdown."""
     yield f"| {' | '.join(head)} |"
     yield "|" + "---|" * len(head)
     for row in rows:
@@ -390,5 +388,5 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterat
 
 
 def markdown_cell(text: str) -> str:
-    """Text as a table's cell holds it: one line, no bars."""
+    """Return text for a table cell: one line, bars escaped."""
     return " ".join(text.replace("|", "\\|").split())

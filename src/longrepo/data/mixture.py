@@ -1,4 +1,4 @@
-"""The training sequences of one phase: files, changes and questions in the shares the settings ask for."""
+"""The training sequences of one phase: files, changes and questions in the shares that the settings ask for."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TOO_MUCH_PROSE = "prose beyond data.prose_share"
 
 @dataclass
 class PhaseAccount:
-    """Every token of one phase's material: `tokenized` = `used` + the sum of `dropped`. `cuts` counts how long files
-    were cut, `fim` the sequences written as fill-in-the-middle, `questions_dropped` questions by reason."""
+    """The account of one phase's tokens: `tokenized` = `used` + the sum of `dropped`. `cuts` counts the cuts of long
+    files by kind, `fim` the sequences written as fill-in-the-middle, `questions_dropped` questions by reason."""
 
     tokenized: int = 0
     used: int = 0
@@ -36,7 +36,7 @@ class PhaseAccount:
     questions_dropped: Counter[str] = field(default_factory=Counter)
 
     def __iadd__(self, other: PhaseAccount) -> PhaseAccount:
-        """Another repository's account of the same phase."""
+        """Add another repository's account of the same phase."""
         self.tokenized += other.tokenized
         self.used += other.used
         self.fim += other.fim
@@ -47,9 +47,9 @@ class PhaseAccount:
 
 
 class PhaseMixture:
-    """Builds one phase from a corpus, in three steps that may overlap with another phase's: `pack`, `read_states` (it
-    alone reads the repository) and `build`. `turn` counts how often the corpus was packed before: other neighbors
-    meet."""
+    """Builds one phase from a corpus, in three steps that may overlap with another phase's: `pack`, `read_states` (the
+    only one that reads the repository) and `build`. `turn`: how often the corpus was packed before; each turn brings
+    other files together."""
 
     def __init__(self, corpus: Corpus, band: Band, turn: int, watch: Progress) -> None:
         self._corpus = corpus
@@ -62,7 +62,7 @@ class PhaseMixture:
         self._packs: list[list[FilePiece]] = []
         self._chains: list[CommitPack] = []
         self.account = PhaseAccount()
-        self.states: list[TokenizedText] = []  # files as they were, shown before changes
+        self.states: list[TokenizedText] = []  # files as they were before the changes
 
     @property
     def _fim_share(self) -> float:
@@ -90,8 +90,8 @@ class PhaseMixture:
         self._chains = found[:most]
 
     def _much_prose(self, sizes: Mapping[str, int]) -> set[str]:
-        """The prose to leave out, so that its share of these files' tokens is `data.prose_share`: other files in each
-        phase and turn, none where there is no code."""
+        """Return the prose to leave out, so that its share of these files' tokens is `data.prose_share`: other files in
+        each phase and turn, none if there is no code."""
         prose = [path for path in sizes if self._language(path) in PROSE_LANGUAGES]
         share, beyond = self._data.prose_share, set[str]()
         if share == 1 or len(prose) == len(sizes):
@@ -110,7 +110,7 @@ class PhaseMixture:
         return text.language if text is not None else language_of(path)
 
     def _share(self, share: float) -> float:
-        """How many sequences of a kind go with those of files."""
+        """Return how many sequences of a kind go with those of files."""
         return len(self._packs) / (1 - self._data.commit_share - self._data.question_share) * share
 
     def read_states(self) -> None:
@@ -118,7 +118,7 @@ class PhaseMixture:
         add_start_states(self._chains, self._corpus.reader, lambda _: None)
 
     def build(self, asked: Sequence[Question], states: Future[None]) -> list[BuiltSequence]:
-        """All training sequences of the phase; `states` is done when `read_states` is."""
+        """Return all training sequences of the phase; `states` is done when `read_states` is."""
         from_files = self._hierarchical()
         from_questions = self._questions(round(self._share(self._data.question_share)), asked)
         states.result()
@@ -128,8 +128,8 @@ class PhaseMixture:
         self.account.used = sum(sequence.builder.roles["target"] for sequence in sequences)
         return sequences
 
-    def _built(self, draft: SequenceBuilder, kind: str, commits: Sequence[str] = ()) -> BuiltSequence:
-        return BuiltSequence(draft, kind, "train", self._corpus.facts.name, unique_commits(commits))  # type: ignore[arg-type]
+    def _built(self, builder: SequenceBuilder, kind: str, commits: Sequence[str] = ()) -> BuiltSequence:
+        return BuiltSequence(builder, kind, "train", self._corpus.facts.name, unique_commits(commits))  # type: ignore[arg-type]
 
     def _hierarchical(self) -> list[BuiltSequence]:
         corpus, band, data, texts = self._corpus, self._band, self._data, self._texts
@@ -143,18 +143,18 @@ class PhaseMixture:
                 pieces = arrange_pieces(
                     completer.complete(own, self._reserve), corpus.rank, data.random_order_share, *key
                 )
-                draft = SequenceBuilder(corpus.tokenizer)
+                builder = SequenceBuilder(corpus.tokenizer)
                 for piece in pieces:
                     as_fim = (
                         piece is pieces[-1] and piece.target and hashing.seeded_uniform(*key, "fim") < self._fim_share
                     )
                     fim_key = str(hashing.seeded_int(*key)) if as_fim else None
-                    self.account.fim += write_file(draft, piece, data.context_weight, fim_key)
-                draft.end()
-                if len(draft) > band.floor:
-                    sequences.append(self._built(draft, "hierarchical"))
+                    self.account.fim += write_file(builder, piece, data.context_weight, fim_key)
+                builder.end()
+                if len(builder) > band.floor:
+                    sequences.append(self._built(builder, "hierarchical"))
                 else:
-                    self.account.dropped[TOO_SHORT_REASON] += draft.roles["target"]
+                    self.account.dropped[TOO_SHORT_REASON] += builder.roles["target"]
                 done(1)
         return sequences
 
@@ -178,18 +178,18 @@ class PhaseMixture:
         corpus, data = self._corpus, self._data
         states = [run.state for run in packed.runs if run.state is not None]
         self.states += [state.of for state in states]
-        draft = SequenceBuilder(corpus.tokenizer)
+        builder = SequenceBuilder(corpus.tokenizer)
         size = 1 + sum(map(corpus.sizes.file, states)) + sum(map(corpus.sizes.step, packed.steps))
         completer = ContextFiller(self._band, corpus.sizes, corpus.texts, {}, corpus.related, 0.0)
         for piece in completer.before(packed.runs[0].path, {run.path for run in packed.runs}, size):
-            write_file(draft, piece, data.context_weight)
+            write_file(builder, piece, data.context_weight)
         for run in packed.runs:
             if run.state is not None:
-                write_file(draft, run.state, data.context_weight)
+                write_file(builder, run.state, data.context_weight)
             for step in run.steps:
-                write_step(draft, step, data.context_weight)
-        draft.end()
-        return self._built(draft, "commit_evolution", [step.commit for step in packed.steps])
+                write_step(builder, step, data.context_weight)
+        builder.end()
+        return self._built(builder, "commit_evolution", [step.commit for step in packed.steps])
 
     def _questions(self, wanted: int, asked: Sequence[Question]) -> list[BuiltSequence]:
         corpus, data = self._corpus, self._data

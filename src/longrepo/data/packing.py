@@ -1,13 +1,10 @@
-"""Files -> sequences; lengths per phase.
+"""Packs files into the sequences of one phase, and says which lengths a phase has.
 
-The lengths each phase is filled towards: caps that touch, so that no length falls between two phases.
-
-Files into sequences of one phase: filled by related files, long ones cut between syntax nodes, nothing lost.
-
-Files come in an order in which neighbors belong together. A sequence is filled with them until the next doesn't fit;
-that one is cut at the last syntax cut that fits and goes on in the next sequence, after its imports and enclosing
-lines as context. Every token of every file is scored in exactly one sequence of each phase. A share of each sequence is
-kept free for what its files depend on: signatures of what they import, related files, now and then an unrelated one.
+The caps of phases touch, so that no length falls between two of them. Files are ordered so that neighbors belong
+together. A sequence is filled until the next file doesn't fit; that file is cut at the last syntax cut that fits and
+continued in the next sequence, after its imports and enclosing lines as context. Every token of every file is scored in
+exactly one sequence of each phase. A share of each sequence is kept free for context: signatures of what its files
+import, related files, and sometimes an unrelated one.
 """
 
 from __future__ import annotations
@@ -25,7 +22,8 @@ from longrepo.utils import hashing
 
 @dataclass(frozen=True)
 class Band:
-    """A phase's lengths in tokens: filled towards `low`..`cap`; above `floor` (the cap below) it belongs to it."""
+    """A phase's lengths in tokens: sequences longer than `floor` (the cap of the phase before) and up to `cap` belong
+    to it; they should be filled to `low` at least."""
 
     phase: int
     floor: int
@@ -34,23 +32,23 @@ class Band:
 
 
 def last_phase(settings: LongContextSettings) -> int:
-    """The last phase to build sequences for where nobody says which: 3, or the last further one that isn't off."""
+    """Return the last phase to build sequences for by default: 3, or the last further one that isn't off."""
     return max(NUMBERED_PHASES, *(given.number for given in phase_list(settings) if given.enabled is not False))
 
 
 def phase_bands(settings: LongContextSettings, phases: int, max_length: int) -> tuple[list[Band], list[str]]:
-    """The bands of phases 1..`phases` without those between that are off, and notes on what was decided.
+    """Return the bands of phases 1..`phases` without those before the last that are off, and notes on the choice.
 
-    `max_length` below the longest of them is raised to it (and said); above it, the last band is not stretched. Raises
-    InputError where there aren't as many phases.
+    A `max_length` below the longest of them is raised to it, with a note; a larger one doesn't stretch the last band.
+    Raises InputError if there aren't as many phases.
     """
-    given = phase_list(settings)
-    if phases > len(given):
+    known = phase_list(settings)
+    if phases > len(known):
         raise InputError(
-            f"phase {phases} is asked for, and the settings have {len(given)}: add it to long_context.further_phases"
+            f"phase {phases} is asked for, but the settings have {len(known)}: add it to long_context.further_phases"
         )
     found, floor = [], 0
-    for one in given[:phases]:
+    for one in known[:phases]:
         if one.enabled is not False or one.number == phases:
             found.append(Band(one.number, floor, one.min_length, one.max_length))
         floor = one.max_length
@@ -63,7 +61,7 @@ def phase_bands(settings: LongContextSettings, phases: int, max_length: int) -> 
 
 
 def bands_up_to(settings: LongContextSettings, length: int) -> list[Band]:
-    """Every phase's band whose cap is within `length`, and a last one cut to it where it lies between two caps."""
+    """Return the bands whose caps are within `length`, and a last one cut to `length` if that is between two caps."""
     found, _ = phase_bands(settings, last_phase(settings), length)
     whole = [band for band in found if band.cap <= length]
     if len(whole) < len(found):
@@ -75,11 +73,11 @@ def bands_up_to(settings: LongContextSettings, length: int) -> list[Band]:
 
 
 def phase_of(length: int, of: list[Band]) -> int:
-    """The phase whose band a sequence of `length` tokens falls in (the last one for anything longer)."""
+    """Return the phase whose band holds a sequence of `length` tokens (the last phase for anything longer)."""
     return next((band.phase for band in of if length <= band.cap), of[-1].phase)
 
 
-_MIN_PIECE_TOKENS = 48  # tokens: a shorter beginning of a file isn't worth its frame
+_MIN_PIECE_TOKENS = 48  # a shorter beginning of a file isn't worth its frame
 NO_ROOM_REASON = "the marks and the path alone are longer than the phase's cap"
 TOO_SHORT_REASON = "too little text to fill this length"
 _HEAD_SHARE = 12  # a repeated head takes at most a twelfth of a sequence
@@ -89,7 +87,7 @@ Related = Callable[[str], Sequence[str]]
 
 @dataclass
 class PackedFiles:
-    """Sequences as lists of pieces, the tokens that found no place by reason, and how the cuts were made."""
+    """Sequences as lists of pieces, the tokens that were dropped by reason, and the cuts by kind."""
 
     packs: list[list[FilePiece]] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -97,8 +95,8 @@ class PackedFiles:
 
 
 def order_by_relation(paths: Sequence[str], related: Related, *seed: object) -> list[str]:
-    """The paths in an order in which neighbors belong together: from a file on to its nearest one not yet visited,
-    and where there is none to a file of the same folder, else to any. Differs from seed to seed."""
+    """Order paths so that neighbors belong together: each file is followed by its closest one not yet visited, or else
+    by one of the same folder, or else by any. The order depends on the seed."""
     left = dict.fromkeys(sorted(paths, key=lambda path: hashing.seeded_int(*seed, path)))
     folders: dict[str, dict[str, None]] = {}
     for path in left:
@@ -121,7 +119,7 @@ def order_by_relation(paths: Sequence[str], related: Related, *seed: object) -> 
 
 
 def pack_files(texts: Sequence[TokenizedText], band: Band, sizes: TemplateSizes, reserve: int) -> PackedFiles:
-    """Fill sequences of `band` from texts in this order. `reserve` tokens of each stay free."""
+    """Fill sequences of `band` with texts in this order; `reserve` tokens of each stay free."""
     result = PackedFiles()
     current: list[FilePiece] = []
     room = full = band.cap - reserve
@@ -162,7 +160,7 @@ def _next_piece(
         return None, ""
     if left <= 0:
         return None, NO_ROOM_REASON
-    # A syntax cut is taken where it leaves the sequence three quarters full; else a line, and a fresh sequence's own.
+    # A syntax cut is taken if it leaves the sequence three quarters full, else a line start.
     end, how = text.cut_in(at, at + left, max(1, 3 * full // 4 - used, 0 if fresh else _MIN_PIECE_TOKENS))
     if not fresh and how == "token":
         return None, ""
@@ -171,7 +169,7 @@ def _next_piece(
 
 @dataclass
 class _FillState:
-    """What is added to a sequence, and the tokens that are left for more."""
+    """The pieces added to a sequence, and the tokens left for more."""
 
     room: int
     held: set[str]
@@ -190,7 +188,8 @@ class _FillState:
 
 
 class ContextFiller:
-    """Adds what a sequence's files depend on, in front of them, until its phase's cap is nearly reached."""
+    """Adds context in front of a sequence's files, what they depend on first, until the phase's cap is nearly
+    reached."""
 
     def __init__(
         self,
@@ -211,7 +210,7 @@ class ContextFiller:
         self._seed = seed
 
     def complete(self, current: list[FilePiece], reserve: int) -> list[FilePiece]:
-        """Context pieces and the sequence's own, at most the cap less `reserve` tokens."""
+        """Return context pieces, then the sequence's own, together at most the cap less `reserve` tokens."""
         size = reserve + sum(map(self._sizes.file, current))
         last = current[-1]
         filling = _FillState(self._band.cap - size, {piece.of.path for piece in current}, self._sizes)
@@ -226,11 +225,11 @@ class ContextFiller:
         return [*self._fill(last.of.path, filling), *current]
 
     def before(self, path: str, held: set[str], size: int) -> list[FilePiece]:
-        """Context pieces in front of `size` tokens that are about a file, none of them of `held`."""
+        """Return context pieces to put before `size` tokens about the file `path`, none of a path in `held`."""
         return self._fill(path, _FillState(self._band.cap - size, set(held), self._sizes))
 
     def _fill(self, path: str, filling: _FillState) -> list[FilePiece]:
-        """Related files until there is little room left; where there are too few, any."""
+        """Return related files until little room is left; if there are too few of them, any files."""
         for near in self._related(path):
             if filling.full:
                 break
@@ -245,18 +244,18 @@ class ContextFiller:
         return filling.added[::-1]
 
     def _dependencies(self, current: Sequence[FilePiece]) -> list[str]:
-        """What the files import, the last file's first."""
+        """Return the imports of the files, the last file's first."""
         return list(dict.fromkeys(path for piece in reversed(current) for path in self._imports.get(piece.of.path, ())))
 
     def _strangers(self, path: str, held: set[str]) -> list[str]:
-        """Files near one in name or folder that neither import it nor are imported: furthest first."""
+        """Return files near `path` in name or folder that neither import it nor are imported by it, furthest first."""
         near = {*self._imports.get(path, ()), *held}
         return [
             one for one in reversed(self._related(path)) if one not in near and path not in self._imports.get(one, ())
         ]
 
     def _signatures(self, path: str, room: int) -> FilePiece | None:
-        """What a file defines: the whole file where it fits, else its signatures, as many as fit."""
+        """Return what a file defines: the whole file if it fits half of the room, else as many signatures as fit."""
         text = self._texts.get(path)
         if text is None or not len(text):
             return None
@@ -279,8 +278,8 @@ class ContextFiller:
 
 
 def context_piece(text: TokenizedText, room: int) -> FilePiece:
-    """A file as context in at most `room` tokens: whole, or its beginning up to a syntax cut (a line, where that would
-    leave half of the room empty)."""
+    """Return a file as context in at most `room` tokens: whole, or its beginning up to a syntax cut (up to a line, if
+    the syntax cut would leave half of the room empty)."""
     if len(text) <= room:
         return FilePiece.whole(text, target=False)
     return FilePiece(text, 0, text.cut_in(0, room, room // 2)[0], (), False)
@@ -289,7 +288,7 @@ def context_piece(text: TokenizedText, room: int) -> FilePiece:
 def arrange_pieces(
     current: list[FilePiece], rank: Mapping[str, int], random_share: float, *key: object
 ) -> list[FilePiece]:
-    """Definitions first and the target last; for `random_share` of the sequences in path or random order."""
+    """Put definitions first and targets last; in `random_share` of the sequences use path or random order instead."""
     chosen = hashing.seeded_uniform(*key, "order")
     context = [piece for piece in current if not piece.target]
     targets = [piece for piece in current if piece.target]

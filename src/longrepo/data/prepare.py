@@ -1,6 +1,6 @@
-"""From repositories to all their sequences, and where they are written.
+"""Prepares all sequences of some repositories, and writes them.
 
-`prepare_sequences` is the list of steps that `longrepo prepare`, `longrepo tokenize` and the pipeline walk: read and
+`prepare_sequences` is the list of steps that `longrepo prepare`, `longrepo tokenize` and the pipeline share: read and
 split each repository, build its training sequences, hold out, label, describe. A `SequencePlan` says which sequences
 are built. `write_prepared` writes them with their summary.
 """
@@ -50,8 +50,8 @@ from longrepo.utils.progress import NoProgress, Progress
 
 @dataclass(frozen=True)
 class RepositorySpec:
-    """A repository to prepare: which commit, and how often each of its tokens is to be seen in a phase (0.5: half of
-    its sequences; 2: all of them twice, with other neighbors)."""
+    """A repository to prepare at a commit. `weight`: how often each of its tokens appears in a phase (0.5: half of its
+    sequences; 2: all of them twice, with other neighbors)."""
 
     repository: Repository
     commit: str = "HEAD"
@@ -60,8 +60,8 @@ class RepositorySpec:
 
 @dataclass
 class PreparationTools:
-    """What preparation works with. `workers`: processes that analyse texts; `scorer`: the base model, where it is to
-    judge difficulty too."""
+    """The tools of preparation. `workers`: processes that extract features; `scorer`: the base model, if it is to judge
+    difficulty too."""
 
     tokenizer: RepoTokenizer
     cache: SqliteCache = field(default_factory=SqliteCache)
@@ -72,8 +72,8 @@ class PreparationTools:
 
 @dataclass
 class PreparedData:
-    """All sequences (training by phase, then validation, then test), the file header, the summary, and where something
-    was redacted: (file or commit:file, line, kind)."""
+    """All sequences (training by phase, then validation, then test), the file header, the summary, and the places of
+    redactions: (file or commit:file, line, kind)."""
 
     sequences: list[BuiltSequence]
     header: Header
@@ -106,16 +106,16 @@ class RepositoryPart:
     states: list[TokenizedText] = field(default_factory=list)
 
     def shown(self) -> Iterator[TokenizedText]:
-        """Every text of which training shows a part."""
+        """Yield every text that training shows a part of."""
         yield from self.corpus.texts.values()
-        yield from (link.step.of for link in self.corpus.training_changes)
+        yield from (change.step.of for change in self.corpus.training_changes)
         yield from self.states
 
 
 @dataclass(frozen=True)
 class SequencePlan(ABC):
-    """Which sequences are built of each repository: up to which lengths, with what settings. `notes` go to the header
-    with `made_by`."""
+    """Which sequences to build of each repository: their lengths and settings. `notes` and `made_by` go into the
+    header."""
 
     settings: Settings
     bands: list[Band]
@@ -128,9 +128,9 @@ class SequencePlan(ABC):
 
 
 def prepare_sequences(origins: Sequence[RepositorySpec], plan: SequencePlan, tools: PreparationTools) -> PreparedData:
-    """Walk from repositories to their sequences, labeled and described, training first.
+    """Prepare the sequences of repositories, labeled and described, training first.
 
-    Raises InputError if a repository holds nothing to train on, or all of them too little.
+    Raises InputError if a repository holds nothing to train on, or all of them together too little.
     """
     names = _unique_names([origin.repository.name for origin in origins])
     parts: list[RepositoryPart] = []
@@ -161,13 +161,13 @@ def _read_part(
 
 
 def _hold_out(parts: Sequence[RepositoryPart], bands: Sequence[Band], tools: PreparationTools) -> list[BuiltSequence]:
-    """The held-out sequences of all repositories: what one's training shows, another's held-out lines must not be."""
+    """Build the held-out sequences of all repositories. No held-out line of one is shown by another's training."""
     shown = TrainingTexts(tools.tokenizer, (text for part in parts for text in part.shown()))
     return [one for part in parts for one in _build_held_out(part, shown, bands, tools.watch)]
 
 
 def _in_order(parts: Sequence[RepositoryPart], held: Sequence[BuiltSequence], bands: list[Band]) -> list[BuiltSequence]:
-    """Training by phase, then validation, then test. Raises InputError if there is no training sequence."""
+    """Order sequences: training by phase, then validation, then test. Raises InputError without training sequences."""
     training = [one for part in parts for one in part.training]
     if not training:
         raise InputError(
@@ -179,7 +179,7 @@ def _in_order(parts: Sequence[RepositoryPart], held: Sequence[BuiltSequence], ba
 
 
 def _judge_difficulty(sequences: Sequence[BuiltSequence], tools: PreparationTools) -> None:
-    """Add the base model's judgment, if there is one to ask."""
+    """Add the base model's judgment if there is a scorer."""
     if tools.scorer is None:
         return
     with tools.watch.count("judging difficulty with the base model", len(sequences)) as done:
@@ -195,7 +195,7 @@ def _describe(
     plan: SequencePlan,
     tools: PreparationTools,
 ) -> Header:
-    """The header: tokenizer, repositories with their notes, settings, counts, accounts."""
+    """Return the header: tokenizer, repositories with their notes, settings, counts, accounts."""
     training = [one for one in sequences if one.split == "train"]
     parts[0].corpus.facts.notes.extend([*plan.notes, *_unfilled_phase_notes(training, plan.bands)])
     redactions = sum((part.corpus.reader.found for part in parts), start=Counter[str]())
@@ -224,7 +224,7 @@ def _make_reader(origin: RepositorySpec, settings: Settings, tools: PreparationT
 
 
 def _unfilled_phase_notes(training: Sequence[BuiltSequence], chosen: list[Band]) -> Iterator[str]:
-    """A note on each phase that no training sequence is long enough for."""
+    """Yield a note on each phase that no training sequence is long enough for."""
     built = {phase_of(len(one), chosen) for one in training}
     for band in chosen:
         if band.phase not in built:
@@ -232,7 +232,7 @@ def _unfilled_phase_notes(training: Sequence[BuiltSequence], chosen: list[Band])
 
 
 def _total_account(parts: Sequence[RepositoryPart], band: Band) -> dict[str, Any]:
-    """The accounts of all repositories for one phase, added up, as header and summary hold them."""
+    """Return the sum of all repositories' accounts for one phase, as header and summary hold it."""
     total = PhaseAccount()
     for part in parts:
         total += part.accounts[band.phase]
@@ -244,7 +244,7 @@ def _total_account(parts: Sequence[RepositoryPart], band: Band) -> dict[str, Any
 def _build_held_out(
     part: RepositoryPart, shown: TrainingTexts, chosen: Sequence[Band], watch: Progress
 ) -> list[BuiltSequence]:
-    """Every target at the length of every band, scored on lines that no text shown in training holds."""
+    """Build every target at the length of every band, scored on lines that no text shown in training holds."""
     corpus = part.corpus
     watch.step(f"{corpus.facts.name}: building the held-out sequences")
     data, seed = corpus.settings.data, corpus.settings.training.seed
@@ -275,7 +275,7 @@ def _build_held_out(
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:
-    """Names that tell the repositories apart: a second `api` is `api-2`."""
+    """Return distinct names of the repositories: a second `api` is `api-2`."""
     found: list[str] = []
     for name in names:
         number, distinct = 2, name
@@ -297,7 +297,7 @@ def _label_by_phase(sequences: Sequence[BuiltSequence], chosen: list[Band]) -> d
 
 
 def _settings_hash(settings: Settings, chosen: Sequence[Band]) -> str:
-    """Of every setting that decides what the sequences are, and none that doesn't."""
+    """Return a hash of exactly the settings that decide the sequences' content."""
     decides = [settings.data.model_dump(mode="json"), [asdict(band) for band in chosen], settings.training.seed]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -315,7 +315,7 @@ def prepare(
 ) -> PreparedData:
     """Build the sequences of phases 1..`phases` from repositories and their history.
 
-    Raises InputError where one holds nothing to train on, or there aren't as many phases.
+    Raises InputError if one holds nothing to train on, or there aren't as many phases.
     """
     bands, notes = phase_bands(settings.long_context, phases, max_length)
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
@@ -323,7 +323,7 @@ def prepare(
 
 
 class LongContextPlan(SequencePlan):
-    """Related files, commits and questions, mixed for each band."""
+    """A plan for files with their context, commits and questions, mixed for each band."""
 
     def build(self, part: RepositoryPart, watch: Progress) -> None:
         """Pack each band as often as the repository's weight says, and take a share of the last packing."""
@@ -346,7 +346,7 @@ class LongContextPlan(SequencePlan):
 def _take_share(
     part: RepositoryPart, band: Band, builder: PhaseMixture, built: Sequence[BuiltSequence], share: float
 ) -> None:
-    """Take a share of what was built, chosen by hash, into the repository's part, and count the rest."""
+    """Add a share of the built sequences, chosen by hash, to the repository's part, and count the rest as dropped."""
     kept = [one for number, one in enumerate(built) if share >= 1 or _is_kept(part.corpus, band, number, share)]
     used = sum(one.builder.roles["target"] for one in kept)
     if used < builder.account.used:
@@ -364,7 +364,7 @@ def _make_questions(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Questi
     outside = read_excluded_files(corpus.reader.repository.path, corpus.splits.train, corpus.texts)
     data = corpus.settings.data
     sequences = sum(map(len, corpus.texts.values())) / chosen[0].cap / (1 - data.commit_share - data.question_share)
-    enough = _SPARE_QUESTIONS + int(2 * sequences * data.question_share)  # of each kind: not all can be written
+    enough = _SPARE_QUESTIONS + int(2 * sequences * data.question_share)  # of each kind; not all can be written
     found = make_questions(sources, corpus.graph, changes, corpus.settings.training.seed, enough, outside)
     for text in corpus.texts.values():
         text.forget_outline()
@@ -372,7 +372,7 @@ def _make_questions(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Questi
 
 
 def _pass_shares(weight: float) -> list[float]:
-    """How much of each packing is used: 2.5 is two whole ones and half of a third."""
+    """Return how much of each packing is used: 2.5 is two whole ones and half of a third."""
     whole = int(weight)
     return [1.0] * whole + ([weight - whole] if weight > whole else [])
 
@@ -389,7 +389,7 @@ REDACTIONS_FILE = "redactions.tsv"
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError now, not after the work, where `folder` can't be made or written to."""
+    """Raise InputError before any work if `folder` can't be made or written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -399,8 +399,8 @@ def check_writable(folder: Path) -> None:
 
 
 def write_prepared(folder: Path, prepared: PreparedData, watch: Progress | None = None) -> Header:
-    """Write `sequences/`, `preparation_summary.json` and `redactions.tsv` (where something was hidden and of what kind,
-    never what) into a folder; returns the header as written.
+    """Write `sequences/`, `preparation_summary.json` and `redactions.tsv` (place and kind of each redaction, never the
+    text) into a folder; return the header as written.
 
     Raises InputError or RunError as `write_sequences` does.
     """

@@ -1,11 +1,7 @@
-"""A commit as an editor sees it; BM25.
+"""A repository at a commit, tokenized as sequences are: the context that an editor can show around a line.
 
-What a user would do without tuning: search the repository for text like what is being written, and show that.
-
-BM25 over pieces of files (Robertson and Zaragoza 2009; Lucene's variant, from the bm25s library), asked with the lines
-before the cursor, as in CrossCodeEval (arXiv 2310.11248).
-
-What stood in a repository at a commit, tokenized as sequences are: what an editor has to show around a line.
+`BM25Index` is what a user would have without tuning: a search for pieces of files similar to the lines before the
+cursor, as in CrossCodeEval (arXiv 2310.11248). BM25: Robertson and Zaragoza 2009, Lucene's variant, from bm25s.
 """
 
 from __future__ import annotations
@@ -33,12 +29,12 @@ from longrepo.repository.snapshot import unread_reason
 from longrepo.repository.types import TextFile, language_of
 from longrepo.utils.cache import SqliteCache
 
-PIECE_LINES = 20  # of a piece, and of a question
+PIECE_LINES = 20  # lines of a piece, and of a query
 _WORD = re.compile(r"[^\W\d_]{2,}\w*|\w{3,}")
 
 
 class BM25Index:
-    """Pieces of texts by the words in them."""
+    """A search index of pieces of texts."""
 
     def __init__(self, texts: Sequence[TokenizedText]) -> None:
         import bm25s
@@ -49,9 +45,9 @@ class BM25Index:
         if self._scores is not None:
             self._scores.index([words for _, words in pieces], show_progress=False)
 
-    def search(self, question: str, without: str) -> list[FilePiece]:
-        """The pieces that share a word with a question, the best first, none of the path `without`."""
-        words = words_of(question)
+    def search(self, query: str, without: str) -> list[FilePiece]:
+        """Return the pieces that share a word with the query, best first, none of the path `without`."""
+        words = words_of(query)
         if self._scores is None or not words:
             return []
         scores = self._scores.get_scores(words)
@@ -60,13 +56,13 @@ class BM25Index:
 
 
 def words_of(text: str) -> list[str]:
-    """The words to search by, as they stand."""
+    """Return the words to search by, case kept."""
     return _WORD.findall(text)
 
 
-@lru_cache(maxsize=1 << 14)  # most files of a tree are those of the last
+@lru_cache(maxsize=1 << 14)  # most files of a tree are also in the last one
 def _cut_pieces(of: TokenizedText) -> list[tuple[FilePiece, list[str]]]:
-    """Runs of so many lines with the words in them, those without any left out."""
+    """Return a text's runs of PIECE_LINES lines with their words; runs without words are left out."""
     bounds = [*range(0, len(of.rows), PIECE_LINES), len(of.rows)]
     spans = [(of.row_token(first), of.row_token(last)) for first, last in pairwise(bounds)]
     pieces = [FilePiece(of, start, end, (), False) for start, end in spans]
@@ -74,13 +70,13 @@ def _cut_pieces(of: TokenizedText) -> list[tuple[FilePiece, list[str]]]:
 
 
 MAX_RELATED_FILES = 40  # files looked at around a target
-COMMON_FILES, COMMON_SHARE = 8, 0.1  # a name in so many files, and so many of all, says nothing about a line
-_MAX_CACHED_TREES = 3  # trees at a time: an index and a graph each; their texts are shared
+COMMON_FILES, COMMON_SHARE = 8, 0.1  # a name in at least 8 files and 10 % of all says nothing about a line
+_MAX_CACHED_TREES = 3  # each has an index and a graph; the texts are shared
 
 
 @dataclass(frozen=True)
 class RepoTree:
-    """`texts`: path → its files that can be learnt from; `statements`: path → its imports."""
+    """The files of a commit. `texts`: path → usable file; `statements`: path → its imports."""
 
     commit: str
     texts: Mapping[str, TokenizedText]
@@ -88,12 +84,12 @@ class RepoTree:
 
     @cached_property
     def ambiguous(self) -> frozenset[int]:
-        """Names (hashes) that too many files define to say where they come from."""
+        """Names (hashes) defined in too many files to tell where one comes from."""
         return frozenset(NameIndex.of(list(self.texts.values())).ambiguous.tolist())
 
     @cached_property
     def common(self) -> frozenset[int]:
-        """Names (hashes) that stand all over the project, keywords among them."""
+        """Names (hashes) common all over the project, keywords among them."""
         each = [np.unique(text.names) for text in self.texts.values()]
         names, files = np.unique(np.concatenate([np.zeros(0, np.uint32), *each]), return_counts=True)
         return frozenset(names[files >= max(COMMON_FILES, COMMON_SHARE * len(each))].tolist())
@@ -109,7 +105,7 @@ class RepoTree:
 
     @cached_property
     def index(self) -> BM25Index:
-        """Its files cut in pieces, to be searched."""
+        """The search index of its files."""
         return BM25Index(list(self.texts.values()))
 
     @cached_property
@@ -118,8 +114,8 @@ class RepoTree:
         return build_import_graph(self._files, self.statements)
 
     def related(self, path: str, seen: Iterable[Import] = ()) -> list[str]:
-        """Paths of other files, nearest first, as sequences order them: by imports, then by name and folder. `seen`:
-        what the file at `path` imports beyond what it did in this tree."""
+        """Return paths of related files, nearest first, as sequences order them: by imports, then by name and folder.
+        `seen`: imports that the file at `path` has beyond those it has in this tree."""
         statements = dict.fromkeys((*self.statements.get(path, ()), *seen))
         graph = self.graph
         if len(statements) > len(self.statements.get(path, ())):
@@ -135,12 +131,12 @@ class RepoTree:
 
 
 class RepoTrees:
-    """The trees of one repository, each text read once. Close it after use; that closes the repository too."""
+    """The trees of one repository; each text is read once. Close it after use, which closes the repository too."""
 
     def __init__(
         self, repository: Repository, head: str, tokenizer: RepoTokenizer, settings: Settings, cache: SqliteCache
     ):
-        """`head`: the commit prepared, whose people are redacted as they were then."""
+        """`head`: the commit that was prepared; the people known then are redacted."""
         data = settings.data
         redactor = Redactor(repository.people(head)) if data.redact else None
         pool = ExtractionPool(tokenizer, redactor, data.context_weight, 1)
@@ -152,12 +148,12 @@ class RepoTrees:
         self.at = lru_cache(maxsize=_MAX_CACHED_TREES)(self._read)
 
     def close(self) -> None:
-        """End the processes that read. May be called twice."""
+        """End the reading processes. May be called twice."""
         self.reader.pool.close()
         self.repository.close()
 
     def files(self, found: Mapping[str, str]) -> dict[str, TokenizedText]:
-        """Path → text of the blobs of some paths, those that can be read."""
+        """Return path → text for a mapping of path → blob; unreadable ones are left out."""
         self._know(found.items())
         return {path: one[0] for path, blob in found.items() if (one := self._known[path, blob])}
 

@@ -1,6 +1,6 @@
-"""A sequence as a row of a file, rows as Arrow batches, and the hash that tells a whole file from a damaged one.
+"""A sequence as a row of a file, rows as Arrow batches, and the hash that detects a damaged file.
 
-`GroupedTable` reads rows at random from groups of rows (Arrow record batches), one group in hand at a time.
+`GroupedTable` gives random access to rows stored in groups (Arrow record batches), with one group loaded at a time.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ NUMBER_DTYPES: dict[str, type[np.generic]] = {"input_ids": np.int32, "loss_weigh
 
 @dataclass(frozen=True, eq=False)
 class SequenceRow:
-    """A sequence ready to be written: `input_ids` and `loss_weights` are `[tokens]`, `files` ends with the target,
-    `repository` is the name it has in the header."""
+    """A sequence ready to be written: `input_ids` and `loss_weights` are `[tokens]`, `files` ends with the target file,
+    `repository` is its name in the header."""
 
     input_ids: NDArray[np.int32]
     loss_weights: NDArray[np.float32]
@@ -57,7 +57,7 @@ class SequenceRow:
 
 
 def row_from_sequence(sequence: LongContextSequence) -> SequenceRow:
-    """The row of a sequence built by hand."""
+    """Return the row of a sequence built with `LongContextSequenceBuilder`."""
     about = sequence.metadata
     return SequenceRow(
         np.asarray(sequence.tokens, np.int32),
@@ -75,7 +75,7 @@ def row_from_sequence(sequence: LongContextSequence) -> SequenceRow:
 
 
 def arrow_schema() -> pa.Schema:
-    """The columns' Arrow types. `difficulty_parts` is JSON text."""
+    """Return the Arrow schema of the columns. `difficulty_parts` is JSON text."""
     import pyarrow as pa
 
     text = pa.string()
@@ -97,7 +97,7 @@ def arrow_schema() -> pa.Schema:
 
 
 def batch_from_rows(rows: Sequence[SequenceRow]) -> pa.RecordBatch:
-    """Rows as one Arrow batch, its numbers copied as whole arrays."""
+    """Return rows as one Arrow batch; numbers are copied as whole arrays."""
     import pyarrow as pa
 
     types = arrow_schema()
@@ -153,7 +153,7 @@ def _list_offsets(values: Sequence[Sized]) -> NDArray[np.int32]:
 
 
 def rows_from_batch(batch: pa.RecordBatch) -> Iterator[SequenceRow]:
-    """The rows of a batch; their numbers are views of it."""
+    """Yield the rows of a batch; their arrays are views of it."""
     others = batch.select(COLUMNS[2:]).to_pylist()
     for ids, weights, rest in zip(
         list_values(batch, "input_ids"), list_values(batch, "loss_weights"), others, strict=True
@@ -162,7 +162,7 @@ def rows_from_batch(batch: pa.RecordBatch) -> Iterator[SequenceRow]:
 
 
 def list_values(batch: pa.RecordBatch, name: str) -> Iterator[NDArray[Any]]:
-    """A list column's values row by row, without a copy."""
+    """Yield the values of a list column row by row, without a copy."""
     column = batch.column(name)
     values = np.frombuffer(
         column.values.buffers()[1] or b"", NUMBER_DTYPES[name]
@@ -173,14 +173,14 @@ def list_values(batch: pa.RecordBatch, name: str) -> Iterator[NDArray[Any]]:
 
 
 class RowHash:
-    """SHA-256 over rows in their order, the same whatever format they are stored in and however they are grouped."""
+    """A SHA-256 over rows in order, independent of the storage format and of how they are grouped."""
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take in the rows of a batch."""
+        """Add the rows of a batch."""
         others = batch.select(COLUMNS[2:]).to_pylist()
         for ids, weights, rest in zip(
             list_values(batch, "input_ids"), list_values(batch, "loss_weights"), others, strict=True
@@ -192,13 +192,13 @@ class RowHash:
         self.rows += batch.num_rows
 
     def hexdigest(self) -> str:
-        """Of the rows so far."""
+        """Return the hash of the rows so far."""
         return self._hash.hexdigest()
 
 
 @dataclass
 class GroupedTable:
-    """`load(g, columns)` gives the batch of group `g`; `sizes` are the rows of each group."""
+    """A table in groups of rows: `load(g, columns)` returns the batch of group `g`, `sizes` is the rows of each."""
 
     load: Callable[[int, list[str] | None], pa.RecordBatch]
     sizes: list[int]
@@ -210,7 +210,7 @@ class GroupedTable:
 
     @staticmethod
     def of(batches: Sequence[pa.RecordBatch]) -> GroupedTable:
-        """Batches that are at hand (in memory, or memory-mapped)."""
+        """Return a table of loaded batches (in memory, or memory-mapped)."""
         return GroupedTable(
             lambda group, columns: batches[group].select(columns) if columns else batches[group],
             [batch.num_rows for batch in batches],
@@ -228,25 +228,25 @@ class GroupedTable:
         return self._held[1], index - (self._ends[group - 1] if group else 0)
 
     def array(self, name: str, index: int) -> NDArray[Any]:
-        """A list column's values in one row, `[values]`."""
+        """Return the values of a list column in one row, `[values]`."""
         batch, at = self._find(index)
         values: NDArray[Any] = batch.column(name)[at].values.to_numpy()
         return values
 
     def row(self, index: int) -> dict[str, Any]:
-        """One row as Python values."""
+        """Return one row as Python values."""
         batch, at = self._find(index)
         return {name: batch.column(name)[at].as_py() for name in batch.schema.names}
 
     def column(self, name: str) -> list[Any]:
-        """One column of all rows as Python values."""
+        """Return one column of all rows as Python values."""
         return [value for group in range(len(self.sizes)) for value in self.load(group, [name]).column(0).to_pylist()]
 
     def lengths(self, name: str) -> NDArray[np.int64]:
-        """The lengths of a list column, `[rows]`."""
+        """Return the lengths of a list column, `[rows]`."""
         parts = [np.diff(self.load(group, [name]).column(0).offsets.to_numpy()) for group in range(len(self.sizes))]
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """Every group in order."""
+        """Return an iterator over the groups in order."""
         return (self.load(group, None) for group in range(len(self.sizes)))

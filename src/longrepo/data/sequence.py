@@ -1,6 +1,6 @@
-"""A training sequence: tokens, how much each counts in the loss, and where it came from.
+"""A training sequence: tokens, the loss weight of each, and where it came from.
 
-Imports nothing heavy, so that the curriculum and the command line know the words without loading a parser.
+Imports nothing heavy, so that the curriculum and the command line can use it without loading a parser.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ SequenceKind = Literal["hierarchical", "commit_evolution", "qa", "window"]
 Split = Literal["train", "validation", "test"]
 DIFFICULTIES = ("easy", "medium", "hard", "very_hard")
 SEQUENCE_KINDS: tuple[SequenceKind, ...] = ("hierarchical", "commit_evolution", "qa", "window")
-TARGET_WEIGHT = 1.0  # a token with this weight is a target: validation and evaluation count these alone
+TARGET_WEIGHT = 1.0  # the weight of a target token; validation and evaluation count only these
 
 
 @dataclass
 class LongContextSequence:
-    """Token ids `[tokens]` and the loss weight of each as a target `[tokens]` (the first is always 0).
+    """Token ids `[tokens]` and their loss weights as targets `[tokens]` (the first is always 0).
 
     `metadata` holds `kind`, `curriculum_difficulty` (one of DIFFICULTIES), `difficulty_score` (0..1),
     `difficulty_parts`, `files_included`, `commits_included`, `language`, `split`.
@@ -37,7 +37,7 @@ class LongContextSequence:
 
 @dataclass(frozen=True)
 class NotBuilt:
-    """Why no sequence came out, and the tokens that were not used. False in a condition, as None would be."""
+    """Why no sequence was built, and how many tokens were not used. False in a condition, as None would be."""
 
     reason: str
     tokens: int = 0

@@ -1,4 +1,4 @@
-"""Training, validation and test: by commit ancestry, and where history is too short for that, by held-out files.
+"""Training, validation and test: split by commit ancestry, and by held-out files if history is too short for that.
 
 Training is what commit T reaches along any parent; validation is what V reaches beyond T; test is what HEAD reaches
 beyond V. T and V lie on the first-parent line. Never by date: an author's date may lie months before the merge.
@@ -17,12 +17,12 @@ from longrepo.repository.repository import Repository
 from longrepo.repository.types import CommitRecord
 from longrepo.utils import hashing
 
-MAX_HELD_OUT_COMMITS = 200  # commits a split: more would only make what is trained on older
+MAX_HELD_OUT_COMMITS = 200  # in each split: more would only make the training snapshot older
 
 
 @dataclass
 class Splits:
-    """`train` is T, `validation` is V, in full ids; both are HEAD where no commits are held out."""
+    """Full commit ids: `train` is T, `validation` is V; both are HEAD if no commits are held out."""
 
     head: str
     train: str
@@ -30,7 +30,7 @@ class Splits:
     notes: list[str] = field(default_factory=list)
 
     def held_out(self, repository: Repository, split: str, limit: int, known: RecordStore) -> Iterator[CommitRecord]:
-        """The commits of "validation" or "test" that change text, newest first."""
+        """Return the commits of "validation" or "test" that change text, newest first."""
         tip, exclude = (self.validation, self.train) if split == "validation" else (self.head, self.validation)
         return usable_commits(repository, tip, exclude, limit, known) if tip != exclude else iter(())
 
@@ -43,7 +43,7 @@ def usable_commits(
     known: RecordStore,
     left_out: Counter[str] | None = None,
 ) -> Iterator[CommitRecord]:
-    """Up to `limit` commits that change a file one could learn from, newest first; others counted in `left_out`."""
+    """Return up to `limit` commits that change a usable file, newest first; `left_out` counts the others by reason."""
     records = repository.log(tip, exclude=exclude, left_out=left_out, known=known)
     return islice((record for record in records if record.changes), limit)
 
@@ -51,9 +51,9 @@ def usable_commits(
 def split_by_ancestry(
     repository: Repository, data: DataSettings, commit: str, known: RecordStore, done: Callable[[int], None]
 ) -> Splits:
-    """Choose T and V so that about `validation_share` and `test_share` of the commits up to `commit` come after.
+    """Choose T and V so that about `validation_share` and `test_share` of the commits up to `commit` come after them.
 
-    `done` is told of each commit.
+    `done` is called for each commit.
     """
     head = repository.resolve(commit)
     if data.max_commits == 0:
@@ -84,8 +84,8 @@ def split_by_ancestry(
 
 
 def _first_true(low: int, high: int, holds: Callable[[int], bool]) -> int | None:
-    """The smallest number in low..high for which `holds`, which is monotone; None where there is none. Doubling steps
-    first: the answer lies near the front, and asking far back is what costs."""
+    """Return the smallest number in low..high for which the monotone `holds` is true, None if there is none. The steps
+    double at first: the answer is near the front, and calls far back are the expensive ones."""
     if low > high:
         return None
     step, at = 1, low
@@ -107,10 +107,10 @@ def _first_true(low: int, high: int, holds: Callable[[int], bool]) -> int | None
 def choose_held_out_files(
     sizes: dict[str, int], share: float, tokens: int, seed: int, taken: Sequence[str] = ()
 ) -> list[str]:
-    """Files to hold out: by a hash of the path until they hold `tokens` tokens, at most `share` of all tokens but at
-    least one file, never one of `taken`; none where fewer than three files would be left to train on.
+    """Choose files to hold out, in the order of a hash of the path, until they hold `tokens` tokens: at least one, at
+    most `share` of all tokens, never one of `taken`; none if fewer than three files would be left to train on.
 
-    `sizes` is path → tokens of every file that may be chosen. The smaller half is passed over: a target needs text.
+    `sizes` is path → tokens of every file that may be chosen. The smaller half is skipped: a target needs text.
     """
     left = {path: size for path, size in sizes.items() if path not in set(taken)}
     if len(left) < 4:

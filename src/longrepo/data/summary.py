@@ -1,4 +1,4 @@
-"""`preparation_summary.json`: what was found, what became of it, and every token that was not used."""
+"""`preparation_summary.json`: what a repository holds, what was built of it, and every token that was not used."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _MAX_LISTED = 10  # of the largest files and of the most imported ones
 
 
 def count_sequences(sequences: Sequence[BuiltSequence], chosen: list[Band]) -> dict[str, Any]:
-    """split → phase → sequences, tokens, target_tokens (weight 1), kinds, difficulties and languages (sequences), and
-    within_range: sequences that reach the phase's `low`."""
+    """Count sequences: split → phase → sequences, tokens, target_tokens (weight 1), kinds, difficulties and languages
+    (in sequences), and within_range: sequences that reach the phase's `low`."""
     tree: dict[str, dict[str, Any]] = {}
     lows = {band.phase: band.low for band in chosen}
     for one in sequences:
@@ -38,7 +38,7 @@ def count_sequences(sequences: Sequence[BuiltSequence], chosen: list[Band]) -> d
 
 
 def summarize(corpora: Sequence[Corpus], header: Header) -> dict[str, Any]:
-    """The summary, in JSON's types. Stable: keys are added only with a new `summary_version`, never renamed."""
+    """Return the summary in JSON types. Its keys are stable: added only with a new `summary_version`, never renamed."""
     return {
         "summary_version": SUMMARY_VERSION,
         "repositories": [_summarize_repository(corpus) for corpus in corpora],
@@ -89,7 +89,7 @@ def _summarize_repository(corpus: Corpus) -> dict[str, Any]:
         },
         "history": {
             "changes": len(corpus.training_changes),
-            "changed_files": len({link.path for link in corpus.training_changes}),
+            "changed_files": len({change.path for change in corpus.training_changes}),
             "changes_left_out": dict(sorted(corpus.changes_left_out.items())),
             "commits_left_out": dict(sorted(corpus.commits_left_out.items())),
         },

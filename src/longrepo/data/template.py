@@ -1,14 +1,6 @@
-"""Sequence formats, FIM, prompts.
+"""The formats of sequences and prompts, and the builder they are written into. The only place that knows the formats.
 
-A sequence in the making: slices of texts and the marks between them, made into arrays only when it is written.
-
-Fill-in-the-middle in StarCoder2's format, so that tuning keeps the editor's completion ability.
-
-PSM: `<fim_prefix>` prefix `<fim_suffix>` suffix `<fim_middle>` middle; SPM: `<fim_prefix><fim_suffix>` suffix
-`<fim_middle>` prefix middle (the second variant of Bavarian et al. 2022, section 3, as BigCode trained it). In a file
-of several, the path stands before `<fim_prefix>` (StarCoder 2, section 5.2: repository-context FIM).
-
-The three formats, written into a builder: files, commit chains, questions. The one place that knows them.
+Files, commit chains and questions:
 
 <|FILE_START|> path
  code <|FILE_END|> … <|endoftext|>
@@ -20,9 +12,12 @@ The three formats, written into a builder: files, commit chains, questions. The 
 QUESTION: …
 ANSWER: … <|endoftext|>
 
-Prompts in the format of training: other files, then the beginning of a file, or what stands around a gap in it.
+Fill-in-the-middle is StarCoder2's format, so that tuning keeps the editor's completion ability. PSM: `<fim_prefix>`
+prefix `<fim_suffix>` suffix `<fim_middle>` middle; SPM: `<fim_prefix><fim_suffix>` suffix `<fim_middle>` prefix middle
+(the second variant of Bavarian et al. 2022, section 3, as BigCode trained it). In a sequence of several files the path
+comes before `<fim_prefix>` (StarCoder 2, section 5.2: repository-context FIM).
 
-The order is that of training; a gap is asked for as it is written there.
+Prompts have the order of training: other files, then the beginning of a file, or the text around a gap in it.
 """
 
 from __future__ import annotations
@@ -53,7 +48,7 @@ LossWeights = float | NDArray[np.float32]
 
 
 class SequencePart(NamedTuple):
-    """Tokens `start`..`end` of a text, which begin at token `at` of the sequence."""
+    """Tokens `start`..`end` of a text, placed at token `at` of the sequence."""
 
     of: TokenizedText
     start: int
@@ -64,7 +59,10 @@ class SequencePart(NamedTuple):
 
 @dataclass
 class SequenceBuilder:
-    """Tokens and weights, filled from the front. `roles` counts tokens: target, context, structure."""
+    """A sequence being written: slices of texts and the marks between them, made into arrays only by `arrays`.
+
+    `roles` counts tokens: target, context, structure.
+    """
 
     tokenizer: RepoTokenizer
     parts: list[SequencePart] = field(default_factory=list)
@@ -77,21 +75,21 @@ class SequenceBuilder:
         return self._length
 
     def mark(self, name: str, weight: float) -> None:
-        """A structure token; where the tokenizer has none (`data.structure_tokens: false`), its name as text."""
+        """Append a structure token, or its name as text if the tokenizer has none (`data.structure_tokens: false`)."""
         self.plain(self.tokenizer.mark_ids(name), weight)
 
     def plain(self, ids: Int32Array, weight: float) -> None:
-        """Tokens that hold the sequence together (marks, paths, labels)."""
+        """Append tokens of the sequence's structure (marks, paths, labels)."""
         self._add(ids, weight, "structure")
 
     def text(self, of: TokenizedText, start: int, end: int, weight: LossWeights, target: bool) -> None:
-        """Tokens start..end of a text, with one weight or one a token; `target` says that they count as used."""
+        """Append tokens start..end of a text, with one weight for all or one for each; `target`: they count as used."""
         if start < end:
             self.parts.append(SequencePart(of, start, end, self._length, target))
             self._add(of.ids[start:end], weight, "target" if target else "context")
 
     def end(self, weight: float = TARGET_WEIGHT) -> None:
-        """The end token, once, last."""
+        """Append the end token; call it once, last."""
         self.plain(self.tokenizer.end_ids, weight)
 
     def _add(self, ids: Int32Array, weight: LossWeights, role: str) -> None:
@@ -101,7 +99,7 @@ class SequenceBuilder:
         self.roles[role] += len(ids)
 
     def arrays(self) -> tuple[Int32Array, NDArray[np.float32]]:
-        """Token ids and loss weights, `[tokens]` each; nothing predicts the first token, so its weight is 0."""
+        """Return token ids and loss weights, `[tokens]` each; nothing predicts the first token, so its weight is 0."""
         ids = np.concatenate([np.zeros(0, np.int32), *self._pieces])
         each = [0.0 if isinstance(weight, np.ndarray) else weight for weight in self._weights]
         sizes = [len(piece) for piece in self._pieces]
@@ -115,7 +113,7 @@ class SequenceBuilder:
         return ids, weights
 
     def target_tokens(self) -> int:
-        """Tokens of full weight."""
+        """Return the number of tokens of full weight."""
         total, first = 0, True
         for piece, weight in zip(self._pieces, self._weights, strict=True):
             if isinstance(weight, np.ndarray):
@@ -128,7 +126,7 @@ class SequenceBuilder:
 
 @dataclass(slots=True)
 class BuiltSequence:
-    """A finished sequence without its arrays. `score` and `parts` are its difficulty's; `difficulty` its label."""
+    """A finished sequence without its arrays. `score`, `parts` and the label `difficulty` are its difficulty."""
 
     builder: SequenceBuilder
     kind: SequenceKind
@@ -144,12 +142,12 @@ class BuiltSequence:
 
     @property
     def files(self) -> list[str]:
-        """The paths it holds text of, once each, in order."""
+        """The distinct paths of its texts, in order."""
         return list(dict.fromkeys(part.of.path for part in self.builder.parts if part.of.path))
 
     @property
     def language(self) -> str:
-        """That of most of its target tokens; where there are none, of most of its tokens."""
+        """The language of most of its target tokens, or of most of its tokens if there are no targets."""
         sizes = Counter[str]()
         for part in self.builder.parts:
             if part.of.path:
@@ -158,23 +156,23 @@ class BuiltSequence:
 
 
 def mark_size(tokenizer: RepoTokenizer, name: str) -> int:
-    """Tokens that `Draft.mark` takes."""
+    """Return the tokens that `SequenceBuilder.mark` appends."""
     return len(tokenizer.mark_ids(name))
 
 
 def unique_commits(commits: Sequence[str]) -> tuple[str, ...]:
-    """Once each, in order."""
+    """Return the distinct commits, in order."""
     return tuple(dict.fromkeys(commits))
 
 
 FIM_EXTRA_TOKENS = 3
 _SPM_SHARE = 0.5  # half and half, as in the training of the StarCoder models
-_MAX_MIDDLE_CUTS = 8  # cuts that a middle reaches over at most
+_MAX_MIDDLE_CUTS = 8  # a middle spans at most this many cuts
 
 
 def choose_fim_middle(text: TokenizedText, start: int, end: int, key: str) -> tuple[int, int] | None:
-    """The token range of the piece start..end that is to be filled in: between two syntax cuts (else line starts),
-    at most half of the piece. None where the piece has no two places to cut."""
+    """Choose the token range of the piece start..end to be filled in: between two syntax cuts (else line starts), at
+    most half of the piece. None if the piece has no two places to cut."""
     for places in (text.cuts, text.lines):
         inside = places[places.searchsorted(start, "right") : places.searchsorted(end)].tolist()
         if not inside:
@@ -200,7 +198,7 @@ def write_fim(
     key: str,
     context: float,
 ) -> None:
-    """Append the piece with its middle last; every token of it is scored. `context` weighs the three FIM tokens."""
+    """Append the piece with its middle last; all of its tokens are scored. `context`: the weight of the FIM tokens."""
     fim = builder.tokenizer.fim
     if fim is None:
         raise ValueError("the tokenizer has no fill-in-the-middle tokens")
@@ -222,8 +220,8 @@ def write_fim(
 
 @dataclass(frozen=True, slots=True)
 class FilePiece:
-    """Tokens `start`..`end` of a file; `head` are token ranges before it, shown as context: what a later piece needs
-    of what stands above it, or the signatures alone of a file that doesn't fit (then `start` is `end`)."""
+    """Tokens `start`..`end` of a file. `head`: token ranges shown before it as context: lines above that a later piece
+    needs, or only the signatures of a file that doesn't fit (then `start` is `end`)."""
 
     of: TokenizedText
     start: int
@@ -233,21 +231,21 @@ class FilePiece:
 
     @staticmethod
     def whole(of: TokenizedText, target: bool = True) -> FilePiece:
-        """All of a file."""
+        """Return all of a file as one piece."""
         return FilePiece(of, 0, len(of), (), target)
 
     @property
     def size(self) -> int:
-        """Tokens of its text, the head included."""
+        """The tokens of its text, head included."""
         return self.end - self.start + sum(end - start for start, end in self.head)
 
 
 @dataclass(frozen=True, slots=True)
 class CommitStep:
-    """What one commit did to one file: `of.text` is " id8 message\\n" and the hunks, `of.weights` one a token.
+    """One commit's change of one file: `of.text` is " id8 message\\n" and the hunks, `of.weights` one for each token.
 
-    A step too long for a sequence is written in parts, `start`..`end`; `message` tokens are repeated before a later
-    part, as context. `blob` is the file as it was before, `row` where in it the first hunk begins.
+    A step too long for a sequence is written in parts, `start`..`end`; the `message` tokens are repeated before a later
+    part, as context. `blob` is the file before the change, `row` the row in it where the first hunk begins.
     """
 
     commit: str
@@ -260,43 +258,43 @@ class CommitStep:
 
     @property
     def stop(self) -> int:
-        """One beyond the last token."""
+        """The end of its tokens."""
         return len(self.of) if self.end < 0 else self.end
 
     @property
     def repeated(self) -> int:
-        """Tokens of the message that are repeated."""
+        """The number of message tokens that are repeated."""
         return self.message if self.start else 0
 
 
 @dataclass(frozen=True)
 class TemplateSizes:
-    """How many tokens each part of a format takes beside the text."""
+    """The number of tokens that the parts of a sequence take."""
 
     tokenizer: RepoTokenizer
 
     def file(self, piece: FilePiece) -> int:
-        """A file's piece with its marks, path and head."""
+        """Return the size of a file's piece with its marks, path and head."""
         return self._file + len(piece.of.path_ids) + piece.size
 
     def frame(self, of: TokenizedText) -> int:
-        """Marks and path of a file."""
+        """Return the size of a file's marks and path."""
         return self._file + len(of.path_ids)
 
     def path_frame(self, path: str) -> int:
-        """Marks and path of a file by its path."""
+        """Return the size of the marks and a path."""
         return self._file + len(path_tokens(self.tokenizer, path))
 
     def step(self, step: CommitStep) -> int:
-        """A commit's step with its marks and the repeated message."""
+        """Return the size of a commit's step with its marks and the repeated message."""
         return self._step + step.repeated + step.stop - step.start
 
     def snippet(self, number: int, piece: FilePiece) -> int:
-        """A snippet with its mark and path."""
+        """Return the size of a snippet with its mark and path."""
         return self.marks(SNIPPET_TOKENS[number]) + len(piece.of.path_ids) + piece.end - piece.start
 
     def marks(self, *names: str) -> int:
-        """Structure tokens (or their names as text)."""
+        """Return the size of structure tokens (or of their names as text)."""
         return sum(mark_size(self.tokenizer, name) for name in names)
 
     @cached_property
@@ -309,7 +307,8 @@ class TemplateSizes:
 
 
 def write_file(builder: SequenceBuilder, piece: FilePiece, context: float, fim_key: str | None = None) -> bool:
-    """Append a file's piece; where `fim_key` is given and the piece can be cut, as fill-in-the-middle. Says whether."""
+    """Append a file's piece, as fill-in-the-middle if there is a `fim_key` and the piece can be cut; return whether it
+    was."""
     builder.mark(FILE_START, context)
     builder.plain(piece.of.path_ids, context)
     middle = choose_fim_middle(piece.of, piece.start, piece.end, fim_key) if fim_key is not None else None
@@ -334,12 +333,12 @@ def write_step(builder: SequenceBuilder, step: CommitStep, context: float) -> No
 
 @lru_cache(maxsize=1 << 15)  # a question is asked at several lengths
 def encode_text(tokenizer: RepoTokenizer, text: str) -> Int32Array:
-    """The tokens of a short text."""
+    """Return the tokens of a short text."""
     return np.array(tokenizer.encode(text), np.int32)
 
 
 def question_ids(tokenizer: RepoTokenizer, question: str) -> Int32Array:
-    """The tokens of a question with its labels."""
+    """Return the tokens of a question with its labels."""
     return encode_text(tokenizer, f"\nQUESTION: {question}\nANSWER:")
 
 
@@ -355,11 +354,11 @@ def write_question(
     builder.text(answer, 0, len(answer), TARGET_WEIGHT, True)
 
 
-_MIN_PIECE_TOKENS = 32  # tokens of another file that are worth its frame
+_MIN_PIECE_TOKENS = 32  # a shorter piece of another file isn't worth its frame
 
 
 def fit_pieces(pieces: Iterable[FilePiece], room: int, sizes: TemplateSizes) -> list[FilePiece]:
-    """As much of the pieces, in their order, as `room` tokens hold with their frames; the last ones are cut."""
+    """Return as much of the pieces, in order, as fits into `room` tokens with their frames; the last ones are cut."""
     chosen: list[FilePiece] = []
     for piece in pieces:
         free = room - sizes.frame(piece.of)
@@ -374,20 +373,20 @@ def fit_pieces(pieces: Iterable[FilePiece], room: int, sizes: TemplateSizes) -> 
 
 
 def write_context_files(builder: SequenceBuilder, nearest_first: Sequence[FilePiece]) -> None:
-    """Other files, the first of them last: nearest to what comes after."""
+    """Append other files, the first of them last, so that it is next to what follows."""
     for piece in reversed(nearest_first):
         write_file(builder, piece, 0.0)
 
 
 def write_file_prefix(builder: SequenceBuilder, before: FilePiece) -> None:
-    """A file's path and its text up to where it goes on."""
+    """Append a file's path and its text up to the place to continue."""
     builder.mark(FILE_START, 0.0)
     builder.plain(before.of.path_ids, 0.0)
     builder.text(before.of, before.start, before.end, 0.0, False)
 
 
 def write_file_gap(builder: SequenceBuilder, before: FilePiece, after: FilePiece, fim: FimIds) -> None:
-    """A file's path, its text up to a gap and from there on; what fills the gap comes next."""
+    """Append a file's path and its text before and after a gap; the text that fills the gap comes next."""
     opening, closing, filling = (np.array([id], np.int32) for id in (fim.prefix, fim.suffix, fim.middle))
     builder.mark(FILE_START, 0.0)
     builder.plain(before.of.path_ids, 0.0)
@@ -399,13 +398,13 @@ def write_file_gap(builder: SequenceBuilder, before: FilePiece, after: FilePiece
 
 
 def piece_from(of: TokenizedText, start: int, room: int) -> FilePiece:
-    """At most `room` tokens of a text from token `start` on."""
+    """Return at most `room` tokens of a text from token `start` on."""
     end = of.cut_in(start, start + room)[0] if len(of) - start > room else len(of)
     return FilePiece(of, start, end, (), False)
 
 
 def completion_text(tokenizer: RepoTokenizer, ids: Sequence[int]) -> str:
-    """The text of written tokens up to the first mark: a file's end ends a completion."""
+    """Return the text of generated tokens up to the first mark: the end of the file ends a completion."""
     marks = special_token_mask(tokenizer)
     stop = next((at for at, id in enumerate(ids) if id >= len(marks) or marks[id]), len(ids))
     return tokenizer.decode(ids[:stop])

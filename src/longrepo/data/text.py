@@ -1,8 +1,6 @@
-"""TokenizedText; stored rows back to lines.
+"""A tokenized text with the places of its lines, cuts and names as arrays: a piece of a sequence is a slice of them.
 
-A text, its tokens, and where things stand in it, as arrays: a piece of a sequence is a slice of them.
-
-The lines of a stored row, read back from its tokens alone.
+`StoredText` goes the other way: it reads the lines of a stored row back from its tokens alone.
 """
 
 from __future__ import annotations
@@ -23,13 +21,13 @@ from longrepo.data.sequence import (
 from longrepo.data.tokenizer import COMMIT_START, STRUCTURE_TOKENS, RepoTokenizer
 from longrepo.repository.outline import Outline
 
-MAX_PATH_TOKENS = 40  # a longer path keeps its end: the file's own name
+MAX_PATH_TOKENS = 40  # of a longer path only the end is kept, with the file's own name
 _IMPORT = re.compile(
     r"(import|from|use|using|package|extern crate|mod|require|include|#\s*include|#\s*import)\b|const .*\brequire\("
 )
 _NON_SPACE = re.compile(r"\S")
 PROSE_LANGUAGES = {"Other", "Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML"}
-_IMPORT_LINES = 200  # imports stand at the top; further down the pattern mostly meets prose
+_IMPORT_LINES = 200  # imports are at the top; further down the pattern mostly matches prose
 
 Int32Array = NDArray[np.int32]
 _NO_NUMBERS: Int32Array = np.zeros(0, np.int32)
@@ -37,12 +35,12 @@ _NO_NUMBERS: Int32Array = np.zeros(0, np.int32)
 
 @dataclass(eq=False)
 class TokenizedText:
-    """A text with what `longrepo.data.features` found in it. Arrays are int32 unless said.
+    """A text with what `longrepo.data.features` extracts from it. Arrays are int32 unless noted.
 
-    `ids` and `starts` (the character each token begins at) are `[tokens]`, `depth` (uint8: how many bodies a token
-    stands in) too; `rows` is the token each line begins at and `row_hashes` (uint64) what it says, `[lines]`; `cuts`
-    are tokens at which a piece may begin without cutting a syntax node; `names` (uint32 hashes) and `name_tokens` are
-    its words of two letters or more, `[names]`; `weights` (float32, `[tokens]`) only in a change's text.
+    `ids`, `starts` (the character each token begins at) and `depth` (uint8: how many bodies a token is in) are
+    `[tokens]`; `rows` (the token each line begins at) and `row_hashes` (uint64: its content) are `[lines]`; `cuts` are
+    the tokens at which a piece may begin without cutting a syntax node; `names` (uint32 hashes) and `name_tokens` are
+    its words of two letters or more, `[names]`; `weights` (float32, `[tokens]`) is only set for a change's text.
     """
 
     path: str
@@ -58,7 +56,7 @@ class TokenizedText:
     depth: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     weights: NDArray[np.float32] | None = None
     defines: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))  # names, ascending
-    path_ids: Int32Array = field(default_factory=_NO_NUMBERS.copy)  # " path\n", as it stands after a file's start token
+    path_ids: Int32Array = field(default_factory=_NO_NUMBERS.copy)  # " path\n", as it follows a file's start token
     outline_json: str = ""
 
     def __len__(self) -> int:
@@ -70,15 +68,16 @@ class TokenizedText:
         return Outline.from_json(self.outline_json) if self.outline_json else Outline((), (), (), (), ())
 
     def forget_outline(self) -> None:
-        """Let go of the outline's objects until they are asked for again: they take more memory than all the rest."""
+        """Free the outline until it is used again: its objects take more memory than everything else here."""
         self.__dict__.pop("outline", None)
 
     def token_at(self, character: int) -> int:
-        """The last token boundary at or before a character: a token may span "\\n" and the indentation after it."""
+        """Return the last token boundary at or before a character: a token may span "\\n" and the indentation after
+        it."""
         return int(token_boundaries(self.starts, len(self.text), [character])[0])
 
     def slice_text(self, start: int, end: int) -> str:
-        """The text of tokens start..end."""
+        """Return the text of tokens start..end."""
         if start >= min(end, len(self.ids)):
             return ""
         last = int(self.starts[end]) if end < len(self.ids) else len(self.text)
@@ -86,17 +85,17 @@ class TokenizedText:
 
     @cached_property
     def lines(self) -> Int32Array:
-        """Token boundaries at which a line begins, ascending, the ends left out."""
+        """Token boundaries at which a line begins, ascending, without those at the text's ends."""
         found = np.unique(self.rows)
         return found[(found > 0) & (found < len(self.ids))]
 
     def row_token(self, row: int) -> int:
-        """The token boundary at which a row (0-based) begins; the end for one beyond the last."""
+        """Return the token boundary at which a row (0-based) begins; beyond the last row, the text's end."""
         return int(self.rows[row]) if row < len(self.rows) else len(self.ids)
 
     def cut_in(self, start: int, limit: int, at_least: int = 0) -> tuple[int, str]:
-        """Where to end a piece that begins at token `start` and may reach to `limit`, and how: the last syntax cut
-        that leaves at least `at_least` tokens, else the last line start that does, else the limit itself."""
+        """Return where to end a piece that begins at token `start` and may reach to `limit`, and the kind of cut: the
+        last syntax cut that leaves at least `at_least` tokens, else the last such line start, else the limit."""
         low = start + max(1, at_least)
         for how, places in (("syntax", self.cuts), ("line", self.lines)):
             index = int(places.searchsorted(limit, "right")) - 1
@@ -105,7 +104,7 @@ class TokenizedText:
         return limit, "token"
 
     def start_in(self, end: int, room: int) -> int:
-        """The first line start that leaves at most `room` tokens up to `end` (`end - room` where no line starts)."""
+        """Return the first line start with at most `room` tokens up to `end` (`end - room` if no line starts there)."""
         first = max(0, end - room)
         if first == 0:
             return 0
@@ -115,21 +114,21 @@ class TokenizedText:
 
     @cached_property
     def skeleton(self) -> list[tuple[int, int]]:
-        """The token ranges of the lines that say what the file defines: its signatures, without bodies."""
+        """The token ranges of the file's signatures: the lines of its definitions, without bodies."""
         spans: list[tuple[int, int]] = []
         starts = self._row_starts
         for one in self.outline.definitions:
             first = bisect_right(starts, one.start) - 1
-            said = len(self.text[one.start : one.body].rstrip())
-            last = bisect_right(starts, one.start + max(0, said - 1)) - 1
+            size = len(self.text[one.start : one.body].rstrip())
+            last = bisect_right(starts, one.start + max(0, size - 1)) - 1
             span = (self.row_token(first), self.row_token(last + 1))
             if span[0] >= (spans[-1][1] if spans else 0) and span[1] > span[0]:
                 spans.append(span)
         return spans
 
     def head(self, start: int, budget: int) -> list[tuple[int, int]]:
-        """What a piece from token `start` on needs of what stands above it: import lines and the lines it is
-        indented under, as token ranges, at most `budget` tokens in all."""
+        """Return the lines above token `start` that a piece from there needs: imports and the lines it is indented
+        under, as token ranges, at most `budget` tokens in all."""
         if start <= 0 or start >= len(self.ids):
             return []
         row = self._row_of(int(self.starts[start]))
@@ -143,8 +142,8 @@ class TokenizedText:
         return self.separate_ranges(sorted(ranges), start)
 
     def separate_ranges(self, ranges: Sequence[tuple[int, int]], following: int) -> list[tuple[int, int]]:
-        """Ascending token ranges of whole lines, with the line break between two of them where neither holds it, as
-        where one token is several line breaks; `following` is the token that comes after them."""
+        """Return ascending token ranges of whole lines, with the line break between two of them added if neither holds
+        it (one token may be several line breaks); `following` is the token that comes after them."""
         found: list[tuple[int, int]] = []
         for start, end in [*ranges, (following, following)]:
             if found and found[-1][1] < start and not self.slice_text(*found[-1]).endswith("\n"):
@@ -161,7 +160,7 @@ class TokenizedText:
 
     @cached_property
     def _indents(self) -> Int32Array:
-        """Of each row, in characters; a blank one is indented beyond any other."""
+        """The indentation of each row in characters; a blank row counts as indented beyond any other."""
         return np.array([len(row) - len(row.lstrip(" \t")) if row.strip() else 1 << 30 for row in self._rows], np.int32)
 
     @cached_property
@@ -173,12 +172,12 @@ class TokenizedText:
         return [0, *(match.end() for match in re.finditer("\n", self.text))]
 
     def _row_of(self, character: int) -> int:
-        """The row of the first thing that isn't blank from a character on: its indentation is the piece's."""
+        """Return the row of the first non-blank character from `character` on: its indentation is the piece's."""
         found = _NON_SPACE.search(self.text, character)
         return bisect_right(self._row_starts, found.start() if found else character) - 1
 
     def _enclosing(self, row: int) -> list[int]:
-        """The rows that a row is indented under, from the outermost on."""
+        """Return the rows that a row is indented under, outermost first."""
         found: list[int] = []
         indent = int(self._indents[row])
         while indent and len(less := np.flatnonzero(self._indents[:row] < indent)):
@@ -189,8 +188,8 @@ class TokenizedText:
 
 
 def token_boundaries(starts: Int32Array, length: int, characters: Iterable[int]) -> Int32Array:
-    """For each character of a text of `length` the last token boundary at or before it; the number of tokens for one
-    at or beyond the end. Where a character takes several tokens they share a start, and the first of them is meant."""
+    """Return for each character of a text of `length` the last token boundary at or before it; at or beyond the end,
+    the number of tokens. If a character takes several tokens, they share a start and the first of them counts."""
     at = np.fromiter(characters, np.int64)
     found = starts.searchsorted(at)
     inside = (found > 0) & (at < length)
@@ -200,7 +199,7 @@ def token_boundaries(starts: Int32Array, length: int, characters: Iterable[int])
 
 
 def path_tokens(tokenizer: RepoTokenizer, path: str) -> Int32Array:
-    """The tokens of " path\\n", a very long path without its beginning."""
+    """Return the tokens of " path\\n", without the beginning of a very long path."""
     return np.array(tokenizer.encode(f" {path}\n")[-MAX_PATH_TOKENS:], np.int32)
 
 
@@ -209,7 +208,7 @@ _STRUCTURE_TOKEN_PATTERN = re.compile("|".join(map(re.escape, STRUCTURE_TOKENS))
 
 @dataclass(frozen=True)
 class StoredLine:
-    """A line of a row: its number from 1, whether it is scored as a whole, and whether it stands in a commit."""
+    """A line of a row: its number from 1, whether it is scored as a whole, and whether it is part of a commit."""
 
     number: int
     text: str
@@ -218,7 +217,7 @@ class StoredLine:
 
 
 class StoredText:
-    """Reads rows with a tokenizer.
+    """Reads the lines of stored rows.
 
     Marks (structure, end and padding tokens) end a line. Fill-in-the-middle is put back into the file's order, so that
     the lines it was cut in are whole again.
@@ -232,8 +231,8 @@ class StoredText:
     def lines(
         self, ids: NDArray[np.int32], kind: str, weights: NDArray[np.float32] | None = None
     ) -> Iterator[StoredLine]:
-        """The lines of a row of that kind. With `weights` a line is `scored` whose tokens, as far as they hold more
-        than white space, all have weight 1; without, none is."""
+        """Yield the lines of a row of a kind. With `weights` a line is `scored` if all its tokens that aren't white
+        space have weight 1; without, no line is."""
         number = 0
         for places, opened_by in self._stretches(ids):
             in_commit = kind == "commit_evolution" and (self._commit is None or opened_by == self._commit)
@@ -242,7 +241,7 @@ class StoredText:
                 yield StoredLine(number, text, scored, in_commit)
 
     def _stretches(self, ids: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.intp], int]]:
-        """The places of each stretch of text, in the file's order, and the mark before it (-1: none)."""
+        """Yield the token places of each stretch of text, in the file's order, and the mark before it (-1: none)."""
         at = np.flatnonzero(self._marks[ids])
         bounds = [-1, *at.tolist(), len(ids)]
         stretches = [np.arange(start + 1, end) for start, end in pairwise(bounds)]
@@ -252,14 +251,15 @@ class StoredText:
         while number < len(stretches):
             places, width = stretches[number], 1
             if fim and marks[number : number + 3] == [fim.prefix, fim.suffix, fim.middle]:
-                before, after, middle = stretches[number : number + 3]  # where the middle holds both, `before` is empty
+                before, after, middle = stretches[number : number + 3]  # in SPM, `before` is empty
                 places, width = np.concatenate([before, middle, after]), 3
             if len(places):
                 yield places, marks[number]
             number += width
 
     def _split(self, ids: NDArray[np.int32], weights: NDArray[np.float32] | None) -> Iterator[tuple[str, bool]]:
-        """The lines of one stretch (nothing after its last break is no line), and whether each is scored as a whole."""
+        """Yield the lines of one stretch, and whether each is scored as a whole. Its last line break ends a line and
+        begins no other."""
         if weights is None:
             yield from ((text, False) for text in self._decode(ids).removesuffix("\n").split("\n"))
             return
@@ -283,7 +283,8 @@ class StoredText:
 
 
 def special_token_mask(tokenizer: RepoTokenizer) -> NDArray[np.bool_]:
-    """Which ids are no text: structure tokens, end, padding, fill-in-the-middle, `[vocabulary]`."""
+    """Return a mask of the ids that aren't text: structure, end, padding and fill-in-the-middle tokens,
+    `[vocabulary]`."""
     marks = np.zeros(tokenizer.vocabulary_size, bool)
     fim = tokenizer.fim
     marks[[*tokenizer.structure_ids.values(), tokenizer.end_id, tokenizer.pad_id]] = True

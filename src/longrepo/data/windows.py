@@ -1,8 +1,8 @@
-"""The repository as overlapping windows: what `tokenizers/git_tokenizer_rich.py` makes.
+"""The repository as overlapping windows, as `tokenizers/git_tokenizer_rich.py` makes them.
 
-Files, definitions first, one after the other; each phase's windows walk over all of it. A window begins `overlap`
-tokens before the one before it ended, at the start of a line where there is one, and what overlaps has weight 0: each
-token is scored once a phase. The end token is scored where the text really ends.
+The files are one stream, definitions first, and each phase's windows cover all of it. A window begins `overlap` tokens
+before the end of the one before it, at the start of a line if there is one; the overlap has weight 0, so each token is
+scored once in a phase. The end token is scored only at the end of the text.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from longrepo.utils.progress import Progress
 
 @dataclass(frozen=True)
 class _FilePlacement:
-    """A file in the stream: its marks and path begin at `at`, its text at `text_at`, its end mark at `end_at`."""
+    """A file's place in the stream: marks and path begin at `at`, the text at `text_at`, the end mark at `end_at`."""
 
     of: TokenizedText
     at: int
@@ -44,9 +44,9 @@ class _FilePlacement:
 def build_windows(
     origins: Sequence[RepositorySpec], settings: Settings, tools: PreparationTools, length: int, overlap: int
 ) -> PreparedData:
-    """Windows for every phase up to `length` tokens, and the same held-out sequences as `prepare`.
+    """Build windows for every phase up to `length` tokens, and the same held-out sequences as `prepare`.
 
-    Raises InputError where a repository holds nothing to train on, or has a weight.
+    Raises InputError if a repository holds nothing to train on, or has a weight.
     """
     if any(origin.weight != 1 for origin in origins):
         raise InputError("--weight: windows show every text once; leave it out, or build long-context sequences")
@@ -67,7 +67,7 @@ def build_windows(
 
 @dataclass(frozen=True)
 class WindowPlan(SequencePlan):
-    """Windows for each band. `overlaps`: phase → tokens repeated."""
+    """A plan for windows of each band. `overlaps`: phase → repeated tokens."""
 
     overlaps: dict[int, int]
 
@@ -85,19 +85,19 @@ def _phase_windows(corpus: Corpus, band: Band, overlap: int) -> tuple[list[Built
     account = PhaseAccount(tokenized=sum(map(len, texts.values())))
     built: list[BuiltSequence] = []
     for start, end, fresh in _spans(length, starts, band, overlap):
-        draft = _window(corpus, stream, start, end, fresh, end == length)
-        used = draft.roles["target"]
-        if len(draft) <= band.floor:
+        builder = _window(corpus, stream, start, end, fresh, end == length)
+        used = builder.roles["target"]
+        if len(builder) <= band.floor:
             account.dropped[TOO_SHORT_REASON] += used
             continue
         account.used += used
-        built.append(BuiltSequence(draft, "window", "train", corpus.facts.name))
+        built.append(BuiltSequence(builder, "window", "train", corpus.facts.name))
     corpus.score_difficulty(built)
     return built, account
 
 
 def _place_files(texts: list[TokenizedText], corpus: Corpus) -> tuple[list[_FilePlacement], list[int], int]:
-    """Where each file stands in the stream, where lines begin in it, and its length."""
+    """Return each file's place in the stream, where lines begin in the stream, and its length."""
     sizes, at = corpus.sizes, 0
     placed: list[_FilePlacement] = []
     starts: list[int] = []
@@ -112,14 +112,13 @@ def _place_files(texts: list[TokenizedText], corpus: Corpus) -> tuple[list[_File
 
 
 def _spans(length: int, starts: list[int], band: Band, overlap: int) -> Iterator[tuple[int, int, int]]:
-    """(start, end, first fresh token) of each window over a stream of `length` tokens."""
+    """Yield (start, end, first fresh token) of each window over a stream of `length` tokens."""
     room, done, start = band.cap - 1, 0, 0
     while done < length:
         end = min(length, start + room)
         if end == length and end - start < band.low - 1:
-            start = _line_start_near(
-                starts, max(0, length - room), done
-            )  # the last one: more overlap in place of too short
+            # The last window: more overlap rather than too few tokens.
+            start = _line_start_near(starts, max(0, length - room), done)
         elif end < length:
             line = starts[bisect_right(starts, end) - 1]
             end = line if line > max(done, start + room // 2) else end
@@ -136,19 +135,19 @@ def _line_start_near(starts: list[int], at: int, before: int) -> int:
 def _window(
     corpus: Corpus, stream: list[_FilePlacement], start: int, end: int, fresh: int, last: bool
 ) -> SequenceBuilder:
-    draft, context = SequenceBuilder(corpus.tokenizer), corpus.settings.data.context_weight
+    builder, context = SequenceBuilder(corpus.tokenizer), corpus.settings.data.context_weight
     first = bisect_right([placed.at for placed in stream], start) - 1
     for placed in stream[first:]:
         if placed.at >= end:
             break
         if start <= placed.at:
-            draft.mark(FILE_START, context if placed.at >= fresh else 0.0)
-            draft.plain(placed.of.path_ids, context if placed.at >= fresh else 0.0)
+            builder.mark(FILE_START, context if placed.at >= fresh else 0.0)
+            builder.plain(placed.of.path_ids, context if placed.at >= fresh else 0.0)
         low, high = max(start, placed.text_at), min(end, placed.end_at)
         middle = min(max(low, fresh), max(low, high))
-        draft.text(placed.of, low - placed.text_at, middle - placed.text_at, 0.0, False)
-        draft.text(placed.of, middle - placed.text_at, high - placed.text_at, TARGET_WEIGHT, True)
+        builder.text(placed.of, low - placed.text_at, middle - placed.text_at, 0.0, False)
+        builder.text(placed.of, middle - placed.text_at, high - placed.text_at, TARGET_WEIGHT, True)
         if placed.end_at < end:
-            draft.mark(FILE_END, TARGET_WEIGHT if placed.end_at >= fresh else 0.0)
-    draft.end(TARGET_WEIGHT if last else 0.0)
-    return draft
+            builder.mark(FILE_END, TARGET_WEIGHT if placed.end_at >= fresh else 0.0)
+    builder.end(TARGET_WEIGHT if last else 0.0)
+    return builder

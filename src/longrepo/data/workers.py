@@ -1,8 +1,7 @@
-"""Process pool and cached reader.
+"""Reads a repository's texts as tokenized texts: from the cache, or from git through a pool of processes.
 
-Analysis on several cores: jobs go out in batches of some hundred kilobytes, results come back in order.
-
-Repository texts as tokenized texts: from the cache where they were read before, else from git through the pool.
+The pool extracts features on several cores: jobs go out in batches of a few hundred kilobytes, results come back in
+order.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ from longrepo.repository.types import OTHER_LANGUAGE, language_of
 from longrepo.utils.cache import SqliteCache
 
 _BATCH_CHARACTERS = 300_000  # of text in a batch
-_MIN_PARALLEL_CHARACTERS = 1_000_000  # characters: less is done here before another process has begun
+_MIN_PARALLEL_CHARACTERS = 1_000_000  # fewer are done in this process before another would have started
 KeyedJob = tuple[str, Job]
 
 _extractor: FeatureExtractor | None = None
 
 
 class ExtractionPool:
-    """Runs an `Analyser` in `workers` processes, or here where there is one or little to do. Close it after use."""
+    """Runs a `FeatureExtractor` in `workers` processes, or in this one if there is little to do. Close it after use."""
 
     def __init__(
         self, tokenizer: RepoTokenizer, redactor: Redactor | None, context_weight: float, workers: int
@@ -63,13 +62,13 @@ class ExtractionPool:
         self._done = 0
 
     def close(self) -> None:
-        """End the processes; more work begins new ones."""
+        """End the processes; more work starts new ones."""
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
 
     def run(self, jobs: Iterable[KeyedJob]) -> Iterator[tuple[str, bytes]]:
-        """(key, result) of each job, in order."""
+        """Yield (key, result) of each job, in order."""
         waiting: deque[tuple[list[str], Future[list[bytes]]]] = deque()
         for batch in _job_batches(jobs):
             keys, todo = [key for key, _ in batch], [job for _, job in batch]
@@ -88,7 +87,7 @@ class ExtractionPool:
             self._executor = ProcessPoolExecutor(
                 self._workers, multiprocessing.get_context("spawn"), _init_worker, self._arguments
             )
-        # A process begins with the signals blocked that are blocked here: Ctrl-C is the main process's to answer.
+        # A new process inherits blocked signals: Ctrl-C is for the main process to handle.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             return self._executor.submit(_extract, todo)
@@ -118,7 +117,7 @@ def _init_worker(tokenizer: RepoTokenizer, redactor: Redactor | None, context_we
 
 
 def _exit_with_parent(parent: int) -> None:
-    """A main process that was killed leaves nothing behind."""
+    """End this process once its parent is gone, so that a killed run leaves nothing behind."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
@@ -143,7 +142,7 @@ def _job_batches(jobs: Iterable[KeyedJob]) -> Iterator[list[KeyedJob]]:
 
 
 def _job_size(job: Job) -> int:
-    """Characters of text that a job takes about as long as."""
+    """Return a job's cost in characters of a file."""
     if isinstance(job, FileJob):
         return len(job.text)
     if isinstance(job, AddedJob):
@@ -159,7 +158,7 @@ _REQUESTS_PER_READ = 64
 
 @dataclass(frozen=True)
 class StepRequest:
-    """One file's change by a commit, under the path the file has now."""
+    """A request for one file's change by a commit, under the path the file has now."""
 
     path: str
     commit: str
@@ -170,7 +169,7 @@ class StepRequest:
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """About `characters` of a blob around a row."""
+    """A request for about `characters` of a blob around a row."""
 
     path: str
     blob: str
@@ -180,7 +179,7 @@ class WindowRequest:
 
 @dataclass(frozen=True)
 class AddedRequest:
-    """A blob at a path, and what it was before a commit (None: there was no such file)."""
+    """A request for the lines that a commit added to a file; `before` None: there was no such file."""
 
     path: str
     before: str | None
@@ -189,7 +188,7 @@ class AddedRequest:
 
 @dataclass(frozen=True)
 class FileRequest:
-    """A blob at a path."""
+    """A request for a file."""
 
     path: str
     blob: str
@@ -200,7 +199,7 @@ Request = FileRequest | AddedRequest | StepRequest | WindowRequest
 
 @dataclass(frozen=True)
 class SkippedText:
-    """A text that isn't used, and why. False in a condition."""
+    """A text that isn't used, and the reason. False in a condition."""
 
     reason: str
 
@@ -210,7 +209,7 @@ class SkippedText:
 
 @dataclass
 class CachedReader:
-    """Answers requests on one repository. `found` counts redactions by kind; `places` says where they were:
+    """Answers requests on one repository. `found` counts redactions by kind; `redaction_places` holds where they were:
     (path or commit:path, line, kind)."""
 
     repository: Repository
@@ -231,11 +230,11 @@ class CachedReader:
         self._version = f"{FEATURES_VERSION} {self.tokenizer.sha256} {redacting} {self.context_weight}"
 
     def message(self, text: str) -> str:
-        """A commit's message as training may show it."""
+        """Return a commit's message, redacted."""
         return self.redactor.message(text).text if self.redactor else text
 
     def read(self, requests: Iterable[Request], done: Callable[[int], None]) -> Iterator[Features | SkippedText]:
-        """The answer to each request, in their order; `done` is told how many there are more."""
+        """Yield the answer to each request, in order; `done` is called with the number of newly finished ones."""
         rest = iter(requests)
         while some := list(islice(rest, _REQUESTS_PER_BATCH)):
             keys = [self._key(request) for request in some]
@@ -243,7 +242,7 @@ class CachedReader:
             missing = {key: request for key, request in zip(keys, some, strict=True) if key not in known}
             done(len(some) - len(missing))
             fresh: dict[str, bytes] = {}
-            for key, value in self._analyse(missing):
+            for key, value in self._extract(missing):
                 fresh[key] = value
                 done(1)
             self.cache.put(fresh)
@@ -254,13 +253,13 @@ class CachedReader:
     def _answer(self, value: bytes, request: Request) -> Features | SkippedText:
         if reason := skip_reason(value):
             return SkippedText(reason)
-        analysed = unpack_features(value, request.path, self.path_ids(request.path))
+        features = unpack_features(value, request.path, self.path_ids(request.path))
         where = f"{request.commit[:10]}:{request.path}" if isinstance(request, StepRequest) else request.path
-        for kind, line in analysed.facts["findings"]:
+        for kind, line in features.facts["findings"]:
             if (where, line, kind) not in self.redaction_places:
                 self.redaction_places.add((where, line, kind))
                 self.found[kind] += 1
-        return analysed
+        return features
 
     def _key(self, request: Request) -> str:
         language = language_of(request.path)
@@ -275,8 +274,8 @@ class CachedReader:
             about += ["window", request.blob, request.row, request.characters]
         return "t:" + hashlib.sha256("\0".join(map(str, about)).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
-    def _analyse(self, missing: dict[str, Request]) -> Iterator[tuple[str, bytes]]:
-        """(key, result) of each; a text that is left out needs no analysis."""
+    def _extract(self, missing: dict[str, Request]) -> Iterator[tuple[str, bytes]]:
+        """Yield (key, result) of each request; a text that is left out needs no extraction."""
         dropped: list[tuple[str, bytes]] = []
         yield from self.pool.run(self._jobs(missing, dropped))
         yield from dropped
