@@ -1,10 +1,9 @@
-"""The documented commands, as a user runs them: from a repository to an adapter that plain PEFT loads."""
+"""The pipeline as the README runs it: from a repository to an adapter that plain PEFT loads."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import signal
 import subprocess
@@ -140,28 +139,6 @@ def test_plain_peft_gives_the_engine_s_logits_structure_rows_included(piped: tup
         ours = engine.model(input_ids=plain["ids"]).logits[0]
     assert plain["ids"].max() >= fresh.shape[0]
     torch.testing.assert_close(ours, plain["logits"], rtol=0, atol=1e-4)
-
-
-def test_the_guide_s_commands_from_prepare_to_phase_3_from_best(repo: Path, tmp_path: Path) -> None:
-    embedded = ("--model", "embedded")
-    out = run("prepare_long_context.py", "--repo", repo, "--output-dir", "prep", "--max-sequence-length", "512",
-              "--phases", "3", "--verbose", *embedded, *SETTINGS, cwd=tmp_path)  # fmt: skip
-    assert "raised from 512 to 1024" in out.stdout
-    summary = json.loads((tmp_path / "prep" / "preparation_summary.json").read_text())
-    assert summary["repositories"][0]["files"]["count"] == 21
-    run("tokenizers/git_tokenizer_rich.py", "--repo", repo, "--output", "sequences_512.json", "--sequence-length",
-        "512", "--overlap", "64", *embedded, *SETTINGS, cwd=tmp_path)  # fmt: skip
-    two_phases = [*SETTINGS, "--set", "long_context.phase3_enabled=false"]
-    run("training/model_trainer_unified.py", "--sequences", "sequences_512.json", "--output", "model", "--epochs", "3",
-        "--verbose", *embedded, *two_phases, cwd=tmp_path)  # fmt: skip
-    assert (tmp_path / "model" / "best").is_symlink()
-    out = run("training/model_trainer_unified.py", "--sequences", "prep/sequences", "--checkpoint", "model/best",
-              "--output", "extended", "--epochs", "1", "--set", "memory.budget_gb=1", *embedded, *SETTINGS,
-              cwd=tmp_path)  # fmt: skip
-    assert ("what is freed is given back at once" in out.stderr) == (platform.libc_ver()[0] == "glibc")
-    assert "phase 3" in out.stderr and "phase 1" not in out.stderr.replace("phase 1 (", "")
-    records = [json.loads(line) for line in (tmp_path / "extended" / "metrics.jsonl").read_text().splitlines()]
-    assert {record["phase"] for record in records} == {3}
 
 
 def test_ctrl_c_saves_and_the_same_command_goes_on(piped: tuple[Path, str], repo: Path, tmp_path: Path) -> None:
