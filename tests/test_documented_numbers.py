@@ -7,6 +7,7 @@ the source. Whoever changes the one is told of the other. (Numbers that were mea
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable
 from functools import cache
@@ -15,16 +16,27 @@ from typing import Any
 
 import pytest
 
-from longrepo.cli.generate import generate
-from longrepo.config.schema import Settings
+from longrepo import embedded
+from longrepo.cli.generate import generate, serve
+from longrepo.cli.plan import plan
+from longrepo.config import schema
+from longrepo.config.schema import FurtherPhaseSettings, Settings
 from longrepo.curriculum import schedule
 from longrepo.data import dataset, dedup, difficulty, metadata, repo_tree, splits, summary
-from longrepo.evaluation import needle, results, scoring
+from longrepo.data.tokenizer import STRUCTURE_TOKENS
+from longrepo.engines import tiers
+from longrepo.engines.mlx import kv_cache
+from longrepo.engines.torch import load, loss
+from longrepo.evaluation import context_loss, needle, results, scoring
 from longrepo.evaluation.completion import TASKS
 from longrepo.evaluation.run import FULL, GLANCE, QUICK
+from longrepo.export import merged
 from longrepo.memory import guard, planner
 from longrepo.pretrain import presets
 from longrepo.repository import filters
+from longrepo.rope import extend, scaling
+from longrepo.serve import prompts
+from longrepo.training.validation import VALIDATION_SHARE
 from longrepo.utils import cache as caches
 from longrepo.utils import hashing
 
@@ -33,6 +45,8 @@ README, GUIDE, SETTINGS_FILE = "README.md", "LONG_CONTEXT_OPTIMIZATION.md", "tra
 DEFAULTS = Settings()
 D, T, C = DEFAULTS.data, DEFAULTS.training, DEFAULTS.long_context
 GIB = 2**30
+FURTHER = FurtherPhaseSettings.model_fields
+EMBEDDED = json.loads((embedded.path() / "config.json").read_text(encoding="utf-8"))
 
 
 @cache
@@ -47,14 +61,16 @@ def option(command: Callable[..., Any], name: str) -> Any:
 
 
 FRACTIONS = {"half": 0.5, "A quarter": 0.25, "a quarter": 0.25, "a tenth": 0.1, "A tenth": 0.1}
-WORDS = {"once": 1, "three": 3, "four": 4, "five": 5}
+WORDS = {
+    "once": 1, "one": 1, "two": 2, "2 nats": 2, "three": 3, "four": 4, "five": 5, "six": 6, "eight": 8, "ten": 10,
+}  # fmt: skip
 
 
 def number(written: str) -> float:
     """12,345; 5e-5; 80 %; a tenth; three; also 1K."""
     if written in FRACTIONS or written in WORDS:
         return FRACTIONS.get(written, WORDS.get(written, 0))
-    plain = written.replace(",", "").removesuffix(" %").removesuffix(" ×")
+    plain = written.replace(",", "").removesuffix(" %").removesuffix(" ×").removesuffix("th")
     thousands = plain.endswith("K")
     value = float(plain.removesuffix("K")) * (1024 if thousands else 1)
     return value / 100 if written.endswith(" %") else value
@@ -80,13 +96,35 @@ ROWS: list[Row] = [
     (GUIDE, "2,049–{} |", "4,096", C.phase3_max_length),
     (GUIDE, "2,049–4,096 | {}–4,096 |", "3,072", C.phase3_min_length),
     (GUIDE, "3,072–4,096 | {} (14–21)", "8", C.phase3_epochs),
+    (GUIDE, "8 ({}–21) |", "14", C.phase1_epochs + C.phase2_epochs + 1),
+    (GUIDE, "8 (14–{}) |", "21", C.phase1_epochs + C.phase2_epochs + C.phase3_epochs),
     (GUIDE, "8 (14–21) | {} |", "0.1 ×", C.phase3_lr_multiplier),
+    (GUIDE, "5 (1–{}) |", "5", C.phase1_epochs),
+    (GUIDE, "8 ({}–13) |", "6", C.phase1_epochs + 1),
+    (GUIDE, "./model_long_context --epochs {} --verbose", "13", C.phase1_epochs + C.phase2_epochs),
+    (README, "./model_long_context_extended --epochs {}", "8", C.phase3_epochs),
+    (README, "in {} phases of growing length", "three", schema.NUMBERED_PHASES),
     (GUIDE, "by a cosine to {} of its rate", "a tenth", T.final_learning_rate_ratio),
     (GUIDE, "its last epoch is within {} of its best", "2 %", schedule.MAX_RISE_ABOVE_BEST),
     (SETTINGS_FILE, "its last is within {} of its best", "2 %", schedule.MAX_RISE_ABOVE_BEST),
     (SETTINGS_FILE, "the phase takes {}–2048", "1025", C.phase1_max_length + 1),
     (SETTINGS_FILE, "the phase takes {}–4096", "2049", C.phase2_max_length + 1),
-    ("docs/context.md", "lr_multiplier: 0.05 # default: {}", "0.1", C.phase3_lr_multiplier),
+    ("docs/context.md", "lr_multiplier: 0.05 # default: {}", "0.1", FURTHER["lr_multiplier"].default),
+    (SETTINGS_FILE, "lr_multiplier: {} # the default", "0.1", FURTHER["lr_multiplier"].default),
+    ("docs/context.md", "the phase takes {}–8192", "4097", C.phase3_max_length + 1),
+    # positions
+    ("docs/context.md", "embedded model: {})", "2,048", EMBEDDED["max_position_embeddings"]),
+    ("docs/context.md", "*window* of its layers ({} in both models)", "4,096", EMBEDDED["sliding_window"]),
+    ("docs/context.md", "more than {} turns within the native length", "32", scaling.YARN_BETA_FAST),
+    ("docs/context.md", "less than {}: divided by s", "one", scaling.YARN_BETA_SLOW),
+    ("docs/context.md", "wavelengths of L / {} and L as bounds", "4", scaling.LLAMA3_HIGH_FACTOR),
+    ("docs/context.md", "and {} new tokens if nothing else bounds an answer", "4,096", extend._NEW_TOKENS),
+    ("docs/context.md", "| {} and its doublings up to the trained reach", "4,096", tiers.FIRST_TIER),
+    ("docs/context.md", "{} new tokens are generated", "16", tiers.NEW_TOKENS),
+    ("docs/context.md", "within `--measure-seconds` ({};", "60", option(plan, "seconds")),
+    ("docs/context.md", "and what is read together ({} tokens)", "2,048", kv_cache.PREFILL_STEP),
+    ("docs/context.md", "groups of {} values (32 if", "64", kv_cache.GROUP_SIZES[0]),
+    ("docs/context.md", "64 values ({} if the head size", "32", kv_cache.GROUP_SIZES[1]),
     # sequences
     (GUIDE, "{} of the sequences use path order or random order", "A quarter", D.random_order_share),
     (GUIDE, "and {} of the targets are fill-in-the-middle", "half", D.fim_share),
@@ -106,6 +144,11 @@ ROWS: list[Row] = [
     ("docs/formats.md", "Lines of fewer than {} characters never count", "4", hashing.MIN_CHARACTERS),
     ("docs/formats.md", "contains {} of the distinct shingles", "80 %", dedup.COPY_SHARE),
     ("docs/formats.md", "({} consecutive tokens that contain letters)", "five", dedup.SHINGLE_WORDS),
+    ("docs/formats.md", "1 is a target (validation counts only these), {} is context", "0.1", D.context_weight),
+    ("docs/formats.md", "Blocks of fewer than {} shingles are not judged", "20", dedup.MIN_SHINGLES),
+    ("docs/formats.md", "languages, the {} largest", "ten", summary._MAX_LISTED),
+    ("docs/formats.md", "the {} most imported files", "ten", summary._MAX_LISTED),
+    ("docs/formats.md", "the {} newest quantized base models", "three", load.MAX_CACHED_BASES),
     ("docs/formats.md", "Rows are written in batches of {}", "256", dataset.ROWS_PER_BATCH),
     ("docs/formats.md", "It is limited to {} GiB", "2", caches.MAX_CACHE_BYTES / GIB),
     # evaluation
@@ -113,11 +156,24 @@ ROWS: list[Row] = [
     ("docs/evaluation.md", "intervals from {} resamples of whole groups", "2,000", scoring.RESAMPLES),
     ("docs/evaluation.md", "among {} decoys", "four", needle.DECOY_COUNT),
     ("docs/evaluation.md", "pieces of {} lines found by BM25", "20", repo_tree.PIECE_LINES),
+    ("docs/evaluation.md", "with the {} lines before", "20", repo_tree.PIECE_LINES),
+    ("docs/evaluation.md", "names that occur in {} of the project's files", "a tenth", repo_tree.COMMON_SHARE),
+    ("docs/evaluation.md", "project's files (at least {})", "eight", repo_tree.COMMON_FILES),
+    ("docs/evaluation.md", "under the base is below {} with related context", "2 nats", context_loss.LONGPPL_BETA),
+    ("docs/evaluation.md", "more than {} lower than after", "2 nats", context_loss.LONGPPL_ALPHA),
+    ("docs/evaluation.md", "lower than after {} tokens of their own file", "128", context_loss.SHORT_CONTEXT_TOKENS),
     # memory
     (GUIDE, "for LoRA of rank {} with gradients", "32", DEFAULTS.lora.r),
     (SETTINGS_FILE, "what is free, less {}", "a tenth", 1 - planner.DISK_SHARE),
     (GUIDE, "speed {} a second", "once", guard.SAMPLE_SECONDS),
     ("docs/use.md", "at `--max-tokens` ({})", "64", option(generate, "max_tokens")),
+    # answers
+    (README, "OpenAI completions, 127.0.0.1:{}/v1", "8080", option(serve, "port")),
+    ("docs/use.md", "longrepo serve RUN # http://127.0.0.1:{}/v1", "8080", option(serve, "port")),
+    ("docs/use.md", "recognized by its lines ({} of them must occur in it at HEAD)", "half", prompts._MIN_MATCH_SHARE),
+    # exports
+    ("docs/export.md", "into files of at most {} GiB", "1", merged._SHARD_BYTES / GIB),
+    ("docs/export.md", "set `-c {}` to get what was trained", "4096", EMBEDDED["sliding_window"]),
     # difficulty
     (GUIDE, "score = {} unseen", "0.35", difficulty.PART_WEIGHTS["unseen"]),
     (GUIDE, "+ {} distance", "0.25", difficulty.PART_WEIGHTS["distance"]),
@@ -127,6 +183,13 @@ ROWS: list[Row] = [
     ("docs/models.md", "GPT-3's table ({} to 3e-4", "6e-4", presets.LEARNING_RATES["150M"]),
     ("docs/models.md", "(6e-4 to {};", "3e-4", presets.LEARNING_RATES["500M"]),
     ("docs/models.md", "{} for the embedded shape", "3e-3", presets.LEARNING_RATES["embedded"]),
+    ("docs/models.md", "a size alone means {} (", "1024", presets.find_preset("150M").context),
+    ("docs/models.md", "means 1024 (`embedded`: {})", "2048", presets.find_preset("embedded").context),
+    ("docs/models.md", "Training adds {} embeddings for the structure tokens", "20", len(STRUCTURE_TOKENS)),
+    ("docs/models.md", "in {} sizes, and the shape", "five", len(presets.size_files()) - 1),
+    ("docs/models.md", "logits exist for {} positions at a time", "512", loss.LOSS_CHUNK),
+    ("docs/models.md", "by one token, every {} held out", "20th", 1 / VALIDATION_SHARE),
+    ("docs/models.md", "leaves the embeddings above {} unused", "4,096", EMBEDDED["vocab_size"]),
 ]  # fmt: skip
 
 
@@ -140,6 +203,20 @@ def test_the_sentence_on_reserved_context_rounds_an_eighth() -> None:
     """0.12 of a sequence; the guide says an eighth."""
     assert "An eighth of each sequence is reserved" in text_of(GUIDE)
     assert round(1 / D.context_share) == 8
+
+
+@pytest.mark.parametrize(
+    "phrase, file, tolerance",
+    [
+        ("logits of plain transformers within 1e-5", "test_whole_model.py", "1e-5"),
+        ("of mlx-lm within 1e-3", "test_whole_model.py", "1e-3"),
+        ("logits within 1e-4 of plain PEFT", "test_export.py", "1e-4"),
+        ("`pytest tests/export` requires 1e-4", "test_merged.py", "1e-4"),
+    ],
+)
+def test_exports_are_compared_as_closely_as_the_document_says(phrase: str, file: str, tolerance: str) -> None:
+    assert phrase in text_of("docs/export.md")
+    assert f"atol={tolerance})" in (ROOT / "tests" / "export" / file).read_text()
 
 
 def test_the_evaluations_amounts_are_those_of_the_table() -> None:
