@@ -111,7 +111,7 @@ def test_differences_of_completions_are_marked_and_text_stays_text(browser: Brow
         assert "next line" in example.locator("h3.path").inner_text()
         assert base.locator("mark").first.inner_text() == "‹202E›zero"
         assert tuned.locator("mark").count() == 1
-        assert tuned.locator("mark.gap").get_attribute("title") == "lacks:  + two"
+        assert tuned.locator("mark.gap").get_attribute("title") == "missing:  + two"
 
 
 def test_names_on_the_page_are_unique_and_lead_somewhere(browser: Browser, page_file: Path) -> None:
@@ -157,6 +157,6 @@ def test_what_lies_elsewhere_by_now_is_said(browser: Browser, tmp_path: Path) ->
     (run / "memory_plan.json").unlink()
     with opened(browser, write_report(read_run_record(run))) as (page, wrong):
         words = page.locator("body").inner_text()
-        assert f"Its sequences can't be read any more: {tmp_path / 'sequences'}" in words
+        assert f"Its sequences can no longer be read: {tmp_path / 'sequences'}" in words
         assert "This run's memory was not planned." in words
         assert not wrong

@@ -95,7 +95,7 @@ def test_a_flipped_byte_is_found_named_and_stepped_around(tmp_path: Path, whole:
     data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 1
     damaged.write_bytes(data)
-    with pytest.raises(InputError, match=rf"{file} is damaged.*use .*step-\d+, the newest whole one"):
+    with pytest.raises(InputError, match=rf"{file} is damaged.*use .*step-\d+, the newest intact one"):
         run(path, *SHORT, source=small(), resume=str((path / "last").resolve()))
     told = Told()
     run(path, *SHORT, source=small(), resume="auto", told=told)
@@ -115,7 +115,7 @@ def test_a_cut_or_missing_file_is_damage(tmp_path: Path, whole: Path) -> None:
     assert find_damage(path / "last") == "manifest.json can't be read"
     for folder in (path / "checkpoints").iterdir():
         (folder / "manifest.json").unlink()
-    with pytest.raises(InputError, match=r"no checkpoint of .* is whole"):
+    with pytest.raises(InputError, match=r"every checkpoint of .* is damaged"):
         run(path, *SHORT, source=small(), resume="auto")
 
 
@@ -123,7 +123,7 @@ def test_a_full_disk_leaves_former_checkpoints_and_no_half(tmp_path: Path, whole
     path = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         at_call(patch, 32, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(RunError, match=r"the disk is full; .*step-\d+ is whole; free some space") as caught:
+        with pytest.raises(RunError, match=r"the disk is full; .*step-\d+ is intact; free some space") as caught:
             run(path, *SHORT, source=small())
     assert "\n" not in str(caught.value)
     assert not list((path / "checkpoints").glob(".writing-*"))

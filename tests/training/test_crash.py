@@ -73,7 +73,7 @@ def test_killed_by_a_person_it_goes_on_exactly_as_it_was(dead: Path, tmp_path: P
     run(tmp_path / "whole")
     engine, told = resumed(dead)
     assert set(engine.used) == {str(MEMORY)} and weights_of(dead) == weights_of(tmp_path / "whole")
-    assert any("the process before died" in note and "nothing says that memory" in note for note in told.notes)
+    assert any("the previous process died" in note and "nothing suggests that memory" in note for note in told.notes)
 
 
 def test_killed_for_memory_it_goes_on_a_rung_lower(dead: Path, tmp_path: Path) -> None:

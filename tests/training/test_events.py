@@ -82,7 +82,7 @@ def test_trackio_that_is_not_installed_is_said_before_anything_else(monkeypatch:
     monkeypatch.setattr("longrepo.training.events.find_spec", lambda _: None)
     for known in ("tensorboard", "none"):
         check_logger_installed(known)
-    with pytest.raises(InputError, match="trackio isn't installed; pip install trackio, or set tensorboard"):
+    with pytest.raises(InputError, match="trackio isn't installed; pip install trackio, or set it to tensorboard"):
         check_logger_installed("trackio")
     with pytest.raises(InputError, match=r"training\.report_to"):
         load_settings(None, ["training.report_to=wandb"])

@@ -62,7 +62,7 @@ def test_each_phase_trains_and_is_saved_at_its_own_positions(tmp_path: Path) -> 
     assert outcome.state.best and outcome.state.best.context["method"] == "yarn"
 
 
-def test_losses_at_other_positions_do_not_compare_and_the_best_counts_anew(tmp_path: Path) -> None:
+def test_losses_at_other_positions_do_not_compare_and_the_best_is_chosen_again(tmp_path: Path) -> None:
     told, engine = Told(), FakeEngine()
     engine.offset = lambda context: 0.0 if context == ContextSettings() else 5.0  # scaling costs more than it learns
     outcome = run(tmp_path / "run", *FIVE, source=LONG, engine=engine, told=told)
@@ -74,7 +74,7 @@ def test_losses_at_other_positions_do_not_compare_and_the_best_counts_anew(tmp_p
         state.former_bests[0].loss < 2.5
         and (tmp_path / "run" / "checkpoints" / state.former_bests[0].checkpoint).is_dir()
     )
-    assert sum("the best counts anew" in note for note in told.notes) == 2
+    assert sum("the best is chosen again" in note for note in told.notes) == 2
     assert (tmp_path / "run" / "best").resolve().name == state.best.checkpoint
 
 

@@ -149,21 +149,21 @@ def test_nothing_to_resume_is_said_in_one_line(tmp_path: Path) -> None:
         run(tmp_path / "new", checkpoint=tmp_path / "empty")
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_checkpoint_starts_over(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_text("")
     told = Told()
     assert run(tmp_path / "run", resume="auto", told=told).exit_status == 0
-    assert "begins anew" in told.notes[0]
+    assert "it starts over" in told.notes[0]
 
 
-def test_a_damaged_best_counts_anew_on_resume(tmp_path: Path) -> None:
+def test_a_damaged_best_is_chosen_again_on_resume(tmp_path: Path) -> None:
     path = stopped(tmp_path / "run")
     best = (path / "best").resolve()
     (best / "optimizer.safetensors").unlink()
     told = Told()
     run(path, resume="auto", told=told)
-    assert any("the best counts anew" in note for note in told.notes)
+    assert any("the best is chosen again" in note for note in told.notes)
 
 
 class OtherEngine(FakeEngine):
@@ -191,7 +191,7 @@ def test_a_run_of_one_engine_goes_on_with_another(tmp_path: Path, at: int) -> No
     assert state.best and state.best.loss == min(record.validation.loss for record in told.epochs)
 
 
-def test_the_former_losses_count_in_proportion_to_the_weights_scored_anew(tmp_path: Path) -> None:
+def test_the_former_losses_are_scaled_to_the_weights_scored_again(tmp_path: Path) -> None:
     run(tmp_path / "run", epochs=1)
     before = read_snapshot((tmp_path / "run" / "last").resolve())
     told = Told()
@@ -212,7 +212,7 @@ def test_a_finished_run_keeps_its_best_on_another_engine(tmp_path: Path) -> None
     assert run(tmp_path / "run", resume="auto", engine=OtherEngine()).adapter
 
 
-def test_ctrl_c_while_the_weights_are_scored_anew_leaves_the_checkpoint_as_it_is(tmp_path: Path) -> None:
+def test_ctrl_c_while_the_weights_are_scored_again_leaves_the_checkpoint_as_it_is(tmp_path: Path) -> None:
     class Interrupting(Told):
         def validating(self, done: int, of: int) -> None:
             if done == 1:

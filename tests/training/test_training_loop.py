@@ -122,7 +122,7 @@ def test_auto_opens_phase_3_only_after_a_phase_2_that_converged(
 def test_a_gradient_that_is_not_finite_ends_the_run_and_names_the_whole_checkpoint(
     tmp_path: Path, explode_at: int
 ) -> None:
-    with pytest.raises(RunError, match=rf"update {explode_at} \(phase 1, epoch .*norm is nan; .*step-\d+ is whole"):
+    with pytest.raises(RunError, match=rf"update {explode_at} \(phase 1, epoch .*norm is nan; .*step-\d+ is intact"):
         run(tmp_path / "run", engine=FakeEngine(explode_at=explode_at))
 
 

@@ -1,12 +1,10 @@
-"""What may be used: RAM, cgroup, Metal, CUDA.
+"""The memory a run may use: the smaller of what was set and what the machine can give now (RAM, cgroup, Metal, CUDA).
 
-What a run may use: the smaller of what was set and what the machine has to give now.
-
-What this process holds already counts as available to it, so that the figure means the same before a model is loaded
+What this process already holds counts as available to it, so that the figure means the same before a model is loaded
 and in the middle of a step: on a CPU its resident memory (of the machine's free memory only what no file backs: the
 kernel counts pages of files as free), on a GPU what the allocator has reserved.
 
-How the machine and this process are off for memory: read once a second, so each reading is cheap.
+The sensors read how short of memory the machine and this process are. They are read once a second, so they are cheap.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class Budget:
-    """`bytes` a run may use, where the figure comes from, and whether a person set it (then it is a limit)."""
+    """The `bytes` a run may use, where the figure comes from, and whether a person set it (then it is a limit)."""
 
     bytes: int
     reason: str
@@ -40,8 +38,8 @@ class Budget:
 
 @dataclass(frozen=True)
 class AvailableMemory:
-    """`bytes` this process may hold in all, now. `firm`: a limit sets it (`limit` bytes), above which the process is
-    killed or refused; otherwise other programs' use does, and it comes back when they end."""
+    """The `bytes` this process may hold in all, now. `enforced`: a limit sets it (`limit` bytes), above which the
+    process is killed or refused memory; otherwise other programs' use does, which ends when they do."""
 
     bytes: int
     source: str
@@ -51,7 +49,7 @@ class AvailableMemory:
 
 @dataclass(frozen=True)
 class CgroupNames:
-    """What the files of a memory cgroup, and the counters in its `memory.stat`, are called."""
+    """Names of a memory cgroup's files and of the counters in its `memory.stat`."""
 
     version: int
     limit: str
@@ -85,12 +83,12 @@ def find_budget(device: str, set_gb: float | None) -> Budget:
 
 
 def available_bytes(device: str) -> int:
-    """Bytes this process may hold in all on `mps`, `metal`, `cuda` or `cpu`, read anew (under a millisecond)."""
+    """Bytes this process may hold in all on `mps`, `metal`, `cuda` or `cpu`, read now (under a millisecond)."""
     return available_memory(device).bytes
 
 
 def available_memory(device: str) -> AvailableMemory:
-    """As `available_bytes`, with where the figure comes from."""
+    """Like `available_bytes`, with the source of the figure."""
     if device in ("mps", "metal"):
         return _metal_available(*(_torch_metal_memory() if device == "mps" else _mlx_metal_memory()))
     if device == "cuda":
@@ -112,7 +110,7 @@ class ProcessMemory(NamedTuple):
 
 
 def process_memory() -> ProcessMemory:
-    """What this process holds. Where the kernel doesn't tell the two apart cheaply (macOS), both are all of it."""
+    """What this process holds. If the kernel doesn't tell the two apart cheaply (macOS), both are all of it."""
     if sys.platform == "linux":
         _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_bytes().split())
         return ProcessMemory(resident * mmap.PAGESIZE, (resident - shared) * mmap.PAGESIZE)
@@ -121,8 +119,8 @@ def process_memory() -> ProcessMemory:
 
 
 def cgroup_available(held: int) -> AvailableMemory | None:
-    """Left to a process that holds `held` bytes under the tightest of its memory cgroup's and its ancestors' limits,
-    or None without one. Pages of files that no process maps are free: the kernel drops them first."""
+    """What a process that holds `held` bytes may hold under the tightest limit of its memory cgroup and its ancestors;
+    None without a limit. Pages of files that no process maps count as free: the kernel drops them first."""
     found: AvailableMemory | None = None
     for folder, names, limit, usage in limited_cgroups():
         left = max(0, limit - max(0, usage - _reclaimable(folder, names)))
@@ -140,8 +138,8 @@ def limited_cgroups() -> Iterator[tuple[Path, CgroupNames, int, int]]:
 
 
 def memory_cgroups() -> Iterator[tuple[Path, CgroupNames]]:
-    """This process's memory cgroup and its ancestors, from the innermost on, as folders that exist. In a container
-    the path may name folders that are only seen outside: they are skipped, the container's own is the topmost."""
+    """This process's memory cgroup and its ancestors, from the innermost on, as folders that exist. In a container the
+    path may name folders that are only visible outside: they are skipped, the container's own is the topmost."""
     try:
         lines = OWN_CGROUP.read_text().splitlines()
     except OSError:
@@ -254,7 +252,7 @@ class MemorySample:
 
 
 class MemorySensors(Protocol):
-    """What the guard reads."""
+    """What the guard reads: memory available, and samples."""
 
     def sample(self) -> MemorySample: ...
 
@@ -276,7 +274,7 @@ class MachineSensors:
 
 
 def read_pressure() -> MemoryPressure:
-    """Of now. What the system doesn't tell reads as no pressure."""
+    """The current pressure. What the system doesn't report counts as none."""
     if sys.platform == "darwin":
         return MemoryPressure(level=sysctl_int("kern.memorystatus_vm_pressure_level") or 1)
     shares = {b"some": 0.0, b"full": 0.0}
@@ -295,7 +293,7 @@ def swap_used() -> int:
 
 
 def sysctl_int(name: str) -> int | None:
-    """An integer of macOS's `sysctl`, without starting a process; None where there is none of that name."""
+    """An integer of macOS's `sysctl`, without starting a process; None if there is none of that name."""
     value = _sysctl(name, 8)
     return int.from_bytes(value, sys.byteorder) if value else None
 

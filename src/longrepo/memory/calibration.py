@@ -1,4 +1,4 @@
-"""Seconds of a step on this machine: a few of its operations timed, the rest by arithmetic."""
+"""Estimate the seconds of a step on this machine: a few of its operations are timed, the rest is arithmetic."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 CALIBRATION_CHUNK = 256
-MLX_CPU_CHUNK = 32  # it computes some hundred times slower there
+MLX_CPU_CHUNK = 32  # MLX is some hundred times slower on a CPU
 SHORT_CHUNKS, LONG_CHUNKS = 2, 6  # chunks
 CALIBRATION_FILE = "calibration.json"
 
 
 @dataclass(frozen=True)
 class CalibratedRates:
-    """Seconds a token: of a layer, of a layer for each key that it attends to, and of embedding, head and loss.
-    `forward`: the share of a layer's time that is its first forward pass. `planned` and `measured`: bytes at the
-    highest moment of the longer of the timed steps (MLX's only)."""
+    """Seconds per token: of a layer, of a layer for each key that it attends to, and of embedding, head and loss.
+    `forward`: the share of a layer's time that is its first forward pass. `planned` and `measured`: peak bytes of the
+    longer of the timed steps (MLX only)."""
 
     layer: float
     key: float
@@ -39,21 +39,21 @@ class CalibratedRates:
     measured: int = 0
 
     def seconds(self, passes: float, tokens: int, layers: int, window: int | None) -> float:
-        """Of one sequence; `passes`: the time of its layers, of what it is where each is computed forward twice and
+        """Seconds of one sequence. `passes`: the time of its layers relative to computing each forward twice and
         backward once."""
-        seen = min(tokens, window or tokens)
-        keys = seen - seen * seen / (2 * tokens)  # the mean: i keys at token i, up to the window
+        span = min(tokens, window or tokens)
+        keys = span - span * span / (2 * tokens)  # the mean: i keys at token i, up to the window
         return tokens * (layers * (self.layer + self.key * keys) * passes + self.ends)
 
     def passes(self, method: StepMethod, layers: int, checkpointing: bool) -> float:
-        """What layers that are computed once more or once less cost. A disk's time isn't counted."""
+        """The relative time of layers that are computed once more or once less. A disk's time isn't counted."""
         if method.store == "recompute":
             return 1 + self.forward * max(0.0, 1 - method.every / layers)
         return 1 - self.forward if method.step == "plain" and not checkpointing else 1.0
 
 
 def calibrated_seconds(planner: MemoryPlanner, remeasure: bool = False) -> Callable[[StepMethod, int], float | None]:
-    """Seconds of a micro-batch by method and length. Unknown (None) until the machine was timed once."""
+    """Return a function: method, length → seconds of a micro-batch, or None until the machine was timed once."""
     kept = JsonCache(CALIBRATION_FILE)
     if remeasure:
         kept.put(_key(planner), asdict(_calibrate(planner)))
@@ -91,13 +91,13 @@ def step_overhead(engine: EngineName = "torch") -> int:
 
 
 def calibrated_peak(planner: MemoryPlanner) -> tuple[int, int] | None:
-    """Bytes of a small step as planned and as measured here, where the machine was calibrated for MLX."""
+    """Bytes of a small step as planned and as measured here, if the machine was calibrated for MLX."""
     found = JsonCache(CALIBRATION_FILE).get(_key(planner))
     return (found["planned"], found["measured"]) if found and found.get("measured") else None
 
 
 def _calibrate(planner: MemoryPlanner) -> CalibratedRates:
-    """Time one layer of true width with random weights at two lengths; keep what follows from it."""
+    """Time one layer of the real width with random weights at two lengths, and derive the rates."""
     of = planner.estimator
     chunk = MLX_CPU_CHUNK if (of.engine, of.device) == ("mlx", "cpu") else CALIBRATION_CHUNK
     run: Any = of.dry_run(StepMethod("chunked", chunk))
@@ -105,7 +105,7 @@ def _calibrate(planner: MemoryPlanner) -> CalibratedRates:
         return_freed_memory()  # as a run does that needs most of its budget
     step = _timed_step(of.engine, run)
     few, many = SHORT_CHUNKS * chunk, LONG_CHUNKS * chunk
-    beside = step.overhead(few)  # also does what is only done at a first time
+    beside = step.overhead(few)  # also warms up
     if of.device == "cpu":
         JsonCache("process.json").put(f"step {code_identity(of.engine)}", beside)
     short, long = step.seconds(few), step.seconds(many)

@@ -1,10 +1,7 @@
-"""Would the main job run here.
+"""The checks of `longrepo doctor`: would the main job, training, run here?
 
-The model: where it is, whether it can be had, whether its tokenizer loads, and whether the main job fits.
-
-All checks, in the order a person reads them.
-
-What the machine, the libraries and the model are like for the main job, as findings with what to do.
+The machine and the libraries, then the model: whether it is here or can be downloaded, whether its tokenizer loads, and
+whether training it fits. Each check gives a finding with its remedy, in the order a person reads them.
 """
 
 from __future__ import annotations
@@ -41,8 +38,8 @@ OFFLINE_REMEDY = "connect to the network once, give --model FOLDER with a downlo
 
 @dataclass(frozen=True)
 class ModelAccess:
-    """What was found, the folder with the model's configuration where there is one on this machine, and the bytes of
-    weights that the first run will download."""
+    """The finding, the folder of the model's configuration if it is on this machine, and the bytes of weights that the
+    first run will download."""
 
     finding: DoctorFinding
     folder: Path | None
@@ -67,7 +64,7 @@ def find_model(model: ModelSettings) -> ModelAccess:
 
 
 def check_tokenizer(folder: Path, structure_tokens: bool) -> DoctorFinding:
-    """Load the tokenizer that lies beside the configuration."""
+    """Check that the tokenizer beside the configuration loads."""
     from longrepo.data.tokenizer import load_tokenizer
 
     try:
@@ -79,7 +76,7 @@ def check_tokenizer(folder: Path, structure_tokens: bool) -> DoctorFinding:
 
 def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
     """Bytes of all checkpoints a run keeps at once: LoRA and two moments in float32 each, for the last ones, one being
-    written, the best and the phases' ends. `settings.model.name` is a folder; raises InputError where it can't be read.
+    written, the best and the phases' ends. `settings.model.name` is a folder; raises InputError if it can't be read.
     """
     from longrepo.engines.model_shape import read_config, read_shape
 
@@ -89,8 +86,8 @@ def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
 
 
 def check_fit(settings: Settings, choice: EngineSelection, device: str) -> DoctorFinding:
-    """Whether the planner finds a method for every phase that is to run, here and now. `settings.model.name` is a
-    folder. Up to a minute for a model that was never planned for."""
+    """Check that the planner finds a method for every phase, here and now. `settings.model.name` is a folder. Takes up
+    to a minute for a model that was never planned before."""
     from longrepo.curriculum.schedule import make_schedule
     from longrepo.memory.planner import MemoryPlanner, plan_run
 
@@ -109,7 +106,7 @@ def check_fit(settings: Settings, choice: EngineSelection, device: str) -> Docto
 def _find_on_hub(model: ModelSettings) -> ModelAccess:
     from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache, utils
 
-    utils.logging.set_verbosity_error()  # it tells of each try
+    utils.logging.set_verbosity_error()  # it logs each try
     cached = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
     folder = Path(cached).parent if isinstance(cached, str) else None
     if folder and not _missing_weights(folder):
@@ -139,7 +136,7 @@ def _find_on_hub(model: ModelSettings) -> ModelAccess:
 
 
 def _missing_weights(folder: Path) -> str:
-    """The first file of weights that isn't there, or ""."""
+    """The first file of weights that is missing, or ""."""
     index = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if index is None:
         return "weights"
@@ -150,7 +147,7 @@ def _missing_weights(folder: Path) -> str:
 
 
 def _with_timeout(seconds: float, ask: Callable[[], Any]) -> Any:
-    """What `ask` returns or the error it raises, or None where it takes longer. Its thread may outlive the question:
+    """Return what `ask` returns or the error it raises, or None if it takes longer. Its thread may outlive the call:
     looking up a name can't be interrupted."""
     answer: list[Any] = []
 
@@ -172,7 +169,7 @@ def _error_finding(error: InputError, topic: str) -> DoctorFinding:
 
 
 def run_checks(settings: Settings, wanted: str, device: str, output: Path) -> Iterator[DoctorFinding]:
-    """Look at this machine for a run with these settings by the engine `wanted` (`auto`, `torch` or `mlx`) on `auto`,
+    """Check this machine for a run with these settings by the engine `wanted` (`auto`, `torch` or `mlx`) on `auto`,
     `mps`, `cuda` or `cpu` into `output`."""
     try:
         choice = choose_engine(wanted, device, settings.training.weights)

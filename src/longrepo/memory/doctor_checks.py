@@ -1,12 +1,7 @@
-"""Machine, libraries, 4-bit kernels.
+"""Single checks of `longrepo doctor`, each giving a finding.
 
-One thing that was looked at.
-
-The machine: chip, memory and its true limits, cores, disk, git.
-
-The libraries: which there are, whether 4-bit weights work on the device, and which fast paths it has.
-
-MLX: whether it computes with 4-bit weights here, and whether it has Metal.
+The machine: chip, memory and its real limits, cores, disk, git. The libraries: which are installed, whether 4-bit
+weights work on the device, and which fast paths it has. MLX: whether 4-bit weights and Metal work here.
 """
 
 from __future__ import annotations
@@ -31,8 +26,8 @@ from longrepo.memory.budget import GIB, find_budget, limited_cgroups, memory_cgr
 
 @dataclass(frozen=True)
 class DoctorFinding:
-    """`ok`, `note` (works, but costs something) or `problem` (the main job won't run); about what; what was found; and
-    what to do about it."""
+    """One check's result: `ok`, `note` (works, but costs something) or `problem` (the main job won't run); its topic;
+    what was found; and what to do about it."""
 
     status: Literal["ok", "note", "problem"]
     topic: str
@@ -41,7 +36,7 @@ class DoctorFinding:
 
 
 def check_chip(device: str) -> DoctorFinding:
-    """The processor, and the GPU where the device is one."""
+    """The processor, and the GPU if the device is one."""
     name = _processor_name()
     if device == "cuda":
         import torch
@@ -51,13 +46,13 @@ def check_chip(device: str) -> DoctorFinding:
 
 
 def check_memory(device: str, set_gb: float | None) -> DoctorFinding:
-    """What the machine has, and what a run may use of it."""
+    """The memory of the machine, and how much of it a run may use."""
     total, swap = psutil.virtual_memory().total, psutil.swap_memory()
     budget = find_budget(device, set_gb)
     swapped = f", {swap.used / GIB:.1f} of {swap.total / GIB:.1f} GiB swap used" if swap.total else ", no swap"
     what = f"{total / GIB:.1f} GiB{swapped}; a run may use {budget.bytes / GIB:.2f} GiB ({budget.reason})"
     if set_gb is not None and budget.bytes < set_gb * GIB:
-        return DoctorFinding("note", "memory", what, "end other programs, or lower memory.budget_gb")
+        return DoctorFinding("note", "memory", what, "close other programs, or lower memory.budget_gb")
     return DoctorFinding("ok", "memory", what)
 
 
@@ -88,8 +83,8 @@ def check_cores() -> DoctorFinding:
 
 
 def check_disk(what: str, folder: Path, needed: int, must: bool = True) -> DoctorFinding:
-    """Free space where `folder` is or will be, against `needed` bytes; without it the job runs only if it needn't
-    (`must`) be there."""
+    """Compare the free space at `folder`, which needn't exist yet, with `needed` bytes. `must`: whether the job needs
+    them."""
     there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
     free = shutil.disk_usage(there).free
     status: Literal["note", "problem"] = "problem" if must else "note"
@@ -102,7 +97,7 @@ def check_disk(what: str, folder: Path, needed: int, must: bool = True) -> Docto
 
 
 def check_git() -> DoctorFinding:
-    """The git that repositories are read with."""
+    """The git command that repositories are read with."""
     try:
         run = subprocess.run(["git", "--version"], capture_output=True, text=True, timeout=3, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -127,7 +122,7 @@ NF4_ERROR = 0.15  # relative, of a normal random matrix in NF4: 0.09 to 0.1
 
 
 def check_libraries() -> Iterator[DoctorFinding]:
-    """The engines' libraries against what this package asks for."""
+    """Compare the engines' libraries with the versions this package requires."""
     from packaging.requirements import Requirement
 
     wanted = {r.name: r for r in map(Requirement, metadata.requires("longrepo") or ()) if not r.marker}
@@ -145,7 +140,7 @@ def check_libraries() -> Iterator[DoctorFinding]:
 
 
 def check_torch_4bit(device: str, dtype: str, double: bool) -> DoctorFinding:
-    """Quantise, de-quantise and multiply a small matrix, forwards and backwards, on the device."""
+    """Quantize, dequantize and multiply a small matrix, forwards and backwards, on the device."""
     import torch
 
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that only inference would use
@@ -177,7 +172,7 @@ def check_torch_4bit(device: str, dtype: str, double: bool) -> DoctorFinding:
 
 
 def check_kernels(device: str) -> Iterator[DoctorFinding]:
-    """Which fast paths the device has, and what those that are missing cost."""
+    """The fast paths the device has, and what the missing ones cost."""
     if device == "mps":
         yield _metal_kernels()
         yield DoctorFinding(
@@ -233,7 +228,7 @@ MLX_REMEDY = "pip install -U mlx mlx-lm, or use --engine torch"
 
 
 def check_mlx_4bit(device: str, dtype: str) -> DoctorFinding:
-    """Quantise and multiply a small matrix, forwards and backwards, on MLX's default device."""
+    """Quantize and multiply a small matrix, forwards and backwards, on MLX's default device."""
     import mlx.core as mx
 
     kind = getattr(mx, dtype)
@@ -262,7 +257,7 @@ def check_mlx_4bit(device: str, dtype: str) -> DoctorFinding:
 
 
 def check_metal() -> DoctorFinding:
-    """The GPU, or that there is none."""
+    """Whether MLX has a GPU here."""
     import mlx.core as mx
 
     version = metadata.version("mlx")

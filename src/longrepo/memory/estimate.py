@@ -1,4 +1,4 @@
-"""What one training step needs, by part: dry runs of the real step, kept for the next time."""
+"""Estimate the memory of one training step, by part, from cached dry runs of the real step."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class DryRun(Protocol):
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of tensors at the highest moment of a step: what a run holds all along, what the step keeps of each layer
-    for its backward pass, and what it works with. `head` is the most that logits and loss take (at another moment);
+    """Bytes of tensors at the peak of a step: what a run always holds, what the step keeps of each layer for its
+    backward pass, and its working memory. `head` is the most that logits and loss take (at another moment);
     `disk_held` is the size of the disk store, `disk_written` what a step writes to it."""
 
     weights: int
@@ -71,8 +71,8 @@ class StepMemory:
 
 
 class Estimator:
-    """Steps of one model and one set of settings on one kind of device, in `dtype` (`bfloat16` or `float32`), by one
-    engine."""
+    """Estimates steps of one model and one set of settings on one kind of device, in `dtype` (`bfloat16` or `float32`),
+    by one engine."""
 
     def __init__(
         self, config: Any, settings: Settings, device: str, dtype: str, added: int, engine: EngineName = "torch"
@@ -83,13 +83,13 @@ class Estimator:
 
     @cached_property
     def window(self) -> int | None:
-        """Tokens that the model's windowed layers see, or None where there are none."""
+        """Tokens that the model's windowed layers see, or None if it has no such layers."""
         kinds = getattr(self.config, "layer_types", None) or ["sliding_attention"]
         return getattr(self.config, "sliding_window", None) if "sliding_attention" in kinds else None
 
     @cached_property
     def chunked_unsupported_reason(self) -> str | None:
-        """Why the architecture can't be trained in chunks, or None where it can."""
+        """Why the architecture can't be trained in chunks, or None if it can."""
         key = self._key(StepMethod("chunked", 0), 0)
         if (found := self._kept.get(key)) is None:
             found = {"why_not": self.dry_run(StepMethod()).chunked_unsupported_reason()}
@@ -103,7 +103,7 @@ class Estimator:
         return self.step(StepMethod(), 2).weights
 
     def step(self, method: StepMethod, tokens: int) -> StepMemory:
-        """A step of `batch_size_reference` sequences of `tokens` tokens, whole accumulation windows counted."""
+        """Estimate a step of `batch_size_reference` sequences of `tokens` tokens, over a whole accumulation window."""
         lengths = self._lengths(method, tokens)
         measured = [self._measured(method, length) for length in lengths]
         if len(lengths) == 1:
@@ -166,7 +166,7 @@ class Estimator:
 
 @cache
 def code_identity(engine: EngineName = "torch") -> str:
-    """Changes with the engine's code and with the libraries that it computes with."""
+    """A text that changes with the engine's code and with the libraries that it computes with."""
     from importlib.metadata import version
 
     digest = hashlib.sha256()

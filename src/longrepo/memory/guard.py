@@ -1,6 +1,6 @@
-"""Watches a run: telemetry once a second, and at each step's boundary whether to go on, pause or step down.
+"""Watch a run's memory: telemetry once a second, and between two steps whether to go on, pause or step down.
 
-The guard's own thread only samples; what it says and writes comes from the thread of the loop that asks it.
+The guard's own thread only samples; it speaks and writes from the thread of the loop that calls it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GuardAction = Literal["go", "pause", "step_down"]
 
 @dataclass(frozen=True)
 class GuardVerdict:
-    """What to do at a boundary, why, and the bytes this process may hold in all."""
+    """What to do between two steps, why, and the bytes this process may hold in all."""
 
     action: GuardAction
     reason: str
@@ -47,11 +47,10 @@ class GuardVerdict:
 
 
 class MemoryGuard:
-    """For a run on `mps`, `metal`, `cuda` or `cpu` within `budget_bytes` that a person set (None: what
-    the machine has).
+    """Guards a run on `mps`, `metal`, `cuda` or `cpu` within `budget_bytes` that a person set (None: no such limit).
 
-    `read_peak` gives the allocator's peak in bytes, `write` takes event records. Set `planned` to the planned peak of
-    the method in flight, counted as `Budget.bytes` is. Use it as a context: leaving ends its thread.
+    `read_peak` returns the allocator's peak in bytes, `write` takes event records. Set `planned` to the planned peak of
+    the current method, counted as `Budget.bytes` is. Use it as a context: leaving it ends its thread.
     """
 
     def __init__(
@@ -96,7 +95,7 @@ class MemoryGuard:
 
     @property
     def planned(self) -> int:
-        """Bytes. A new value means another method or phase: its speed is its own, too."""
+        """Bytes. A new value means another method or phase, whose speed is measured separately."""
         return self._planned
 
     @planned.setter
@@ -105,7 +104,7 @@ class MemoryGuard:
             self._planned, self._speeds = value, SpeedHistory()
 
     def sample(self) -> MemorySample:
-        """Read the sensors once and fold the reading into the record of this update."""
+        """Read the sensors once and add the reading to the record of this update."""
         sample, peak = self._sensors.sample(), self._read_peak()
         highest = {
             "peak": peak,
@@ -128,15 +127,15 @@ class MemoryGuard:
         return sample
 
     def take(self) -> TelemetryRecord:
-        """The record of what was sampled since the last call: the highest of each, swap (bytes) as it is and as it
-        grew, `room` and speed as they are. Empty where nothing was."""
+        """Return the record of the samples since the last call: the highest of each, current swap and its growth in
+        bytes, current `room` and speed. Empty if there were none."""
         with self._lock:
             record, self._pending_record = self._pending_record, {}
         return record
 
     def step(self, tokens: int, seconds: float, length: int) -> str | None:
-        """A step is done: `tokens` in `seconds`, its longest sequence `length` tokens. What to tell a person, if it is
-        slow against the steps before it at that length, or no longer is."""
+        """Count a step of `tokens` in `seconds`, its longest sequence `length` tokens. Return a message if steps of
+        that length have become slow, or no longer are."""
         found = self._speeds.add(tokens / max(seconds, 1e-9), length)
         with self._lock:
             self._pending_record["speed"] = round(tokens / max(seconds, 1e-9), 2)
@@ -150,7 +149,7 @@ class MemoryGuard:
         return f"as fast as usual again at {found.up_to:,} tokens"
 
     def boundary(self) -> GuardVerdict:
-        """Between two steps: read the limits anew and judge."""
+        """Between two steps: read the limits again and decide."""
         room = self._sensors.room()
         if self._limit is not None and room.limit != self._limit:
             self._write({"event": "limit", "bytes": room.limit, "was": self._limit, "source": room.source})
@@ -172,21 +171,20 @@ class MemoryGuard:
         return GuardVerdict(action, self._reason, allowed)
 
     def wait_for_memory(self, say: Callable[[str], None], stop: Callable[[], bool]) -> bool:
-        """What a pause is: wait until memory is free, `stop()` says so, or ten minutes have gone; whether it is free.
+        """Pause until memory is free, `stop()` is true, or ten minutes have passed. Return whether memory is free.
 
-        Says what it does, each minute too. Afterwards it lets at least as much time go to work before it asks for
-        another pause.
+        It reports through `say`, again each minute. Afterwards it works for at least as long before the next pause.
         """
-        began = said = self._clock()
+        began = reported = self._clock()
         reason = self._reason
         say(f"paused: {reason}; waiting for other programs, at most {MAX_WAIT_SECONDS / 60:.0f} minutes")
         self._write({"event": "pause", "reason": reason})
         while reason and self._clock() - began < MAX_WAIT_SECONDS and not stop():
             self._sleep(SAMPLE_SECONDS)
             reason = self._pause_reason()
-            if reason and self._clock() - said >= REPORT_SECONDS:
-                said = self._clock()
-                say(f"still paused after {(said - began) / 60:.0f} min: {reason}")
+            if reason and self._clock() - reported >= REPORT_SECONDS:
+                reported = self._clock()
+                say(f"still paused after {(reported - began) / 60:.0f} min: {reason}")
         waited = self._clock() - began
         self._rest_until = self._clock() + max(waited, REPORT_SECONDS)
         self._waited_in_vain = bool(reason)
@@ -199,7 +197,7 @@ class MemoryGuard:
         return self._shortage(self._sensors.room())[1] or self._strain(self.sample())
 
     def _shortage(self, room: AvailableMemory) -> tuple[bool, str]:
-        """Whether a limit forbids the plan, and why it does or why free memory isn't enough for it; "" where it is."""
+        """Whether a limit forbids the plan, and why it doesn't fit; "" if it fits."""
         plan = f"{self._planned / GIB:.2f} GiB planned"
         if self._budget is not None and self._planned > self._budget:
             return True, f"{plan}, {self._budget / GIB:.2f} GiB allowed (memory.budget_gb)"
@@ -208,7 +206,7 @@ class MemoryGuard:
         return room.enforced, f"{plan}, {room.bytes / GIB:.2f} GiB there ({room.source})"
 
     def _strain(self, sample: MemorySample) -> str:
-        """Why the machine is short although this run is within its plan; "" where it isn't."""
+        """Why the machine is short of memory although this run is within its plan; "" if it isn't short."""
         grown = sample.swap - (sample.swap if self._swap is None else self._swap)
         self._swap = sample.swap
         warned = sample.pressure.level >= MAC_WARNING and grown >= SWAP_GROWTH
@@ -221,7 +219,8 @@ class MemoryGuard:
 
 @dataclass(frozen=True)
 class SpeedChange:
-    """`share` of the usual speed that the last steps of `up_to` tokens had; whether that is slow, and that is news."""
+    """The `share` of the usual speed that the last steps of `up_to` tokens reached, whether that is slow, and whether
+    that has changed."""
 
     share: float
     up_to: int
@@ -230,7 +229,7 @@ class SpeedChange:
 
 
 class SpeedHistory:
-    """Steps' speeds by length (up to each power of two), against their own median while they weren't slow."""
+    """Speeds of steps by length (up to each power of two), compared with their median while they weren't slow."""
 
     def __init__(self) -> None:
         self._usual: dict[int, list[float]] = {}  # sorted

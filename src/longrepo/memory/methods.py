@@ -1,4 +1,4 @@
-"""The methods that can compute a step of one length, by what they need: which comes next when memory runs short."""
+"""The methods that can compute a step of one length, and which comes next when memory runs short."""
 
 from __future__ import annotations
 

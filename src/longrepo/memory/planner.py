@@ -1,6 +1,4 @@
-"""Which method each phase is trained by: the cheapest that fits, found before anything is loaded; and which comes next
-when one needs too much memory.
-"""
+"""Plan the method each phase is trained by: the cheapest that fits, found before anything is loaded."""
 
 from __future__ import annotations
 
@@ -38,8 +36,8 @@ NO_BUDGET = Budget(sys.maxsize, "no budget was asked for", limit=False)
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """A method for sequences of `length` tokens. What it needs is found when it is first asked for: seconds where it
-    was never dry-run before. `overhead`: bytes of the process beside its tensors. `seconds`: of one micro-batch."""
+    """A method for sequences of `length` tokens. Its memory is estimated when first asked for, which takes seconds if
+    it was never dry-run before. `overhead`: bytes of the process beside its tensors. `seconds`: of one micro-batch."""
 
     method: StepMethod
     length: int
@@ -53,7 +51,7 @@ class StepEstimate:
 
     @property
     def peak(self) -> int:
-        """Bytes, as the budget counts them: tensors and, where the whole process is counted, its overhead."""
+        """Bytes, as the budget counts them: tensors and, if the whole process is counted, its overhead."""
         return self.memory.peak + self.overhead
 
     @property
@@ -137,7 +135,7 @@ class MemoryPlan:
         return self.peak <= self.budget.bytes // 2
 
     def lines(self) -> Iterator[str]:
-        """What to tell a person, one line a phase."""
+        """Describe the plan, one line per phase."""
         return (phase.line(self.budget) for phase in self.phases.values())
 
     def as_json(self) -> str:
@@ -152,13 +150,13 @@ class MemoryPlan:
 CHUNK_SIZES = (1024, 512, 256, 128)
 LENGTH_STEP = 128  # tokens: lengths that are looked for are multiples of it
 MAX_LENGTH = 131_072
-DISK_SHARE = 0.9  # of the free space, where memory.max_disk_gb doesn't say
+DISK_SHARE = 0.9  # of the free space, unless memory.max_disk_gb is set
 
 
 @dataclass(frozen=True)
 class MemoryPlanner:
     """Plans steps of one model and one set of settings on one kind of device. `budget`: bytes for a run there;
-    `choices`: why this device and precision, as (what, why); `here`: whether the device is this machine's."""
+    `choices`: the device and precision with their reasons; `here`: whether the device is this machine's."""
 
     settings: Settings
     shape: ModelShape
@@ -178,8 +176,8 @@ class MemoryPlanner:
         scratch: Path | None = None,
         budget_gb: float | None = None,
     ) -> MemoryPlanner:
-        """The planner of a run by an engine on `auto`, `mps`, `cuda` or `cpu`, with its budget. `scratch`: see `of`.
-        `budget_gb`, in GiB, stands in for this machine's; then a device that is named needn't be here.
+        """Make the planner of a run by an engine on `auto`, `mps`, `cuda` or `cpu`, with its budget.
+        `budget_gb`, in GiB, replaces this machine's; then the device may be another machine's. `scratch`: see `of`.
 
         Raises InputError for a device that isn't here, and as `of` does.
         """
@@ -205,7 +203,8 @@ class MemoryPlanner:
         time: Callable[[StepMethod, int], float | None] = lambda method, length: None,
         engine: EngineName = "torch",
     ) -> MemoryPlanner:
-        """`scratch`: the folder of the disk store. Raises InputError for a model without a readable configuration."""
+        """Make a planner without a budget. `scratch`: the folder of the disk store. Raises InputError if there is no
+        readable configuration."""
         config = read_config(settings.model.name, settings.model.revision, settings.context)
         shape = read_shape(config, engine)
         missing = [name for name in settings.lora.target_modules if name not in shape.lora]
@@ -220,7 +219,7 @@ class MemoryPlanner:
         return MemoryPlanner(settings, shape, estimator, overhead, disk_allowance(settings, scratch), time)
 
     def at(self, context: ContextSettings) -> MemoryPlanner:
-        """The same at other positions. Raises InputError where the model can't be computed so."""
+        """The planner at other positions. Raises InputError if the model can't be computed at them."""
         if context == self.settings.context:
             return self
         settings = self.settings.model_copy(update={"context": context})
@@ -229,9 +228,9 @@ class MemoryPlanner:
         return replace(_with_settings(self, settings, config), shape=shape)
 
     def estimates(self, length: int) -> tuple[StepEstimate, ...]:
-        """Every method that the settings and the architecture allow, from the cheapest in time to the leanest.
+        """List every method that the settings and the architecture allow, from the fastest to the leanest.
 
-        Raises InputError where the settings ask for chunks and the architecture can't be walked so.
+        Raises InputError if the settings ask for chunks and the architecture can't be computed in chunks.
         """
         allowed = list(allowed_methods(self.settings, length, self.shape.layers, self.estimator.engine))
         if any(method.step == "chunked" for method in allowed) and (
@@ -249,11 +248,11 @@ class MemoryPlanner:
         return StepEstimate(method, length, self.estimator.step, self.overhead, self.time)
 
     def first_fit(self, length: int, budget: int) -> StepEstimate | None:
-        """The cheapest method that fits `budget` bytes and the disk; None where none does."""
-        return next((rung for rung in self.estimates(length) if rung.fits(budget, self.disk)), None)
+        """The fastest method that fits `budget` bytes and the disk; None if none does."""
+        return next((estimate for estimate in self.estimates(length) if estimate.fits(budget, self.disk)), None)
 
     def longest(self, budget: int, method: StepMethod | None = None, most: int = MAX_LENGTH) -> int:
-        """The most tokens, a multiple of 128, that fit (by `method`, or by the leanest): 0 where not even 128 do."""
+        """The most tokens, a multiple of 128, that fit (by `method`, or by the leanest); 0 if not even 128 do."""
         most = min(most, self.shape.max_positions)
         leanest = method or self.estimates(most)[-1].method
 
@@ -314,7 +313,7 @@ def largest_modules(sizes: Mapping[str, int], targets: Sequence[str]) -> tuple[s
 
 
 def phase_planner(planner: MemoryPlanner, given: PhaseConfig) -> MemoryPlanner:
-    """The planner at a phase's positions. Raises InputError, naming its settings, where these can't be computed."""
+    """The planner at a phase's positions. Raises InputError, naming its settings, if these can't be computed."""
     try:
         return planner.at(given.positions(planner.settings.context))
     except InputError as error:
@@ -322,7 +321,7 @@ def phase_planner(planner: MemoryPlanner, given: PhaseConfig) -> MemoryPlanner:
 
 
 def checked_phase_planner(planner: MemoryPlanner, phase: Phase) -> MemoryPlanner:
-    """As `at_phase`. Raises InputError, too, where these positions don't reach the phase's longest sequence."""
+    """Like `phase_planner`, but also raises InputError if these positions don't reach the phase's longest sequence."""
     given, at = phase.given, phase_planner(planner, phase.given)
     if phase.max_length <= at.shape.max_positions:
         return at
@@ -335,9 +334,9 @@ def checked_phase_planner(planner: MemoryPlanner, phase: Phase) -> MemoryPlanner
 
 
 def allowed_methods(settings: Settings, length: int, layers: int, engine: EngineName = "torch") -> Iterator[StepMethod]:
-    """Those that `memory.step`, `memory.store` and `memory.chunk_tokens` allow, from the cheapest in time to the
-    leanest. Kept layers that are computed again cost a forward pass; a disk wears. On MLX the plain step is there
-    only where it is asked for: its graph of a whole sequence is not cheaper in time."""
+    """Yield the methods that `memory.step`, `memory.store` and `memory.chunk_tokens` allow, from the fastest to the
+    leanest. Layers that are computed again cost a forward pass; a disk wears out. On MLX the plain step is only used
+    on request: its graph of a whole sequence isn't faster."""
     memory = settings.memory
     may_be_plain = memory.step == "plain" or (memory.step == "auto" and engine == "torch")
     if may_be_plain and memory.store == "auto" and memory.chunk_tokens == "auto":
@@ -361,7 +360,7 @@ def allowed_methods(settings: Settings, length: int, layers: int, engine: Engine
 
 def process_overhead(engine: EngineName = "torch") -> int:
     """Bytes of libraries and buffers that a process on the CPU holds beside its tensors: this one's, once the engine is
-    imported, or what a step had where the machine was calibrated, if that is more. Ask before a model is loaded."""
+    imported, or a calibrated step's, if that is more. Call it before a model is loaded."""
     kept, key, module = JsonCache("process.json"), code_identity(engine), f"longrepo.engines.{engine}.engine"
     libraries = kept.get(f"libraries {key}")
     if libraries is None or module in sys.modules:
@@ -389,12 +388,13 @@ def disk_allowance(settings: Settings, folder: Path | None) -> int:
 
 
 def _leanest_interval(layers: int) -> int:
-    """Keeping every k-th layer's input holds layers / k of them, and k layers' inputs, keys and values at a time."""
+    """The interval k that needs least: keeping every k-th layer's input holds layers / k of them, and k layers' inputs,
+    keys and values at a time."""
     return min(range(2, 5), key=lambda every: math.ceil(layers / every) + every)
 
 
 def check_weights_fit(planner: MemoryPlanner, budget: Budget) -> None:
-    """Raises InputError where not even the weights fit."""
+    """Raise InputError if not even the weights fit."""
     weights = planner.estimator.weights
     if weights + planner.overhead <= budget.bytes:
         return
@@ -408,12 +408,12 @@ def check_weights_fit(planner: MemoryPlanner, budget: Budget) -> None:
     )
 
 
-def _refusal_message(planner: MemoryPlanner, phase: Phase, rungs: tuple[StepEstimate, ...], budget: Budget) -> str:
-    room, least = budget.bytes, min(rungs, key=lambda rung: rung.peak)
+def _refusal_message(planner: MemoryPlanner, phase: Phase, estimates: tuple[StepEstimate, ...], budget: Budget) -> str:
+    room, least = budget.bytes, min(estimates, key=lambda estimate: estimate.peak)
     of = f"{room / GIB:.2f} GiB ({budget.reason})"
-    lean = [rung for rung in rungs if rung.peak <= room]
+    lean = [estimate for estimate in estimates if estimate.peak <= room]
     if lean:  # then it is the disk
-        need = min(rung.disk_held for rung in lean)
+        need = min(estimate.disk_held for estimate in lean)
         return (
             f"memory.max_disk_gb: phase {phase.number} ({least.length:,} tokens) fits {of} only with {need / GIB:.1f} "
             f"GiB on disk, and {planner.disk / GIB:.1f} GiB may be used: free some, or set a shorter phase"
@@ -425,7 +425,7 @@ def _refusal_message(planner: MemoryPlanner, phase: Phase, rungs: tuple[StepEsti
 
 
 def _remedies(planner: MemoryPlanner, phase: Phase, least: StepEstimate, budget: Budget) -> list[str]:
-    """Each tried by the planner, not guessed."""
+    """Settings that fit, each tried by the planner, not guessed."""
     settings, found = planner.settings, []
     shorter = planner.longest(budget.bytes, least.method, least.length)
     if shorter:

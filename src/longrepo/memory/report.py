@@ -1,10 +1,7 @@
-"""What plan tells: phases, machines, inference.
+"""The figures of `longrepo plan`: parameters, phases and the longest length; other machines; and what inference needs.
 
-Machines a person may ask about without having one at hand: what each gives a training process.
-
-What `longrepo plan` tells: parameters, phases, the longest length; other machines.
-
-What answering needs, tier by tier: weights, keys and values, and its highest moment.
+Machines can be planned for without having one at hand: the table says what each gives a training process. Inference is
+reported by tier: weights, keys and values, and the peak.
 """
 
 from __future__ import annotations
@@ -59,7 +56,7 @@ GPU_OVERHEAD = 820 * MIB  # what the driver keeps (0.3 to 0.5 GiB) and a process
 
 @dataclass(frozen=True)
 class Machine:
-    """`memory` is what the machine has, `usable` what one process gets of it where nothing else runs; in bytes.
+    """A machine to plan for. `memory` is what it has, `usable` what one process gets if nothing else runs; in bytes.
     `source` says where `usable` comes from."""
 
     name: str
@@ -104,10 +101,10 @@ TABLE_LENGTHS = (1024, 2048, 4096, 8192, 16384)
 def plan_report(
     planner: MemoryPlanner, lengths: Mapping[str, tuple[int, MemoryPlanner]], budget: Budget, sequences: Path | None
 ) -> dict[str, Any]:
-    """`lengths`: name → tokens, and the planner at their positions. Bytes and seconds; a phase that nothing fits has no
-    method.
+    """Report parameters, phases and the longest length, in bytes and seconds. `lengths`: name → tokens, and the planner
+    at their positions. A phase that no method fits has no method.
 
-    Raises InputError where not even the weights fit, or a length is beyond the model's positions.
+    Raises InputError if not even the weights fit, or a length is beyond the model's positions.
     """
     shape, settings = planner.shape, planner.settings
     for name, (tokens, at) in lengths.items():
@@ -150,7 +147,7 @@ def plan_report(
 
 
 def _no_fit_reason(planner: MemoryPlanner, tokens: int, budget: Budget) -> str:
-    """What the leanest method needs, where nothing fits."""
+    """Say what the leanest method needs if none fits."""
     least = planner.estimates(tokens)[-1]
     if least.peak <= budget.bytes:
         room = f"{planner.disk / GIB:.1f} GiB may be used (memory.max_disk_gb, free space)"
@@ -159,8 +156,8 @@ def _no_fit_reason(planner: MemoryPlanner, tokens: int, budget: Budget) -> str:
 
 
 def machine_table(planner: MemoryPlanner, dtype: str, lengths: Sequence[int] = TABLE_LENGTHS) -> list[dict[str, Any]]:
-    """Each machine with the cheapest method that fits it, by length; None where none does. Macs by the plan's engine,
-    GPUs always by torch."""
+    """List each machine with the fastest method that fits it, by length; None if none does. Macs use the plan's engine,
+    GPUs always torch."""
     one, rows = planner.estimator, []
     engines: dict[str, tuple[str, EngineName]] = {
         "mps": ("metal", "mlx") if one.engine == "mlx" else ("mps", "torch"),
@@ -181,7 +178,7 @@ def machine_table(planner: MemoryPlanner, dtype: str, lengths: Sequence[int] = T
 
 
 def _epoch_costs(planner: MemoryPlanner, phases: list[dict[str, Any]], sequences: Path) -> list[dict[str, Any]]:
-    """Of each phase: tokens, seconds and bytes written to disk in an epoch, and its epochs."""
+    """For each phase: its epochs, and an epoch's tokens, seconds and bytes written to disk."""
     from longrepo.curriculum.schedule import make_schedule
     from longrepo.data.dataset import read_sequences
 
@@ -208,12 +205,12 @@ CACHE_BITS = (16, 8, 4)
 
 
 def inference_report(planner: MemoryPlanner, tiers: Tiers, budget: Budget) -> dict[str, Any]:
-    """`planner` is that of the trained positions. Bytes.
+    """Report what inference needs in each tier, in bytes. `planner`: the one of the trained positions.
 
-    `together` is the model, a cache as computed and the process's libraries. `peak` adds what reading a prompt that
-    fills the tier works with, from a dry run; None on MLX, which has none for answers: there `together` is a lower
-    bound. `cache` by bits; None where the engine's library has none, and `why_not` says why. Text that was read is kept
-    in `dtype`, which `16` stands for.
+    `together` is the model, a cache as computed and the process's libraries. `peak` adds the working memory of reading
+    a prompt that fills the tier, from a dry run; None on MLX, which has no dry run of inference: there `together` is a
+    lower bound. `cache` is by bits; None if the engine's library doesn't support them, and `why_not` says why. `16`
+    stands for `dtype`.
     """
     one, step = planner.estimator, planner.estimator.step(StepMethod(), 2)
     model = step.weights + step.adapter
@@ -264,7 +261,7 @@ def _cache_bytes(library: CacheLibrary, of: Estimator, tokens: int, bits: int) -
 
 
 def _generation_peak(of: Estimator, tokens: int) -> int:
-    """Bytes of tensors at the highest moment of an answer, from dry runs that are kept."""
+    """Peak bytes of tensors during generation, from cached dry runs."""
     kept, key = JsonCache("answers.json"), _generation_key(of, tokens)
     found: StepBytes | None = kept.get(key)
     if found is None:
@@ -286,7 +283,7 @@ def _generation_key(of: Estimator, tokens: int) -> str:
 
 
 def _unsupported_bits(estimators: Mapping[ContextSettings, Estimator]) -> dict[int, str]:
-    """Of the bits that some tier can't have."""
+    """Say why some tier can't have a cache of so few bits: bits → reason."""
     found: dict[int, str] = {}
     for of in estimators.values():
         library = cache_library(of.engine)

@@ -1,4 +1,4 @@
-"""Base against tuned, as tables in the terminal."""
+"""Print base against tuned as tables in the terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TITLES = {
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """The comparison as prepared, then one table a measure, at the longest length, then the notes."""
+    """Print the comparison on prepared sequences, one table per measure at the longest length, and the notes."""
     print_comparison(evaluation.comparisons, console)
     for measure, title in _TITLES.items():
         figures = _at_longest(evaluation.find(measure))
@@ -36,7 +36,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
 
 
 def print_comparison(comparisons: Sequence[Comparison], console: Console) -> None:
-    """One row a length range, and a sentence that says what it means."""
+    """Print one row per length range, and a sentence on what they mean."""
     table = Table(title="Held-out loss, nats per target token (lower is better)", title_justify="left")
     for name in ("tokens", "sequences", "targets", "base", "tuned", "difference, 95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -55,7 +55,7 @@ def print_comparison(comparisons: Sequence[Comparison], console: Console) -> Non
 
 
 def comparison_verdict(comparisons: Sequence[Comparison]) -> str:
-    """What the table says, in one sentence."""
+    """Say in one sentence what the comparison shows."""
     if not comparisons:
         return "There is no held-out sequence to compare on."
     better = [row for row in comparisons if row.difference < 0]

@@ -1,13 +1,4 @@
-"""Terminal: plan, inference, doctor, models.
-
-A plan in the terminal, at 80 columns.
-
-What answering needs and how fast it is, in the terminal, at 80 columns.
-
-Findings as a list for a terminal, or as JSON.
-
-Models and presets in the terminal, at 80 columns.
-"""
+"""The output of `longrepo plan`, `doctor` and `models` in the terminal, at 80 columns."""
 
 from __future__ import annotations
 
@@ -34,35 +25,35 @@ PART_LABELS = {
 }
 
 
-def show_plan(told: dict[str, Any], console: Console) -> None:
-    """What `longrepo.memory.report.plan_report` found."""
-    counts, budget = told["parameters"], told["budget"]
+def show_plan(report: dict[str, Any], console: Console) -> None:
+    """Print the result of `longrepo.memory.report.plan_report`."""
+    counts, budget = report["parameters"], report["budget"]
     trained = counts["lora"] + counts["structure tokens"]
-    console.print(f"[bold]{escape(told['model'])}[/bold] on {told['device']}, {told['dtype']}")
-    console.print(f"engine: {told['engine']} ({escape(told['engine_reason'])})")
+    console.print(f"[bold]{escape(report['model'])}[/bold] on {report['device']}, {report['dtype']}")
+    console.print(f"engine: {report['engine']} ({escape(report['engine_reason'])})")
     console.print(f"budget: {_gib(budget['bytes'])} GiB ({escape(budget['reason'])})")
     console.print(
         f"parameters: {counts['total']:,}, trained {trained:,} "
         f"({', '.join(f'{name} {count / 1e6:.1f} M' for name, count in counts['by_module'].items())})"
     )
-    fitting = [entry for entry in told["phases"] if "method" in entry]
-    _show_memory_parts(fitting, told["overhead"], console)
-    for entry in told["phases"]:
+    fitting = [entry for entry in report["phases"] if "method" in entry]
+    _show_memory_parts(fitting, report["overhead"], console)
+    for entry in report["phases"]:
         console.print(_phase_line(entry))
-    if told["plain_only"]:
-        console.print(f"only the plain step, not in chunks: {escape(told['plain_only'])}")
+    if report["plain_only"]:
+        console.print(f"only the plain step, not in chunks: {escape(report['plain_only'])}")
     if any(entry["seconds"] is None for entry in fitting):
         untimed = "before longrepo plan --calibrate has timed this machine (about a minute)"
-        console.print(f"hours: not known {untimed if told['this_machine'] else 'on another machine'}")
-    _show_epochs(told["epochs"] or (), console)
-    if told["engine"] == "mlx":
-        console.print(_accuracy_note(told["device"], told["checked_peak"]))
-    longest = f"{told['longest']:,} tokens" if told["longest"] else "none"
+        console.print(f"hours: not known {untimed if report['this_machine'] else 'on another machine'}")
+    _show_epochs(report["epochs"] or (), console)
+    if report["engine"] == "mlx":
+        console.print(_accuracy_note(report["device"], report["checked_peak"]))
+    longest = f"{report['longest']:,} tokens" if report["longest"] else "none"
     console.print(f"the longest sequence that fits: {longest}")
 
 
 def show_machines(rows: list[dict[str, Any]], console: Console) -> None:
-    """Machines against lengths: the cheapest method that fits."""
+    """Print the fastest method that fits, by machine and length."""
     lengths = list(rows[0]["methods"])
     table = Table(title="the cheapest way that fits: chunk, and where layers' inputs are kept", padding=(0, 0))
     table.add_column("machine")
@@ -126,7 +117,7 @@ def _show_epochs(epochs: Iterable[dict[str, Any]], console: Console) -> None:
 
 
 def _accuracy_note(device: str, checked: tuple[int, int] | None) -> str:
-    """Of MLX's plan: what a calibration found, or that there was none."""
+    """Say how exact MLX's plan is by calibration, or that there was none."""
     where = "Metal" if device == "metal" else "this CPU"
     if checked is None:
         doubt = "validated on the CPU and not on Metal, until longrepo plan --calibrate was run there"
@@ -150,40 +141,40 @@ def _gib(value: int) -> str:
 GIB = 2**30
 
 
-def show_inference(told: Mapping[str, Any], console: Console) -> None:
-    """What `longrepo.memory.report.inference_report` found, with `speeds` or why there are none (`unmeasured`)."""
-    budget = told["budget"]
+def show_inference(report: Mapping[str, Any], console: Console) -> None:
+    """Print the result of `longrepo.memory.report.inference_report`, with `speeds` or why there are none."""
+    budget = report["budget"]
     console.print(
-        f"[bold]{escape(told['model'])}[/bold] on {told['device']}, {told['dtype']}, engine: {told['engine']}"
+        f"[bold]{escape(report['model'])}[/bold] on {report['device']}, {report['dtype']}, engine: {report['engine']}"
     )
     console.print(f"budget: {_gib(budget['bytes'])} GiB ({escape(budget['reason'])})")
-    libraries = f", libraries {_gib(told['overhead'])} GiB" if told["overhead"] else ""
-    console.print(f"weights {_gib(told['weights'])} GiB, adapter {_gib(told['adapter'])} GiB{libraries}")
-    _show_tiers(told, console)
-    for bits, reason in told["why_not"].items():
+    libraries = f", libraries {_gib(report['overhead'])} GiB" if report["overhead"] else ""
+    console.print(f"weights {_gib(report['weights'])} GiB, adapter {_gib(report['adapter'])} GiB{libraries}")
+    _show_tiers(report, console)
+    for bits, reason in report["why_not"].items():
         console.print(f"{bits}-bit keys and values: {escape(reason)}")
-    if told["engine"] == "mlx":
-        console.print("MLX: no dry run of an answer; all together is what it needs at least")
-    if told["unmeasured"]:
-        console.print(f"speed: not measured: {escape(told['unmeasured'])}")
-    _show_speeds(told, console)
+    if report["engine"] == "mlx":
+        console.print('MLX has no dry run of inference: "all" is a lower bound')
+    if report["unmeasured"]:
+        console.print(f"speed: not measured: {escape(report['unmeasured'])}")
+    _show_speeds(report, console)
 
 
-def _show_tiers(told: Mapping[str, Any], console: Console) -> None:
+def _show_tiers(report: Mapping[str, Any], console: Console) -> None:
     table = Table(title="GiB by tokens of prompt and answer: keys and values, all, and the highest moment")
     table.add_column("tokens", justify="right")
     table.add_column("positions")
-    for name in (f"KV {told['dtype']}", "8 bits", "4 bits", "all", "highest", "fits"):
+    for name in (f"KV {report['dtype']}", "8 bits", "4 bits", "all", "highest", "fits"):
         table.add_column(name, justify="right")
-    for row in told["tiers"]:
+    for row in report["tiers"]:
         sizes = (*row["cache"].values(), row["together"], row["peak"])
         cells = ("–" if size is None else f"{size / GIB:.3f}" for size in sizes)
         table.add_row(f"{row['length']:,}", _positions_label(row["context"]), *cells, "yes" if row["fits"] else "no")
     console.print(table)
 
 
-def _show_speeds(told: Mapping[str, Any], console: Console) -> None:
-    for one in told["speeds"]:
+def _show_speeds(report: Mapping[str, Any], console: Console) -> None:
+    for one in report["speeds"]:
         new = f", then {one['new_rate']:,.1f} new tokens/s" if one["new_rate"] else ""
         console.print(
             f"measured here, a prompt of {one['prompt']:,} tokens: {one['prompt_rate']:,.0f} tokens/s{new}; "
@@ -201,8 +192,8 @@ TOPIC_WIDTH = 9  # characters of the longest topic
 
 
 def print_findings(findings: Iterable[DoctorFinding], console: Console) -> list[DoctorFinding]:
-    """Print each as it is found, what to do below it, and a last line that says how it stands; return them all."""
-    seen = []
+    """Print each finding as it comes with its remedy below, and a verdict at the end. Return all of them."""
+    shown = []
     with console.status("looking"):
         for finding in findings:
             table = Table.grid(padding=(0, 1))
@@ -212,13 +203,13 @@ def print_findings(findings: Iterable[DoctorFinding], console: Console) -> list[
             remedy = f"\n[dim]→ {escape(finding.remedy)}[/dim]" if finding.remedy else ""
             table.add_row(STATUS_MARKS[finding.status], finding.topic, escape(finding.what) + remedy)
             console.print(table)
-            seen.append(finding)
-    console.print(f"\n{doctor_verdict(seen)}")
-    return seen
+            shown.append(finding)
+    console.print(f"\n{doctor_verdict(shown)}")
+    return shown
 
 
 def doctor_verdict(findings: Sequence[DoctorFinding]) -> str:
-    """How it stands, in one sentence."""
+    """The verdict of all findings in one sentence."""
     problems = [finding.topic for finding in findings if finding.status == "problem"]
     if not problems:
         return "The main job would run."
@@ -226,7 +217,7 @@ def doctor_verdict(findings: Sequence[DoctorFinding]) -> str:
 
 
 def findings_as_json(findings: Sequence[DoctorFinding]) -> str:
-    """`{"runs": bool, "findings": [{status, topic, what, remedy}]}`."""
+    """Return `{"runs": bool, "findings": [{status, topic, what, remedy}]}`."""
     runs = all(finding.status != "problem" for finding in findings)
     return json.dumps({"runs": runs, "findings": [asdict(finding) for finding in findings]}, indent=2)
 
@@ -235,8 +226,8 @@ GIB, MIB, KIB = 2**30, 2**20, 2**10
 
 
 def show_presets(rows: Sequence[Mapping[str, Any]], contexts: Sequence[int], console: Console) -> None:
-    """One line a size: `name`, the counts of `longrepo.pretrain.requirements.calculate_requirements`, and `steps`
-    (context → bytes), empty if they weren't asked for."""
+    """Print one line per size: `name`, the counts of `longrepo.pretrain.requirements.calculate_requirements`, and
+    `steps` (context → bytes), empty if not requested."""
     table = Table(title="presets: StarCoder2's architecture, rotary positions, tied embeddings", padding=(0, 0))
     columns = ("preset", "parameters", "layers", "width", "heads", "KV", "words", "bf16, GiB", "KV, B/token")
     for column in columns:
@@ -263,44 +254,44 @@ def _show_preset_steps(rows: Sequence[Mapping[str, Any]], console: Console) -> N
     console.print(table)
 
 
-def show_requirements(name: str, told: Mapping[str, Any], console: Console) -> None:
-    """What `longrepo.pretrain.requirements.calculate_requirements` found."""
-    window = f", attention over {told['window']:,}" if told["window"] else ""
+def show_requirements(name: str, report: Mapping[str, Any], console: Console) -> None:
+    """Print the result of `longrepo.pretrain.requirements.calculate_requirements`."""
+    window = f", attention over {report['window']:,}" if report["window"] else ""
     console.print(
-        f"[bold]{escape(name)}[/bold]: {told['layers']} layers of {told['hidden']:,}, {told['heads']} heads "
-        f"({told['kv_heads']} of keys and values), vocabulary {told['vocabulary']:,}, "
-        f"{told['max_positions']:,} positions{window}"
+        f"[bold]{escape(name)}[/bold]: {report['layers']} layers of {report['hidden']:,}, {report['heads']} heads "
+        f"({report['kv_heads']} of keys and values), vocabulary {report['vocabulary']:,}, "
+        f"{report['max_positions']:,} positions{window}"
     )
-    _show_parameters(told, console)
-    _show_inference_memory(told["inference"], console)
-    if told.get("unplanned"):
-        console.print(f"training isn't planned: {escape(told['unplanned'])}")
+    _show_parameters(report, console)
+    _show_inference_memory(report["inference"], console)
+    if report.get("unplanned"):
+        console.print(f"training isn't planned: {escape(report['unplanned'])}")
         return
-    _show_training_memory(told["training"], console)
-    if "machines" in told:
-        _show_machine_rows(told["machines"], console)
+    _show_training_memory(report["training"], console)
+    if "machines" in report:
+        _show_machine_rows(report["machines"], console)
 
 
-def _show_parameters(told: Mapping[str, Any], console: Console) -> None:
+def _show_parameters(report: Mapping[str, Any], console: Console) -> None:
     table = Table(title="parameters")
     for column in ("part", "count", "share"):
         table.add_column(column, justify="left" if column == "part" else "right")
-    for part, count in told["by_part"].items():
+    for part, count in report["by_part"].items():
         if count or part in ("positions", "head"):
-            table.add_row(_part_label(part, told), f"{count:,}", f"{count / told['parameters']:.2%}")
-    table.add_row("all", f"{told['parameters']:,}", "", style="bold")
+            table.add_row(_part_label(part, report), f"{count:,}", f"{count / report['parameters']:.2%}")
+    table.add_row("all", f"{report['parameters']:,}", "", style="bold")
     console.print(table)
-    if lora := told["lora"]:
-        share = lora["parameters"] / told["parameters"]
+    if lora := report["lora"]:
+        share = lora["parameters"] / report["parameters"]
         console.print(
             f"LoRA at r={lora['r']} on {', '.join(lora['modules'])}: {lora['parameters']:,} more ({share:.2%})"
         )
 
 
-def _part_label(part: str, told: Mapping[str, Any]) -> str:
+def _part_label(part: str, report: Mapping[str, Any]) -> str:
     if part == "positions":
-        return "positions (rotary: none)" if told["rotary"] else "positions (learned)"
-    return "head (tied to the embedding)" if part == "head" and told["tied"] else part
+        return "positions (rotary: none)" if report["rotary"] else "positions (learned)"
+    return "head (tied to the embedding)" if part == "head" and report["tied"] else part
 
 
 def _show_inference_memory(found: Mapping[str, Any], console: Console) -> None:

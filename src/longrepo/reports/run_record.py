@@ -1,4 +1,4 @@
-"""A run as its folder tells it, whole or as far as it got. What isn't there is told in a sentence, not left out."""
+"""Read a run from its folder, complete or as far as it got. What is missing is explained in a sentence."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ METRICS_FILE, PLAN_FILE, EVALUATION_FILE, STAGE_FILE_NAME = (
 
 @dataclass
 class MetricsHistory:
-    """What `metrics.jsonl` holds, in the order it was written; `events` are the memory guard's, and `starts` the
-    number of updates done before each phase."""
+    """The records of `metrics.jsonl` in order. `events`: the memory guard's; `starts`: the number of updates before
+    each phase."""
 
     phases: list[PhaseRecord] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
@@ -42,7 +42,7 @@ class MetricsHistory:
 
     @property
     def seconds(self) -> float:
-        """Of all updates; validating and saving not counted."""
+        """The time of all updates, without validating and saving."""
         return sum(update.seconds for update in self.updates)
 
     @property
@@ -51,26 +51,26 @@ class MetricsHistory:
 
     @property
     def checks(self) -> list[list[tuple[int, Validation]]]:
-        """(updates done before it, what was found) from the first phase's start on, in groups of those that compare: at
-        the same positions, on the same lengths. A group begins with the start of its first phase."""
-        found: list[list[tuple[int, Validation]]] = []
+        """(updates before it, validation) from the first phase's start on, in groups that are comparable: at the same
+        positions, on the same lengths. A group begins with the start of its first phase."""
+        groups: list[list[tuple[int, Validation]]] = []
         same: object = None
         for phase, start in zip(self.phases, self.starts, strict=True):
             compares = phase.context, list(phase.validation.by_length)
             if compares != same:
-                found.append([(start, phase.validation)])
+                groups.append([(start, phase.validation)])
                 same = compares
-            found[-1] += [(one.update, one.validation) for one in self.epochs if one.phase == phase.phase]
-        return found
+            groups[-1] += [(one.update, one.validation) for one in self.epochs if one.phase == phase.phase]
+        return groups
 
     @property
     def validations(self) -> list[tuple[int, Validation]]:
-        """The last of the groups: where it began, then its epochs."""
+        """The last group of `checks`: its start, then its epochs."""
         return self.checks[-1] if self.phases else []
 
     @property
     def best(self) -> tuple[int, Validation] | None:
-        """Of the group's epochs, which the weights are chosen among; None before one has ended."""
+        """The best epoch of the last group, whose weights are kept; None before one has ended."""
         return min(self.validations[1:], key=lambda check: check[1].loss, default=None)
 
     @property
@@ -82,7 +82,7 @@ class MetricsHistory:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """`snapshot`, `plan`, `data`, `summary` and `evaluation` are None where they aren't there; `missing` says why."""
+    """A run's folder. `snapshot`, `plan`, `data`, `summary` and `evaluation` may be None; `missing` says why."""
 
     path: Path
     settings: Settings
@@ -96,7 +96,7 @@ class RunRecord:
 
     @property
     def finished(self) -> bool:
-        """Whether it did all it was asked, and left what it trained."""
+        """Whether it did all that was requested, and its trained weights are there."""
         done = self.snapshot is None or self.snapshot.state.finished
         return done and self.trained.is_dir()
 
@@ -112,7 +112,7 @@ class RunRecord:
 
     @property
     def epochs_planned(self) -> int:
-        """Of all phases of its schedule."""
+        """Epochs of all phases of its schedule."""
         return sum(self.snapshot.state.schedule.values()) if self.snapshot else 0
 
     @property
@@ -121,7 +121,7 @@ class RunRecord:
 
 
 def read_run_record(path: Path) -> RunRecord:
-    """A run's folder. Raises InputError where it is none, or what it holds can't be read."""
+    """Read a run's folder. Raises InputError if it isn't one, or its files can't be read."""
     check_is_run(path)
     missing: dict[str, str] = {}
     snapshot = _read_snapshot(path, missing)
@@ -140,7 +140,7 @@ def read_run_record(path: Path) -> RunRecord:
 
 
 def check_is_run(path: Path) -> None:
-    """Raise InputError where a folder isn't a run's; it says which ones in it are."""
+    """Raise InputError if a folder isn't a run's, naming a run in it if there is one."""
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give a run's, as --output of training named it")
     if not (path / SETTINGS_FILE).is_file():
@@ -164,16 +164,16 @@ def _read_data(
     snapshot: CheckpointSnapshot | None, missing: dict[str, str]
 ) -> tuple[Header | None, Mapping[str, Any] | None]:
     if snapshot is None:
-        missing["data"] = "What it is trained on is known from its first checkpoint on."
+        missing["data"] = "Its data is recorded from the first checkpoint on."
         return None, None
     path = Path(snapshot.identity.sequences)
     try:
         header = _read_folder_header(path)
     except (OSError, ValueError, InputError):
-        missing["data"] = f"Its sequences can't be read any more: {path}"
+        missing["data"] = f"Its sequences can no longer be read: {path}"
         return None, None
     if header.content_sha256 != snapshot.identity.data_sha256:
-        missing["data"] = f"Other sequences than those it was trained on lie there by now: {path}"
+        missing["data"] = f"The sequences there are no longer those it was trained on: {path}"
         return None, None
     try:
         summary = json.loads((path.parent / SUMMARY_FILE).read_text(encoding="utf-8"))
@@ -183,7 +183,7 @@ def _read_data(
 
 
 def _read_folder_header(path: Path) -> Header:
-    """Of a folder without reading its rows: they were checked before they were trained on."""
+    """Read the header; of a folder without its rows, which were checked before training."""
     if path.is_dir():
         return Header.from_dict(json.loads((path / HEADER_FILE).read_text(encoding="utf-8")), str(path))
     from longrepo.data.dataset import read_sequences
@@ -203,7 +203,7 @@ def _read_plan(file: Path, missing: dict[str, str]) -> Mapping[str, Any] | None:
 
 
 def _find_evaluation(path: Path, missing: dict[str, str]) -> Evaluation | None:
-    """In the run's folder, or beside it, where the pipeline puts it."""
+    """Find the newest evaluation in the run's folder, or beside it, where the pipeline writes it."""
     files = [path / EVALUATION_FILE]
     for stage in sorted(path.resolve().parent.glob(f"evaluation-*/{STAGE_FILE_NAME}")):
         try:
@@ -224,7 +224,7 @@ def _find_evaluation(path: Path, missing: dict[str, str]) -> Evaluation | None:
 
 
 def _read_history(file: Path) -> MetricsHistory:
-    """What stands there, but for a last line that is being written, or was cut off by a kill."""
+    """Read the records, except a last line that is being written or was cut off by a kill."""
     history = MetricsHistory()
     try:
         lines = file.read_bytes().splitlines(keepends=True)

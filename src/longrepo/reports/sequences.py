@@ -1,16 +1,7 @@
-"""Terminal: preparation, inspect, leaks, questions.
+"""Sequences in the terminal: what `prepare`, `inspect`, `check-leaks` and `check-questions` print.
 
-What `prepare` and `tokenize` print: a table of what was built, and what a person should know about it.
-
-What `check-questions` prints: how many answers of each kind were confirmed, and those that weren't.
-
-Repository text for a terminal: what could move the cursor, colour or reorder it is shown, not obeyed.
-
-A summary of sequences in the terminal: counts by phase and kind, small histograms, shares.
-
-One sequence in the terminal as the model sees it: marks as labels, loss weights by style and in the margin.
-
-What the leak check compared and found, in the terminal.
+Text of a repository is escaped: characters that could move the cursor, colour or reorder the text are shown instead. A
+single sequence is shown as the model sees it: marks as labels, loss weights by style and in the margin.
 """
 
 from __future__ import annotations
@@ -176,12 +167,12 @@ def print_question_check(checked: list[tuple[StoredQuestion, AnswerVerdict]]) ->
     console.print(table)
     for one, verdict in checked:
         if verdict.result == "refuted":
-            said = f"row {one.row}: {one.question} {one.answer} – refuted: {verdict.why}"
-            console.print(Text("".join(c if c.isprintable() else "\ufffd" for c in said)), soft_wrap=True)
+            line = f"row {one.row}: {one.question} {one.answer} – refuted: {verdict.why}"
+            console.print(Text("".join(c if c.isprintable() else "\ufffd" for c in line)), soft_wrap=True)
 
 
 def escape_control(text: str) -> str:
-    """Text in which control and format characters (but line breaks and tabs) are spelled out."""
+    """Spell out control and format characters, except line breaks and tabs."""
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_escape_character, text))
@@ -201,7 +192,7 @@ _MAX_LISTED = 6  # languages, repositories
 
 
 def phases_of(file: SequenceFile) -> list[int]:
-    """The phase of each row by its length; 0 where the header names none."""
+    """The phase of each row by its length; 0 if the header names no phases."""
     bands = [Band(**band) for band in file.header.bands]
     return [phase_of(int(length), bands) if bands else 0 for length in file.lengths()]
 
@@ -209,7 +200,7 @@ def phases_of(file: SequenceFile) -> list[int]:
 def print_sequences_summary(
     file: SequenceFile, rows: Sequence[int], phases: Sequence[int], asked: Mapping[str, Any], console: Console
 ) -> None:
-    """Print what the chosen rows hold."""
+    """Print a summary of the chosen rows: counts by phase and kind, small histograms, shares."""
     header, lengths = file.header, file.lengths()
     heads = ", ".join(f"{one.name} at {one.head[:10]}" for one in header.repositories)
     chosen = f" ({', '.join(f'{name} {value}' for name, value in asked.items())})" if asked else ""
@@ -263,7 +254,7 @@ def _histogram_table(file: SequenceFile, rows: Sequence[int], phases: Sequence[i
 
 
 def _add_histogram(table: Table, name: str, values: ArrayLike) -> None:
-    """A row with the values' range and how they lie in 0..1."""
+    """Add a row with the values' range and a histogram over 0..1."""
     numbers: NDArray[np.float64] = np.asarray(values, np.float64)
     counts, _ = np.histogram(numbers.clip(0, 1), _HISTOGRAM_BINS, (0, 1))
     # Bins that hold anything show: the lowest block is for them, the empty one for none.
@@ -332,7 +323,7 @@ _MAX_NAMES = 12  # columns before a fact
 
 @dataclass
 class _ScreenLine:
-    """A line on its way to the screen, and the weights of what it holds."""
+    """A line for the screen, with the weights of its text."""
 
     text: Text = field(default_factory=Text)
     weights: list[float] = field(default_factory=list)  # of its text and marks
@@ -340,7 +331,7 @@ class _ScreenLine:
     heading: bool = False
 
     def margin(self) -> str:
-        """█ all of it is target, ▌ a part is, ▒ context, blank not scored."""
+        """The sign in the margin: █ all of it is target, ▌ part of it, ▒ context, blank not scored."""
         weights = self.weights or [self.blank]
         if all(weight == 1 for weight in weights):
             return "█"
@@ -350,7 +341,7 @@ class _ScreenLine:
 def print_sequence(
     file: SequenceFile, row: int, phase: int, place: str, tokenizer: RepoTokenizer, console: Console
 ) -> None:
-    """What is known of the row, a legend, and its text."""
+    """Print the row's facts, a legend, and its text."""
     about = file.row(row)
     for name, value in _row_facts(about, phase, place):
         label = Text(name.ljust(_MAX_NAMES))
@@ -364,7 +355,7 @@ def print_sequence(
 
 
 def _print_wrapped(console: Console, before: Text, text: Text, before_rest: Text) -> None:
-    """Print text wrapped to the terminal, what stands before it repeated; unwrapped where it goes to a file or pipe."""
+    """Print text wrapped to the terminal with `before` repeated; unwrapped if it goes to a file or pipe."""
     text.expand_tabs(_TAB_WIDTH)
     room = console.width - before.cell_len
     parts = text.wrap(console, room, overflow="fold") if console.is_terminal and text.cell_len > room else [text]
@@ -418,7 +409,7 @@ def _screen_lines(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[_
 
 
 def _weighted_pieces(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[tuple[str, float, bool]]:
-    """Stretches of text of one weight, and marks one by one."""
+    """Yield stretches of text of one weight, and marks one by one."""
     ids, weights = np.array(about["input_ids"]), np.array(about["loss_weights"])
     marks = special_token_mask(tokenizer)[ids]
     changes = (np.diff(weights) != 0) | marks[1:] | marks[:-1]
@@ -438,7 +429,7 @@ _COMPARED_LABELS = {
 
 
 def print_leaks(check: LeakCheck, file: SequenceFile, console: Console) -> None:
-    """What was compared with what, a table of the kinds of leak, and the first few of each."""
+    """Print what was compared, a table of the kinds of leak, and the first few of each."""
     splits = ", ".join(f"{split} {count:,}" for split, count in check.held_out_rows.items()) or "none"
     total = sum(check.held_out_rows.values())
     console.print(
@@ -462,7 +453,7 @@ def print_leaks(check: LeakCheck, file: SequenceFile, console: Console) -> None:
         if len(found) > _MAX_SHOWN_LEAKS:
             console.print(f"… and {len(found) - _MAX_SHOWN_LEAKS:,} more", style="dim", highlight=False)
     if not check.leaks:
-        verdict = "No leak: nothing that validation or test scores stands in a training sequence."
+        verdict = "No leak: nothing that validation or test scores is in a training sequence."
         nothing = "No validation or test sequence scores a whole line: there is nothing that could leak."
         console.print(verdict if check.scored_lines else nothing, soft_wrap=True)
 

@@ -1,10 +1,6 @@
-"""Terminal: training, pipeline, progress.
+"""Training and the pipeline in the terminal: phases, epochs and progress bars; stages, choices and what to do next.
 
-A training run in the terminal: a banner a phase, a few lines an epoch, a progress bar where there is a terminal.
-
-The pipeline in the terminal: what stage runs, what was chosen and why, and how to use what came out.
-
-Bars for work of known size, on standard error, where somebody is watching a terminal.
+Progress bars go to standard error, and only if that is a terminal.
 """
 
 from __future__ import annotations
@@ -40,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class TerminalReporter:
-    """Writes to standard error, so that standard output stays free for results; `verbose` adds a line an update."""
+    """Writes to standard error: standard output is for results. `verbose` adds a line per update."""
 
     def __init__(self, console: Console | None = None, verbose: bool = False) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
@@ -104,7 +100,7 @@ class TerminalReporter:
             self._print(f"  saved {escape(folder.name)}" + (" (best)" if best else ""))
 
     def close(self) -> None:
-        """Take a progress bar off the screen; what ends a run calls it."""
+        """Remove the progress bar from the screen, at the end of a run."""
         self._end_bar()
 
     def _print(self, text: str) -> None:
@@ -134,7 +130,7 @@ class TerminalReporter:
 def _memory_text(record: EpochRecord) -> str:
     use = record.memory
     planned = f", planned {use.planned / 2**30:.2f} ({use.method})" if use.planned else ""
-    skipped = f"; {use.skipped} sequences skipped: nothing counts in their first {use.cut_to} tokens"
+    skipped = f"; {use.skipped} sequences skipped: no target among their first {use.cut_to} tokens"
     return f"peak memory {use.used / 2**30:.2f} GiB{planned}" + (skipped if use.skipped else "")
 
 
@@ -161,12 +157,12 @@ class PipelineReporter:
 
     @property
     def progress(self) -> TerminalProgress:
-        """For what a stage counts."""
+        """The progress of a stage."""
         return TerminalProgress(self.verbose)
 
     @contextmanager
     def training(self) -> Iterator[TerminalReporter]:
-        """For the training stage, as long as it lasts."""
+        """The reporter of the training stage."""
         reporter = TerminalReporter(verbose=self.verbose)
         try:
             yield reporter
@@ -180,33 +176,33 @@ class PipelineReporter:
         self.console.print(f"· {escape(text)}")
 
     def choices(self, choices: Sequence[tuple[str, str, str]]) -> None:
-        """What was chosen: (key, value, reason) each."""
+        """Print choices, each as (key, value, reason)."""
         table = Table.grid(padding=(0, 2))
         for key, value, reason in choices:
             table.add_row(f"  {key}", escape(value), f"[dim]{escape(reason)}[/dim]")
         self.console.print(table)
 
     def prepared(self, header: Header, summary: dict[str, Any], sequences: Path, seconds: float) -> None:
-        """What the sequences were made of, and how many there are."""
+        """Print what the sequences were made of, and how many there are."""
         from longrepo.reports.sequences import show_preparation
 
         show_preparation(self.console, header, summary, str(sequences), seconds)
 
     def trained(self, run: TrainedRun) -> None:
-        """Where the adapter is, or the model whose weights were all trained, if it was written now."""
+        """Print the folder of the adapter or model, if it was written now."""
         if run.trained and not run.already_finished:
             print(f"{run.trained.name}: {run.trained}")
 
-    def compared(self, found: Evaluation) -> None:
-        """Base against tuned, and what to know about the figures."""
+    def compared(self, evaluation: Evaluation) -> None:
+        """Print base against tuned, and notes on the figures."""
         from longrepo.reports.evaluation import print_comparison
 
-        print_comparison(found.comparisons, self.console)
-        for note in found.notes:
+        print_comparison(evaluation.comparisons, self.console)
+        for note in evaluation.notes:
             self.note(note)
 
     def use(self, trained: Path, base: str, run: Path, report_to: str) -> None:
-        """Where the adapter is, or the model whose weights were all trained, and what to do with it."""
+        """Print where the adapter or model is, and what to do with it."""
         self.console.print(
             f"\n[bold]{trained.name}:[/bold] {escape(str(trained))}\n"
             f"  in {_FORMAT_OWNERS[trained.name]} format; how to load it: {escape(str(trained / 'README.md'))}\n"
@@ -216,8 +212,8 @@ class PipelineReporter:
         )
 
     def figures(self, headlines: Sequence[Headline], page: Path) -> None:
-        """The most important ones, and where the rest stands."""
-        self.console.print("\n[bold]what it bought[/bold]")
+        """Print the most important figures, and the page with the others."""
+        self.console.print("\n[bold]result[/bold]")
         table = Table.grid(padding=(0, 2))
         for one in headlines:
             table.add_row(f"  {one.value}", escape(one.label))
@@ -227,27 +223,26 @@ class PipelineReporter:
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show `what`; call what is yielded once for each piece done."""
+    """Show a bar; call the yielded function once for each piece done."""
     with TerminalProgress().count(what, total) as done:
         yield lambda: done(1)
 
 
 class TerminalProgress:
-    """Shows steps and counted work with the time that is left: the `Progress` of a command. If the output is no
-    terminal, steps become lines if `verbose` asks for them."""
+    """Shows steps and counted work with the time left: the `Progress` of a command. With `verbose`, steps are lines."""
 
     def __init__(self, verbose: bool = False) -> None:
         self._console = Console(stderr=True)
         self._verbose = verbose
 
     def step(self, what: str) -> None:
-        """A line, with `--verbose`."""
+        """Print a line, with `--verbose`."""
         if self._verbose:
             self._console.print(f"… {what}", style="dim", highlight=False)
 
     @contextmanager
     def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar while the work lasts."""
+        """Show a bar during the work."""
         self.step(what)
         columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         disable = not self._console.is_terminal
@@ -256,5 +251,5 @@ class TerminalProgress:
             yield lambda count: bar.advance(task, count)
 
     def stopped(self) -> None:
-        """One line: what there is after it."""
+        """Print what is left after a stop."""
         print("stopped: nothing was written; what was read is kept for the next run", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What was trained: the adapter or the model of a run, of a checkpoint, or an adapter in a folder of its own."""
+"""Find trained weights: the adapter or model of a run or a checkpoint, or an adapter in a folder of its own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ MODEL_CONFIG_FILE = "config.json"
 
 @dataclass(frozen=True)
 class TrainedArtifact:
-    """`adapter`: the folder of what was trained, an adapter in PEFT's format or (`whole`) a model, whose base is what
-    training began with. `settings`: those it was trained with; `tokenizer`: what `load_tokenizer` takes; `run`: the
-    folder of the run that it is of, where that is known."""
+    """Trained weights and their settings. `adapter`: the folder of an adapter in PEFT's format or (`whole`) of a model,
+    whose base is what training began with. `settings`: those it was trained with; `tokenizer`: what `load_tokenizer`
+    takes; `run`: the folder of its run, if known."""
 
     adapter: Path
     settings: Settings
@@ -33,22 +33,22 @@ class TrainedArtifact:
 
     @property
     def whole(self) -> bool:
-        """Whether all weights were trained: then a model lies where an adapter would."""
+        """Whether all weights were trained: then `adapter` is the folder of a model."""
         return self.settings.training.weights == "all"
 
     @property
     def files(self) -> list[Path]:
-        """What decides what it computes on its base."""
+        """The files that decide what it computes on its base."""
         names = (MODEL_CONFIG_FILE, "generation_config.json", "model*.safetensors") if self.whole else ("adapter_*",)
         return sorted(file for name in names for file in self.adapter.glob(name))
 
     @property
     def has_own_positions(self) -> bool:
-        """Whether it was trained on other positions than the base was published with."""
+        """Whether it was trained at other positions than those the base was published with."""
         return self.settings.context != ContextSettings()
 
     def on(self, base: str | None) -> TrainedArtifact:
-        """The same on a base of another name (None: its own). Raises InputError where that is gone."""
+        """The same on a base of another name (None: its own). Raises InputError if that is missing."""
         if base is None:
             self._check_base()
             return self
@@ -63,16 +63,16 @@ class TrainedArtifact:
             model_location(name)
         except InputError:
             raise InputError(
-                f"{self.adapter}: what it was trained from, {name}, isn't there any more; put it back, or name it "
-                "anew: export --base, generate and serve --model"
+                f"{self.adapter}: its base model {name} no longer exists; restore it, or name another: "
+                "export --base, generate and serve --model"
             ) from None
 
 
 def find_artifact(path: Path) -> TrainedArtifact:
-    """The adapter or model that a run's folder, a checkpoint's (`RUN/best`, too), or its own folder stands for.
+    """Find the adapter or model of a run's folder, a checkpoint's (also `RUN/best`), or a folder of its own.
 
-    An unfinished run's is its best so far. Its settings' positions are those that it was trained at. Raises InputError
-    where there is none, or it is damaged.
+    An unfinished run's is its best so far. The positions in its settings are those it was trained at. Raises InputError
+    if there is none, or it is damaged.
     """
     found = _find_folder(path)
     return replace(found, settings=found.settings.model_copy(update={"context": read_context(found.adapter)}))
@@ -98,7 +98,7 @@ def _find_folder(path: Path) -> TrainedArtifact:
 
 
 def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """A folder's `adapter_config.json`. Raises InputError where it can't be read."""
+    """Read a folder's `adapter_config.json`. Raises InputError if it can't be read."""
     try:
         tree = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -115,7 +115,7 @@ def _from_checkpoint(folder: Path) -> TrainedArtifact:
 
 
 def _from_folder(folder: Path) -> TrainedArtifact:
-    """With the settings of the run or the checkpoint it lies in, or what it says itself."""
+    """Read a folder with the settings of the run or checkpoint it lies in, or else its own."""
     parent = folder.absolute().parent
     bare = (folder / MODEL_CONFIG_FILE).is_file() and not (folder / ADAPTER_CONFIG).is_file()
     if (parent / MANIFEST).is_file() and find_damage(parent) is None:

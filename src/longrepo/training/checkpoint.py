@@ -1,11 +1,8 @@
-"""Atomic checkpoints, run folder.
+"""A run's folder and its checkpoints.
 
-Checkpoints: whole or not there. Written beside, synced, renamed to a new name; the pointers move last.
-
+The folder holds settings, metrics, TensorBoard events, checkpoints, the pointers `best` and `last`, and at the end the
+`adapter/` or `model/`. Checkpoints are atomic: written beside, synced, renamed to a new name; the pointers move last.
 `state.json` is readable, weights and moments are safetensors, `manifest.json` holds each file's SHA-256. No pickles.
-
-A run's folder: settings, metrics, TensorBoard events, checkpoints, `best`, `last`, and the final `adapter/` or
-`model/`.
 """
 
 from __future__ import annotations
@@ -36,13 +33,13 @@ STEP_CHECKPOINT = re.compile(r"step-\d{8}(-\d+)?$")
 
 
 def trained_folder(settings: Settings) -> str:
-    """What a run's checkpoints, and the run at its end, call the folder of what was trained."""
+    """The name of the folder of trained weights, in each checkpoint and at the end in the run."""
     return MODEL if settings.training.weights == "all" else ADAPTER
 
 
 class CheckpointFolder:
     """The checkpoints of one run: `RUN/checkpoints/NAME`, with the pointers `RUN/last` and `RUN/best`. `trained`: the
-    folder of what is trained in each."""
+    name of the folder of trained weights in each."""
 
     def __init__(self, run: Path, keep_last: int, trained: str = ADAPTER) -> None:
         self.run = run
@@ -51,7 +48,7 @@ class CheckpointFolder:
         self.trained = trained
 
     def unused_name(self, wanted: str) -> str:
-        """The name, or with -2, -3, … where it is taken: a checkpoint is never overwritten."""
+        """Return the name, or with -2, -3, … if it is taken: a checkpoint is never overwritten."""
         name, count = wanted, 1
         while (self.folder / name).exists():
             count += 1
@@ -59,9 +56,9 @@ class CheckpointFolder:
         return name
 
     def save(self, name: str, engine: Engine, snapshot: CheckpointSnapshot) -> Path:
-        """Write a checkpoint under a fresh name, then move the pointers and remove old step checkpoints.
+        """Write a checkpoint under a new name, then move the pointers and remove old step checkpoints.
 
-        Raises RunError where the disk is full or can't be written; former checkpoints are then untouched.
+        Raises RunError if the disk is full or can't be written; earlier checkpoints are then untouched.
         """
         final = self.folder / name
         try:
@@ -80,26 +77,26 @@ class CheckpointFolder:
         return final
 
     def point_best(self, snapshot: CheckpointSnapshot) -> None:
-        """Let `best` point to what the snapshot calls the best, if that is there."""
+        """Point `best` to the snapshot's best checkpoint, if that exists."""
         if snapshot.state.best and (target := self.folder / snapshot.state.best.checkpoint).is_dir():
             files.swap_pointer(self.run / "best", target)
 
     def newest_first(self) -> list[Path]:
-        """All checkpoints, the one written last first."""
+        """All checkpoints, the most recent first."""
         found = [
             path for path in self.folder.glob("*/" + MANIFEST) if not path.parent.name.startswith(TEMPORARY_PREFIX)
         ]
         return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
     def newest_intact(self, besides: Iterable[Path] = ()) -> Path | None:
-        """The newest checkpoint that verifies."""
+        """The newest checkpoint whose checksums match."""
         skip = {path.resolve() for path in besides}
         return next(
             (path for path in self.newest_first() if path.resolve() not in skip and not find_damage(path)), None
         )
 
     def _prune(self, snapshot: CheckpointSnapshot) -> None:
-        """Remove step checkpoints beyond `keep_last`, but never what a pointer or a best of the state names."""
+        """Remove step checkpoints beyond `keep_last`, except those that a pointer or a best of the state names."""
         kept = {pointer.resolve() for pointer in (self.run / "last", self.run / "best")}
         bests = [*snapshot.state.former_bests, *([snapshot.state.best] if snapshot.state.best else [])]
         kept |= {(self.folder / best.checkpoint).resolve() for best in bests}
@@ -110,7 +107,7 @@ class CheckpointFolder:
 
 
 def find_damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words, or None where every file is as it was written."""
+    """Say what is wrong with a checkpoint, in a few words; None if every file is as it was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         checksums = dict(manifest["files"])
@@ -131,7 +128,7 @@ def find_damage(folder: Path) -> str | None:
 
 
 def read_snapshot(folder: Path) -> CheckpointSnapshot:
-    """A whole checkpoint's state. Raises InputError in one line, naming the damaged file and what to use instead."""
+    """Read a checkpoint's state. Raises InputError for a damaged one, naming the file and what to use instead."""
     if wrong := find_damage(folder):
         raise InputError(f"checkpoint {folder}: {wrong}; {_suggest_other_checkpoint(folder)}")
     try:
@@ -147,7 +144,7 @@ def _suggest_other_checkpoint(folder: Path) -> str:
     folder = folder.resolve()
     other = CheckpointFolder(folder.parent.parent, 1).newest_intact(besides=[folder])
     return (
-        f"use {other}, the newest whole one" if other else "no other checkpoint of this run is whole: begin a new run"
+        f"use {other}, the newest intact one" if other else "no other checkpoint of this run is intact: begin a new run"
     )
 
 
@@ -160,8 +157,8 @@ def _cannot_save(error: Exception, final: Path, last: Path | None) -> str:
     full = getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error).lower()
     what = "the disk is full" if full else str(getattr(error, "strerror", None) or error)
     do = "free some space" if full else "make the folder writable"
-    kept = f"{last} is whole" if last else "nothing was saved before"
-    return f"checkpoint {final.name} couldn't be saved: {what}; {kept}; {do} and go on with --resume auto"
+    saved = f"{last} is intact" if last else "nothing was saved before"
+    return f"checkpoint {final.name} couldn't be saved: {what}; {saved}; {do} and go on with --resume auto"
 
 
 LOCK_FILE = ".lock"
@@ -169,7 +166,7 @@ SETTINGS_FILE = "settings.yaml"
 
 
 class RunFolder:
-    """An opened run folder, held by this process alone until it is closed."""
+    """An open run folder, locked by this process until it is closed."""
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
@@ -184,8 +181,8 @@ class RunFolder:
         write_text_file(self.path / SETTINGS_FILE, dump_yaml(settings))
 
     def write_trained(self, best: Path, base: str, save_tokenizer: Callable[[Path], None] | None) -> Path:
-        """Put what the best checkpoint trained (its `adapter` or `model`), the tokenizer and a README into a folder of
-        that name, whole or not at all. It is there only when the run has finished."""
+        """Write the best checkpoint's `adapter` or `model`, the tokenizer and a README into the folder of that name,
+        completely or not at all. It exists only once the run has finished."""
         final = self.path / best.name
         with files.temporary_folder_beside(final) as beside:
             shutil.copytree(best, beside, dirs_exist_ok=True)
@@ -193,7 +190,7 @@ class RunFolder:
                 save_tokenizer(beside)
             text = _READMES[best.name].format(base=base, checkpoint=best.parent.name)
             (beside / "README.md").write_text(text, encoding="utf-8")
-            if final.exists():  # of an earlier end of this run, before it was told to go on
+            if final.exists():  # from an earlier end of this run, before it was resumed
                 former = self.path / f"{TEMPORARY_PREFIX}former-{best.name}"
                 shutil.rmtree(former, ignore_errors=True)
                 os.rename(final, former)
@@ -211,9 +208,9 @@ class RunFolder:
 
 
 def open_run_folder(path: Path, resuming: bool) -> RunFolder:
-    """Create or open a run's folder and lock it; use it with `with`. What a dead process left unfinished is removed.
+    """Create or open a run's folder and lock it; use it with `with`. Unfinished files of a crashed process are removed.
 
-    Raises InputError where it can't be written, another process trains in it, or a new run would mix with an old one.
+    Raises InputError if it can't be written, another process trains in it, or a new run would mix with an old one.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -241,7 +238,7 @@ def open_run_folder(path: Path, resuming: bool) -> RunFolder:
 
 
 def _has_other_files(path: Path) -> bool:
-    """Whether more is there than what a run leaves that ended before it began, say for a mistyped model."""
+    """Whether the folder holds more than what a run leaves that failed before it began, say for a mistyped model."""
     return any(entry.name not in (LOCK_FILE, "checkpoints") for entry in path.iterdir()) or any(
         path.glob("checkpoints/*")
     )

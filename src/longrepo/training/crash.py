@@ -1,15 +1,12 @@
-"""Crash marker, OOM-kill detection, Ctrl-C.
+"""Notice how a training process ended: killed for lack of memory, crashed, or stopped by Ctrl-C.
 
-Whether a process that died without a word was killed for memory.
+Linux counts the processes it kills for memory, by cgroup and for the whole system. macOS doesn't: there the guard's
+last sample decides, and without a sample (a kill within the first second, by a first step that is too large) memory is
+assumed, since a needless step down costs less than a run that is killed again and again.
 
-Linux counts such kills, for a cgroup and for the whole system. macOS counts none: there the guard's last sample
-decides, and without any sample (a kill within the first second, as a first step that is too large brings it) memory
-is taken to be the reason, since a needless step down costs less than a run that is killed again and again.
-
-`in_flight.json`: what a process is at. There while one trains, gone at every clean end; found at a resume, the
-process before died uncleanly. (The run folder's lock says that no live process owns it.)
-
-Ctrl-C once: finish the update, save, stop. Twice: stop now. SIGTERM counts like the first.
+`in_flight.json`, the crash marker, says what a process is doing. It exists while one trains and is removed at every
+clean end: if a resume finds it, the previous process crashed. (The run folder's lock shows that no live process owns
+it.)
 """
 
 from __future__ import annotations
@@ -37,8 +34,8 @@ _OOM_KILL_KEY = "oom_kill"
 
 
 def oom_kill_counts() -> dict[str, int]:
-    """How many processes were killed for memory until now: file → count, this process's cgroup before the system.
-    Empty where the system doesn't count."""
+    """Count the processes killed for memory so far: file → count, this process's cgroup before the system. Empty if the
+    system doesn't count them."""
     counts = {}
     for file in (*_cgroup_counter_files(), SYSTEM_COUNTERS):
         if (count := _read_kill_count(file)) is not None:
@@ -47,7 +44,7 @@ def oom_kill_counts() -> dict[str, int]:
 
 
 def boot_id() -> str:
-    """Differs from boot to boot; empty where the system has no such name."""
+    """Return an id that differs from boot to boot; empty if the system has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -55,8 +52,9 @@ def boot_id() -> str:
 
 
 def oom_kill_reason(counts: Mapping[str, int], boot: str, sample: Mapping[str, Any] | None) -> str | None:
-    """Why a death is put down to memory, or None. `counts`, `boot` and `sample` are what the dead process noted:
-    `kill_counts()`, `boot_id()`, and the guard's last sample (`used` and `limit` in bytes, `critical`)."""
+    """Say why lack of memory is taken for the cause of a crash, or None. `counts`, `boot` and `sample` were written by
+    the crashed process: `oom_kill_counts()`, `boot_id()`, and the guard's last sample (`used` and `limit` in bytes,
+    `critical`)."""
     same_boot = boot == boot_id()
     if counts:
         return _kill_counter_reason(counts) if same_boot else None
@@ -68,7 +66,7 @@ def oom_kill_reason(counts: Mapping[str, int], boot: str, sample: Mapping[str, A
 
 
 def _kill_counter_reason(before: Mapping[str, int]) -> str | None:
-    """By the dead process's own cgroup where that is still there, else by the whole system."""
+    """By the crashed process's own cgroup if it still exists, else by the whole system."""
     for file, count in before.items():
         now = _read_kill_count(file)
         if now is not None and now >= count:
@@ -78,7 +76,7 @@ def _kill_counter_reason(before: Mapping[str, int]) -> str | None:
 
 
 def _cgroup_counter_files() -> list[str]:
-    """The file that counts for this process's memory cgroup (version 1 or 2), if there is one."""
+    """The kill counter of this process's memory cgroup (version 1 or 2), if there is one."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -111,8 +109,8 @@ WRITE_INTERVAL_SECONDS = 5.0  # seconds between two writes that only renew the u
 
 @dataclass(frozen=True)
 class CrashReport:
-    """What a process that died was at; `memory` is what memory had taught it, `why` the evidence that it was killed
-    for memory (None: none)."""
+    """What a crashed process was doing; `memory`: its memory state; `why`: the evidence that it was killed for memory,
+    if any."""
 
     phase: int
     method: str
@@ -121,7 +119,7 @@ class CrashReport:
 
 
 class CrashMarker:
-    """The file of this process; the guard's thread may hand it samples."""
+    """This process's `in_flight.json`; the guard's thread may pass it samples."""
 
     def __init__(self, run: Path) -> None:
         self._file = run / CRASH_MARKER_FILE
@@ -132,7 +130,7 @@ class CrashMarker:
         self._machine = {"pid": os.getpid(), "boot": boot_id(), "kills": oom_kill_counts()}
 
     def crash(self) -> CrashReport | None:
-        """What the process before died at, if it died. Call it before the first `write`."""
+        """Report the previous process's crash, if it crashed. Call it before the first `write`."""
         try:
             tree = json.loads(self._file.read_text(encoding="utf-8"))
             why = oom_kill_reason(tree["kills"], tree["boot"], tree["sample"])
@@ -142,14 +140,14 @@ class CrashMarker:
             return None
 
     def write(self, phase: int, update: int, method: str, length: int, planned: int, memory: MemoryState) -> None:
-        """Say what is begun; atomic and synced. `length` in tokens, `planned` in bytes (0: not planned)."""
+        """Write what is starting, atomically and synced. `length` in tokens, `planned` in bytes (0: not planned)."""
         with self._lock:
             self._content = {"phase": phase, "update": update, "method": method, "length": length, "planned": planned}
             self._content["memory"] = asdict(memory)
             self._put()
 
     def renew(self, update: int | None = None, sample: Mapping[str, Any] | None = None) -> None:
-        """Note the update in progress or the guard's sample; written every few seconds at most."""
+        """Record the update in progress or the guard's sample; written every few seconds at most."""
         with self._lock:
             if self._content is None:
                 return
@@ -158,7 +156,7 @@ class CrashMarker:
             if sample is not None:
                 self._sample = dict(sample)
             if time.monotonic() - self._written >= WRITE_INTERVAL_SECONDS:
-                with suppress(InputError, RunError):  # a full disk is the next checkpoint's to say
+                with suppress(InputError, RunError):  # the next checkpoint reports a full disk
                     self._put()
 
     def __enter__(self) -> CrashMarker:
@@ -167,7 +165,8 @@ class CrashMarker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Every end that this code sees is a clean one; what stands for a kill in tests isn't an `Exception`."""
+        """Remove the marker: every end that this code sees is a clean one. (Tests simulate a kill by what isn't an
+        `Exception`.)"""
         if kind is None or issubclass(kind, Exception | KeyboardInterrupt):
             with self._lock:
                 self._content = None
@@ -184,11 +183,12 @@ INTERRUPTED_STATUS = 130
 
 
 class Interrupt:
-    """While entered (in the main thread), signals set `requested`; a second Ctrl-C raises KeyboardInterrupt."""
+    """Handles Ctrl-C in the main thread: once, the update is finished and saved; twice, KeyboardInterrupt is raised.
+    SIGTERM counts like the first."""
 
-    def __init__(self, told: Callable[[str], None]) -> None:
+    def __init__(self, report: Callable[[str], None]) -> None:
         self.requested = False
-        self._told = told
+        self._report = report
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupt:
@@ -208,4 +208,4 @@ class Interrupt:
             raise KeyboardInterrupt
         if not self.requested:
             self.requested = True
-            self._told("stopping after this update, then saving; Ctrl-C again stops at once without saving")
+            self._report("stopping after this update, then saving; Ctrl-C again stops at once without saving")

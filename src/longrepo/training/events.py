@@ -1,10 +1,7 @@
-"""Records a loop emits; metrics.jsonl; TensorBoard/Trackio.
+"""Records of a run: what the loop emits, `metrics.jsonl`, and live curves (`training.report_to`).
 
-What the loop tells, as values; how it looks is `longrepo.reports`' business.
-
-Live curves while a run trains: TensorBoard's event files, or Trackio's local database (`training.report_to`).
-
-`metrics.jsonl` and live curves: a line a phase, update, step down and epoch; none doubled after a resume.
+`metrics.jsonl` holds one line per phase, update, step down and epoch, none of them twice after a resume. Live curves
+are TensorBoard's event files or Trackio's local database. `longrepo.reports` shows the records to a person.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from longrepo.errors import InputError
 
 @dataclass(frozen=True)
 class Validation:
-    """Mean nll (nats) over target tokens of the fixed validation set: all, and by the phase whose length it is."""
+    """Mean nll (nats) over the target tokens of the fixed validation set: all of them, and by the phases' lengths."""
 
     loss: float
     by_length: dict[str, float]  # "≤1024", "≤2048", … -> nats
@@ -35,7 +32,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """A phase begins: its epochs (global, from 1), lengths and learning rate, and the validation loss before it."""
+    """The start of a phase: its epochs (global, from 1), lengths, learning rate, and the validation loss before it."""
 
     phase: int
     first_epoch: int
@@ -56,20 +53,20 @@ class UpdateRecord:
     phase: int
     epoch: int
     update: int  # from 1, over the whole run
-    position: int  # of updates in the epoch done
+    position: int  # updates of the epoch done
     updates: int  # in the epoch
     loss: float  # weighted mean nll of the window, nats
     learning_rate: float
     gradient_norm: float
     tokens: int
     seconds: float
-    memory: dict[str, Any] = field(default_factory=dict)  # the guard's samples of it, folded
+    memory: dict[str, Any] = field(default_factory=dict)  # the guard's samples during it, combined
 
 
 @dataclass(frozen=True)
 class StepDownRecord:
-    """From here on a step needs less memory. `changes`: nothing ("store"), rounding ("chunks"), or the result:
-    LoRA modules are trained no further ("frozen"), long sequences are cut ("cut"). Planned peaks in bytes."""
+    """From here on a step needs less memory. What that changes: nothing ("store"), rounding ("chunks"), or the result:
+    LoRA modules are no longer trained ("frozen"), long sequences are cut ("cut"). Planned peaks in bytes."""
 
     phase: int
     update: int  # the first it holds for
@@ -79,12 +76,12 @@ class StepDownRecord:
     after: str
     planned_before: int
     planned_after: int
-    text: str  # all of it in a sentence
+    text: str  # the whole record as a sentence
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """How an epoch was computed at its end, and what that is planned to need and was seen to use, in bytes."""
+    """The method an epoch ended with, and the memory it was planned to need and used, in bytes."""
 
     method: str
     planned: int | None
@@ -92,7 +89,7 @@ class MemoryUse:
     steps_down: list[str]
     frozen: list[str]
     cut_to: int | None  # tokens
-    skipped: int  # sequences left without a loss weight where they were cut
+    skipped: int  # sequences that lost all loss weight by being cut
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class EpochRecord:
     gradient_norm_min: float
     gradient_norm_mean: float
     gradient_norm_max: float
-    sequences: int  # included, replayed ones with them
+    sequences: int  # including replayed ones
     replayed: int
     by_difficulty: dict[str, int]
     left_out: dict[str, int]  # by reason
@@ -122,10 +119,10 @@ class EpochRecord:
 
 
 class Reporter(Protocol):
-    """Told of everything a person may want to see while a run goes on."""
+    """Receives everything that a person may want to see during a run."""
 
     def note(self, text: str) -> None:
-        """A decision and its reason, or something to know."""
+        """Report a decision and its reason, or something to know."""
         ...
 
     def phase(self, record: PhaseRecord) -> None: ...
@@ -143,7 +140,7 @@ TRACKIO_PROJECT = "longrepo"
 
 
 class MetricsLogger(Protocol):
-    """Takes values by name at a step, which is the number of updates done."""
+    """Logs values by name at a step, which is the number of updates done."""
 
     def log_values(self, step: int, values: Mapping[str, float]) -> None: ...
 
@@ -151,15 +148,15 @@ class MetricsLogger(Protocol):
 
 
 def check_logger_installed(report_to: str) -> None:
-    """Raise InputError where its library isn't installed."""
+    """Raise InputError if the logger's library isn't installed."""
     if report_to == "trackio" and find_spec("trackio") is None:
         raise InputError(
-            "training.report_to: trackio isn't installed; pip install trackio, or set tensorboard or none there"
+            "training.report_to: trackio isn't installed; pip install trackio, or set it to tensorboard or none"
         )
 
 
 def open_logger(report_to: str, run: Path, update: int) -> MetricsLogger | None:
-    """The board of a run that has done so many updates; None where none is asked for."""
+    """Open the logger of a run at `update`; None if logging is off."""
     check_logger_installed(report_to)
     if report_to == "none":
         return None
@@ -167,7 +164,7 @@ def open_logger(report_to: str, run: Path, update: int) -> MetricsLogger | None:
 
 
 def logged_values(record: object) -> tuple[int, dict[str, float]] | None:
-    """The step of a record and what a board shows of it; None where it shows nothing."""
+    """Return a record's step and the values to log; None if there are none."""
     if isinstance(record, UpdateRecord):
         return record.update, {
             "train/loss": record.loss,
@@ -185,8 +182,8 @@ def logged_values(record: object) -> tuple[int, dict[str, float]] | None:
 
 
 class TensorBoardLogger:
-    """TensorBoard's own event writer (torch's would need torch). A new file says from which step on older files'
-    events no longer hold, so that a resumed run shows one curve."""
+    """Writes with TensorBoard's own event writer (torch's would need torch). A new file says from which step on older
+    files' events are void, so that a resumed run shows one curve."""
 
     def __init__(self, folder: Path, update: int) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -200,7 +197,7 @@ class TensorBoardLogger:
             self._writer.add_event(Event(wall_time=time.time(), step=update + 1, session_log=start))
 
     def log_values(self, step: int, values: Mapping[str, float]) -> None:
-        """One event."""
+        """Write one event."""
         summary = self._summary(
             value=[self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         )
@@ -212,21 +209,21 @@ class TensorBoardLogger:
 
 
 class TrackioLogger:
-    """Trackio on this machine: nothing is sent anywhere. A resumed run begins a curve of its own in the run's group,
-    as steps can't be taken back."""
+    """Logs to Trackio on this machine: nothing is sent anywhere. A resumed run begins a new curve in the run's group,
+    because logged steps can't be removed."""
 
     def __init__(self, run: Path, update: int) -> None:
         import trackio
 
         name = run.resolve().name
-        with redirect_stdout(sys.stderr):  # what it prints is no result of ours
+        with redirect_stdout(sys.stderr):  # standard output is for our results
             self._run: Any = trackio.init(
                 project=TRACKIO_PROJECT, name=f"{name} from update {update + 1}" if update else name, group=name,
                 embed=False, auto_log_gpu=False, auto_log_cpu=False,
             )  # fmt: skip
 
     def log_values(self, step: int, values: Mapping[str, float]) -> None:
-        """One row."""
+        """Write one row."""
         self._run.log(dict(values), step=step)
 
     def close(self) -> None:
@@ -239,23 +236,23 @@ MetricsRecord = PhaseRecord | UpdateRecord | EpochRecord | StepDownRecord
 
 
 class MetricsFile:
-    """Appends records. Opened at a checkpoint's count of records, it cuts off what was written after that."""
+    """Appends records to `metrics.jsonl`. Opened at a checkpoint's number of records, it drops those after it."""
 
     def __init__(self, folder: Path, records: int, update: int, report_to: str = "tensorboard") -> None:
         self.file = folder / "metrics.jsonl"
         self.records = _truncate_records(self.file, records)
         self._out = self.file.open("a", encoding="utf-8")
-        self._board = open_logger(report_to, folder, update)
+        self._logger = open_logger(report_to, folder, update)
 
     def write(self, record: MetricsRecord) -> None:
         name = type(record).__name__.removesuffix("Record")
         kind = re.sub("(?<=.)(?=[A-Z])", "_", name).lower()  # StepDownRecord: step_down
         self._line({"record": kind, **asdict(record)})
-        if self._board is not None and (shown := logged_values(record)):
-            self._board.log_values(*shown)
+        if self._logger is not None and (values := logged_values(record)):
+            self._logger.log_values(*values)
 
     def write_event(self, event: Mapping[str, Any]) -> None:
-        """What the memory's guard noticed."""
+        """Write an event of the memory guard."""
         self._line({"record": "memory", **event})
 
     def _line(self, content: Mapping[str, Any]) -> None:
@@ -264,18 +261,18 @@ class MetricsFile:
         self.records += 1
 
     def sync(self) -> None:
-        """To the disk: done before each checkpoint, which counts on these records."""
+        """Flush to the disk, before each checkpoint, which relies on these records."""
         self._out.flush()
         os.fsync(self._out.fileno())
 
     def close(self) -> None:
         self._out.close()
-        if self._board is not None:
-            self._board.close()
+        if self._logger is not None:
+            self._logger.close()
 
 
 def _truncate_records(file: Path, records: int) -> int:
-    """Keep the first `records` whole lines of a file; return how many there are."""
+    """Keep the first `records` complete lines of a file. Return how many there are."""
     if not file.exists():
         return 0
     end, count = 0, 0

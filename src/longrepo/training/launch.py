@@ -1,4 +1,4 @@
-"""From what is asked of a training to a finished run. What can be wrong is found before an engine is loaded."""
+"""Launch a training run from the options of `longrepo train`. Bad input is found before an engine is loaded."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from longrepo.training.resume import ResumableRun
 
 
-DEFAULT_OUTPUT = Path("model_long_context")  # the guide's
+DEFAULT_OUTPUT = Path("model_long_context")
 
 
 @dataclass(frozen=True)
 class TrainingRequest:
-    """What `longrepo train` is asked for; the names are those of its options (`overrides`: each --set)."""
+    """The options of `longrepo train`, under the same names (`overrides`: each --set)."""
 
     config: Path | None = None
     sequences: Path | None = None
@@ -40,9 +40,9 @@ class TrainingRequest:
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """`output`: the run's folder. `sequences`: what it was trained on. `exit_status`: 0 for a run that has done all it
-    was asked, 130 for one that Ctrl-C stopped, saved. `trained`: the folder of its adapter, or of its model if all
-    weights were trained; None for a stopped run. `already_finished`: there was nothing left to do."""
+    """The result of a training. `output`: the run's folder. `sequences`: what it was trained on. `exit_status`: 0 if it
+    finished, 130 if Ctrl-C stopped it (its state is saved). `trained`: the folder of its adapter, or of its model if
+    all weights were trained; None if it was stopped. `already_finished`: there was nothing left to do."""
 
     output: Path
     sequences: Path
@@ -52,7 +52,7 @@ class TrainedRun:
 
 
 class SilentReporter:
-    """A training's `Reporter` that tells nobody."""
+    """A `Reporter` that prints nothing."""
 
     def note(self, text: str) -> None:
         """Nothing."""
@@ -152,11 +152,11 @@ def _nearest_folder(path: Path) -> Path:
 
 
 def _return_freed_memory(memory: MemoryPlan) -> Iterator[str]:
-    """On a CPU what is freed isn't kept for reuse, where the plan leaves little room."""
+    """On a CPU, give freed memory back to the system at once if the plan leaves little room."""
     from longrepo.utils.process import return_freed_memory
 
     if memory.device == "cpu" and not memory.has_headroom and return_freed_memory():
-        yield "memory: more than half of the budget is planned for, so what is freed is given back at once"
+        yield "memory: more than half of the budget is planned for, so freed memory is returned to the system at once"
 
 
 def _limit_memory(memory: MemoryPlan) -> tuple[tuple[str, str], ...]:

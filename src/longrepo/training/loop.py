@@ -1,9 +1,4 @@
-"""THE loop.
-
-The gradient of one update: a window's micro-batches, accumulated.
-
-The one loop: set up, train epoch by epoch, save, clean up.
-"""
+"""The training loop: set up, train update by update and epoch by epoch, save, clean up."""
 
 from __future__ import annotations
 
@@ -31,8 +26,8 @@ from longrepo.training.state import BestCheckpoint, EpochTotals, TrainingState, 
 
 @dataclass(frozen=True)
 class GroupTotals:
-    """`loss` is the sum of weight × nll (nats), `weight` the sum of weights; `tokens` in all and in the `longest`
-    sequence; `skipped`: sequences left without a loss weight where they were cut."""
+    """Sums over the micro-batches of one update. `loss` is the sum of weight × nll (nats), `weight` the sum of weights;
+    `tokens` in all and in the `longest` sequence; `skipped`: sequences that lost all loss weight by being cut."""
 
     loss: float
     weight: float
@@ -42,16 +37,16 @@ class GroupTotals:
 
 
 def accumulate_group(session: Session, window: list[tuple[int, ...]]) -> GroupTotals:
-    """Hold the window's gradient in the engine, normalised by the weight of the whole window. Done again after
-    `drop_gradients` it gives the same: dropout follows from each micro-batch's place."""
+    """Accumulate the gradient of a window of micro-batches, normalized by the weight of the whole window. Repeating it
+    after `drop_gradients` gives the same bits: dropout follows from each micro-batch's place."""
     engine, source, cut_to = session.engine, session.plan.source, session.state.memory.max_length
-    kept = [with_loss_weight(source, indices, cut_to) for indices in window]
+    weighted = [with_loss_weight(source, indices, cut_to) for indices in window]
     batches = {
-        micro: make_batch(source, indices, engine.pad_id, cut_to) for micro, indices in enumerate(kept) if indices
+        micro: make_batch(source, indices, engine.pad_id, cut_to) for micro, indices in enumerate(weighted) if indices
     }
     weight = math.fsum(batch.weight for batch in batches.values())
     if weight == 0 and cut_to is None:
-        raise InputError(f"sequences {window} of the sequence file have no loss weight at all: build them anew")
+        raise InputError(f"sequences {window} of the sequence file contain no target tokens: rebuild the sequences")
     loss, seed = 0.0, session.plan.settings.training.seed
     for micro, batch in batches.items():
         key = micro_batch_key(seed, session.epoch, session.state.update, micro)
@@ -61,14 +56,14 @@ def accumulate_group(session: Session, window: list[tuple[int, ...]]) -> GroupTo
         weight=weight,
         tokens=sum(int(batch.lengths.sum()) for batch in batches.values()),
         longest=max((int(batch.lengths.max()) for batch in batches.values()), default=0),
-        skipped=sum(map(len, window)) - sum(map(len, kept)),
+        skipped=sum(map(len, window)) - sum(map(len, weighted)),
     )
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended: 0 when it has done all it was asked (`adapter` is its best, or its best model where all weights
-    were trained), 130 when it was stopped."""
+    """The result of a run: exit status 0 if it finished (`adapter`: its best adapter, or model if all weights were
+    trained), 130 if it was stopped."""
 
     exit_status: int
     state: TrainingState
@@ -85,10 +80,10 @@ def train(
     memory: MemoryPlan | None = None,
     make_guard: GuardFactory = lambda write, record: NoGuard(),
 ) -> RunOutcome:
-    """Train what is planned, from where the plan starts, into the run's folder, within `memory`.
+    """Carry out a plan, from where it starts, into the run's folder, within the memory plan.
 
-    Raises RunError for a full disk, a lost folder, a loss or gradient that isn't finite, or (OutOfMemory, with all
-    done until then saved) where no method needs little enough.
+    Raises RunError for a full disk, a lost folder, or a loss or gradient that isn't finite; OutOfMemory (after saving)
+    if no method needs little enough memory.
     """
     trained = run.path / trained_folder(plan.settings)
     if plan.state.finished and trained.exists():
@@ -107,7 +102,7 @@ def train(
 
 
 def run_session(session: Session) -> None:
-    """Epoch by epoch to the end or to Ctrl-C; what was done is saved, also where memory ends."""
+    """Train epoch by epoch to the end or to Ctrl-C, and save, also after running out of memory."""
     with session.memory.guard:
         try:
             prepare_first_update(session)
@@ -123,7 +118,7 @@ def run_session(session: Session) -> None:
 
 
 def open_phase(session: Session) -> bool:
-    """At a phase's start: judge whether it may run, validate, and tell. False where it doesn't go on from here."""
+    """At the start of a phase: apply its gate, validate and report. Return False if the phase isn't entered."""
     state, plan = session.state, session.plan
     losses = state.losses_of(state.phase)
     if losses.start is not None:
@@ -160,7 +155,7 @@ def open_phase(session: Session) -> bool:
 
 
 def _passes_gate(session: Session) -> bool:
-    """The verdict of the phase's gate; true where it has none."""
+    """Whether the phase's gate lets it run; True if it has none."""
     state, schedule = session.state, session.schedule
     phase, before = schedule.phase(state.phase), schedule.before(state.phase)
     if not phase.gated or before is None:
@@ -173,7 +168,7 @@ def _passes_gate(session: Session) -> bool:
 
 
 def run_updates(session: Session) -> bool:
-    """The epoch's updates from its position on. False where Ctrl-C ended it; the update in progress is finished."""
+    """Run the rest of the epoch's updates. Return False if Ctrl-C stopped it, after the update in progress."""
     state, training = session.state, session.plan.settings.training
     work = session.phase_plan()
     order = work.orders[state.epoch_in_phase - 1]
@@ -199,19 +194,19 @@ def run_updates(session: Session) -> bool:
 def run_update(
     session: Session, work: PhaseSchedule, window: list[tuple[int, ...]], updates: int
 ) -> UpdateRecord | None:
-    """Accumulate a window's micro-batches, normalised by the weight of the whole window, and step once. None where
-    every sequence of the window lost its weight by being cut."""
+    """Accumulate a window's micro-batches and take one optimizer step. Return None if every sequence of the window lost
+    its loss weight by being cut."""
     engine, state, training = session.engine, session.state, session.plan.settings.training
     began = time.perf_counter()
-    done = session.memory.run_with_fallback(lambda: accumulate_group(session, window))
-    state.so_far.skipped += done.skipped
-    if done.weight == 0:
+    totals = session.memory.run_with_fallback(lambda: accumulate_group(session, window))
+    state.so_far.skipped += totals.skipped
+    if totals.weight == 0:
         state.update += 1
         state.position += 1
         return None
-    if not math.isfinite(done.loss):
+    if not math.isfinite(totals.loss):
         engine.drop_gradients()
-        raise session.non_finite_error(f"the loss is {done.loss}")
+        raise session.non_finite_error(f"the loss is {totals.loss}")
     rate = learning_rate_at(
         training, work.phase, work.updates_before(state.epoch_in_phase) + state.position, sum(work.updates)
     )
@@ -221,26 +216,26 @@ def run_update(
     seconds = time.perf_counter() - began
     state.update += 1
     state.position += 1
-    state.so_far.add(done.loss, done.weight, done.tokens, seconds, norm)
-    if news := session.memory.guard.step(done.tokens, seconds, done.longest):
-        session.reporter.note(news)
+    state.so_far.add(totals.loss, totals.weight, totals.tokens, seconds, norm)
+    if message := session.memory.guard.step(totals.tokens, seconds, totals.longest):
+        session.reporter.note(message)
     return UpdateRecord(
         phase=state.phase,
         epoch=session.epoch,
         update=state.update,
         position=state.position,
         updates=updates,
-        loss=done.loss / done.weight,
+        loss=totals.loss / totals.weight,
         learning_rate=rate,
         gradient_norm=norm,
-        tokens=done.tokens,
+        tokens=totals.tokens,
         seconds=seconds,
         memory=session.memory.guard.take(),
     )
 
 
 def close_epoch(session: Session) -> None:
-    """Validate, record, judge the best and whether the phase goes on, and save at the new place."""
+    """Validate, record the epoch, update the best checkpoint, decide whether the phase goes on, and save."""
     state, training = session.state, session.plan.settings.training
     validation = session.validate()
     if validation is None:
@@ -300,7 +295,7 @@ def _epoch_record(
 
 def _write_checked_adapter(session: Session, save_tokenizer: Callable[[Path], None] | None) -> Path | None:
     best = session.state.best
-    if best and (wrong := find_damage(session.checkpoints.folder / best.checkpoint)):
-        kept = f"the {session.checkpoints.trained} of {session.run.path}/last"
-        raise RunError(f"the best checkpoint {best.checkpoint}: {wrong}; take {kept}")
+    if best and (damage := find_damage(session.checkpoints.folder / best.checkpoint)):
+        other = f"the {session.checkpoints.trained} of {session.run.path}/last"
+        raise RunError(f"the best checkpoint {best.checkpoint}: {damage}; use {other}")
     return write_final_adapter(session, save_tokenizer)

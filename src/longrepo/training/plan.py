@@ -1,4 +1,4 @@
-"""What a run is going to train on, settled and checked before any model is loaded."""
+"""Plan what a run trains on, and check it before any model is loaded."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ from longrepo.training.validation import ValidationSet, make_validation_set, wit
 
 @dataclass(frozen=True)
 class RunStart:
-    """Where a run begins: `new`; `resume`, exactly where a checkpoint stands; or `checkpoint`, a new run with a
-    checkpoint's weights and place and a fresh optimizer. `settings` are those that hold after the comparison."""
+    """Where a run begins: `new`; `resume`, exactly where a checkpoint was saved; or `checkpoint`, a new run with a
+    checkpoint's weights and place and a fresh optimizer. `settings`: the merged ones, after comparing with the
+    checkpoint's."""
 
     kind: Literal["new", "resume", "checkpoint"]
     settings: Settings
@@ -35,7 +36,7 @@ class RunStart:
     checkpoint: Path | None = None
     notes: tuple[str, ...] = ()
     epochs: int | None = None  # of --epochs
-    identity: RunIdentity | None = None  # of the run that goes on
+    identity: RunIdentity | None = None  # of the resumed run
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class PhaseSchedule:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What to train, from where: everything that is settled before an engine is built."""
+    """What to train and from where: everything that is settled before an engine is loaded."""
 
     start: RunStart
     source: SequenceSource
@@ -72,7 +73,7 @@ class TrainingPlan:
         return [self.schedule.phase(number) for number in remaining_epochs(self.state, self.schedule)]
 
     def validation(self, number: int) -> ValidationSet:
-        """What a phase is validated on: the same for all phases at its positions. Raises InputError for nothing."""
+        """The validation set of a phase: the same for all phases at its positions. Raises InputError if it is empty."""
         return make_validation_set(self.catalog, self.schedule.same_positions(number), self.settings)
 
     def phase_plan(self, schedule: Schedule, number: int) -> PhaseSchedule:
@@ -102,7 +103,7 @@ def make_plan(
 ) -> TrainingPlan:
     """Assign sequences to phases, fix the validation set and the place to begin.
 
-    Raises InputError where an epoch that is going to run has no sequences, or nothing is left to train.
+    Raises InputError if an epoch that is going to run has no sequences, or nothing is left to train.
     """
     settings = start.settings
     schedule = Schedule(make_schedule(settings))
@@ -140,7 +141,7 @@ def make_plan(
 
 
 def _limit_updates(schedule: Schedule, catalog: SequenceCatalog, settings: Settings) -> Schedule:
-    """Without the epochs that begin after `training.max_updates` of their phase."""
+    """Drop the epochs that begin after `training.max_updates` of their phase."""
     limit = settings.training.max_updates
     if limit is None:
         return schedule
@@ -151,14 +152,14 @@ def _limit_updates(schedule: Schedule, catalog: SequenceCatalog, settings: Setti
             epochs += 1
             in_epoch = count_updates(epoch_order(catalog, phase, epochs, settings), settings)
             updates += in_epoch
-            if not in_epoch:  # no data: said elsewhere
+            if not in_epoch:  # no data: reported by _check_has_data
                 break
         needed[phase.number] = epochs
     return schedule.with_epochs(needed)
 
 
 def _has_nothing_to_train(state: TrainingState, schedule: Schedule) -> bool:
-    """Whether a run that reached its end has nothing new to do: the same epochs, and no phase against its gate."""
+    """Whether a run that reached its end has nothing new to do: the same epochs, and no phase forced past its gate."""
     forced = any(str(phase.number) in state.verdicts and not phase.gated for phase in schedule.phases)
     return state.ended and state.schedule == epochs_by_phase(schedule) and not forced
 
@@ -168,7 +169,7 @@ def epochs_by_phase(schedule: Schedule) -> dict[str, int]:
 
 
 def remaining_epochs(state: TrainingState, schedule: Schedule) -> dict[int, int]:
-    """Epochs of each phase that are going to run, within `--epochs`; the one in progress counts."""
+    """Count the epochs of each phase that are going to run, within `--epochs`, the one in progress included."""
     if state.ended:
         return {}
     left = state.epochs_left if state.epochs_left is not None else schedule.epochs

@@ -1,8 +1,6 @@
-"""--resume, --checkpoint, settings diff.
+"""`--resume` continues a run; `--checkpoint` begins a new one with a checkpoint's weights and place.
 
-Where settings differ from a checkpoint's: which value holds, and why, key by key.
-
-`--resume` goes on with a run; `--checkpoint` begins a new one with a checkpoint's weights and place.
+If settings differ from the checkpoint's, each key has a rule for which value is used, and the run says which and why.
 """
 
 from __future__ import annotations
@@ -31,35 +29,35 @@ from longrepo.training.state import CheckpointSnapshot, TrainingState
 FURTHER_PHASES_KEY = "further_phases"  # a list of sections, compared one by one
 _LIST_INDEX = re.compile(r"\[\d+\]")
 
-_BASE_REASON = "its adapter was trained on that base"
-_SHAPE_REASON = "its adapter is of that kind"
-_POSITIONS_REASON = "the run's positions stay what they were; --checkpoint begins a run at others"
-_PLACE_REASON = "the place within an epoch counts in it"
+_BASE_REASON = "the adapter was trained on that base"
+_SHAPE_REASON = "the adapter has that shape"
+_POSITIONS_REASON = "a run keeps its positions; --checkpoint begins a run at others"
+_PLACE_REASON = "the place within an epoch depends on it"
 _FIXED_BY_ADAPTER = {
     "model.name": _BASE_REASON,
     "model.revision": _BASE_REASON,
     "model.quantization": _BASE_REASON,
     "model.double_quantization": _BASE_REASON,
-    "data.structure_tokens": "the adapter holds their rows or doesn't",
+    "data.structure_tokens": "the adapter either holds their rows or doesn't",
     "lora.r": _SHAPE_REASON,
     "lora.alpha": _SHAPE_REASON,
     "lora.target_modules": _SHAPE_REASON,
-    "training.weights": "its checkpoints hold an adapter or a whole model",
+    "training.weights": "its checkpoints hold either an adapter or a whole model",
 }
-# The checkpoint's value holds for these when a run goes on.
+# A resumed run uses the checkpoint's value for these.
 _FIXED_BY_RUN = _FIXED_BY_ADAPTER | {
     "context.method": _POSITIONS_REASON,
     "context.target_length": _POSITIONS_REASON,
     "context.window": _POSITIONS_REASON,
     "context.factor": _POSITIONS_REASON,
     "context.long_factors": _POSITIONS_REASON,
-    "lora.dropout": "the run's dropout stays what it was",
+    "lora.dropout": "a run keeps its dropout",
     "training.seed": "the order of sequences and the dropout follow from it",
-    "training.precision": "the run's arithmetic stays what it was",
+    "training.precision": "a run keeps its arithmetic",
     "training.batch_size_reference": _PLACE_REASON,
     "training.gradient_accumulation_steps": _PLACE_REASON,
     "training.max_tokens_per_epoch": _PLACE_REASON,
-    "training.max_updates": "the learning rate's decay counts on it",
+    "training.max_updates": "the learning rate's decay depends on it",
     "data.replay_share": _PLACE_REASON,
     "long_context.strict_difficulty": _PLACE_REASON,
     "long_context.phase1_max_length": _PLACE_REASON,
@@ -71,9 +69,9 @@ _FIXED_BY_RUN = _FIXED_BY_ADAPTER | {
     "long_context.further_phases[].max_length": _PLACE_REASON,
     "long_context.further_phases[].replay_share": _PLACE_REASON,
     "long_context.further_phases[].context": _POSITIONS_REASON,
-    "training.max_validation_sequences": "losses compare only on one validation set",
+    "training.max_validation_sequences": "losses are comparable only on one validation set",
 }
-_BUDGET_REASON = "the run's time budget chose its epochs at the start"
+_BUDGET_REASON = "the time budget chose the epochs at the start"
 _FIXED_BY_TIME_BUDGET = {
     "training.time_budget_hours": _BUDGET_REASON,
     "long_context.phase1_epochs": _BUDGET_REASON,
@@ -81,7 +79,7 @@ _FIXED_BY_TIME_BUDGET = {
     "long_context.phase3_epochs": _BUDGET_REASON,
     "long_context.further_phases[].epochs": _BUDGET_REASON,
 }
-# The new value holds, and the weights are the same as without the change.
+# The new value is used, and the weights are the same as without the change.
 _HARMLESS_SETTINGS = (
     "training.save_every_steps",
     "training.keep_last",
@@ -91,13 +89,13 @@ _HARMLESS_SETTINGS = (
     "memory.store",
     "memory.max_disk_gb",
 )
-_DATA_SETTINGS = ("data.", "model.max_position_embeddings")  # read when sequences are built, not here
+_DATA_SETTINGS = ("data.", "model.max_position_embeddings")  # used when sequences are built, not here
 
 
 def merge_resumed_settings(old: Mapping[str, Any], new: Settings, chosen_by_budget: bool) -> tuple[Settings, list[str]]:
-    """The settings a resumed run goes on with, and a line for each difference that matters."""
-    kept = _FIXED_BY_RUN | (_FIXED_BY_TIME_BUDGET if chosen_by_budget else {})
-    settings, notes = _keep_old_values(old, new, kept)
+    """Return the settings of a resumed run, and a line for each difference that matters."""
+    fixed = _FIXED_BY_RUN | (_FIXED_BY_TIME_BUDGET if chosen_by_budget else {})
+    settings, notes = _keep_old_values(old, new, fixed)
     changed = []
     for key, was, now in diff_settings(old, settings):
         if key in _HARMLESS_SETTINGS:
@@ -111,12 +109,12 @@ def merge_resumed_settings(old: Mapping[str, Any], new: Settings, chosen_by_budg
 
 
 def merge_checkpoint_settings(old: Mapping[str, Any], new: Settings) -> tuple[Settings, list[str]]:
-    """The settings of a new run that begins with a checkpoint's weights."""
+    """Return the settings of a new run that begins with a checkpoint's weights, and a line for each that differs."""
     return _keep_old_values(old, new, _FIXED_BY_ADAPTER)
 
 
 def diff_settings(old: Mapping[str, Any], new: Settings) -> Iterator[tuple[str, Any, Any]]:
-    """(key, old value, new value) wherever they differ; a key unknown to the old one counts as unchanged."""
+    """Yield (key, old value, new value) for each difference; a key that the old settings lack counts as unchanged."""
     for section, values in new.model_dump(mode="json").items():
         yield from _diff_value(section, old.get(section, {}), values)
 
@@ -134,11 +132,11 @@ def _diff_value(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> It
             yield f"{name}.{key}", was, value
 
 
-def _keep_old_values(old: Mapping[str, Any], new: Settings, kept: Mapping[str, str]) -> tuple[Settings, list[str]]:
-    """Raises InputError where what is kept and what is new can't both be."""
+def _keep_old_values(old: Mapping[str, Any], new: Settings, fixed: Mapping[str, str]) -> tuple[Settings, list[str]]:
+    """Use the old value of each key in `fixed`. Raises InputError if that is impossible with the new settings."""
     tree, notes = new.model_dump(mode="json"), []
     for key, was, now in diff_settings(old, new):
-        if why := kept.get(_LIST_INDEX.sub("[]", key)):
+        if why := fixed.get(_LIST_INDEX.sub("[]", key)):
             *above, last = parse_key(key) or ()
             inside: Any = tree
             for part in above:
@@ -153,7 +151,7 @@ def _keep_old_values(old: Mapping[str, Any], new: Settings, kept: Mapping[str, s
 
 @dataclass(frozen=True)
 class ResumableRun:
-    """A run to go on with: its folder, and the checkpoint to go on from (None where it never saved one)."""
+    """A run to resume: its folder, and the checkpoint to continue from (None if it never saved one)."""
 
     run: Path
     checkpoint: Path | None
@@ -162,10 +160,10 @@ class ResumableRun:
 
 
 def find_run(resume: str, output: Path | None) -> ResumableRun:
-    """What `--resume auto` (the run in `output`) or `--resume DIR` (a run, pointer or checkpoint folder) means.
+    """Find the run of `--resume auto` (the one in `output`) or `--resume DIR` (a run, pointer or checkpoint folder).
 
-    `auto`, and a run's folder, fall back from a damaged checkpoint to the newest whole one and say so; a checkpoint
-    named itself must be whole. Raises InputError where there is nothing to resume.
+    `auto` and a run's folder fall back from a damaged checkpoint to the newest intact one and say so; a checkpoint
+    that is named itself must be intact. Raises InputError if there is nothing to resume.
     """
     if resume == "auto":
         if output is None:
@@ -193,7 +191,7 @@ def find_run(resume: str, output: Path | None) -> ResumableRun:
 
 
 def resume_start(found: ResumableRun, settings: Settings, data_sha256: str, epochs: int | None) -> RunStart:
-    """The start that goes on exactly where the checkpoint stands. Raises InputError for other sequences."""
+    """Start exactly where the checkpoint was saved. Raises InputError for other sequences."""
     if found.snapshot is None:
         return RunStart("new", settings, notes=found.notes, epochs=epochs)
     identity, state = found.snapshot.identity, found.snapshot.state
@@ -203,18 +201,20 @@ def resume_start(found: ResumableRun, settings: Settings, data_sha256: str, epoc
             f"begin a new run from its weights with --checkpoint {found.run / 'best'}"
         )
     settings, notes = merge_resumed_settings(identity.settings, settings, state.schedule_from == "time budget")
-    where = f"going on from {found.checkpoint} (update {state.update})"
+    place = f"going on from {found.checkpoint} (update {state.update})"
     if state.best is not None and (wrong := find_damage(found.run / "checkpoints" / state.best.checkpoint)):
-        notes.append(f"the best checkpoint so far, {state.best.checkpoint}: {wrong}; the best counts anew from here")
+        notes.append(
+            f"the best checkpoint so far, {state.best.checkpoint}: {wrong}; the best is chosen again from here on"
+        )
         state.best = None
-    return RunStart("resume", settings, state, found.checkpoint, (*found.notes, where, *notes), epochs, identity)
+    return RunStart("resume", settings, state, found.checkpoint, (*found.notes, place, *notes), epochs, identity)
 
 
 def start_from_checkpoint(checkpoint: Path, settings: Settings, epochs: int | None) -> RunStart:
-    """A new run's start from a checkpoint folder, a run's `best` or `last`, or a run's folder (its best).
+    """Start a new run from a checkpoint folder, a run's `best` or `last`, or a run's folder (its best).
 
-    From a run's best, the phases that this run completed count as done, even where its best came earlier: after the
-    guide's 13 epochs, phase 3 is next. Raises InputError where there is no whole checkpoint.
+    From a run's best, the phases that this run completed count as done, even if its best came earlier: after the
+    guide's 13 epochs, phase 3 is next. Raises InputError if there is no intact checkpoint.
     """
     if not checkpoint.is_dir():
         raise InputError(f"--checkpoint {checkpoint}: no such folder; give a run's `best` or a checkpoint's folder")
@@ -253,18 +253,18 @@ def _newest_checkpoint(run: Path) -> ResumableRun:
     whole = checkpoints.newest_intact()
     if whole is None:
         if candidates or (run / "last").is_symlink():
-            raise InputError(f"--resume: no checkpoint of {run} is whole; begin a new run in another --output")
+            raise InputError(f"--resume: every checkpoint of {run} is damaged; begin a new run in another --output")
         if not any((run / sign).exists() for sign in (LOCK_FILE, SETTINGS_FILE, "checkpoints")):
             raise InputError(f"--resume: {run} isn't a run's folder; begin one there without --resume")
-        return ResumableRun(run, None, None, ("this run stopped before its first checkpoint: it begins anew",))
-    note = f"{last.name}: {find_damage(last)}; falling back to {whole.name}, the newest whole checkpoint"
+        return ResumableRun(run, None, None, ("this run stopped before its first checkpoint: it starts over",))
+    note = f"{last.name}: {find_damage(last)}; falling back to {whole.name}, the newest intact checkpoint"
     if not (run / "last").is_symlink():
-        note = f"`last` isn't there; going on from {whole.name}, the newest whole checkpoint"
+        note = f"`last` is missing; going on from {whole.name}, the newest intact checkpoint"
     return ResumableRun(run, whole, read_snapshot(whole), (note,))
 
 
 def _later_phase_end(folder: Path, was: TrainingState) -> TrainingState | None:
-    """The state at the end of the checkpoint's run, if it has since completed a phase the checkpoint hasn't."""
+    """The last state of the checkpoint's run, if it has since completed a phase that the checkpoint hasn't."""
     last = (folder.parent.parent / "last").resolve()
     if last == folder or not _is_checkpoint(last) or find_damage(last):
         return None

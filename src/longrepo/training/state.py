@@ -1,4 +1,4 @@
-"""Where a run stands: all that a resume needs besides weights and the optimizer's state, as one readable JSON."""
+"""The state of a run: all that a resume needs besides weights and the optimizer's state, as one readable JSON."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class PhaseLosses:
 
     @property
     def last(self) -> float | None:
-        """The loss measured last."""
+        """The most recent loss."""
         return self.epochs[-1] if self.epochs else self.start
 
     def rescaled(self, now: float) -> PhaseLosses:
-        """The same losses on another base, where the present weights score `now`: in proportion, for all that is
-        asked of them (the gate, early stopping) is by which share they fell."""
+        """Scale the losses to another base, on which the current weights score `now`. In proportion, because the gate
+        and early stopping only ask by what share they fell."""
         assert self.start is not None and self.last is not None
         ratio = now / self.last if self.last else 1.0
         return PhaseLosses(self.start * ratio, [loss * ratio for loss in self.epochs])
@@ -34,7 +34,7 @@ class PhaseLosses:
 
 @dataclass
 class BestCheckpoint:
-    """The lowest validation loss, and the checkpoint that holds its weights. It compares with losses at the same
+    """The lowest validation loss, and the checkpoint that holds its weights. It is comparable with losses at the same
     positions (`context`: the settings that aren't at their default) on the same `lengths`."""
 
     loss: float
@@ -57,7 +57,7 @@ class EpochTotals:
     norm_min: float | None = None
     norm_max: float | None = None
     peak_memory: int = 0  # bytes
-    skipped: int = 0  # sequences left without a loss weight where they were cut
+    skipped: int = 0  # sequences that lost all loss weight by being cut
     steps_down: list[str] = field(default_factory=list)
 
     def add(self, loss: float, weight: float, tokens: int, seconds: float, norm: float) -> None:
@@ -74,7 +74,7 @@ class EpochTotals:
 
 @dataclass
 class PhaseMemory:
-    """A phase's method, what it is planned to need and the most it was seen to use, in bytes (0: not known)."""
+    """A phase's method, its planned and its highest measured memory in bytes (0: not known)."""
 
     method: dict[str, str | int]
     planned: int = 0
@@ -83,8 +83,8 @@ class PhaseMemory:
 
 @dataclass
 class MemoryState:
-    """What memory has taught a run, kept to its end: the methods its phases run by, the least planned peak that
-    failed (no such peak is planned again), and what was given up with `memory.allow_lossy`."""
+    """What a run has learned about memory, kept to its end: the methods of its phases, the lowest planned peak that
+    failed (`ceiling`: no such peak is planned again), and what was given up with `memory.allow_lossy`."""
 
     phases: dict[str, PhaseMemory] = field(default_factory=dict)
     ceiling: int | None = None  # bytes
@@ -94,12 +94,12 @@ class MemoryState:
     steps: list[dict[str, Any]] = field(default_factory=list)  # every step down, as in metrics.jsonl
 
     def for_other_engine(self) -> MemoryState:
-        """What still holds there: what was given up. Its methods and peaks are planned anew."""
+        """Keep what another engine can use: what was given up. Methods and peaks are planned again."""
         return replace(self, phases={}, ceiling=None)
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> MemoryState:
-        """Raises KeyError or TypeError for what isn't such a state."""
+        """Raises KeyError or TypeError if the tree isn't such a state."""
         values = dict(tree)
         values["phases"] = {number: PhaseMemory(**phase) for number, phase in values["phases"].items()}
         return MemoryState(**values)
@@ -107,8 +107,8 @@ class MemoryState:
 
 @dataclass
 class TrainingState:
-    """`phase`, `epoch_in_phase` (from 1) and `position` (updates done in that epoch) say what comes next;
-    `done_phase` and `done_epoch` say which epoch was finished last (0: none)."""
+    """A run's position and history. `phase`, `epoch_in_phase` (from 1) and `position` (updates done in that epoch) say
+    what comes next; `done_phase` and `done_epoch` which epoch was finished last (0: none)."""
 
     schedule: dict[str, int]  # epochs of each phase, as chosen at the start
     schedule_from: Literal["settings", "time budget"] = "settings"
@@ -124,7 +124,7 @@ class TrainingState:
     phases_ended: list[int] = field(default_factory=list)
     losses: dict[str, PhaseLosses] = field(default_factory=dict)
     best: BestCheckpoint | None = None
-    former_bests: list[BestCheckpoint] = field(default_factory=list)  # that later phases' losses don't compare with
+    former_bests: list[BestCheckpoint] = field(default_factory=list)  # later phases' losses aren't comparable
     so_far: EpochTotals = field(default_factory=EpochTotals)
     records: int = 0  # lines of metrics.jsonl written up to here
     verdicts: dict[str, str] = field(default_factory=dict)  # of `auto`, by the phase that was judged
@@ -132,14 +132,14 @@ class TrainingState:
 
     @property
     def finished(self) -> bool:
-        """Whether the run has done all it was asked."""
+        """Whether the run has done all that was requested."""
         return self.ended or self.epochs_left == 0
 
     def losses_of(self, phase: int) -> PhaseLosses:
         return self.losses.setdefault(str(phase), PhaseLosses())
 
     def advance(self, schedule: Schedule, stop_phase: bool) -> bool:
-        """Count the epoch in progress as done and move on; return whether its phase has ended."""
+        """Count the epoch in progress as done and move on. Return whether its phase has ended."""
         phase = schedule.phase(self.phase)
         self.done_phase, self.done_epoch, self.stopped_early = self.phase, self.epoch_in_phase, stop_phase
         self.position, self.so_far = 0, EpochTotals()
@@ -153,14 +153,14 @@ class TrainingState:
         return True
 
     def enter(self, phase: Phase | None, epoch: int = 1) -> None:
-        """Stand at the start of an epoch of a phase, or at the end (None)."""
+        """Move to the start of an epoch of a phase, or to the end (None)."""
         self.position, self.so_far, self.ended = 0, EpochTotals(), phase is None
         if phase is not None:
             self.phase, self.epoch_in_phase = phase.number, epoch
 
     def resume_in(self, schedule: Schedule) -> None:
-        """Find the same place in a schedule that may have other epochs: go on in the phase that was in progress,
-        or in the one finished last if it has epochs left now, or in the one after it."""
+        """Find the same place in a schedule that may have other epochs: continue in the phase that was in progress, or
+        in the one finished last if it now has epochs left, or in the one after it."""
         in_progress = self.position > 0 and schedule.has(self.phase)
         if in_progress and self.epoch_in_phase <= schedule.phase(self.phase).epochs:
             return
@@ -176,7 +176,7 @@ class TrainingState:
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> TrainingState:
-        """Raises KeyError or TypeError for what isn't such a state."""
+        """Raises KeyError or TypeError if the tree isn't such a state."""
         values = dict(tree)
         values["losses"] = {number: PhaseLosses(**losses) for number, losses in values["losses"].items()}
         values["best"] = BestCheckpoint(**values["best"]) if values["best"] else None
@@ -191,7 +191,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a run is of: compared key by key when it is resumed."""
+    """What a run consists of, compared key by key when it is resumed."""
 
     settings: dict[str, Any]  # resolved, as in settings.yaml
     settings_hashes: dict[str, str]
@@ -214,7 +214,7 @@ class CheckpointSnapshot:
 
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> CheckpointSnapshot:
-        """Raises KeyError, TypeError or ValueError for what isn't a snapshot of this format."""
+        """Raises KeyError, TypeError or ValueError if the tree isn't a snapshot of this format."""
         values = dict(tree)
         if values.pop("format") != STATE_FORMAT:
             raise ValueError(f"expected format {STATE_FORMAT}")
@@ -223,5 +223,5 @@ class CheckpointSnapshot:
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), or infinity where that is beyond a float."""
+    """Return exp(loss), or infinity if that exceeds a float."""
     return math.exp(loss) if loss < 700 else math.inf

@@ -29,7 +29,7 @@ TRAINING_BYTES_PER_PARAMETER = 12  # bytes: a float32 gradient and Adam's two mo
 
 
 class StepDown:
-    """The method a run computes by, and what memory has taught it (`learnt`, kept in the run's state)."""
+    """The method that a run uses, and what it has learned about memory (kept in the run's state)."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class StepDown:
         contexts: Mapping[int, ContextSettings],
         make_guard: GuardFactory,
     ) -> None:
-        """`engine` has its weights and moments: what is frozen according to the state is frozen again. `contexts`: the
-        positions of each phase."""
+        """`engine` already has its weights and moments: modules that the state calls frozen are frozen again.
+        `contexts`: the positions of each phase."""
         self._engine, self._plan, self._state, self._settings, self._run = engine, plan, state, settings, run
         self.crash_marker, self._metrics, self._reporter = crash_marker, metrics, reporter
         self._contexts = contexts
@@ -64,25 +64,24 @@ class StepDown:
 
     @property
     def planned(self) -> int:
-        """What the method in flight is planned to need, in bytes; 0 where nothing is planned."""
+        """Planned memory of the current method in bytes; 0 if nothing is planned."""
         return self._current.peak - self.memory_state.relief if self._current else 0
 
-    def after(self, death: CrashReport) -> None:
-        """Go on after a process that died: a rung lower where it was killed for memory. Raises OutOfMemory where
-        there is none."""
-        what = f"the process before died (phase {death.phase}, {death.method})"
-        known = death.memory.phases.get(str(death.phase))
-        if death.why is None or known is None:
-            self._reporter.note(f"{what}; {death.why or 'nothing says that memory was the reason'}: the same method")
-        elif death.phase in self._plan.phases:
-            self.enter(death.phase)
-            self.step_down(f"{what}: {death.why}")
+    def recover(self, crash: CrashReport) -> None:
+        """Go on after a crash: by the next lower method if it was killed for memory. Raises OutOfMemory if there is
+        none."""
+        what = f"the previous process died (phase {crash.phase}, {crash.method})"
+        known = crash.memory.phases.get(str(crash.phase))
+        if crash.why is None or known is None:
+            self._reporter.note(f"{what}; {crash.why or 'nothing suggests that memory was the cause'}: the same method")
+        elif crash.phase in self._plan.phases:
+            self.enter(crash.phase)
+            self.step_down(f"{what}: {crash.why}")
         else:
             self._fail_at(known.planned)
 
     def enter(self, phase: int) -> None:
-        """Compute at the phase's positions and by its method from here on: the one it had, unless as much as that needs
-        has failed."""
+        """Switch to the phase's positions and its method: the one it had, unless that much memory has failed before."""
         if phase == self._phase:
             return
         if self._contexts[phase] != self._contexts.get(self._phase):
@@ -96,13 +95,13 @@ class StepDown:
         before = StepMethod.from_dict(self.memory_state.phases[str(phase)].method)
         first = methods.start(before, self._ceiling())
         if first.method != before:
-            why = "too much has failed before" if methods.of(before) else "isn't among the planned ones any more"
+            why = "needs memory that has failed before" if methods.of(before) else "is no longer among the planned ones"
             self._reporter.note(f"memory: phase {phase} is computed by {first.method}, not {before}: that {why}")
         self._use(first)
 
     def run_with_fallback(self, work: Callable[[], T], lossy: bool = True) -> T:
-        """`work`'s result; where it runs out of memory, step down and do all of it again. Without `lossy` nothing
-        that changes the result is given up. Raises OutOfMemory where nothing needs less."""
+        """Return `work()`; if it runs out of memory, step down and repeat all of it. Without `lossy` nothing that
+        changes the result is given up. Raises OutOfMemory if no method needs less."""
         while True:
             try:
                 return work()
@@ -115,7 +114,7 @@ class StepDown:
             self.step_down(why, lossy=lossy)
 
     def boundary(self, stop: Callable[[], bool]) -> None:
-        """Between two updates: wait, or step down, as the guard says. Raises OutOfMemory where nothing needs less."""
+        """Between two updates: wait or step down, as the guard says. Raises OutOfMemory if no method needs less."""
         verdict = self.guard.boundary()
         if verdict.action == "pause":
             self.guard.wait_for_memory(self._reporter.note, stop)
@@ -124,7 +123,7 @@ class StepDown:
         self.crash_marker.renew(self._state.update)
 
     def step_down(self, why: str, room: int | None = None, lossy: bool = True) -> None:
-        """Go on by what needs less (within `room` bytes if anything does), for the rest of the run."""
+        """Switch to a method that needs less (within `room` bytes if one does), for the rest of the run."""
         before, planned, methods = self._current, self.planned, self._methods()
         assert before is not None and methods is not None
         self._fail_at(planned)
@@ -153,26 +152,26 @@ class StepDown:
         self._write_crash_marker(lower)
 
     def measure(self) -> int:
-        """The peak of what was computed since the method was taken up or an epoch began, in bytes; noted."""
+        """Return the peak in bytes since the method was chosen or an epoch began, and record it."""
         peak = self._engine.peak_memory()
         if phase := self.memory_state.phases.get(str(self._phase)):
             phase.used = max(phase.used, peak)
         return peak
 
     def memory_use(self) -> MemoryUse:
-        learnt, so_far = self.memory_state, self._state.so_far
+        memory, so_far = self.memory_state, self._state.so_far
         return MemoryUse(
             method=str(self._engine.method),
             planned=self.planned or None,
             used=so_far.peak_memory,
             steps_down=list(so_far.steps_down),
-            frozen=list(learnt.frozen),
-            cut_to=learnt.max_length,
+            frozen=list(memory.frozen),
+            cut_to=memory.max_length,
             skipped=so_far.skipped,
         )
 
     def summary(self) -> list[str]:
-        """What was planned and what was used, a line a phase."""
+        """Planned and used memory, one line per phase."""
         return [
             f"phase {number}: planned {phase.planned / GIB:.2f} GiB, used {phase.used / GIB:.2f} "
             f"({StepMethod.from_dict(phase.method)})"
@@ -201,7 +200,7 @@ class StepDown:
         self.memory_state.ceiling = peak if self.memory_state.ceiling is None else min(peak, self.memory_state.ceiling)
 
     def _ceiling(self) -> int | None:
-        """As rungs are planned: before what freezing gave back."""
+        """The ceiling as methods are planned: without the memory that freezing gave back."""
         return None if self.memory_state.ceiling is None else self.memory_state.ceiling + self.memory_state.relief
 
     def _can_give_up(self, current: MethodEstimate) -> bool:
@@ -209,33 +208,34 @@ class StepDown:
         return can_freeze or (self._plan.shorter is not None and current.length > MIN_CUT_LENGTH)
 
     def _give_up(self, current: MethodEstimate) -> tuple[StepDownChange, MethodEstimate, str]:
-        learnt = self.memory_state
-        if self._plan.largest and not learnt.frozen:
+        memory = self.memory_state
+        if self._plan.largest and not memory.frozen:
             count = self._engine.freeze(self._plan.largest)
-            learnt.frozen, learnt.relief = list(self._plan.largest), TRAINING_BYTES_PER_PARAMETER * count
+            memory.frozen, memory.relief = list(self._plan.largest), TRAINING_BYTES_PER_PARAMETER * count
             return (
                 "frozen",
                 current,
-                f"{' and '.join(learnt.frozen)} are trained no further ({count:,} LoRA parameters)",
+                f"{' and '.join(memory.frozen)} are trained no further ({count:,} LoRA parameters)",
             )
-        learnt.max_length = max(MIN_CUT_LENGTH, current.length // 2)
+        memory.max_length = max(MIN_CUT_LENGTH, current.length // 2)
         methods = self._methods()
         assert methods is not None
         return (
             "cut",
             methods.start(current.method, self._ceiling()),
-            f"sequences are cut to {learnt.max_length:,} tokens",
+            f"sequences are cut to {memory.max_length:,} tokens",
         )
 
     def _nothing_left(self, why: str, current: MethodEstimate) -> str:
         settings = self._settings
         pinned = [name for name in ("store", "chunk_tokens", "step") if getattr(settings, name) != "auto"]
         ways = [f"set memory.{name}=auto" for name in pinned]
-        ways += ["give it more memory (end other programs, raise memory.budget_gb)"]
+        ways += ["give it more memory (close other programs, raise memory.budget_gb)"]
         if not settings.allow_lossy:
             ways += ["allow it to train fewer LoRA modules or shorter sequences (memory.allow_lossy=true)"]
         ways += ["or leave out the longest phase"]
         return (
             f"{why}; nothing needs less than {current.method} (phase {self._phase}, {current.length} tokens, planned "
-            f"{self.planned / GIB:.2f} GiB): {', '.join(ways)}, and go on with --resume auto; the checkpoints are whole"
+            f"{self.planned / GIB:.2f} GiB): {', '.join(ways)}, and go on with --resume auto; the "
+            "checkpoints are intact"
         )

@@ -1,4 +1,4 @@
-"""The one fixed validation set: it spans all lengths, so that `best` doesn't follow from which phase came last."""
+"""The fixed validation set of a run. It spans all lengths: `best` doesn't favor the last phase."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from longrepo.errors import InputError, RunError
 from longrepo.training.batches import make_batch
 from longrepo.training.events import Validation
 
-VALIDATION_SHARE = 0.05  # of the training sequences of each length, where the file has no validation split
+VALIDATION_SHARE = 0.05  # of the training sequences of each length, if the file has no validation split
 
 
 @dataclass(frozen=True)
@@ -31,29 +31,29 @@ class ValidationSet:
 
 
 def with_validation_split(catalog: SequenceCatalog, schedule: Schedule) -> tuple[SequenceCatalog, str | None]:
-    """The catalog with a validation split: its own, or every 20th training sequence of each length (at least one
-    where there are two), and a sentence that says so. Deterministic: evenly spaced in file order."""
+    """Return the catalog with a validation split: its own, or every 20th training sequence of each length (at least one
+    of two or more), and a sentence that says so. Deterministic: evenly spaced in file order."""
     if "validation" in catalog.split:
         return catalog, None
-    split, held = list(catalog.split), 0
+    split, held_out = list(catalog.split), 0
     for phase in schedule.phases:
         here = catalog.indices("train", phase.above, phase.max_length)
         if len(here) >= 2:
             for index in _evenly_spaced(here, max(1, round(VALIDATION_SHARE * len(here)))):
                 split[index] = "validation"
-                held += 1
-    if held == 0:
+                held_out += 1
+    if held_out == 0:
         raise InputError("the sequences have no validation split and too few to hold any out: build more sequences")
     note = (
-        f"the sequences have no validation split: {held} of {len(split)} ({VALIDATION_SHARE:.0%} of each length) are "
-        f"held out"
+        f"the sequences have no validation split: {held_out} of {len(split)} ({VALIDATION_SHARE:.0%} of each length) "
+        "are held out"
     )
     return replace(catalog, split=tuple(split)), note
 
 
 def make_validation_set(catalog: SequenceCatalog, schedule: Schedule, settings: Settings) -> ValidationSet:
-    """Every validation sequence that fits a phase, or `training.max_validation_sequences` of them: an equal number
-    of each length, evenly spaced in file order. Raises InputError where none fits."""
+    """Choose every validation sequence that fits a phase, or `training.max_validation_sequences` of them: an equal
+    number of each length, evenly spaced in file order. Raises InputError if none fits."""
     groups = {
         f"≤{phase.max_length}": catalog.indices("validation", phase.above, phase.max_length)
         for phase in schedule.phases
@@ -78,9 +78,9 @@ def validate(
     progress: Callable[[int, int], None],
     stop: Callable[[], bool],
 ) -> Validation | None:
-    """Score the set one sequence at a time (the widest batch that always fits). None where `stop` became true.
+    """Score the set one sequence at a time (the widest batch that always fits). Return None once `stop()` is true.
 
-    Raises RunError where a loss isn't finite, InputError where the set has no target.
+    Raises RunError if a loss isn't finite, InputError if the set has no target.
     """
     sums: dict[str, tuple[float, int]] = {}
     done = 0

@@ -1,10 +1,7 @@
-"""SVG charts; training curves.
+"""Charts and training curves as SVG inside the page, drawn by matplotlib: real text, colors from the page's style.
 
-Charts as SVG inside the page, drawn by matplotlib: real text, colours by name from the page's style.
-
-Each is drawn twice, for wide and for narrow screens, so that its letters keep their size; the style shows one.
-
-How a run went, update by update: phases shaded, transitions marked, curves named where they end.
+Each chart is drawn twice, for wide and for narrow screens, so that its letters keep their size; the style shows one.
+Curves are by update: phases shaded, transitions marked, each curve labeled at its end.
 """
 
 from __future__ import annotations
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
 WIDE_WIDTH, NARROW_WIDTH = 520, 316  # pixels
 _FONT_SIZE = 12  # pixels
-# matplotlib is given a colour that nothing else has, the page its name: `--ink` of style.css, in both themes.
+# matplotlib draws with colors that nothing else has; the page replaces them by variables of style.css, as `--ink`.
 INK, MUTED, GRID, PAPER, BASE, TUNED, SHADE, ACCENT, THIRD = _COLORS = tuple(f"#0{n}0{n}0{n}" for n in range(1, 10))
 _COLOR_NAMES = ("ink", "muted", "grid", "paper", "base", "tuned", "shade", "accent", "third")
 _STYLE: dict[Any, Any] = {
@@ -39,8 +36,8 @@ _STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Chart:
-    """`says` is the chart in words, for who can't see it; `note` explains it; `columns` and `rows` are its figures as a
-    table."""
+    """A chart. `says` describes it in words, for those who can't see it; `note` explains it; `columns` and `rows` are
+    its figures as a table."""
 
     name: str
     title: str
@@ -62,7 +59,7 @@ def draw_chart(
     rows: Sequence[Sequence[str]] = (),
     note: str = "",
 ) -> Chart:
-    """Let `paint(axes, narrow)` draw it at both widths. `name` must be the page's only one; `height` in pixels."""
+    """Draw a chart with `paint(axes, narrow)` at both widths. `name` must be unique on the page; `height` in pixels."""
     wide, narrow = (_draw_svg(f"{name}-{width}", says, paint, width, height) for width in (WIDE_WIDTH, NARROW_WIDTH))
     return Chart(name, title, says, wide, narrow, columns, rows, note)
 
@@ -80,7 +77,7 @@ def _draw_svg(name: str, says: str, paint: Callable[[Axes, bool], None], width: 
 
 
 def _adapt_svg(svg: str, name: str, says: str, width: int, height: float) -> str:
-    """Without what a file of its own needs; names made unique; colours and letters left to the page."""
+    """Remove what only a separate file needs, make ids unique, and leave colors and fonts to the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\n?", "", svg, flags=re.DOTALL)
@@ -96,7 +93,7 @@ def _adapt_svg(svg: str, name: str, says: str, width: int, height: float) -> str
 
 @contextmanager
 def _quiet_matplotlib() -> Iterator[None]:
-    """matplotlib tells of its font cache, and of the page's fonts that it doesn't have."""
+    """Silence matplotlib, which logs its font cache and the page's fonts that it doesn't have."""
     import logging
 
     logger = logging.getLogger("matplotlib")
@@ -109,7 +106,7 @@ def _quiet_matplotlib() -> Iterator[None]:
 
 
 def label_ends(axes: Any, ends: Sequence[tuple[float, float, str, str]], gap: float) -> None:
-    """Write (x, y, words, colour) right of the ends of curves, pushed apart to at least `gap` of the y axis's unit."""
+    """Label the ends of curves, (x, y, words, color), pushed apart to at least `gap` in the y axis's unit."""
     placed: list[float] = []
     for x, y, words, colour in sorted(ends, key=lambda end: end[1]):
         at = max(y, placed[-1] + gap) if placed else y
@@ -124,7 +121,7 @@ _SMOOTHING = 0.1  # share of the curve's length that a mean runs over
 
 
 def training_curves(run: RunRecord) -> list[Chart]:
-    """Empty before the first update."""
+    """Draw the curves of a run; empty before the first update."""
     if not run.history.updates:
         return []
     return [
@@ -137,7 +134,7 @@ def training_curves(run: RunRecord) -> list[Chart]:
 
 
 def memory_curve(run: RunRecord) -> list[Chart]:
-    """What each update was planned to need, and used; empty where nothing was measured."""
+    """Draw planned and used memory by update; empty if nothing was measured."""
     history = run.history
     peaks = [(one.update, one.memory["peak"] / GIB) for one in history.updates if one.memory.get("peak")]
     if not peaks:
@@ -193,7 +190,7 @@ def _loss_chart(history: MetricsHistory) -> Chart:
         f"to {checks[-1][1]:.3f} nats a token over {updates[-1]} updates."
     )
     if len(groups) > 1:
-        says += " Where its line breaks, positions or lengths changed: the parts don't compare."
+        says += " Its line breaks where positions or lengths changed: the parts aren't comparable."
     rows = [(f"{update:,}", f"{loss:.4f}") for group in groups for update, loss in group]
     return draw_chart("losses", "Loss", says, paint, 260, ("after update", "validation loss"), rows)
 
@@ -260,7 +257,7 @@ def _learning_rate_chart(history: MetricsHistory) -> Chart:
         _finish_axes(axes, [], "")
 
     most = max(rate for _, rate in points)
-    return draw_chart("rates", "Learning rate", f"Learning rate, at most {most:.2g}; each phase warms up anew.", paint)
+    return draw_chart("rates", "Learning rate", f"Learning rate, at most {most:.2g}; each phase warms up again.", paint)
 
 
 def _speed_chart(history: MetricsHistory) -> Chart:
@@ -280,7 +277,7 @@ def _speed_chart(history: MetricsHistory) -> Chart:
 
 
 def _mark_phases(axes: Axes, history: MetricsHistory, narrow: bool) -> None:
-    """Every other phase on a shade, its number above it, a line where one follows another."""
+    """Shade every other phase, number each above it, and draw a line at each transition."""
     for number, (phase, start, end) in enumerate(history.spans):
         if end <= start:
             continue
@@ -308,7 +305,7 @@ def _finish_axes(axes: Axes, ends: Sequence[tuple[float, float, str, str]], unit
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Exponential means, corrected for their start."""
+    """Exponential moving average, corrected for its start."""
     keep = 1 - 1 / max(1.0, _SMOOTHING * len(values))
     total = weight = 0.0
     means = []

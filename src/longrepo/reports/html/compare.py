@@ -1,4 +1,4 @@
-"""Several runs beside each other."""
+"""The page that compares several runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _RUN_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 
 
 def comparison_contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
-    """What the page of several runs shows."""
+    """Make the contents of the page."""
     names = _run_names(runs)
     return {
         "runs": list(zip(names, runs, strict=True)),
@@ -32,14 +32,14 @@ def comparison_contents(runs: Sequence[RunRecord]) -> dict[str, Any]:
 
 
 def _run_names(runs: Sequence[RunRecord]) -> list[str]:
-    """The folders' names, or their parents', or the paths: the first that tells them apart."""
+    """Name runs by their folders, their parents or their paths: the first of these that distinguishes them."""
     paths = [run.path.resolve() for run in runs]
     ways = ([path.name for path in paths], [path.parent.name for path in paths], [str(run.path) for run in runs])
     return next((names for names in ways if len(set(names)) == len(runs)), ways[-1])
 
 
 def _comparison_notes(names: Sequence[str], runs: Sequence[RunRecord]) -> list[str]:
-    """What makes their figures less than comparable, and what isn't there."""
+    """Say what makes their figures less comparable, and what is missing."""
     notes = []
     if len(_data_rows(runs)) > 1:
         notes.append("They were trained on different sequences, so their validation losses are of different texts.")
@@ -55,7 +55,7 @@ def _comparison_notes(names: Sequence[str], runs: Sequence[RunRecord]) -> list[s
 
 
 def _data_rows(runs: Sequence[RunRecord]) -> set[str]:
-    """What they were trained and validated on."""
+    """Hashes of the sequences they were trained and validated on."""
     return {run.snapshot.identity.data_sha256 for run in runs if run.snapshot}
 
 
@@ -147,7 +147,7 @@ def _difference_chart(names: Sequence[str], runs: Sequence[RunRecord]) -> list[C
 
 
 def _settings_table(names: Sequence[str], runs: Sequence[RunRecord]) -> PageTable:
-    """Those in which they differ."""
+    """The settings in which they differ."""
     trees = [dict(flatten_settings(run.settings)) for run in runs]
     keys = dict.fromkeys(key for tree in trees for key in tree)
     rows = [

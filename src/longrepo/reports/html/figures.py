@@ -1,4 +1,4 @@
-"""An evaluation's figures as charts: base hollow, tuned filled, each with its interval, the difference in words."""
+"""Draw an evaluation's figures as charts: base hollow, tuned filled, with intervals and the difference in words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-_MIN_SHARE_AXIS = 10  # percent that an axis of shares spans at least
+_MIN_SHARE_AXIS = 10  # percent: the least range of an axis of shares
 _VERDICT_COLORS = {"better": charts.TUNED, "worse": charts.BASE}
 FIGURE_COLUMNS = ("", "base", "tuned", "difference", "95 % interval", "samples", "groups", "")
 CONTEXT_LABELS = {
@@ -36,7 +36,7 @@ METRIC_LABELS = {"exact": "equal", "edit": "edit similarity", "identifiers": "F1
 
 @dataclass(frozen=True)
 class MeasureView:
-    """How a measure is shown: its charts share a heading and a sentence on what it is."""
+    """How a measure is shown: its charts share a heading and an explanation."""
 
     measure: str
     title: str
@@ -90,12 +90,12 @@ VIEWS = (
     ),
     MeasureView(
         "distance", "Loss by how far back the names lie",
-        "Lines by how many tokens lie between them and where the farthest of their names was last seen.",
+        "Lines by how many tokens back the farthest of their names last occurred.",
         _reach_label, _length_label,
     ),
     MeasureView(
         "line", "Loss by what a line names",
-        "Lines by the farthest place a name in them is defined in.",
+        "Lines by the farthest place in which one of their names is defined.",
         lambda one: CLASS_LABELS.get(str(one.parts["class"]), str(one.parts["class"])), _class_label,
     ),
     MeasureView(
@@ -105,12 +105,12 @@ VIEWS = (
     ),
     MeasureView(
         "question", "Questions about the repository",
-        "Answers equal to the expected one, and answers that a second, independent look-up confirms.",
+        "Answers equal to the expected one, and answers that a second, independent check confirms.",
         lambda one: str(one.parts["kind"]), lambda one: METRIC_LABELS.get(one.metric, one.metric),
     ),
     MeasureView(
         "needle", "A planted definition, among decoys",
-        "Whether its value is found, by how deep in the context it lies.",
+        "Whether its value is found, by its depth in the context.",
         _needle_label, lambda one: f"{NEEDLE_LABELS.get(one.metric, one.metric)}, {_length_label(one)}",
     ),
     MeasureView(
@@ -123,14 +123,14 @@ VIEWS = (
     ),
     MeasureView(
         "other", "What was forgotten",
-        "Files of other repositories, read plainly: better or unchanged means nothing was forgotten.",
+        "Files of other repositories, without context: better or unchanged means nothing was forgotten.",
         lambda one: str(one.parts["repository"]),
     ),
 )  # fmt: skip
 
 
 def evaluation_charts(evaluation: Evaluation) -> list[Chart]:
-    """What was measured at the longest length, in the order a reader asks for it."""
+    """Charts of the figures at the longest length, the most important first."""
     return [
         chart
         for view in _all_views(evaluation)
@@ -139,7 +139,7 @@ def evaluation_charts(evaluation: Evaluation) -> list[Chart]:
 
 
 def shorter_table(evaluation: Evaluation) -> list[list[str]]:
-    """Rows under COLUMNS: what was measured at shorter lengths."""
+    """Rows under FIGURE_COLUMNS with the figures at shorter lengths."""
     rows = []
     for view in _all_views(evaluation):
         figures = evaluation.find(view.measure)
@@ -152,7 +152,7 @@ def shorter_table(evaluation: Evaluation) -> list[list[str]]:
 
 
 def example_label(example: Example) -> str:
-    """What an example is of, in words."""
+    """Describe an example's task in words."""
     if example.measure == "completion":
         task, place = (str(example.parts.get(name, "")) for name in ("task", "place"))
         return ", ".join(filter(None, (TASK_LABELS.get(task, task), PLACE_LABELS.get(place, place))))
@@ -160,7 +160,7 @@ def example_label(example: Example) -> str:
 
 
 def _all_views(evaluation: Evaluation) -> list[MeasureView]:
-    """The known ones, then one for each measure that has none of its own."""
+    """The known views, then one for each measure without a view of its own."""
     known = {view.measure for view in VIEWS}
     others = dict.fromkeys(one.measure for one in evaluation.figures if one.measure not in known)
     return [*VIEWS, *(MeasureView(name, name, "", _parts_label) for name in others)]
@@ -176,7 +176,7 @@ def _at_longest(figures: Sequence[Figure]) -> list[Figure]:
 
 
 def held_out_charts(comparisons: Sequence[Comparison]) -> Chart:
-    """Base and tuned by length, on the sequences as prepared."""
+    """Chart base and tuned by length, on the sequences as prepared."""
     rows = [
         ChartRow(f"≤ {one.cap:,} tokens", (one.base, one.base, one.base), (one.tuned, one.tuned, one.tuned),
             (one.difference, one.low, one.high), one.certain, one.sequences, one.groups, "nats a token", True)
@@ -192,7 +192,7 @@ def held_out_charts(comparisons: Sequence[Comparison]) -> Chart:
 
 @dataclass(frozen=True)
 class ChartRow:
-    """One line of a chart. Estimates are (value, low, high); `lower` is better, or higher."""
+    """One line of a chart. Estimates are (value, low, high); `lower`: whether lower is better."""
 
     label: str
     base: tuple[float, float, float]
@@ -228,7 +228,7 @@ def make_chart_row(figure: Figure, label: str) -> ChartRow:
 
 
 def format_value(value: float, unit: str) -> str:
-    """A value as text; shares in percent."""
+    """Format a value; shares in percent."""
     return f"{value * 100:.1f} %" if unit == "share" else f"{value:.2f}" if unit == "perplexity" else f"{value:.3f}"
 
 
@@ -300,7 +300,7 @@ def _draw_interval(
 
 
 def _fold_label(label: str) -> str:
-    """On two lines where it is long."""
+    """Break a long label into two lines."""
     if len(label) <= 16 or " " not in label:
         return label
     spaces = [place for place, letter in enumerate(label) if letter == " "]

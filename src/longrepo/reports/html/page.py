@@ -1,13 +1,4 @@
-"""The page and its headlines.
-
-How to use what a run left, as commands to copy.
-
-Where a completion differs from what was wanted.
-
-The three most important figures of a run, each with what it means in one sentence.
-
-The page of one run: everything in its place, and what isn't there said in its place.
-"""
+"""The page of a run: its headlines, examples, and commands to use its result. Missing parts are explained in place."""
 
 from __future__ import annotations
 
@@ -39,22 +30,22 @@ from longrepo.utils.files import write_text_file
 
 @dataclass(frozen=True)
 class UseCommand:
-    """What it does, and the line (or lines of Python)."""
+    """What a command does, and the command (or lines of Python)."""
 
     what: str
     line: str
 
 
 def use_commands(run: RunRecord) -> list[UseCommand]:
-    """Of a finished run what its adapter or model is for; of another one how to go on."""
+    """How to use the adapter or model of a finished run, or how to continue an unfinished one."""
     path = shlex.quote(str(run.path))
     if not run.finished:
         sequences = shlex.quote(run.snapshot.identity.sequences if run.snapshot else "SEQUENCES")
         line = f"longrepo train --config {path}/settings.yaml --sequences {sequences} --output {path} --resume auto"
         return [UseCommand("Go on exactly where it stopped", line)]
-    found = [] if run.evaluation else [UseCommand("Compare base and tuned", f"longrepo evaluate {path}")]
+    evaluate = [] if run.evaluation else [UseCommand("Compare base and tuned", f"longrepo evaluate {path}")]
     return [
-        *found,
+        *evaluate,
         UseCommand(
             "Complete a line, with what the repository holds around it",
             f"longrepo generate {path} --file FILE --line N",
@@ -99,14 +90,14 @@ _MAX_EXAMPLES = 6
 
 @dataclass(frozen=True)
 class DiffPiece:
-    """A stretch of a completion: the same as wanted, other than wanted, or a gap where `text` was wanted."""
+    """A stretch of a completion: as wanted, different, or a gap in which `text` is missing."""
 
     kind: Literal["same", "other", "gap"]
     text: str
 
 
 def diff_pieces(wanted: str, got: str) -> list[DiffPiece]:
-    """`got` in pieces, word by word against `wanted`."""
+    """Split `got` into pieces by comparing it with `wanted`, word by word."""
     old, new = _DIFF_TOKENS.findall(wanted), _DIFF_TOKENS.findall(got)
     pieces: list[DiffPiece] = []
     for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -120,7 +111,7 @@ def diff_pieces(wanted: str, got: str) -> list[DiffPiece]:
 
 
 def choose_examples(examples: Sequence[Example]) -> list[Example]:
-    """A few to look at: where tuned gained most on base, and, so that it isn't flattery, where it lost most."""
+    """Choose a few examples: those in which tuned gained most on base, and, to be fair, those in which it lost most."""
     ranked = sorted(examples, key=_example_gain, reverse=True)
     if len(ranked) <= _MAX_EXAMPLES:
         return ranked
@@ -134,13 +125,13 @@ def _example_gain(example: Example) -> float:
 
 
 GIB = 2**30
-_FEW_GROUPS = 10  # groups: below it, a bootstrap's interval is too narrow
+_FEW_GROUPS = 10  # with fewer groups a bootstrap's interval is too narrow
 SHOWN_HEADLINES = 3
 
 
 @dataclass(frozen=True)
 class Headline:
-    """`good`: True, False, or None where it is neither."""
+    """A figure with its meaning in a sentence. `good`: True, False, or None if it is neither."""
 
     value: str
     label: str
@@ -149,8 +140,8 @@ class Headline:
 
 
 def make_headlines(run: RunRecord) -> list[Headline]:
-    """What was bought, before how it went, before what it took."""
-    found = (
+    """The three most important figures: first what was gained, then how training went, then what it took."""
+    headlines = (
         _held_out_headline(run),
         _gain_headline(run),
         _completion_headline(run),
@@ -158,7 +149,7 @@ def make_headlines(run: RunRecord) -> list[Headline]:
         _validation_headline(run),
         _memory_headline(run),
     )
-    return [one for one in found if one is not None][:SHOWN_HEADLINES]
+    return [one for one in headlines if one is not None][:SHOWN_HEADLINES]
 
 
 def _held_out_headline(run: RunRecord) -> Headline | None:
@@ -180,7 +171,7 @@ def _held_out_headline(run: RunRecord) -> Headline | None:
 def _format_interval(row: object) -> str:
     low, high, groups = (getattr(row, name) for name in ("low", "high", "groups"))
     if groups < 2:
-        return "All of it is from one commit, so there is no interval."
+        return "All lines are from one commit, so there is no interval."
     few = f", too narrow with so few as {groups} commits" if groups < _FEW_GROUPS else f", {groups} commits"
     return f"95 % interval of the difference {low:+.3f} to {high:+.3f}{few}.".replace("-", "−")
 
@@ -260,14 +251,14 @@ REPORT_FILE = "report.html"
 
 
 def write_report(run: RunRecord, file: Path | None = None) -> Path:
-    """Write a run's page, by default into its folder; returns where. The same run gives the same bytes."""
+    """Write a run's page, by default into its folder. Return its path. The same run gives the same bytes."""
     file = file or run.path / REPORT_FILE
     write_text_file(file, _render_template("run.html.jinja", **_run_contents(run)))
     return file
 
 
 def write_comparison(runs: Sequence[RunRecord], file: Path) -> Path:
-    """Write several runs on one page; returns where."""
+    """Write a page that compares several runs. Return its path."""
     write_text_file(file, _render_template("comparison.html.jinja", title="Runs compared", **comparison_contents(runs)))
     return file
 
@@ -317,21 +308,21 @@ def _render_template(template: str, **values: Any) -> str:
 
 
 def _chart_svg(chart: Chart) -> Any:
-    """Both drawings, as they are."""
+    """Both drawings of a chart, unescaped."""
     from markupsafe import Markup
 
     return Markup(f'<div class="wide">{chart.wide}</div><div class="narrow">{chart.narrow}</div>')
 
 
 def _breakable(text: str) -> Any:
-    """A dotted key that may go on in the next line behind a dot or an underscore."""
+    """Let a dotted key wrap after a dot or an underscore."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"([._])(?=\w)", r"\1<wbr>", str(escape(text))))
 
 
 def format_duration(seconds: float) -> str:
-    """In the two largest units."""
+    """Format seconds in the two largest units."""
     minutes, hours = round(seconds) // 60, round(seconds) // 3600
     if hours:
         return f"{hours} h {minutes % 60} min"

@@ -1,4 +1,4 @@
-"""What a run was made of and took, as tables: data, memory, epochs, settings."""
+"""A run's data, memory, epochs and settings as tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EVENT_SENTENCES = {
 
 @dataclass(frozen=True)
 class PageTable:
-    """`bold` numbers the rows that sum up or stand out."""
+    """A table of the page. `bold`: the numbers of rows that sum up or stand out."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -77,7 +77,7 @@ def token_accounts(header: Header) -> PageTable:
 
 
 def language_bars(header: Header, summary: Mapping[str, Any] | None) -> tuple[str, list[ShareBar]]:
-    """What the shares are of, and the shares, largest first."""
+    """Return what the shares are of, and the shares, largest first."""
     total: Counter[str] = Counter()
     for repository in (summary or {}).get("repositories", ()):
         for name, one in repository["files"]["languages"].items():
@@ -92,7 +92,7 @@ def language_bars(header: Header, summary: Mapping[str, Any] | None) -> tuple[st
 
 
 def left_out_tables(summary: Mapping[str, Any] | None) -> list[str]:
-    """Files, commits and changes left out, by reason."""
+    """Say which files, commits and changes were left out, by reason."""
     lines = []
     for repository in (summary or {}).get("repositories", ()):
         groups = (
@@ -102,13 +102,13 @@ def left_out_tables(summary: Mapping[str, Any] | None) -> list[str]:
         )
         for what, reasons in groups:
             if reasons:
-                said = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
-                lines.append(f"{repository['name']}, {what} left out: {said}")
+                listed = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+                lines.append(f"{repository['name']}, {what} left out: {listed}")
     return lines
 
 
 def memory_table(run: RunRecord) -> PageTable:
-    """By phase: the plan against what was measured."""
+    """Planned and used memory by phase."""
     plans = (run.plan or {}).get("phases", {})
     spans = {phase: (start, end) for phase, start, end in run.history.spans}
     rows = []
@@ -134,17 +134,17 @@ def memory_table(run: RunRecord) -> PageTable:
 
 
 def event_sentences(run: RunRecord) -> list[str]:
-    """Steps down, and what the memory's guard noticed, in sentences."""
-    said = [f"From update {one.update} on: {one.text}" for one in run.history.steps_down]
+    """Describe steps down and the memory guard's events in sentences."""
+    sentences = [f"From update {one.update} on: {one.text}" for one in run.history.steps_down]
     for event in run.history.events:
         words = _EVENT_SENTENCES.get(str(event.get("event")))
         if words:
-            said.append(words.format(**event))
-    return said
+            sentences.append(words.format(**event))
+    return sentences
 
 
 def epoch_table(run: RunRecord) -> PageTable:
-    """A row an epoch; the best one stands out."""
+    """One row per epoch; the best is bold."""
     columns = (
         "phase", "epoch", "sequences", "replayed", "tokens", "train loss", "validation", "perplexity", "learning rate",
         "gradient norm: least, mean, most", "tokens a second", "peak, GiB",
@@ -163,7 +163,7 @@ def epoch_table(run: RunRecord) -> PageTable:
 
 
 def settings_tables(run: RunRecord) -> tuple[PageTable, PageTable]:
-    """What was set otherwise than by default, and all of it."""
+    """Return the settings that differ from their defaults, and all of them."""
     default = dict(flatten_settings(Settings()))
     mine = list(flatten_settings(run.settings))
     changed = [[key, value, default.get(key, "–")] for key, value in mine if value != default.get(key)]
@@ -173,7 +173,7 @@ def settings_tables(run: RunRecord) -> tuple[PageTable, PageTable]:
 
 
 def flatten_settings(settings: Settings) -> Iterator[tuple[str, str]]:
-    """(`section.key`, value as text)."""
+    """Yield (`section.key`, value as text)."""
     for section, values in settings.model_dump(mode="json").items():
         for key, value in values.items():
             yield f"{section}.{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)
