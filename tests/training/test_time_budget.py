@@ -49,4 +49,4 @@ def test_a_short_budget_shortens_the_run_and_holds_on_resume(tmp_path: Path, mon
     assert any("needs about" in note or "shortened" in note for note in told.notes)
     again = run(tmp_path / "run", *budget[:2], "training.time_budget_hours=9", resume="auto", epochs=1, told=told)
     assert again.state.schedule == chosen
-    assert any("chose its epochs at the start" in note for note in told.notes)
+    assert any("chose the epochs at the start" in note for note in told.notes)
