@@ -174,7 +174,7 @@ def test_the_steps_by_hand_run_as_written(place: Path, capfd: pytest.CaptureFixt
     records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert 3 in {record["phase"] for record in records}
     assert (run_folder / "report.html").is_file() and (place / "merged").is_dir()
-    returned = sum("what is freed is given back at once" in one for one in said)
+    returned = sum("freed memory is returned to the system at once" in one for one in said)
     assert returned == (platform.libc_ver()[0] == "glibc"), "of the training with a budget"
 
 
