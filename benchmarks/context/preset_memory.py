@@ -64,7 +64,7 @@ def measured(chosen: Preset) -> int:
     tracker = PeakTracker()
     tracker.adopt(tensors_of(engine.model), "model")
     tracker.adopt([p.grad for p in engine.parameters.values() if p.grad is not None], "gradients")
-    tracker.adopt([t for state in engine._optimizer.state.values() for t in state.values()], "moments")
+    tracker.adopt([t for state in engine.optimizer.state.values() for t in state.values()], "moments")
     with tracker:
         engine.accumulate(whole, 2 * whole.weight, 2)
         engine.apply_update(1e-5, 1.0)

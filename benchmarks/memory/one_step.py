@@ -79,7 +79,7 @@ def main() -> None:
     for parameter in engine.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     tracker.adopt((p.grad for p in engine.parameters.values() if p.grad is not None), "gradients")
-    tracker.adopt((t for state in engine._optimizer.state.values() for t in state.values()), "moments")
+    tracker.adopt((t for state in engine.optimizer.state.values() for t in state.values()), "moments")
     engine.use(given.method, given.scratch)
     note(resident_tensors=tracker.live)
     for step in range(given.timed or 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -85,12 +86,26 @@ def test_speed_is_measured_where_the_weights_are() -> None:
     assert "speed: not measured: it is planned for another machine" in other
 
 
-def test_mlx_is_planned_on_the_cpu_and_says_what_that_is_worth() -> None:
+@pytest.mark.skipif(sys.platform == "darwin", reason="it can be measured there")
+def test_mlx_is_planned_only_where_it_can_be_measured() -> None:
+    out = plan("--engine", "mlx", "--device", "mps", "--budget-gb", "5")
+    assert isinstance(out.exception, InputError) and "\n" not in str(out.exception)
+    assert "a plan for MLX is measured on the device" in str(out.exception)
+    assert "longrepo plan --engine torch --machines" in str(out.exception)
+
+
+def test_without_mlx_the_machine_table_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlx.core", None)
+    out = plan("--engine", "mlx")
+    assert isinstance(out.exception, InputError) and "\n" not in str(out.exception)
+    assert "mlx" in str(out.exception) and "--machines" in str(out.exception)
+
+
+def test_mlx_is_measured_on_the_cpu_and_says_so() -> None:
     out = plan("--engine", "mlx", "--device", "cpu", "--length", "200")
     assert out.exit_code == 0, out.output
     words = " ".join(out.output.split())
     assert "engine: mlx (as asked)" in words
-    assert "validated on the CPU and not on Metal, until longrepo plan --calibrate was run there" in words
+    assert "MLX's plan: measured on this CPU with a few layers and random weights, and extrapolated" in words
     told = json.loads(plan("--engine", "mlx", "--device", "cpu", "--length", "200", "--json").stdout)
     assert told["phases"][0]["method"] == {"step": "chunked", "chunk": 128, "store": "memory"}
-    assert told["checked_peak"] is None

@@ -62,7 +62,7 @@ def test_mlx_is_placed_and_loaded_without_torch() -> None:
     code = (
         "import sys\nfrom longrepo.engines.registry import choose_engine, select_device\n"
         "placed = select_device(choose_engine('mlx', 'cpu'), 'cpu', 'auto')\n"
-        "import longrepo.engines.mlx.engine, longrepo.engines.mlx.dry_run\n"
+        "import longrepo.engines.mlx.engine, longrepo.engines.mlx.measure\n"
         "from longrepo.engines.model_shape import read_config, read_shape\n"
         "shape = read_shape(read_config('embedded'), 'mlx')\n"
         "print(placed.kind, placed.dtype_name, shape.linear + shape.other, 'torch' in sys.modules)\n"

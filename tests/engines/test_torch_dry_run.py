@@ -52,7 +52,7 @@ def test_the_whole_model_is_planned_as_it_is_measured(folder: Path, method: Step
     tracker = PeakTracker()
     tracker.adopt(tensors_of(engine.model), "model")
     tracker.adopt([p.grad for p in engine.parameters.values() if p.grad is not None], "gradients")
-    tracker.adopt([t for state in engine._optimizer.state.values() for t in state.values()], "moments")
+    tracker.adopt([t for state in engine.optimizer.state.values() for t in state.values()], "moments")
     with tracker:
         engine.accumulate(batch, 1.0, 2)
         engine.apply_update(1e-4, 1.0)

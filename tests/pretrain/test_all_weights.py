@@ -133,7 +133,7 @@ def test_a_step_needs_what_was_planned(
     tracker = PeakTracker()
     tracker.adopt(tensors_of(engine.model), "model")
     tracker.adopt([p.grad for p in engine.parameters.values() if p.grad is not None], "gradients")
-    tracker.adopt([t for state in engine._optimizer.state.values() for t in state.values()], "moments")
+    tracker.adopt([t for state in engine.optimizer.state.values() for t in state.values()], "moments")
     with tracker:
         engine.accumulate(one, 400.0, 2)
         engine.apply_update(1e-5, 1.0)
@@ -173,7 +173,7 @@ def test_the_base_is_what_training_began_with_and_every_trained_bit_is_back(
 
 
 def _moments(engine: TorchEngine) -> Iterator[torch.Tensor]:
-    return (tensor.clone() for state in engine._optimizer.state.values() for tensor in state.values())
+    return (tensor.clone() for state in engine.optimizer.state.values() for tensor in state.values())
 
 
 def test_a_start_that_is_another_model_by_now_is_refused(

@@ -193,6 +193,8 @@ def plan(
     from longrepo.reports.planning import show_machines, show_plan
 
     choice = choose_engine(engine.value, device.value, settings.training.weights)
+    if choice.name == "mlx":
+        _check_measurable(choice, device.value, settings.training.precision)
     planner = MemoryPlanner.for_run(settings, choice, device.value, budget_gb=budget_gb)
     planner = with_calibration(planner, remeasure=calibrate)
     told = _make_report(planner, choice, length or (), sequences)
@@ -208,17 +210,26 @@ def plan(
         raise typer.Exit(2)
 
 
+def _check_measurable(choice: EngineSelection, device: str, precision: str) -> None:
+    """Raise InputError if MLX or the device isn't here: MLX's steps are measured, not computed from the shape."""
+    from longrepo.engines.registry import select_device
+
+    try:
+        select_device(choice, device, precision)
+    except InputError as error:
+        way_out = "a plan for MLX is measured on the device; for other Macs see longrepo plan --engine torch --machines"
+        raise InputError(f"{error}; {way_out}") from None
+
+
 def _make_report(
     planner: MemoryPlanner, choice: EngineSelection, lengths: Iterable[int], sequences: Path | None
 ) -> dict[str, Any]:
     """Return the plan for these lengths, or for the phases, as it is printed."""
-    from longrepo.memory.calibration import calibrated_peak
     from longrepo.memory.report import plan_report
 
     asked = {f"{tokens:,} tokens": (tokens, planner) for tokens in lengths} or _phase_planners(planner)
-    checked = calibrated_peak(planner) if planner.here and choice.name == "mlx" else None
     told = plan_report(planner, asked, planner.budget, sequences)
-    return {**told, "this_machine": planner.here, "engine_reason": choice.reason, "checked_peak": checked}
+    return {**told, "this_machine": planner.here, "engine_reason": choice.reason}
 
 
 def _phase_planners(planner: MemoryPlanner) -> dict[str, tuple[int, MemoryPlanner]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -124,6 +124,12 @@ class MemoryStore(Generic[T]):
 
     def __init__(self) -> None:
         self._kept: dict[StoreKey, T] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors that it holds."""
+        held: Iterable[Any] = self._kept.values()
+        return sum(tensor.nbytes for tensor in held)
 
     def put(self, key: StoreKey, tensor: T) -> None:
         self._kept[key] = tensor

@@ -28,15 +28,12 @@ CALIBRATION_FILE = "calibration.json"
 @dataclass(frozen=True)
 class CalibratedRates:
     """Seconds per token: of a layer, of a layer for each key that it attends to, and of embedding, head and loss.
-    `forward`: the share of a layer's time that is its first forward pass. `planned` and `measured`: peak bytes of the
-    longer of the timed steps (MLX only)."""
+    `forward`: the share of a layer's time that is its first forward pass."""
 
     layer: float
     key: float
     ends: float
     forward: float
-    planned: int = 0
-    measured: int = 0
 
     def seconds(self, passes: float, tokens: int, layers: int, window: int | None) -> float:
         """Seconds of one sequence. `passes`: the time of its layers relative to computing each forward twice and
@@ -90,12 +87,6 @@ def step_overhead(engine: EngineName = "torch") -> int:
     return int(JsonCache("process.json").get(f"step {code_identity(engine)}") or 0)
 
 
-def calibrated_peak(planner: MemoryPlanner) -> tuple[int, int] | None:
-    """Bytes of a small step as planned and as measured here, if the machine was calibrated for MLX."""
-    found = JsonCache(CALIBRATION_FILE).get(_key(planner))
-    return (found["planned"], found["measured"]) if found and found.get("measured") else None
-
-
 def _calibrate(planner: MemoryPlanner) -> CalibratedRates:
     """Time one layer of the real width with random weights at two lengths, and derive the rates."""
     of = planner.estimator
@@ -113,9 +104,7 @@ def _calibrate(planner: MemoryPlanner) -> CalibratedRates:
     key = max(0.0, at_many - at_few) / ((many - few) / 2)
     forward, ends = long.forward / (long.forward + long.backward), long.head / many
     layer = max(0.0, at_many - key * many / 2)
-    if of.engine == "torch":
-        return CalibratedRates(layer, key, ends, forward)
-    return CalibratedRates(layer, key, ends, forward, run.without_moments(many), step.peak(many))
+    return CalibratedRates(layer, key, ends, forward)
 
 
 def _timed_step(engine: EngineName, run: Any) -> Any:

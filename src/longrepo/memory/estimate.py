@@ -1,4 +1,6 @@
-"""Estimate the memory of one training step, by part, from cached dry runs of the real step."""
+"""Estimate the memory of one training step, by part, from cached dry runs of the real step (torch) or measurements on
+the device (MLX).
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,14 @@ if TYPE_CHECKING:
 
 
 FIXED_PARTS = ("weights", "adapter", "gradients", "moments")
-SETTLING_CHUNKS = 24  # chunks
+SETTLING_CHUNKS = 24
+MLX_PLAIN_TOKENS = (512, 1024)  # lengths measured of a plain step
+MLX_CHUNKED_TOKENS = 2048  # and twice as many: lengths measured of a chunked step without a window, or a longer window
 LIBRARIES = {"torch": ("torch", "transformers", "peft", "bitsandbytes"), "mlx": ("mlx", "mlx-lm", "transformers")}
 
 
 class DryRun(Protocol):
-    """`longrepo.engines.torch.dry_run.TorchDryRun`, or MLX's."""
+    """`longrepo.engines.torch.dry_run.TorchDryRun`, or `longrepo.engines.mlx.measure.MlxMeasurement`."""
 
     def whole(self, tokens: int) -> StepBytes: ...
 
@@ -98,17 +102,25 @@ class Estimator:
         return reason
 
     @cached_property
-    def weights(self) -> int:
-        """Bytes of the base model."""
-        return self.step(StepMethod(), 2).weights
+    def model_bytes(self) -> tuple[int, int]:
+        """Bytes of the base's weights, and of the adapter with the trained rows."""
+        if self.engine == "mlx":
+            from longrepo.engines.mlx.measure import model_bytes
+
+            return model_bytes(self.config, self.settings, self.dtype, self.added)
+        step = self.step(StepMethod(), 2)
+        return step.weights, step.adapter
 
     def step(self, method: StepMethod, tokens: int) -> StepMemory:
         """Estimate a step of `batch_size_reference` sequences of `tokens` tokens, over a whole accumulation window."""
-        lengths = self._lengths(method, tokens)
+        lengths = self._mlx_lengths(method, tokens) if self.engine == "mlx" else self._lengths(method, tokens)
         measured = [self._measured(method, length) for length in lengths]
-        if len(lengths) == 1:
+        if lengths == (tokens,):
             return StepMemory.of(measured[0])
-        return StepMemory.of(extrapolate(lengths[0], measured[0], lengths[1], measured[1], tokens))
+        if len(lengths) == 1:
+            return StepMemory.of(extrapolate_kept(lengths[0], measured[0], tokens))
+        line = extrapolate_square if method.step == "plain" else extrapolate
+        return StepMemory.of(line(lengths[0], measured[0], lengths[1], measured[1], tokens))
 
     def _lengths(self, method: StepMethod, tokens: int) -> tuple[int, ...]:
         """The lengths to dry-run: this one, or two shorter ones that end in a chunk like its last. From there on every
@@ -122,6 +134,18 @@ class Estimator:
         second = first + apart * chunk
         return (tokens,) if tokens <= second else (first, second)
 
+    def _mlx_lengths(self, method: StepMethod, tokens: int) -> tuple[int, ...]:
+        """The lengths to measure: bounded, since they are really computed. A plain step grows with the square of the
+        length; a chunked one as a line without a window (or one longer than is measured: then a line is too high); and
+        once a window is full, only by what is kept, so that one length tells."""
+        if method.step == "plain":
+            return (tokens,) if tokens <= MLX_PLAIN_TOKENS[1] else MLX_PLAIN_TOKENS
+        chunk, rest = method.chunk, (tokens - 1) % method.chunk + 1
+        if self.window and self.window <= 2 * MLX_CHUNKED_TOKENS:
+            return (min(tokens, rest + (-(-self.window // chunk) + 1) * chunk),)
+        first = rest + max(2, MLX_CHUNKED_TOKENS // chunk) * chunk
+        return (tokens,) if tokens <= 2 * first - rest else (first, 2 * first - rest)
+
     def _measured(self, method: StepMethod, tokens: int) -> StepBytes:
         key = self._key(method, tokens)
         measured: StepBytes | None = self._kept.get(key)
@@ -134,9 +158,9 @@ class Estimator:
         if self.engine == "mlx":
             import mlx.core as mx
 
-            from longrepo.engines.mlx import dry_run as on_mlx
+            from longrepo.engines.mlx import measure as on_mlx
 
-            return on_mlx.MlxDryRun(
+            return on_mlx.MlxMeasurement(
                 self.config, self.settings, method, self.device, getattr(mx, self.dtype), self.added
             )
         import torch
@@ -162,6 +186,29 @@ class Estimator:
             "code": code_identity(self.engine),
         }
         return hashlib.sha256(json.dumps(matters, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def extrapolate_kept(x1: int, measured: StepBytes, x: int) -> StepBytes:
+    """Bytes at `x` tokens, where from `x1` tokens on only what is kept grows, in proportion to the predicted tokens."""
+    share = (x - 1) / (x1 - 1)
+    grown = round(measured["kept"] * (share - 1))
+    scaled = {name: round(measured[name] * share) for name in ("kept", "disk_written", "disk_held")}
+    parts = (name for name in measured if name.startswith("peak ") and name != "peak update" and measured[name])
+    return measured | scaled | {name: measured[name] + grown for name in parts}
+
+
+def extrapolate_square(x1: int, first: StepBytes, x2: int, second: StepBytes, x: int) -> StepBytes:
+    """Bytes at `x` tokens, where what a step needs above its fixed parts is `a x + b x²`, with `b` not negative."""
+    fixed = sum(first[name] for name in FIXED_PARTS)
+
+    def at(name: str) -> int:
+        if name in FIXED_PARTS:
+            return first[name]
+        base = fixed if name.startswith("peak ") and first[name] else 0
+        one, other = ((measured[name] - base) / n for n, measured in ((x1, first), (x2, second)))
+        return base + round(x * (other + max(0.0, other - one) / (x2 - x1) * (x - x2)))
+
+    return {name: at(name) for name in first}
 
 
 @cache

@@ -177,12 +177,14 @@ class MemoryPlanner:
         budget_gb: float | None = None,
     ) -> MemoryPlanner:
         """Make the planner of a run by an engine on `auto`, `mps`, `cuda` or `cpu`, with its budget.
-        `budget_gb`, in GiB, replaces this machine's; then the device may be another machine's. `scratch`: see `of`.
+        `budget_gb`, in GiB, replaces this machine's; then the device may be another machine's, except that MLX's steps
+        are measured on it. `scratch`: see `of`.
 
         Raises InputError for a device that isn't here, and as `of` does.
         """
         precision = settings.training.precision
-        if here := budget_gb is None or device in ("auto", "cpu"):
+        here = budget_gb is None or device in ("auto", "cpu")
+        if here:
             place = select_device(engine, device, precision)
         else:
             kind = "metal" if engine.name == "mlx" else device
@@ -395,7 +397,7 @@ def _leanest_interval(layers: int) -> int:
 
 def check_weights_fit(planner: MemoryPlanner, budget: Budget) -> None:
     """Raise InputError if not even the weights fit."""
-    weights = planner.estimator.weights
+    weights = planner.estimator.model_bytes[0]
     if weights + planner.overhead <= budget.bytes:
         return
     beside = f" and {planner.overhead / GIB:.2f} GiB of libraries" if planner.overhead else ""

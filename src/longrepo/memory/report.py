@@ -156,11 +156,11 @@ def _no_fit_reason(planner: MemoryPlanner, tokens: int, budget: Budget) -> str:
 
 
 def machine_table(planner: MemoryPlanner, dtype: str, lengths: Sequence[int] = TABLE_LENGTHS) -> list[dict[str, Any]]:
-    """List each machine with the fastest method that fits it, by length; None if none does. Macs use the plan's engine,
-    GPUs always torch."""
+    """List each machine with the fastest method that fits it, by length; None if none does. Macs use MLX if the plan
+    was measured on Metal, else torch; GPUs always torch."""
     one, rows = planner.estimator, []
     engines: dict[str, tuple[str, EngineName]] = {
-        "mps": ("metal", "mlx") if one.engine == "mlx" else ("mps", "torch"),
+        "mps": ("metal", "mlx") if one.device == "metal" else ("mps", "torch"),
         "cuda": ("cuda", "torch"),
     }
     by_kind = {
@@ -212,17 +212,17 @@ def inference_report(planner: MemoryPlanner, tiers: Tiers, budget: Budget) -> di
     lower bound. `cache` is by bits; None if the engine's library doesn't support them, and `why_not` says why. `16`
     stands for `dtype`.
     """
-    one, step = planner.estimator, planner.estimator.step(StepMethod(), 2)
-    model = step.weights + step.adapter
+    one = planner.estimator
+    weights, adapter = one.model_bytes
     estimators = {tier.context: _estimator_at(one, planner.settings, tier.context) for tier in tiers.every}
-    rows = [_tier_row(tier, estimators[tier.context], model, planner.overhead, budget) for tier in tiers.every]
+    rows = [_tier_row(tier, estimators[tier.context], weights + adapter, planner.overhead, budget) for tier in tiers.every]
     return {
         "model": planner.settings.model.name,
         "engine": one.engine,
         "device": one.device,
         "dtype": one.dtype,
-        "weights": step.weights,
-        "adapter": step.adapter,
+        "weights": weights,
+        "adapter": adapter,
         "overhead": planner.overhead,
         "budget": {"bytes": budget.bytes, "reason": budget.reason},
         "tiers": rows,

@@ -47,7 +47,7 @@ def show_plan(report: dict[str, Any], console: Console) -> None:
         console.print(f"hours: not known {untimed if report['this_machine'] else 'on another machine'}")
     _show_epochs(report["epochs"] or (), console)
     if report["engine"] == "mlx":
-        console.print(_accuracy_note(report["device"], report["checked_peak"]))
+        console.print(_mlx_note(report["device"]))
     longest = f"{report['longest']:,} tokens" if report["longest"] else "none"
     console.print(f"the longest sequence that fits: {longest}")
 
@@ -116,16 +116,10 @@ def _show_epochs(epochs: Iterable[dict[str, Any]], console: Console) -> None:
         )
 
 
-def _accuracy_note(device: str, checked: tuple[int, int] | None) -> str:
-    """Say how exact MLX's plan is by calibration, or that there was none."""
+def _mlx_note(device: str) -> str:
+    """Say how MLX's plan was made."""
     where = "Metal" if device == "metal" else "this CPU"
-    if checked is None:
-        doubt = "validated on the CPU and not on Metal, until longrepo plan --calibrate was run there"
-        return f"MLX's plan: {doubt}"
-    planned, measured = checked
-    off = (planned / measured - 1) * 100
-    found = f"{planned / MIB:,.1f} MiB planned, {measured / MIB:,.1f} measured ({off:+.1f} %)"
-    return f"MLX's plan, on {where}: a small step {found}"
+    return f"MLX's plan: measured on {where} with a few layers and random weights, and extrapolated"
 
 
 def _short_method(method: str | None) -> str:

@@ -1,27 +1,11 @@
-"""Exact chunked step.
+"""The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
 
-Stands where a layer expects mlx-lm's KV cache: hands a chunk the keys and values before it, notes its own.
-
-One layer over the chunks of a sequence: forward without a graph, and backward from the last chunk to the first.
-
-As `longrepo.engines.torch.chunked`: a chunk's backward pass computes the chunk again and pulls back through three
-outputs at once, its output and its own keys and values, to which later chunks have left their gradients. Every chunk is
-evaluated before the next: one lazy graph of all would be walked breadth first, and peak higher.
-
-What a model of mlx-lm does before and after its layers, found by running it with its layers replaced by stand-ins.
-
-So embedding scales, masks, the final norm and the head are the model's own code, whatever the architecture. What
-isn't asked for costs nothing: MLX computes only what is evaluated.
-
-The head and the loss in parts: the logits of a whole sequence never exist at once.
-
-The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
-
-As `longrepo.engines.torch.chunked`, in the same order (`longrepo.engines.chunked`).
-
-The plain step: one graph for a whole sequence. What the chunked step is held against.
-
-The exact chunked step in MLX.
+As `longrepo.engines.torch.chunked`, in the same order (`longrepo.engines.chunked`). Before and after its layers, a model
+of mlx-lm computes with its own code, whatever the architecture: it is run with its layers replaced by stand-ins. A
+chunk's backward pass computes the chunk again and pulls back through three outputs at once: its output and its own keys
+and values, to which later chunks have left their gradients. Every chunk is evaluated before the next: one lazy graph of
+all would be walked breadth first, and peak higher. The plain step, one graph for a whole sequence, is what the chunked
+step is tested against.
 """
 
 from __future__ import annotations
@@ -36,7 +20,7 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from longrepo.engines.base import Batch, StepMethod, scored_positions
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.chunked import (
     PROBE_CHUNK,
     PROBE_TOKENS,
@@ -48,7 +32,9 @@ from longrepo.engines.chunked import (
     run_schedule,
 )
 from longrepo.engines.mlx.device import to_float
+from longrepo.engines.mlx.loss import MlxScoredPositions, nll_and_gradient
 from longrepo.engines.mlx.lora import Gradients, ParameterSlot, lora_slots, temporary_values
+from longrepo.engines.observer import StepObserver
 
 
 class MlxChunkCache:
@@ -144,6 +130,20 @@ class MlxLayerPass:
                 new = new.astype(mx.float32)
                 gradients[i] = gradients[i] + new if i in gradients else new
         return found[count], found[:count]
+
+    def skip_forward(self, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
+        """As `forward`, but the results are zeros: for a dry run."""
+        self.keys[index], self.values[index] = _zeros_like(self.keys[0]), _zeros_like(self.values[0])
+        return _zeros_like(hidden) if wanted else None
+
+    def skip_backward(self, index: int, hidden: mx.array) -> mx.array:
+        """As `backward`, but the input's gradient and those left to earlier chunks are zeros: for a dry run."""
+        for held, gradients in ((self.keys, self._key_gradients), (self.values, self._value_gradients)):
+            own = held.pop(index)
+            gradients.pop(index, None)
+            for i in self._before(index):
+                gradients.setdefault(i, mx.zeros(own.shape, mx.float32))
+        return _zeros_like(hidden)
 
     def pending(self) -> list[mx.array]:
         """What `backward` left to be evaluated beside what it returned."""
@@ -256,51 +256,13 @@ class MlxCodec:
         return mx.array(data).view(dtype).reshape(shape)
 
 
-Head = Callable[[mx.array], mx.array]
-LOSS_CHUNK = 256  # positions; 48 MiB of float32 logits at StarCoder2's vocabulary
-
-
-@dataclass(frozen=True)
-class MlxScoredPositions:
-    """The scored positions of some `[rows, tokens]`, flattened: `at` `[scored]` their indices, `targets` `[scored]` the
-    token that follows each, `weights` `[scored]`."""
-
-    at: mx.array
-    targets: mx.array
-    weights: mx.array
-
-    @staticmethod
-    def of(ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32], start: int, end: int) -> MlxScoredPositions:
-        """Among the positions from `start` to `end` of each row. Position p is scored by the weight of token p + 1."""
-        at, targets, following = scored_positions(ids, weights, start, end)
-        return MlxScoredPositions(
-            mx.array(at.astype(np.int32)), mx.array(targets.astype(np.int32)), mx.array(following)
-        )
-
-    def parts(self) -> Iterator[MlxScoredPositions]:
-        for start in range(0, self.at.size, LOSS_CHUNK):
-            part = slice(start, start + LOSS_CHUNK)
-            yield MlxScoredPositions(self.at[part], self.targets[part], self.weights[part])
-
-
-def token_nll(head: Head, hidden: mx.array, targets: mx.array) -> mx.array:
-    """The negative log-likelihood (nats, float32) `[positions]` of `targets` after `hidden` `[positions, width]`."""
-    return nn.losses.cross_entropy(head(hidden[None])[0].astype(mx.float32), targets)
-
-
-def nll_and_gradient(logits: mx.array, targets: mx.array, scales: mx.array) -> tuple[mx.array, mx.array]:
-    """`nll` `[positions]` from float32 `logits` `[positions, vocabulary]`, and the gradient of `sum(scales * nll)` by
-    the logits: softmax less the target, in place, half of what a derivative by `mx.vjp` holds at once."""
-    at = mx.arange(len(targets))
-    nll = mx.logsumexp(logits, axis=-1) - logits[at, targets]
-    return nll, (mx.softmax(logits, axis=-1) * scales[:, None]).at[at, targets].add(-scales)
-
-
 class MlxChunkedStep:
-    """`rows`: the slot of the trained token rows, if there are any. `at`: see `LayerPass`."""
+    """`rows`: the slot of the trained token rows, if there are any. `at`: see `LayerPass`. `observer`: follows each
+    step."""
 
     def __init__(self, model: Any, rows: ParameterSlot | None, at: ChunkContext) -> None:
         self._ends, self._rows, self._at = MlxEmbeddingAndHead(model), rows, at
+        self.observer = StepObserver()
         self._windows = self._ends.windows()
         self._slots = [lora_slots(layer, f"model.layers.{number}") for number, layer in enumerate(self._ends.layers)]
 
@@ -326,16 +288,26 @@ class MlxChunkedStep:
         wanted = [part.at.size > 0 for part in parts]  # of the last layer: nothing else depends on its output
         above: list[mx.array | None] = [None] * len(spans)
 
+        head_done = False
+
         def head() -> None:
+            nonlocal head_done
+            self.observer.enter("head")
+            head_done = True
             for index, part in enumerate(parts):
                 if wanted[index]:
                     hidden = store.take(("input", layers, index))
-                    above[index] = self._head(part, hidden, normalizer, totals, gradients)
+                    skipped = self.observer.skips(index, len(spans))
+                    above[index] = (
+                        _zeros_like(hidden) if skipped else self._head(part, hidden, normalizer, totals, gradients)
+                    )
 
         def backward(number: int) -> None:
+            self.observer.enter("backward")
             self._backward(number, spans, above, store, gradients)
 
         def forward(number: int, keep_input: bool, keep_cache: bool, discard_output: bool) -> None:
+            self.observer.enter("recompute" if head_done else "forward")
             outputs = wanted if number == layers - 1 else [not discard_output] * len(spans)
             self._forward(number, spans, store, keep_input, keep_cache, outputs)
 
@@ -362,7 +334,8 @@ class MlxChunkedStep:
 
     def _embed(self, ids: mx.array, spans: Spans, store: ActivationStore[mx.array]) -> None:
         for index, (start, end) in enumerate(spans):
-            embedded = self._ends.embed(ids[:, start:end])
+            skipped = self.observer.skips(index, len(spans))
+            embedded = _zeros_like(store.get(("input", 0, 0))) if skipped else self._ends.embed(ids[:, start:end])
             mx.eval(embedded)
             store.put(("input", 0, index), embedded)
 
@@ -382,7 +355,9 @@ class MlxChunkedStep:
         passing = self._pass(number, spans)
         for index in range(len(spans)):
             key = ("input", number, index)
-            output = passing.forward(index, store.get(key) if keep_input else store.take(key), wanted[index])
+            hidden = store.get(key) if keep_input else store.take(key)
+            run = passing.skip_forward if self.observer.skips(index, len(spans)) else passing.forward
+            output = run(index, hidden, wanted[index])
             if output is not None:
                 store.put(("input", number + 1, index), output)
             if keep_cache:
@@ -432,8 +407,11 @@ class MlxChunkedStep:
             passing.values[index] = store.take(("values", number, index))
         for index in reversed(range(len(spans))):
             hidden = store.take(("input", number, index))
-            above[index], found = passing.backward(index, hidden, above[index], [slot.value for slot in slots])
-            gradients.add(slots, found)
+            if self.observer.skips(index, len(spans)):
+                above[index] = passing.skip_backward(index, hidden)
+            else:
+                above[index], found = passing.backward(index, hidden, above[index], [slot.value for slot in slots])
+                gradients.add(slots, found)
             mx.eval(above[index], gradients.of(slots), passing.pending())
 
     def _embedding_backward(
@@ -442,7 +420,9 @@ class MlxChunkedStep:
         if self._rows is None:
             return
         rows = [self._rows]
-        for (start, end), gradient in zip(spans, above, strict=True):
+        for index, ((start, end), gradient) in enumerate(zip(spans, above, strict=True)):
+            if self.observer.skips(index, len(spans)):
+                continue
 
             def embedded(value: mx.array, start: int = start, end: int = end) -> mx.array:
                 with temporary_values(rows, [value]):
@@ -452,6 +432,13 @@ class MlxChunkedStep:
             _, found = mx.vjp(embedded, [self._rows.value], [gradient])
             gradients.add(rows, found)
             mx.eval(gradients.of(rows))
+
+
+def _zeros_like(array: mx.array) -> mx.array:
+    """Evaluated: it takes its room."""
+    zeros = mx.zeros_like(array)
+    mx.eval(zeros)
+    return zeros
 
 
 def unsupported_reason(model: Any, rows: ParameterSlot | None, at: ChunkContext) -> str | None:

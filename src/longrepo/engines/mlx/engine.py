@@ -20,17 +20,11 @@ from longrepo.engines.adapter_io import adapter_config, read_adapter, read_momen
 from longrepo.engines.base import Batch, Placement, StepMethod
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
-from longrepo.engines.mlx.chunked import (
-    MlxChunkedStep,
-    MlxCodec,
-    MlxScoredPositions,
-    plain_step,
-    token_nll,
-    unsupported_reason,
-)
+from longrepo.engines.mlx.chunked import MlxChunkedStep, MlxCodec, plain_step, unsupported_reason
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device, to_float
 from longrepo.engines.mlx.kv_cache import generation_options
 from longrepo.engines.mlx.load import load_base
+from longrepo.engines.mlx.loss import MlxScoredPositions, token_nll
 from longrepo.engines.mlx.lora import (
     Gradients,
     LoraLinear,
@@ -47,6 +41,7 @@ from longrepo.engines.mlx.lora import (
     set_adapter,
 )
 from longrepo.engines.mlx.models import set_positions
+from longrepo.engines.observer import StepObserver
 from longrepo.errors import InputError
 from longrepo.rope.apply import engine_config_changes, write_context
 from longrepo.utils import process
@@ -97,6 +92,12 @@ class MlxEngine:
         self._store = MemoryStore()
         if method.store == "disk":
             self._store = DiskStore(scratch or Path(tempfile.gettempdir()), MlxCodec())
+
+    def observe(
+        self, method: StepMethod, observer: StepObserver, store: ActivationStore[mx.array] | None = None
+    ) -> None:
+        """Compute by `method`, untried, and let `observer` follow each step; `store` replaces the method's own."""
+        self.method, self._chunks.observer, self._store = method, observer, store or MemoryStore()
 
     def chunked_unsupported_reason(self) -> str | None:
         return self._unsupported_reason

@@ -1,24 +1,181 @@
-"""The time and the peak of a real step of a few layers of true width, with weights of any values."""
+"""What a step needs and how long it takes on this device: real steps of one and two layers of the real shape, with
+random weights.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
-from longrepo.engines.base import Batch, Placement, truncate_config
-from longrepo.engines.mlx import engine as engine_module
-from longrepo.engines.mlx.chunked import MlxChunkedStep
+from longrepo.config.schema import Settings
+from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
+from longrepo.engines.chunked import MemoryStore
 from longrepo.engines.mlx.device import mlx_dtype_name
-from longrepo.engines.mlx.dry_run import MlxDryRun
 from longrepo.engines.mlx.engine import MlxEngine
-from longrepo.engines.mlx.load import meta_model
-from longrepo.engines.mlx.lora import add_trained_tokens as patch_rows
+from longrepo.engines.mlx.load import count_parameters, meta_model
+from longrepo.engines.mlx.lora import add_trained_tokens
+from longrepo.engines.observer import (
+    STEP_PARTS,
+    STEP_PHASES,
+    CountingStore,
+    StepClock,
+    StepObserver,
+    StepPart,
+    is_middle_chunk,
+)
 from longrepo.utils import process
+
+WARM_UP_TOKENS = 8
+MEASURED_STEPS = 2  # how far MLX dispatches ahead differs from step to step
+HELD_PARTS = ("weights", "adapter", "gradients", "moments", "kept")  # these grow with the layers
+
+
+@dataclass(frozen=True)
+class MlxMeasurement:
+    """Steps by `method` of a model of transformers' `config`, with `added` structure tokens beyond its vocabulary,
+    computing in `dtype` on `device` (`cpu` or `metal`), which this machine has."""
+
+    config: Any
+    settings: Settings
+    method: StepMethod
+    device: str
+    dtype: mx.Dtype
+    added: int
+
+    def whole(self, tokens: int) -> StepBytes:
+        """Bytes of a step of the whole model, extrapolated from two small numbers of its layers."""
+        small, large = probe_depths(self.config, self.method)
+        layers = self.config.num_hidden_layers
+        if layers <= large:
+            return self.at(layers, tokens)
+        few, more = self.at(small, tokens), self.at(large, tokens)
+        line = extrapolate(small, few, large, more, layers)
+        if self.method.step == "plain" and not self.settings.training.use_gradient_checkpointing:
+            return line  # one graph of all layers
+        # A chunked step's peaks grow by what is held of a layer. A line through two measured peaks would multiply
+        # the noise of MLX's dispatching by the number of layers.
+        held = sum(line[name] - more[name] for name in HELD_PARTS)
+        peaks = {f"peak {name}": more[f"peak {name}"] for name in STEP_PARTS}
+        return line | {name: peak + held for name, peak in peaks.items() if peak}
+
+    def at(self, layers: int, tokens: int, every_chunk: bool = False, scored: int | None = None) -> StepBytes:
+        """Measure a micro-batch of `batch_size_reference` sequences and its update with `layers` layers: gradients and
+        moments exist. `every_chunk`: skip none. `scored`: how many of the last tokens have a loss; None: all."""
+        with self._engine(layers) as (engine, before):
+            adapter = sum(slot.value.nbytes for slot in engine.slots)
+            weights = mx.get_active_memory() - before - adapter
+            self._warm_up(engine)
+            batch, peaks = self._batch(tokens, scored or tokens), _PeakObserver(before, sampled=not every_chunk)
+            disk = CountingStore(_blank)
+            for _ in range(MEASURED_STEPS):
+                disk, peaks.store = CountingStore(_blank), MemoryStore[mx.array]()
+                engine.observe(self.method, peaks, disk if self.method.store == "disk" else peaks.store)
+                peaks.start()
+                engine.accumulate(batch, 1.0, 0)
+                peaks.stop()
+            engine.apply_update(1e-4, 1.0)
+            peaks.stop("update")
+            kept = peaks.kept
+            if self.method.store == "disk":  # in memory: the gradient of a layer's output, a layer's keys and values
+                kept = batch.input_ids.size * self.config.hidden_size * self.dtype.size
+                kept += (disk.bytes_by_name["keys"] + disk.bytes_by_name["values"]) // layers
+        highest = {f"peak {name}": peaks.highest.get(name, 0) for name in STEP_PHASES}
+        fixed = {"weights": weights, "adapter": adapter, "gradients": adapter, "moments": 2 * adapter}
+        return fixed | highest | {"kept": kept, "disk_written": disk.written, "disk_held": disk.written}
+
+    def chunked_unsupported_reason(self) -> str | None:
+        """Return why the architecture's layers can't be walked in chunks, or None if they can."""
+        with self._engine(min(2, self.config.num_hidden_layers)) as (engine, _):
+            return engine.chunked_unsupported_reason()
+
+    def make_engine(self, layers: int) -> MlxEngine:
+        """An engine with random weights, all of them evaluated."""
+        tree = truncate_config(self.config, layers).to_dict()
+        tree["vocab_size"] += self.added
+        model = meta_model(tree, self.settings, self.dtype)
+        mx.eval(model.parameters())
+        ids = range(tree["vocab_size"] - self.added, tree["vocab_size"])
+        rows = add_trained_tokens(model, ids, tree["vocab_size"]) if ids else None
+        engine = MlxEngine(model, rows, self.settings, Placement(self.device, mlx_dtype_name(self.dtype)))
+        mx.eval([slot.value for slot in engine.slots])
+        mx.clear_cache()
+        return engine
+
+    @contextmanager
+    def _engine(self, layers: int) -> Iterator[tuple[MlxEngine, int]]:
+        """An engine, and the bytes that MLX held before it."""
+        before = mx.get_active_memory()
+        yield self.make_engine(layers), before
+        mx.clear_cache()
+
+    def _warm_up(self, engine: MlxEngine) -> None:
+        """Take an update and add gradients: from then on gradients and moments exist."""
+        small = self._batch(WARM_UP_TOKENS, WARM_UP_TOKENS)
+        method = StepMethod() if self.method.step == "plain" else StepMethod("chunked", WARM_UP_TOKENS)
+        engine.observe(method, StepObserver())
+        engine.accumulate(small, 1.0, 0)
+        engine.apply_update(1e-4, 1.0)
+        engine.accumulate(small, 1.0, 0)
+        mx.clear_cache()
+
+    def _batch(self, tokens: int, scored: int) -> Batch:
+        row = ([1] * tokens, [0.0] * (tokens - scored) + [1.0] * scored)
+        return Batch.of([row] * self.settings.training.batch_size_reference, 0)
+
+
+def model_bytes(config: Any, settings: Settings, dtype: str, added: int) -> tuple[int, int]:
+    """Bytes of a base's weights with `added` tokens, and of its adapter with their trained rows (both float32), from its
+    shape: nothing is evaluated."""
+    tree = config.to_dict()
+    tree["vocab_size"] += added
+    model = meta_model(tree, settings, getattr(mx, dtype))
+    arrays: list[Any] = tree_flatten(model.parameters())  # type: ignore[assignment]
+    features = count_parameters(tree)["lora"]
+    trained = settings.lora.r * sum(features[name] for name in settings.lora.target_modules)
+    trained += added * config.hidden_size
+    return sum(array.nbytes for _, array in arrays), trained * mx.float32.size
+
+
+class _PeakObserver(StepObserver):
+    """`highest`: bytes above `before` at the peak of each part; `kept`: bytes in `store` when the head begins."""
+
+    def __init__(self, before: int, sampled: bool) -> None:
+        self._before, self._sampled = before, sampled
+        self.store = MemoryStore[mx.array]()
+        self._part: str = "forward"
+        self.highest: dict[str, int] = {}
+        self.kept = 0
+
+    def start(self) -> None:
+        self._part = "forward"
+        mx.reset_peak_memory()
+
+    def stop(self, part: str | None = None) -> None:
+        """Note the peak since the last note as that of `part`, or of the part that runs."""
+        part = part or self._part
+        self.highest[part] = max(self.highest.get(part, 0), mx.get_peak_memory() - self._before)
+        mx.reset_peak_memory()
+
+    def enter(self, part: StepPart) -> None:
+        self.stop()
+        self._part = part
+        if part == "head":
+            self.kept = self.store.nbytes
+
+    def skips(self, index: int, chunks: int) -> bool:
+        return self._sampled and is_middle_chunk(index, chunks)
+
+
+def _blank(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    array = mx.zeros(shape, dtype)
+    mx.eval(array)
+    return array
 
 
 class MlxStepSeconds(NamedTuple):
@@ -32,54 +189,28 @@ class MlxStepSeconds(NamedTuple):
 class MlxTimedStep:
     """An engine with `layers` layers on the default device, which is `run.device`."""
 
-    def __init__(self, run: MlxDryRun, layers: int) -> None:
+    def __init__(self, run: MlxMeasurement, layers: int) -> None:
         self._before = mx.get_active_memory()
-        tree = truncate_config(run.config, layers).to_dict()
-        tree["vocab_size"] += run.added
-        model = meta_model(tree, run.settings, run.dtype)
-        mx.eval(model.parameters())
-        ids = range(tree["vocab_size"] - run.added, tree["vocab_size"])
-        rows = patch_rows(model, ids, tree["vocab_size"]) if ids else None
-        with patch.object(engine_module, "unsupported_reason", lambda *_: None):
-            self._engine = MlxEngine(model, rows, run.settings, Placement(run.device, mlx_dtype_name(run.dtype)))
-        self._engine.method = run.method
+        self._engine, self._clock = run.make_engine(layers), StepClock()
+        self._engine.observe(run.method, self._clock)
 
     def seconds(self, tokens: int) -> MlxStepSeconds:
         """One sequence."""
-        spent = {"_head": 0.0, "_backward": 0.0}
-        with ExitStack() as stack:
-            for name in spent:
-                stack.enter_context(
-                    patch.object(MlxChunkedStep, name, _time_calls(getattr(MlxChunkedStep, name), name, spent))
-                )
-            began = time.perf_counter()
-            self._engine.accumulate(_timing_batch(tokens), 1.0, 0)
-            whole = time.perf_counter() - began
-        return MlxStepSeconds(whole - sum(spent.values()), spent["_head"], spent["_backward"])
-
-    def peak(self, tokens: int) -> int:
-        """Bytes of MLX's arrays at the highest moment of an accumulated micro-batch: gradients exist."""
+        begins = self._clock.begins
+        begins.clear()
+        began = time.perf_counter()
         self._engine.accumulate(_timing_batch(tokens), 1.0, 0)
-        mx.reset_peak_memory()
-        self._engine.accumulate(_timing_batch(tokens), 1.0, 0)
-        return mx.get_peak_memory() - self._before
+        ended = time.perf_counter()
+        return MlxStepSeconds(begins["head"] - began, begins["backward"] - begins["head"], ended - begins["backward"])
 
     def overhead(self, tokens: int) -> int:
         """Bytes that the process holds above MLX's arrays at the highest moment of a step on the CPU."""
+        batch = _timing_batch(tokens)
+        self._engine.accumulate(batch, 1.0, 0)
         process.reset_peak_resident()
-        arrays = self.peak(tokens)
-        return process.peak_resident() - arrays
-
-
-def _time_calls(method: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
-    def timed(*args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            spent[name] += time.perf_counter() - began
-
-    return timed
+        mx.reset_peak_memory()
+        self._engine.accumulate(batch, 1.0, 0)
+        return process.peak_resident() - (mx.get_peak_memory() - self._before)
 
 
 def _timing_batch(tokens: int) -> Batch:

@@ -1,24 +1,15 @@
-"""Exact chunked step.
+"""The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
 
-What a decoder does before and after its layers, found by running it with its layers replaced by stand-ins.
-
-So embedding scales, rotary tables and the final norm are the model's own code, whatever the architecture.
-
-Stands where a layer expects transformers' `Cache`: hands a chunk the keys and values before it, notes its own.
-
-One layer over the chunks of a sequence: forward without a graph, and backward from the last chunk to the first.
+Forward, layer by layer, without a graph, keeping each layer's input, keys and values; the head chunk by chunk;
+backward, layers from last to first, and in each the chunks from last to first.
 
 Given the keys and values before it, a transformer layer is token-wise in everything else. So a chunk's backward pass
 makes leaves of its input and of the earlier keys and values, computes the chunk again, and pulls back through three
-outputs at once: the chunk's output and its own keys and values, to which later chunks have left their gradients.
+outputs at once: the chunk's output and its own keys and values, to which later chunks have left their gradients. It is
+exact, unlike a backward pass for each chunk that takes earlier keys and values as constants.
 
-The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
-
-Forward, layer by layer, without a graph, keeping each layer's input, keys and values; the head chunk by chunk;
-backward, layers from last to first (the layer pass below). It is exact, unlike a backward pass for
-each chunk that takes earlier keys and values as constants.
-
-One exact training step in chunks of tokens: no activation of the whole sequence but each layer's input.
+Before and after its layers, a decoder computes with its own code (embedding scales, rotary tables, the final norm),
+whatever the architecture: it is run with its layers replaced by stand-ins.
 """
 
 from __future__ import annotations
@@ -44,6 +35,7 @@ from longrepo.engines.chunked import (
     probe_two_layers,
     run_schedule,
 )
+from longrepo.engines.observer import StepObserver
 from longrepo.engines.torch.attention import ATTENTION_NAME, register_attention, window_of
 from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll
 from longrepo.engines.torch.quantization import fused_lora_forward
@@ -268,7 +260,7 @@ Head = Callable[[Tensor], Tensor]
 
 
 class TorchChunkedStep:
-    """`dtype`: what matrix products are computed in. `at`: see `LayerPass`."""
+    """`dtype`: what matrix products are computed in. `at`: see `LayerPass`. `observer`: follows each step."""
 
     def __init__(
         self, decoder: nn.Module, head: Head, device: torch.device, dtype: torch.dtype, at: ChunkContext
@@ -276,6 +268,7 @@ class TorchChunkedStep:
         register_attention()
         self._ends, self._head, self._at = TorchEmbeddingAndHead(decoder), head, at
         self._device, self._dtype = device, dtype
+        self.observer = StepObserver()
 
     def accumulate(
         self, batch: Batch, normalizer: float, method: StepMethod, store: ActivationStore[Tensor]
@@ -293,24 +286,22 @@ class TorchChunkedStep:
         gradients: list[Tensor] = []
 
         def forward(number: int, keep_input: bool, keep_cache: bool, discard_output: bool) -> None:
+            self.observer.enter("recompute" if gradients else "forward")
             self._forward(number, arguments[number], spans, store, keep_input, keep_cache, discard_output)
 
         def head() -> None:
+            self.observer.enter("head")
             found = self._head_backward(batch, spans, len(arguments), normalizer, store)
             totals.extend(found[0])
             gradients.extend(found[1])
 
+        def backward(number: int) -> None:
+            self.observer.enter("backward")
+            self._backward(number, arguments[number], spans, gradients, store)
+
         try:
-            for index, (start, end) in enumerate(spans):
-                with torch.no_grad():
-                    store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
-            run_schedule(
-                method,
-                len(arguments),
-                forward,
-                head,
-                lambda number: self._backward(number, arguments[number], spans, gradients, store),
-            )
+            self._embed(ids, spans, store)
+            run_schedule(method, len(arguments), forward, head, backward)
             self._embedding_backward(ids, spans, gradients)
         finally:
             store.clear()
@@ -320,13 +311,20 @@ class TorchChunkedStep:
     def hidden(self, ids: Tensor, chunk: int) -> Iterator[tuple[int, int, Tensor]]:
         """(start, end, the decoder's output `[rows, end - start, width]`) of each chunk, without a graph."""
         spans, store = chunk_spans(ids.shape[1], chunk), MemoryStore[Tensor]()
-        for index, (start, end) in enumerate(spans):
-            store.put(("input", 0, index), self._ends.embed(ids[:, start:end]))
+        self._embed(ids, spans, store)
         arguments = self._arguments(ids, ids.shape[1])
         for number, of_layer in enumerate(arguments):
             self._forward(number, of_layer, spans, store, False, False)
         for index, (start, end) in enumerate(spans):
             yield start, end, self._ends.finish(store.get(("input", len(arguments), index)))
+
+    @torch.no_grad()
+    def _embed(self, ids: Tensor, spans: Spans, store: ActivationStore[Tensor]) -> None:
+        for index, (start, end) in enumerate(spans):
+            skipped = self.observer.skips(index, len(spans))
+            first = store.get(("input", 0, 0)) if skipped else None
+            embedded = self._ends.embed(ids[:, start:end]) if first is None else torch.empty_like(first)
+            store.put(("input", 0, index), embedded)
 
     def _arguments(self, ids: Tensor, tokens: int) -> list[LayerArguments]:
         table_dtype = self._ends.embed(ids[:, :1]).dtype
@@ -347,7 +345,9 @@ class TorchChunkedStep:
         with fused_lora_forward(layer, self._dtype):
             for index in range(len(spans)):
                 key = ("input", number, index)
-                output = passing.forward(index, store.get(key) if keep_input else store.take(key))
+                hidden = store.get(key) if keep_input else store.take(key)
+                skipped = self.observer.skips(index, len(spans))
+                output = torch.empty_like(hidden) if skipped else passing.forward(index, hidden)
                 if not discard_output:
                     store.put(("input", number + 1, index), output)
         if keep_cache:
@@ -363,6 +363,9 @@ class TorchChunkedStep:
         gradients = []
         for index, (start, end) in enumerate(spans):
             leaf = store.take(("input", layers, index)).detach().requires_grad_()
+            if self.observer.skips(index, len(spans)):
+                gradients.append(torch.zeros_like(leaf))
+                continue
             with torch.enable_grad():
                 hidden = self._ends.finish(leaf).flatten(0, 1)
             scored = TorchScoredPositions.of(batch.input_ids, batch.loss_weights, start, end, self._device)
@@ -384,10 +387,16 @@ class TorchChunkedStep:
         passing = TorchLayerPass(layer, arguments, spans, self._at, *(store.take(name) for name in names))
         with fused_lora_forward(layer, self._dtype):
             for index in reversed(range(len(spans))):
-                gradients[index] = passing.backward(index, store.take(("input", number, index)), gradients[index])
+                hidden = store.take(("input", number, index))
+                skipped = self.observer.skips(index, len(spans))
+                gradients[index] = (
+                    torch.empty_like(hidden) if skipped else passing.backward(index, hidden, gradients[index])
+                )
 
     def _embedding_backward(self, ids: Tensor, spans: Spans, gradients: list[Tensor]) -> None:
-        for (start, end), gradient in zip(spans, gradients, strict=True):
+        for index, ((start, end), gradient) in enumerate(zip(spans, gradients, strict=True)):
+            if self.observer.skips(index, len(spans)):
+                continue
             with torch.enable_grad():
                 embedded = self._ends.embed(ids[:, start:end])
             if not embedded.requires_grad:

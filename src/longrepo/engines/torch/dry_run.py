@@ -1,16 +1,7 @@
-"""Memory of a step on fake tensors; timed step.
+"""What a step needs and how long it takes, before a base is loaded.
 
-A chunked step in which only the chunks that can need most are computed: the others' results just take their room.
-
-What a chunk needs grows with the keys before it and with what earlier chunks left, up to the window. So of all chunks
-of a layer, of the head and of the embedding the highest moment lies in the first (there are no keys before it), in the
-last whole one, or in the last.
-
-One training step on fake tensors: the real operations, sizes and order, without weights or arithmetic.
-
-The time of a real step of a few layers of true width, with random weights, and what its process holds beside it.
-
-The memory of an answer, dry: a prompt read and a first token written on fake tensors, as `generate` does it.
+Memory: one training step, or an answer to a prompt, on fake tensors: the real operations, sizes and order, without
+weights or arithmetic. Time: a real step of a few layers of the true width, with random weights.
 """
 
 from __future__ import annotations
@@ -18,8 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -31,73 +21,18 @@ from transformers.integrations import sdpa_attention
 
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
-from longrepo.engines.torch import chunked
+from longrepo.engines.observer import STEP_PHASES, CountingStore, StepClock, StepObserver, StepPart, is_middle_chunk
 from longrepo.engines.torch.attention import Kernel, force_kernel
-from longrepo.engines.torch.chunked import TorchEmbeddingAndHead, TorchLayerPass
 from longrepo.engines.torch.device import torch_dtype_name
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, materialize, meta_model, tensors_of
 from longrepo.engines.torch.kv_cache import make_cache
-from longrepo.engines.torch.loss import backward_weighted_nll
 from longrepo.utils.process import peak_resident, reset_peak_resident
 
 Tensor = torch.Tensor
 
 
-@contextmanager
-def skip_middle_chunks(chunks: int) -> Iterator[None]:
-    """Within: one micro-batch in `chunks` chunks, on fake tensors."""
-    forward, backward, embed, finish = (
-        TorchLayerPass.forward,
-        TorchLayerPass.backward,
-        TorchEmbeddingAndHead.embed,
-        TorchEmbeddingAndHead.finish,
-    )
-    embedded, finished, lost = count(), count(), count()
-    like: list[tuple[int, torch.dtype]] = []
-
-    def left_out(index: int) -> bool:
-        return 0 < index < chunks - 2
-
-    def in_layer(self: TorchLayerPass, index: int, hidden: Tensor) -> Tensor:
-        return torch.empty_like(hidden) if left_out(index) else forward(self, index, hidden)
-
-    def back_in_layer(self: TorchLayerPass, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
-        return torch.empty_like(hidden) if left_out(index) else backward(self, index, hidden, gradient)
-
-    def at_embedding(self: TorchEmbeddingAndHead, ids: Tensor) -> Tensor:
-        number = next(embedded)  # every chunk, one token for the tables of positions, every chunk again
-        if left_out(number if number < chunks else number - chunks - 1):
-            return torch.empty(*ids.shape, like[0][0], dtype=like[0][1])
-        hidden = embed(self, ids)
-        like.append((hidden.shape[-1], hidden.dtype))
-        return hidden
-
-    def at_norm(self: TorchEmbeddingAndHead, hidden: Tensor) -> Tensor:
-        return hidden if left_out(next(finished)) else finish(self, hidden)
-
-    def at_head(*arguments: Any) -> list[Tensor]:
-        return [] if left_out(next(lost)) else backward_weighted_nll(*arguments)
-
-    places: tuple[tuple[Any, str, Any], ...] = (
-        (TorchLayerPass, "forward", in_layer),
-        (TorchLayerPass, "backward", back_in_layer),
-        (TorchEmbeddingAndHead, "embed", at_embedding),
-        (TorchEmbeddingAndHead, "finish", at_norm),
-        (chunked, "backward_weighted_nll", at_head),
-    )
-    before = [getattr(owner, name) for owner, name, _ in places]
-    for owner, name, new in places:
-        setattr(owner, name, new)
-    try:
-        yield
-    finally:
-        for (owner, name, _), old in zip(places, before, strict=True):
-            setattr(owner, name, old)
-
-
 FIXED_PARTS = ("weights", "adapter", "gradients", "moments")
-STEP_PHASES = ("forward", "head", "recompute", "backward", "update")
 
 
 @dataclass(frozen=True)
@@ -115,22 +50,18 @@ class TorchDryRun:
     def at(self, layers: int, tokens: int, every_chunk: bool = False) -> StepBytes:
         """Measure the last micro-batch of a window and its update: gradients and moments exist. `every_chunk`: leave
         none out, for a look at whether the highest moment lies where it is looked for."""
-        with self._fake_engine(layers) as engine, ExitStack() as stack:
+        with self.fake_engine(layers) as engine, ExitStack() as stack:
             if self.device == "mps" and self.method.step == "plain":
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # Metal has no derivative for its fused kernel
-            if self.method.step == "chunked" and not every_chunk:
-                scored = tokens - 1  # the last token predicts nothing
-                stack.enter_context(skip_middle_chunks(-(-scored // self.method.chunk)))
-            engine.method = self.method
-            return _measure_step(engine, self._batch(tokens), self.method, self.device)
+            return _measure_step(engine, self._batch(tokens), self.method, self.device, not every_chunk)
 
     def chunked_unsupported_reason(self) -> str | None:
         """Why the architecture's layers can't be walked in chunks. On fake tensors their values aren't compared."""
-        with self._fake_engine(min(2, self.config.num_hidden_layers), yes=False) as engine:
+        with self.fake_engine(min(2, self.config.num_hidden_layers), yes=False) as engine:
             return engine.chunked_unsupported_reason()
 
     @contextmanager
-    def _fake_engine(self, layers: int, yes: bool = True) -> Iterator[TorchEngine]:
+    def fake_engine(self, layers: int, yes: bool = True) -> Iterator[TorchEngine]:
         """The engine with `layers` layers on fake tensors; `yes` answers any question about values."""
         model, rows = meta_model(self.truncated_config(layers), self.settings, self.dtype, self.added)
         fake = FakeTensorMode(allow_non_fake_inputs=True)
@@ -159,62 +90,35 @@ class TorchDryRun:
         return Batch.of([row] * self.settings.training.batch_size_reference, 0)
 
 
-def _measure_step(engine: TorchEngine, batch: Batch, method: StepMethod, device: str) -> StepBytes:
+def _measure_step(engine: TorchEngine, batch: Batch, method: StepMethod, device: str, sampled: bool) -> StepBytes:
     _set_foreach(engine, device == "cuda")
     _allocate_gradients(engine)
     engine.apply_update(1e-4, 1.0)
     _allocate_gradients(engine)
-    store = TorchCountingStore()
-    if method.store == "disk":
-        engine._store = store
     tracker = PeakTracker()
+    observer = _PhaseTracker(tracker, sampled)
+    disk = CountingStore(lambda shape, dtype: torch.empty(shape, dtype=dtype)) if method.store == "disk" else None
+    engine.observe(method, observer, disk)
     trained = set(engine.parameters.values())
     adapter = trained if engine.has_adapter else set()
     groups: dict[str, list[Tensor]] = {
         "weights": [t for t in tensors_of(engine.model) if t not in adapter],
         "adapter": list(adapter),
         "gradients": [p.grad for p in trained if p.grad is not None],
-        "moments": [t for state in engine._optimizer.state.values() for t in state.values() if torch.is_tensor(t)],
+        "moments": [t for state in engine.optimizer.state.values() for t in state.values() if torch.is_tensor(t)],
     }
     for name, tensors in groups.items():
         tracker.adopt(tensors, name)
     fixed = {name: tracker.bytes_by_tag[name] for name in FIXED_PARTS}
-    kept = _ActivationBytes(tracker)
-    with tracker, _track_phases(engine, tracker, kept):
-        with tracker.phase("forward"):
-            engine.add_gradients(batch, 1.0, 0)
-        with tracker.phase("update"):
-            engine.apply_update(1e-4, 1.0)
+    with tracker:
+        tracker.enter("forward")
+        engine.add_gradients(batch, 1.0, 0)
+        tracker.enter("update")
+        engine.apply_update(1e-4, 1.0)
     peaks = {f"peak {name}": tracker.peaks.get(name, 0) for name in STEP_PHASES}
-    of_chunks = {"kept": max(0, kept.bytes - sum(fixed.values()))}
-    return fixed | peaks | of_chunks | {"disk_written": store.written, "disk_held": store.held}
-
-
-@dataclass
-class TorchCountingStore:
-    """Stands in for a `DiskStore`: forgets the tensors and counts the bytes."""
-
-    written: int = 0
-    held: int = 0
-    _shapes: dict[Any, tuple[torch.Size, torch.dtype]] = field(default_factory=dict)
-
-    def put(self, key: Any, tensor: Tensor) -> None:
-        flat = tensor.detach().contiguous()
-        self._shapes[key] = (flat.shape, flat.dtype)
-        self.written += flat.numel() * flat.element_size()
-        self.held = max(self.held, self.written)
-
-    def get(self, key: Any) -> Tensor:
-        shape, dtype = self._shapes[key]
-        return torch.empty(shape, dtype=dtype)
-
-    def take(self, key: Any) -> Tensor:
-        tensor = self.get(key)
-        del self._shapes[key]
-        return tensor
-
-    def clear(self) -> None:
-        self._shapes.clear()
+    written = disk.written if disk else 0
+    kept = max(0, observer.kept - sum(fixed.values()))
+    return fixed | peaks | {"kept": kept, "disk_written": written, "disk_held": written}
 
 
 class _FakeValues(TorchDispatchMode):
@@ -246,45 +150,25 @@ def _tracing_disabled() -> Iterator[None]:
             module.is_tracing = answer
 
 
-@dataclass
-class _ActivationBytes:
-    """What lives when the head begins."""
+class _PhaseTracker(StepObserver):
+    """Counts peaks by part of the step. `kept`: bytes that live when the head begins."""
 
-    tracker: PeakTracker
-    bytes: int = 0
+    def __init__(self, tracker: PeakTracker, sampled: bool) -> None:
+        self._tracker, self._sampled = tracker, sampled
+        self.kept = 0
 
-    def note(self) -> None:
-        self.bytes = self.bytes or self.tracker.live
+    def enter(self, part: StepPart) -> None:
+        if part == "head" and not self.kept:
+            self.kept = self._tracker.live
+        self._tracker.enter(part)
 
-
-@contextmanager
-def _track_phases(engine: TorchEngine, tracker: PeakTracker, kept: _ActivationBytes) -> Iterator[None]:
-    """Tell the phases of a step apart by which modules are called, and whether for a gradient."""
-    seen_head = False
-
-    def at_head(*_: Any) -> None:
-        nonlocal seen_head
-        if not seen_head:
-            kept.note()
-        seen_head = True
-        tracker.enter("head")
-
-    def in_layer(*_: Any) -> None:
-        if seen_head:
-            tracker.enter("backward" if torch.is_grad_enabled() else "recompute")
-
-    hooks = [engine._head.register_forward_pre_hook(at_head)]
-    hooks += [next(layer.children()).register_forward_pre_hook(in_layer) for layer in engine._decoder.layers]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
+    def skips(self, index: int, chunks: int) -> bool:
+        return self._sampled and is_middle_chunk(index, chunks)
 
 
 def _set_foreach(engine: TorchEngine, on: bool) -> None:
     """On CUDA AdamW takes all parameters at once, with temporaries for all of them."""
-    for group in engine._optimizer.param_groups:
+    for group in engine.optimizer.param_groups:
         group["foreach"] = on
 
 
@@ -305,32 +189,22 @@ class TorchTimedStep:
     """An engine with `layers` layers on `run.device`, which must be there."""
 
     def __init__(self, run: TorchDryRun, layers: int) -> None:
+        self._marks = StepClock()
         model, rows = meta_model(run.truncated_config(layers), run.settings, run.dtype, run.added)
         materialize(model, run.device)
         _fill_randomly(model)
         self._engine = TorchEngine(model, rows, run.settings, Placement(run.device, torch_dtype_name(run.dtype)))
-        self._engine.method = run.method
+        self._engine.observe(run.method, self._marks)
 
     def seconds(self, tokens: int) -> TorchStepSeconds:
         """One sequence."""
-        base = self._engine.base
-        heads: list[float] = []
-        layers: list[float] = []
-        hooks = [
-            base.get_output_embeddings().register_forward_pre_hook(lambda *_: heads.append(time.perf_counter())),
-            next(base.get_decoder().layers[-1].children()).register_forward_pre_hook(
-                lambda *_: layers.append(time.perf_counter())
-            ),
-        ]
+        begins = self._marks.begins
+        begins.clear()
         began = time.perf_counter()
-        self._engine.accumulate(
-            _timing_batch(tokens), 1.0, 0
-        )  # its loss is read from the device: nothing is left in flight
+        # The loss is read from the device: nothing is left in flight.
+        self._engine.accumulate(_timing_batch(tokens), 1.0, 0)
         ended = time.perf_counter()
-        for hook in hooks:
-            hook.remove()
-        back = next(at for at in layers if at > heads[0])
-        return TorchStepSeconds(heads[0] - began, back - heads[0], ended - back)
+        return TorchStepSeconds(begins["head"] - began, begins["backward"] - begins["head"], ended - begins["backward"])
 
     def overhead(self, tokens: int) -> int:
         """Bytes that the process holds above its tensors at the highest moment of a step on the CPU."""
@@ -368,12 +242,12 @@ def generation_memory(run: TorchDryRun, tokens: int, bits: int = 16) -> StepByte
 
 
 def _generation_bytes(run: TorchDryRun, layers: int, tokens: int, bits: int) -> StepBytes:
-    with run._fake_engine(layers) as engine, ExitStack() as stack:
+    with run.fake_engine(layers) as engine, ExitStack() as stack:
         tracker = PeakTracker()
         model: Any = engine.model.eval()
         tracker.adopt(tensors_of(model), "model")
         held = tracker.live
-        for entered in (torch.no_grad(), engine._autocast(), tracker):
+        for entered in (torch.no_grad(), engine.autocast(), tracker):
             stack.enter_context(entered)
         cache, ids = make_cache(engine.base.config, bits), torch.ones(1, tokens, dtype=torch.long)
         for part, seen in ((ids, tokens), (ids[:, :1], tokens + 1)):

@@ -21,6 +21,7 @@ from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adap
 from longrepo.engines.base import Batch, Placement, StepMethod
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
+from longrepo.engines.observer import StepObserver
 from longrepo.engines.torch import lora
 from longrepo.engines.torch.chunked import TorchChunkedStep, TorchCodec, chunked_mode, unsupported_reason
 from longrepo.engines.torch.device import PeakMemory, select_torch_device, torch_device, torch_dtype
@@ -78,7 +79,7 @@ class TorchEngine:
         self._decoder, self._head = self.base.get_decoder(), self.base.get_output_embeddings()
         self.pad_id = 0  # any token would do: padding is neither attended to nor scored
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._optimizer = torch.optim.AdamW(
+        self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.parameters.values(), settings.training.weight_decay), lr=0.0
         )
         self._peak = PeakMemory(self._device)
@@ -118,9 +119,15 @@ class TorchEngine:
         if method.store == "disk":
             self._store = DiskStore(scratch or Path(tempfile.gettempdir()), TorchCodec(self._device))
 
+    def observe(
+        self, method: StepMethod, observer: StepObserver, store: ActivationStore[torch.Tensor] | None = None
+    ) -> None:
+        """Compute by `method`, untried, and let `observer` follow each step; `store` replaces the method's own."""
+        self.method, self._chunks.observer, self._store = method, observer, store or MemoryStore()
+
     def chunked_unsupported_reason(self) -> str | None:
         self.model.eval()
-        with self._autocast():
+        with self.autocast():
             return unsupported_reason(self._decoder, self._device, self._dtype, self._dropout.at)
 
     def position(self, context: ContextSettings) -> None:
@@ -136,25 +143,28 @@ class TorchEngine:
         self._dropout.key = key
         self.model.train()
         if self.method.step == "chunked":
-            with self._autocast(), chunked_mode(self._decoder):
+            with self.autocast(), chunked_mode(self._decoder):
                 return self._chunks.accumulate(batch, normalizer, self.method, self._store)
-        with self._autocast():
+        observer = self._chunks.observer
+        with self.autocast():
+            observer.enter("forward")
             hidden = self._hidden(self._tensor(batch.input_ids))
             tokens = hidden.shape[1]
             scored = TorchScoredPositions.of(batch.input_ids, batch.loss_weights, 0, tokens, self._device)
-            return backward_weighted_nll(self._head, hidden.flatten(0, 1), scored, normalizer)
+            observer.enter("head")
+            return backward_weighted_nll(self._head, hidden.flatten(0, 1), scored, normalizer, observer)
 
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), max_grad_norm).item()
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         if np.isfinite(norm):  # otherwise the caller ends the run; the weights stay as they were
-            self._optimizer.step()
+            self.optimizer.step()
         self.drop_gradients()
         return norm
 
     def drop_gradients(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
 
     def freeze(self, modules: Sequence[str]) -> int:
         frozen = [name for name in self.parameters if set(name.split(".")) & set(modules)]
@@ -162,10 +172,10 @@ class TorchEngine:
         for name in frozen:
             parameter = self.parameters.pop(name).requires_grad_(False)
             parameter.grad = None
-            self._optimizer.state.pop(parameter, None)
+            self.optimizer.state.pop(parameter, None)
             count += parameter.numel()
         left = set(self.parameters.values())
-        for group in self._optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if parameter in left]
         return count
 
@@ -176,7 +186,7 @@ class TorchEngine:
         wanted = batch.loss_weights != 0
         wanted[:, 0] = False
         scores = np.zeros(batch.input_ids.shape, dtype=np.float32)
-        with self._autocast(), oom_as_error(self.device, ids.numel(), OOM_MESSAGES):
+        with self.autocast(), oom_as_error(self.device, ids.numel(), OOM_MESSAGES):
             for start, end, hidden in self._hidden_parts(ids):
                 here = wanted[:, start + 1 : end + 1]  # hidden state p predicts token p + 1
                 before = self._tensor(here)
@@ -194,7 +204,7 @@ class TorchEngine:
         ends = end if isinstance(end, list) else [end]
         cache = make_cache(self.base.config, bits)
         ids = torch.tensor([list(prompt)], device=self._device)
-        with self._autocast():  # kept open between tokens: it holds the weights that it has cast
+        with self.autocast():  # kept open between tokens: it holds the weights that it has cast
             for _ in range(max_new_tokens):
                 ids = self._next_token(ids, cache)
                 token = int(ids)
@@ -247,18 +257,18 @@ class TorchEngine:
         state = {
             f"{name}/{part}": _to_numpy(value)
             for name, parameter in self.parameters.items()
-            for part, value in self._optimizer.state.get(parameter, {}).items()
+            for part, value in self.optimizer.state.get(parameter, {}).items()
         }
         write_optimizer(file, state)
 
     def load_optimizer(self, file: Path) -> None:
         saved = read_optimizer(file, {name: parameter.shape for name, parameter in self.parameters.items()})
-        self._optimizer.state.clear()
+        self.optimizer.state.clear()
         for key, array in saved.items():
             name, _, part = key.rpartition("/")
             parameter, value = self.parameters[name], torch.from_numpy(array)
             # AdamW keeps its step counts on the CPU, the moments beside the parameter.
-            self._optimizer.state[parameter][part] = value if part == "step" else value.to(parameter.device)
+            self.optimizer.state[parameter][part] = value if part == "step" else value.to(parameter.device)
 
     def peak_memory(self) -> int:
         return self._peak.read()
@@ -296,7 +306,8 @@ class TorchEngine:
         # No attention mask: rows are padded on the right, and causal attention never looks there.
         return self._decoder(input_ids=ids, use_cache=False).last_hidden_state
 
-    def _autocast(self) -> Any:
+    def autocast(self) -> Any:
+        """The context in which the model computes."""
         if self._dtype == torch.float32:
             return nullcontext()
         # A chunked step casts LoRA's weights for each chunk: kept, those of all layers would lie in memory twice.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from longrepo.engines.base import scored_positions
+from longrepo.engines.observer import StepObserver
 
 Tensor = torch.Tensor
 Head = Callable[[Tensor], Tensor]
@@ -39,7 +40,9 @@ class TorchScoredPositions:
         return TorchScoredPositions(*(torch.from_numpy(part).to(device) for part in parts))
 
 
-def backward_weighted_nll(head: Head, hidden: Tensor, scored: TorchScoredPositions, normalizer: float) -> list[Tensor]:
+def backward_weighted_nll(
+    head: Head, hidden: Tensor, scored: TorchScoredPositions, normalizer: float, observer: StepObserver | None = None
+) -> list[Tensor]:
     """Back-propagate `sum(weight * nll) / normalizer` into `hidden` and the head; return the parts of
     `sum(weight * nll)`, a scalar each.
 
@@ -56,6 +59,8 @@ def backward_weighted_nll(head: Head, hidden: Tensor, scored: TorchScoredPositio
         (weighted / normalizer).backward()
         totals.append(weighted.detach())
     assert leaf.grad is not None
+    if observer:
+        observer.enter("backward")
     hidden.backward(torch.zeros_like(hidden).index_copy_(0, scored.at, leaf.grad))
     return totals
 

@@ -1,4 +1,4 @@
-"""MLX's plan against MLX's own counter, and the parts that it is made of."""
+"""MLX's plan, measured on one and two layers, against a step of the whole model; shapes, caches and limits."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import pytest
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod
-from longrepo.engines.mlx.allocator import Allocator
 from longrepo.engines.mlx.device import MIN_CACHE, mlx_dtype_name, set_memory_limits
-from longrepo.engines.mlx.dry_run import MlxDryRun
 from longrepo.engines.mlx.engine import MlxEngine
-from longrepo.engines.mlx.fake import FakeArrays
 from longrepo.engines.mlx.kv_cache import cache_bytes
-from longrepo.engines.mlx.lazy_graph import trace
 from longrepo.engines.mlx.load import meta_model
 from longrepo.engines.mlx.lora import add_trained_tokens
+from longrepo.engines.mlx.measure import MlxMeasurement, model_bytes
 from longrepo.engines.model_shape import read_config, read_shape
+from longrepo.memory.estimate import Estimator, extrapolate_square
 
 STARCODER: dict[str, Any] = {
     "model_type": "starcoder2",
@@ -102,94 +99,84 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_step_is_planned_as_mlx_counts_it(tmp_path: Path, case: str) -> None:
+def test_a_step_of_many_layers_is_planned_from_a_few(tmp_path: Path, case: str) -> None:
     tree, method, dtype, overrides = CASES[case]
-    config, settings = config_of(tmp_path, tree), settings_of(*overrides)
-    planned = MlxDryRun(config, settings, method, "cpu", dtype, 2).at(2, 100)
+    config, settings = config_of(tmp_path, tree | {"num_hidden_layers": 6}), settings_of(*overrides)
+    planned = MlxMeasurement(config, settings, method, "cpu", dtype, 2).whole(100)
     measured = measured_peak(config, settings, method, dtype, 100)
-    assert 0.98 * measured <= highest(planned) <= 1.08 * measured  # on a busy machine MLX dispatches less far ahead
+    assert 0.95 * measured <= highest(planned) <= 1.15 * measured  # how far MLX dispatches ahead differs
 
 
 def test_a_batch_of_which_little_is_scored_needs_less(tmp_path: Path) -> None:
-    config, settings = config_of(tmp_path, STARCODER), settings_of()
-    run = MlxDryRun(config, settings, CHUNKS, "cpu", mx.float32, 2)
-    planned = highest(run.at(2, 230, every_chunk=True, scored=32))
-    measured = measured_peak(config, settings, CHUNKS, mx.float32, 230, 32)
-    assert 0.98 * measured <= planned <= 1.08 * measured
-    assert planned < 0.99 * highest(run.at(2, 230))
+    run = MlxMeasurement(config_of(tmp_path, STARCODER), settings_of(), CHUNKS, "cpu", mx.float32, 2)
+    little = run.at(2, 230, every_chunk=True, scored=32)
+    assert little["peak head"] < run.at(2, 230, every_chunk=True)["peak head"]
 
 
-def test_nothing_of_a_large_model_is_computed_or_allocated(tmp_path: Path) -> None:
-    large = {"hidden_size": 3072, "intermediate_size": 12288, "num_attention_heads": 24, "vocab_size": 49152}
-    config = config_of(tmp_path, STARCODER | large | {"num_hidden_layers": 30, "sliding_window": 4096})
-    mx.reset_peak_memory()
+def test_nothing_of_a_measurement_stays(tmp_path: Path) -> None:
+    run = MlxMeasurement(config_of(tmp_path, STARCODER), settings_of(), CHUNKS, "cpu", mx.float32, 2)
     before = mx.get_active_memory()
-    found = MlxDryRun(
-        config, settings_of("model.quantization=nf4"), StepMethod("chunked", 256), "cpu", mx.bfloat16, 2
-    ).whole(600)
-    assert mx.get_peak_memory() - before < 16 * 2**20
-    assert found["weights"] > 1.5 * 2**30
-    assert highest(found) > found["weights"] + 200 * 2**20
+    assert run.at(2, 70)["weights"] > 1.5 * 2**20
+    assert run.chunked_unsupported_reason() is None
+    assert mx.get_active_memory() - before < 1024  # bytes: a scalar or two that MLX keeps
 
 
-def test_chunks_that_are_left_out_would_not_be_the_highest(tmp_path: Path) -> None:
-    run = MlxDryRun(config_of(tmp_path, STARCODER), settings_of(), CHUNKS, "cpu", mx.float32, 2)
+def test_chunks_that_are_skipped_would_not_be_the_highest(tmp_path: Path) -> None:
+    run = MlxMeasurement(config_of(tmp_path, STARCODER), settings_of(), CHUNKS, "cpu", mx.float32, 2)
     full, sampled = run.at(1, 230, every_chunk=True), run.at(1, 230)
-    assert highest(sampled) == pytest.approx(highest(full), rel=0.02)
+    assert highest(sampled) == pytest.approx(highest(full), rel=0.05)
     assert sampled["kept"] == full["kept"]
 
 
 def test_layers_grow_evenly_and_a_disk_store_is_counted(tmp_path: Path) -> None:
     config = config_of(tmp_path, STARCODER | {"num_hidden_layers": 4})
     for method in (CHUNKS, StepMethod("chunked", 32, "disk")):
-        run = MlxDryRun(config, settings_of(), method, "cpu", mx.float32, 2)
+        run = MlxMeasurement(config, settings_of(), method, "cpu", mx.float32, 2)
         direct, extrapolated = run.at(4, 70), run.whole(70)
-        for name, value in direct.items():
-            assert extrapolated[name] == pytest.approx(value, rel=0.01), name
+        for name in ("weights", "adapter", "gradients", "moments", "kept", "disk_written", "disk_held"):
+            assert extrapolated[name] == pytest.approx(direct[name], rel=0.01), name
         assert (direct["disk_written"] > 0) == (method.store == "disk")
-        assert run.chunked_unsupported_reason() is None
 
 
-def test_an_operation_takes_over_the_buffer_of_what_nobody_needs_any_more() -> None:
-    def peak(*needed: str) -> int:
-        allocator = Allocator()
-        fakes = FakeArrays(allocator)
-        with fakes.evaluating():
-            x = fakes.like(mx.zeros((1000, 1000)))
-            y = mx.exp(x)
-            z = mx.square(y)
-            mx.eval(*({"y": y, "z": z}[name] for name in needed))
-        return allocator.peaks["other"] - 4_000_000
-
-    assert peak("z") == 4_000_000
-    assert peak("y", "z") == 8_000_000
-
-
-def test_what_is_held_is_counted_until_it_is_dropped() -> None:
-    allocator = Allocator()
-    fakes = FakeArrays(allocator)
-    with fakes.evaluating():
-        x = fakes.like(mx.zeros((1000, 1000)))
-        y = x + 1
-        mx.eval(y)
-        assert allocator.live == 8_000_000
-        del x
-        fakes.settle()
-        assert allocator.live == 4_000_000
-        half = y[:500]
-        mx.eval(half)
-        del y
-        fakes.settle()
-        assert allocator.live == 4_000_000, "a slice holds the whole"
+@pytest.mark.parametrize("store", ["memory", "disk"])
+@pytest.mark.parametrize("window", [None, 64, 1000], ids=["no window", "a short window", "a long window"])
+def test_long_sequences_are_planned_from_short_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int | None, store: Any
+) -> None:
+    monkeypatch.setenv("LONGREPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("longrepo.memory.estimate.MLX_CHUNKED_TOKENS", 256)
+    method, settings = StepMethod("chunked", 32, store), settings_of(*(() if window else (OF_LLAMA,)))
+    tree = STARCODER | {"num_hidden_layers": 1, "sliding_window": window or 4096}
+    config = config_of(tmp_path, tree if window else LLAMA | {"num_hidden_layers": 1})
+    one = Estimator(config, settings, "cpu", "float32", 2, "mlx")
+    lengths: list[int] = []
+    measured = MlxMeasurement.whole
+    monkeypatch.setattr(MlxMeasurement, "whole", lambda run, tokens: lengths.append(tokens) or measured(run, tokens))
+    planned = one.step(method, 960).peak
+    assert lengths == ([128] if window == 64 else [288, 544])
+    direct = highest(MlxMeasurement(config, settings, method, "cpu", mx.float32, 2).at(1, 960, every_chunk=True))
+    assert 0.95 * direct <= planned <= 1.1 * direct
 
 
-def test_a_graph_is_in_the_order_in_which_mlx_evaluates() -> None:
-    x = mx.ones((2, 2))
-    mx.eval(x)
-    graph, given = trace([nn.softmax(x @ x, axis=-1) + (x * 2)])
-    order = [op.name for op in graph.evaluation_order()]
-    assert order.index("Matmul") < order.index("Softmax") < order.index("Add") == len(order) - 1
-    assert any(array.shape == (2, 2) for array in given.values())
+def test_what_grows_with_the_square_of_the_length_is_planned_so() -> None:
+    def step(tokens: int) -> StepBytes:
+        parts = {"weights": 100, "adapter": 10, "gradients": 10, "moments": 20, "kept": 3 * tokens}
+        return parts | {"peak forward": 140 + 2 * tokens + tokens * tokens, "peak head": 0}
+
+    assert extrapolate_square(512, step(512), 1024, step(1024), 3000) == step(3000)
+
+
+@pytest.mark.parametrize("tree", [STARCODER, LLAMA], ids=["starcoder2", "llama"])
+def test_a_models_bytes_are_counted_without_evaluating_it(tmp_path: Path, tree: dict[str, Any]) -> None:
+    overrides = (OF_LLAMA,) if tree is LLAMA else ()
+    config, settings = config_of(tmp_path, tree), settings_of("model.quantization=nf4", *overrides)
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    weights, adapter = model_bytes(config, settings, "bfloat16", 2)
+    assert mx.get_peak_memory() - before < 2**16
+    measured = MlxMeasurement(config, settings, CHUNKS, "cpu", mx.bfloat16, 2).at(2, 40)
+    assert adapter == measured["adapter"]
+    assert weights == pytest.approx(measured["weights"], rel=0.03)  # and what a token's row is, its index
 
 
 @pytest.mark.parametrize("tree", [STARCODER, LLAMA], ids=["starcoder2", "llama"])
