@@ -188,7 +188,7 @@ def measured(case: Case) -> int:
     tracker = PeakTracker()
     tracker.adopt(tensors_of(engine.model), "model")
     tracker.adopt([p.grad for p in engine.parameters.values() if p.grad is not None], "gradients")
-    moments = [t for state in engine._optimizer.state.values() for t in state.values()]
+    moments = [t for state in engine.optimizer.state.values() for t in state.values()]
     tracker.adopt(moments, "moments")
     with tracker:
         engine.accumulate(batch, 2 * batch.weight, 2)

@@ -34,8 +34,8 @@ from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.tokenizer import STRUCTURE_TOKENS
 from longrepo.engines.base import Batch, StepMethod
-from longrepo.engines.mlx.dry_run import MlxDryRun
 from longrepo.engines.mlx.engine import MlxEngine
+from longrepo.engines.mlx.measure import MlxMeasurement
 from longrepo.engines.model_shape import read_config
 
 ADDED = len(STRUCTURE_TOKENS)
@@ -65,9 +65,9 @@ def settings_of(folder: Path) -> Settings:
 
 
 def planned(case: Case, folder: Path) -> int:
-    """Bytes at the highest moment, from the configuration alone."""
+    """Peak bytes, measured with random weights from the configuration alone."""
     config = read_config(str(folder))
-    run = MlxDryRun(config, settings_of(folder), StepMethod("chunked", CHUNK), "cpu", mx.bfloat16, ADDED)
+    run = MlxMeasurement(config, settings_of(folder), StepMethod("chunked", CHUNK), "cpu", mx.bfloat16, ADDED)
     found = run.at(case.layers, case.tokens, every_chunk=True, scored=SCORED)
     return max(size for name, size in found.items() if name.startswith("peak "))
 

@@ -53,14 +53,15 @@ def test_each_storage_counts_once_from_its_making_to_its_end(fake: bool) -> None
         with tracker:
             view = before.view(2, -1)[0]
             assert tracker.live == 0  # from before
-            with tracker.phase("work"):
-                one = view + 1
-                other = one[::2].mul_(2)
-                assert tracker.live == MIB // 2
-                two = torch.cat([one, one])
-                del one
-                assert tracker.live == 3 * MIB // 2, "a view keeps its storage alive"
-                del other, two
+            tracker.enter("work")
+            one = view + 1
+            other = one[::2].mul_(2)
+            assert tracker.live == MIB // 2
+            two = torch.cat([one, one])
+            del one
+            assert tracker.live == 3 * MIB // 2, "a view keeps its storage alive"
+            del other, two
+            tracker.enter("other")
             assert tracker.live == 0
             tracker.adopt([before, view], "held")
     assert tracker.live == MIB

@@ -32,7 +32,7 @@ class MadeUp:
     added: int
     engine: str = "torch"
     chunked_unsupported_reason: str | None = None
-    weights: int = 0
+    model_bytes: tuple[int, int] = (0, 0)
 
     def step(self, method: StepMethod, tokens: int) -> StepMemory:
         return StepMemory(0, 0, 0, 0, 0, min(self.config.sliding_window or tokens, tokens) << 20, 0)

@@ -38,7 +38,7 @@ class MadeUp:
     added: int
     engine: str = "torch"
     chunked_unsupported_reason: str | None = None
-    weights: int = GIB
+    model_bytes: tuple[int, int] = (GIB, 0)
 
     def step(self, method: StepMethod, tokens: int) -> StepMemory:
         kept = tokens * 2**18

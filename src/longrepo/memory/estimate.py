@@ -105,9 +105,11 @@ class Estimator:
     def model_bytes(self) -> tuple[int, int]:
         """Bytes of the base's weights, and of the adapter with the trained rows."""
         if self.engine == "mlx":
+            import mlx.core as mx
+
             from longrepo.engines.mlx.measure import model_bytes
 
-            return model_bytes(self.config, self.settings, self.dtype, self.added)
+            return model_bytes(self.config, self.settings, getattr(mx, self.dtype), self.added)
         step = self.step(StepMethod(), 2)
         return step.weights, step.adapter
 

@@ -134,7 +134,7 @@ def test_moments_go_through_mlx_and_back_bit_by_bit(
     file = path / "optimizer.safetensors"
     state, step = read_mlx_optimizer(file, slots_of(model, rows))
     assert step == 3 and state.keys() == {slot.name for slot in slots_of(model, rows)}
-    theirs = engine._optimizer.state[engine.parameters["base_model.model.model.embed_tokens.rows.weight"]]
+    theirs = engine.optimizer.state[engine.parameters["base_model.model.model.embed_tokens.rows.weight"]]
     assert np.array_equal(np.array(state["rows"][1]), theirs["exp_avg_sq"].numpy())
     again = tmp_path / "optimizer.safetensors"
     write_mlx_optimizer(again, state, step)
@@ -142,8 +142,8 @@ def test_moments_go_through_mlx_and_back_bit_by_bit(
     resumed = trained(folder, steps=0)
     resumed.load_optimizer(again)
     for name, parameter in resumed.parameters.items():
-        of = engine._optimizer.state[engine.parameters[name]]
-        assert all(torch.equal(value, of[part]) for part, value in resumed._optimizer.state[parameter].items())
+        of = engine.optimizer.state[engine.parameters[name]]
+        assert all(torch.equal(value, of[part]) for part, value in resumed.optimizer.state[parameter].items())
 
 
 def test_a_state_before_the_first_update_and_one_with_frozen_modules(

@@ -113,6 +113,16 @@ def test_a_batch_of_which_little_is_scored_needs_less(tmp_path: Path) -> None:
     assert little["peak head"] < run.at(2, 230, every_chunk=True)["peak head"]
 
 
+@pytest.mark.parametrize("method", [CHUNKS, StepMethod("chunked", 32, "disk"), StepMethod()], ids=str)
+def test_four_bit_layers_are_measured_as_dense_ones_on_a_cpu(tmp_path: Path, method: StepMethod) -> None:
+    settings = settings_of("model.quantization=nf4")
+    wide = STARCODER | {"hidden_size": 256, "intermediate_size": 1024}
+    config = config_of(tmp_path, wide)
+    planned = MlxMeasurement(config, settings, method, "cpu", mx.float32, 2).at(2, 100)
+    measured = measured_peak(config, settings, method, mx.float32, 100)
+    assert 0.95 * measured <= highest(planned) <= 1.15 * measured
+
+
 def test_nothing_of_a_measurement_stays(tmp_path: Path) -> None:
     run = MlxMeasurement(config_of(tmp_path, STARCODER), settings_of(), CHUNKS, "cpu", mx.float32, 2)
     before = mx.get_active_memory()
@@ -172,11 +182,13 @@ def test_a_models_bytes_are_counted_without_evaluating_it(tmp_path: Path, tree: 
     config, settings = config_of(tmp_path, tree), settings_of("model.quantization=nf4", *overrides)
     mx.reset_peak_memory()
     before = mx.get_active_memory()
-    weights, adapter = model_bytes(config, settings, "bfloat16", 2)
+    weights, adapter = model_bytes(config, settings, mx.bfloat16, 2)
     assert mx.get_peak_memory() - before < 2**16
-    measured = MlxMeasurement(config, settings, CHUNKS, "cpu", mx.bfloat16, 2).at(2, 40)
-    assert adapter == measured["adapter"]
-    assert weights == pytest.approx(measured["weights"], rel=0.03)  # and what a token's row is, its index
+    assert adapter == MlxMeasurement(config, settings, CHUNKS, "cpu", mx.bfloat16, 2).at(2, 40)["adapter"]
+    before = mx.get_active_memory()
+    model = meta_model(config.to_dict() | {"vocab_size": config.vocab_size + 2}, settings, mx.bfloat16)
+    mx.eval(model.parameters())
+    assert weights == pytest.approx(mx.get_active_memory() - before, rel=0.01)
 
 
 @pytest.mark.parametrize("tree", [STARCODER, LLAMA], ids=["starcoder2", "llama"])

@@ -69,9 +69,11 @@ class MlxMeasurement:
         moments exist. `every_chunk`: skip none. `scored`: how many of the last tokens have a loss; None: all."""
         with self._engine(layers) as (engine, before):
             adapter = sum(slot.value.nbytes for slot in engine.slots)
-            weights = mx.get_active_memory() - before - adapter
+            held = mx.get_active_memory() - before - adapter
+            config = truncate_config(self.config, layers)
+            weights = model_bytes(config, self.settings, self.dtype, self.added)[0] if self._is_dense else held
             self._warm_up(engine)
-            batch, peaks = self._batch(tokens, scored or tokens), _PeakObserver(before, sampled=not every_chunk)
+            batch, peaks = self._batch(tokens, scored or tokens), _PeakObserver(before + held - weights, not every_chunk)
             disk = CountingStore(_blank)
             for _ in range(MEASURED_STEPS):
                 disk, peaks.store = CountingStore(_blank), MemoryStore[mx.array]()
@@ -94,11 +96,21 @@ class MlxMeasurement:
         with self._engine(min(2, self.config.num_hidden_layers)) as (engine, _):
             return engine.chunked_unsupported_reason()
 
+    @property
+    def _is_dense(self) -> bool:
+        """Whether 4-bit layers are measured as layers in `dtype`, with the 4-bit weights' bytes: on a CPU, where MLX's
+        4-bit products take some hundred times as long and need the same working memory."""
+        return self.device == "cpu" and self.settings.model.quantization == "nf4"
+
     def make_engine(self, layers: int) -> MlxEngine:
         """An engine with random weights, all of them evaluated."""
+        settings = self.settings
+        if self._is_dense:
+            dense = settings.model.model_copy(update={"quantization": "none"})
+            settings = settings.model_copy(update={"model": dense})
         tree = truncate_config(self.config, layers).to_dict()
         tree["vocab_size"] += self.added
-        model = meta_model(tree, self.settings, self.dtype)
+        model = meta_model(tree, settings, self.dtype)
         mx.eval(model.parameters())
         ids = range(tree["vocab_size"] - self.added, tree["vocab_size"])
         rows = add_trained_tokens(model, ids, tree["vocab_size"]) if ids else None
@@ -129,12 +141,12 @@ class MlxMeasurement:
         return Batch.of([row] * self.settings.training.batch_size_reference, 0)
 
 
-def model_bytes(config: Any, settings: Settings, dtype: str, added: int) -> tuple[int, int]:
+def model_bytes(config: Any, settings: Settings, dtype: mx.Dtype, added: int) -> tuple[int, int]:
     """Bytes of a base's weights with `added` tokens, and of its adapter with their trained rows (both float32), from its
     shape: nothing is evaluated."""
     tree = config.to_dict()
     tree["vocab_size"] += added
-    model = meta_model(tree, settings, getattr(mx, dtype))
+    model = meta_model(tree, settings, dtype)
     arrays: list[Any] = tree_flatten(model.parameters())  # type: ignore[assignment]
     features = count_parameters(tree)["lora"]
     trained = settings.lora.r * sum(features[name] for name in settings.lora.target_modules)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -178,16 +177,6 @@ class PeakTracker(TorchDispatchMode):
         """From now on peaks are this phase's, too, and it is the tag of new tensors."""
         self._phase = phase
         self._note()
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Peaks within are of phase `name`."""
-        before = self._phase
-        self.enter(name)
-        try:
-            yield
-        finally:
-            self.enter(before)
 
     def _add(self, storage: Any, tag: str) -> None:
         key, size = storage._cdata, storage.nbytes()
