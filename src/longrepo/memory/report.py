@@ -215,7 +215,8 @@ def inference_report(planner: MemoryPlanner, tiers: Tiers, budget: Budget) -> di
     one = planner.estimator
     weights, adapter = one.model_bytes
     estimators = {tier.context: _estimator_at(one, planner.settings, tier.context) for tier in tiers.every}
-    rows = [_tier_row(tier, estimators[tier.context], weights + adapter, planner.overhead, budget) for tier in tiers.every]
+    model = weights + adapter
+    rows = [_tier_row(tier, estimators[tier.context], model, planner.overhead, budget) for tier in tiers.every]
     return {
         "model": planner.settings.model.name,
         "engine": one.engine,

@@ -1,11 +1,11 @@
 """The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
 
-As `longrepo.engines.torch.chunked`, in the same order (`longrepo.engines.chunked`). Before and after its layers, a model
-of mlx-lm computes with its own code, whatever the architecture: it is run with its layers replaced by stand-ins. A
-chunk's backward pass computes the chunk again and pulls back through three outputs at once: its output and its own keys
-and values, to which later chunks have left their gradients. Every chunk is evaluated before the next: one lazy graph of
-all would be walked breadth first, and peak higher. The plain step, one graph for a whole sequence, is what the chunked
-step is tested against.
+As `longrepo.engines.torch.chunked`, in the same order (`longrepo.engines.chunked`). Before and after its layers, a
+model of mlx-lm computes with its own code, whatever the architecture: it is run with its layers replaced by stand-ins.
+A chunk's backward pass computes the chunk again and pulls back through three outputs at once: its output and its own
+keys and values, to which later chunks have left their gradients. Every chunk is evaluated before the next: one lazy
+graph of all would be walked breadth first, and peak higher. The plain step, one graph for a whole sequence, is what the
+chunked step is tested against.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-import numpy.typing as npt
 
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.chunked import (
@@ -32,8 +31,8 @@ from longrepo.engines.chunked import (
     run_schedule,
 )
 from longrepo.engines.mlx.device import to_float
-from longrepo.engines.mlx.loss import MlxScoredPositions, nll_and_gradient
 from longrepo.engines.mlx.lora import Gradients, ParameterSlot, lora_slots, temporary_values
+from longrepo.engines.mlx.loss import MlxScoredPositions, nll_and_gradient
 from longrepo.engines.observer import StepObserver
 
 

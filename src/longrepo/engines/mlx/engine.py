@@ -24,7 +24,6 @@ from longrepo.engines.mlx.chunked import MlxChunkedStep, MlxCodec, plain_step, u
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device, to_float
 from longrepo.engines.mlx.kv_cache import generation_options
 from longrepo.engines.mlx.load import load_base
-from longrepo.engines.mlx.loss import MlxScoredPositions, token_nll
 from longrepo.engines.mlx.lora import (
     Gradients,
     LoraLinear,
@@ -40,6 +39,7 @@ from longrepo.engines.mlx.lora import (
     moments_to_numpy,
     set_adapter,
 )
+from longrepo.engines.mlx.loss import MlxScoredPositions, token_nll
 from longrepo.engines.mlx.models import set_positions
 from longrepo.engines.observer import StepObserver
 from longrepo.errors import InputError

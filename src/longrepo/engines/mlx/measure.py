@@ -73,7 +73,8 @@ class MlxMeasurement:
             config = truncate_config(self.config, layers)
             weights = model_bytes(config, self.settings, self.dtype, self.added)[0] if self._is_dense else held
             self._warm_up(engine)
-            batch, peaks = self._batch(tokens, scored or tokens), _PeakObserver(before + held - weights, not every_chunk)
+            batch = self._batch(tokens, scored or tokens)
+            peaks = _PeakObserver(before + held - weights, sampled=not every_chunk)
             disk = CountingStore(_blank)
             for _ in range(MEASURED_STEPS):
                 disk, peaks.store = CountingStore(_blank), MemoryStore[mx.array]()
@@ -142,8 +143,8 @@ class MlxMeasurement:
 
 
 def model_bytes(config: Any, settings: Settings, dtype: mx.Dtype, added: int) -> tuple[int, int]:
-    """Bytes of a base's weights with `added` tokens, and of its adapter with their trained rows (both float32), from its
-    shape: nothing is evaluated."""
+    """Bytes of a base's weights with `added` tokens, and of its adapter with their trained rows (in float32), from
+    its shape: nothing is evaluated."""
     tree = config.to_dict()
     tree["vocab_size"] += added
     model = meta_model(tree, settings, dtype)
