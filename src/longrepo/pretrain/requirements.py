@@ -122,7 +122,7 @@ def calculate_requirements(asked: RequirementsQuery, machines: bool = True) -> d
     try:
         result |= {"training": _training_requirements(asked, shape, lora)}
         if lora is not None and lora.model.quantization == "nf4":
-            result["inference"]["weights"]["nf4"] = _make_estimator(asked, lora, "cuda").weights
+            result["inference"]["weights"]["nf4"] = _make_estimator(asked, lora, "cuda").model_bytes[0]
         if machines:
             result |= {"machines": _machine_table(asked, shape)}
     except (AttributeError, InputError) as error:  # its layers aren't where the engine looks for them
