@@ -69,6 +69,7 @@ def commits() -> list[Made]:
     writers = [f"{name} <{MAIL[name]}>" for name in PEOPLE]
     settings = planted("stays", f"Asked for by {PEOPLE[0]}.") + module("settings", None, 4)
     key = f'"""Keys."""\nKEY = """\n{pem(OLD_KEY)}"""\n' + module("keys", None, 5)
+    files[f"src/{PEOPLE[2]}/mine.py"] = module("mine", None, 9)
     files |= {"src/settings.py": settings, "src/keys.py": key, "AUTHORS": "\n".join(map(str, writers)) + "\n"}
     made = [Made(files, "Begin", author=writers[0])]
     for number, name in enumerate(NAMES):
@@ -126,7 +127,7 @@ def test_no_row_holds_a_secret_or_a_name(case: Case, starcoder: RepoTokenizer) -
     assert {row.split for row in case.rows} == {"train", "validation", "test"}
     for hidden in every_secret():
         assert hidden not in whole, hidden
-    for word in ("GITHUB_TOKEN", "Rotate", "One line of the key", "Asked for by", "late2_step_3"):
+    for word in ("src/<NAME>/mine.py", "GITHUB_TOKEN", "Rotate", "One line of the key", "Asked for by", "late2_step_3"):
         assert word in whole, f"{word}: what stands around them is still there"
 
 
@@ -152,6 +153,7 @@ def test_where_they_were_is_told_and_never_what(case: Case, tmp_path: Path) -> N
     assert head == "where\tline\tkind" and len(lines) == len(set(lines))
     places = {(where, kind) for where, _, kind in (line.split("\t") for line in lines)}
     assert ("src/settings.py", "github token") in places and ("AUTHORS", "name") in places
+    assert ("src/<NAME>/mine.py", "path") in places
     assert any(":src/" in where for where, _ in places), "in changes too"
     by_line = {line.split("\t")[1] for line in lines if line.startswith("src/settings.py\t")}
     assert {"1", "2", "3", "4", "5", "6"} <= by_line
@@ -160,6 +162,9 @@ def test_where_they_were_is_told_and_never_what(case: Case, tmp_path: Path) -> N
     everything = report + (tmp_path / "preparation_summary.json").read_text()
     everything += "".join(file.read_text() for file in (tmp_path / "sequences").glob("*.json"))
     everything += "".join(file.read_text() for file in (tmp_path / "sequences").glob("*.md"))
+    for paths in case.prepared.header.repositories[0].held_out_files.values():  # they are looked up by their paths
+        for path in paths:
+            everything = everything.replace(path, "")
     assert not [hidden for hidden in every_secret() if hidden in everything]
     assert json.loads((tmp_path / "preparation_summary.json").read_text())["redactions"] == counted
 

@@ -108,7 +108,7 @@ def _unpack_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     return arrays, about
 
 
-FEATURES_VERSION = f"4.{OUTLINE_VERSION}"
+FEATURES_VERSION = f"5.{OUTLINE_VERSION}"
 _NAME_PATTERN = re.compile(r"[A-Za-z_]\w+")
 _MULTILINE_SECRET_MARKS = ("PRIVATE KEY", "Private-Lines:")
 _CONTEXT_CHARACTERS = 36_000  # read of a file around an addition: more than a sequence holds before it
@@ -284,7 +284,7 @@ class FeatureExtractor:
             "name_tokens": narrow_dtype(np.diff(name_tokens, prepend=0)),
             "defines": np.unique(np.array([self._hashes[one.name] for one in found.definitions], np.uint32)),
             "depth": _diff_depths(lines, rows, len(ids)) if is_step else _token_depths(found.bodies, starts, len(text)),
-            "candidates": np.array(redacted.candidates, np.uint64),
+            "candidates": np.array(redacted.candidates, np.uint32),
             "redacted_names": np.array(redacted.names, np.uint64),
         }
         if is_step:

@@ -353,7 +353,10 @@ def _redactions(redactions: dict[str, int]) -> Iterator[str]:
     if not redactions:
         yield "No replaced keys, passwords, addresses or names were recorded. Check before you pass the data on."
         return
-    yield "Found by rules and replaced, history included. Rules miss things: check before you pass the data on.\n"
+    yield (
+        "Found by rules and replaced, history included; names in paths too, but not in the column `files` and in "
+        "lists of held-out files. Rules miss things: check before you pass the data on.\n"
+    )
     yield from markdown_table(("kind", "replaced"), [(kind, f"{count:,}") for kind, count in redactions.items()])
 
 

@@ -172,7 +172,11 @@ class PhaseMixture:
 
     def _frame(self, path: str) -> int:
         text = self._corpus.texts.get(path)
-        return self._corpus.sizes.frame(text) if text is not None else self._corpus.sizes.path_frame(path)
+        return (
+            self._corpus.sizes.frame(text)
+            if text is not None
+            else self._corpus.sizes.path_frame(self._corpus.reader.path_ids(path))
+        )
 
     def _chain(self, packed: CommitPack) -> BuiltSequence:
         corpus, data = self._corpus, self._data

@@ -359,7 +359,10 @@ def _take_share(
 
 
 def _make_questions(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Question], Counter[str]]:
-    sources = [SourceFile(path, text.text, text.language, text.outline) for path, text in corpus.texts.items()]
+    hides = corpus.reader.hides
+    sources = [
+        SourceFile(path, text.text, text.language, text.outline, hides(path)) for path, text in corpus.texts.items()
+    ]
     changes = [ChangedFile(link.commit, link.path, link.message, link.files) for link in corpus.training_changes]
     outside = read_excluded_files(corpus.reader.repository.path, corpus.splits.train, corpus.texts)
     data = corpus.settings.data

@@ -53,7 +53,7 @@ def summarize(corpora: Sequence[Corpus], header: Header) -> dict[str, Any]:
 
 
 def _summarize_repository(corpus: Corpus) -> dict[str, Any]:
-    facts, texts = corpus.facts, list(corpus.texts.values())
+    facts, texts, shown = corpus.facts, list(corpus.texts.values()), corpus.reader.shown_path
     files: Counter[str] = Counter(text.language for text in texts)
     tokens: Counter[str] = Counter()
     for text in texts:
@@ -79,13 +79,13 @@ def _summarize_repository(corpus: Corpus) -> dict[str, Any]:
                 language: {"files": count, "training_tokens": tokens[language]}
                 for language, count in sorted(files.items(), key=lambda item: (-item[1], item[0]))
             },
-            "largest": [{"path": text.path, "characters": len(text.text)} for text in sizes[:_MAX_LISTED]],
+            "largest": [{"path": shown(text.path), "characters": len(text.text)} for text in sizes[:_MAX_LISTED]],
             "left_out": dict(sorted(corpus.left_out.items())),
             "left_out_bytes": dict(sorted(corpus.left_out_bytes.items())),
         },
         "dependencies": {
             "edges": sum(map(len, corpus.graph.imports.values())),
-            "most_imported": [{"path": path, "by": len(by)} for path, by in imported[:_MAX_LISTED] if by],
+            "most_imported": [{"path": shown(path), "by": len(by)} for path, by in imported[:_MAX_LISTED] if by],
         },
         "history": {
             "changes": len(corpus.training_changes),

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrepo.data.sequence import TARGET_WEIGHT, SequenceKind
-from longrepo.data.text import Int32Array, TokenizedText, path_tokens, special_token_mask
+from longrepo.data.text import Int32Array, TokenizedText, special_token_mask
 from longrepo.data.tokenizer import (
     COMMIT_END,
     COMMIT_START,
@@ -281,9 +281,9 @@ class TemplateSizes:
         """Return the size of a file's marks and path."""
         return self._file + len(of.path_ids)
 
-    def path_frame(self, path: str) -> int:
-        """Return the size of the marks and a path."""
-        return self._file + len(path_tokens(self.tokenizer, path))
+    def path_frame(self, path_ids: Int32Array) -> int:
+        """Return the size of the marks and a path's tokens."""
+        return self._file + len(path_ids)
 
     def step(self, step: CommitStep) -> int:
         """Return the size of a commit's step with its marks and the repeated message."""

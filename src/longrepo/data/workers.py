@@ -223,8 +223,11 @@ class CachedReader:
     redaction_places: set[tuple[str, int, str]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.shown_path: Callable[[str], str] = lru_cache(maxsize=None)(
+            lambda path: self.redactor.path(path) if self.redactor else path
+        )
         self.path_ids: Callable[[str], Int32Array] = lru_cache(maxsize=None)(
-            lambda path: path_tokens(self.tokenizer, path)
+            lambda path: path_tokens(self.tokenizer, self.shown_path(path))
         )
         redacting = "redacted" if self.redactor else "as it is"
         self._version = f"{FEATURES_VERSION} {self.tokenizer.sha256} {redacting} {self.context_weight}"
@@ -232,6 +235,10 @@ class CachedReader:
     def message(self, text: str) -> str:
         """Return a commit's message, redacted."""
         return self.redactor.message(text).text if self.redactor else text
+
+    def hides(self, path: str) -> bool:
+        """Return whether a path holds a name or an address, so that training doesn't show it as it is."""
+        return self.shown_path(path) != path
 
     def read(self, requests: Iterable[Request], done: Callable[[int], None]) -> Iterator[Features | SkippedText]:
         """Yield the answer to each request, in order; `done` is called with the number of newly finished ones."""
@@ -254,8 +261,10 @@ class CachedReader:
         if reason := skip_reason(value):
             return SkippedText(reason)
         features = unpack_features(value, request.path, self.path_ids(request.path))
-        where = f"{request.commit[:10]}:{request.path}" if isinstance(request, StepRequest) else request.path
-        for kind, line in features.facts["findings"]:
+        path = self.shown_path(request.path)
+        where = f"{request.commit[:10]}:{path}" if isinstance(request, StepRequest) else path
+        in_path = [("path", 0)] if self.hides(request.path) else []
+        for kind, line in (*features.facts["findings"], *in_path):
             if (where, line, kind) not in self.redaction_places:
                 self.redaction_places.add((where, line, kind))
                 self.found[kind] += 1

@@ -40,7 +40,8 @@ def _choose_questions(
     data: EvalData, repo: EvalRepository, length: int, wanted: int, seed: int
 ) -> Sequence[tuple[Question, SequenceBuilder]]:
     tree, texts = repo.trained, repo.texts
-    sources = [SourceFile(path, text.text, text.language, text.outline) for path, text in texts.items()]
+    hides = repo.trees.reader.hides
+    sources = [SourceFile(path, text.text, text.language, text.outline, hides(path)) for path, text in texts.items()]
     outside = read_excluded_files(repo.trees.repository.path, tree.commit, texts)
     # More of each kind than training can have asked: the questions it did ask are skipped.
     changes = changes_by_commit(repo, data.seen.asked)

@@ -1,43 +1,51 @@
-"""Finds people's names and e-mail addresses in texts.
+"""Finds the names of git's authors and committers in texts and paths.
 
-Only the names of git's authors and committers are looked for: a text alone doesn't say what is a name. E-mail
-addresses are told apart from everything else that contains an @.
+Only known people's names are looked for: a text alone doesn't say what is a name.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
-from hashlib import blake2b
 
-from longrepo.redaction.spans import EMAIL, NAME, Span, TextScan
-
-_MOST_WORDS = 4
-_LOWER = r"(?:(?:van|von|der|den|ter|ten|de|da|do|dos|das|del|della|di|du|la|le|el|al|bin|ibn|y|e|zu|af|av) ){0,3}"
-_START = r"(?:(?<!\w.)|(?<=\\[nrt].))"  # start of a word; checked after the first letter, which is the fastest order
-_WORD = r"[A-Z][A-Za-z'’.-]{0,30}"
-_NAME_RUN = re.compile(rf"[A-Z]{_START}[A-Za-z'’.-]{{0,30}} {_LOWER}{_WORD}(?: {_LOWER}{_WORD})*")
-# Other alphabets: slower, so only for texts that aren't ASCII.
-_WIDE_CAPITAL = r"[A-ZÀ-ÞĀ-ɏΑ-ΫЀ-Я\u1e00-\u1eff]"
-_WIDE_WORD = rf"{_WIDE_CAPITAL}[\w'’.-]{{0,30}}"
-_WIDE_NAME_RUN = re.compile(
-    rf"{_WIDE_CAPITAL}{_START}[\w'’.-]{{0,30}}[ \u00a0]{_LOWER}{_WIDE_WORD}(?:[ \u00a0]{_LOWER}{_WIDE_WORD})*"
+from longrepo.redaction.spans import NAME, Span, TextScan
+from longrepo.redaction.spellings import (
+    PARTICLES,
+    TOKEN,
+    Spelling,
+    fold,
+    index_keys,
+    is_inflected,
+    latin_words,
+    other_letters,
+    spellings_of,
+    unspaced_pattern,
+    word_hash,
 )
-_WORDS = re.compile(r"[^ \u00a0]+")
 
-# Places where a single word names a person: a mention, an author line, a copyright notice, "by X".
+# Places where a single word names a person: a mention, an author line, a copyright notice, "by X", a home directory.
 _MENTION = re.compile(r"@(?<![\w/.@'\"-]@)([A-Za-z0-9](?:[A-Za-z0-9]|[_-](?=[A-Za-z0-9])){1,38})(?![\w/@(:.]\w|[(/])")
 _CREDIT = re.compile(
-    r"(?:\b(?:[Aa]uthors?|AUTHORS?|[Mm]aintainers?|[Cc]ontributors?|[Rr]eviewers?)[ \t]*[:=][ \t]*[\"'\[]{0,2}"
+    r"(?:\b(?:[Aa]uthors?|AUTHORS?|[Mm]aintainers?|[Cc]ontributors?|[Rr]eviewers?|[Aa]ut(?:eu|o)re?|Verfasser)"
+    r"[ \t]*[:=][ \t]*[\"'\[]{0,2}"
+    r"|(?:作者|担当者?|作成者|著者|维护者|維護者|담당자|작성자|[Аа]втор)[ \t]*[:：=]?[ \t]*"
     r"|@author[ \t]+"
     r"|\b[Cc]opyright[^\n\w]{1,6}(?:\([Cc]\)|©)?[^\n\w]{0,3}(?:\d{4}(?:[-–, ]{1,3}\d{2,4})*)?(?:[ \t,]{1,2}| by )"
     r"|\b(?:[Bb]y|[Tt]hanks to|[Tt]hank you,?|[Cc]redits? to)[ \t]+)"
     r"([^\W_][\w-]{1,38})(?=[ \t]*(?:$|[<,.;)\]\"'(*/]))",
     re.MULTILINE,
 )
-_CREDIT_STEMS = ("author", "maintainer", "contributor", "reviewer", "copyright", "by ", "thank", "credit")
+_CREDIT_STEMS = (
+    *("author", "maintainer", "contributor", "reviewer", "copyright", "by ", "thank", "credit", "auteur", "autor"),
+    *("verfasser", "作者", "担当", "作成者", "著者", "维护者", "維護者", "담당자", "작성자", "автор"),
+)
+_HOME = re.compile(
+    r"(?:(?:(?:^|/)home|(?:^|[/\\])Users)[/\\]{1,2}|(?:^|[/\\])_?(?:people|authors|contributors|members|maintainers)[/\\])"
+    r"([^\W_][\w.-]{1,38}?)(?=\.\w{1,5}(?:$|[\s\"'])|[/\\\s\"':;,)]|$)",
+    re.MULTILINE,
+)
+_HOME_STEMS = ("home/", "users/", "users\\", "people/", "authors/", "contributors/", "members/", "maintainers/")
 _ACCOUNT_WORDS = (
     "a about access account action actions action admin administrator agent ai alpha an and android anonymous api app "
     "apple apps assistant authors auto automatic automation backup badge badger beta bot build builder builds cache ci "
@@ -56,6 +64,13 @@ _ACCOUNT_WORDS = (
     "weblate website windows work worker workflow you your"
 )
 _NOT_PEOPLE = frozenset(_ACCOUNT_WORDS.split())
+# Those of them that are also given or family names: Claude Marchand, Ruby Okafor, Dev Patel.
+_ALSO_NAMES = (
+    "a ai alpha an android apple base beta circle claude cloud core cron dev docker flask gemini go guest host hub "
+    "import info jenkins js key lint list local mac mail main master me model my name new null office page queue read "
+    "rich root ruby rust semantic shared site source studio theme the travis value visual weblate work you your"
+)
+_ROLES = _NOT_PEOPLE - frozenset(_ALSO_NAMES.split())
 # Given names that are also words: on their own they aren't replaced.
 _TEXT_WORDS = (
     "april art august bill bob carol chance chase chip christian clay cliff dawn drew faith frank gene grace grant guy "
@@ -72,80 +87,201 @@ _TEXT_WORDS = (
     "before after inject nullable nonnull component bean entity table column service controller serialize"
 )
 _PLAIN_WORDS = frozenset(_TEXT_WORDS.split())
+_COMMON = _NOT_PEOPLE | _PLAIN_WORDS
 _NOREPLY = re.compile(r"(?:\d+\+)?([A-Za-z0-9][A-Za-z0-9_-]{2,38})@users\.noreply\.git(?:hub|lab)\.com", re.IGNORECASE)
+_LOCAL_NAME = re.compile(r"([a-z]{3,})\.([a-z]{3,})@", re.IGNORECASE)
+# Between the words of a name: spaces, a comma, a line break in a comment; or what joins the words of a handle.
+_SPACES = re.compile(r"\.?(,?)(?:[ \t\u00a0\u2009\u202f]{1,3}|[ \t]*\r?\n[ \t]*[#*/;%!>-]{0,3}[ \t]*)|\.|-(?=[^\W\d_])")
+_JOINTS = frozenset("-_.")
+_TWO_HUMPS = re.compile(r"[A-Z][a-z]+(?:[A-Z][a-z]+)+")
+_OTHER_LETTERS = re.compile(r"[^\x00-\xbf]+")
+_NAME_REACH = 120  # characters on either side of a line with a known word
+_ESCAPES = frozenset(("\\n", "\\t", "\\r"))
 # In every other language @x is more often an annotation or code than a mention.
 _PROSE = frozenset({"Markdown", "reStructuredText", "Text", "Other", "HTML", "YAML"})
 
 
+_Token = tuple[int, int, str]
+
+
 class People:
-    """Finds the names of known people. `known` holds the hashes of these names."""
+    """Finds the names of known people. A result depends on a text's words and on the spellings that they permit."""
 
     def __init__(self, people: Iterable[tuple[str, str]]) -> None:
-        self.known: frozenset[int] = frozenset(key for name, email in people for key in _keys(name, email))
+        spellings = {one for name, email in people for one in _spellings(name, email)}
+        self._by_word: dict[int, list[tuple[int, frozenset[int], Spelling]]] = {}
+        for one in spellings:
+            required = one.required  # the largest hash is as good a key as any
+            self._by_word.setdefault(max(required, default=0), []).append((one.hash, required, one))
 
-    def find(self, scan: TextScan, language: str) -> tuple[tuple[int, ...], list[Span]]:
-        """Return the sorted hashes of everything that could be a name, and the spans of known names in order."""
-        text = scan.text
-        candidates: set[int] = set()
-        found: list[tuple[int, int]] = []
-        for run in (_NAME_RUN if text.isascii() else _WIDE_NAME_RUN).finditer(text):
-            keys, spans = _names_in(run[0])
-            candidates.update(keys)
-            if not self.known.isdisjoint(keys):
-                found += [(run.start() + a, run.start() + b) for a, b, key in spans if key in self.known]
-        for start, end, key in _single_names(scan, language):
-            candidates.add(key)
-            if key in self.known:
-                found.append((start, end))
-        return tuple(sorted(candidates)), list(_leftmost_longest(found))
+    def words(self, scan: TextScan) -> frozenset[int]:
+        """Return the hashes of all words and characters that a name could contain."""
+        if scan.text.isascii():
+            return scan.latin_hashes
+        others = " ".join(word for word in set(scan.text.split()) if not word.isascii())
+        folded = fold(others)
+        return scan.latin_hashes.union(map(word_hash, {*latin_words(folded), *other_letters(others, folded)}))
 
+    def permitted(self, words: frozenset[int]) -> list[tuple[int, Spelling]]:
+        """Return the known spellings, with their hashes, all of whose words are among these."""
+        keys = self._by_word.keys() & {0, *words}
+        return [(hash, one) for key in keys for hash, required, one in self._by_word[key] if required <= words]
 
-def _keys(name: str, email: str) -> Iterator[int]:
-    words = [word for word in name.replace("\u00a0", " ").split(" ") if word]
-    if not any(word.lower().strip("[]().,") in _NOT_PEOPLE or "[bot]" in word.lower() for word in words):
-        if len(words) == 1 and len(name.strip()) > 2:
-            yield from (() if words[0].lower() in _PLAIN_WORDS else (_key("1", words[0]),))
-        if 2 <= len(words) <= _MOST_WORDS and sum(len(word.strip(".")) > 1 for word in words) and len(name) > 4:
-            yield _key("2", " ".join(words))
-    if (handle := _NOREPLY.fullmatch(email.strip())) and handle[1].lower() not in _NOT_PEOPLE | _PLAIN_WORDS:
-        yield _key("1", handle[1])
+    def find(self, scan: TextScan, language: str) -> tuple[tuple[int, ...], tuple[int, ...], list[Span]]:
+        """Return the sorted hashes of the text's words, those of the spellings they permit, and the names' spans."""
+        words = self.words(scan)
+        permitted = self.permitted(words)
+        spans = list(_leftmost_longest(_matches(scan, [one for _, one in permitted], language))) if permitted else []
+        return tuple(sorted(words)), tuple(sorted(hash for hash, _ in permitted)), spans
 
 
-@lru_cache(maxsize=100_000)
-def _key(kind: str, name: str) -> int:
-    plain = name if name.isascii() else _without_accents(name)
-    return int.from_bytes(blake2b((kind + plain.lower()).encode("utf-8", "replace"), digest_size=8).digest())
+def _spellings(name: str, email: str) -> Iterator[Spelling]:
+    """Yield all spellings of an author: of the name, of the handle in a no-reply address, and of the address."""
+    if "[bot]" in name.lower() or "[bot]@" in email.lower():
+        return
+    yield from spellings_of(name, _COMMON, _NOT_PEOPLE, _ROLES)
+    word = name.strip()
+    if len(word) > 2 and not re.search(r"\s", word) and word.lower() not in _COMMON:
+        yield Spelling((fold(word),), single=True)
+        if dotted := _LOCAL_NAME.fullmatch(f"{word}@"):
+            yield from spellings_of(" ".join(dotted.groups()), _COMMON, _NOT_PEOPLE, _ROLES)
+    if (handle := _NOREPLY.fullmatch(email.strip())) and handle[1].lower() not in _COMMON:
+        yield Spelling((handle[1].lower(),), single=True)
+    elif (dotted := _LOCAL_NAME.match(email)) and _is_same_person(fold(name), [fold(part) for part in dotted.groups()]):
+        yield from spellings_of(" ".join(dotted.groups()), _COMMON, _NOT_PEOPLE, _ROLES)
 
 
-def _without_accents(name: str) -> str:
-    parts = unicodedata.normalize("NFKD", name)
-    return "".join(c for c in parts if not unicodedata.combining(c)).replace("ł", "l").replace("Ł", "L")
+def _is_same_person(name: str, parts: list[str]) -> bool:
+    """Return whether the two parts of an e-mail address are an author's name, who may have written only initials."""
+    initials = "".join(part[0] for part in parts)
+    return not _COMMON.intersection(parts) and (
+        any(part in name for part in parts) or name in (initials, initials[::-1])
+    )
 
 
-@lru_cache(maxsize=50_000)
-def _names_in(run: str) -> tuple[frozenset[int], tuple[tuple[int, int, int], ...]]:
-    """Return the hashes of two to four words in a row, and their spans with hashes, longest first."""
-    words = [(m.start(), m.end()) for m in _WORDS.finditer(run)]
-    spans: list[tuple[int, int, int]] = []
-    for count in range(min(_MOST_WORDS, len(words)), 1, -1):
-        for first in range(len(words) - count + 1):
-            start, end = words[first][0], words[first + count - 1][1]
-            name = " ".join(run[a:b] for a, b in words[first : first + count])
-            cut = name.rstrip(".'’-").removesuffix("'s").removesuffix("’s")
-            spans.append((start, end - len(name) + len(cut), _key("2", cut)))
-    return frozenset(key for _, _, key in spans), tuple(spans)
+def _matches(scan: TextScan, spellings: list[Spelling], language: str) -> Iterator[tuple[int, int]]:
+    """Yield every place of a spelling; a name on two lines has two."""
+    text = scan.text
+    by_first: dict[str, list[Spelling]] = defaultdict(list)
+    singles: set[str] = set()
+    for one in spellings:
+        if one.unspaced:
+            yield from (match.span() for match in unspaced_pattern(one.words).finditer(text))
+        elif one.single:
+            singles.add(one.words[0])
+        else:
+            first = one.words[0]
+            by_first[first if first.isascii() else first[:2]].append(one)
+    if by_first:
+        for start, end in _regions(scan, by_first):
+            tokens = list(_tokens(text, start, end))
+            for at in range(len(tokens)):
+                for key in index_keys(tokens[at][2]):
+                    for one in by_first.get(key, ()):
+                        yield from _match_at(text, tokens, at, one)
+    if singles:
+        yield from ((start, end) for start, end in _single_names(scan, language) if fold(text[start:end]) in singles)
 
 
-def _single_names(scan: TextScan, language: str) -> Iterator[tuple[int, int, int]]:
+def _regions(scan: TextScan, by_first: dict[str, list[Spelling]]) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of a text that can hold a name: around its longest words, and around other letters."""
+    anchors = {max(one.words, key=len) for group in by_first.values() for one in group}
+    stretches = [*scan.around(word for word in anchors if word.isascii())]
+    if not scan.text.isascii():
+        stretches += [match.span() for match in _OTHER_LETTERS.finditer(scan.text)]
+    first = last = 0
+    for start, end in sorted(stretches):
+        if start - _NAME_REACH > last:
+            yield first, last
+            first = start - _NAME_REACH
+        last = max(last, min(len(scan.text), end + _NAME_REACH))
+    yield first, last
+
+
+def _tokens(text: str, start: int, end: int) -> Iterator[_Token]:
+    for match in TOKEN.finditer(text, start, end):
+        first, last = match.span()
+        if first and text[first - 1 : first + 1] in _ESCAPES and last > first + 1:
+            first += 1
+        yield first, last, fold(text[first:last])
+
+
+def _match_at(text: str, tokens: list[_Token], at: int, spelling: Spelling) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a spelling that begins at a token, one for each line."""
+    words = spelling.words
+    if not is_inflected(tokens[at][2], words[0]):
+        return
+    taken, joints, count = [tokens[at]], "", 1
+    while count < len(words):
+        at += 1
+        if at == len(tokens):
+            return
+        start, _, folded = tokens[at]
+        gap = text[taken[-1][1] : start]
+        if gap in _JOINTS and (gap != "." or len(taken[-1][2]) > 1):
+            joints += gap
+        elif not (match := _SPACES.fullmatch(gap)) or (match[1] and not spelling.family_first):
+            return
+        if is_inflected(folded, words[count]):
+            count += 1
+        elif len(folded) != 1 or not text[start].isupper() or spelling.family_first:  # an initial in between
+            return
+        taken.append(tokens[at])
+    if _is_written_as_name(text, taken, joints, spelling):
+        yield from _by_line(text, taken)
+
+
+def _is_written_as_name(text: str, taken: list[_Token], joints: str, spelling: Spelling) -> bool:
+    """Return whether matching words are written as a name: capitalized, or distinctive in any case."""
+    start, end = taken[0][0], taken[-1][1]
+    if "_" in (text[start - 1 : start], text[end : end + 1]):  # a part of an identifier
+        return False
+    if spelling.initial and not any(len(word) == 1 and text[last : last + 1] == "." for _, last, word in taken):
+        return False
+    words = [text[first:last] for first, last, _ in taken]
+    if "_" in joints or "." in joints:
+        even = joints == joints[0] * (len(taken) - 1)
+        return spelling.distinctive and even and _is_in_path(text, start, end)
+    if len(words) == 1:
+        return _is_in_path(text, start, end) or bool(_TWO_HUMPS.fullmatch(words[0]))
+    return spelling.distinctive or _is_capitalized(words)
+
+
+def _is_in_path(text: str, start: int, end: int) -> bool:
+    """Return whether a handle or a path's part is at a position, rather than a word or an identifier."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    return before in ("/", "\\", "~", "@") or after in ("/", "\\", "@") or (before == after and before in ("'", '"'))
+
+
+def _is_capitalized(words: list[str]) -> bool:
+    """Return whether all words but particles begin with a capital, if their script has capitals."""
+    names = [word for word in words if not (word.islower() and fold(word) in PARTICLES)]
+    return len(names) > 1 and all(
+        not word[0].islower() or word.lower() == word.upper() or word[2:3].isupper() for word in names
+    )
+
+
+def _by_line(text: str, taken: list[_Token]) -> Iterator[tuple[int, int]]:
+    start, end = taken[0][0], taken[0][1]
+    for first, last, _ in taken[1:]:
+        if "\n" in text[end:first]:
+            yield start, end
+            start = first
+        end = last
+    yield start, end
+
+
+def _single_names(scan: TextScan, language: str) -> Iterator[tuple[int, int]]:
+    """Yield the places where a single word names a person."""
     text = scan.text
     if "@" in text:
         for match in _MENTION.finditer(text):
             line = text[text.rfind("\n", 0, match.start()) + 1 : match.start()]
             if language in _PROSE or line.lstrip().startswith(("#", "//", "*", "/*", "--", ";")):
-                yield match.start(1), match.end(1), _key("1", match[1])
-    for start, end in scan.around(_CREDIT_STEMS):
-        for match in _CREDIT.finditer(text, start, end):
-            yield match.start(1), match.end(1), _key("1", match[1])
+                yield match.span(1)
+    for stems, pattern in ((_CREDIT_STEMS, _CREDIT), (_HOME_STEMS, _HOME)):
+        for start, end in scan.around(stems):
+            yield from (match.span(1) for match in pattern.finditer(text, start, end))
 
 
 def _leftmost_longest(found: Iterable[tuple[int, int]]) -> Iterator[Span]:
@@ -155,60 +291,3 @@ def _leftmost_longest(found: Iterable[tuple[int, int]]) -> Iterator[Span]:
         if start >= free:
             yield Span(start, end, "name", NAME)
             free = end
-
-
-# The search for an address begins at its @, because searching for one character is fast.
-_EMAIL_DOMAIN = re.compile(
-    r"@(?<=[A-Za-z0-9_+-]@)((?:[^\W_](?:[^\W_]|-){0,62}\.){1,5}([A-Za-z]{2,24}|xn--[a-z0-9-]{2,40}))(?![\w@-])"
-)
-_LOCAL_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+%-]*\Z")
-_USER_IN_URL = re.compile(r"://[^\s/@:]*:\Z")
-_RESERVED_DOMAIN = re.compile(r"(?:^|\.)(?:example(?:\.(?:com|org|net|edu))?|test|invalid|localhost)\Z", re.I)
-_TOP_LEVEL_WORDS = (
-    "com net org edu gov mil int info biz name pro aero coop museum jobs mobi travel cat tel asia post xxx arpa io dev "
-    "app ai xyz online site tech store cloud email blog page space website live studio design agency digital systems "
-    "software network solutions company group team world life today news media social science academy institute "
-    "university foundation ngo berlin london paris nyc tokyo wien koeln hamburg eus gal bzh swiss works codes engineer "
-    "engineering expert consulting services technology ninja rocks guru zone one club link click wiki fyi lol moe ink "
-    "security house community center plus global inc llc ltd gmbh local lan corp internal "
-    # Countries, with those that are also file suffixes (.cc .md .sh .so .ml) last.
-    "ac ad ae af ag al am ao ar at au aw az ba bb bd be bf bg bh bi bj bm bn bo br bs bt bw by bz ca cd cf cg ch ci ck "
-    "cl cm cn co cr cu cv cw cy cz de dj dk dm do dz ec ee eg er es et eu fi fj fk fm fo fr ga gb gd ge gf gg gh gi gl "
-    "gm gn gp gq gr gt gu gw gy hk hm hn hr ht hu id ie il im in iq ir is it je jm jo jp ke kg kh ki km kn kp kr kw ky "
-    "kz la lb lc li lk lr ls lt lu lv ly ma mc me mg mh mk mn mo mq mr mt mu mv mw mx my mz na nc ne nf ng ni nl no np "
-    "nr nu nz om pa pe pf pg ph pk pl pm pn pr pt pw py qa re ro rs ru rw sa sb sc sd se sg si sk sl sm sn sr ss st su "
-    "sv sx sy sz tc td tf tg th tj tk tl tm tn to tr tt tv tw tz ua ug uk us uy uz va vc ve vg vi vn vu wf ws ye yt za "
-    "zm zw cc md sh so ml"
-)
-_TOP_LEVEL_DOMAINS = frozenset(_TOP_LEVEL_WORDS.split())
-_FILE_LIKE_DOMAINS = frozenset({"pl", "py", "rs", "cc", "md", "sh", "so", "ml", "pm"})
-_MAX_LOCAL_CHARACTERS = 80  # characters before the @; an address has at most 64
-
-
-def find_addresses(text: str) -> Iterator[Span]:
-    """Yield every address except those at reserved domains (RFC 2606) and accounts on a server."""
-    for match in _EMAIL_DOMAIN.finditer(text):
-        at = match.start()
-        local = _LOCAL_PART.search(text, max(0, at - _MAX_LOCAL_CHARACTERS), at)
-        if local is None:
-            continue
-        start = local.start()
-        if start and text[start - 1] == "\\" and text[start] in "nrt" and at - start > 1:
-            start += 1
-        if _is_address(text, start, at, match):
-            yield Span(start, match.end(), "email", EMAIL)
-
-
-def _is_address(text: str, start: int, at: int, match: re.Match[str]) -> bool:
-    domain, top = match[1], match[2].lower()
-    before = text[max(0, start - 3) : start]
-    wrapped = before.endswith("<") and text[match.end() : match.end() + 1] == ">"
-    if top not in _TOP_LEVEL_DOMAINS and not top.startswith("xn--") and not wrapped:
-        return False
-    if _RESERVED_DOMAIN.search(domain) or text[start:at] == "git":
-        return False
-    if before == "://" or _USER_IN_URL.search(
-        text, max(0, start - _MAX_LOCAL_CHARACTERS), start
-    ):  # ssh://me@host, http://me:word@host
-        return False
-    return wrapped or top not in _FILE_LIKE_DOMAINS or text[match.end() : match.end() + 1] not in ("(", "[", "=", ":")

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from longrepo.redaction import people, secrets
+from longrepo.redaction import secrets
+from longrepo.redaction.addresses import find_addresses
 from longrepo.redaction.people import People
 from longrepo.redaction.spans import Span, TextScan, apply_spans, merge_spans, span_lines, spans_outside
 
@@ -25,8 +26,8 @@ class RedactionFinding:
 
 @dataclass(frozen=True)
 class RedactedText:
-    """A redacted text. `candidates` are the hashes of everything in it that could be a person's name, `names` the
-    hashes of those that were replaced; both sorted."""
+    """A redacted text. `candidates` are the hashes of the words in it, `names` those of the known spellings of names
+    that consist of these words; both sorted."""
 
     text: str
     findings: tuple[RedactionFinding, ...]
@@ -48,10 +49,9 @@ class Redactor:
         """Replace secrets and names in a file's text; its number of lines doesn't change."""
         scan = TextScan(text)
         secrets = merge_spans(_secrets(scan, language))
-        if "@" in text:
-            secrets = merge_spans(chain(secrets, spans_outside(people.find_addresses(text), secrets)))
-        candidates, found = self._people.find(scan, language)
-        names = tuple(sorted(self._people.known.intersection(candidates)))
+        if "@" in text or "%40" in text:
+            secrets = merge_spans(chain(secrets, spans_outside(find_addresses(text, language), secrets)))
+        candidates, names, found = self._people.find(scan, language)
         spans = sorted(chain(secrets, spans_outside(found, secrets))) if found else secrets
         if not spans:
             return RedactedText(text, (), candidates, names)
@@ -59,6 +59,13 @@ class Redactor:
             RedactionFinding(span.kind, line) for span, line in zip(spans, span_lines(text, spans), strict=True)
         )
         return RedactedText(apply_spans(text, spans), findings, candidates, names)
+
+    def path(self, path: str) -> str:
+        """Replace e-mail addresses and names in a path."""
+        scan = TextScan(path)
+        addresses = list(find_addresses(path))
+        names = spans_outside(self._people.find(scan, "Text")[2], addresses)
+        return apply_spans(path, sorted(chain(addresses, names)))
 
     def message(self, text: str) -> RedactedText:
         """Replace secrets and names in a commit message, and remove trailers that only name people or a review."""
@@ -72,8 +79,8 @@ class Redactor:
         return RedactedText(kept, findings, prose.candidates, prose.names)
 
     def current_names(self, candidates: Sequence[int]) -> tuple[int, ...]:
-        """Return those of a stored result's candidates that `text` would replace now."""
-        return tuple(sorted(self._people.known.intersection(candidates)))
+        """Return what `names` would be now for a stored result's candidates."""
+        return tuple(sorted(hash for hash, _ in self._people.permitted(frozenset(candidates))))
 
 
 def _secrets(scan: TextScan, language: str) -> Iterable[Span]:

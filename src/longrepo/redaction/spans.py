@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
+import xxhash
+
 _WORD_CHARACTERS = bytes(c if chr(c).isascii() and (chr(c).isalnum() or chr(c) in "_-") else 32 for c in range(256))
+_ESCAPED_WORD = re.compile(rb"\\[nrt]([a-z]{2,})")
+_LETTERS = bytes(c if chr(c).isascii() and chr(c).isalpha() else 32 for c in range(256))
 _PART_OF_A_WORD = re.compile(r"[a-z0-9_-]+")
 _DIGITS = b"0123456789"
 _LONG_WORD = 20  # characters; every provider's key has a run without punctuation at least this long
@@ -29,6 +34,14 @@ class TextScan:
         self._raw = lowered.encode("ascii", "replace")
         self._words = self._raw.translate(_WORD_CHARACTERS).split()
         self._vocabulary = b" ".join(set(self._words)).decode("ascii")
+
+    @cached_property
+    def latin_hashes(self) -> frozenset[int]:
+        """The 32-bit hashes (xxHash) of all runs of two ASCII letters or more, in lower case."""
+        words = set(self._vocabulary.encode("ascii").translate(_LETTERS).split())
+        if b"\\" in self._raw:
+            words.update(_ESCAPED_WORD.findall(self._raw))
+        return frozenset(xxhash.xxh32_intdigest(word) for word in words if len(word) > 1)
 
     def has(self, stem: str) -> bool:
         """Return whether a stem (lower-case letters, digits, `_` and `-`) occurs in the text, in any case."""

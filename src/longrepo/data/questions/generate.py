@@ -335,7 +335,7 @@ def make_questions(
             if limit is not None and len(found) >= limit:
                 break
             made = kind.ask(index, about)
-            reason = made if isinstance(made, str) else _rejection_reason(made)
+            reason = made if isinstance(made, str) else _rejection_reason(made, index)
             if isinstance(made, Question) and not reason:
                 found.append(made)
             else:
@@ -345,10 +345,12 @@ def make_questions(
     return [found[turn] for turn in range(turns) for found in by_kind if turn < len(found)], dropped
 
 
-def _rejection_reason(question: Question) -> str:
+def _rejection_reason(question: Question, index: QuestionIndex) -> str:
     """Return the reason why a question of any kind isn't asked; "" if it is."""
     if len(question.answer) > _MAX_ANSWER_CHARACTERS:
         return "answer too long"
     if _PLACEHOLDER.search(question.answer) or "\n" in question.answer + question.text:
         return "answer holds what was redacted"
+    if any(index.sources[path].hidden for path, _ in question.needs):
+        return "a path holds what was redacted"
     return ""

@@ -38,12 +38,13 @@ _MAX_FILE_BYTES = 32_000_000  # left-out files larger than this aren't read
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A training file, redacted, with its outline."""
+    """A training file, redacted, with its outline. `hidden`: its path holds a name, so nothing is asked about it."""
 
     path: str
     text: str
     language: str
     outline: Outline
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
