@@ -70,7 +70,10 @@ def test_what_the_hub_reads_is_what_the_base_and_the_data_are(source: TrainedArt
     facts = front_matter(make_model_card(with_licence(source, "MIT"), USE))
     assert (facts["license"], facts["license_name"]) == ("other", "apache-2.0 AND MIT")
     text = make_model_card(with_licence(source, ""), USE)
-    assert front_matter(text)["license"] == "unknown" and "no licence was found: keep this model" in text
+    assert front_matter(text)["license"] == "unknown" and "no licence was found or recognized: keep this model" in text
+    text = make_model_card(with_licence(source, "MIT AND other"), USE)
+    assert "| other (not recognized) |" not in text and "MIT AND other (not recognized)" in text
+    assert front_matter(text)["license_name"] == "apache-2.0 AND MIT AND other" and "keep this model" in text
 
 
 def test_the_restrictions_of_starcoder2_are_passed_on(source: TrainedArtifact, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from longrepo.data import held_out
 from longrepo.data.commits import TrainingChange, read_training_changes
 from longrepo.data.dedup import TrainingTexts, find_duplicates
 from longrepo.data.difficulty import NameIndex, score_difficulty
-from longrepo.data.metadata import RepositoryFacts, license_of
+from longrepo.data.licenses import find_licenses, is_license_source, join_licenses
+from longrepo.data.metadata import RepositoryFacts
 from longrepo.data.packing import Band
 from longrepo.data.splits import Splits, choose_held_out_files, split_by_ancestry, usable_commits
 from longrepo.data.template import BuiltSequence, TemplateSizes
@@ -20,6 +21,7 @@ from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.workers import CachedReader, FileRequest, SkippedText
 from longrepo.errors import InputError
+from longrepo.repository.filters import path_noise
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
 from longrepo.repository.snapshot import TreeEntry, unread_reason
 from longrepo.repository.types import TextFile, language_of
@@ -99,7 +101,8 @@ def read_corpus(
     texts = _texts(reader, entries, left_out, left_out_bytes, watch)
     if not any(text.text.strip() for text in texts.values()):
         raise InputError(f"{repository.name}: no text files at {splits.train[:10]}, so there is nothing to prepare")
-    facts.licence = license_of((path, text.text) for path, text in texts.items())
+    facts.licences = _licenses(reader, splits.train, texts)
+    facts.licence = join_licenses(facts.licences.values())
     copies = find_duplicates(texts)
     for path in copies:
         left_out[DUPLICATE_REASON] += 1
@@ -151,6 +154,18 @@ def _entries(
         else:
             found[entry.path] = entry
     return dict(sorted(found.items()))
+
+
+def _licenses(reader: CachedReader, commit: str, texts: Mapping[str, TokenizedText]) -> dict[str, str]:
+    """Return the licences by folder: texts and manifests are read as they are, identifiers from the files' tops."""
+    sources = {
+        entry.path: entry.blob
+        for entry in reader.repository.tracked(commit)
+        if entry.mode.startswith("100") and is_license_source(entry.path) and path_noise(entry.path) is None
+    }
+    read = {blob: text for blob, text, _ in reader.repository.texts(sources.values(), reader.max_file_bytes)}
+    files = {path: text.text for path, text in texts.items()}
+    return find_licenses([*(files | {path: read[blob] or "" for path, blob in sources.items()}).items()])
 
 
 def _texts(

@@ -1,113 +1,19 @@
-"""The header of a file of sequences, its dataset card, and the licence of a repository.
+"""The header of a file of sequences, and its dataset card.
 
 The header holds enough to refuse a file that doesn't fit a model. The dataset card is what the Hugging Face hub shows
-of an Arrow folder. Licences are recognised by the licence files at a repository's root.
+of an Arrow folder.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from longrepo.data.licenses import combine_licenses, hub_license, is_known, license_label
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
-
-_LICENSE_FILE = re.compile(r"(un)?licen[sc]e|copying", re.I)
-_SPDX_IDENTIFIER = re.compile(r"SPDX-License-Identifier:\s*([\w.+() -]+\w[)+]*)")
-_GNU = re.compile(r"gnu (affero |lesser |library )?general public license,? ?\(?(?:version |v)(\d(?:\.\d)?)")
-_GNU_NAMES = {"": "GPL", "affero ": "AGPL", "lesser ": "LGPL", "library ": "LGPL"}
-_HUB_LICENSES = (
-    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "agpl-3.0"),
-    *("mpl-2.0", "isc", "unlicense", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "bsl-1.0", "zlib", "epl-1.0", "epl-2.0"),
-    *("artistic-2.0", "wtfpl", "bigcode-openrail-m"),
-)
-_TITLE_CHARACTERS = 600  # further down, other licences name the GNU ones as compatible
-_CHOICE = re.compile(r"\beither\b|\bdual[- ]licen[sc]ed\b|\bat your option\b")
-
-# Phrases that a licence's text must hold, or with "!" must not hold; lower case, single spaces.
-_PHRASES: dict[str, tuple[str, ...]] = {
-    "Apache-2.0": ("apache license", "version 2.0", "terms and conditions for use, reproduction, and distribution"),
-    "MIT": ("permission is hereby granted, free of charge, to any person obtaining a copy", "shall be included in"),
-    "MIT-0": ("permission is hereby granted, free of charge, to any person obtaining a copy", "!shall be included in"),
-    "BSD-3-Clause": (
-        "redistribution and use in source and binary forms",
-        "endorse or promote",
-        "!advertising materials",
-    ),
-    "BSD-4-Clause": ("redistribution and use in source and binary forms", "advertising materials mentioning"),
-    "BSD-2-Clause": ("redistribution and use in source and binary forms", "!endorse or promote"),
-    "curl": ("purpose with or without fee is hereby granted, provided that", "except as contained in this notice"),
-    "ISC": ("purpose with or without fee is hereby granted, provided that", "!except as contained in this notice"),
-    "0BSD": ("purpose with or without fee is hereby granted.",),
-    "MPL-2.0": ("mozilla public license", "2.0", "!eclipse public license"),
-    "Unlicense": ("this is free and unencumbered software released into the public domain",),
-    "CC0-1.0": ("cc0 1.0 universal",),
-    "CC-BY-4.0": ("attribution 4.0 international", "!sharealike 4.0"),
-    "CC-BY-SA-4.0": ("attribution-sharealike 4.0 international",),
-    "BSL-1.0": ("boost software license - version 1.0",),
-    "Zlib": ("altered source versions must be plainly marked",),
-    "EPL-1.0": ("eclipse public license - v 1.0",),
-    "EPL-2.0": ("eclipse public license - v 2.0",),
-    "Python-2.0": ("python software foundation license version 2",),
-    "Artistic-2.0": ("the artistic license 2.0",),
-    "WTFPL": ("do what the fuck you want to public license",),
-}
-
-
-def license_of(files: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
-    """Return an SPDX expression for the licence files at the root (path → text; other files are ignored), or "".
-
-    Several licences are joined with AND, the reading that permits least, or with OR if one of the files offers the
-    choice. A GNU licence's text doesn't say whether later versions may be chosen: its name is given without "or later".
-    """
-    pairs = files.items() if isinstance(files, Mapping) else files
-    found: list[str] = []
-    choice = False
-    for path, text in sorted(pairs):
-        if "/" in path or not _LICENSE_FILE.match(path):
-            continue
-        here = _licenses_in(text)
-        choice = choice or (not here and bool(_CHOICE.search(text.lower())))
-        found += here
-    several = list(dict.fromkeys(found))
-    if len(several) < 2:
-        return "".join(several)
-    return (" OR " if choice else " AND ").join(f"({one})" if " " in one else one for one in several)
-
-
-def combine_licenses(licences: Iterable[str]) -> str:
-    """Return one expression for something under all of the licences; empty if one is unknown. Case is ignored."""
-    found = list({one.lower(): one for one in licences}.values())
-    if "" in found or len(found) < 2:
-        return "" if "" in found else "".join(found)
-    return " AND ".join(f"({one})" if " OR " in one else one for one in found)
-
-
-def hub_license(licence: str) -> tuple[str, str | None]:
-    """Return `license` and `license_name` of a card: the hub knows some licences by lower-case ids, and all others as
-    `other` with a name."""
-    if not licence:
-        return "unknown", None
-    return (licence.lower(), None) if licence.lower() in _HUB_LICENSES else ("other", licence)
-
-
-def _licenses_in(text: str) -> list[str]:
-    if identifiers := _SPDX_IDENTIFIER.findall(text):
-        return [one.strip() for one in identifiers]
-    plain = " ".join(re.sub(r"^\W+", "", line) for line in text.lower().splitlines())
-    plain = re.sub(r"\s+", " ", plain)
-    if gnu := _GNU.search(plain[:_TITLE_CHARACTERS]):
-        number = gnu[2] if "." in gnu[2] else f"{gnu[2]}.0"
-        return [f"{_GNU_NAMES[gnu[1] or '']}-{number}"]
-    return [name for name, phrases in _PHRASES.items() if all(_contains_phrase(plain, phrase) for phrase in phrases)]
-
-
-def _contains_phrase(text: str, phrase: str) -> bool:
-    return phrase[1:] not in text if phrase.startswith("!") else phrase in text
-
 
 FORMAT_VERSION = 2
 
@@ -139,7 +45,8 @@ class TokenizerFacts:
 class RepositoryFacts:
     """A repository: HEAD and where validation and test begin (full commit ids), and notes from the preparation.
 
-    `licence` is an SPDX expression, or empty if none was recognised; `weight` is its share among repositories.
+    `licence` is an SPDX expression with `other` for what wasn't recognized, or empty if there is none; `weight` is its
+    share among repositories.
     """
 
     name: str
@@ -149,6 +56,7 @@ class RepositoryFacts:
     held_out_files: dict[str, list[str]] = field(default_factory=dict)  # split -> paths
     notes: list[str] = field(default_factory=list)
     licence: str = ""
+    licences: dict[str, str] = field(default_factory=dict)  # folder or file -> SPDX expression, or `other`
     weight: float = 1.0
 
 
@@ -183,7 +91,7 @@ class Header:
 
     @property
     def licence(self) -> str:
-        """The repositories' licences as one SPDX expression; empty if one of them has none that was recognised."""
+        """The repositories' licences as one SPDX expression; empty if one of them has none."""
         return combine_licenses(one.licence for one in self.repositories)
 
     @property
@@ -282,9 +190,17 @@ def _body(header: Header) -> Iterator[str]:
     yield "\n## Where it comes from, and its licence\n"
     yield from markdown_table(
         ("repository", "revision", "licence", "weight"),
-        [(one.name, f"`{one.head}`", one.licence or "none found", f"{one.weight:g}") for one in header.repositories],
+        [(one.name, f"`{one.head}`", license_label(one.licence), f"{one.weight:g}") for one in header.repositories],
     )
     yield f"\n{_license_sentence(header.repositories)}"
+    if places := [
+        (one.name, f"`{place}`", license_label(licence))
+        for one in header.repositories
+        for place, licence in one.licences.items()
+        if len(one.licences) > 1
+    ]:
+        yield ""
+        yield from markdown_table(("repository", "folder or file", "licence"), places)
     notes = [f"- {markdown_cell(note)}" for note in header.notes]
     yield from ["\n## Notes from the preparation\n", *notes] if notes else []
     yield "\n## Tokenizer\n"
@@ -317,10 +233,14 @@ def _body(header: Header) -> Iterator[str]:
 
 def _license_sentence(repositories: Sequence[RepositoryFacts]) -> str:
     text = (
-        "This data is text of the repository and falls under the repository's licence, as read from the licence files "
-        "at its root."
+        "This data is text of the repository and falls under the repository's licences, as its licence files, SPDX "
+        "identifiers, REUSE.toml and manifests state them. A text counts as a licence only if it is that licence from "
+        "the first word to the last."
     )
     unknown = [one.name for one in repositories if not one.licence]
+    unrecognized = [one.name for one in repositories if one.licence and not is_known(one.licence)]
+    if unrecognized:
+        text += f" For {markdown_cell(', '.join(unrecognized))} not every licence was recognized: read it first."
     if unknown:
         text += (
             f" For {markdown_cell(', '.join(unknown))} no licence was found: without one, nobody but its owners may "

@@ -67,6 +67,7 @@ def _summarize_repository(corpus: Corpus) -> dict[str, Any]:
         "validation_up_to": facts.test_from,
         "held_out_files": facts.held_out_files,
         "licence": facts.licence,
+        "licences": facts.licences,
         "weight": facts.weight,
         "notes": facts.notes,
         "files": {

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from longrepo import __version__
-from longrepo.data.metadata import Header, combine_licenses, hub_license, markdown_cell, markdown_table
+from longrepo.data.licenses import combine_licenses, hub_license, is_known, license_label
+from longrepo.data.metadata import Header, markdown_cell, markdown_table
 from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.errors import InputError
 from longrepo.evaluation.results import Comparison, Evaluation, Figure
@@ -269,7 +270,7 @@ def _data_section(run: RunRecord | None, data: Header | None) -> Iterator[str]:
                 one.name,
                 f"`{one.head}`",
                 f"`{one.validation_from or one.head}`",
-                one.licence or "none found",
+                license_label(one.licence),
                 str(one.weight),
             )
             for one in data.repositories
@@ -294,7 +295,7 @@ def _license_section(source: TrainedArtifact, licence: BaseLicense, data: Header
     base = base_label(source.settings.model.name)
     named = f"[{licence.name}]({licence.link})" if licence.link else licence.name
     rows = [(f"the base, {base}", named or "unknown: check it before you pass this on")]
-    rows += [(f"text of {one.name}", one.licence or "none found") for one in data.repositories] if data else []
+    rows += [(f"text of {one.name}", license_label(one.licence)) for one in data.repositories] if data else []
     yield from markdown_table(("what", "licence"), rows)
     yield "\nThis model is derived from the base and stays under its licence. It can repeat text it was trained on."
     if licence.restricts_use:
@@ -303,10 +304,10 @@ def _license_section(source: TrainedArtifact, licence: BaseLicense, data: Header
             "everything derived from it, this model included: whoever passes it on, or offers it as a service, must "
             "pass them on in enforceable terms, with a copy of the licence and a note that the weights were changed."
         )
-    if data and (unknown := [one.name for one in data.repositories if not one.licence]):
+    if data and (unknown := [one.name for one in data.repositories if not is_known(one.licence)]):
         yield (
-            f"\nFor {markdown_cell(', '.join(unknown))} no licence was found: keep this model where the repository "
-            "is kept, unless its owners agree."
+            f"\nFor {markdown_cell(', '.join(unknown))} no licence was found or recognized: keep this model where the "
+            "repository is kept, unless its owners agree."
         )
 
 
