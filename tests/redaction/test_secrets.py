@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from longrepo.redaction import entropy
 from longrepo.redaction.redactor import Redactor
 
 CHANCE = random.Random(7)
@@ -166,6 +167,9 @@ def test_a_private_key_whose_end_is_missing_goes_to_its_last_line() -> None:
         ("Python", "token = tokens[0]"),
         ("Python", 'connect(password="password")'),
         ("Python", 'password = "changeme123"'),
+        ("Other", "DB_PASSWORD=my_secret_password1"),
+        ("Other", "DB_PASSWORD=your-password-here"),
+        ("Objective-C", '[credentials objectForKey:@"Password"]'),
         ("Python", 'api_key = "your-api-key-123"'),
         ("Python", 'password = os.environ["DB_PASSWORD1"]'),
         ("Python", 'token_url = "https://host/oauth2/v1/token1"'),
@@ -189,6 +193,15 @@ def test_a_private_key_whose_end_is_missing_goes_to_its_last_line() -> None:
 )
 def test_what_only_looks_like_a_secret_stays(language: str, text: str) -> None:
     assert Redactor([]).text(text, language).text == text
+
+
+@pytest.mark.parametrize("form", ["hunter2{}", "walnut77-{}!", "Blue{}Harbour9", "{}_tiger42x", "{}Orchid&88velvet"])
+def test_a_password_goes_whatever_words_of_a_placeholder_it_contains(form: str) -> None:
+    for word in (*entropy._PLACEHOLDER_WORDS.split(), "example", "changeme", "placeholder", "redacted"):
+        value = form.format(word)
+        for language, line in (("Other", "DB_PASSWORD={}"), ("Python", 'password = "{}"'), ("INI", "smtp_pass = {}")):
+            assert Redactor([]).text(line.format(value), language).text == line.format("<PASSWORD>"), value
+    assert Redactor([]).text("DB_PASSWORD=hunter2supersecret", "Other").text == "DB_PASSWORD=<PASSWORD>"
 
 
 def test_placeholders_and_line_breaks_survive() -> None:

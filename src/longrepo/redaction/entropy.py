@@ -20,21 +20,24 @@ _PLACEHOLDER_WORDS = (
     "foo foobar for from generated guest has have here hidden insert invalid jwt key keys letmein login missing mock "
     "mypassword mysecret mysecretpassword name new none not null old open pass passphrase passw passwd password "
     "passwords placeholder please private public put pwd random real redacted refresh replace root sample secret "
-    "secretkey secrets sesame session set sha some somepassword something state store string super supersecret "
+    "secretkey secrets sesame session set sha site some somepassword something state store string super supersecret "
     "supersecretpassword test testing testpass testpassword that the this todo token tokens too true undefined unused "
     "user username valid value was webhook will with wrong xxx xyz you your"
 )
 _WORDS = frozenset(_PLACEHOLDER_WORDS.split())
+_PLACEHOLDER_SHARE = 0.7  # of a placeholder's letters are such words: `hunter2supersecret` is none
+_MOST_OTHER_LETTERS = 5
+_ANY_WORD = re.compile("|".join(sorted((word for word in _WORDS if len(word) > 3), key=len, reverse=True)))
 _SENTENCE_WORDS = (
     "all and any are but can enter field for from has have must new not old password please secret should that the "
     "then this token use used user value was when which will with you your"
 )
 _SENTENCE = frozenset(_SENTENCE_WORDS.split())
 _PLACEHOLDER_MARKS = re.compile(
-    r"example|password|placeholder|your[_-]|changeme|change[_-]me|redacted|xxxx|\*\*\*|\.\.\.|…|0123456|1234567890|abcdefgh"
+    r"xxxx|\*\*\*|\.\.\.|…|0123456|1234567890|abcdefgh"
     r"|\$\{|\$\(|\{\{|\}\}|%\(|\{\w*\}|<[\w $/-]*>|(?<!\w)%[sdrv](?!\w)"
     r"|#\{|\\[wdsbWDSB]|\(\?|\[\^|<%|^\$[A-Za-z_]+$|^%\w+%$|^%[a-z_]{4}|%\.\*s|^!\w+$|/\d{8}/"
-    r"|ENC\[|^@\w+@$|\[[\w-]+[*^$|~]?=",
+    r"|ENC\[|^@\w+@$|\[[\w-]+[*^$|~]?=|\w:@$|^[\w.]+\?[a-z]+$|^\$\$\w+|(?-i:EXAMPLE(?:KEY)?$)",
     re.IGNORECASE,
 )
 _PLAIN_VALUE = re.compile(
@@ -59,8 +62,16 @@ def is_placeholder(value: str) -> bool:
         return True
     chunks = _CHUNK.findall(value)
     letters = sum(len(chunk) for chunk in chunks if chunk.isalpha())
-    known = sum(len(chunk) for chunk in chunks if len(chunk) > 2 and chunk.lower() in _WORDS)
-    return letters == 0 or (known >= 0.4 * letters and known >= 3)
+    known = sum(_covered(chunk.lower()) for chunk in chunks if chunk.isalpha())
+    return letters == 0 or (known >= max(3, _PLACEHOLDER_SHARE * letters) and letters - known <= _MOST_OTHER_LETTERS)
+
+
+@lru_cache(maxsize=20_000)
+def _covered(letters: str) -> int:
+    """Return how many of a run of letters are words of placeholders."""
+    if letters in _WORDS:
+        return len(letters)
+    return sum(len(match[0]) for match in _ANY_WORD.finditer(letters))
 
 
 def is_random(value: str) -> bool:
