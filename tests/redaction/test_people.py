@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import unicodedata
 from pathlib import Path
 
 import pytest
 from git_helper import Made, make_repo
 
-from longrepo.redaction.redactor import Redactor
+from longrepo.redaction.redactor import Redactor, trailer_start
 from longrepo.repository.repository import Repository
 
 PEOPLE = [
@@ -164,18 +166,56 @@ def test_a_stored_result_holds_until_a_name_in_it_becomes_known() -> None:
     assert all(0 <= key < 2**32 for key in stored.candidates)
 
 
-def test_a_message_keeps_its_prose_and_loses_its_people() -> None:
+def test_a_message_keeps_everything_but_its_people() -> None:
     message = (
         "Fix the mill\n\nAs Ada Lovelace (ada@analytical.org) said:\nit turns.\n\n\n"
-        "Signed-off-by: Joe <joe@acme.net>\nCo-authored-by: X Y <x@y.org>\nReported-by: Z\nCc: all\nChange-Id: I9\n"
+        "Fixes: #12\nSigned-off-by: Joe <joe@acme.net>\nCo-authored-by: X Y <x@y.org>\nReported-by: Z\n"
+        "Reviewed-by: @someone\nReviewed-by: https://acme.net/1\nCc: stable@acme.net\nChange-Id: I9\n"
     )
     redacted = Redactor(PEOPLE).message(message)
-    assert redacted.text == "Fix the mill\n\nAs <NAME> (<EMAIL>) said:\nit turns."
-    assert [(finding.kind, finding.line) for finding in redacted.findings] == [
-        ("name", 3),
-        ("email", 3),
-        *(("name", line) for line in (7, 8, 9, 10)),
-    ]
+    assert redacted.text == (
+        "Fix the mill\n\nAs <NAME> (<EMAIL>) said:\nit turns.\n\n"
+        "Fixes: #12\nSigned-off-by: <NAME> <<EMAIL>>\nCo-authored-by: <NAME> <<EMAIL>>\nReported-by: <NAME>\n"
+        "Reviewed-by: @<NAME>\nReviewed-by: https://acme.net/1\nCc: <EMAIL>\nChange-Id: I9"
+    )
+    assert [finding.line for finding in redacted.findings if finding.kind == "name"] == [3, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Sort-by: order the list by size",  # the subject is never a trailer
+        "Stand-by: wait\nfor the mill",
+        "Add sorting\n\nGroup-by: rows are grouped by key\nand sorted.",  # a paragraph that is mostly prose
+        "Add sorting\n\nReviewed-by: nobody yet\n\nMore prose.",  # not the last paragraph
+    ],
+)
+def test_a_line_that_only_looks_like_a_trailer_stays(message: str) -> None:
+    assert Redactor(PEOPLE).message(message).text == message
+
+
+TRAILERS = [
+    "Subject\n\nSigned-off-by: X <x@y.org>",
+    "Subject\n\nProse.\n\nFixes: #1\nReviewed-by: X",
+    "Subject\n\nProse.\nReviewed-by: X",
+    "Subject\n\nOne\ntwo\nthree\nSigned-off-by: X",
+    "Subject\n\nOne\ntwo\nthree\nfour\nSigned-off-by: X",
+    "Subject\n\nA-key: value\n continued\nB : value\n\n  \n",
+    "Reviewed-by: X\nCc: Y",
+    "Subject\n\n(cherry picked from commit 123)\nReviewed-by: X",
+    "Subject\n\nReviewed-by: X\n\nConflicts:\n\ta.py\n\tb.py\n",
+    "Subject\n\nhttps://acme.net: down\n",
+]
+
+
+@pytest.mark.parametrize("message", TRAILERS)
+def test_trailers_are_those_that_git_finds(message: str) -> None:
+    command = ["git", "interpret-trailers", "--parse", "--no-divider"]
+    told = subprocess.run(command, input=message, capture_output=True, text=True, check=True).stdout
+    keys = [line.partition(":")[0].strip() for line in told.splitlines() if ":" in line]
+    block = message[trailer_start(message) :].splitlines()
+    found = [line.partition(":")[0].strip() for line in block if re.match(r"[\w-]+ *:", line)]
+    assert [key for key in found if key != "Conflicts"] == keys
 
 
 def test_nothing_of_a_repositorys_secrets_is_left_in_any_version(tmp_path: Path) -> None:

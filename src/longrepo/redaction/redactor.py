@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 
 from longrepo.redaction import secrets
 from longrepo.redaction.addresses import find_addresses
 from longrepo.redaction.people import People
-from longrepo.redaction.spans import Span, TextScan, apply_spans, merge_spans, span_lines, spans_outside
+from longrepo.redaction.spans import NAME, Span, TextScan, apply_spans, merge_spans, span_lines, spans_outside
 
-_TRAILER = re.compile(r"^[ \t]*(?:[a-z]+(?:-[a-z]+)*-by|cc|change-id)[ \t]*:.*$", re.IGNORECASE | re.MULTILINE)
-_CHANGE_ID = re.compile(r"\s*change-id", re.IGNORECASE)
+# As git itself finds trailers (trailer.c); these two make a paragraph of trailers of one that is mostly something else.
+_GIT_TRAILERS = ("Signed-off-by: ", "(cherry picked from commit ")
+_TRAILER = re.compile(r"([A-Za-z0-9-]+)[ \t]*:[ \t]*")
+_CONFLICTS = re.compile(r"^Conflicts:\n(?:\t[^\n]*\n?)+\s*\Z", re.MULTILINE)  # git's own, after the trailers
+_PERSON_KEY = re.compile(
+    r"(?:signed-off|co-authored|co-developed|reviewed|acked|tested|reported|suggested|helped|mentored|approved|authored"
+    r"|committed|requested|submitted|diagnosed|noticed|improved|contributed|original(?:ly)?(?:-patch)?|based-on-patch"
+    r"|thanks-to|reported-and-tested|reviewed-and-tested)-by|cc|author|reviewers?|thanks-to",
+    re.IGNORECASE,
+)
+_NAME_OR_HANDLE = re.compile(r"@?([^\W_](?:(?!://)[^@<>#\n]){0,60})")
+_PERSON = re.compile(r"[^<>\n]*?[^<>\s][ \t]*(?=<[^<>\s]+@[^<>\s]+>)")
 
 
 @dataclass(frozen=True)
@@ -45,14 +55,17 @@ class Redactor:
     def __init__(self, people: Iterable[tuple[str, str]]) -> None:
         self._people = People(people)
 
-    def text(self, text: str, language: str = "Other") -> RedactedText:
-        """Replace secrets and names in a file's text; its number of lines doesn't change."""
+    def text(self, text: str, language: str = "Other", more: Sequence[Span] = ()) -> RedactedText:
+        """Replace secrets and names in a file's text; its number of lines doesn't change. `more`: names found already,
+        in order."""
         scan = TextScan(text)
         secrets = merge_spans(_secrets(scan, language))
         if "@" in text or "%40" in text:
             secrets = merge_spans(chain(secrets, spans_outside(find_addresses(text, language), secrets)))
         candidates, names, found = self._people.find(scan, language)
-        spans = sorted(chain(secrets, spans_outside(found, secrets))) if found else secrets
+        if more:
+            found = [*more, *spans_outside(found, list(more))]
+        spans = sorted(chain(secrets, spans_outside(sorted(found), secrets))) if found else secrets
         if not spans:
             return RedactedText(text, (), candidates, names)
         findings = tuple(
@@ -68,19 +81,57 @@ class Redactor:
         return apply_spans(path, sorted(chain(addresses, names)))
 
     def message(self, text: str) -> RedactedText:
-        """Replace secrets and names in a commit message, and remove trailers that only name people or a review."""
-        trailers = list(_TRAILER.finditer(text))
-        prose = self.text(_TRAILER.sub("", text), "Text")
-        named = (
-            RedactionFinding("name", text.count("\n", 0, m.start()) + 1) for m in trailers if not _CHANGE_ID.match(m[0])
-        )
-        findings = tuple(sorted((*prose.findings, *named), key=lambda finding: finding.line))
-        kept = re.sub(r"\n{3,}", "\n\n", prose.text).strip()
-        return RedactedText(kept, findings, prose.candidates, prose.names)
+        """Replace secrets and names in a commit message, and in its trailers whoever they name."""
+        people = list(_trailer_people(text))
+        redacted = self.text(text, "Text", people)
+        return replace(redacted, text=re.sub(r"\n{3,}", "\n\n", redacted.text).strip())
 
     def current_names(self, candidates: Sequence[int]) -> tuple[int, ...]:
         """Return what `names` would be now for a stored result's candidates."""
         return tuple(sorted(hash for hash, _ in self._people.permitted(frozenset(candidates))))
+
+
+def trailer_start(message: str) -> int:
+    """Return where the trailers of a commit message begin, as `git interpret-trailers --parse` finds them: in its last
+    paragraph, if all lines are trailers, or one is git's own and at least a quarter are. Its length if there are none.
+    """
+    lines = _CONFLICTS.sub("", message).split("\n")
+    starts = list(accumulate((len(line) + 1 for line in lines), initial=0))
+    title = next((at for at, line in enumerate(lines) if not line.strip()), len(lines))
+    trailers = others = continued = 0
+    own = seen = False
+    for at in range(len(lines) - 1, title - 1, -1):
+        line = lines[at]
+        if not line.strip():
+            if not seen:
+                continue
+            others += continued
+            found = (own and trailers * 3 >= others) or (trailers and not others)
+            return starts[at + 1] if found else len(message)
+        seen = True
+        if line.startswith(_GIT_TRAILERS):
+            trailers, continued, own = trailers + 1, 0, True
+        elif _TRAILER.match(line):
+            trailers, continued = trailers + 1, 0
+        elif line[0].isspace():
+            continued += 1
+        else:
+            others, continued = others + 1 + continued, 0
+    return len(message)
+
+
+def _trailer_people(message: str) -> Iterator[Span]:
+    """Yield the names in a message's trailers, whether git has them as authors or not."""
+    at = trailer_start(message)
+    for line in message[at:].split("\n"):
+        if match := _TRAILER.match(line):
+            start = at + match.end()
+            value = line[match.end() :].rstrip()
+            if person := _PERSON.match(value):
+                yield Span(start, start + len(person[0].rstrip()), "name", NAME)
+            elif _PERSON_KEY.fullmatch(match[1]) and (handle := _NAME_OR_HANDLE.fullmatch(value)):
+                yield Span(start + handle.start(1), start + len(value), "name", NAME)
+        at += len(line) + 1
 
 
 def _secrets(scan: TextScan, language: str) -> Iterable[Span]:
