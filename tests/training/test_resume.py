@@ -249,3 +249,53 @@ def test_a_folder_that_becomes_unwritable_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(RunError) as caught:
         run(tmp_path / "run", told=Vanishing())
     assert "\n" not in str(caught.value)
+
+
+def test_a_phase_that_a_new_run_goes_on_in_has_its_header_and_record(tmp_path: Path) -> None:
+    run(tmp_path / "first", epochs=3)
+    told = Told()
+    run(tmp_path / "more", checkpoint=tmp_path / "first", told=told)
+    assert [(record.phase, record.first_epoch, record.last_epoch) for record in told.phases] == [(2, 4, 4)]
+    assert told.phases[0].updates == len(told.updates)
+    told = Told()
+    run(tmp_path / "again", "long_context.phase2_epochs=3", checkpoint=tmp_path / "more", told=told)
+    assert [(record.phase, record.first_epoch, record.last_epoch) for record in told.phases] == [(2, 5, 5)]
+    assert [one["record"] for one in records(tmp_path / "again")][0] == "phase"
+
+
+def test_a_header_is_written_once_however_often_a_run_is_killed(tmp_path: Path) -> None:
+    run(tmp_path / "first", epochs=2)
+    with pytest.raises(Stop):
+        run(tmp_path / "more", "long_context.phase1_epochs=3", checkpoint=tmp_path / "first", told=StopAt(1))
+    run(tmp_path / "more", "long_context.phase1_epochs=3", resume="auto")
+    run(tmp_path / "whole", "long_context.phase1_epochs=3", checkpoint=tmp_path / "first")
+    assert records(tmp_path / "more") == records(tmp_path / "whole")
+    assert sum(one["record"] == "phase" for one in records(tmp_path / "more")) == 2
+
+
+@pytest.mark.parametrize("epochs, said", [
+    (1, "--epochs 1 ends in phase 2: phase 3, which the settings enable, needs at least 2"), (2, None), (8, None),
+])  # fmt: skip
+def test_epochs_that_end_before_an_enabled_phase_are_said(tmp_path: Path, epochs: int, said: str | None) -> None:
+    run(tmp_path / "first", epochs=3)
+    told = Told()
+    run(tmp_path / "more", "long_context.phase3_enabled=true", checkpoint=tmp_path / "first", epochs=epochs, told=told)
+    found = [note for note in told.notes if "ends in phase" in note]
+    assert found == ([said] if said else [])
+
+
+@pytest.mark.parametrize("overrides, done, fix", [
+    (("long_context.phase3_enabled=true",), 5, "set long_context.phase3_enabled=true"),
+    (("long_context.phase2_epochs=4",), 5, "set long_context.phase2_epochs=3 or more"),
+    (("long_context.phase1_epochs=4",), 3, "set long_context.phase1_epochs=3 or more"),
+])  # fmt: skip
+def test_a_place_that_the_settings_do_not_have_is_an_error_with_the_fix(
+    tmp_path: Path, overrides: tuple[str, ...], done: int, fix: str
+) -> None:
+    run(tmp_path / "first", *overrides, epochs=done)
+    last = (tmp_path / "first" / "last").resolve()
+    with pytest.raises(InputError) as caught:
+        run(tmp_path / "more", checkpoint=last)
+    assert fix in str(caught.value) and str(last) in str(caught.value) and "\n" not in str(caught.value)
+    assert not (tmp_path / "more").exists()
+    run(tmp_path / "kept", *overrides, checkpoint=last)

@@ -25,6 +25,7 @@ from longrepo.memory.budget import (
     MemorySample,
     MemorySensors,
 )
+from longrepo.memory.freed_blocks import WATCH_SECONDS, FreedBlocks
 
 SAMPLE_SECONDS = 1.0  # seconds between samples, and between looks while it waits
 REPORT_SECONDS, MAX_WAIT_SECONDS = 60.0, 600.0  # seconds
@@ -62,10 +63,12 @@ class MemoryGuard:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         sensors: MemorySensors | None = None,
+        freed: FreedBlocks | None = None,
     ) -> None:
         self._budget, self._read_peak, self._write = budget_bytes, read_peak, write
         self._clock, self._sleep = clock, sleep
         self._sensors = sensors or MachineSensors(device)
+        self._freed, self._allowed = freed, 0
         self._planned = 0
         self._speeds = SpeedHistory()
         self._lock = Lock()
@@ -76,6 +79,7 @@ class MemoryGuard:
         self._reason = ""  # of the last verdict
         self._waited_in_vain = False
         self._rest_until = clock()
+        self._returned_at = 0  # bytes the process held when its freed blocks were returned, until `step` says so
         self._end = Event()
         self._thread = Thread(target=self._run, name="memory-guard", daemon=True)
 
@@ -90,8 +94,45 @@ class MemoryGuard:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._end.wait(SAMPLE_SECONDS):
+        looks = max(1, round(SAMPLE_SECONDS / WATCH_SECONDS)) if self._freed else 1
+        while True:
+            for _ in range(looks):
+                if self._end.wait(SAMPLE_SECONDS / looks):
+                    return
+                self.watch_freed_blocks()
             self.sample()
+
+    def watch_freed_blocks(self) -> None:
+        """Have freed blocks returned if they could matter."""
+        if self._freed is None:
+            return
+        if not self._allowed:
+            self._allowed = self._allowed_bytes(self._sensors.room())
+        if held := self._freed.look(self._planned, self._allowed):
+            self._returned_at = held
+
+    def _returned_message(self) -> str | None:
+        held, self._returned_at = self._returned_at, 0
+        if not held:
+            return None
+        self._write({"event": "returned", "gib": round(held / GIB, 2)})
+        return (
+            f"memory: the process held {held / GIB:.2f} GiB with freed blocks, {self._planned / GIB:.2f} are planned: "
+            "from here on freed blocks are returned to the system"
+        )
+
+    def _allowed_bytes(self, room: AvailableMemory) -> int:
+        return room.bytes if self._budget is None else min(room.bytes, self._budget)
+
+    @property
+    def freed(self) -> int:
+        """Bytes of freed blocks that the process held at its peak."""
+        return self._freed.at_peak if self._freed else 0
+
+    def reset_peak(self) -> None:
+        """Begin a new peak, as the engine does."""
+        if self._freed:
+            self._freed.reset_peak()
 
     @property
     def planned(self) -> int:
@@ -106,6 +147,7 @@ class MemoryGuard:
     def sample(self) -> MemorySample:
         """Read the sensors once and add the reading to the record of this update."""
         sample, peak = self._sensors.sample(), self._read_peak()
+        self._allowed = self._allowed_bytes(self._sensors.room()) if self._freed else 0
         highest = {
             "peak": peak,
             "resident": sample.resident,
@@ -115,6 +157,8 @@ class MemoryGuard:
             "pressure_level": sample.pressure.level,
             "cgroup_used": round(sample.pressure.cgroup, 3),
         }
+        if self._freed:
+            highest["freed"] = self.freed
         with self._lock:
             folded = self._pending_record
             before = self._last[1].swap if self._last else sample.swap
@@ -141,7 +185,7 @@ class MemoryGuard:
             self._pending_record["speed"] = round(tokens / max(seconds, 1e-9), 2)
             self._pending_record["speed_of_usual"] = round(found.share, 3)
         if not found.changed:
-            return None
+            return self._returned_message()
         event = "slow" if found.slow else "usual_speed"
         self._write({"event": event, "share": round(found.share, 3), "up_to": found.up_to})
         if found.slow:
@@ -154,7 +198,7 @@ class MemoryGuard:
         if self._limit is not None and room.limit != self._limit:
             self._write({"event": "limit", "bytes": room.limit, "was": self._limit, "source": room.source})
         self._limit = room.limit
-        allowed = room.bytes if self._budget is None else min(room.bytes, self._budget)
+        allowed = self._allowed_bytes(room)
         with self._lock:
             self._pending_record["room"] = allowed
         firm, shortage = self._shortage(room)
@@ -257,6 +301,11 @@ class StepGuard(AbstractContextManager[Any], Protocol):
 
     planned: int
 
+    @property
+    def freed(self) -> int: ...
+
+    def reset_peak(self) -> None: ...
+
     def boundary(self) -> GuardVerdict: ...
 
     def step(self, tokens: int, seconds: float, length: int) -> str | None: ...
@@ -269,7 +318,10 @@ class StepGuard(AbstractContextManager[Any], Protocol):
 class NoGuard:
     """A guard that always says to go on."""
 
-    planned = 0
+    planned = freed = 0
+
+    def reset_peak(self) -> None:
+        return None
 
     def boundary(self) -> GuardVerdict:
         return GuardVerdict("go", "", 0)
@@ -310,12 +362,16 @@ class RecordingSensors:
 GuardFactory = Callable[[Callable[[TelemetryRecord], None], Callable[[TelemetryRecord], None]], StepGuard]
 
 
-def machine_guard(device: str, budget_gb: float | None, read_peak: Callable[[], int]) -> GuardFactory:
-    """Make a guard over this machine's own sensors. `budget_gb`: `memory.budget_gb`; `read_peak`: the engine's."""
+def machine_guard(
+    device: str, budget_gb: float | None, read_peak: Callable[[], int], keeps_freed_blocks: bool = False
+) -> GuardFactory:
+    """Make a guard over this machine's own sensors. `budget_gb`: `memory.budget_gb`; `read_peak`: the engine's;
+    `keeps_freed_blocks`: whether the C library keeps them, so that they have to be watched."""
     budget = None if budget_gb is None else int(budget_gb * GIB)
 
     def make(write: Callable[[TelemetryRecord], None], record: Callable[[TelemetryRecord], None]) -> StepGuard:
         sensors = RecordingSensors(MachineSensors(device), read_peak, record)
-        return MemoryGuard(device, budget, read_peak, write, sensors=sensors)
+        freed = FreedBlocks() if keeps_freed_blocks else None
+        return MemoryGuard(device, budget, read_peak, write, sensors=sensors, freed=freed)
 
     return make

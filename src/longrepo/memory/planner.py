@@ -138,13 +138,20 @@ class MemoryPlan:
         """Describe the plan, one line per phase."""
         return (phase.line(self.budget) for phase in self.phases.values())
 
-    def as_json(self) -> str:
-        content = {
-            "device": self.device,
-            "budget": asdict(self.budget),
-            "phases": {str(number): phase.as_dict() for number, phase in self.phases.items()},
-        }
-        return json.dumps(content, indent=2) + "\n"
+    def as_json(self, former: Mapping[str, Any] | None = None, begun: int = 0) -> str:
+        """The content of `memory_plan.json`. For a resumed run, the `former` content is kept for phases that
+        aren't planned again, and for phase `begun`, which goes on by its former method on the same device."""
+        device, budget = self.device, asdict(self.budget)
+        phases = {str(number): phase.as_dict() for number, phase in self.phases.items()}
+        if former is not None:
+            place = {"device": former["device"], "budget": former["budget"]}
+            for number, phase in former["phases"].items():
+                same = former["device"] == device and int(number) == begun
+                if number not in phases or same:
+                    other = {} if place == {"device": device, "budget": budget} else place
+                    phases[number] = other | phase
+        ordered = {number: phases[number] for number in sorted(phases, key=int)}
+        return json.dumps({"device": device, "budget": budget, "phases": ordered}, indent=2) + "\n"
 
 
 CHUNK_SIZES = (1024, 512, 256, 128)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +49,70 @@ class MetricsHistory:
         return sum(update.tokens for update in self.updates)
 
     @property
+    def peaks(self) -> list[tuple[int, int]]:
+        """(update, peak memory in bytes); on a CPU the process without freed blocks that the C library kept."""
+        measured = [(one.update, one.memory) for one in self.updates if one.memory.get("peak")]
+        return [(update, max(0, memory["peak"] - memory.get("freed", 0))) for update, memory in measured]
+
+    @property
+    def freed(self) -> int:
+        """Bytes of freed blocks that the process held at most."""
+        return max((one.memory.get("freed", 0) for one in self.updates), default=0)
+
+    @property
     def checks(self) -> list[list[tuple[int, Validation]]]:
-        """(updates before it, validation) from the first phase's start on, in groups that are comparable: at the same
-        positions, on the same lengths. A group begins with the start of its first phase."""
+        """(updates before it, validation) in groups that are comparable: at the same positions, on the same lengths, by
+        the same engine. A group begins with the start of its first phase, or with the first validation there is."""
         groups: list[list[tuple[int, Validation]]] = []
-        same: object = None
-        for phase, start in zip(self.phases, self.starts, strict=True):
-            compares = phase.context, list(phase.validation.by_length)
-            if compares != same:
-                groups.append([(start, phase.validation)])
-                same = compares
-            groups[-1] += [(one.update, one.validation) for one in self.epochs if one.phase == phase.phase]
+        former: object = None
+        for update, is_start, validation, context in sorted(self._validations(), key=lambda one: one[:2]):
+            changes = sum(change < update or (is_start and change == update) for change in self._engine_changes())
+            comparable = (changes, list(validation.by_length), former[2] if context is None and former else context)
+            if comparable != former:
+                groups.append([])
+                former = comparable
+            elif is_start:
+                continue
+            groups[-1].append((update, validation))
         return groups
+
+    def _validations(self) -> Iterator[tuple[int, bool, Validation, dict[str, Any] | None]]:
+        """(updates before it, whether it was at a start, validation, positions if they are known), in any order."""
+        for phase, start in zip(self.phases, self.starts, strict=True):
+            yield start, True, phase.validation, phase.context
+        for epoch in self.epochs:
+            yield epoch.update, False, epoch.validation, None
+        for event in self.events:
+            if event.get("event") == "engine" and event.get("validation"):
+                yield event["update"], True, Validation(**event["validation"]), None
+
+    def _engine_changes(self) -> list[int]:
+        return [event["update"] for event in self.events if event.get("event") == "engine"]
 
     @property
     def validations(self) -> list[tuple[int, Validation]]:
         """The last group of `checks`: its start, then its epochs."""
-        return self.checks[-1] if self.phases else []
+        checks = self.checks
+        return checks[-1] if checks else []
 
     @property
     def best(self) -> tuple[int, Validation] | None:
         """The best epoch of the last group, whose weights are kept; None before one has ended."""
-        return min(self.validations[1:], key=lambda check: check[1].loss, default=None)
+        first = self.validations[0][0] if self.validations else 0
+        best = (one for one in reversed(self.epochs) if one.best and one.update >= first)
+        return next(((one.update, one.validation) for one in best), None)
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
-        """(phase, updates done before it, updates done at its end so far)."""
-        bounds = pairwise([*self.starts, self.updates[-1].update if self.updates else 0])
-        return [(phase.phase, start, end) for phase, (start, end) in zip(self.phases, bounds, strict=True)]
+        """(phase, updates before it, updates at its end so far), also for a phase whose record is missing: earlier
+        versions wrote none if --checkpoint began inside the phase."""
+        starts = {one.phase: start for one, start in zip(self.phases, self.starts, strict=True)}
+        ends: dict[int, int] = {}
+        for one in self.updates:
+            starts.setdefault(one.phase, one.update - 1)
+            ends[one.phase] = one.update
+        ordered = sorted(starts.items(), key=lambda item: (item[1], item[0]))
+        return [(phase, start, ends.get(phase, start)) for phase, start in ordered]
 
 
 @dataclass(frozen=True)
@@ -112,8 +147,12 @@ class RunRecord:
 
     @property
     def epochs_planned(self) -> int:
-        """Epochs of all phases of its schedule."""
-        return sum(self.snapshot.state.schedule.values()) if self.snapshot else 0
+        """Epochs from its beginning to its end: of the schedule, or fewer with --epochs or --checkpoint."""
+        if self.snapshot is None:
+            return 0
+        state, before = self.snapshot.state, self.history.phases[0].first_epoch - 1 if self.history.phases else 0
+        scheduled = sum(state.schedule.values()) - before
+        return scheduled if state.epochs_left is None else min(scheduled, len(self.history.epochs) + state.epochs_left)
 
     @property
     def name(self) -> str:

@@ -32,7 +32,8 @@ class Validation:
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """The start of a phase: its epochs (global, from 1), lengths, learning rate, and the validation loss before it."""
+    """The start of a phase, or of the rest of one: its epochs (global, from 1), lengths, learning rate, and the
+    validation loss before it."""
 
     phase: int
     first_epoch: int
@@ -41,9 +42,9 @@ class PhaseRecord:
     max_length: int
     learning_rate: float
     lr_multiplier: float
-    sequences: int  # in its first epoch
+    sequences: int  # in the first of these epochs
     replayed: int
-    updates: int  # in the whole phase
+    updates: int  # in all of these epochs
     validation: Validation
     context: dict[str, Any] = field(default_factory=dict)  # its positions: settings that aren't at their default
 

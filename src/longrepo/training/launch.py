@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateRecord
-from longrepo.utils.files import write_text_file
 
 if TYPE_CHECKING:
     from longrepo.data.dataset import SequenceFile
@@ -103,15 +101,15 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     with open_run_folder(output, resuming=resumable is not None) as run:
         from longrepo.training.loop import train as run_loop
 
-        for line in (*memory.lines(), *_return_freed_memory(memory)):
+        for line in memory.lines():
             reporter.note(line)
+        returned = memory.device != "cpu" or _return_freed_memory(memory, reporter)
         engine = create_engine(choice, settings, tokenizer, request.device)
-        write_text_file(run.path / "memory_plan.json", memory.as_json())
         if choice.name == "mlx":
             engine.choices += _limit_memory(memory)
         for what, reason in engine.choices:
             reporter.note(f"{what}: {reason}")
-        guard = machine_guard(memory.device, settings.memory.budget_gb, engine.peak_memory)
+        guard = machine_guard(memory.device, settings.memory.budget_gb, engine.peak_memory, not returned)
         outcome = run_loop(
             engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), memory, guard
         )
@@ -151,12 +149,16 @@ def _nearest_folder(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
-def _return_freed_memory(memory: MemoryPlan) -> Iterator[str]:
-    """On a CPU, give freed memory back to the system at once if the plan leaves little room."""
+def _return_freed_memory(memory: MemoryPlan, reporter: Reporter) -> bool:
+    """On a CPU, have freed memory returned to the system at once if the plan leaves little room. Return whether."""
     from longrepo.utils.process import return_freed_memory
 
-    if memory.device == "cpu" and not memory.has_headroom and return_freed_memory():
-        yield "memory: more than half of the budget is planned for, so freed memory is returned to the system at once"
+    if memory.has_headroom or not return_freed_memory():
+        return False
+    reporter.note(
+        "memory: more than half of the budget is planned for, so freed memory is returned to the system at once"
+    )
+    return True
 
 
 def _limit_memory(memory: MemoryPlan) -> tuple[tuple[str, str], ...]:

@@ -121,31 +121,32 @@ def open_phase(session: Session) -> bool:
     """At the start of a phase: apply its gate, validate and report. Return False if the phase isn't entered."""
     state, plan = session.state, session.plan
     losses = state.losses_of(state.phase)
-    if losses.start is not None:
+    if losses.start is not None and state.opened == state.phase:
         session.memory.enter(state.phase)
         return True
-    if not _passes_gate(session):
+    if losses.start is None and not _passes_gate(session):
         state.enter(session.schedule.following(state.phase))
         return False
     session.memory.enter(state.phase)
     validation = session.validate()
     if validation is None:
         return False
-    losses.start = validation.loss
+    if losses.start is None:  # otherwise a run begun by --checkpoint goes on in the middle of the phase
+        losses.start = validation.loss
+    state.opened = state.phase
     session.reset_incomparable_best(validation)
-    work = session.phase_plan()
-    first = session.schedule.epochs_before(state.phase)
+    work, done = session.phase_plan(), state.epoch_in_phase - 1
     record = PhaseRecord(
         phase=state.phase,
-        first_epoch=first + 1,
-        last_epoch=first + work.phase.epochs,
+        first_epoch=session.epoch,
+        last_epoch=session.epoch - 1 + work.phase.epochs - done,
         longer_than=work.phase.above,
         max_length=work.phase.max_length,
         learning_rate=plan.settings.training.base_learning_rate * work.phase.lr_multiplier,
         lr_multiplier=work.phase.lr_multiplier,
-        sequences=len(work.orders[0].indices),
-        replayed=work.orders[0].replayed,
-        updates=sum(work.updates),
+        sequences=len(work.orders[done].indices),
+        replayed=work.orders[done].replayed,
+        updates=sum(work.updates[done:]),
         validation=validation,
         context=work.phase.positions,
     )
@@ -173,7 +174,7 @@ def run_updates(session: Session) -> bool:
     work = session.phase_plan()
     order = work.orders[state.epoch_in_phase - 1]
     batches = accumulation_groups(order.indices, training)
-    session.engine.reset_peak_memory()
+    session.memory.reset_peak()
     while state.position < len(batches):
         if session.interrupt.requested:
             return False

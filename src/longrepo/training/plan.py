@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -110,8 +110,11 @@ def make_plan(
     notes = list(start.notes)
     state = start.state or TrainingState(schedule={})
     catalog, held_out = with_validation_split(read_catalog(source), schedule)
+    by_time_budget = start.kind == "resume" and state.schedule_from == "time budget"
+    if not by_time_budget:
+        _check_position(start, state, schedule)
     schedule = _limit_updates(schedule, catalog, settings)
-    if start.kind == "resume" and state.schedule_from == "time budget":
+    if by_time_budget:
         schedule = schedule.with_epochs({int(number): epochs for number, epochs in state.schedule.items()})
     if not _has_nothing_to_train(state, schedule):
         state.resume_in(schedule)
@@ -132,12 +135,44 @@ def make_plan(
     ahead = remaining_epochs(state, schedule)
     if start.epochs is not None and sum(ahead.values()) < start.epochs:
         notes.append(f"--epochs {start.epochs}: the schedule has {sum(ahead.values())} left, and those are trained")
+    if start.kind != "new" and start.epochs is not None:
+        notes += _unreached_phases(start.epochs, state, schedule, ahead)
     for number in ahead:
         _check_has_data(schedule, schedule.phase(number), catalog, settings)
     plan = TrainingPlan(start, source, catalog, schedule, state, sequences, tokenizer_sha256, tuple(notes))
     for number in ahead:
         plan.validation(number)
     return plan
+
+
+def _check_position(start: RunStart, state: TrainingState, schedule: Schedule) -> None:
+    """Raise InputError if the settings lack the phase or epoch that the checkpoint was saved in."""
+    in_progress = state.position > 0
+    number, epoch = (state.phase, state.epoch_in_phase) if in_progress else (state.done_phase, state.done_epoch)
+    if number == 0 or state.ended:
+        return
+    place = f"{start.checkpoint} was saved {'in' if in_progress else 'after'} epoch {epoch} of phase {number}"
+    if not schedule.has(number):
+        enabled = "long_context.phase3_enabled=true" if number == 3 else "that long_context.further_phases again"
+        raise InputError(f"{place}, a phase that the settings don't have: set {enabled}, or give another checkpoint")
+    phase = schedule.phase(number)
+    if epoch > phase.epochs and not state.stopped_early:
+        raise InputError(
+            f"{place}, and the settings give that phase {phase.epochs} epochs: set {phase.given.setting('epochs')}="
+            f"{epoch} or more, or give an earlier checkpoint"
+        )
+
+
+def _unreached_phases(epochs: int, state: TrainingState, schedule: Schedule, ahead: Mapping[int, int]) -> list[str]:
+    """Say which of the following phases `--epochs` ends before; empty if it reaches the last."""
+    everything = remaining_epochs(replace(state, epochs_left=None), schedule)
+    missed = [number for number in everything if number not in ahead]
+    if not missed:
+        return []
+    last = max(ahead)
+    needed = sum(count for number, count in everything.items() if number < missed[0]) + 1
+    listed = " and ".join(f"phase {number}" for number in missed)
+    return [f"--epochs {epochs} ends in phase {last}: {listed}, which the settings enable, needs at least {needed}"]
 
 
 def _limit_updates(schedule: Schedule, catalog: SequenceCatalog, settings: Settings) -> Schedule:

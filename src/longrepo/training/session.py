@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from longrepo.training.state import CheckpointSnapshot, RunIdentity, TrainingSta
 from longrepo.training.step_down import StepDown
 from longrepo.training.time_budget import schedule_within_budget
 from longrepo.training.validation import validate
+from longrepo.utils.files import write_text_file
 
 
 @dataclass
@@ -160,6 +163,8 @@ def start_session(
     if other_engine is not None:
         crash = None  # what it needed says nothing about this engine
     run.write_settings(plan.settings)
+    if memory.phases:
+        _write_memory_plan(run.path / "memory_plan.json", memory, plan, engine.name)
     identity = plan.identity(engine.name, engine.facts().get("versions", {}))
     metrics = MetricsFile(run.path, state.records, state.update, plan.settings.training.report_to)
     session = Session(
@@ -192,6 +197,18 @@ def start_session(
         session.checkpoints.point_best(CheckpointSnapshot(identity, state))
         session.saved = session._mark()
     return session
+
+
+def _write_memory_plan(file: Path, memory: MemoryPlan, plan: TrainingPlan, engine: str) -> None:
+    """Write what was planned, together with what a resumed run planned before."""
+    former = None
+    if plan.start.kind == "resume":
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a run whose plan is lost goes on without it
+            content = json.loads(file.read_text(encoding="utf-8"))
+            former = {"device": content["device"], "budget": content["budget"], "phases": dict(content["phases"])}
+    identity = plan.start.identity
+    same_engine = identity is not None and identity.engine == engine
+    write_text_file(file, memory.as_json(former, plan.state.phase if same_engine and plan.state.begun else 0))
 
 
 def prepare_first_update(session: Session) -> None:
@@ -238,16 +255,19 @@ def _rescale_losses(session: Session) -> None:
     losses = state.losses_of(state.phase)
     if state.finished:
         return
+    change: dict[str, Any] = {"was": session.other_engine, "now": session.engine.name, "update": state.update}
     if losses.last is not None:  # otherwise the phase begins, and is scored then
         session.memory.enter(state.phase)
         validation = session.validate()
         if validation is None:
             return
+        change |= {"validation": asdict(validation)}
         session.reporter.note(
             f"validation loss of these weights on {session.engine.name}: {validation.loss:.4f}; on "
             f"{session.other_engine} it was last {losses.last:.4f}, and this phase's losses are scaled in proportion"
         )
         state.losses[str(state.phase)] = losses.rescaled(validation.loss)
+    session.metrics.write_event({"event": "engine", **change})
     session.saved = None  # save again, as a run of this engine
 
 

@@ -129,11 +129,18 @@ class TrainingState:
     records: int = 0  # lines of metrics.jsonl written up to here
     verdicts: dict[str, str] = field(default_factory=dict)  # of `auto`, by the phase that was judged
     memory: MemoryState = field(default_factory=MemoryState)
+    opened: int = 0  # the phase whose record was written last
 
     @property
     def finished(self) -> bool:
         """Whether the run has done all that was requested."""
         return self.ended or self.epochs_left == 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether the phase in progress has been validated at its start."""
+        losses = self.losses.get(str(self.phase))
+        return losses is not None and losses.start is not None
 
     def losses_of(self, phase: int) -> PhaseLosses:
         return self.losses.setdefault(str(phase), PhaseLosses())
@@ -186,7 +193,10 @@ class TrainingState:
         values["so_far"] = EpochTotals(**values["so_far"])
         if "memory" in values:  # not in runs of earlier versions
             values["memory"] = MemoryState.from_json(values["memory"])
-        return TrainingState(**values)
+        state = TrainingState(**values)
+        if "opened" not in values and state.begun:  # a state of an earlier version
+            state.opened = state.phase
+        return state
 
 
 @dataclass(frozen=True)

@@ -151,9 +151,15 @@ class StepDown:
         self._reporter.note(text)
         self._write_crash_marker(lower)
 
+    def reset_peak(self) -> None:
+        """Begin a new peak of memory."""
+        self._engine.reset_peak_memory()
+        self.guard.reset_peak()
+
     def measure(self) -> int:
-        """Return the peak in bytes since the method was chosen or an epoch began, and record it."""
-        peak = self._engine.peak_memory()
+        """Return the peak in bytes since the method was chosen or an epoch began, and record it. On a CPU it is the
+        whole process without freed blocks that the C library kept."""
+        peak = max(0, self._engine.peak_memory() - self.guard.freed)
         if phase := self.memory_state.phases.get(str(self._phase)):
             phase.used = max(phase.used, peak)
         return peak
@@ -184,7 +190,7 @@ class StepDown:
 
     def _use(self, estimate: MethodEstimate) -> None:
         self._engine.use(estimate.method, self._run)
-        self._engine.reset_peak_memory()
+        self.reset_peak()
         self._current = estimate
         self.guard.planned = self.planned
         former, method = self.memory_state.phases[str(self._phase)], estimate.method.as_dict()

@@ -31,12 +31,36 @@ def reset_peak_resident() -> None:
 
 
 def return_freed_memory() -> bool:
-    """Make the C library return each freed block of 128 KiB or more at once; return False if it isn't glibc.
+    """Have the C library return freed blocks of 128 KiB or more to the system, those it keeps now and all that follow.
+    Return whether it can be told to (glibc).
 
-    By default glibc raises this threshold to the size of the blocks it has seen freed, up to 32 MiB, and keeps smaller
-    ones. That is faster, but blocks of many sizes leave gaps, which take up to twice the planned memory
-    (`benchmarks/memory/process_accuracy.py`). Source: mallopt(3), M_MMAP_THRESHOLD.
+    By default it keeps blocks of up to 32 MiB as soon as one was freed, and a step's blocks of many sizes leave gaps:
+    faster, and up to twice what was planned (`benchmarks/memory/process_accuracy.py`). Source: mallopt(3),
+    M_MMAP_THRESHOLD; malloc_trim(3). Any thread may call it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
-    return bool(ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _THRESHOLD_BYTES))
+    library = ctypes.CDLL(None)
+    if not library.mallopt(_MMAP_THRESHOLD, _THRESHOLD_BYTES):
+        return False
+    library.malloc_trim(0)
+    return True
+
+
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def freed_bytes() -> int:
+    """Bytes of freed blocks that the C library keeps for reuse; 0 if it doesn't tell (glibc does, since 2.33)."""
+    if platform.libc_ver()[0] != "glibc" or (read := getattr(ctypes.CDLL(None), "mallinfo2", None)) is None:
+        return 0
+    read.restype = _MallocInfo
+    return int(read().fordblks)

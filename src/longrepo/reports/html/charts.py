@@ -136,7 +136,7 @@ def training_curves(run: RunRecord) -> list[Chart]:
 def memory_curve(run: RunRecord) -> list[Chart]:
     """Draw planned and used memory by update; empty if nothing was measured."""
     history = run.history
-    peaks = [(one.update, one.memory["peak"] / GIB) for one in history.updates if one.memory.get("peak")]
+    peaks = [(update, peak / GIB) for update, peak in history.peaks]
     if not peaks:
         return []
     plans = (run.plan or {}).get("phases", {})
@@ -162,7 +162,11 @@ def memory_curve(run: RunRecord) -> list[Chart]:
         axes.set_ylim(0, 1.1 * max([top, *(value for _, _, value in planned), budget if near else 0]))
         _finish_axes(axes, ends, "GiB")
 
-    rows = [(f"phase {phase}", f"{plans[str(phase)]['peak'] / GIB:.2f}") for phase, _, _ in history.spans if plans]
+    rows = [
+        (f"phase {phase}", f"{plans[str(phase)]['peak'] / GIB:.2f}")
+        for phase, _, _ in history.spans
+        if str(phase) in plans
+    ]
     says = f"Memory by update: at most {top:.2f} GiB used" + "".join(
         f"; {name} planned {gib} GiB" for name, gib in rows
     )
@@ -173,8 +177,8 @@ def _loss_chart(history: MetricsHistory) -> Chart:
     updates = [one.update for one in history.updates]
     losses = [one.loss for one in history.updates]
     smooth = _smooth(losses)
-    groups = [[(update, found.loss) for update, found in group] for group in history.checks]
-    checks = groups[-1]
+    groups = [[(update, check.loss) for update, check in group] for group in history.checks]
+    checks = groups[-1] if groups else []
 
     def paint(axes: Axes, narrow: bool) -> None:
         _mark_phases(axes, history, narrow)
@@ -182,15 +186,15 @@ def _loss_chart(history: MetricsHistory) -> Chart:
         axes.plot(updates, smooth, color=ACCENT)
         for group in groups:
             axes.plot(*zip(*group, strict=True), color=TUNED, marker="o", markersize=4)
-        ends = [(updates[-1], smooth[-1], "training", ACCENT), (*checks[-1], "validation", TUNED)]
+        ends = [(updates[-1], smooth[-1], "training", ACCENT)]
+        if checks:
+            ends.append((*checks[-1], "validation", TUNED))
         _finish_axes(axes, ends, "nats a token")
 
-    says = (
-        f"Training loss from {smooth[0]:.3f} to {smooth[-1]:.3f} (smoothed), validation loss from {checks[0][1]:.3f} "
-        f"to {checks[-1][1]:.3f} nats a token over {updates[-1]} updates."
-    )
+    says = f"Training loss from {smooth[0]:.3f} to {smooth[-1]:.3f} nats a token (smoothed) over {len(updates)} updates"
+    says += f", validation loss from {checks[0][1]:.3f} to {checks[-1][1]:.3f}." if checks else "."
     if len(groups) > 1:
-        says += " Its line breaks where positions or lengths changed: the parts aren't comparable."
+        says += " Its line breaks where positions, lengths or the engine changed: the parts aren't comparable."
     rows = [(f"{update:,}", f"{loss:.4f}") for group in groups for update, loss in group]
     return draw_chart("losses", "Loss", says, paint, 260, ("after update", "validation loss"), rows)
 
@@ -236,7 +240,13 @@ def _norm_chart(run: RunRecord) -> Chart:
         axes.plot([one.update for one in history.updates], values, color=TUNED, linewidth=1.2)
         ends = []
         if max(values) > clip / 2:
-            axes.plot([1, len(values)], [clip, clip], color=ACCENT, linestyle=(0, (4, 2)), linewidth=1)
+            axes.plot(
+                [history.updates[0].update, history.updates[-1].update],
+                [clip, clip],
+                color=ACCENT,
+                linestyle=(0, (4, 2)),
+                linewidth=1,
+            )
             ends.append((history.updates[-1].update, clip, "clipped", ACCENT))
         axes.set_ylim(0, None)
         _finish_axes(axes, ends, "")

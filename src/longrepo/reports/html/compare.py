@@ -73,7 +73,7 @@ def _overview_table(names: Sequence[str], runs: Sequence[RunRecord]) -> PageTabl
 
 def _overview_row(name: str, run: RunRecord) -> list[str]:
     history = run.history
-    peak = max([one.memory.get("peak", 0) for one in history.updates], default=0)
+    peak = max((peak for _, peak in history.peaks), default=0)
     row = [
         name, run.snapshot.identity.engine if run.snapshot else "–",
         f"{len(history.epochs)} of {run.epochs_planned}", f"{history.tokens:,}",

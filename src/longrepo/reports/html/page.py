@@ -235,10 +235,10 @@ def _validation_headline(run: RunRecord) -> Headline | None:
 
 
 def _memory_headline(run: RunRecord) -> Headline | None:
-    used = max([one.memory.get("peak", 0) for one in run.history.updates], default=0)
+    used = max((peak for _, peak in run.history.peaks), default=0)
     if not used:
         return None
-    planned = max((phase["peak"] for phase in (run.plan or {}).get("phases", {}).values()), default=None)
+    planned = max((phase["peak"] for phase in run.plan["phases"].values()), default=None) if run.plan else None
     words = f"Planned {planned / GIB:.2f} GiB" if planned else "Not planned"
     if run.plan:
         words += f", budget {run.plan['budget']['bytes'] / GIB:.1f} GiB ({run.plan['budget']['reason']})"

@@ -21,6 +21,8 @@ _EVENT_SENTENCES = {
     "limit": "The limit changed to {bytes} bytes ({source}).",
     "pause": "The run waited for memory: {reason}.",
     "resume": "It went on after {seconds} s.",
+    "returned": "The process held {gib} GiB with freed blocks: from then on they were returned to the system.",
+    "engine": "From update {update} on it ran on the {now} engine, before on {was}.",
 }
 
 
@@ -115,10 +117,7 @@ def memory_table(run: RunRecord) -> PageTable:
     for number in sorted(set(plans) | {str(phase) for phase in spans}, key=int):
         plan = plans.get(number)
         start, end = spans.get(int(number), (0, 0))
-        used = max(
-            (one.memory.get("peak", 0) for one in run.history.updates if start < one.update <= end),
-            default=0,
-        )
+        used = max((peak for update, peak in run.history.peaks if start < update <= end), default=0)
         planned = plan["peak"] if plan else 0
         rows.append(
             [

@@ -1,0 +1,52 @@
+"""Freed blocks that the C library keeps for reuse on a CPU: faster, but the process holds more than was planned.
+
+A step's blocks of many sizes leave gaps, up to twice the plan and more. They are kept only while there is room for
+them: as soon as the process holds a share of what the budget leaves beside the plan, they are returned for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from longrepo.memory.budget import process_memory
+from longrepo.utils.process import freed_bytes, return_freed_memory
+
+WATCH_SECONDS = 0.1  # between two looks: by then a process can't have filled the rest of the budget
+SLACK_SHARE = 0.25  # of what the budget leaves beside the plan
+GAPS = 64 * 2**20  # bytes of freed blocks that are worth returning once more
+
+
+class FreedBlocks:
+    """Watches what this process holds beside its plan, and has freed blocks returned in time.
+
+    `at_peak`: bytes of freed blocks when the process held most, since `reset_peak`.
+    """
+
+    def __init__(
+        self,
+        resident: Callable[[], int] = lambda: process_memory().resident,
+        kept: Callable[[], int] = freed_bytes,
+        give_back: Callable[[], bool] = return_freed_memory,
+    ) -> None:
+        self._resident, self._kept, self._give_back = resident, kept, give_back
+        self._peak = self.at_peak = 0
+        self._returned = False
+
+    def reset_peak(self) -> None:
+        """Begin a new peak, as the process's own is begun."""
+        self._peak = self.at_peak = 0
+
+    def look(self, planned: int, allowed: int) -> int:
+        """Return the bytes the process holds if its freed blocks had to be returned now, else 0. `planned`: bytes of
+        the current method (0: not planned); `allowed`: bytes the process may hold."""
+        held = self._resident()
+        if held > self._peak:
+            self._peak, self.at_peak = held, self._kept()
+        if not planned or held <= planned + SLACK_SHARE * max(0, allowed - planned):
+            return 0
+        if self._returned:  # blocks that were in use then have left gaps since
+            if self._kept() > GAPS:
+                self._give_back()
+            return 0
+        self._returned = True
+        return held if self._give_back() else 0
