@@ -260,7 +260,7 @@ def test_a_phase_that_a_new_run_goes_on_in_has_its_header_and_record(tmp_path: P
     told = Told()
     run(tmp_path / "again", "long_context.phase2_epochs=3", checkpoint=tmp_path / "more", told=told)
     assert [(record.phase, record.first_epoch, record.last_epoch) for record in told.phases] == [(2, 5, 5)]
-    assert [one["record"] for one in records(tmp_path / "again")][0] == "phase"
+    assert records(tmp_path / "again")[0]["record"] == "phase"
 
 
 def test_a_header_is_written_once_however_often_a_run_is_killed(tmp_path: Path) -> None:

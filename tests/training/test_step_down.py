@@ -32,6 +32,9 @@ class Planned:
     peak: int
     disk_held: int = MIB
 
+    def as_dict(self) -> dict[str, Any]:
+        return {"method": self.method.as_dict(), "length": self.length, "peak": self.peak}
+
 
 def ladder(length: int, *methods: StepMethod) -> Methods:
     """Rungs of 8, 6, 4, … MiB, a little more for longer sequences."""
