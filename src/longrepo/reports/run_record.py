@@ -64,7 +64,7 @@ class MetricsHistory:
         """(updates before it, validation) in groups that are comparable: at the same positions, on the same lengths, by
         the same engine. A group begins with the start of its first phase, or with the first validation there is."""
         groups: list[list[tuple[int, Validation]]] = []
-        former: object = None
+        former: tuple[int, list[str], dict[str, Any] | None] | None = None
         for update, is_start, validation, context in sorted(self._validations(), key=lambda one: one[:2]):
             changes = sum(change < update or (is_start and change == update) for change in self._engine_changes())
             comparable = (changes, list(validation.by_length), former[2] if context is None and former else context)
