@@ -61,5 +61,5 @@ def trained_rows_folder(folder: Path) -> Path:
         for place_, id in enumerate(tokenizer.structure_ids.values()):
             model.get_input_embeddings().weight[id] = place_ / 64
     model.save_pretrained(folder)
-    tokenizer.source.save_pretrained(str(folder))
+    tokenizer.write(folder)
     return folder

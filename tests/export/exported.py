@@ -61,7 +61,7 @@ def trained_run(folder: Path, model: Path | str, *overrides: str) -> Run:
         None,
         [f"model.name={model}", "model.quantization=none", "lora.r=4", "training.precision=float32", *overrides],
     )
-    tokenizer = load_tokenizer(str(model), None, settings.data.structure_tokens)
+    tokenizer = load_tokenizer(str(model), settings.model.revision, settings.data.structure_tokens)
     engine = TorchEngine.create(settings, tokenizer, "cpu")
     torch.manual_seed(1)
     for name, parameter in engine.parameters.items():

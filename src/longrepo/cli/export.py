@@ -3,6 +3,7 @@ a model whose positions reach farther."""
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -170,9 +171,12 @@ def extend(
         config = _read_config(source)
         if search_on is not None:
             context = _search_factors(model, revision, config, context, search_on, search_length)
-        extended = ExtendedFolder.of(source, _base_name(model), config, context)
+        texts, note = _tokenizer_changes(source)
+        extended = ExtendedFolder.of(source, _base_name(model), config, context, texts, note)
     for line in context_messages(config, context):
         print(line)
+    if texts:
+        print(note or "tokenizer: AutoTokenizer would not keep the rules of its tokenizer.json; the class is changed")
     if dry_run or output is None:
         print(extended.difference(), end="")
         return
@@ -206,6 +210,24 @@ def _model_folder(model: str, revision: str | None, whole: bool) -> Path:
 
         patterns = [*_SMALL_FILES, *(["*.safetensors"] if whole else [])]
         return Path(snapshot_download(where, revision=revision, allow_patterns=patterns))
+
+
+def _tokenizer_changes(folder: Path) -> tuple[dict[str, str], str]:
+    """Return new texts for a model's tokenizer, and a note, if AutoTokenizer doesn't read tokenizer.json unchanged."""
+    from longrepo.data.tokenizer_files import TOKENIZER_FILE, is_read_unchanged, make_tokenizer_files
+
+    file, config = folder / TOKENIZER_FILE, folder / "tokenizer_config.json"
+    if not file.is_file():
+        return {}, ""
+    try:
+        state = file.read_text(encoding="utf-8")
+        published = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{folder}: its tokenizer can't be read ({error}); download the model again") from None
+    if is_read_unchanged(state, published, folder):
+        return {}, ""
+    made = make_tokenizer_files(state, published, folder)
+    return {name: text for name, text in made.texts.items() if name != TOKENIZER_FILE}, made.note
 
 
 def _base_name(model: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from longrepo.data.tokenizer_files import write_tokenizer_files
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,23 +63,22 @@ class FimIds:
 class RepoTokenizer:
     """A byte-level tokenizer (the `tokenizers` library's) with the structure tokens as special tokens.
 
-    `end` and `pad` are tokens; `source` loads the transformers tokenizer, if that is needed.
+    `config` is the base's `tokenizer_config.json`, which names its end and padding tokens; `folder` is the base's.
     """
 
     def __init__(
         self,
         backend: Tokenizer,
         name: str,
-        end: str | None = None,
-        pad: str | None = None,
         structure_tokens: bool = True,
-        source: Callable[[], Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        folder: Path | None = None,
     ) -> None:
         """Raises InputError if it has no end token."""
         from tokenizers import AddedToken, Tokenizer, processors
 
         self.name = name
-        self._source = source
+        self._config, self._folder = dict(config or {}), folder
         # A private copy: `encode_special_tokens` makes "<|FILE_START|>" in a source file plain text, and offsets must
         # cover the spaces that ByteLevel's default post-processor trims off. Only the placeholders of redacted text
         # are read from text as tokens.
@@ -93,35 +93,52 @@ class RepoTokenizer:
         self._text.encode_special_tokens = True
         self._text.post_processor = processors.ByteLevel(trim_offsets=False)
         self._vocabulary: dict[str, int] = self._text.get_vocab(with_added_tokens=True)
-        found = self._vocabulary.get(end or END_OF_TEXT)
+        found = self._vocabulary.get(_token_text(self._config.get("eos_token")) or END_OF_TEXT)
         if found is None:
             raise InputError(f"{name}: its tokenizer has no end token; use a model that has one")
         self.end_id: int = found
-        self.pad_id: int = self._vocabulary.get(pad or "", found)
+        self.pad_id: int = self._vocabulary.get(_token_text(self._config.get("pad_token")) or "", found)
         self._marks: dict[str, Ids] = {}
-        self._made_from = (backend.to_str(), name, end, pad, structure_tokens)
+        self._made_from = (backend.to_str(), name, structure_tokens, self._config, folder)
         self.structure_ids: dict[str, int] = {
             token: self._vocabulary[token] for token in STRUCTURE_TOKENS if token in self._vocabulary
         }
 
     def __reduce__(self) -> tuple[Callable[..., RepoTokenizer], tuple[Any, ...]]:
-        """Pickle for another process, where `source` isn't available."""
+        """Pickle for another process."""
         return _rebuild, self._made_from
 
     @cached_property
-    def source(self) -> Any:
-        """The transformers tokenizer with the structure tokens added, to save beside a model. Imports transformers,
-        which takes seconds. Raises ValueError if it gives them other ids than the sequences have."""
-        if self._source is None:
-            raise ValueError(f"{self.name}: made without a transformers tokenizer")
-        source = self._source()
-        if self.structure_ids:
-            added: dict[str, Any] = {"additional_special_tokens": list(STRUCTURE_TOKENS)}
-            source.add_special_tokens(added, replace_extra_special_tokens=False)
-        for token, id in self.structure_ids.items():
-            if source.convert_tokens_to_ids(token) != id:
-                raise ValueError(f"{self.name}: transformers gives {token} another id than tokenizer.json ({id})")
-        return source
+    def _file(self) -> Tokenizer:
+        """The base's `tokenizer.json` with the structure tokens."""
+        from tokenizers import AddedToken, Tokenizer
+
+        state, _, structure_tokens, *_ = self._made_from
+        file = Tokenizer.from_str(state)
+        if structure_tokens:
+            file.add_special_tokens([AddedToken(token, special=True) for token in STRUCTURE_TOKENS])
+        file.no_truncation()
+        file.no_padding()
+        return file
+
+    @property
+    def file_text(self) -> str:
+        """The text of a `tokenizer.json` that gives these ids."""
+        return self._file.to_str(pretty=True)
+
+    @property
+    def file_config(self) -> dict[str, Any]:
+        """The base's `tokenizer_config.json`, with the end token even if the base has none."""
+        return self._config | {"eos_token": self._config.get("eos_token") or END_OF_TEXT}
+
+    def write(self, folder: Path) -> tuple[str, ...]:
+        """Write `tokenizer.json` and what goes with it into a model's or an adapter's folder; return notes for its
+        README. config.json must be there already, if the folder gets one. Imports transformers, which takes seconds."""
+        return write_tokenizer_files(folder, self.file_text, self.file_config, self._folder)
+
+    def encode_marked(self, text: str) -> list[int]:
+        """Return the token ids of text in which the names of special tokens stand for them."""
+        return list(self._file.encode(text, add_special_tokens=False).ids)
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -234,13 +251,7 @@ def load_tokenizer(name: str, revision: str | None = None, structure_tokens: boo
     except Exception as error:  # the Rust library raises Exception itself
         raise InputError(f"--model {name}: {file} can't be read as a tokenizer ({_first_line(error)})") from None
 
-    def source() -> Any:
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(str(file.parent))
-
-    end, pad = _token_text(tree.get("eos_token")), _token_text(tree.get("pad_token"))
-    return RepoTokenizer(backend, name, end, pad, structure_tokens, source)
+    return RepoTokenizer(backend, name, structure_tokens, tree, file.parent)
 
 
 def new_token_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) -> dict[int, int]:
@@ -264,10 +275,15 @@ def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
     name = str(getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__)
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise InputError(f"{name}: its tokenizer has no tokenizer.json (a fast one); use a model that has")
+    config = {f"{part}_token": getattr(tokenizer, f"{part}_token", None) for part in ("bos", "eos", "unk", "pad")}
     wrapped = RepoTokenizer(
-        tokenizer.backend_tokenizer, name, tokenizer.eos_token, tokenizer.pad_token, True, lambda: tokenizer
+        tokenizer.backend_tokenizer, name, True, {key: token for key, token in config.items() if token}
     )
-    _ = wrapped.source  # adds the tokens to it now, so that both know the same ids
+    added: dict[str, Any] = {"additional_special_tokens": list(STRUCTURE_TOKENS)}
+    tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
+    for token, id in wrapped.structure_ids.items():
+        if tokenizer.convert_tokens_to_ids(token) != id:
+            raise ValueError(f"{name}: transformers gives {token} another id than its tokenizer.json ({id})")
     return wrapped
 
 

@@ -15,7 +15,9 @@ from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
 from longrepo.export.card import CardUse, base_label, write_card
+from longrepo.rope.apply import describe_context
 from longrepo.training.artifact import TrainedArtifact, read_adapter_config
+from longrepo.training.usage import adapter_code
 from longrepo.utils import files
 from longrepo.utils.files import write_text_file
 
@@ -131,18 +133,11 @@ FORMAT_WRITERS: dict[str, FormatWriter] = {
 }
 
 
-_PEFT_USAGE = """Load {shown}, then the adapter. The tokenizer in this folder has the structure tokens, for which the
-embedding needs room:
+_PEFT_USAGE = """From the folder that holds this one, load {shown}, then the adapter. The embedding needs room for the
+tokens that the tokenizer in this folder has more than the base's:
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{folder}")
-model = AutoModelForCausalLM.from_pretrained("{base}")
-if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-    model.resize_token_embeddings(len(tokenizer))
-model = PeftModel.from_pretrained(model, "{folder}")
+{code}
 ```"""
 _POSITIONS_NOTE = (
     "it was trained with other positions than its base has ({context}): this format can't hold them, the others do"
@@ -153,16 +148,18 @@ def copy_peft_adapter(source: TrainedArtifact, folder: Path, final: Path) -> lis
     """Copy the adapter's folder into an existing empty one; return lines for the terminal."""
     shutil.copytree(source.adapter, folder, dirs_exist_ok=True)
     settings, config = source.settings, read_adapter_config(folder)
-    if not (folder / "tokenizer.json").is_file():
-        tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
-        tokenizer.source.save_pretrained(str(folder))
-    if config.get("base_model_name_or_path") != settings.model.name:
-        text = json.dumps(config | {"base_model_name_or_path": settings.model.name}, indent=2, sort_keys=True)
-        write_text_file(folder / ADAPTER_CONFIG, text + "\n")
-    notes = (_POSITIONS_NOTE.format(context=settings.context),) if source.has_own_positions else ()
+    tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
+    notes = tokenizer.write(folder)
     name = settings.model.name
-    how = _PEFT_USAGE.format(
-        folder=final.name, base=name if base_label(name) == name else "BASE", shown=base_label(name)
-    )
+    local = Path(name).expanduser()
+    base = {"base_model_name_or_path": str(local.absolute()) if name != "embedded" and local.is_dir() else name}
+    base |= {"revision": settings.model.revision} if settings.model.revision else {}
+    if any(config.get(key) != value for key, value in base.items()):
+        text = json.dumps(config | base, indent=2, sort_keys=True)
+        write_text_file(folder / ADAPTER_CONFIG, text + "\n")
+    if source.has_own_positions:
+        notes += (_POSITIONS_NOTE.format(context=describe_context(settings.context)),)
+    code = adapter_code(final.name, settings.model, show_path=False)
+    how = _PEFT_USAGE.format(code=code, shown=base_label(name))
     write_card(folder, source, CardUse("peft", "A LoRA adapter in PEFT's format.", how, notes))
     return [f"adapter: {final} (base: {name})", *notes]

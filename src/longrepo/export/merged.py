@@ -229,12 +229,11 @@ def write_merged_model(
     _write_config(folder / "config.json", published, weights)
     with contextlib.suppress(OSError):  # then generation follows config.json
         GenerationConfig.from_pretrained(where, revision=settings.revision or "main").save_pretrained(str(folder))
-    parts.tokenizer.source.save_pretrained(str(folder))
+    notes = parts.tokenizer.write(folder)
     for file in find_license_files(model_location(base.name), base.revision):
         shutil.copyfile(file, folder / file.name)
-    notes: tuple[str, ...] = ()
     if base.quantization == "nf4":
-        notes = ("trained on the base in 4 bits: longrepo evaluate measured that, not quite this model",)
+        notes += ("trained on the base in 4 bits: longrepo evaluate measured that, not quite this model",)
     return WrittenWeights(weights.dtype, weights.bytes, notes)
 
 

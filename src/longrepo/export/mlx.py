@@ -25,6 +25,8 @@ from mlx import nn
 from mlx_lm.utils import save_config, save_model
 from safetensors.numpy import save_file
 
+from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_files import is_read_unchanged
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, tensor_name
 from longrepo.engines.mlx import models
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device
@@ -312,12 +314,12 @@ def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fin
     with_file = bool(differs) and options.model_file
     part = "" if source.whole else "base"  # a fully trained model has no parts
     write_mlx_base(folder / part, model, adapter, with_file)
-    parts.tokenizer.source.save_pretrained(str(folder / part))
+    tokenizer_notes = parts.tokenizer.write(folder / part)
     rows = f", {len(adapter.row_ids)} trained rows in its embedding" if adapter.row_ids else ""
     what = "4-bit" if model_settings.quantization == "nf4" else "not quantised"
     kind = "model" if source.whole else "base"
     lines = [f"{kind}: {final / part} ({model_settings.name}, {what}, {placement.dtype_name}{rows})"]
-    lines += [f"  {note}" for note in notes]
+    lines += [f"  {note}" for note in (*notes, *tokenizer_notes)]
     if not source.whole:
         write_mlx_adapters(folder / "adapters", adapter, str(final / "base"), len(model.layers))
         lines += [f"adapter: {final / 'adapters'}"]
@@ -346,9 +348,21 @@ def _write_adapter_alone(source: TrainedArtifact, adapter: PeftAdapter, folder: 
     if differs := config_differences(config, published):
         own = f"mlx-lm's own {config['model_type']} differs"
         lines.append(f"{own}: {'; '.join(differs)}. --with-base writes a base without that difference")
+    if not _reads_base_tokenizer(source, where):
+        lines.append("mlx-lm gives other token ids with that base than training used: --with-base writes a base for it")
     if source.settings.model.quantization == "nf4" and "quantization" not in published:
         lines.append("it was trained on that base in 4 bits: --with-base writes a 4-bit base")
     return _write_card(lines, source, folder, final, where, False)
+
+
+def _reads_base_tokenizer(source: TrainedArtifact, where: str) -> bool:
+    """Return whether the published base gives mlx-lm, which loads it by AutoTokenizer, the ids that training used."""
+    from transformers.utils.hub import cached_file
+
+    settings = source.settings
+    tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
+    file = cached_file(where, "config.json", revision=settings.model.revision)
+    return is_read_unchanged(tokenizer.file_text, tokenizer.file_config, Path(str(file)).parent)
 
 
 def _write_card(

@@ -128,5 +128,5 @@ def write_initial_model(folder: Path, chosen: Preset, tokenizer: RepoTokenizer, 
     with files.temporary_folder_beside(folder) as beside:
         Preset(chosen.name, chosen.config | special, chosen.tokenizer).write_config(beside)
         write_random_model(beside, settings.training.seed)
-        tokenizer.source.save_pretrained(str(beside))
+        tokenizer.write(beside)
         files.move_into_place(beside, folder)

@@ -37,8 +37,16 @@ class ExtendedFolder:
     changed: ConfigChanges
 
     @staticmethod
-    def of(source: Path, name: str, config: Mapping[str, Any], context: ContextSettings) -> ExtendedFolder:
-        """Prepare the new files. `name`: for the card; `config`: config.json with transformers' defaults.
+    def of(
+        source: Path,
+        name: str,
+        config: Mapping[str, Any],
+        context: ContextSettings,
+        tokenizer: Mapping[str, str] | None = None,
+        note: str = "",
+    ) -> ExtendedFolder:
+        """Prepare the new files. `name`: for the card; `config`: config.json with transformers' defaults; `tokenizer`:
+        texts to write in place of the tokenizer's; `note`: for the card.
 
         Raises InputError if the folder's files can't be read or contradict each other, or `context` doesn't apply.
         """
@@ -50,11 +58,11 @@ class ExtendedFolder:
             CONFIG_FILE: _to_json(published | changed),
             GENERATION_FILE: _to_json(_generation_config(source, published, context)),
         }
-        if (source / TOKENIZER_FILE).is_file():
-            texts[TOKENIZER_FILE] = _to_json(
-                _read_json(source / TOKENIZER_FILE) | {"model_max_length": context.target_length}
-            )
-        texts[CARD_FILE] = _card(source / CARD_FILE, name, {**config, **changed}, context)
+        texts |= tokenizer or {}
+        if TOKENIZER_FILE in texts or (source / TOKENIZER_FILE).is_file():
+            own = json.loads(texts[TOKENIZER_FILE]) if TOKENIZER_FILE in texts else _read_json(source / TOKENIZER_FILE)
+            texts[TOKENIZER_FILE] = _to_json(own | {"model_max_length": context.target_length})
+        texts[CARD_FILE] = _card(source / CARD_FILE, name, {**config, **changed}, context, note)
         return ExtendedFolder(source, texts, changed)
 
     def difference(self) -> str:
@@ -63,7 +71,7 @@ class ExtendedFolder:
         for name, text in self.texts.items():
             file = self.source / name
             before = file.read_text(encoding="utf-8") if file.is_file() else ""
-            if name != CARD_FILE and before:
+            if name.endswith(".json") and before:
                 before = _to_json(json.loads(before))
             lines = before.splitlines(True), text.splitlines(True)
             parts += difflib.unified_diff(*lines, f"{name}, as it is", f"{name}, extended")
@@ -116,14 +124,14 @@ def _generation_config(source: Path, published: Mapping[str, Any], context: Cont
     return {"max_new_tokens": min(_NEW_TOKENS, target // 2)} | tree | {"max_length": target}
 
 
-def _card(file: Path, name: str, config: Mapping[str, Any], context: ContextSettings) -> str:
+def _card(file: Path, name: str, config: Mapping[str, Any], context: ContextSettings, note: str) -> str:
     text = file.read_text(encoding="utf-8") if file.is_file() else f"# {name}, extended\n"
     start, end = (re.escape(mark) for mark in _CARD_MARKERS)
     text = re.sub(f"\n*{start}.*?{end}\n*", "\n", text, flags=re.DOTALL).rstrip("\n")
-    return f"{text}\n\n{_CARD_MARKERS[0]}\n{_card_section(name, config, context)}\n{_CARD_MARKERS[1]}\n"
+    return f"{text}\n\n{_CARD_MARKERS[0]}\n{_card_section(name, config, context, note)}\n{_CARD_MARKERS[1]}\n"
 
 
-def _card_section(name: str, config: Mapping[str, Any], context: ContextSettings) -> str:
+def _card_section(name: str, config: Mapping[str, Any], context: ContextSettings, note: str) -> str:
     parameters = config["rope_parameters"]
     shown = {key: value for key, value in parameters.items() if not isinstance(value, list)}
     window = config.get("sliding_window")
@@ -142,6 +150,7 @@ def _card_section(name: str, config: Mapping[str, Any], context: ContextSettings
         "dynamic": "`max_position_embeddings` is the length it was trained to: scaling begins there.",
     }
     section += f"\n\n{notes[context.method]}" if context.method in notes else ""
+    section += f"\n\n{note[:1].upper()}{note[1:]}." if note else ""
     return section + "\n\nIt wasn't trained at this length: tune it there before you rely on it."
 
 

@@ -160,7 +160,7 @@ class PromptBuilder:
         return unpack_features(features, path, path_tokens(self.tokenizer, path)).text
 
     def _marked(self, text: str) -> list[int]:
-        return list(self.tokenizer.source.encode(text, add_special_tokens=False))
+        return self.tokenizer.encode_marked(text)
 
     def _fim(self) -> FimIds:
         if self.tokenizer.fim is None:

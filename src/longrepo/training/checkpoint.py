@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -23,7 +23,9 @@ from longrepo.config.loader import dump_yaml
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
+from longrepo.rope.apply import NATIVE_CONTEXT, describe_context, read_context
 from longrepo.training.state import CheckpointSnapshot
+from longrepo.training.usage import adapter_code, model_code
 from longrepo.utils import files
 from longrepo.utils.files import TEMPORARY_PREFIX, write_text_file
 
@@ -180,15 +182,16 @@ class RunFolder:
         """Write `settings.yaml`, which `--config` reads back."""
         write_text_file(self.path / SETTINGS_FILE, dump_yaml(settings))
 
-    def write_trained(self, best: Path, base: str, save_tokenizer: Callable[[Path], None] | None) -> Path:
+    def write_trained(
+        self, best: Path, settings: Settings, save_tokenizer: Callable[[Path], Sequence[str]] | None
+    ) -> Path:
         """Write the best checkpoint's `adapter` or `model`, the tokenizer and a README into the folder of that name,
         completely or not at all. It exists only once the run has finished."""
         final = self.path / best.name
         with files.temporary_folder_beside(final) as beside:
             shutil.copytree(best, beside, dirs_exist_ok=True)
-            if save_tokenizer:
-                save_tokenizer(beside)
-            text = _READMES[best.name].format(base=base, checkpoint=best.parent.name)
+            notes = save_tokenizer(beside) if save_tokenizer else ()
+            text = _readme(beside, best, settings, notes)
             (beside / "README.md").write_text(text, encoding="utf-8")
             if final.exists():  # from an earlier end of this run, before it was resumed
                 former = self.path / f"{TEMPORARY_PREFIX}former-{best.name}"
@@ -248,31 +251,37 @@ _ADAPTER_README = """# LoRA adapter
 
 Trained with longrepo on `{base}` (weights of checkpoint `{checkpoint}`, the lowest validation loss of its run).
 In PEFT's format. The tokenizer in this folder has the structure tokens, for which the embedding needs room; their
-trained rows travel in the adapter (`trainable_token_indices`), so resize before loading it:
+trained rows travel in the adapter (`trainable_token_indices`), so resize before loading it. From the folder that holds
+this one:
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH/adapter")
-model = AutoModelForCausalLM.from_pretrained("{base}")
-if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-    model.resize_token_embeddings(len(tokenizer))
-model = PeftModel.from_pretrained(model, "PATH/adapter")
+{code}
 ```
 """
 
 _MODEL_README = """# Model
 
 All weights were trained with longrepo, from those of `{base}` on (checkpoint `{checkpoint}`, the lowest validation loss
-of its run). In float32, with its tokenizer:
+of its run). In float32, with its tokenizer. From the folder that holds this one:
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH/model")
-model = AutoModelForCausalLM.from_pretrained("PATH/model")
+{code}
 ```
 """
 
-_READMES = {ADAPTER: _ADAPTER_README, MODEL: _MODEL_README}
+
+def _readme(folder: Path, best: Path, settings: Settings, notes: Sequence[str]) -> str:
+    """Return the README of a run's `adapter` or `model`, whose files are in `folder`, from a checkpoint's."""
+    name, base, checkpoint = best.name, settings.model.name, best.parent.name
+    if name == MODEL:
+        text = _MODEL_README.format(base=base, checkpoint=checkpoint, code=model_code(name))
+    else:
+        code = adapter_code(name, settings.model)
+        text = _ADAPTER_README.format(base=base, checkpoint=checkpoint, code=code)
+        if (context := read_context(folder)) != NATIVE_CONTEXT:
+            notes = (
+                *notes,
+                f"it was trained with other positions than its base has ({describe_context(context)}), which "
+                "this code doesn't set: `longrepo export --format merged` writes a model that has them",
+            )
+    return text + "".join(f"\n{note[:1].upper()}{note[1:]}.\n" for note in notes)

@@ -110,9 +110,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
         for what, reason in engine.choices:
             reporter.note(f"{what}: {reason}")
         guard = machine_guard(memory.device, settings.memory.budget_gb, engine.peak_memory, not returned)
-        outcome = run_loop(
-            engine, plan, run, reporter, lambda folder: tokenizer.source.save_pretrained(str(folder)), memory, guard
-        )
+        outcome = run_loop(engine, plan, run, reporter, tokenizer.write, memory, guard)
     return TrainedRun(output, path, outcome.exit_status, outcome.adapter, outcome.already_finished)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ def train(
     plan: TrainingPlan,
     run: RunFolder,
     reporter: Reporter,
-    save_tokenizer: Callable[[Path], None] | None = None,
+    save_tokenizer: Callable[[Path], Sequence[str]] | None = None,
     memory: MemoryPlan | None = None,
     make_guard: GuardFactory = lambda write, record: NoGuard(),
 ) -> RunOutcome:
@@ -294,7 +294,7 @@ def _epoch_record(
     )
 
 
-def _write_checked_adapter(session: Session, save_tokenizer: Callable[[Path], None] | None) -> Path | None:
+def _write_checked_adapter(session: Session, save_tokenizer: Callable[[Path], Sequence[str]] | None) -> Path | None:
     best = session.state.best
     if best and (damage := find_damage(session.checkpoints.folder / best.checkpoint)):
         other = f"the {session.checkpoints.trained} of {session.run.path}/last"

@@ -277,4 +277,4 @@ def write_final_adapter(session: Session, save_tokenizer: Any) -> Path | None:
     if best is None:
         return None
     trained = session.checkpoints.folder / best.checkpoint / session.checkpoints.trained
-    return session.run.write_trained(trained, session.plan.settings.model.name, save_tokenizer)
+    return session.run.write_trained(trained, session.plan.settings, save_tokenizer)

@@ -25,6 +25,7 @@ from longrepo.reports.html.figures import (
 )
 from longrepo.reports.run_record import RunRecord
 from longrepo.reports.sequences import escape_control
+from longrepo.training.usage import adapter_code, model_code
 from longrepo.utils.files import write_text_file
 
 
@@ -59,29 +60,15 @@ def use_commands(run: RunRecord) -> list[UseCommand]:
 def _adapter_commands(run: RunRecord, path: str) -> list[UseCommand]:
     return [
         UseCommand("For transformers and PEFT", f"longrepo export {path} --format peft --output DIR"),
-        UseCommand("In Python", _ADAPTER_CODE.format(adapter=str(run.trained), base=run.settings.model.name)),
+        UseCommand("In Python", adapter_code(str(run.trained), run.settings.model)),
     ]
 
 
 def _model_commands(run: RunRecord, path: str) -> list[UseCommand]:
     return [
         UseCommand("In 16 bits, with a model card", f"longrepo export {path} --format merged --output DIR"),
-        UseCommand("In Python", _MODEL_CODE.format(model=str(run.trained))),
+        UseCommand("In Python", model_code(str(run.trained))),
     ]
-
-
-_MODEL_CODE = """from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained({model!r})
-model = AutoModelForCausalLM.from_pretrained({model!r})"""
-_ADAPTER_CODE = """from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained({adapter!r})
-model = AutoModelForCausalLM.from_pretrained({base!r})
-if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-    model.resize_token_embeddings(len(tokenizer))
-model = PeftModel.from_pretrained(model, {adapter!r})"""
 
 
 _DIFF_TOKENS = re.compile(r"\w+|\s+|[^\w\s]")
