@@ -1,6 +1,6 @@
 """Compare the token ids of every reader of a written tokenizer on real code, for tokenizers by published rules.
 
-    python benchmarks/tokenizer_ids.py FOLDER… [--bytes 1000000] [--vocabulary 8000]
+    python benchmarks/tokenizer_ids.py FOLDER… [--bytes 1000000] [--vocabulary 8000] [--only NAME]
 
 FOLDERs hold source code; files are taken language by language, up to --bytes in all. Each tokenizer is trained on a
 tenth of them, written as an adapter's folder and as a model's, and read by tokenizers, transformers and mlx-lm. Prints
@@ -90,10 +90,11 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--bytes", type=int, default=1_000_000)
     parser.add_argument("--vocabulary", type=int, default=8000)
+    parser.add_argument("--only", choices=[*DIALECTS], action="append")
     given = parser.parse_args()
     logging.disable(logging.WARNING)
     texts, wrong = read_code(given.folders, given.bytes), 0
-    for name in DIALECTS:
+    for name in given.only or DIALECTS:
         with tempfile.TemporaryDirectory() as scratch:
             wrong += check(name, texts, given.vocabulary, Path(scratch))
     return int(wrong > 0)
