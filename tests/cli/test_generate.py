@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,35 @@ def test_after_a_text_the_base_writes_otherwise(shop: Tried) -> None:
     with tuned.engine.base_only():
         assert base.stdout == completion_text(tuned.tokenizer, tuned.engine.generate(ids, NEW))
     assert base.stdout != told.stdout
+
+
+def test_a_seed_draws_the_same_text_again_and_temperature_0_is_greedy(shop: Tried) -> None:
+    text = ("--prompt", "class Basket:\n    def __init__(self, owner):\n        self.")
+    greedy = generate(shop.run, *text).stdout
+    drawn = [generate(shop.run, *text, "--temperature", "1.5", "--seed", seed).stdout for seed in (1, 2, 1)]
+    assert drawn[0] == drawn[2] != drawn[1] and greedy not in drawn
+    assert generate(shop.run, *text, "--temperature", "1.5", "--top-p", "0").stdout == greedy
+    assert generate(shop.run, *text, "--top-p", "0.5", "--seed", "1").stdout == greedy
+    for option in (("--temperature", "2.5"), ("--top-p", "1.5"), ("--seed", "x")):
+        assert generate(shop.run, *text, *option).exit_code == 2
+
+
+def test_the_completion_is_written_as_it_comes(shop: Tried) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "longrepo",
+        "generate",
+        str(shop.run),
+        "--prompt",
+        "a = 1\n",
+        "--max-tokens",
+        "900",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None and process.stdout.read(1)
+        assert process.poll() is None
+        process.kill()
 
 
 def test_a_column_is_before_its_character_and_verbose_names_what_was_shown(shop: Tried) -> None:

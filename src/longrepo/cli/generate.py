@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -76,11 +76,19 @@ def generate(
     cache_bits: Annotated[CacheBits, typer.Option(help="Bits of cached keys and values; 16: as computed.")] = (
         CacheBits.computed
     ),
+    temperature: Annotated[
+        float, typer.Option(min=0, max=2, help="0 is greedy; a higher one draws less likely tokens more often.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, typer.Option(min=0, max=1, help="Draw from the likeliest tokens with this probability together.")
+    ] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Draw the same tokens again. Default: others each time.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="List on standard error what the prompt shows.")] = False,
 ) -> None:
-    """Write a greedy completion to standard output, at a position in a file or after a text."""
-    from longrepo.data.template import completion_text
-    from longrepo.serve.prompts import read_position, read_prompt
+    """Write a completion to standard output, at a position in a file or after a text."""
+    from longrepo.serve.prompts import read_prompt
+    from longrepo.serve.sampling import Sampling
+    from longrepo.serve.working_tree import read_position
 
     if (file is None) == (prompt is None):
         raise InputError("give --file FILE --line N, or --prompt TEXT")
@@ -96,11 +104,16 @@ def generate(
         completion_prompt = builder.from_text(text, None, max_tokens)
     tier, bits = tuned.adaptive.select_tier(len(completion_prompt.ids) + max_tokens), int(cache_bits)
     tuned.check_cache(tier, bits)
-    with tuned.engine.base_only() if base else nullcontext():
-        ids = tuned.engine.generate(completion_prompt.ids, max_tokens, bits=bits)
-    completion = completion_text(tuned.tokenizer, ids)
-    print(completion, end="\n" if sys.stdout.isatty() else "")
-    print(_describe(completion_prompt, len(ids), tuned, tier, verbose), file=sys.stderr)
+    sampling, new = Sampling(temperature, top_p, seed), 0
+    with (
+        tuned.engine.base_only() if base else nullcontext(),
+        closing(tuned.stream(completion_prompt, sampling, bits=bits)) as parts,
+    ):
+        for part in parts:
+            print(part.text, end="", flush=True)
+            new = part.new
+    print(end="\n" if sys.stdout.isatty() else "", flush=True)
+    print(_describe(completion_prompt, new, tuned, tier, verbose), file=sys.stderr)
 
 
 def parse_positions(set_: list[str] | None) -> ContextSettings | None:
@@ -127,7 +140,10 @@ def _describe(prompt: CompletionPrompt, new: int, tuned: TunedModel, tier: Tier,
 
 def serve(
     run: TunedArgument,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0: any free one.")] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any free one.")] = 8080,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at. Others than 127.0.0.1 let other machines in, without a key.")
+    ] = "127.0.0.1",
     repo: Annotated[
         Path | None,
         typer.Option(help="Show related files of this repository (at HEAD) if the file in question is recognized."),
@@ -138,18 +154,22 @@ def serve(
     engine: EngineOption = EngineChoice.auto,
     set_: PositionsOption = None,
 ) -> None:
-    """Answer completion and fill-in-the-middle requests of this machine until Ctrl-C."""
+    """Answer completion and fill-in-the-middle requests until Ctrl-C."""
     api.choose_engine_of(run, device.value, engine.value)
     try:
-        from longrepo.serve.server import CompletionServer, listen
+        from longrepo.serve.server import CompletionServer, is_loopback, listen
     except ModuleNotFoundError as error:
         raise InputError(f"longrepo serve needs {error.name}; pip install 'longrepo[serve]'") from None
-    with _ignore_further_interrupts(), listen(port) as listening:
+    with _ignore_further_interrupts(), listen(host, port) as listening:
         tuned = api.load(run, model=model, context=parse_positions(set_), device=device.value, engine=engine.value)
         for note in (*tuned.notes, *(f"{what}: {why}" for what, why in tuned.engine.choices)):
             print(note)
         server = CompletionServer(listening, tuned, tuned.prompts(length, repo))
-        print("http://{}:{}/v1 answers as {}; Ctrl-C ends it".format(*listening.getsockname(), tuned.name), flush=True)
+        address, number, *_ = listening.getsockname()
+        if not is_loopback(address):
+            print(f"--host {host}: whoever reaches this machine can use the server; there is no key")
+        shown = f"[{address}]" if ":" in address else address
+        print(f"http://{shown}:{number}/v1 answers as {tuned.name}; Ctrl-C ends it", flush=True)
         server.run()
 
 

@@ -156,6 +156,11 @@ class RepoTokenizer:
         }
 
     @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids of all special tokens, the base's included; the placeholders of redacted text aren't special."""
+        return frozenset(id for id, token in self._text.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
     def fim(self) -> FimIds | None:
         """The fill-in-the-middle ids, or None if the tokenizer lacks one of them."""
         ids = [self._vocabulary.get(token) for token in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)]

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings
 
+TokenChooser = Callable[[npt.NDArray[np.float32]], int]  # scores `[vocabulary]` to the id of the next token
 StepKind = Literal["plain", "chunked"]
 StoreKind = Literal["memory", "recompute", "disk"]
 
@@ -157,11 +158,19 @@ class Engine(Protocol):
         ...
 
     def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        *,
+        bits: int = 16,
+        tick: Callable[[], None] | None = None,
+        choose: TokenChooser | None = None,
     ) -> Generator[int]:
-        """Yield the greedy continuation of a prompt token by token, without the end token; each token is computed on
-        demand. `bits` per cached key and value: 8 or 4 only if the engine's `unsupported_bits_reason` is None. `tick`
-        is called for each new token, the end token included.
+        """Yield the continuation of a prompt token by token, without the end token; each token is computed on demand.
+
+        `choose` picks each token from its scores (float32), in order, and may be called for one token more than is
+        yielded; None is greedy. `bits` per cached key and value: 8 or 4 only if the engine's `unsupported_bits_reason`
+        is None. `tick` is called for each new token, the end token included.
 
         Exhaust or close the generator, in the thread that started it, before the engine computes anything else.
         """
@@ -170,7 +179,7 @@ class Engine(Protocol):
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
     ) -> list[int]:
-        """Return all tokens of `stream`."""
+        """Return the greedy continuation, all tokens of `stream`."""
         ...
 
     def base_only(self) -> AbstractContextManager[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,26 @@ from longrepo.engines.base import Engine
 from longrepo.engines.registry import EngineSelection, cache_library, create_engine
 from longrepo.engines.tiers import Tier, TieredEngine, model_tiers
 from longrepo.errors import InputError
-from longrepo.serve.prompts import PromptBuilder, WorkingTree
+from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
+from longrepo.serve.sampling import CompletionText, Sampling, ScoredToken
+from longrepo.serve.working_tree import WorkingTree
 from longrepo.training.artifact import find_artifact, read_adapter_config
 
 _UNSUPPORTED_LORA_KEYS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
+
+
+GREEDY = Sampling()
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """A part of a completion, which has `new` tokens so far; `finish_reason` ("stop" or "length") is None in all parts
+    but the last. `tokens` are those with log-probabilities, if they are recorded."""
+
+    text: str
+    new: int
+    finish_reason: str | None = None
+    tokens: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +100,44 @@ class TunedModel:
         Without a `length`, a text that is used as it is may have as many tokens as the positions reach."""
         around = WorkingTree.read(repo, self.tokenizer, self.settings) if repo is not None else None
         return PromptBuilder(self.tokenizer, self.length(length), around, length or self.adaptive.tiers.reach)
+
+    def stream(
+        self,
+        prompt: CompletionPrompt,
+        sampling: Sampling = GREEDY,
+        *,
+        choice: int = 0,
+        stop: Sequence[str] = (),
+        newline: str | None = None,
+        bits: int = 16,
+    ) -> Generator[TextPart]:
+        """Complete a prompt: yield a part for each token, and a last one with the reason for the end.
+
+        `choice`: the number of this completion among those of the same `sampling`; `newline`: line ends of the text
+        (None: those of the prompt). Exhaust or close the generator in the thread that started it."""
+        self.adaptive.select_tier(len(prompt.ids) + prompt.new)
+        sampler, text = sampling.sampler(choice), CompletionText(self.tokenizer, stop, prompt.newline, newline)
+        scored: list[ScoredToken] = []
+
+        def take(every: bool) -> tuple[ScoredToken, ...]:
+            first = len(scored)
+            records = sampler.records[first : len(text.starts)] if sampler else []
+            for start, record in zip(text.starts[first:], records, strict=False):
+                if every or start < text.sent:
+                    scored.append(ScoredToken.of(record, start, self.tokenizer))
+            return tuple(scored[first:])
+
+        new, piece = 0, ""
+        with closing(self.engine.stream(prompt.ids, prompt.new, bits=bits, choose=sampler)) as tokens:
+            for new, token in enumerate(tokens, start=1):
+                piece = text.add(token)
+                if text.ended:
+                    break
+                yield TextPart(piece, new, None, take(False))
+        if text.ended:
+            yield TextPart(piece, new, "stop", take(False))
+        else:
+            yield TextPart(text.rest(), new, "length" if new == prompt.new else "stop", take(True))
 
     def complete(self, text: str, max_tokens: int = 64, length: int | None = None) -> str:
         """Return the model's greedy completion of a text; `length` limits the tokens of both together. Raises

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from longrepo.config.schema import Settings
 from longrepo.data.features import FeatureExtractor, FileJob, unpack_features
-from longrepo.data.repo_tree import RepoTree, RepoTrees
 from longrepo.data.template import (
     FilePiece,
     SequenceBuilder,
@@ -24,68 +18,24 @@ from longrepo.data.template import (
     write_file_prefix,
 )
 from longrepo.data.text import TokenizedText, path_tokens
-from longrepo.data.tokenizer import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, FimIds, RepoTokenizer
+from longrepo.data.tokenizer import FimIds, RepoTokenizer
 from longrepo.errors import InputError
-from longrepo.repository.imports.statements import Import
-from longrepo.repository.repository import Repository
-from longrepo.repository.types import decode_text
-from longrepo.utils.cache import SqliteCache, cache_folder
-from longrepo.utils.hashing import line_hash
+from longrepo.serve.editor_text import EditorText, take_apart
+from longrepo.serve.working_tree import WorkingTree, newline_of, with_newlines
 
-_MIN_MATCH_SHARE = 0.5  # of a request's lines that a file must contain to be recognized
 _MIN_PROMPT_TOKENS = 64  # tokens of room that a prompt needs
-_FIM_PROMPT = re.compile(f".*?{FIM_PREFIX}(.*){FIM_SUFFIX}(.*){FIM_MIDDLE}", re.DOTALL)
-
-
-@dataclass(frozen=True)
-class WorkingTree:
-    """A repository's files at HEAD, read once."""
-
-    folder: Path
-    tree: RepoTree
-
-    @staticmethod
-    def read(repo: Path, tokenizer: RepoTokenizer, settings: Settings) -> WorkingTree:
-        """Read a repository. Raises InputError if it isn't one, or has no commit."""
-        cache = SqliteCache(cache_folder())
-        try:
-            repository = Repository.open(repo)
-            head = repository.resolve()
-            trees = RepoTrees(repository, head, tokenizer, settings, cache)
-            try:
-                return WorkingTree(repository.path, trees.at(head))
-            finally:
-                trees.close()
-        finally:
-            cache.close()
-
-    def related(self, path: str, imports: Iterable[Import]) -> Iterator[FilePiece]:
-        """Yield the files related to the one at `path`, the nearest first; `imports` are its current import
-        statements."""
-        return (FilePiece.whole(self.tree.texts[one], False) for one in self.tree.related(path, imports))
-
-    def path_of(self, text: str) -> str | None:
-        """Return the file that contains most of a text's lines, if it contains at least half of them."""
-        hashes = {line_hash(line) for line in text.split("\n")} - {0}
-        wanted = np.array(sorted(hashes), np.uint64)
-        shared = {path: int(np.isin(wanted, file.row_hashes).sum()) for path, file in self.tree.texts.items()}
-        best = max(sorted(shared), key=shared.__getitem__, default=None)
-        return best if best and hashes and shared[best] >= _MIN_MATCH_SHARE * len(hashes) else None
-
-
-def enclosing_repository(file: Path) -> Path | None:
-    """Return the folder of the repository that contains a file, or None."""
-    return next((folder for folder in file.resolve().parents if (folder / ".git").exists()), None)
 
 
 @dataclass(frozen=True)
 class CompletionPrompt:
     """A prompt's `ids` `[tokens]`; `fim`: whether it asks to fill a gap; `files`: the related files in it, the nearest
-    first."""
+    first; `newline`: its line ends; `new`: how many tokens may follow."""
 
     ids: list[int]
     fim: bool
     files: tuple[str, ...] = ()
+    newline: str = "\n"
+    new: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,16 +54,19 @@ class PromptBuilder:
     def at(self, path: str, before: str, after: str | None, new: int) -> CompletionPrompt:
         """Build a prompt for `new` tokens in the file at `path`, between two texts (`after` None: at the end).
 
-        Text that doesn't fit is omitted, the farthest first; the file itself gets at least half of the room."""
+        Text that doesn't fit is omitted, the farthest first; the file itself gets at least half of the room. Line ends
+        are those that git stores."""
         room = _prompt_room(self.length, new)
+        newline = self.around.newline(path) if self.around else newline_of(before + (after or ""))
+        if self.around:
+            before, after = with_newlines(before, newline), after and with_newlines(after, newline)
         own, rest = self._read(path, before), self._read(path, after or "")
         sizes = TemplateSizes(self.tokenizer)
         room -= sizes.frame(own) + (3 if after is not None else 0)
         imports = (*own.outline.imports, *rest.outline.imports)
         others = self.around.related(path, imports) if self.around else ()
-        if after is None:
-            return self._written(own, None, others, room, sizes)
-        return self._written(own, piece_from(rest, 0, room // 4), others, room, sizes)
+        rest_piece = None if after is None else piece_from(rest, 0, room // 4)
+        return replace(self._written(own, rest_piece, others, room, sizes), newline=newline, new=new)
 
     def from_text(self, text: str, after: str | None, new: int) -> CompletionPrompt:
         """Build a prompt for `new` tokens after a text as it is, or between it and `after`. Names of special tokens in
@@ -122,21 +75,52 @@ class PromptBuilder:
         if after is not None:
             fim = self._fim()
             ids = [fim.prefix, *ids, fim.suffix, *self._marked(after), fim.middle]
+        return self.from_ids(ids, new, newline_of(text))
+
+    def from_ids(self, ids: list[int], new: int, newline: str = "\n") -> CompletionPrompt:
+        """Build a prompt of token ids. Raises InputError if there are too many or one doesn't exist."""
         longest = self.longest or self.length
         if len(ids) > (room := _prompt_room(longest, new)):
             raise InputError(
                 f"the prompt has {len(ids)} tokens, but {new} new ones leave {room} of {longest}: shorten it, or set a "
                 "larger --length and, beyond the model's positions, a context.method and a context.target_length"
             )
-        return CompletionPrompt(ids, after is not None or (self.tokenizer.fim is not None and FIM_MIDDLE in text))
+        if wrong := [id for id in ids if not 0 <= id < self.tokenizer.vocabulary_size]:
+            raise InputError(f"the prompt's token {wrong[0]} isn't one of the model's {self.tokenizer.vocabulary_size}")
+        fim = self.tokenizer.fim
+        return CompletionPrompt(ids, fim is not None and fim.middle in ids, (), newline, new)
+
+    def fitting_ids(self, ids: list[int], new: int, newline: str = "\n") -> CompletionPrompt:
+        """Build a prompt of token ids, after which `new` tokens may follow, or as many as it leaves room for."""
+        room = (self.longest or self.length) - max(len(ids), _MIN_PROMPT_TOKENS)
+        return self.from_ids(ids, min(new, max(1, room)), newline)
 
     def asked(self, text: str, after: str | None, new: int) -> CompletionPrompt:
-        """Build a prompt for an editor's request, which doesn't name its file: if a file of the repository is
-        recognized, the prompt shows related files, otherwise the texts are used as they are."""
-        gap = _FIM_PROMPT.fullmatch(text) if after is None else None
-        before, rest = (gap[1], gap[2]) if gap else (text, after)
-        path = self.around.path_of(f"{before}\n{rest or ''}") if self.around else None
-        return self.at(path, before, rest, new) if path else self.from_text(text, after, new)
+        """Build a prompt for an editor's request. If its file is one of the repository (named in the text, or
+        recognized by its lines), the prompt shows related files; otherwise the texts are used as they are, with names
+        of special tokens in code as text. `new` is reduced if the prompt leaves less room."""
+        asked = take_apart(text, after or None, self.tokenizer)
+        if (path := self._path_of(asked)) is not None:
+            return self.at(path, asked.before, asked.after, min(new, self.length // 2))
+        newline = self.around.newline(None) if self.around else "\n"
+        ids = self._ids_of(asked.convert(lambda part: with_newlines(part, newline)))
+        return self.fitting_ids(ids, new, newline)
+
+    def _path_of(self, asked: EditorText) -> str | None:
+        """Return the path in the repository of the file that an editor asks about, which may be new."""
+        if self.around is None:
+            return None
+        text = f"{asked.before}\n{asked.after or ''}"
+        return self.around.path_named(asked.name, text) if asked.name else self.around.path_of(text)
+
+    def _ids_of(self, asked: EditorText) -> list[int]:
+        """Return the ids of an editor's texts; with none at all, the end token, after which a document begins."""
+        head = self._marked(asked.head) if asked.head else []
+        before = self.tokenizer.encode(asked.before)
+        if asked.after is None:
+            return [*head, *before] or [self.tokenizer.end_id]
+        fim = self._fim()
+        return [*head, fim.prefix, *before, fim.suffix, *self.tokenizer.encode(asked.after), fim.middle]
 
     def _written(
         self, own: TokenizedText, after: FilePiece | None, others: Iterable[FilePiece], room: int, sizes: TemplateSizes
@@ -176,65 +160,9 @@ def _prompt_room(length: int, new: int) -> int:
     return room
 
 
-@dataclass(frozen=True)
-class FilePosition:
-    """A position in a file of the working tree. `path` is the file's in its repository `repo` (None: it is in none);
-    `after` is None if the text after the position isn't to be shown."""
-
-    repo: Path | None
-    path: str
-    before: str
-    after: str | None
-
-
-def read_position(
-    file: Path, line: int | None, column: int | None, repo: Path | None, fim: bool | None
-) -> FilePosition:
-    """Read a file and split it at a position. Line and column start at 1; the column is before its character, None is
-    the line's end. `fim` None: the text after it is shown if it is more than whitespace. Raises InputError if there is
-    no such position."""
-    if not file.is_file() and repo is not None and (repo / file).is_file():
-        file = repo / file
-    if line is None:
-        raise InputError(f"--file {file} also needs --line N")
-    text = _read_file(file)
-    lines = text.split("\n")
-    if line > len(lines):
-        raise InputError(f"--line {line}: {file} has {len(lines)} lines")
-    row = lines[line - 1].removesuffix("\r")
-    if column is not None and column > len(row) + 1:
-        raise InputError(f"--column {column}: line {line} of {file} ends before column {len(row) + 1}")
-    at = sum(len(one) + 1 for one in lines[: line - 1]) + (len(row) if column is None else column - 1)
-    after = text[at:]
-    shown = bool(after.strip()) if fim is None else fim
-    root = repo if repo is not None else enclosing_repository(file)
-    return FilePosition(root, _path_within(file, root), text[:at], after if shown else None)
-
-
 def read_prompt(value: str) -> str:
     """Return the value of `--prompt`, or standard input if it is `-`. Raises InputError if that is empty."""
     text = sys.stdin.read() if value == "-" else value
     if not text:
         raise InputError("--prompt is empty; give a text to continue")
     return text
-
-
-def _read_file(file: Path) -> str:
-    try:
-        text = decode_text(file.read_bytes())
-    except OSError as error:
-        raise InputError(f"--file {file}: unreadable ({error.strerror}); give a file of the working tree") from None
-    if text is None:
-        raise InputError(f"--file {file}: isn't a text file")
-    return text
-
-
-def _path_within(file: Path, root: Path | None) -> str:
-    if root is None:
-        return file.name
-    try:
-        return file.resolve().relative_to(root.resolve()).as_posix()
-    except ValueError:
-        raise InputError(
-            f"--file {file}: outside the repository {root}; give --repo the one that contains it"
-        ) from None

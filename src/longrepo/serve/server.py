@@ -1,4 +1,4 @@
-"""A server for editors: OpenAI's completions endpoint with either engine's model, on this machine only.
+"""A server for editors: OpenAI's completions endpoint with either engine's model.
 
 Starlette on uvicorn reads requests in one thread. Answers are computed one after another in the thread that calls
 `CompletionServer.run`, because MLX keeps compiled code with Python objects in thread-local storage, and destroying that
@@ -8,9 +8,11 @@ in another thread while the interpreter exits aborts the process.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import logging
 import os
+import re
 import socket
 import time
 import uuid
@@ -23,121 +25,57 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from longrepo.data.template import completion_text
-from longrepo.data.text import special_token_mask
-from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
-from longrepo.serve.model import TunedModel
-from longrepo.serve.prompts import PromptBuilder
+from longrepo.serve.model import TextPart, TunedModel
+from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
+from longrepo.serve.protocol import CompletionRequest, PromptText, choice, error_body, usage
+from longrepo.serve.working_tree import newline_of
 
 SERVER_HOST = "127.0.0.1"
-DEFAULT_MAX_TOKENS = 256  # tokens of a completion if a request doesn't say
 _SHUTDOWN_SECONDS = 2  # for clients to receive what was sent before the server stops
 _LOG = logging.getLogger("uvicorn.error")
 
 
-def listen(port: int) -> socket.socket:
-    """Open a socket that only this machine reaches; port 0 means any free one. Raises InputError if the port is
-    taken."""
+def listen(host: str, port: int) -> socket.socket:
+    """Open a socket at an address of this machine; port 0 means any free one. Raises InputError if that fails."""
     try:
-        return socket.create_server((SERVER_HOST, port))
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family)
+    except socket.gaierror as error:
+        raise InputError(f"--host {host}: unknown ({error.strerror}); give an address of this machine") from None
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise InputError(f"--port {port}: can't listen there ({reason}); give another port, or 0 for any") from None
+        where = f"--port {port}" if host == SERVER_HOST else f"--host {host} --port {port}"
+        raise InputError(f"{where}: can't listen there ({reason}); give another port, or 0 for any") from None
 
 
-@dataclass(frozen=True)
-class CompletionRequest:
-    """The fields of a request; those that change nothing in greedy decoding are ignored."""
-
-    prompt: str
-    suffix: str | None
-    max_tokens: int
-    stop: tuple[str, ...]
-    stream: bool
-
-    @staticmethod
-    def parse(body: object) -> CompletionRequest:
-        """Read a request's body. Raises InputError if a field has the wrong type."""
-        if not isinstance(body, dict):
-            raise InputError("the request must be a JSON object")
-        prompt, suffix, stop = body.get("prompt"), body.get("suffix"), body.get("stop")
-        if not isinstance(prompt, str):
-            raise InputError("prompt must be a string: send one text")
-        if not isinstance(suffix, str | None):
-            raise InputError("suffix must be a string: send one text, or none")
-        stops = [stop] if isinstance(stop, str) else stop or []
-        if not (isinstance(stops, list) and all(isinstance(one, str) for one in stops)):
-            raise InputError("stop must be a string or a list of strings")
-        tokens = body.get("max_tokens") or DEFAULT_MAX_TOKENS
-        if type(tokens) is not int or tokens < 1:
-            raise InputError("max_tokens must be a whole number, 1 or more")
-        if not (prompt or suffix):
-            raise InputError("prompt is empty: send a text to continue")
-        return CompletionRequest(prompt, suffix, tokens, tuple(filter(None, stops)), bool(body.get("stream")))
-
-
-class CompletionText:
-    """The text of an answer, token by token.
-
-    It ends at a mark, or at a stop sequence, whichever tokens that falls into. Text that may be the start of a stop
-    sequence is held back until that is decided."""
-
-    def __init__(self, tokenizer: RepoTokenizer, stop: Sequence[str]) -> None:
-        self._tokenizer, self._stop, self._marks = tokenizer, stop, special_token_mask(tokenizer)
-        self._ids: list[int] = []
-        self._sent = 0  # characters
-        self.ended = False
-
-    def add(self, token: int) -> str:
-        """Return the text that the token makes certain."""
-        if token >= len(self._marks) or self._marks[token]:
-            self.ended = True
-            return self.rest()
-        self._ids.append(token)
-        text = completion_text(self._tokenizer, self._ids)
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
-            self.ended = True
-            return self._send(text, min(found))
-        return self._send(text, len(text) - self._held_back(text))
-
-    def rest(self) -> str:
-        """Return the text that was held back for a stop sequence that didn't come."""
-        text = completion_text(self._tokenizer, self._ids)
-        return self._send(text, len(text))
-
-    def _held_back(self, text: str) -> int:
-        """Count the characters at the end that may still change: an incomplete character, or the start of a stop."""
-        unfinished = len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-        begun = [
-            size
-            for stop in self._stop
-            for size in range(1, min(len(stop), len(text) + 1))
-            if text.endswith(stop[:size])
-        ]
-        return max([unfinished, *begun])
-
-    def _send(self, text: str, end: int) -> str:
-        piece, self._sent = text[self._sent : end], max(self._sent, end)
-        return piece
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an address."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback
 
 
 @dataclass(frozen=True)
 class AnswerPart:
-    """A part of an answer; `finish_reason` is None in all but the last."""
+    """A part of the answer number `index` to a request."""
 
-    text: str
-    finish_reason: str | None = None
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    index: int
+    part: TextPart
+
+
+@dataclass(frozen=True)
+class AnswerEnd:
+    """The end of all answers to a request, with the counts of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class AnswerBrokenOff(Exception):
@@ -154,15 +92,15 @@ class Answer:
     or an error; the other sets `abandoned` when the client is gone."""
 
     request: CompletionRequest
-    parts: asyncio.Queue[AnswerPart | Exception] = field(default_factory=asyncio.Queue)
+    parts: asyncio.Queue[AnswerPart | AnswerEnd | Exception] = field(default_factory=asyncio.Queue)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     abandoned: bool = False
 
-    def put(self, part: AnswerPart | Exception) -> None:
+    def put(self, part: AnswerPart | AnswerEnd | Exception) -> None:
         """Add a part, from the computing thread."""
         self.loop.call_soon_threadsafe(self.parts.put_nowait, part)
 
-    async def get(self) -> AnswerPart:
+    async def get(self) -> AnswerPart | AnswerEnd:
         """Return the next part. Raises the error if the computing thread put one."""
         part = await self.parts.get()
         if isinstance(part, Exception):
@@ -177,7 +115,7 @@ class CompletionServer:
         self._listening, self._tuned, self._prompts = listening, tuned, prompts
         self._waiting: SimpleQueue[Answer | None] = SimpleQueue()
         self._stopping = False
-        app = application(tuned.name, self._waiting.put)
+        app = application(tuned.name, self._waiting.put, allowed_hosts(listening.getsockname()[0]))
         options: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
         self._http = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, **options))
 
@@ -229,30 +167,48 @@ class CompletionServer:
             answer.put(AnswerBrokenOff(str(error) or type(error).__name__, 500))
 
     def _write(self, answer: Answer) -> None:
-        request = answer.request
-        ids = self._prompts.asked(request.prompt, request.suffix, request.max_tokens).ids
-        self._tuned.adaptive.select_tier(len(ids) + request.max_tokens)
-        text, new = CompletionText(self._tuned.tokenizer, request.stop), 0
-        with closing(self._tuned.engine.stream(ids, request.max_tokens)) as tokens:
-            for new, token in enumerate(tokens, start=1):  # noqa: B007
+        request, size = answer.request, self._tuned.tokenizer.vocabulary_size
+        if wrong := [id for id in request.sampling.logit_bias if id >= size]:
+            raise InputError(f"logit_bias: token {wrong[0]} isn't one of the model's {size}")
+        prompts, new = [self._prompt(request, text) for text in request.prompts], 0
+        for index in range(len(prompts) * request.n):
+            number = index // request.n
+            count = self._write_one(answer, index, request.prompts[number], prompts[number])
+            if count is None:
+                return
+            new += count
+        answer.put(AnswerEnd(sum(len(prompt.ids) for prompt in prompts), new))
+
+    def _prompt(self, request: CompletionRequest, prompt: PromptText) -> CompletionPrompt:
+        if isinstance(prompt, str):
+            return self._prompts.asked(prompt, request.suffix, request.max_tokens)
+        return self._prompts.fitting_ids(list(prompt), request.max_tokens)
+
+    def _write_one(self, answer: Answer, index: int, asked: PromptText, prompt: CompletionPrompt) -> int | None:
+        """Compute the answer number `index`; return its number of tokens, or None if nobody waits for it any more."""
+        request, new = answer.request, 0
+        text = asked if isinstance(asked, str) else self._tuned.tokenizer.decode(asked)
+        if request.echo:
+            answer.put(AnswerPart(index, TextPart(text, 0)))
+        options: dict[str, Any] = {"choice": index % request.n, "stop": request.stop, "newline": newline_of(text)}
+        with closing(self._tuned.stream(prompt, request.sampling, **options)) as parts:
+            for part in parts:
                 if answer.abandoned or self._stopping:
-                    return
-                if piece := text.add(token):
-                    answer.put(AnswerPart(piece))
-                if text.ended:
-                    break
-        rest = "" if text.ended else text.rest()
-        reason = "length" if new == request.max_tokens and not text.ended else "stop"
-        answer.put(AnswerPart(rest, reason, len(ids), new))
+                    return None
+                new = part.new
+                if part.text or part.finish_reason:
+                    answer.put(AnswerPart(index, part))
+        return new
 
 
-def application(name: str, enqueue: Callable[[Answer], None]) -> Starlette:
-    """Return the HTTP application: it passes requests to `enqueue` and sends the parts of answers as they come."""
+def application(name: str, enqueue: Callable[[Answer], None], allows: Callable[[str], bool]) -> Starlette:
+    """Return the HTTP application: it passes requests to `enqueue` and sends the parts of answers as they come.
+    `allows` decides which host names requests may be addressed to."""
 
     async def complete(request: Request) -> Response:
         try:
             body = await request.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError("the request isn't valid JSON: send an object with a prompt") from None
         answer = Answer(CompletionRequest.parse(body))
         enqueue(answer)
@@ -264,17 +220,14 @@ def application(name: str, enqueue: Callable[[Answer], None]) -> Starlette:
                 events = _events(answer, first, header | {"model": name}, hung_up)
                 return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
             parts = [first]
-            while parts[-1].finish_reason is None:
+            while not isinstance(parts[-1], AnswerEnd):
                 parts.append(await answer.get())
         except BaseException:
             answer.abandoned = True
             hung_up.cancel()
             raise
         hung_up.cancel()
-        text = "".join(part.text for part in parts)
-        return JSONResponse(
-            {**header, "model": name, "choices": [_choice(text, parts[-1])], "usage": _usage(parts[-1])}
-        )
+        return JSONResponse({**header, "model": name, **_whole_answer(answer.request, parts)})
 
     async def models(_: Request) -> Response:
         model = {"id": name, "object": "model", "created": 0, "owned_by": "longrepo"}
@@ -282,9 +235,47 @@ def application(name: str, enqueue: Callable[[Answer], None]) -> Starlette:
 
     return Starlette(
         routes=[Route("/v1/completions", complete, methods=["POST"]), Route("/v1/models", models, methods=["GET"])],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[SERVER_HOST, "localhost"])],
+        middleware=[Middleware(HostCheck, allows=allows)],
         exception_handlers=dict.fromkeys((InputError, HTTPException, AnswerBrokenOff), _error_response),
     )
+
+
+class HostCheck:
+    """Middleware that refuses requests for other host names, so that a web page's own name can't be pointed here."""
+
+    def __init__(self, app: ASGIApp, allows: Callable[[str], bool]) -> None:
+        self._app, self._allows = app, allows
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            host = Headers(scope=scope).get("host", "")
+            if not self._allows(host):
+                body = error_body(
+                    f"the host {host!r} isn't this server's: ask by its address or this machine's name", 400
+                )
+                await JSONResponse(body, 400)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def allowed_hosts(address: str) -> Callable[[str], bool]:
+    """Return which `Host` headers a server at this address accepts: of one that only this machine reaches, its address
+    and `localhost`; of others, any address and the names of this machine."""
+    names = {"localhost"}
+    if not is_loopback(address):
+        own = {socket.gethostname().lower(), socket.getfqdn().lower()}
+        names |= own | {f"{name.partition('.')[0]}.local" for name in own}
+
+    def allows(host: str) -> bool:
+        name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+        name = name.strip("[]").lower().rstrip(".")
+        try:
+            given = ipaddress.ip_address(name)
+        except ValueError:
+            return name in names
+        return given.is_loopback or not is_loopback(address)
+
+    return allows
 
 
 async def _hang_up(request: Request, answer: Answer) -> None:
@@ -296,19 +287,19 @@ async def _hang_up(request: Request, answer: Answer) -> None:
 
 
 async def _events(
-    answer: Answer, first: AnswerPart, header: dict[str, Any], hung_up: asyncio.Task[None]
+    answer: Answer, first: AnswerPart | AnswerEnd, header: dict[str, Any], hung_up: asyncio.Task[None]
 ) -> AsyncIterator[str]:
-    part = first
+    request, part = answer.request, first
+    no_usage = {"usage": None} if request.include_usage else {}
     try:
-        while True:
-            usage = {"usage": _usage(part)} if part.finish_reason else {}
-            yield _event({**header, "choices": [_choice(part.text, part)], **usage})
-            if part.finish_reason:
-                break
+        while not isinstance(part, AnswerEnd):
+            yield _event({**header, "choices": [_choice(request, part.index, [part.part])], **no_usage})
             part = await answer.get()
+        if request.include_usage:
+            yield _event({**header, "choices": [], "usage": usage(part.prompt_tokens, part.completion_tokens)})
         yield "data: [DONE]\n\n"
     except Exception as error:
-        yield _event(_error_body(error)[0])
+        yield _event(_error(error)[0])
     finally:
         answer.abandoned = True
         hung_up.cancel()
@@ -318,30 +309,34 @@ def _event(tree: dict[str, Any]) -> str:
     return f"data: {json.dumps(tree)}\n\n"
 
 
-def _choice(text: str, last: AnswerPart) -> dict[str, Any]:
-    return {"index": 0, "text": text, "logprobs": None, "finish_reason": last.finish_reason}
+def _whole_answer(request: CompletionRequest, parts: Sequence[AnswerPart | AnswerEnd]) -> dict[str, Any]:
+    """Return the choices and the counts of tokens of an answer whose last part is its end."""
+    end = parts[-1]
+    assert isinstance(end, AnswerEnd)
+    texts: dict[int, list[TextPart]] = {}
+    for one in parts:
+        if isinstance(one, AnswerPart):
+            texts.setdefault(one.index, []).append(one.part)
+    choices = [_choice(request, index, texts[index]) for index in sorted(texts)]
+    return {"choices": choices, "usage": usage(end.prompt_tokens, end.completion_tokens)}
 
 
-def _usage(last: AnswerPart) -> dict[str, int]:
-    both = last.prompt_tokens + last.completion_tokens
-    return {
-        "prompt_tokens": last.prompt_tokens,
-        "completion_tokens": last.completion_tokens,
-        "total_tokens": both,
-    }
+def _choice(request: CompletionRequest, index: int, parts: Sequence[TextPart]) -> dict[str, Any]:
+    tokens = [token for part in parts for token in part.tokens]
+    text = "".join(part.text for part in parts)
+    return choice(index, text, parts[-1].finish_reason, tokens if request.sampling.logprobs is not None else None)
 
 
-def _error_body(error: Exception) -> tuple[dict[str, Any], int]:
-    """Return an error in OpenAI's format, with a message of one line, and its HTTP status."""
+def _error(error: Exception) -> tuple[dict[str, Any], int]:
+    """Return an error's body and HTTP status."""
     status, message = 400, str(error)
     if isinstance(error, AnswerBrokenOff):
         status = error.status
     elif isinstance(error, HTTPException):
         status, message = error.status_code, f"{error.detail}: use POST /v1/completions or GET /v1/models"
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": " ".join(message.split()), "type": kind, "param": None, "code": None}}, status
+    return error_body(message, status), status
 
 
 async def _error_response(_: Request, error: Exception) -> Response:
-    body, status = _error_body(error)
+    body, status = _error(error)
     return JSONResponse(body, status)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -80,6 +81,23 @@ def test_scores_the_base_and_greedy_tokens_agree(folder: Path, tmp_path: Path) -
     assert np.abs(other.score(batch) - base).max() > 1e-2
     prompt = list(range(5, 30))
     assert other.generate(prompt, 20) == one.generate(prompt, 20)
+
+
+def test_tokens_may_be_chosen_otherwise_by_their_scores(folder: Path, tmp_path: Path) -> None:
+    engines, prompt = pair(folder, tmp_path), list(range(5, 30))
+    for engine in engines:
+        assert list(engine.stream(prompt, 8, choose=lambda scores: int(scores.argmax()))) == engine.generate(prompt, 8)
+    seen: list[list[np.ndarray[Any, np.dtype[np.float32]]]] = [[], []]
+    for engine, scores in zip(engines, seen, strict=True):
+
+        def second(one: np.ndarray[Any, np.dtype[np.float32]], kept: list[Any] = scores) -> int:
+            kept.append(one - one.max())
+            return int(one[1:].argsort()[-2]) + 1  # never the end token
+
+        assert len(list(engine.stream(prompt, 8, choose=second))) == 8
+    for one, other in zip(*seen, strict=False):
+        assert one.dtype == other.dtype == np.float32
+        np.testing.assert_allclose(one, other, atol=1e-3)
 
 
 def test_frozen_modules_keep_their_values(folder: Path, tmp_path: Path) -> None:

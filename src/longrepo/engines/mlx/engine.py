@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import adapter_config, read_adapter, read_moments, write_adapter, write_moments
-from longrepo.engines.base import Batch, Placement, StepMethod
+from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.mlx.chunked import MlxChunkedStep, MlxCodec, plain_step, unsupported_reason
@@ -156,13 +156,20 @@ class MlxEngine:
         return scores
 
     def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        *,
+        bits: int = 16,
+        tick: Callable[[], None] | None = None,
+        choose: TokenChooser | None = None,
     ) -> Generator[int]:
         from mlx_lm.generate import generate_step, generation_stream
 
         self.model.eval()
         packed = generation_options(self.model.published, bits)
-        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, **packed)
+        sampler = None if choose is None else _as_sampler(choose)
+        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, sampler=sampler, **packed)
         try:
             for token, _ in steps:
                 if tick:
@@ -227,3 +234,8 @@ class MlxEngine:
             "trainable_parameters": trained,
             "versions": {name: version(name) for name in ("mlx", "mlx-lm")},
         }
+
+
+def _as_sampler(choose: TokenChooser) -> Callable[[mx.array], mx.array]:
+    """Wrap `choose` as mlx-lm's sampler, which gets log-probabilities `[1, vocabulary]`."""
+    return lambda scores: mx.array([choose(np.array(scores[0].astype(mx.float32)))], dtype=mx.uint32)

@@ -18,7 +18,7 @@ import transformers
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
-from longrepo.engines.base import Batch, Placement, StepMethod
+from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
 from longrepo.engines.messages import oom_as_error
 from longrepo.engines.observer import StepObserver
@@ -197,7 +197,13 @@ class TorchEngine:
 
     @torch.no_grad()
     def stream(
-        self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        *,
+        bits: int = 16,
+        tick: Callable[[], None] | None = None,
+        choose: TokenChooser | None = None,
     ) -> Generator[int]:
         self.model.eval()
         end = self.model.generation_config.eos_token_id
@@ -206,8 +212,9 @@ class TorchEngine:
         ids = torch.tensor([list(prompt)], device=self._device)
         with self.autocast():  # kept open between tokens: it holds the weights that it has cast
             for _ in range(max_new_tokens):
-                ids = self._next_token(ids, cache)
-                token = int(ids)
+                scores = self._next_scores(ids, cache)
+                token = int(scores.argmax()) if choose is None else choose(scores.float().cpu().numpy())
+                ids = torch.tensor([[token]], device=self._device)
                 if tick:
                     tick()
                 if token in ends:
@@ -290,10 +297,10 @@ class TorchEngine:
             "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)},
         }
 
-    def _next_token(self, ids: torch.Tensor, cache: Any) -> torch.Tensor:
-        """The likeliest token after `ids` `[1, tokens]` and what the cache holds, `[1, 1]`."""
+    def _next_scores(self, ids: torch.Tensor, cache: Any) -> torch.Tensor:
+        """Return the scores of the token after `ids` `[1, tokens]` and what the cache holds, `[vocabulary]`."""
         states = self._decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-        return self._head(states[:, -1:]).argmax(dim=-1)
+        return self._head(states[:, -1:]).flatten()
 
     def _hidden_parts(self, ids: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
         if self.method.step == "plain":

@@ -1,0 +1,95 @@
+"""The code in a request is found, whatever template an editor puts it in, and names of tokens in code stay text."""
+
+from __future__ import annotations
+
+import pytest
+
+from longrepo.data.tokenizer import load_tokenizer
+from longrepo.serve.editor_text import EditorText, take_apart
+from longrepo.serve.prompts import PromptBuilder
+
+P, S, M = "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
+BEFORE = "def total(items):\n    return "
+AFTER = "\n\nprint(total([]))\n"
+CODE = f'STOP = ["<|endoftext|>", "{M}"]\nMARK = "<|FILE_END|>"\n\ndef cut(text):\n    return '
+
+CASES = {
+    "prefix, suffix, middle": (f"{P}{BEFORE}{S}{AFTER}{M}", ("", None, BEFORE, AFTER)),
+    "suffix first": (f"{S}{AFTER}{P}{BEFORE}{M}", ("", None, BEFORE, AFTER)),
+    "StarCoder's other order": (f"{P}{S}{AFTER}{M}{BEFORE}", ("", None, BEFORE, AFTER)),
+    "nothing before": (f"{P}{S}{AFTER}{M}", ("", None, "", AFTER)),
+    "nothing after": (f"{P}{BEFORE}{S}{M}", ("", None, BEFORE, "")),
+    "a path": (
+        f"<|FILE_START|> web/a b.py\n{P}{BEFORE}{S}{AFTER}{M}",
+        ("<|FILE_START|> web/a b.py\n", "web/a b.py", BEFORE, AFTER),
+    ),
+    "a path with a carriage return": (
+        f"<|FILE_START|> web\\a.py\r\n{P}{BEFORE}{S}{AFTER}{M}",
+        ("<|FILE_START|> web\\a.py\r\n", "web\\a.py", BEFORE, AFTER),
+    ),
+    "other files and a path": (
+        f"<|FILE_START|> b.py\nB = 1\n<|FILE_END|><|FILE_START|> a.py\n{P}{BEFORE}{S}{AFTER}{M}",
+        ("<|FILE_START|> b.py\nB = 1\n<|FILE_END|><|FILE_START|> a.py\n", "a.py", BEFORE, AFTER),
+    ),
+    "only other files": (
+        f"<|FILE_START|> b.py\nB = 1\n<|FILE_END|>{P}{BEFORE}{S}{AFTER}{M}",
+        ("<|FILE_START|> b.py\nB = 1\n<|FILE_END|>", None, BEFORE, AFTER),
+    ),
+    "names of tokens in the code before": (f"{P}{CODE}{S}{AFTER}{M}", ("", None, CODE, AFTER)),
+    "names of tokens in the code after": (f"{P}{BEFORE}{S}{CODE}{M}", ("", None, BEFORE, CODE)),
+    "the cursor in quotation marks": (f'{P}name = "{S}"\n{M}', ("", None, 'name = "', '"\n')),
+    "a comment with a URI": (
+        f"{P}// Language: Go (go)\n// File uri: file:///home/me/shop/a.go (go)\n{BEFORE}{S}{AFTER}{M}",
+        (
+            "",
+            "file:///home/me/shop/a.go",
+            f"// Language: Go (go)\n// File uri: file:///home/me/shop/a.go (go)\n{BEFORE}",
+            AFTER,
+        ),
+    ),
+    "code alone": (CODE, ("", None, CODE, None)),
+    "a path and code": (f"<|FILE_START|> a.py\n{CODE}", ("<|FILE_START|> a.py\n", "a.py", CODE, None)),
+    "marks in code alone": (f"# {P} and {S}, then {M} here\n", ("", None, f"# {P} and {S}, then {M} here\n", None)),
+    "nothing": ("", ("", None, "", None)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_code_is_found_in_a_template(name: str) -> None:
+    text, expected = CASES[name]
+    assert take_apart(text, None, load_tokenizer("embedded")) == EditorText(*expected)
+
+
+def test_with_a_suffix_both_texts_are_code() -> None:
+    asked = f"{P}{CODE}{S}{AFTER}{M}"
+    assert take_apart(asked, AFTER, load_tokenizer("embedded")) == EditorText("", None, asked, AFTER)
+
+
+@pytest.mark.parametrize("after", [AFTER, None])
+def test_names_of_tokens_in_code_stay_text(after: str | None) -> None:
+    tokenizer = load_tokenizer("embedded")
+    prompt = PromptBuilder(tokenizer, 2048).asked(CODE, after, 64)
+    marks = [tokenizer.decode([id]) for id in prompt.ids if id in tokenizer.special_ids]
+    assert marks == ([P, S, M] if after else []) and prompt.fim == bool(after)
+
+
+def test_marks_of_a_template_are_tokens() -> None:
+    tokenizer = load_tokenizer("embedded")
+    text = f"<|FILE_START|> b.py\nB = '<|FILE_END|>'\n<|FILE_END|><|FILE_START|> a.py\n{P}{CODE}{S}{AFTER}{M}"
+    ids = PromptBuilder(tokenizer, 2048).asked(text, None, 64).ids
+    marks = [tokenizer.decode([id]) for id in ids if id in tokenizer.special_ids]
+    assert marks[-5:] == ["<|FILE_END|>", "<|FILE_START|>", P, S, M]
+    assert tokenizer.decode(ids) == text
+
+
+def test_no_text_at_all_begins_a_document() -> None:
+    tokenizer = load_tokenizer("embedded")
+    assert PromptBuilder(tokenizer, 2048).asked("", None, 64).ids == [tokenizer.end_id]
+    assert PromptBuilder(tokenizer, 2048).asked("", "", 64).ids == [tokenizer.end_id]
+
+
+def test_fewer_new_tokens_are_left_if_the_prompt_needs_the_room() -> None:
+    tokenizer = load_tokenizer("embedded")
+    for lines, asked, left in ((1, 16, 16), (1, 5000, 512 - 64), (60, 5000, None), (1, 0, 0)):
+        prompt = PromptBuilder(tokenizer, 512).asked("value = 1\n" * lines, None, asked)
+        assert prompt.new == (512 - len(prompt.ids) if left is None else left)
