@@ -35,7 +35,7 @@ from longrepo.memory import guard, planner
 from longrepo.pretrain import presets
 from longrepo.repository import filters
 from longrepo.rope import extend, scaling
-from longrepo.serve import prompts
+from longrepo.serve import protocol, working_tree
 from longrepo.training.validation import VALIDATION_SHARE
 from longrepo.utils import cache as caches
 from longrepo.utils import hashing
@@ -170,7 +170,11 @@ ROWS: list[Row] = [
     # answers
     (README, "OpenAI completions, 127.0.0.1:{}/v1", "8080", option(serve, "port")),
     ("docs/use.md", "longrepo serve RUN # http://127.0.0.1:{}/v1", "8080", option(serve, "port")),
-    ("docs/use.md", "recognized by its lines ({} of them must occur in it at HEAD)", "half", prompts._MIN_MATCH_SHARE),
+    ("docs/use.md", "at least {}, and half of those asked about, must occur", "three", working_tree._MIN_MATCH_LINES),
+    ("docs/use.md", "and {} of those asked about, must occur in it", "half", working_tree._MIN_MATCH_SHARE),
+    ("docs/use.md", "| `max_tokens` | default {};", "256", protocol.DEFAULT_MAX_TOKENS),
+    ("docs/use.md", "answers to each prompt; {} in all", "128", protocol.MAX_ANSWERS),
+    ("docs/use.md", "before temperature and penalties; up to {} |", "20", protocol.MAX_LOGPROBS),
     # exports
     ("docs/export.md", "into files of at most {} GiB", "1", merged._SHARD_BYTES / GIB),
     ("docs/export.md", "set `-c {}` to get what was trained", "4096", EMBEDDED["sliding_window"]),
