@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,8 @@ from typer.testing import CliRunner, Result
 from longrepo.cli.app import app
 from longrepo.data.template import completion_text
 from longrepo.errors import InputError
+from longrepo.serve.prompts import read_prompt
+from longrepo.serve.sampling import Sampling
 
 NEW = 16
 
@@ -63,6 +67,33 @@ def test_a_seed_draws_the_same_text_again_and_temperature_0_is_greedy(shop: Trie
     assert generate(shop.run, *text, "--top-p", "0.5", "--seed", "1").stdout == greedy
     for option in (("--temperature", "2.5"), ("--top-p", "1.5"), ("--seed", "x")):
         assert generate(shop.run, *text, *option).exit_code == 2
+
+
+def test_a_prompt_is_decoded_as_files_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = 'name = "caf\xe9"\n'
+    for encoding in ("utf-8", "latin-1", "utf-16"):
+        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(line.encode(encoding)), "ascii"))
+        assert read_prompt("-") == line
+    assert read_prompt(os.fsdecode(line.encode("latin-1"))) == read_prompt(line) == line
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"\0\1\2")))
+    with pytest.raises(InputError, match="--prompt: isn't text"):
+        read_prompt("-")
+
+
+def test_a_completion_is_written_in_utf_8_whatever_the_locale(shop: Tried) -> None:
+    tuned = shop.tuned["torch"]
+    prompt = tuned.prompts(512, None).from_text("# ", None, NEW)
+    texts = {n: "".join(part.text for part in tuned.stream(prompt, Sampling(2.0, seed=n))) for n in range(8)}
+    seed, expected = next((seed, text) for seed, text in texts.items() if not text.isascii())
+    draw = ("--prompt", "# ", "--max-tokens", str(NEW), "--temperature", "2", "--seed", str(seed))
+    out = subprocess.run(
+        [sys.executable, "-m", "longrepo", "generate", str(shop.run), *draw],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert out.returncode == 0, out.stderr
+    assert out.stdout.decode("utf-8") == expected
 
 
 def test_the_completion_is_written_as_it_comes(shop: Tried) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from longrepo.data.tokenizer import load_tokenizer
+from longrepo.errors import InputError
 from longrepo.serve.editor_text import EditorText, take_apart
 from longrepo.serve.prompts import PromptBuilder
 
@@ -47,6 +48,15 @@ CASES = {
             AFTER,
         ),
     ),
+    "Qwen's marks": (f"<|fim_prefix|>{BEFORE}<|fim_suffix|>{AFTER}<|fim_middle|>", ("", None, BEFORE, AFTER)),
+    "GLM's marks": (f"<|code_prefix|>{BEFORE}<|code_suffix|>{AFTER}<|code_middle|>", ("", None, BEFORE, AFTER)),
+    "CodeLlama's marks": (f"<PRE> {BEFORE} <SUF>{AFTER} <MID>", ("", None, BEFORE, AFTER)),
+    "DeepSeek's marks": (f"<｜fim▁begin｜>{BEFORE}<｜fim▁hole｜>{AFTER}<｜fim▁end｜>", ("", None, BEFORE, AFTER)),
+    "another model's marks in code": (
+        "# see <|fim_prefix|> and <|fim_suffix|>\nEND = <|fim_middle|>",
+        ("", None, "# see <|fim_prefix|> and <|fim_suffix|>\nEND = <|fim_middle|>", None),
+    ),
+    "the end token": ("<|endoftext|>", ("<|endoftext|>", None, "", None)),
     "code alone": (CODE, ("", None, CODE, None)),
     "a path and code": (f"<|FILE_START|> a.py\n{CODE}", ("<|FILE_START|> a.py\n", "a.py", CODE, None)),
     "marks in code alone": (f"# {P} and {S}, then {M} here\n", ("", None, f"# {P} and {S}, then {M} here\n", None)),
@@ -80,6 +90,17 @@ def test_marks_of_a_template_are_tokens() -> None:
     marks = [tokenizer.decode([id]) for id in ids if id in tokenizer.special_ids]
     assert marks[-5:] == ["<|FILE_END|>", "<|FILE_START|>", P, S, M]
     assert tokenizer.decode(ids) == text
+
+
+def test_a_model_without_marks_for_a_gap_says_so() -> None:
+    class Plain(type(load_tokenizer("embedded"))):  # type: ignore[misc]
+        fim = None
+
+    plain = load_tokenizer("embedded")
+    plain.__class__ = Plain
+    for text, after in ((f"{P}{BEFORE}{S}{AFTER}{M}", None), (BEFORE, AFTER)):
+        with pytest.raises(InputError, match="no fill-in-the-middle tokens"):
+            PromptBuilder(plain, 2048).asked(text, after, 64)
 
 
 def test_no_text_at_all_begins_a_document() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -104,6 +105,7 @@ def generate(
         completion_prompt = builder.from_text(text, None, max_tokens)
     tier, bits = tuned.adaptive.select_tier(len(completion_prompt.ids) + max_tokens), int(cache_bits)
     tuned.check_cache(tier, bits)
+    _write_code_as_it_is()
     sampling, new = Sampling(temperature, top_p, seed), 0
     with (
         tuned.engine.base_only() if base else nullcontext(),
@@ -114,6 +116,15 @@ def generate(
             new = part.new
     print(end="\n" if sys.stdout.isatty() else "", flush=True)
     print(_describe(completion_prompt, new, tuned, tier, verbose), file=sys.stderr)
+
+
+def _write_code_as_it_is() -> None:
+    """Write UTF-8 with the completion's own line ends to a file or pipe; to a terminal, what it can show."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        if sys.stdout.isatty():
+            sys.stdout.reconfigure(errors="replace")
+        else:
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
 
 
 def parse_positions(set_: list[str] | None) -> ContextSettings | None:

@@ -9,6 +9,17 @@ from dataclasses import dataclass
 from longrepo.data.tokenizer import FILE_START, RepoTokenizer
 
 _SEPARATORS = (FILE_START, "<file_sep>", "<|file_sep|>", "<|file_separator|>")  # a file's path follows
+_FIM_MARKS = (  # of other families of models, whose format an editor may be set to: before, after, fill
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
+    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
+    ("<PRE> ", " <SUF>", " <MID>"),
+    (
+        "<\N{FULLWIDTH VERTICAL LINE}fim\N{LOWER ONE EIGHTH BLOCK}begin\N{FULLWIDTH VERTICAL LINE}>",
+        "<\N{FULLWIDTH VERTICAL LINE}fim\N{LOWER ONE EIGHTH BLOCK}hole\N{FULLWIDTH VERTICAL LINE}>",
+        "<\N{FULLWIDTH VERTICAL LINE}fim\N{LOWER ONE EIGHTH BLOCK}end\N{FULLWIDTH VERTICAL LINE}>",
+    ),
+)
 _PATH = r"""[ \t]*([^\n\r<>|"'`]{1,400}?)[ \t]*\r?\n"""
 _URI_COMMENT = re.compile(r"^\W*File uri:\s*(\w[\w+.-]*:///?\S+)", re.MULTILINE | re.IGNORECASE)
 _COMMENT_CHARACTERS = 500  # at the beginning of a text, in which an editor may name the file
@@ -35,18 +46,34 @@ class EditorText:
 def take_apart(text: str, after: str | None, tokenizer: RepoTokenizer) -> EditorText:
     """Find the code in a request's prompt and suffix.
 
-    A suffix means that both are code. A prompt alone is a template if it has fill-in-the-middle marks in any of the
-    usual orders, or begins with a special token; in code, names of special tokens are text."""
-    if after is None:
-        special = {tokenizer.decode([id]) for id in tokenizer.special_ids}
-        header = f"(?:{'|'.join(re.escape(name) for name in _SEPARATORS if name in {FILE_START, *special})}){_PATH}"
-        if (parts := _split_fim(text, tokenizer)) is not None:
-            head, before, after = parts
-            named = re.search(f"{header}$", head)
-            return EditorText(head, named[1] if named else _name_in_comment(before), before, after)
-        if text.startswith((FILE_START, *special)):
-            return _split_files(text, header)
-    return EditorText("", _name_in_comment(text), text, after)
+    A suffix means that both are code. A prompt alone is a template if it has fill-in-the-middle marks (those of another
+    family of models too, if all of it is between them), or begins with a special token. In code, names of special
+    tokens are text."""
+    if after is not None:
+        return EditorText("", _name_in_comment(text), text, after)
+    special = {tokenizer.decode([id]) for id in tokenizer.special_ids}
+    header = f"(?:{'|'.join(re.escape(name) for name in _SEPARATORS if name in {FILE_START, *special})}){_PATH}"
+    if (parts := _own_gap(text, tokenizer) or _foreign_gap(text)) is not None:
+        head, before, after = parts
+        named = re.search(f"{header}$", head)
+        return EditorText(head, named[1] if named else _name_in_comment(before), before, after)
+    if text.startswith((FILE_START, *special)):
+        return _split_files(text, header)
+    return EditorText("", _name_in_comment(text), text, None)
+
+
+def _own_gap(text: str, tokenizer: RepoTokenizer) -> tuple[str, str, str] | None:
+    if tokenizer.fim is None:
+        return None
+    fim = tokenizer.fim
+    return _split_gap(text, *(tokenizer.decode([id]) for id in (fim.prefix, fim.suffix, fim.middle)))
+
+
+def _foreign_gap(text: str) -> tuple[str, str, str] | None:
+    for marks in _FIM_MARKS:
+        if text.startswith(marks[:2]) and (parts := _split_gap(text, *marks)) is not None and not parts[0]:
+            return parts
+    return None
 
 
 def _split_files(text: str, header: str) -> EditorText:
@@ -57,28 +84,24 @@ def _split_files(text: str, header: str) -> EditorText:
     return EditorText(text[: last.end()], last[1], text[last.end() :], None)
 
 
-def _split_fim(text: str, tokenizer: RepoTokenizer) -> tuple[str, str, str] | None:
-    """Return a template's text before the marks, and the code before and after the cursor; None if it has no marks.
+def _split_gap(text: str, prefix: str, suffix: str, middle: str) -> tuple[str, str, str] | None:
+    """Return a template's text before its marks, and the code before and after the cursor; None if it has no marks.
 
     The orders are prefix-suffix-middle, suffix-prefix-middle, and StarCoder's
     prefix-suffix-(suffix)-middle-(prefix)."""
-    if tokenizer.fim is None:
-        return None
-    fim = tokenizer.fim
-    prefix, suffix, middle = (tokenizer.decode([id]) for id in (fim.prefix, fim.suffix, fim.middle))
     starts, gaps, ends = (_places(text, mark) for mark in (prefix, suffix, middle))
     if not (starts and gaps and ends):
         return None
-    start, end = starts[0], ends[-1]
-    closed = end + len(middle) == len(text)
-    if gaps[0] < start and closed:
-        return text[: gaps[0]], text[start + len(prefix) : end], text[gaps[0] + len(suffix) : start]
-    inner = start + len(prefix)
-    if gaps[0] == inner and not closed:
-        first = next(place for place in ends if place > inner) if ends[-1] > inner else end
+    start, end, inner = starts[0], ends[-1], starts[0] + len(prefix)
+    if end + len(middle) != len(text):
+        first = min((place for place in ends if place >= inner + len(suffix)), default=None)
+        if gaps[0] != inner or first is None:
+            return None
         return text[:start], text[first + len(middle) :], text[inner + len(suffix) : first]
-    between = [gap for gap in gaps if start < gap < end]
-    if not (between and closed):
+    if gaps[0] < start:
+        return text[: gaps[0]], text[inner:end], text[gaps[0] + len(suffix) : start]
+    between = [gap for gap in gaps if inner <= gap < end]
+    if not between:
         return None
     return text[:start], text[inner : between[-1]], text[between[-1] + len(suffix) : end]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from longrepo.data.template import (
 from longrepo.data.text import TokenizedText, path_tokens
 from longrepo.data.tokenizer import FimIds, RepoTokenizer
 from longrepo.errors import InputError
+from longrepo.repository.types import decode_text
 from longrepo.serve.editor_text import EditorText, take_apart
 from longrepo.serve.working_tree import WorkingTree, newline_of, with_newlines
 
@@ -161,8 +163,12 @@ def _prompt_room(length: int, new: int) -> int:
 
 
 def read_prompt(value: str) -> str:
-    """Return the value of `--prompt`, or standard input if it is `-`. Raises InputError if that is empty."""
-    text = sys.stdin.read() if value == "-" else value
+    """Return the value of `--prompt`, or standard input if it is `-`, decoded as files are. Raises InputError if that
+    is empty or no text."""
+    raw = sys.stdin.buffer.read() if value == "-" else os.fsencode(value)
+    text = decode_text(raw)
+    if text is None:
+        raise InputError("--prompt: isn't text; give one in UTF-8")
     if not text:
         raise InputError("--prompt is empty; give a text to continue")
     return text

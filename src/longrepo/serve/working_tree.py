@@ -184,7 +184,8 @@ def read_position(
     if line is None:
         raise InputError(f"--file {file} also needs --line N")
     text = _read_file(file)
-    lines = text.split("\n")
+    newline = "\r" if "\r" in text and "\n" not in text else "\n"
+    lines = text.split(newline)
     if line > len(lines):
         raise InputError(f"--line {line}: {file} has {len(lines)} lines")
     row = lines[line - 1].removesuffix("\r")
