@@ -12,10 +12,10 @@ import numpy as np
 from arms import OURS, Arm
 
 from longrepo.config.schema import Settings
-from longrepo.data.dataset import SequenceFile, read_sequences, write_sequences
+from longrepo.data.dataset import SEQUENCES_FOLDER, SequenceFile, read_sequences, write_sequences
 from longrepo.data.metadata import tokenizer_of
 from longrepo.data.packing import phase_bands
-from longrepo.data.prepare import SEQUENCES_FOLDER, PreparationTools, RepositorySpec, prepare, write_prepared
+from longrepo.data.prepare import PreparationTools, RepositorySpec, prepare, write_prepared
 from longrepo.data.repo_tree import RepoTrees
 from longrepo.data.rows import SequenceRow
 from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, write_file

@@ -67,10 +67,13 @@ def prepare(
     """
     settings, folder = load_settings(_path(config), overrides), Path(output_dir)
     with open_repositories(_paths(repo), weight, revision) as origins:
+        from longrepo.data.dataset import SEQUENCES_FOLDER
         from longrepo.data.packing import last_phase
-        from longrepo.data.prepare import SEQUENCES_FOLDER, check_writable, write_prepared
+        from longrepo.data.prepare import check_writable, write_prepared
         from longrepo.data.prepare import prepare as build
+        from longrepo.utils.files import check_folder_name
 
+        check_folder_name(folder, "--output-dir")
         check_writable(folder)
         length = max_sequence_length or settings.model.max_position_embeddings
         with prepare_tools(settings, model, progress) as ready:

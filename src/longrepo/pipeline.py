@@ -251,8 +251,8 @@ class Pipeline:
         choose_lengths(self.chooser, planner.budget, PhaseFits(planner))
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
-        from longrepo.data.dataset import read_sequences
-        from longrepo.data.prepare import SEQUENCES_FOLDER, prepare, write_prepared
+        from longrepo.data.dataset import SEQUENCES_FOLDER, read_sequences
+        from longrepo.data.prepare import prepare, write_prepared
         from longrepo.data.tokenizer import load_tokenizer
         from longrepo.data.windows import build_windows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -182,5 +183,46 @@ def test_what_is_printed_fits_a_terminal_and_leaves_no_figure_out() -> None:
     assert "behind different other files, 2,048 tokens" in said and "512 tokens" not in said
     rows_said = [line for line in lines if "-0.200, " in line]
     assert len(rows_said) == 5 and sum("3.000" in line and "2.800" in line for line in rows_said) == 5
-    assert [line.split()[-1] for line in rows_said[1:]] == ["better", "-0.150", "better", "none"]
-    assert "all depths (exact)" in said and "one group: none" in said
+    assert [line.split()[-1] for line in rows_said] == ["better", "better", "-0.150", "better", "interval"]
+    assert "all depths (exact)" in said and "no interval" in said and "12 (8)" in said and " of " not in rows_said[0]
+
+
+def quick_figures(length: int) -> list[Figure]:
+    """As many as `evaluate --quick` measures at a length."""
+    contexts = ("none", "random", "related", "retrieved")
+    return [
+        *(figure("context", "loss", 1, context=one, length=length) for one in contexts),
+        *(figure("gain", "gain", 1, context=one, length=length) for one in contexts[1:]),
+        *(
+            figure("line", "loss", 1, **{"class": name, "context": one, "length": length})
+            for name in ("committed", "in_project", "in_file", "other")
+            for one in ("none", "related")
+        ),
+        *(
+            figure("completion", metric, 1, task=task, place=place, length=length)
+            for metric in ("exact", "edit", "identifiers")
+            for task in ("line", "fim")
+            for place in ("in_file", "cross_file", "all")
+        ),
+        *(figure("question", metric, 1, kind=kind) for metric in ("exact", "right") for kind in ("caller", "all")),
+        *(
+            figure("needle", metric, 1, depth=depth, length=length)
+            for metric in ("exact", "loss")
+            for depth in (50, -1)
+        ),
+        figure("longppl", "longppl", 1, length=length),
+        figure("short", "loss", 1, context_tokens=128),
+        figure("other", "loss", 1, repository="gin"),
+    ]
+
+
+def test_a_quick_evaluation_is_one_screen() -> None:
+    rows = [Comparison(cap, cap, 4, 600, 1, 3.0, 2.8, -0.2, -0.2, -0.2) for cap in (512, 1024, 2048)]
+    out = StringIO()
+    found = Evaluation({"amount": "quick", "held_out": "files"}, rows, quick_figures(2048), [], ["few", "few"])
+    print_evaluation(found, Console(file=out, width=80))
+    lines = out.getvalue().splitlines()
+    assert len(lines) <= 32 and "(files)" in out.getvalue() and "leave out --quick" in out.getvalue()
+    assert sum("-0.200" in line for line in lines) == 3 + 10
+    assert lines.count("note: few") == 1
+    assert not re.search(r"\d of \d", out.getvalue())

@@ -123,13 +123,14 @@ def tokenize(
     with api.open_repositories([repo], None, revision) as origins:
         from rich.console import Console
 
-        from longrepo.data.dataset import write_sequences
+        from longrepo.data.dataset import check_output_name, write_sequences
         from longrepo.data.prepare import check_writable
         from longrepo.data.windows import build_windows
         from longrepo.reports.sequences import show_preparation, show_preparation_details
         from longrepo.reports.training import TerminalProgress
 
         console = Console()
+        check_output_name(output)
         check_writable(output.parent)
         with api.prepare_tools(settings, model, TerminalProgress(verbose)) as ready:
             prepared = build_windows(origins, settings, ready, length, repeated)

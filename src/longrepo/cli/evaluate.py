@@ -85,6 +85,8 @@ def report(
 
     if output is not None and output.is_dir():
         raise InputError(f"--output {output}: is a folder; give the page's name, such as {output / 'report.html'}")
+    if output is not None and output.suffix.lower() not in ("", ".html", ".htm"):
+        raise InputError(f"--output {output}: the page is HTML; give a name ending in .html")
     if len({run.resolve() for run in runs}) < len(runs):
         raise InputError("a run is named twice; name each once")
     found = [read_run_record(run) for run in runs]

@@ -22,7 +22,10 @@ EngineOption = Annotated[
     ),
 ]
 SequencesArgument = Annotated[
-    Path, typer.Argument(metavar="SEQUENCES", help="A folder of sequences, or a .json, .jsonl or .parquet file.")
+    Path,
+    typer.Argument(
+        metavar="SEQUENCES", help="What prepare or tokenize wrote: a folder, or a .json, .jsonl or .parquet file."
+    ),
 ]
 TokenizerOption = Annotated[
     str | None,

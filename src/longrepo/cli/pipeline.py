@@ -53,10 +53,13 @@ def pipeline(
     from longrepo.data.prepare import check_writable
     from longrepo.reports.training import PipelineReporter
     from longrepo.training.events import check_logger_installed
+    from longrepo.utils.files import check_folder_name
 
     check_logger_installed(settings.training.report_to)
     with api.open_repositories(repo, weight, revision) as origins:
         walk = Pipeline(origins, settings, engine.value, device.value, PipelineReporter(verbose))
+        if output is not None:
+            check_folder_name(output)
         output = output or Path("runs") / walk.name
         check_writable(output)
         trained = walk.run(output, long_context_mode)

@@ -16,7 +16,7 @@ from longrepo.cli.train import DeviceChoice, end_training
 from longrepo.config.loader import dump_yaml, load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
-from longrepo.utils.files import write_text_file
+from longrepo.utils.files import check_folder_name, write_text_file
 
 if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
@@ -126,6 +126,7 @@ def _prepare_run(
 
 
 def _check_unused(output: Path) -> None:
+    check_folder_name(output)
     if not output.exists():
         return
     if not output.is_dir():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 
 HEADER_FILE = "header.json"
+SEQUENCES_FOLDER = "sequences"  # in the folder that `prepare` writes
 ROWS_PER_BATCH = 256  # also the rows of a parquet row group
 DATA_FILE = "data-00000-of-00001.arrow"
 _HEADER_KEY = b"longrepo"
@@ -178,6 +180,7 @@ def _write_json_file(file: Path, tree: dict[str, Any]) -> None:
 
 
 _WRITERS = {".json": write_json, ".jsonl": write_jsonl, ".parquet": write_parquet}
+_FILE_SUFFIX = re.compile(r"\.(?!v\d)[A-Za-z]+\d?")  # of a file's name; a folder may end in a version: run.v2, run.3
 
 
 def write_sequences(path: Path, rows: Iterable[SequenceRow | LongContextSequence], header: Header) -> Header:
@@ -196,12 +199,22 @@ def write_sequences(path: Path, rows: Iterable[SequenceRow | LongContextSequence
     return finish()
 
 
+def check_output_name(path: Path) -> None:
+    """Raise InputError for a name that ends like a file of a format that isn't written, such as `x.csv` or `x.JSON`."""
+    if path.suffix not in _WRITERS and not path.is_dir() and _FILE_SUFFIX.fullmatch(path.suffix):
+        raise InputError(
+            f"{path}: sequences can't be written as {path.suffix}; give a name ending in {', '.join(_WRITERS)}, or a "
+            "folder's name without a suffix"
+        )
+
+
 @contextmanager
 def staged_output(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write sequences to; if the block ends without an error it replaces `path`.
 
     Raises InputError and RunError as `write_sequences` does.
     """
+    check_output_name(path)
     if path.is_dir() and (path.suffix in _WRITERS or not _is_replaceable(path)):
         raise InputError(f"{path}: the folder isn't empty and holds no sequences; give another name for the sequences")
     if path.is_file() and path.suffix not in _WRITERS:
@@ -237,8 +250,11 @@ def _batches_from_rows(rows: Iterator[SequenceRow | LongContextSequence], total:
 
 
 def read_sequences(path: Path) -> SequenceFile:
-    """Open sequences written by `write_sequences`. Raises InputError if they are missing, cut short or altered."""
-    path = Path(path)
+    """Open sequences written by `write_sequences`. Raises InputError if they are missing, cut short or altered.
+
+    `path` may also be the folder that holds them: what `prepare` wrote (its --output-dir), or `pretrain`.
+    """
+    path = _sequences_in(Path(path))
     if not path.exists():
         raise InputError(f"{path}: no such sequences; make them with longrepo prepare")
     if path.is_dir() and not (path / HEADER_FILE).is_file():
@@ -264,6 +280,11 @@ def read_sequences(path: Path) -> SequenceFile:
     if found.hexdigest() != header.content_sha256:
         raise InputError(f"{path}: altered since it was written (content hash differs); make the sequences again")
     return SequenceFile(path, header, table)
+
+
+def _sequences_in(path: Path) -> Path:
+    inside = path / SEQUENCES_FOLDER
+    return inside if (inside / HEADER_FILE).is_file() and not (path / HEADER_FILE).is_file() else path
 
 
 class SequenceFile:

@@ -22,7 +22,7 @@ from typing import Any
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
 from longrepo.data.corpus import HELD_OUT_SPLITS, Corpus, candidates_by_split, max_target_size, read_corpus
-from longrepo.data.dataset import write_sequences
+from longrepo.data.dataset import SEQUENCES_FOLDER, write_sequences
 from longrepo.data.dedup import TrainingTexts
 from longrepo.data.difficulty import Scorer, add_model_difficulty, difficulty_label, quantile_thresholds
 from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
@@ -386,7 +386,6 @@ def _is_kept(corpus: Corpus, band: Band, number: int, share: float) -> bool:
     )
 
 
-SEQUENCES_FOLDER = "sequences"
 SUMMARY_FILE = "preparation_summary.json"
 REDACTIONS_FILE = "redactions.tsv"
 

@@ -45,6 +45,7 @@ def import_mlx_adapter(adapter: Path, base: str | None, output: Path) -> list[st
 
 def write_new_folder(output: Path, fill: Callable[[Path], list[str]]) -> list[str]:
     """Fill a temporary folder, then move it to `output`. Raises InputError if that exists or can't be written."""
+    files.check_folder_name(output)
     if output.exists():
         raise InputError(f"--output {output}: already exists; give a new folder, or remove it")
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -21,37 +22,78 @@ _TITLES = {
     "short": "What short context cost",
     "other": "What was forgotten",
 }  # measures as they are printed; the others are for charts
+_IN_PROJECT = {"class": "in_project", "context": "related"}
+
+
+@dataclass(frozen=True)
+class _KeyFigure:
+    """A row of the short table: a figure at the longest length, under a name of its own."""
+
+    label: str
+    measure: str
+    metric: str
+    parts: Mapping[str, str | int]
+
+
+_KEY_FIGURES = (
+    _KeyFigure("new lines (loss)", "context", "loss", {"context": "related"}),
+    _KeyFigure("saved by related files", "gain", "gain", {"context": "related"}),
+    _KeyFigure("lines on own code (loss)", "line", "loss", _IN_PROJECT),
+    _KeyFigure("next lines, exact", "completion", "exact", {"task": "line", "place": "all"}),
+    _KeyFigure("middles, exact", "completion", "exact", {"task": "fim", "place": "all"}),
+    _KeyFigure("questions, exact", "question", "exact", {"kind": "all"}),
+    _KeyFigure("planted values, exact", "needle", "exact", {"depth": -1}),
+    _KeyFigure("LongPPL (perplexity)", "longppl", "longppl", {}),
+    _KeyFigure("short context (loss)", "short", "loss", {}),
+    _KeyFigure("other repositories (loss)", "other", "loss", {}),
+)
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Print the comparison on prepared sequences, one table per measure at the longest length, and the notes."""
-    print_comparison(evaluation.comparisons, console)
-    for measure, title in _TITLES.items():
-        figures = _at_longest(evaluation.find(measure))
-        if figures:
-            console.print()
-            console.print(_measure_table(title, figures))
-    for note in evaluation.notes:
+    """Print the comparison on prepared sequences, a table per measure at the longest length, and the notes.
+
+    A quick evaluation has too few samples for all of these: one table holds its most important figures.
+    """
+    units = group_name(evaluation)
+    print_comparison(evaluation.comparisons, console, units)
+    if evaluation.about.get("amount") == "quick":
+        console.print()
+        console.print(_key_table(evaluation, units))
+        console.print("Few samples; evaluation.json has every figure. For all samples leave out --quick.")
+    else:
+        for measure, title in _TITLES.items():
+            figures = _at_longest(evaluation.find(measure))
+            if figures:
+                console.print()
+                console.print(_measure_table(title, figures, units))
+    for note in dict.fromkeys(evaluation.notes):
         console.print(f"note: {note}", style="dim", highlight=False, markup=False)
 
 
-def print_comparison(comparisons: Sequence[Comparison], console: Console) -> None:
-    """Print one row per length range, and a sentence on what they mean."""
-    table = Table(title="Held-out loss, nats per target token (lower is better)", title_justify="left")
-    for name in ("tokens", "sequences", "targets", "base", "tuned", "difference, 95 % interval"):
-        table.add_column(name, justify="right", no_wrap=True)
+def print_comparison(comparisons: Sequence[Comparison], console: Console, units: str = "commits") -> None:
+    """Print one row per length range, and a sentence on what they mean. `units`: what was resampled for intervals."""
+    table = _new_table("Held-out loss, nats per target token (lower is better)", f"sequences\n({units})", "targets")
     for row in comparisons:
-        interval = f"{row.low:+.3f} to {row.high:+.3f}" if row.groups > 1 else "one commit: none"
         table.add_row(
             f"≤ {row.cap:,}",
-            f"{row.sequences} of {row.groups}",
+            f"{row.sequences:,} ({row.groups:,})",
             f"{row.targets:,}",
             f"{row.base:.3f}",
             f"{row.tuned:.3f}",
-            f"{row.difference:+.3f}, {interval}",
+            _difference(row.difference, row.low, row.high, row.groups),
+            "" if not row.certain else "better" if row.difference < 0 else "worse",
         )
     console.print(table)
     console.print(comparison_verdict(comparisons))
+
+
+def _difference(value: float, low: float, high: float, groups: int) -> str:
+    return f"{value:+.3f}, " + (f"{low:+.3f} to {high:+.3f}" if groups > 1 else "no interval")
+
+
+def group_name(evaluation: Evaluation) -> str:
+    """What intervals are over: commits, files, or both."""
+    return {"files": "files", "commits and files": "groups"}.get(str(evaluation.about.get("held_out")), "commits")
 
 
 def comparison_verdict(comparisons: Sequence[Comparison]) -> str:
@@ -75,27 +117,40 @@ def _at_longest(figures: Sequence[Figure]) -> list[Figure]:
     return [one for one in figures if int(one.parts.get("length", 0)) == most]
 
 
-def _measure_table(title: str, figures: Sequence[Figure]) -> Table:
+def _key_table(evaluation: Evaluation, units: str) -> Table:
+    table = _new_table("At the longest length measured", f"samples\n({units})")
+    for key in _KEY_FIGURES:
+        for one in _at_longest(evaluation.find(key.measure, key.metric, **key.parts)):
+            _add_figure(table, key.label, one)
+    return table
+
+
+def _measure_table(title: str, figures: Sequence[Figure], units: str) -> Table:
     length = figures[0].parts.get("length")
-    table = Table(title=f"{title}, {length:,} tokens" if length else title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("")
-    for name in ("samples", "base", "tuned", "difference, 95 % interval", ""):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = _new_table(f"{title}, {length:,} tokens" if length else title, f"samples\n({units})")
     for one in figures:
         parts = ", ".join(_part_label(name, value) for name, value in one.parts.items() if name != "length")
-        label = f"{parts} ({one.metric})" if one.metric not in ("loss", "gain", "longppl") else parts
-        change = one.difference
-        interval = f"{change.low:+.3f} to {change.high:+.3f}" if one.groups > 1 else "one group: none"
-        word = "" if not one.certain else "better" if one.gained else "worse"
-        table.add_row(
-            label,
-            f"{one.samples} of {one.groups}",
-            f"{one.base.value:.3f}",
-            f"{one.tuned.value:.3f}",
-            f"{change.value:+.3f}, {interval}",
-            word,
-        )
+        _add_figure(table, f"{parts} ({one.metric})" if one.metric not in ("loss", "gain", "longppl") else parts, one)
     return table
+
+
+def _new_table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for name in (*columns, "base", "tuned", "difference,\n95 % interval", ""):
+        table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+    return table
+
+
+def _add_figure(table: Table, label: str, one: Figure) -> None:
+    table.add_row(
+        label,
+        f"{one.samples:,} ({one.groups:,})",
+        f"{one.base.value:.3f}",
+        f"{one.tuned.value:.3f}",
+        _difference(one.difference.value, one.difference.low, one.difference.high, one.groups),
+        "" if not one.certain else "better" if one.gained else "worse",
+    )
 
 
 def _part_label(name: str, value: str | int) -> str:

@@ -195,9 +195,9 @@ class PipelineReporter:
 
     def compared(self, evaluation: Evaluation) -> None:
         """Print base against tuned, and notes on the figures."""
-        from longrepo.reports.evaluation import print_comparison
+        from longrepo.reports.evaluation import group_name, print_comparison
 
-        print_comparison(evaluation.comparisons, self.console)
+        print_comparison(evaluation.comparisons, self.console, group_name(evaluation))
         for note in evaluation.notes:
             self.note(note)
 

@@ -10,6 +10,7 @@ from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
 from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateRecord
+from longrepo.utils.files import check_folder_name
 
 if TYPE_CHECKING:
     from longrepo.data.dataset import SequenceFile
@@ -87,10 +88,11 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
 
     resumable = _find_resumable_run(request)
     output = resumable.run if resumable else request.output or DEFAULT_OUTPUT
+    check_folder_name(output)
     settings = _load_run_settings(request, output)
     check_logger_installed(settings.training.report_to)
-    path = _find_sequences(request, settings, resumable)
-    source = read_sequences(path)
+    source = read_sequences(_find_sequences(request, settings, resumable))
+    path = source.path
     plan = _plan_training(request, settings, source, str(path.resolve()), resumable)
     settings = plan.settings
     choice = choose_engine(request.engine, request.device, settings.training.weights)

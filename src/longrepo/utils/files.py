@@ -18,6 +18,15 @@ from longrepo.errors import InputError, RunError
 TEMPORARY_PREFIX = ".writing-"  # files and folders with this prefix are unfinished
 
 
+FILE_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".html", ".yaml", ".safetensors", ".gguf", ".zip", ".gz")
+
+
+def check_folder_name(folder: Path, option: str = "--output") -> None:
+    """Raise InputError if a new folder has the name of a file, such as `model.gguf`."""
+    if folder.suffix.lower() in FILE_SUFFIXES and not folder.is_dir():
+        raise InputError(f"{option} {folder}: names a folder; leave out {folder.suffix}")
+
+
 def write_text_file(file: Path, text: str) -> None:
     """Write a small file atomically. Raises InputError if the folder isn't writable, RunError if the disk is full."""
     beside = file.with_name(TEMPORARY_PREFIX + file.name)
