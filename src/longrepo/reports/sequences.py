@@ -49,10 +49,12 @@ def show_preparation(console: Console, header: Header, summary: dict[str, Any], 
         weight = f", weight {facts.weight:g}" if facts.weight != 1 else ""
         console.print(
             f"[bold]{facts.name}[/] at {facts.head[:10]}: {files['count']} files ({languages}), "
-            f"{_short_count(files['training_tokens'])} tokens to train on, {history['changes']} changes, "
+            f"{_short_count(files['training_tokens'])} tokens to train on, {_change_count(history)}, "
             f"{found['dependencies']['edges']} imports between files{weight}",
             highlight=False,
         )
+        for line in _left_out_lines(history):
+            console.print(line, highlight=False, markup=False)
     console.print(_sequence_table(header))
     for line in _token_account(header):
         console.print(line, highlight=False)
@@ -64,17 +66,40 @@ def show_preparation(console: Console, header: Header, summary: dict[str, Any], 
     console.print(f"written to [bold]{written}[/] in {seconds:.1f} s", highlight=False, soft_wrap=True)
 
 
+_CHANGE = "change: "  # begins the reasons for which changes of a commit are left out, not the commit
+
+
+def _left_out_changes(history: dict[str, Any]) -> Counter[str]:
+    """Reason → changes of a file that are not learned from."""
+    found = Counter[str]()
+    for reason, count in (*history["changes_left_out"].items(), *history["commits_left_out"].items()):
+        if reason in history["changes_left_out"] or reason.startswith(_CHANGE):
+            found[reason.removeprefix(_CHANGE)] += count
+    return found
+
+
+def _change_count(history: dict[str, Any]) -> str:
+    changes, left_out = history["changes"], _left_out_changes(history).total()
+    count = f"{changes:,} of {changes + left_out:,}" if left_out else f"{changes:,}"
+    return f"{count} {'change' if changes + left_out == 1 else 'changes'} to files"
+
+
+def _left_out_lines(history: dict[str, Any]) -> Iterator[str]:
+    commits = {why: count for why, count in history["commits_left_out"].items() if not why.startswith(_CHANGE)}
+    for what, reasons in (("changes", _left_out_changes(history)), ("commits", Counter(commits))):
+        if reasons:
+            yield f"  {what} left out: " + "; ".join(f"{why} ({count:,})" for why, count in reasons.most_common())
+
+
 def show_preparation_details(console: Console, summary: dict[str, Any]) -> None:
     """Print what `--verbose` adds: the largest files, the most imported ones, and what was left out and why."""
     for found in summary["repositories"]:
-        files, history = found["files"], found["history"]
+        files = found["files"]
         several = f"{found['name']}: " if len(summary["repositories"]) > 1 else ""
         for title, rows in (
             ("largest files", [(one["path"], f"{one['characters']:,} characters") for one in files["largest"]]),
             ("most imported", [(one["path"], f"by {one['by']}") for one in found["dependencies"]["most_imported"]]),
             ("files left out", [(why, str(count)) for why, count in files["left_out"].items()]),
-            ("commits left out", [(why, str(count)) for why, count in history["commits_left_out"].items()]),
-            ("changes left out", [(why, str(count)) for why, count in history["changes_left_out"].items()]),
         ):
             if rows:
                 table = Table(
