@@ -1,4 +1,4 @@
-"""What `prepare` prints about a repository's history: changes are counted out of all, with the reasons for the others."""
+"""What `prepare` prints about history: changes are counted out of all, with the reasons for the others."""
 
 from __future__ import annotations
 

@@ -6,28 +6,22 @@ A setting's name is `section.key`, or `section.key[0].name` inside a list of sec
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from longrepo.config.schema import ContextSettings, PhaseConfig, Settings, phase_list
+from longrepo.config.suggestions import PathPart, dotted_key, nearest_key, nearest_name, section_in
 from longrepo.errors import InputError
 
-PathPart = str | int
 _SETTING_NAME = re.compile(r"\w+(\.\w+|\[\d+\])*")
-
-
-def dotted_key(path: Sequence[PathPart]) -> str:
-    """Join a path: `("long_context", "further_phases", 0, "epochs")` → `long_context.further_phases[0].epochs`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def parse_key(key: str) -> tuple[PathPart, ...] | None:
@@ -49,32 +43,8 @@ def error_path(location: Sequence[PathPart]) -> tuple[PathPart, ...]:
         path.append(part)
         if isinstance(part, str):
             field = section.model_fields.get(part)
-            section = _section_in(field.annotation) if field else None
+            section = section_in(field.annotation) if field else None
     return tuple(path)
-
-
-def nearest_key(path: Sequence[PathPart]) -> str | None:
-    """Return the known key that an unknown one was probably meant to be."""
-    *above, wrong = path
-    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
-    if not above:
-        known = [*sections, *(f"{s}.{k}" for s, model in sections.items() for k in model.model_fields)]  # type: ignore[union-attr]
-        by_last = {name.rpartition(".")[2]: name for name in known}
-        match = difflib.get_close_matches(str(wrong), list(by_last), n=1)
-        return by_last[match[0]] if match else None
-    section: type[BaseModel] | None = Settings
-    for part in above:
-        if isinstance(part, str) and section is not None:
-            section = _section_in(section.model_fields[part].annotation)
-    match = difflib.get_close_matches(str(wrong), list(section.model_fields) if section else [], n=1, cutoff=0.5)
-    return dotted_key((*above, match[0])) if match else None
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that a field holds, by itself or in a list; None if it holds none."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for one in get_args(annotation) if (found := _section_in(one))), None)
 
 
 def find_impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
@@ -234,7 +204,9 @@ def _apply_override(tree: dict[str, Any], override: str, origin: dict[str, str],
     key, equals, text = override.partition("=")
     path = parse_key(key.strip())
     if not equals or path is None:
-        problems.append(f"--set {override}: expected section.key=value, such as lora.r=16")
+        meant = nearest_name(key.strip()) if equals else None
+        hint = f"; did you mean {meant}={text}?" if meant and "." in meant else ""
+        problems.append(f"--set {override}: expected section.key=value, such as lora.r=16{hint}")
         return
     try:
         value = yaml.load(text, _SettingsLoader)
@@ -255,6 +227,7 @@ def _apply_override(tree: dict[str, Any], override: str, origin: dict[str, str],
     if not isinstance(inside, dict):
         return  # the validation names this section's wrong type
     inside[str(last)] = value
+    origin.setdefault(str(path[0]), f"--set {override}")
     origin[dotted_key(path)] = f"--set {override}" if len(override) < _MAX_SHOWN else f"--set {dotted_key(path)}=…"
 
 
@@ -270,14 +243,22 @@ def _explain_errors(path: tuple[PathPart, ...], errors: list[Any], origin: dict[
     key = dotted_key(path)
     where = _where_set(key, origin, file)
     if error["type"] == "extra_forbidden":
-        meant = nearest_key(path)
-        return f"{where}: unknown key {key}" + (f"; did you mean {meant}?" if meant else "")
+        return f"{where}: unknown key {key}" + (f"; did you mean {meant}?" if (meant := _meant(path, error)) else "")
     if error["type"] == "missing":
         return f"{where}: {key} is missing: give it a value"
     wanted = " or ".join(
         message.removeprefix("Input should be ") for message in dict.fromkeys(one["msg"] for one in errors)
     )
     return f"{where}: {key}: expected {wanted.replace('a valid tuple', 'a list')}, got {error.get('input')!r}"
+
+
+def _meant(path: tuple[PathPart, ...], error: Any) -> str | None:
+    """Return what an unknown key was meant to be; of an unknown section, what its keys were meant to be."""
+    if found := nearest_key(path):
+        return found
+    inside = error.get("input")
+    keys = [nearest_name(str(key)) for key in inside] if len(path) == 1 and isinstance(inside, dict) else []
+    return " and ".join(dict.fromkeys(key for key in keys if key)) or None
 
 
 def _where_set(key: str, origin: dict[str, str], file: str) -> str:
