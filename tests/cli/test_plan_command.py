@@ -28,6 +28,7 @@ def test_the_parts_add_up_and_the_figures_are_a_scripts_too() -> None:
     assert entry["peak"] == entry["parts"]["peak"] + told["overhead"]
     assert told["parameters"]["lora"] == sum(told["parameters"]["by_module"].values())
     assert told["longest"] == 2048  # the model's positions
+    assert told["configuration"] == "published"
     assert entry["seconds"] is None  # this machine wasn't timed
 
 

@@ -225,11 +225,14 @@ def _make_report(
     planner: MemoryPlanner, choice: EngineSelection, lengths: Iterable[int], sequences: Path | None
 ) -> dict[str, Any]:
     """Return the plan for these lengths, or for the phases, as it is printed."""
+    from longrepo.engines.model_shape import is_shipped_config
     from longrepo.memory.report import plan_report
 
     asked = {f"{tokens:,} tokens": (tokens, planner) for tokens in lengths} or _phase_planners(planner)
     told = plan_report(planner, asked, planner.budget, sequences)
-    return {**told, "this_machine": planner.here, "engine_reason": choice.reason}
+    shipped = is_shipped_config(planner.settings.model.name, planner.settings.model.revision)
+    about = {"this_machine": planner.here, "engine_reason": choice.reason}
+    return {**told, **about, "configuration": "shipped" if shipped else "published"}
 
 
 def _phase_planners(planner: MemoryPlanner) -> dict[str, tuple[int, MemoryPlanner]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ContextSettings
@@ -14,6 +15,9 @@ from longrepo.utils.hub import model_location
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName
+
+
+_SHIPPED_CONFIGS = {"bigcode/starcoder2-3b": Path(__file__).with_name("starcoder2-3b.json")}
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,18 @@ class ModelShape:
 
 def read_config(name: str, revision: str | None = None, context: ContextSettings = NATIVE_CONTEXT) -> Any:
     """Read a model's transformers configuration, with its positions changed as `context` says. Raises InputError if
-    there is no readable configuration, or its positions can't be changed this way."""
+    there is no readable configuration, or its positions can't be changed this way.
+
+    The default model's is read from the copy in this package if the hub's isn't on this machine: no network is asked.
+    """
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(model_location(name), revision=revision)
+        if is_shipped_config(name, revision):
+            config = AutoConfig.from_pretrained(_SHIPPED_CONFIGS[name])
+            config._name_or_path = name
+        else:
+            config = AutoConfig.from_pretrained(model_location(name), revision=revision)
     except (OSError, ValueError, KeyError) as error:
         raise _config_error(name, error) from None
     try:
@@ -47,6 +58,15 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
     except InputError as error:
         raise InputError(f"model {name}: {error}") from None
     return config
+
+
+def is_shipped_config(name: str, revision: str | None = None) -> bool:
+    """Return whether a model's configuration is read from this package, since the hub's isn't on this machine."""
+    if name not in _SHIPPED_CONFIGS or revision is not None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    return not isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:

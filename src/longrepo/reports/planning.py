@@ -30,6 +30,8 @@ def show_plan(report: dict[str, Any], console: Console) -> None:
     counts, budget = report["parameters"], report["budget"]
     trained = counts["lora"] + counts["structure tokens"]
     console.print(f"[bold]{escape(report['model'])}[/bold] on {report['device']}, {report['dtype']}")
+    if report["configuration"] == "shipped":
+        console.print("configuration: the copy in this package, as the hub's isn't on this machine")
     console.print(f"engine: {report['engine']} ({escape(report['engine_reason'])})")
     console.print(f"budget: {_gib(budget['bytes'])} GiB ({escape(budget['reason'])})")
     console.print(
