@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,12 +72,15 @@ def prepare(
         from longrepo.data.packing import last_phase
         from longrepo.data.prepare import check_writable, write_prepared
         from longrepo.data.prepare import prepare as build
+        from longrepo.engines.model_shape import local_positions
         from longrepo.utils.files import check_folder_name
 
         check_folder_name(folder, "--output-dir")
         check_writable(folder)
         length = max_sequence_length or settings.model.max_position_embeddings
-        with prepare_tools(settings, model, progress) as ready:
+        settings = with_model(settings, model)
+        with prepare_tools(settings, None, progress) as ready:
+            ready.positions = partial(local_positions, settings.model)
             prepared = build(origins, settings, ready, phases or last_phase(settings.long_context), length)
             header = write_prepared(folder, prepared, ready.watch)
     return PreparedFolder(folder / SEQUENCES_FOLDER, header, prepared.summary)
@@ -229,9 +233,7 @@ def prepare_tools(
     from longrepo.utils.cache import SqliteCache, cache_folder
     from longrepo.utils.progress import NoProgress
 
-    if model is not None:
-        named = settings.model.model_copy(update={"name": model, "revision": None})
-        settings = settings.model_copy(update={"model": named})
+    settings = with_model(settings, model)
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
     cache, listener = SqliteCache(cache_folder()), progress or NoProgress()
     try:
@@ -243,6 +245,14 @@ def prepare_tools(
         raise
     finally:
         cache.close()
+
+
+def with_model(settings: Settings, name: str | None) -> Settings:
+    """Return the settings with another model, if one is named; the revision was the former one's."""
+    if name is None:
+        return settings
+    model = settings.model.model_copy(update={"name": name, "revision": None})
+    return settings.model_copy(update={"model": model})
 
 
 def _base_model_scorer(settings: Settings, tokenizer: RepoTokenizer, choice: EngineSelection | None) -> Scorer:

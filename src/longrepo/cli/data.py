@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,7 +116,7 @@ def tokenize(
     from longrepo.errors import InputError
 
     started = time.monotonic()
-    settings = load_settings(config, overrides or ())
+    settings = api.with_model(load_settings(config, overrides or ()), model)
     length = sequence_length or settings.model.max_position_embeddings
     repeated = settings.data.overlap if overlap is None else overlap
     if repeated >= length:
@@ -126,13 +127,15 @@ def tokenize(
         from longrepo.data.dataset import check_output_name, write_sequences
         from longrepo.data.prepare import check_writable
         from longrepo.data.windows import build_windows
+        from longrepo.engines.model_shape import local_positions
         from longrepo.reports.sequences import show_preparation, show_preparation_details
         from longrepo.reports.training import TerminalProgress
 
         console = Console()
         check_output_name(output)
         check_writable(output.parent)
-        with api.prepare_tools(settings, model, TerminalProgress(verbose)) as ready:
+        with api.prepare_tools(settings, None, TerminalProgress(verbose)) as ready:
+            ready.positions = partial(local_positions, settings.model)
             prepared = build_windows(origins, settings, ready, length, repeated)
             with ready.watch.count("writing windows", len(prepared.sequences)) as done:
                 header = write_sequences(output, prepared.rows(done), prepared.header)

@@ -189,6 +189,15 @@ class PhaseConfig:
             return own.model_copy(update={"target_length": self.max_length})
         return own
 
+    def beyond_positions(self, model: str, reach: int) -> str:
+        """Say that its longest sequence is beyond the positions of a model, and what to do."""
+        farther = self.setting("context.") if self.is_further else "context."
+        return (
+            f"{self.setting('max_length')}: {self.max_length:,} tokens, and the positions of {model} reach {reach:,}: "
+            f"set it to that or less, or have them reach farther with {farther}target_length={self.max_length} and a "
+            f"{farther}method"
+        )
+
     def named(self, message: str) -> str:
         """Return a message about its positions that names the settings by their full names."""
         return message if self.context is None else _CONTEXT_KEYS.sub(self.setting("context."), message)

@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from longrepo.config.schema import NUMBERED_PHASES, LongContextSettings, phase_list
+from longrepo.config.schema import NUMBERED_PHASES, ContextSettings, LongContextSettings, Settings, phase_list
 from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.errors import InputError
 from longrepo.utils import hashing
+
+Positions = Callable[[ContextSettings], int | None]  # how far a model's positions reach; None: not known
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,26 @@ def phase_bands(settings: LongContextSettings, phases: int, max_length: int) -> 
     elif max_length > floor:
         notes.append(f"sequences reach {floor} tokens, not {max_length}: phase {phases} is the longest asked for")
     return found, notes
+
+
+def reachable_phases(settings: Settings, phases: int, positions: Positions) -> tuple[int, list[str]]:
+    """Return the last of phases 1..`phases` that a model's positions reach, and a note on each one left out.
+
+    Only a phase that is off is left out. Raises InputError if one that is trained is beyond the positions.
+    """
+    name, notes = settings.model.name, []
+    for phase in reversed(phase_list(settings.long_context)[:phases]):
+        reach = positions(phase.positions(settings.context))
+        if reach is None or phase.max_length <= reach:
+            continue
+        if phase.number < phases or (phase.enabled is not False and phase.epochs):
+            raise InputError(phase.beyond_positions(name, reach))
+        notes.append(
+            f"phase {phase.number} (up to {phase.max_length:,} tokens) is left out: the positions of {name} reach "
+            f"{reach:,}; set shorter phases, as examples/demo.yaml does, or extend them with context.method"
+        )
+        phases -= 1
+    return phases, notes
 
 
 def bands_up_to(settings: LongContextSettings, length: int) -> list[Band]:

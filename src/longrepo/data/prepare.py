@@ -28,7 +28,7 @@ from longrepo.data.difficulty import Scorer, add_model_difficulty, difficulty_la
 from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
 from longrepo.data.metadata import Header, TokenizerFacts
 from longrepo.data.mixture import PhaseAccount, PhaseMixture
-from longrepo.data.packing import Band, phase_bands, phase_of
+from longrepo.data.packing import Band, Positions, phase_bands, phase_of, reachable_phases
 from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
 from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
@@ -61,13 +61,14 @@ class RepositorySpec:
 @dataclass
 class PreparationTools:
     """The tools of preparation. `workers`: processes that extract features; `scorer`: the base model, if it is to judge
-    difficulty too."""
+    difficulty too; `positions`: how far the base's positions reach."""
 
     tokenizer: RepoTokenizer
     cache: SqliteCache = field(default_factory=SqliteCache)
     workers: int = 1
     watch: Progress = field(default_factory=NoProgress)
     scorer: Scorer | None = None
+    positions: Positions = lambda _: None
 
 
 @dataclass
@@ -315,11 +316,12 @@ def prepare(
 ) -> PreparedData:
     """Build the sequences of phases 1..`phases` from repositories and their history.
 
-    Raises InputError if one holds nothing to train on, or there aren't as many phases.
+    Raises InputError if one holds nothing to train on, there aren't as many phases, or the positions don't reach one.
     """
+    phases, unreached = reachable_phases(settings, phases, tools.positions)
     bands, notes = phase_bands(settings.long_context, phases, max_length)
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
-    return prepare_sequences(origins, LongContextPlan(settings, bands, notes, "prepare"), tools)
+    return prepare_sequences(origins, LongContextPlan(settings, bands, [*unreached, *notes], "prepare"), tools)
 
 
 class LongContextPlan(SequencePlan):

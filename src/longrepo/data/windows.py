@@ -46,8 +46,14 @@ def build_windows(
 ) -> PreparedData:
     """Build windows for every phase up to `length` tokens, and the same held-out sequences as `prepare`.
 
-    Raises InputError if a repository holds nothing to train on, or has a weight.
+    Raises InputError if a repository holds nothing to train on or has a weight, or `length` is beyond the positions.
     """
+    reach = tools.positions(settings.context)
+    if reach is not None and length > reach:
+        raise InputError(
+            f"windows of {length:,} tokens, and the positions of {settings.model.name} reach {reach:,}: build windows "
+            "of that or less, or extend them with context.method"
+        )
     if any(origin.weight != 1 for origin in origins):
         raise InputError("--weight: windows show every text once; leave it out, or build long-context sequences")
     bands = bands_up_to(settings.long_context, length)

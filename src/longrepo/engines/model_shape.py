@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longrepo.config.schema import ContextSettings
+from longrepo.config.schema import ContextSettings, ModelSettings
 from longrepo.errors import InputError
 from longrepo.rope.apply import NATIVE_CONTEXT, engine_config_changes
 from longrepo.utils.cache import JsonCache
@@ -67,6 +67,22 @@ def is_shipped_config(name: str, revision: str | None = None) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     return not isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def local_positions(model: ModelSettings, context: ContextSettings) -> int | None:
+    """Return how far a model's positions reach; None if its configuration isn't on this machine. Raises InputError if
+    its positions can't be changed as `context` says."""
+    from huggingface_hub import try_to_load_from_cache
+
+    where, revision = model_location(model.name), model.revision
+    if not Path(where).is_dir() and not is_shipped_config(model.name, revision):
+        file = try_to_load_from_cache(where, "config.json", revision=revision)
+        if not isinstance(file, str):
+            return None
+        where = str(Path(file).parent)
+    config = read_config(model.name if not Path(where).is_dir() else where, revision, context)
+    reach: int | None = getattr(config, "max_position_embeddings", None)
+    return reach
 
 
 def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:

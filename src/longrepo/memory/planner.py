@@ -334,12 +334,7 @@ def checked_phase_planner(planner: MemoryPlanner, phase: Phase) -> MemoryPlanner
     given, at = phase.given, phase_planner(planner, phase.given)
     if phase.max_length <= at.shape.max_positions:
         return at
-    farther = given.setting("context.") if given.is_further else "context."
-    raise InputError(
-        f"{given.setting('max_length')}: {phase.max_length:,} tokens, and the positions of "
-        f"{planner.settings.model.name} reach {at.shape.max_positions:,}: set it to that or less, or have them reach "
-        f"farther with {farther}target_length={phase.max_length} and a {farther}method"
-    )
+    raise InputError(given.beyond_positions(planner.settings.model.name, at.shape.max_positions))
 
 
 def allowed_methods(settings: Settings, length: int, layers: int, engine: EngineName = "torch") -> Iterator[StepMethod]:
