@@ -222,7 +222,7 @@ def test_a_quick_evaluation_is_one_screen() -> None:
     found = Evaluation({"amount": "quick", "held_out": "files"}, rows, quick_figures(2048), [], ["few", "few"])
     print_evaluation(found, Console(file=out, width=80))
     lines = out.getvalue().splitlines()
-    assert len(lines) <= 32 and "(files)" in out.getvalue() and "leave out --quick" in out.getvalue()
+    assert len(lines) <= 32 and "(files)" in out.getvalue() and "Without --quick" in out.getvalue()
     assert sum("-0.200" in line for line in lines) == 3 + 10
     assert lines.count("note: few") == 1
     assert not re.search(r"\d of \d", out.getvalue())

@@ -59,7 +59,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     if evaluation.about.get("amount") == "quick":
         console.print()
         console.print(_key_table(evaluation, units))
-        console.print("Few samples; evaluation.json has every figure. For all samples leave out --quick.")
+        console.print("Few samples; evaluation.json has every figure. Without --quick: all samples.")
     else:
         for measure, title in _TITLES.items():
             figures = _at_longest(evaluation.find(measure))
