@@ -1,16 +1,20 @@
 """The changes of a file between two versions, as the rows of a unified diff.
 
 Lines that occur once in each version are matched first, in their longest common order (patience diff, Bram Cohen); the
-lines between these anchors are compared one by one.
+lines between these anchors are compared one by one. A change is formatting if nothing differs but white space
+that carries no meaning in the file's language.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import Match, SequenceMatcher
+
+from longrepo.repository.syntax import SyntaxTree, parse_syntax
 
 CONTEXT_ROWS = 3
 _COMPARED_CHARACTERS = 4096  # characters compared at once
@@ -185,3 +189,73 @@ def added_row_ranges(before: str, after: str) -> list[tuple[int, int]]:
                     runs.append((row, row + 1))
             row += not line.startswith("-")
     return runs
+
+
+# Languages whose nesting is their indentation; most have a grammar, which is asked first.
+_LAYOUT_LANGUAGES = {
+    "Python", "Cython", "Starlark", "YAML", "Haskell", "PureScript", "Elm", "Idris", "Agda", "Lean", "F#", "Nim",
+    "GDScript", "Makefile", "CoffeeScript", "Sass", "Stylus", "Pug", "Haml", "Slim", "reStructuredText",
+}  # fmt: skip
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+_QUOTED = re.compile(r"""\"(?:\\.|[^"\\\n])*\"|'(?:\\.|[^'\\\n])*'""")
+_QUOTED_NODES = ("string", "char", "literal", "heredoc", "regex")
+
+SyntaxShape = list[tuple[int, str, str]]  # depth, type and, for a leaf, text of each node
+
+
+def is_formatting(before: str, after: str, hunks: Sequence[Hunk], language: str) -> bool:
+    """Whether a change is formatting alone: nothing differs but white space, and it carries no meaning.
+
+    With a grammar, white space carries meaning if it changes the syntax tree or a string. Without one, if it divides
+    or joins words, stands in quotes, or is the indentation of a language that nests by it.
+    """
+    sides = [
+        "".join("".join(row[1:].split()) for hunk in hunks for row in hunk.rows if row[0] == sign) for sign in "-+"
+    ]
+    if not hunks or sides[0] != sides[1]:
+        return False
+    trees = [parse_syntax(text, language) for text in (before, after)]
+    shapes = [_shape(tree) for tree in trees if tree is not None and not tree.root.has_error]
+    if len(shapes) == len(trees):
+        return shapes[0] == shapes[1]
+    if language in _LAYOUT_LANGUAGES and _line_depths(before) != _line_depths(after):
+        return False
+    return all(pattern.findall(before) == pattern.findall(after) for pattern in (_TOKEN, _QUOTED))
+
+
+def _shape(tree: SyntaxTree) -> SyntaxShape:
+    """Return the nodes of a tree; the text of a leaf without the white space that only lays it out."""
+    shape: SyntaxShape = []
+    cursor = tree.root.walk()
+    while True:
+        node, kind = cursor.node, cursor.node.type if cursor.node else ""
+        assert node is not None
+        whole = not node.child_count or "string" in kind
+        shape.append((cursor.depth, kind, _leaf_text(kind, tree.source(node)) if whole else ""))
+        if not whole and cursor.goto_first_child():
+            continue
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                return shape
+
+
+def _leaf_text(kind: str, text: str) -> str:
+    if "comment" in kind:
+        return "".join(text.split())
+    if any(part in kind for part in _QUOTED_NODES):
+        return "\n".join(line.strip() for line in text.split("\n")) if "\n" in text else text
+    return " ".join(text.split())
+
+
+def _line_depths(text: str) -> list[int]:
+    """Return how deep each line that isn't blank is nested by its indentation; a tab counts apart, as in a Makefile."""
+    depths: list[int] = []
+    open_widths = [-1]
+    for line in text.split("\n"):
+        if line.strip():
+            width = len(line.expandtabs(8)) - len(line.expandtabs(8).lstrip())
+            while open_widths[-1] >= width:
+                open_widths.pop()
+            open_widths.append(width)
+            depths.append(2 * len(open_widths) + line.startswith("\t"))
+    return depths

@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from longrepo.data.diff import Hunk, added_row_ranges, diff_hunks
+from longrepo.data.diff import Hunk, added_row_ranges, diff_hunks, is_formatting
 from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.text import Int32Array, TokenizedText, token_boundaries
 from longrepo.data.tokenizer import RepoTokenizer
@@ -214,7 +214,7 @@ class FeatureExtractor:
             parts += [self._redact(before, language), self._redact(after, language)]
             before, after = (part.text for part in parts[1:])
         found = diff_hunks(before, after)
-        if formatting := _is_formatting_only(found):
+        if formatting := is_formatting(before, after, found, language):
             found = []
         old, new = (text.split("\n") if found else [] for text in (before, after))
         rows: list[str] = []
@@ -319,14 +319,6 @@ def _diff_depths(lines: list[str], rows: Int32Array, tokens: int) -> NDArray[np.
 def _may_hold_multiline_secret(text: str) -> bool:
     """Whether a text may hold a secret of several lines, so that it must be redacted as a whole."""
     return any(mark in text for mark in _MULTILINE_SECRET_MARKS)
-
-
-def _is_formatting_only(found: Sequence[Hunk]) -> bool:
-    """Whether only white space differs."""
-    sides = [
-        "".join("".join(row[1:].split()) for hunk in found for row in hunk.rows if row[0] == sign) for sign in "-+"
-    ]
-    return bool(found) and sides[0] == sides[1]
 
 
 def _join_redacted(text: str, parts: Sequence[RedactedText]) -> RedactedText:
