@@ -8,8 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import xxhash
 from small_packages import module
 
+from longrepo.config.schema import DataSettings
+from longrepo.data.builder import LongContextSequenceBuilder
 from longrepo.data.features import (
     AddedJob,
     FeatureExtractor,
@@ -23,6 +26,7 @@ from longrepo.data.features import (
     skip_reason,
     unpack_features,
 )
+from longrepo.data.sequence import LongContextSequence
 from longrepo.data.text import path_tokens, token_boundaries
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.redaction.redactor import Redactor
@@ -246,3 +250,66 @@ def test_a_text_left_out_says_why(tokenizer: RepoTokenizer) -> None:
         (result,) = FeatureExtractor(tokenizer, None, 0.1).extract([FileJob("a.py", text)])
         assert skip_reason(result) == ""
     assert is_still_valid(pack_skip_reason("binary"), Redactor([ADA]))
+
+
+DEFINED = {  # language's file, a text that defines names and uses them elsewhere, the names as they are used
+    "a.rb": (
+        "class Cart\n  def empty?\n    1\n  end\n  def total=(x)\n    2\n  end\nend\n",
+        ["Cart", "empty?", "total"],
+    ),
+    "a.ex": ("defmodule Cart do\n  def save!(c) do\n    c\n  end\nend\n", ["Cart", "save!"]),
+    "a.clj": ("(defn add-item [cart]\n  cart)\n(defn empty-cart? [c] true)\n", ["add-item", "empty-cart?"]),
+    "a.el": ("(defun my-add-item (x)\n  (+ x 1))\n", ["my-add-item"]),
+    "a.lisp": ("(defun add-item (x)\n  (+ x 1))\n", ["add-item"]),
+    "a.sh": ("add-item() {\n  echo\n}\nfunction my_fn {\n  echo\n}\n", ["add-item", "my_fn"]),
+    "a.ps1": ("function Get-Item2 {\n  1\n}\n", ["Get-Item2"]),
+    "Makefile": ("build-all:\n\techo\n", ["build-all"]),
+    "a.tf": ('resource "aws_x" "my-name" {\n  a = 1\n}\n', ["my-name"]),
+    "a.jl": ("function push_item!(x)\n  x\nend\n", ["push_item!"]),
+    "a.hs": ("addItem' :: Int -> Int\naddItem' x = x + 1\n", ["addItem'"]),
+    "a.r": ("add.item <- function(x) {\n  x\n}\n", ["add.item"]),
+    "a.lua": ("function Cart.total(x)\n  return x\nend\n", ["total"]),
+    "a.js": ("function $get() {\n  return `${get}`\n}\n", ["$get"]),
+    "a.py": (
+        "def количество():\n    return 1\nclass 商品:\n    pass\ndef größe():\n    pass\n",
+        ["количество", "商品", "größe"],
+    ),
+    "a.cc": ("int Shop::total(int x) {\n  return x;\n}\n", ["total"]),
+    "a.go": ("func (c *Cart) Total() int { return 1 }\n", ["Total"]),
+    "a.php": ("<?php\nfunction add_item($a) { return 1; }\n", ["add_item"]),
+}
+
+
+@pytest.mark.parametrize("path", DEFINED)
+def test_what_a_text_defines_is_among_the_names_of_any_language(path: str, tokenizer: RepoTokenizer) -> None:
+    text, names = DEFINED[path]
+    of = analysed(tokenizer, FileJob(path, text)).text
+    assert set(of.defines.tolist()) == {xxhash.xxh32_intdigest(name.encode()) for name in names}
+    assert set(of.defines.tolist()) <= set(of.names.tolist())
+
+
+def test_a_sign_that_ends_a_word_is_no_part_of_its_name(tokenizer: RepoTokenizer) -> None:
+    texts = {
+        "a.rb": "total!=other\n",
+        "a.jl": "total!=other\n",
+        "a.py": "total-other\n",
+        "a.js": "`${total}` + other\n",
+    }
+    for path, text in texts.items():
+        names = analysed(tokenizer, FileJob(path, text)).text.names.tolist()
+        assert names == [xxhash.xxh32_intdigest(name) for name in (b"total", b"other")], path
+
+
+def test_a_use_is_found_in_a_language_of_dashes(tokenizer: RepoTokenizer) -> None:
+    """What a file of Clojure needs of another counts as it does in Python."""
+    files = {
+        "clj": ("(defn add-item [cart]\n  cart)\n", "(defn go-on [x]\n  (add-item x))\n"),
+        "rb": ("def empty?(x)\n  x\nend\n", "def go_on(x)\n  empty?(x)\nend\n"),
+        "py": ("def add_item(cart):\n    return cart\n", "def go_on(x):\n    return add_item(x)\n"),
+    }
+    for suffix, pair in files.items():
+        builder = LongContextSequenceBuilder(tokenizer, 512, data=DataSettings(fim_share=0.0))
+        built = builder.build_hierarchical_sequence([(f"one.{suffix}", pair[0]), (f"two.{suffix}", pair[1])])
+        assert isinstance(built, LongContextSequence)
+        assert built.metadata["difficulty_parts"]["references"] > 0, suffix
+        assert built.metadata["difficulty_parts"]["distance"] > 0, suffix

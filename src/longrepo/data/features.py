@@ -108,8 +108,24 @@ def _unpack_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     return arrays, about
 
 
-FEATURES_VERSION = f"5.{OUTLINE_VERSION}"
-_NAME_PATTERN = re.compile(r"[A-Za-z_]\w+")
+FEATURES_VERSION = f"6.{OUTLINE_VERSION}"
+_NAME_PATTERN = re.compile(r"[^\W\d]\w+")  # names have two letters or more, of any script
+# What languages allow in a name beyond letters, digits and underscores.
+_NAME_PATTERNS = {
+    language: re.compile(pattern)
+    for pattern, languages in {
+        r"[^\W\d](?:[\w*+!?<>=&%-]*[\w*+!?])": "Clojure|Common Lisp|Emacs Lisp|Scheme|Racket|Fennel|Hy|Janet",
+        r"[^\W\d](?:[\w-]*\w)": "Shell|Fish|PowerShell|Makefile|Terraform|COBOL|Batchfile|Raku",
+        r"[^\W\d](?:[\w'-]*[\w'])": "Nix",
+        r"[^\W\d]\w+(?:[?!](?!=))?": "Ruby|Elixir|Crystal",
+        r"[^\W\d]\w+(?:!+(?!=))?": "Julia",
+        r"[^\W\d]\w+'*": "Haskell|OCaml|F#|Elm|PureScript|Agda|Idris|Lean|Coq|Standard ML",
+        r"[^\W\d](?:[\w.]*\w)": "R|S",
+        r"(?:[^\W\d]|\$)[\w$]+": "JavaScript|TypeScript|Java|Vue|Svelte",
+    }.items()
+    for language in languages.split("|")
+}
+_NAME_QUALIFIER = re.compile(r".*(?:\.|::|[#/:])")
 _MULTILINE_SECRET_MARKS = ("PRIVATE KEY", "Private-Lines:")
 _CONTEXT_CHARACTERS = 36_000  # read of a file around an addition: more than a sequence holds before it
 _MAX_CACHED_NAMES = 100_000  # names whose hashes are cached
@@ -268,7 +284,7 @@ class FeatureExtractor:
         if is_step:
             facts = {**facts, **self._hunk_facts(lines, facts["head"], starts, text)}
             weights = facts.pop("weights")
-        named = [(match.group(), match.start()) for match in _NAME_PATTERN.finditer(text)]
+        named = [(match.group(), match.start()) for match in _name_pattern(language).finditer(text)]
         names = np.fromiter(map(self._hashes.__getitem__, (name for name, _ in named)), np.uint32, len(named))
         name_tokens = starts.searchsorted([at for _, at in named], "right") - 1 if named else np.zeros(0)
         cuts = np.unique(token_boundaries(starts, len(text), found.cuts))
@@ -282,7 +298,9 @@ class FeatureExtractor:
             "cuts": cuts[(cuts > 0) & (cuts < len(ids))].astype(np.int32),
             "names": names,
             "name_tokens": narrow_dtype(np.diff(name_tokens, prepend=0)),
-            "defines": np.unique(np.array([self._hashes[one.name] for one in found.definitions], np.uint32)),
+            "defines": np.unique(
+                np.array([self._hashes[_used_name(one.name, language)] for one in found.definitions], np.uint32)
+            ),
             "depth": _diff_depths(lines, rows, len(ids)) if is_step else _token_depths(found.bodies, starts, len(text)),
             "candidates": np.array(redacted.candidates, np.uint32),
             "redacted_names": np.array(redacted.names, np.uint64),
@@ -329,6 +347,19 @@ def _join_redacted(text: str, parts: Sequence[RedactedText]) -> RedactedText:
         tuple(sorted({one for part in parts for one in part.candidates})),
         tuple(sorted({one for part in parts for one in part.names})),
     )
+
+
+def _name_pattern(language: str) -> re.Pattern[str]:
+    return _NAME_PATTERNS.get(language, _NAME_PATTERN)
+
+
+def _used_name(name: str, language: str) -> str:
+    """Return a definition's name as uses have it: `empty?` for `Cart.empty?`, `total` for Ruby's `total=`."""
+    pattern = _name_pattern(language)
+    short = name.strip("`~=")
+    if language != "R":
+        short = _NAME_QUALIFIER.sub("", short)
+    return short if pattern.fullmatch(short) else name
 
 
 class _NameHashes(dict[str, int]):
