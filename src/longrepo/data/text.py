@@ -22,9 +22,47 @@ from longrepo.data.tokenizer import COMMIT_START, STRUCTURE_TOKENS, RepoTokenize
 from longrepo.repository.outline import Outline
 
 MAX_PATH_TOKENS = 40  # of a longer path only the end is kept, with the file's own name
-_IMPORT = re.compile(
-    r"(import|from|use|using|package|extern crate|mod|require|include|#\s*include|#\s*import)\b|const .*\brequire\("
-)
+# How a statement begins that says what a file uses or is part of, at the start of a line.
+_IMPORTS = {
+    language: re.compile(pattern, re.IGNORECASE if language in ("Fortran", "Pascal", "COBOL", "Ada", "VHDL") else 0)
+    for pattern, languages in {
+        r"from\s+[\w.]+\s+c?import\b|c?import\s+\w": "Python|Cython|GDScript|Nim",
+        r"import\b(?!\s*[(.])|export\b.*\bfrom\b|(const|let|var)\b.*\brequire\(": "JavaScript|TypeScript|Vue|Svelte",
+        r"(package|import|@file:|@testable\s+import)\b": "Go|Java|Kotlin|Scala|Groovy|Swift",
+        r"((global\s+)?using|namespace\s+[\w.]+(?=\s*;)|open|module)\b": "C#|F#|OCaml|Standard ML",
+        r"#\s*(include|import)\b|@import\b|(using|import|module)\b": "C|C++|Objective-C|D|GLSL|Cuda",
+        r"(pub(\([^)]*\))?\s+)?(use|mod|extern\s+crate)\b[^{=]*($|[;{])": "Rust",
+        r"(require|require_relative|load|autoload|include)\b": "Ruby|Crystal",
+        r"(namespace|use|(require|include)(_once)?|package|no)\b": "PHP|Perl",
+        r"(import|export|part|library)\b": "Dart",
+        r"(open\s+)?(import|module)\b": "Haskell|Elm|PureScript|Idris|Agda|Lean",
+        r"\s*(alias|import|require|use)\b": "Elixir",
+        r"-(module|include|include_lib|import|behaviou?r)\b": "Erlang",
+        r"\((ns|require|use|import|load|in-package|defpackage|use-package|provide)\b|#lang\b": (
+            "Clojure|Common Lisp|Emacs Lisp|Scheme|Racket"
+        ),
+        r"(using|import|include)\b": "Julia|Thrift|Solidity",
+        r"(library|require|source)\(": "R",
+        r"(local\s+)?[\w, ]*=?\s*require\b": "Lua",
+        r"(source|\.|using|Import-Module)\s": "Shell|Fish|PowerShell",
+        r"(pub\s+)?const\s+\w+\s*=\s*@import\b": "Zig",
+        r"(syntax|package|import)\b": "Protocol Buffers",
+        r"@(import|use|forward)\b": "CSS",
+        r"\\(documentclass|usepackage|RequirePackage|input|include)\b": "TeX",
+        r"(include|find_package)\(": "CMake",
+        r"-?include\b": "Makefile",
+        r"\s*(use|unit|uses|module|program|library|with|include|copy)\b": "Fortran|Pascal|COBOL|Ada|VHDL",
+        r"\s*(`include|import)\b": "Verilog",
+        r"(package\s+require|source)\b": "Tcl",
+    }.items()
+    for language in languages.split("|")
+}
+_ANY_IMPORT = re.compile(r"(import|from|use|using|package|require|include|#\s*include|#\s*import)\b")
+_MAX_STATEMENT_ROWS = 40  # of an import or a signature over several lines
+# A line that encloses nothing though it is indented less: a comment, a directive, a label, a bracket alone.
+_NO_HOLDER = re.compile(r"\s*(//|/\*|\*|--|;|%|[)\]}]|\{\s*$|begin\s*$|\w+\s*:\s*$)", re.IGNORECASE)
+_HASH_HOLDERS = {"CSS", "Haml", "Pug", "Clojure"}  # languages whose lines may begin with "#" and hold others
+_LABEL_HOLDERS = {"Python", "YAML", "Makefile", "Ruby", "Pascal", "Haskell", "Nim", "GDScript", "Cython", "Starlark"}
 _NON_SPACE = re.compile(r"\S")
 PROSE_LANGUAGES = {"Other", "Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML"}
 _IMPORT_LINES = 200  # imports are at the top; further down the pattern mostly matches prose
@@ -132,11 +170,14 @@ class TokenizedText:
         if start <= 0 or start >= len(self.ids):
             return []
         row = self._row_of(int(self.starts[start]))
+        holders = ((first, self._statement_end(first, "([")) for first in self._enclosing(row))
+        holders = ((first, last if first < last <= row else first + 1) for first, last in holders)
         ranges: list[tuple[int, int]] = []
-        for one in [*self._enclosing(row), *(above for above in self._import_rows if above < row)]:
-            span = (self.row_token(one), self.row_token(one + 1))
+        for first, last in [*holders, *self._imports]:
+            span = (self.row_token(first), self.row_token(last))
             size = span[1] - span[0] + 1
-            if 1 < size <= budget and span[1] <= start and span not in ranges:
+            apart = all(span[1] <= other[0] or other[1] <= span[0] for other in ranges)
+            if 1 < size <= budget and span[1] <= start and apart:
                 ranges.append(span)
                 budget -= size
         return self.separate_ranges(sorted(ranges), start)
@@ -154,14 +195,37 @@ class TokenizedText:
         return found
 
     @cached_property
-    def _import_rows(self) -> list[int]:
+    def _imports(self) -> list[tuple[int, int]]:
+        """The rows of the import statements, each from its first to beyond its last."""
+        pattern = _IMPORTS.get(self.language, _ANY_IMPORT)
         top = [] if self.language in PROSE_LANGUAGES else self._rows[:_IMPORT_LINES]
-        return [row for row, line in enumerate(top) if _IMPORT.match(line)]
+        return [(row, self._statement_end(row, "([{")) for row, line in enumerate(top) if pattern.match(line)]
+
+    def _statement_end(self, first: int, brackets: str) -> int:
+        """Return the row after the statement that begins at `first`, which lasts until its brackets are closed; `first`
+        if that isn't soon."""
+        depth = 0
+        for row in range(first, min(len(self._rows), first + _MAX_STATEMENT_ROWS)):
+            for opening, closing in ("()", "[]", "{}"):
+                if opening in brackets:
+                    depth += self._rows[row].count(opening) - self._rows[row].count(closing)
+            if depth <= 0:
+                return row + 1
+        return first
 
     @cached_property
     def _indents(self) -> Int32Array:
-        """The indentation of each row in characters; a blank row counts as indented beyond any other."""
-        return np.array([len(row) - len(row.lstrip(" \t")) if row.strip() else 1 << 30 for row in self._rows], np.int32)
+        """The indentation of each row in characters; a row that can't enclose others counts as indented beyond any."""
+        return np.array(
+            [len(row) - len(row.lstrip(" \t")) if self._may_hold(row) else 1 << 30 for row in self._rows], np.int32
+        )
+
+    def _may_hold(self, row: str) -> bool:
+        if row.lstrip().startswith("#") and self.language not in _HASH_HOLDERS:
+            return False
+        if self.language in _LABEL_HOLDERS and row.rstrip().endswith(":") and row.strip()[0].isalpha():
+            return True
+        return bool(row.strip()) and not _NO_HOLDER.match(row)
 
     @cached_property
     def _rows(self) -> list[str]:
@@ -179,7 +243,7 @@ class TokenizedText:
     def _enclosing(self, row: int) -> list[int]:
         """Return the rows that a row is indented under, outermost first."""
         found: list[int] = []
-        indent = int(self._indents[row])
+        indent = len(self._rows[row]) - len(self._rows[row].lstrip(" \t"))
         while indent and len(less := np.flatnonzero(self._indents[:row] < indent)):
             row = int(less[-1])
             indent = int(self._indents[row])

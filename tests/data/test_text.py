@@ -1,0 +1,155 @@
+"""What a piece of a file needs of the lines above it, in the ways that languages write it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from longrepo.data.text import TokenizedText
+
+# The file, its text, the line that the piece begins with, and the lines that stand before it as context.
+IMPORTS = {
+    "a block of Go": (
+        "a.go",
+        'package main\n\nimport (\n\t"fmt"\n\t"os"\n)\n\nfunc main() {\n\tfmt.Println("a")\n\tos.Exit(1)\n}\n',
+        "\tos.Exit",
+        'package main\nimport (\n\t"fmt"\n\t"os"\n)\nfunc main() {',
+    ),
+    "names of Python over lines, and prose that looks like imports": (
+        "a.py",
+        '"""Shop.\n\nfrom the beginning.\nuse with care.\n"""\n\nfrom shop import (\n    cart,\n)\nimport os\n\n'
+        "def f():\n    a = 1\n    return cart(a)\n",
+        "    return",
+        "from shop import (\n    cart,\n)\nimport os\ndef f():",
+    ),
+    "JavaScript": (
+        "a.js",
+        'import {\n  cart,\n} from "./shop"\nlet fs = require("fs")\n\nfunction f() {\n  a()\n  return cart(a)\n}\n',
+        "  return",
+        'import {\n  cart,\n} from "./shop"\nlet fs = require("fs")\nfunction f() {',
+    ),
+    "Rust": (
+        "a.rs",
+        "use std::{\n    fs,\n};\npub use a::b;\npub mod c;\n\nfn f() {\n    let a = 1;\n    cart(a);\n}\n",
+        "    cart",
+        "use std::{\n    fs,\n};\npub use a::b;\npub mod c;\nfn f() {",
+    ),
+    "Ruby": ("a.rb", 'require_relative "shop"\n\ndef f\n  a = 1\n  b\nend\n', "  b", 'require_relative "shop"\ndef f'),
+    "Lua": (
+        "a.lua",
+        'local shop = require("shop")\n\nfunction f()\n  local a = 1\n  return a\nend\n',
+        "  return",
+        'local shop = require("shop")\nfunction f()',
+    ),
+    "Clojure": (
+        "a.clj",
+        "(ns a.core\n  (:require [shop.cart :as cart]))\n\n(defn f []\n  (let [a 1]\n    (cart/x a)))\n",
+        "    (cart",
+        "(ns a.core\n  (:require [shop.cart :as cart]))\n(defn f []\n  (let [a 1]",
+    ),
+    "OCaml": ("a.ml", "open Shop\n\nlet f x =\n  let a = 1 in\n  cart a\n", "  cart", "open Shop\nlet f x ="),
+    "a shell": ("a.sh", ". ./lib.sh\n\nf() {\n  a=1\n  cart $a\n}\n", "  cart", ". ./lib.sh\nf() {"),
+    "PHP": (
+        "a.php",
+        "<?php\nnamespace App;\nuse App\\Shop;\n\nfunction f() {\n  $a = 1;\n  return $a;\n}\n",
+        "  return",
+        "namespace App;\nuse App\\Shop;\nfunction f() {",
+    ),
+    "C#": (
+        "a.cs",
+        "global using X;\nusing System;\nnamespace A;\n\nclass C {\n  int F() {\n    a();\n    return a;\n  }\n}\n",
+        "    return",
+        "global using X;\nusing System;\nnamespace A;\nclass C {\n  int F() {",
+    ),
+    "R": ("a.R", "library(shop)\nf <- function(x) {\n  a <- 1\n  b\n}\n", "  b", "library(shop)\nf <- function(x) {"),
+    "a language without a list of its own": (
+        "a.kt",
+        "package a\nimport b.C\n\nfun f(): Int {\n    val a = 1\n    return a\n}\n",
+        "    return",
+        "package a\nimport b.C\nfun f(): Int {",
+    ),
+}
+HOLDERS = {
+    "a brace on its own line": (
+        "a.cs",
+        "class C\n{\n    int F()\n    {\n        int a = 1;\n        return a;\n    }\n}\n",
+        "        return",
+        "class C\n    int F()",
+    ),
+    "arguments over lines": (
+        "a.py",
+        "def f(\n    a,\n    b,\n):\n    x = 1\n    return x\n",
+        "    return",
+        "def f(\n    a,\n    b,\n):",
+    ),
+    "a comment at the margin": ("a.py", "def f(a):\n    x = 1\n#    y = 2\n    return x\n", "    return", "def f(a):"),
+    "a directive": (
+        "a.c",
+        "int f() {\n  int a;\n#ifdef X\n  a = 2;\n#endif\n  return a;\n}\n",
+        "  return",
+        "int f() {",
+    ),
+    "a label": ("a.c", "int f(int a) {\n  a = 2;\nout:\n  return a;\n}\n", "  return", "int f(int a) {"),
+    "an access section": ("a.cc", "class A {\npublic:\n  int f();\n  int g();\n};\n", "  int g", "class A {"),
+    "an else behind a brace": (
+        "a.js",
+        "function f(x) {\n  if (x) {\n    a()\n  } else {\n    b()\n    c()\n  }\n}\n",
+        "    c()",
+        "function f(x) {\n  if (x) {",
+    ),
+    "an else of Python": (
+        "a.py",
+        "def f(x):\n    if x:\n        a()\n    else:\n        b()\n        c()\n",
+        "        c()",
+        "def f(x):\n    else:",
+    ),
+    "keys of YAML": (
+        "a.yaml",
+        "jobs:\n  test:\n    # c\n    steps:\n      - a\n      - b\n",
+        "      - b",
+        "jobs:\n  test:\n    steps:",
+    ),
+    "a rule by its id": (
+        "a.scss",
+        "#main {\n  .a {\n    color: red;\n    top: 1;\n  }\n}\n",
+        "    top",
+        "#main {\n  .a {",
+    ),
+    "a piece that begins with a brace": (
+        "a.js",
+        "function f() {\n  if (a) {\n    b()\n  }\n  c()\n}\n",
+        "  }\n",
+        "function f() {",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", [*IMPORTS, *HOLDERS])
+def test_a_piece_is_headed_by_what_it_uses_and_what_holds_it(
+    case: str, read: Callable[[str, str], TokenizedText]
+) -> None:
+    path, text, start, head = (IMPORTS | HOLDERS)[case]
+    of = read(path, text)
+    found = "".join(of.slice_text(*span) for span in of.head(of.token_at(text.index(start)), 300))
+    assert [line.rstrip() for line in found.split("\n") if line.strip()] == head.split("\n")
+
+
+def test_a_head_keeps_to_its_budget_and_leaves_a_statement_whole_or_out(
+    read: Callable[[str, str], TokenizedText],
+) -> None:
+    names = "".join(f"    name_{n},\n" for n in range(30))
+    text = f"import os\nfrom shop import (\n{names})\n\ndef f():\n    a = 1\n    return a\n"
+    of = read("a.py", text)
+    at = of.token_at(text.index("    return"))
+    for budget in (0, 3, 12, 40, 2000):
+        spans = of.head(at, budget)
+        assert sum(end - start for start, end in spans) <= budget
+        found = "".join(of.slice_text(*span) for span in spans)
+        assert ("from shop" in found) == ("name_29" in found) == (budget == 2000)
+
+
+def test_an_import_without_an_end_is_left_out(read: Callable[[str, str], TokenizedText]) -> None:
+    of = read("a.py", "import os\nfrom shop import (\n" + "    name,\n" * 60 + "\ndef f():\n    a = 1\n    return a\n")
+    found = "".join(of.slice_text(*span) for span in of.head(of.token_at(of.text.index("    return")), 2000))
+    assert found.split() == ["import", "os", "def", "f():"]
