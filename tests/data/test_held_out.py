@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -173,3 +174,22 @@ def test_a_merged_branch_is_held_out_as_a_whole(tokenizer: RepoTokenizer, tmp_pa
     for row in found.of("train"):
         assert side not in row.commits and "early_step_" not in shown(tokenizer, row)
     assert any(side in row.commits for split in ("validation", "test") for row in found.of(split))
+
+
+@pytest.mark.parametrize("copies", [0, 12, 24])
+def test_copies_among_the_commits_cost_no_target(copies: int, tokenizer: RepoTokenizer, tmp_path: Path) -> None:
+    """Held-out commits that repeat what training shows, with other numbers, are passed over for others."""
+    files = {f"src/{name}.py": module(name, None, 9) for name in NAMES}
+    again = {path: re.sub(r"\d", lambda digit: str((int(digit[0]) + 5) % 10), text) for path, text in files.items()}
+    start = [Made(files)] + [Made({f"src/{name}.py": module(name, None, 10)}, f"More {name}") for name in NAMES] * 1
+    old = [Made({f"src/old{n}.py": module(f"old{n}", None, 4)}, f"Old {n}") for n in range(70)]
+    late: list[Made] = []
+    for n in range(30):
+        text = again[f"src/{NAMES[n % 10]}.py"] if n < copies else module(f"new{n}", None, 4)
+        late.append(Made({f"src/late{n}.py": text + f"\nLATE_{n} = {n}\n"}, f"Late {n}"))
+    shares = ["data.test_share=0.25", "data.validation_share=0.05", "data.held_out_per_length=5"]
+    case = prepared(make_repo(tmp_path / "r", [*start, *old, *late]), tokenizer, load_settings(None, shares), phases=1)
+    rows = case.of("test")
+    assert len(rows) == 5
+    assert all("def new" in weighed(tokenizer, row) for row in rows)
+    assert "test" not in case.prepared.header.repositories[0].held_out_files

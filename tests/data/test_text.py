@@ -63,7 +63,7 @@ IMPORTS = {
         "global using X;\nusing System;\nnamespace A;\nclass C {\n  int F() {",
     ),
     "R": ("a.R", "library(shop)\nf <- function(x) {\n  a <- 1\n  b\n}\n", "  b", "library(shop)\nf <- function(x) {"),
-    "a language without a list of its own": (
+    "Kotlin": (
         "a.kt",
         "package a\nimport b.C\n\nfun f(): Int {\n    val a = 1\n    return a\n}\n",
         "    return",

@@ -18,6 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from longrepo.cli.app import app
+from longrepo.config.loader import dump_yaml
 from longrepo.errors import InputError
 from longrepo.evaluation import run as evaluation_run
 from longrepo.evaluation.results import Comparison, Estimate, Evaluation, Figure, read_evaluation
@@ -93,6 +94,21 @@ def test_a_stopped_evaluation_goes_on_and_measures_nothing_twice(
     assert (first.figures, first.examples) == (second.figures, second.examples)
     evaluated(run, "--repo", shop.folder)
     assert len(engine.scored) <= most
+
+
+def test_sequences_beyond_the_run_s_phases_are_counted(shop: Prepared, engine: TwoLosses, tmp_path: Path) -> None:
+    """A run of shorter phases than the sequences were prepared for compares what it can, and says how many it can't."""
+    run = finished_run(tmp_path / "run", shop)
+    split, lengths = shop.file.column("split"), shop.file.lengths().tolist()
+    for enabled, longest in ((True, 1024), (False, 512)):
+        phases = shop.settings.long_context.model_copy(update={"phase3_enabled": enabled})
+        (run / "settings.yaml").write_text(dump_yaml(shop.settings.model_copy(update={"long_context": phases})))
+        said = " ".join(evaluated(run, "--repo", shop.folder).split())
+        longer = sum(one == "test" and length > longest for one, length in zip(split, lengths, strict=True))
+        assert bool(longer) != enabled
+        note = f"{longer} held-out sequences are longer than the run's longest phase ({longest:,} tokens)"
+        assert (note in said) == bool(longer)
+        assert any("longest phase" in one for one in read_evaluation(run / "evaluation.json").notes) == bool(longer)
 
 
 def test_an_unfinished_run_s_best_so_far_is_taken_and_that_is_said(

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from evaluated import LENGTHS, Prepared, TwoLosses
-from git_helper import git
+from git_helper import git, make_repo
 from small_repository import small_repository
 
+from longrepo.data.repo_tree import RepoTree
+from longrepo.data.text import TokenizedText
 from longrepo.engines.base import Batch
 from longrepo.engines.tiers import Tier, TieredEngine, Tiers
 from longrepo.errors import InputError
@@ -31,6 +33,7 @@ from longrepo.evaluation.context_loss import (
 from longrepo.evaluation.inputs import MeasurementStore
 from longrepo.evaluation.run import (
     FULL,
+    GLANCE,
     QUICK,
     make_figures,
     plan_measurements,
@@ -39,6 +42,7 @@ from longrepo.evaluation.run import (
 )
 from longrepo.evaluation.scoring import Measurement, Measurements
 from longrepo.repository.repository import Repository
+from longrepo.repository.types import language_of
 from longrepo.rope.apply import NATIVE_CONTEXT
 
 SEED = 42
@@ -274,3 +278,42 @@ def test_quick_is_part_of_full(material: EvalData) -> None:
         {unit.key for unit in plan_measurements(material, (256, 512), amount, SEED)} for amount in (QUICK, FULL)
     )
     assert quick and len(quick - full) == 0
+
+
+def test_what_isn_t_measured_is_noted(
+    material: EvalData, shop: Prepared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No middle without its tokens, no questions that training asked, no code in another repository."""
+    prose = make_repo(tmp_path / "prose", [{"README.md": "Words of a book, none of them code.\n" * 40}])
+    with shop.opened(prose) as (found, (other,)):
+        found.held = material.held
+        whole = {unit.key.split("/")[0] for unit in plan_measurements(found, (512,), QUICK, SEED)}
+        assert found.notes == [] and whole == {"context", "completion", "question", "needle"}
+        monkeypatch.setattr(found.tokenizer, "fim", None)
+        monkeypatch.setattr(questions, "_choose_questions", lambda *_: [])
+        units = [unit.key for unit in plan_measurements(found, (512,), QUICK, SEED, [other])]
+    assert not any(key.startswith(("completion/fim", "question", "other")) for key in units)
+    assert any(key.startswith("completion/line") for key in units)
+    assert found.notes == [
+        "the tokenizer has no fill-in-the-middle tokens, so no middle of a file is measured",
+        "questions: none could be made that training doesn't ask, so nothing is measured",
+        "--other prose: it has no code file of 64 tokens, so nothing is measured",
+    ]
+
+
+def test_a_measure_that_isn_t_wanted_needs_no_note(material: EvalData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(material.tokenizer, "fim", None)
+    before = list(material.notes)
+    assert list(plan_measurements(material, (256,), GLANCE, SEED))
+    assert material.notes == before
+
+
+@pytest.mark.parametrize("language", sorted(needle._LANGUAGE_FORMS))
+def test_a_needle_is_written_in_the_repository_s_language(language: str) -> None:
+    text = TokenizedText("src/a", language, "", np.zeros(4, np.int32), np.zeros(4, np.int32))
+    planted = needle._make_needle(RepoTree("", {"src/a": text}, {}), 0, SEED)
+    suffix = {one.path.rpartition(".")[2] for one in planted}
+    assert len(planted) == 1 + needle.DECOY_COUNT and len(suffix) == 1
+    own = language_of(planted[0].path)
+    assert own == language or (language in ("C++", "Objective-C") and own == "C")
+    assert all(re.search(r"[A-Z]+_[A-Z]+", one.text) and one.value.isdigit() for one in planted)

@@ -79,21 +79,25 @@ class TargetChooser:
         self, candidates: Mapping[str, Sequence[Candidate]], wanted: Mapping[str, int]
     ) -> dict[str, list[Target]]:
         """Choose up to `wanted` targets of each split, none nearly the same as another or as a text of training."""
-        possible = {split: self._possible(of_split, wanted[split]) for split, of_split in candidates.items()}
-        every = [target for targets in possible.values() for target in targets]
-        copied = {id(every[number]) for number in self._shown.copied_blocks([target.shingles for target in every])}
-        chosen: dict[str, list[Target]] = {}
-        for split, targets in possible.items():
-            chosen[split] = []
-            for target in targets:
-                if len(chosen[split]) == wanted[split]:
-                    break
-                if id(target) not in copied and not any(_is_similar(target, other) for other in self._chosen):
-                    chosen[split].append(target)
-                    self._chosen.append(target)
+        passes = {split: self._possible(of_split, wanted[split]) for split, of_split in candidates.items()}
+        chosen: dict[str, list[Target]] = {split: [] for split in candidates}
+        while passes:
+            possible = {split: next(targets, None) for split, targets in passes.items()}
+            every = [target for targets in possible.values() for target in targets or ()]
+            copied = {id(every[number]) for number in self._shown.copied_blocks([target.shingles for target in every])}
+            for split, targets in possible.items():
+                for target in targets or ():
+                    if len(chosen[split]) == wanted[split]:
+                        break
+                    if id(target) not in copied and not any(_is_similar(target, other) for other in self._chosen):
+                        chosen[split].append(target)
+                        self._chosen.append(target)
+                if targets is None or len(chosen[split]) == wanted[split]:
+                    del passes[split]
         return chosen
 
-    def _possible(self, candidates: Sequence[Candidate], wanted: int) -> list[Target]:
+    def _possible(self, candidates: Sequence[Candidate], wanted: int) -> Iterator[list[Target]]:
+        """Yield targets, a quarter more than wanted at a time: some will turn out to be copies."""
         order = sorted(
             candidates,
             key=lambda one: (
@@ -103,14 +107,15 @@ class TargetChooser:
         )
         rounds: list[list[Target]] = []
         for start in range(0, len(order), max(1, wanted)):  # in a long history reading all of them would be a waste
-            if 4 * sum(map(len, rounds)) >= 5 * wanted:  # a quarter more: some will turn out to be copies
-                break
+            if 4 * sum(map(len, rounds)) >= 5 * wanted:
+                yield [target for targets in rounds for target in targets]
+                rounds = []
             for one, of, added in self._texts(order[start : start + wanted]):
                 for number, target in enumerate(self._blocks(one, of, added)):
                     while len(rounds) <= number:
                         rounds.append([])
                     rounds[number].append(target)
-        return [target for targets in rounds for target in targets]
+        yield [target for targets in rounds for target in targets]
 
     def _texts(self, some: Sequence[Candidate]) -> Iterator[tuple[Candidate, TokenizedText, list[tuple[int, int]]]]:
         requests: list[Request] = [

@@ -94,7 +94,7 @@ def _compare_range(cap: int, rows: Sequence[MeasurementRow]) -> Comparison:
     )
 
 
-_MIN_FILE_TOKENS = 64  # tokens of a file worth scoring
+MIN_FILE_TOKENS = 64  # tokens of a file worth scoring
 
 
 def forgetting_measurements(
@@ -103,7 +103,7 @@ def forgetting_measurements(
     """Yield a measurement for each of `wanted` files of code: its first `length` tokens, plain text without marks."""
     texts = trees.at(commit).texts
     code = [
-        path for path, text in texts.items() if len(text) >= _MIN_FILE_TOKENS and text.language not in PROSE_LANGUAGES
+        path for path, text in texts.items() if len(text) >= MIN_FILE_TOKENS and text.language not in PROSE_LANGUAGES
     ]
     name = trees.repository.name
     for path in sorted(code, key=lambda path: hashing.seeded_int(seed, "other", path))[:wanted]:

@@ -184,11 +184,27 @@ def plan_measurements(
     longest = max(lengths)
     chosen = lengths if amount.every_length else [longest]
     yield from context_loss.context_measurements(data, chosen, seed)
-    yield from completion.completion_measurements(data, longest, amount.tasks, amount.completions, seed)
-    yield from questions.question_measurements(data, longest, amount.questions, seed)
+    tasks = [task for task in amount.tasks if task != "fim" or data.tokenizer.fim is not None]
+    if len(tasks) < len(amount.tasks):
+        data.notes.append("the tokenizer has no fill-in-the-middle tokens, so no middle of a file is measured")
+    completions = completion.completion_measurements(data, longest, tasks, amount.completions, seed)
+    yield from _noted(completions, amount.completions, data, "completions: no held-out line is long enough")
+    asked = questions.question_measurements(data, longest, amount.questions, seed)
+    yield from _noted(asked, amount.questions, data, "questions: none could be made that training doesn't ask")
     yield from needle.needle_measurements(data, chosen, amount.depths, amount.needles, seed)
     for one in others:
-        yield from held_out_loss.forgetting_measurements(one.trees, one.commit, longest, amount.files, seed)
+        files = held_out_loss.forgetting_measurements(one.trees, one.commit, longest, amount.files, seed)
+        reason = f"--other {one.trees.repository.name}: it has no code file of {held_out_loss.MIN_FILE_TOKENS} tokens"
+        yield from _noted(files, amount.files, data, reason)
+
+
+def _noted(found: Iterator[Measurement], wanted: int, data: EvalData, reason: str) -> Iterator[Measurement]:
+    """Yield measurements; if there are none of those wanted, note why."""
+    first = next(found, None)
+    if first is not None:
+        yield from chain([first], found)
+    elif wanted and (data.held or reason.startswith("--other")):
+        data.notes.append(f"{reason}, so nothing is measured")
 
 
 def run_measurements(
@@ -345,7 +361,7 @@ class EvaluationRun:
             watch.step("choosing held-out lines")
             data.choose(self.split, amount.blocks, max_block_tokens(self.lengths), seed)
             units = [
-                *self._prepared(amount, store),
+                *self._prepared(amount, store, data),
                 *plan_measurements(data, self.lengths, amount, seed, elsewhere),
             ]
             units = [_with_positions(unit, tiers) for unit in units]
@@ -357,13 +373,20 @@ class EvaluationRun:
         write_evaluation(result, evaluation)
         return evaluation
 
-    def _prepared(self, amount: Amount, store: MeasurementStore) -> list[Measurement]:
+    def _prepared(self, amount: Amount, store: MeasurementStore, data: EvalData) -> list[Measurement]:
         """Return the measurements of as many prepared sequences as `amount` says, and of those measured before."""
         every, some = (
             list(held_out_loss.prepared_measurements(self.file, phase_caps(self.source.settings), self.split, most))
             for most in (None, amount.sequences)
         )
         chosen, reach = {unit.key for unit in some}, self.adaptive.tiers.reach
+        longest = max(phase_caps(self.source.settings))
+        in_split = zip(self.file.column("split"), self.file.lengths().tolist(), strict=True)
+        if longer := sum(split == self.split and length > longest for split, length in in_split):
+            data.notes.append(
+                f"{longer} held-out sequences are longer than the run's longest phase ({longest:,} tokens) and aren't "
+                "compared"
+            )
         return [unit for unit in every if unit.length <= reach and (unit.key in chosen or unit.key in store)]
 
 
