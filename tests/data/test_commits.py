@@ -157,7 +157,7 @@ def test_noise_is_counted_and_not_learnt_from(noisy: Case, tokenizer: RepoTokeni
     assert history["commits_left_out"] == expected
     left_out = history["changes_left_out"]
     assert left_out["change: formatting"] == 1 and left_out["file deleted"] == 1
-    assert left_out["file added: it stands in the snapshot"] + left_out["change of a held-out file"] == 10
+    assert left_out["file added"] + left_out["change of a held-out file"] == 10
     told = "".join(shown(tokenizer, row) for row in noisy.of("train", kind="commit_evolution"))
     for message in ("Revert", "Bump", "Merge side", "Tabs only", "Import all", "Drop drift", "Vendor"):
         assert f" {message}" not in told
@@ -169,3 +169,62 @@ def test_a_file_s_changes_beyond_the_cap_are_counted(noisy: Case, tokenizer: Rep
     assert history["changes"] == 2 and history["changed_files"] == 1
     told = "".join(shown(tokenizer, row) for row in noisy.of("train", kind="commit_evolution"))
     assert "Grow to 2" in told and "Grow to 1" in told and "Grow to 0" not in told
+
+
+def _values(number: int, rows: int) -> str:
+    return "{\n" + ",\n".join(f'  "key_{at}": "{number} {at * 7919 % 997}"' for at in range(rows)) + "\n}\n"
+
+
+def _table(number: int, rows: int) -> str:
+    return "".join(f"{number},{at},{at * 7919 % 997},{at * 31 % 89}\n" for at in range(rows))
+
+
+def test_what_the_snapshot_leaves_out_isn_t_learnt_from_its_changes(tokenizer: RepoTokenizer, tmp_path: Path) -> None:
+    """Neither large files of values, still there or gone, nor copies of another file; small ones and the rest are."""
+    files = {f"src/{name}.py": module(name, None, 8) for name in NAMES[:4]}
+    made = [Made({**files, "data/big.json": _values(0, 1500), "data/gone.csv": _table(0, 2000), "data/small.json": ""})]
+    for number in range(1, 7):
+        changed = {
+            "data/big.json": _values(number, 1500), "data/gone.csv": _table(number, 2000),
+            "data/small.json": _values(number, 12), "src/twin.py": module("twin", None, 12 + number),
+            "zoo/twin.py": module("twin", None, 12 + number),
+        }  # fmt: skip
+        made.append(Made(changed, f"Change {number}"))
+    made.append(Made({"data/gone.csv": None, "src/late.py": module("late", None, 4)}, "Remove the table"))
+    made.append(Made({"src/late.py": None, "src/amber.py": module("amber", None, 11)}, "Remove it again"))
+    settings = load_settings(None, [*MUCH, *LATE, "data.prose_share=1", "data.held_out_per_length=1"])
+    case = prepared(make_repo(tmp_path / "r", made), tokenizer, settings, phases=1)
+    files_shown = {path for row in case.of("train", kind="commit_evolution") for path in row.files}
+    assert {"src/twin.py", "data/small.json"} <= files_shown
+    assert not {"data/big.json", "data/gone.csv", "zoo/twin.py"} & files_shown
+    left_out = case.summary["history"]["changes_left_out"]  # type: ignore[index]
+    assert left_out["change: large data file"] == 12
+    assert left_out["change of a file nearly the same as another"] == 6
+
+
+def test_changes_beyond_the_share_are_counted(tokenizer: RepoTokenizer, tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "r", history(30))
+    found = [
+        prepared(folder, tokenizer, load_settings(None, [f"data.commit_share={share}", *LATE]), phases=1).summary
+        for share in (0.05, 0.6)
+    ]
+    counted = [
+        one["history"]["changes"] + sum(one["history"]["changes_left_out"].values())  # type: ignore[index]
+        for one in found
+    ]
+    assert counted[0] == counted[1] == 71, "eleven files added and two changed by each of thirty commits"
+
+
+def test_a_program_without_a_suffix_is_no_prose_after_it_is_gone(tokenizer: RepoTokenizer, tmp_path: Path) -> None:
+    files = {f"src/{name}.py": module(name, None, 8) for name in NAMES[:4]}
+    tool = "#!/usr/bin/env python3\n" + module("tool", None, 6)
+    made = [Made({**files, "bin/tool": tool})]
+    for n in range(5):
+        changed = {f"src/{name}.py": module(name, None, 9 + n) for name in NAMES[1:4]}
+        made.append(
+            Made({"bin/tool": "#!/usr/bin/env python3\n" + module("tool", None, 7 + n), **changed}, f"Step {n}")
+        )
+    made += [Made({"bin/tool": None}, "Remove it"), Made({"src/amber.py": module("amber", None, 9)}, "Go on")]
+    settings = load_settings(None, [*MUCH, *LATE, "data.prose_share=0"])
+    case = prepared(make_repo(tmp_path / "r", made), tokenizer, settings, phases=1)
+    assert "bin/tool" in {path for row in case.of("train", kind="commit_evolution") for path in row.files}

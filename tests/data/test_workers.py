@@ -132,7 +132,7 @@ def test_each_kind_of_request_reads_what_it_names(
     assert any("def amber_step_4(" in row for one, end in added.facts["added"] for row in rows[one:end])
     assert new.facts["added"][0][0] == 0 and new.text.text == "fresh = True\n"
     assert window.text.text in FILES["amber.py"] and len(window.text.text) < 400
-    assert filled == SkippedText("file added: it stands in the snapshot")
+    assert filled == SkippedText("file added")
 
 
 @pytest.mark.parametrize("warm", [False, True])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -19,7 +19,17 @@ _MIN_STATE_TOKENS = 64  # fewer tokens of the file as it was are no useful conte
 _CHARACTERS_PER_TOKEN = 3  # characters read of a file as it was, for each token of room
 _CHARACTER_STEP = 2048
 _CHANGES_PER_READ = 128  # changes read before checking whether there are enough
-ADDED_REASON = "file added: it stands in the snapshot"
+ADDED_REASON = "file added"  # its text isn't a change: the snapshot has it, unless it is gone again
+LARGE_DATA_REASON = "large data file"
+HELD_OUT_REASON = "change of a held-out file"
+COPY_REASON = "change of a file nearly the same as another"
+_DATA_LANGUAGES = ("JSON", "CSV", "XML")
+_MAX_DATA_BYTES = 20_000  # bytes
+
+
+def is_large_data(language: str, size: int) -> bool:
+    """Whether a file of `size` bytes is one of values rather than code: such files would be most of the training."""
+    return language in _DATA_LANGUAGES and size > _MAX_DATA_BYTES
 
 
 @dataclass(frozen=True)
@@ -61,14 +71,14 @@ class CommitPack:
 def read_training_changes(
     records: Iterable[CommitRecord],
     reader: CachedReader,
-    without: frozenset[str],
+    without: Mapping[str, str],
     most_per_file: int,
     tokens: int,
     done: Callable[[int], None],
 ) -> tuple[list[TrainingChange], Counter[str]]:
     """Read the changes of existing files in these commits (newest first), until they hold `tokens` tokens; also count
-    those left out, by reason, in the commits that were read. Left out are all files of `without`, and all but the
-    newest `most_per_file` changes of a file."""
+    those left out, by reason, in the commits that were read. Left out are the files of `without` (path → reason),
+    large data files, and all but the newest `most_per_file` changes of a file."""
     left_out: Counter[str] = Counter()
     found: list[TrainingChange] = []
     size = 0
@@ -81,6 +91,8 @@ def read_training_changes(
         for (record, change, path), answer in zip(some, reader.read(requests, lambda _: None), strict=True):
             if isinstance(answer, SkippedText):
                 left_out[f"change: {answer.reason}"] += 1
+            elif is_large_data(answer.text.language, answer.facts["size"]):
+                left_out[f"change: {LARGE_DATA_REASON}"] += 1
             elif not len(answer.text):
                 left_out["change: formatting" if answer.facts["formatting"] else "change: nothing"] += 1
             elif size < tokens:
@@ -88,11 +100,13 @@ def read_training_changes(
                 found.append(TrainingChange(record.id, path, reader.message(record.message), step, record.files))
                 size += len(answer.text)
                 done(len(answer.text))
+            else:
+                left_out["beyond what data.commit_share can need"] += 1
     return found, left_out
 
 
 def _usable_changes(
-    records: Iterable[CommitRecord], without: frozenset[str], most_per_file: int, left_out: Counter[str]
+    records: Iterable[CommitRecord], without: Mapping[str, str], most_per_file: int, left_out: Counter[str]
 ) -> Iterator[tuple[CommitRecord, FileChange, str]]:
     """Yield (commit, change, the path its file has now) for each usable change."""
     now: dict[str, str] = {}
@@ -111,9 +125,10 @@ def _usable_changes(
                 yield record, change, path
 
 
-def _skip_reason(change: FileChange, path: str, without: frozenset[str]) -> str:
-    if without & {path, change.path, change.old_path or ""}:
-        return "change of a held-out file"
+def _skip_reason(change: FileChange, path: str, without: Mapping[str, str]) -> str:
+    for one in (path, change.path, change.old_path):
+        if one is not None and one in without:
+            return without[one]
     if change.before is None:
         return ADDED_REASON
     if change.after is None:

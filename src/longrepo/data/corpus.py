@@ -9,7 +9,14 @@ from functools import cached_property, lru_cache
 
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
-from longrepo.data.commits import TrainingChange, read_training_changes
+from longrepo.data.commits import (
+    COPY_REASON,
+    HELD_OUT_REASON,
+    LARGE_DATA_REASON,
+    TrainingChange,
+    is_large_data,
+    read_training_changes,
+)
 from longrepo.data.dedup import TrainingTexts, find_duplicates
 from longrepo.data.difficulty import NameIndex, score_difficulty
 from longrepo.data.licenses import find_licenses, is_license_source, join_licenses
@@ -79,8 +86,6 @@ class Corpus:
         score_difficulty(built, self.names)
 
 
-_DATA_LANGUAGES = ("JSON", "CSV", "XML")
-_MAX_DATA_BYTES = 20_000  # bytes
 _CHANGE_TEXT_SHARE = 0.8  # the share of changes in a sequence of changes; the rest is context
 HELD_OUT_SPLITS = ("validation", "test")
 DUPLICATE_REASON = "nearly the same as another file"
@@ -113,12 +118,13 @@ def read_corpus(
         {path: text.outline.imports for path, text in texts.items()},
     )
     history = _TrainingChangeReader(reader, settings, splits, kept)
-    history.read(frozenset(), watch)
+    without = dict.fromkeys(copies, COPY_REASON)
+    history.read(without, watch)
     held = _files_to_hold_out(reader, settings, bands, splits, kept, history.training_changes, facts)
+    held_paths = {text.path for ones in held.values() for text in ones}
     if held:
-        history.read(frozenset(text.path for ones in held.values() for text in ones), watch)
-    without = {text.path for ones in held.values() for text in ones}
-    trained = {path: text for path, text in kept.items() if path not in without}
+        history.read(without | dict.fromkeys(held_paths, HELD_OUT_REASON), watch)
+    trained = {path: text for path, text in kept.items() if path not in held_paths}
     return Corpus(
         reader=reader,
         settings=settings,
@@ -146,8 +152,8 @@ def _entries(
     found: dict[str, TreeEntry] = {}
     for entry in reader.repository.tracked(commit):
         reason = unread_reason(entry, reader.max_file_bytes)
-        if not reason and language_of(entry.path) in _DATA_LANGUAGES and (entry.size or 0) > _MAX_DATA_BYTES:
-            reason = "large data file"
+        if not reason and is_large_data(language_of(entry.path), entry.size or 0):
+            reason = LARGE_DATA_REASON
         if reason:
             left_out[reason] += 1
             left_out_bytes[reason] += entry.size or 0
@@ -203,8 +209,8 @@ class _TrainingChangeReader:
         self.commits_left_out: Counter[str] = Counter()
         self.changes_left_out: Counter[str] = Counter()
 
-    def read(self, without: frozenset[str], watch: Progress) -> None:
-        """Fill `training_changes`, without changes of the files of `without`."""
+    def read(self, without: Mapping[str, str], watch: Progress) -> None:
+        """Fill `training_changes`, without changes of the files of `without` (path → reason)."""
         self.commits_left_out = Counter()
         records = usable_commits(
             self._reader.repository,

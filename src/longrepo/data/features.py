@@ -31,7 +31,8 @@ from longrepo.utils.hashing import line_hash
 class Features:
     """A text and facts about it: `findings` [[kind, line]…]; for a step also `message` (tokens of " id8 message\\n"),
     `row` (where its first hunk begins in the file as it was) and `formatting` (only white space differs); for a window
-    `row` (the wanted row within it); for what a commit added, `added` ([[first row, last row]…], the last excluded)."""
+    `row` (the wanted row within it); for what a commit added, `added` ([[first row, last row]…], the last excluded).
+    For a step and an addition also `size`, the characters of the whole file."""
 
     text: TokenizedText
     facts: dict[str, Any]
@@ -247,13 +248,14 @@ class FeatureExtractor:
                 rows.append(row[0] + next((text for text in redacted if text != row[1:]), row[1:]))
         head = f" {job.commit[:8]} {message.text.strip()}\n"
         text = head + "\n".join(rows) + "\n" if rows else ""
-        return text, _join_redacted(text, parts), {"head": len(head), "formatting": formatting}
+        facts = {"head": len(head), "formatting": formatting, "size": max(len(job.before), len(job.after))}
+        return text, _join_redacted(text, parts), facts
 
     def _added(self, job: AddedJob) -> tuple[str, RedactedText, dict[str, Any]]:
         added = added_row_ranges(job.before, job.after)
         redacted, first, last = self._around(job.path, job.after, added[0][0] if added else 0, _CONTEXT_CHARACTERS)
         runs = [[max(one, first) - first, min(end, last) - first] for one, end in added if one < last and end > first]
-        return redacted.text, redacted, {"added": runs}
+        return redacted.text, redacted, {"added": runs, "size": len(job.after)}
 
     def _window(self, job: WindowJob) -> tuple[str, RedactedText, dict[str, Any]]:
         redacted, first, _ = self._around(job.path, job.text, job.row, job.characters)

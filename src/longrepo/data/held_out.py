@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from longrepo.data.commits import is_large_data
 from longrepo.data.dedup import Shingles, TrainingTexts
+from longrepo.data.features import Features
 from longrepo.data.packing import Band
 from longrepo.data.sequence import NotBuilt
 from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, TemplateSizes, write_file
@@ -123,7 +125,7 @@ class TargetChooser:
             for one in some
         ]
         for one, answer in zip(some, self._reader.read(requests, lambda _: None), strict=True):
-            if not isinstance(answer, SkippedText):
+            if not isinstance(answer, SkippedText) and not _is_large(answer):
                 yield one, answer.text, answer.facts.get("added", [(0, len(answer.text.rows))])
 
     def _blocks(self, one: Candidate, of: TokenizedText, added: list[tuple[int, int]]) -> Iterator[Target]:
@@ -153,6 +155,10 @@ class TargetChooser:
             counts[first - start : last - start] = True
         shingles = self._shown.shingler.of(of.ids[start:end], counts)
         yield Target(one.split, of, start, end, spans, frozenset(line for _, _, line in scored), shingles, one.commit)
+
+
+def _is_large(answer: Features) -> bool:
+    return is_large_data(answer.text.language, answer.facts.get("size", len(answer.text.text)))
 
 
 def _is_similar(target: Target, other: Target) -> bool:

@@ -16,7 +16,6 @@ from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.write import QuestionWriter
 from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, unique_commits, write_file, write_step
 from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
-from longrepo.repository.types import language_of
 from longrepo.utils import hashing
 from longrepo.utils.progress import Progress
 
@@ -71,7 +70,10 @@ class PhaseMixture:
     def pack(self) -> None:
         """Decide which files and which changes go together."""
         corpus, band, data = self._corpus, self._band, self._data
-        left_out = self._much_prose({path: len(text) for path, text in self._texts.items()})
+        left_out = self._much_prose(
+            {path: len(text) for path, text in self._texts.items()},
+            {path: text.language for path, text in self._texts.items()},
+        )
         order = order_by_relation([path for path in self._texts if path not in left_out], corpus.neighbors, *self._seed)
         free = self._reserve + int(data.context_share * band.cap)
         packed = pack_files([self._texts[path] for path in order], band, corpus.sizes, free)
@@ -81,7 +83,10 @@ class PhaseMixture:
         self.account.cuts += packed.cuts
         chains = steps_by_path(corpus.training_changes)
         self.account.tokenized += sum(len(step.of) for steps in chains.values() for step in steps)
-        left_out = self._much_prose({path: sum(len(step.of) for step in steps) for path, steps in chains.items()})
+        left_out = self._much_prose(
+            {path: sum(len(step.of) for step in steps) for path, steps in chains.items()},
+            {path: steps[-1].of.language for path, steps in chains.items()},
+        )
         chains = {path: steps for path, steps in chains.items() if path not in left_out}
         found = CommitPacker(corpus.sizes, self._frame).pack(chains, band)
         most = math.ceil(self._share(data.commit_share))
@@ -89,10 +94,10 @@ class PhaseMixture:
             self.account.dropped["changes beyond data.commit_share"] += _pack_tokens(beyond)
         self._chains = found[:most]
 
-    def _much_prose(self, sizes: Mapping[str, int]) -> set[str]:
+    def _much_prose(self, sizes: Mapping[str, int], languages: Mapping[str, str]) -> set[str]:
         """Return the prose to leave out, so that its share of these files' tokens is `data.prose_share`: other files in
         each phase and turn, none if there is no code."""
-        prose = [path for path in sizes if self._language(path) in PROSE_LANGUAGES]
+        prose = [path for path in sizes if languages[path] in PROSE_LANGUAGES]
         share, beyond = self._data.prose_share, set[str]()
         if share == 1 or len(prose) == len(sizes):
             return beyond
@@ -104,10 +109,6 @@ class PhaseMixture:
                 beyond.add(path)
         self.account.dropped[TOO_MUCH_PROSE] += sum(sizes[path] for path in beyond)
         return beyond
-
-    def _language(self, path: str) -> str:
-        text = self._corpus.texts.get(path)
-        return text.language if text is not None else language_of(path)
 
     def _share(self, share: float) -> float:
         """Return how many sequences of a kind go with those of files."""

@@ -16,6 +16,7 @@ from itertools import pairwise
 import numpy as np
 
 from longrepo.config.schema import Settings
+from longrepo.data.commits import is_large_data
 from longrepo.data.difficulty import NameIndex
 from longrepo.data.template import FilePiece
 from longrepo.data.text import TokenizedText
@@ -173,7 +174,11 @@ class RepoTrees:
         missing = [one for one in wanted if one not in self._known]
         answers = self.reader.read([FileRequest(*one) for one in missing], lambda _: None)
         for one, answer in zip(missing, answers, strict=True):
-            if isinstance(answer, SkippedText) or not len(answer.text):
+            if (
+                isinstance(answer, SkippedText)
+                or not len(answer.text)
+                or is_large_data(answer.text.language, len(answer.text.text))
+            ):
                 self._known[one] = None
                 continue
             self._known[one] = answer.text, answer.text.outline.imports

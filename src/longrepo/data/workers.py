@@ -318,7 +318,7 @@ def _make_job(request: Request, texts: Sequence[str | SkippedText]) -> Job | Ski
     whole = [text for text in texts if isinstance(text, str)]
     if isinstance(request, StepRequest):
         if not whole[0].strip():
-            return SkippedText("file added: it stands in the snapshot")
+            return SkippedText("file added")
         return StepJob(request.path, request.commit, request.message, whole[0], whole[1])
     if isinstance(request, AddedRequest):
         return AddedJob(request.path, whole[0] if request.before else "", whole[-1])
