@@ -37,7 +37,8 @@ from longrepo.engines.observer import StepObserver
 
 
 class MlxChunkCache:
-    """A chunk that begins at position `offset`, whose earlier keys and values begin at position `first`.
+    """Takes the place of mlx-lm's KV cache in a layer, for a chunk that begins at position `offset`, with the keys and
+    values from position `first`: gives it those and records its own.
 
     `keys`, `values`: those from `first` to `offset` in pieces, each `[rows, kv heads, tokens, head width]`.
     """
@@ -54,7 +55,7 @@ class MlxChunkCache:
         return mx.concatenate([*self._keys, keys], axis=2), mx.concatenate([*self._values, values], axis=2)
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array | str | None:
-        """For the chunk's `N` tokens: bool `[N, keys]`, or what mlx-lm says shorter."""
+        """Return the mask of the chunk's `N` tokens: bool `[N, keys]`, or mlx-lm's abbreviation."""
         seen = self.offset - self.first + N
         windowed = window_size is not None and seen > window_size
         if N == 1 and not windowed and not return_array:
@@ -74,8 +75,8 @@ ChunkContext = Callable[
 
 
 class MlxLayerPass:
-    """`keys`, `values`: of each chunk `[rows, kv heads, chunk, head width]`, filled by `forward`. `window`: tokens
-    that the layer sees, None for all."""
+    """Computes one layer over the chunks of a sequence. `keys`, `values`: of each chunk `[rows, kv heads, chunk, head
+    width]`, filled by `forward`. `window`: tokens that the layer sees, None for all."""
 
     def __init__(
         self, layer: Any, slots: Sequence[ParameterSlot], window: int | None, spans: Spans, at: ChunkContext
@@ -88,8 +89,8 @@ class MlxLayerPass:
         self._value_gradients: dict[int, mx.array] = {}
 
     def forward(self, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
-        """The layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`, None unless it is `wanted`:
-        then only its keys and values are computed. Chunks come in order."""
+        """Return the layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; None, and only keys
+        and values are computed, unless it is `wanted`. Chunks come in order."""
         earlier = ([kept[i] for i in self._before(index)] for kept in (self.keys, self.values))
         output, keys, values = self._run(index, hidden, *earlier)
         self.keys[index], self.values[index] = keys, values
@@ -99,8 +100,8 @@ class MlxLayerPass:
     def backward(
         self, index: int, hidden: mx.array, gradient: mx.array | None, parameters: Sequence[mx.array]
     ) -> tuple[mx.array, list[mx.array]]:
-        """The gradients of chunk `index`'s input (from that of its output, None for zero) and of `parameters` (float32,
-        one a slot), to be evaluated by the caller.
+        """Return the gradients of chunk `index`'s input and of `parameters` (float32, one per slot), not evaluated yet.
+        `gradient`: of its output, None for zero.
 
         Chunks come from last to first: when a chunk's turn comes, the gradient of its keys and values is complete.
         """
@@ -145,7 +146,7 @@ class MlxLayerPass:
         return _zeros_like(hidden)
 
     def pending(self) -> list[mx.array]:
-        """What `backward` left to be evaluated beside what it returned."""
+        """Return the gradients that `backward` hasn't evaluated besides those it returned."""
         return [*self._key_gradients.values(), *self._value_gradients.values()]
 
     def _run(
@@ -175,7 +176,7 @@ class MlxLayerPass:
 
 @dataclass(frozen=True)
 class _RequestedMask:
-    """A mask that was asked for, of a window of tokens."""
+    """The request for a mask with a window of tokens."""
 
     window: int | None
 
@@ -186,7 +187,7 @@ class _MaskProbe(MlxChunkCache):
 
 
 class _MlxLayerProbe:
-    """Answers for `layer` as far as its attributes go; notes what it is given and gives back `output`, or that."""
+    """Has `layer`'s attributes; records its arguments and returns `output`, or its input."""
 
     def __init__(self, layer: Any, output: mx.array | None = None) -> None:
         self._layer, self._output = layer, output
@@ -202,7 +203,7 @@ class _MlxLayerProbe:
 
 
 class MlxEmbeddingAndHead:
-    """The two ends of `model`, whose decoder is `model.model` and its layers `model.model.layers`."""
+    """What `model` computes before and after the layers `model.model.layers`."""
 
     def __init__(self, model: Any) -> None:
         self._model, self._decoder = model, model.model
@@ -216,7 +217,8 @@ class MlxEmbeddingAndHead:
         return stand_ins[0].hidden
 
     def windows(self) -> list[int | None]:
-        """How many tokens each layer sees; None for all. Raises TypeError where a mask isn't asked of the cache."""
+        """Return the number of tokens that each layer sees; None for all. Raises TypeError if a model doesn't get its
+        masks from the cache."""
         with self._replaced() as stand_ins:
             self._decoder(mx.zeros((1, 2), mx.int32), cache=self._caches(_MaskProbe(0, 0)))
         if not all(isinstance(one.mask, _RequestedMask) for one in stand_ins):
@@ -256,8 +258,8 @@ class MlxCodec:
 
 
 class MlxChunkedStep:
-    """`rows`: the slot of the trained token rows, if there are any. `at`: see `LayerPass`. `observer`: follows each
-    step."""
+    """Computes exact steps in chunks. `rows`: the slot of the trained token rows, if any. `at`: see `ChunkContext`.
+    `observer`: follows each step."""
 
     def __init__(self, model: Any, rows: ParameterSlot | None, at: ChunkContext) -> None:
         self._ends, self._rows, self._at = MlxEmbeddingAndHead(model), rows, at
@@ -350,7 +352,7 @@ class MlxChunkedStep:
         keep_cache: bool,
         wanted: Sequence[bool],
     ) -> None:
-        """`wanted`: of which chunks the output is."""
+        """`wanted`: the chunks whose output is needed."""
         passing = self._pass(number, spans)
         for index in range(len(spans)):
             key = ("input", number, index)
@@ -371,7 +373,7 @@ class MlxChunkedStep:
         totals: list[mx.array],
         gradients: Gradients,
     ) -> mx.array:
-        """The gradient of a chunk of the last layer's output, a part of its scored positions at a time."""
+        """Return the gradient of a chunk of the last layer's output, computed a part of its scored positions at a time."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         total = mx.zeros_like(flat)
         rows = [] if self._rows is None else [self._rows]
@@ -434,7 +436,7 @@ class MlxChunkedStep:
 
 
 def _zeros_like(array: mx.array) -> mx.array:
-    """Evaluated: it takes its room."""
+    """Make zeros that are evaluated, so that they take memory."""
     zeros = mx.zeros_like(array)
     mx.eval(zeros)
     return zeros

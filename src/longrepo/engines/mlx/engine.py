@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 
 OOM_MESSAGES = ("allocat",)  # on Metal for a single array that is too large
-SCORING_CHUNK = 512  # tokens of a chunk where the method has none
+SCORING_CHUNK = 512  # tokens, if the method has no chunks
 
 
 class MlxEngine:
@@ -63,7 +63,7 @@ class MlxEngine:
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
         self.device = placement.kind
         self.choices: list[tuple[str, str]] = list(placement.choices)
-        self.pad_id = 0  # any token would do: padding is neither attended to nor scored
+        self.pad_id = 0  # any token works: padding is neither attended to nor scored
         self._dropout = attach_lora(model, settings)
         self._rows = ParameterSlot("rows", rows, "weight") if rows is not None else None
         self.slots = [*lora_slots(model), *([self._rows] if self._rows else [])]
@@ -76,7 +76,7 @@ class MlxEngine:
 
     @classmethod
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> MlxEngine:
-        """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
+        """Load the base, attach the adapter and the structure-token rows. Raises InputError if something is missing."""
         placement = select_mlx_device(device, settings.training.precision)
         model, notes = load_base(settings.model, tokenizer, mlx_dtype(placement), settings.context)
         ids = list(tokenizer.initial_from)
@@ -179,7 +179,7 @@ class MlxEngine:
                 yield int(token)
         finally:
             steps.close()
-            mx.synchronize(generation_stream)  # it computes a token ahead, which a process must not end in
+            mx.synchronize(generation_stream)  # it computes a token ahead; a process must not exit during that
 
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None

@@ -208,7 +208,7 @@ class MlxTimedStep:
         self._engine.observe(run.method, self._clock)
 
     def seconds(self, tokens: int) -> MlxStepSeconds:
-        """One sequence."""
+        """Time a step of one sequence."""
         begins = self._clock.begins
         begins.clear()
         began = time.perf_counter()
@@ -217,7 +217,7 @@ class MlxTimedStep:
         return MlxStepSeconds(begins["head"] - began, begins["backward"] - begins["head"], ended - begins["backward"])
 
     def overhead(self, tokens: int) -> int:
-        """Bytes that the process holds above MLX's arrays at the highest moment of a step on the CPU."""
+        """Bytes that the process holds above MLX's arrays at the peak of a step on the CPU."""
         batch = _timing_batch(tokens)
         self._engine.accumulate(batch, 1.0, 0)
         process.reset_peak_resident()

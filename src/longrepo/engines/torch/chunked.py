@@ -48,7 +48,8 @@ class _StopForward(Exception):
 
 
 class _TorchLayerProbe(nn.Module):
-    """Notes what the decoder passes to a layer and gives back `output`, or its input; after the `last` it stops."""
+    """Records what the decoder passes to a layer and returns `output`, or its input; the `last` one stops the
+    decoder."""
 
     def __init__(self, output: Tensor | None = None, last: bool = False) -> None:
         super().__init__()
@@ -64,14 +65,14 @@ class _TorchLayerProbe(nn.Module):
 
 
 class TorchEmbeddingAndHead:
-    """The two ends of `decoder`, whose layers are in `decoder.layers`."""
+    """What `decoder` computes before and after its `layers`."""
 
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
         self.layers: list[Any] = list(decoder.layers)
 
     def arguments(self, length: int, device: torch.device, dtype: torch.dtype) -> list[LayerArguments]:
-        """What each layer gets besides its input, for `length` tokens: position tables from the whole length."""
+        """Return each layer's arguments besides its input for `length` tokens: position tables of the whole length."""
         stand_ins = [_TorchLayerProbe(last=layer is self.layers[-1]) for layer in self.layers]
         with self._replaced(stand_ins), torch.no_grad(), suppress(_StopForward):
             self._decoder(inputs_embeds=torch.zeros(1, length, 1, device=device, dtype=dtype), use_cache=False)
@@ -104,7 +105,7 @@ class TorchEmbeddingAndHead:
 
 
 class LayerArguments:
-    """A layer's other arguments for a whole sequence; `cut` gives those of the tokens from `start` to `end`."""
+    """A layer's other arguments for a whole sequence; `slice_tokens` returns those of a chunk."""
 
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], length: int) -> None:
         self._args, self._kwargs, self._length = args, kwargs, length
@@ -128,14 +129,15 @@ class LayerArguments:
 
 
 class TorchChunkCache:
-    """`keys`, `values`: those of the tokens before the chunk, `[rows, kv heads, tokens, head width]`, or None."""
+    """Takes the place of transformers' `Cache` in a layer: gives a chunk the `keys` and `values` of the tokens before
+    it, `[rows, kv heads, tokens, head width]` or None, and records its own."""
 
     def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
         self.keys, self.values = keys, values
         self.own: tuple[Tensor, Tensor] | None = None
 
     def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """What `transformers.Cache.update` promises: the keys and values up to the chunk's end."""
+        """Return the keys and values up to the chunk's end, as `transformers.Cache.update` does."""
         self.own = (keys, values)
         if self.keys is None or self.values is None:
             return keys, values
@@ -152,7 +154,8 @@ ChunkContext = Callable[
 
 
 class TorchLayerPass:
-    """`keys`, `values` `[rows, kv heads, tokens, head width]`: of the whole sequence, filled by `forward`."""
+    """Computes one layer over the chunks of a sequence. `keys`, `values` `[rows, kv heads, tokens, head width]`: of the
+    whole sequence, filled by `forward`."""
 
     def __init__(
         self,
@@ -171,7 +174,7 @@ class TorchLayerPass:
 
     @torch.no_grad()
     def forward(self, index: int, hidden: Tensor) -> Tensor:
-        """The layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; chunks come in order."""
+        """Return the layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; chunks come in order."""
         start, end = self._spans[index]
         first = self._first_key(start)
         cache = TorchChunkCache(*(self._between(t, first, start) for t in (self.keys, self.values)))
@@ -188,7 +191,7 @@ class TorchLayerPass:
         return output
 
     def backward(self, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient of chunk `index`'s input from that of its output; parameters accumulate theirs.
+        """Return the gradient of chunk `index`'s input, given that of its output; parameters accumulate theirs.
 
         Chunks come from last to first: when a chunk's turn comes, the gradient of its keys and values is complete.
         """
@@ -260,7 +263,8 @@ Head = Callable[[Tensor], Tensor]
 
 
 class TorchChunkedStep:
-    """`dtype`: what matrix products are computed in. `at`: see `LayerPass`. `observer`: follows each step."""
+    """Computes exact steps in chunks. `dtype`: of matrix products. `at`: see `ChunkContext`. `observer`: follows each
+    step."""
 
     def __init__(
         self, decoder: nn.Module, head: Head, device: torch.device, dtype: torch.dtype, at: ChunkContext
@@ -358,7 +362,7 @@ class TorchChunkedStep:
     def _head_backward(
         self, batch: Batch, spans: Spans, layers: int, normalizer: float, store: ActivationStore[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The loss's parts, and the gradient of the last layer's output, chunk by chunk."""
+        """Return the parts of the loss, and the gradient of the last layer's output by chunk."""
         totals: list[Tensor] = []
         gradients = []
         for index, (start, end) in enumerate(spans):

@@ -37,8 +37,8 @@ FIXED_PARTS = ("weights", "adapter", "gradients", "moments")
 
 @dataclass(frozen=True)
 class TorchDryRun:
-    """What is run: `config` of transformers, with `added` structure tokens beyond its vocabulary; computing in
-    `dtype` as on `device` (`cpu`, `cuda` or `mps`; nothing of that kind needs to be there)."""
+    """Runs steps by `method` of a model of transformers' `config`, with `added` structure tokens beyond its vocabulary,
+    computing in `dtype` as on `device` (`cpu`, `cuda` or `mps`; it needn't be there)."""
 
     config: Any
     settings: Settings
@@ -48,21 +48,22 @@ class TorchDryRun:
     added: int
 
     def at(self, layers: int, tokens: int, every_chunk: bool = False) -> StepBytes:
-        """Measure the last micro-batch of a window and its update: gradients and moments exist. `every_chunk`: leave
-        none out, for a look at whether the highest moment lies where it is looked for."""
+        """Measure the last micro-batch of an accumulation window and its update: gradients and moments exist.
+        `every_chunk`: skip none, to check that the peak isn't in a skipped chunk."""
         with self.fake_engine(layers) as engine, ExitStack() as stack:
             if self.device == "mps" and self.method.step == "plain":
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # Metal has no derivative for its fused kernel
             return _measure_step(engine, self._batch(tokens), self.method, self.device, not every_chunk)
 
     def chunked_unsupported_reason(self) -> str | None:
-        """Why the architecture's layers can't be walked in chunks. On fake tensors their values aren't compared."""
+        """Return why the architecture's layers can't be computed in chunks, or None if they can. On fake tensors the
+        values aren't compared."""
         with self.fake_engine(min(2, self.config.num_hidden_layers), yes=False) as engine:
             return engine.chunked_unsupported_reason()
 
     @contextmanager
     def fake_engine(self, layers: int, yes: bool = True) -> Iterator[TorchEngine]:
-        """The engine with `layers` layers on fake tensors; `yes` answers any question about values."""
+        """Make an engine with `layers` layers on fake tensors; `yes` is the answer to any test of a value."""
         model, rows = meta_model(self.truncated_config(layers), self.settings, self.dtype, self.added)
         fake = FakeTensorMode(allow_non_fake_inputs=True)
         with _tracing_disabled(), fake, _FakeValues(yes), force_kernel(self._kernel()):
@@ -70,7 +71,8 @@ class TorchDryRun:
             yield TorchEngine(model, rows, self.settings, Placement("cpu", torch_dtype_name(self.dtype)))
 
     def whole(self, tokens: int) -> StepBytes:
-        """The whole model's, from two small numbers of its layers: every peak grows by the same for each."""
+        """Bytes of a step of the whole model, extrapolated from two small numbers of layers: every peak grows by the
+        same amount with each layer."""
         small, large = probe_depths(self.config, self.method)
         layers = self.config.num_hidden_layers
         if layers <= large:
@@ -122,7 +124,7 @@ def _measure_step(engine: TorchEngine, batch: Batch, method: StepMethod, device:
 
 
 class _FakeValues(TorchDispatchMode):
-    """What a step asks a tensor for its value: a fake one has none. `yes` to questions; as a number any will do."""
+    """Answers when a step reads a tensor's value, which a fake one doesn't have: `yes` for a bool, 1 for a number."""
 
     def __init__(self, yes: bool) -> None:
         super().__init__()
@@ -138,7 +140,7 @@ class _FakeValues(TorchDispatchMode):
 
 @contextmanager
 def _tracing_disabled() -> Iterator[None]:
-    """transformers takes fake tensors for tracing, and then makes masks that a real step does without."""
+    """Keep transformers from taking fake tensors for tracing: it would make masks that a real step doesn't have."""
     modules: list[Any] = [module for module in (masking_utils, sdpa_attention) if hasattr(module, "is_tracing")]
     before = [module.is_tracing for module in modules]
     for module in modules:
@@ -167,7 +169,7 @@ class _PhaseTracker(StepObserver):
 
 
 def _set_foreach(engine: TorchEngine, on: bool) -> None:
-    """On CUDA AdamW takes all parameters at once, with temporaries for all of them."""
+    """Set whether AdamW updates all parameters at once, as on CUDA, with temporaries for all of them."""
     for group in engine.optimizer.param_groups:
         group["foreach"] = on
 
@@ -197,7 +199,7 @@ class TorchTimedStep:
         self._engine.observe(run.method, self._marks)
 
     def seconds(self, tokens: int) -> TorchStepSeconds:
-        """One sequence."""
+        """Time a step of one sequence."""
         begins = self._marks.begins
         begins.clear()
         began = time.perf_counter()
@@ -207,7 +209,7 @@ class TorchTimedStep:
         return TorchStepSeconds(begins["head"] - began, begins["backward"] - begins["head"], ended - begins["backward"])
 
     def overhead(self, tokens: int) -> int:
-        """Bytes that the process holds above its tensors at the highest moment of a step on the CPU."""
+        """Bytes that the process holds above its tensors at the peak of a step on the CPU."""
         tracker = PeakTracker()
         tracker.adopt(tensors_of(self._engine.model), "model")
         reset_peak_resident()
@@ -222,7 +224,7 @@ def _timing_batch(tokens: int) -> Batch:
 
 @torch.no_grad()
 def _fill_randomly(model: torch.nn.Module) -> None:
-    """Values that stay finite: what they are doesn't change the time."""
+    """Fill with values that stay finite; which ones doesn't change the time."""
     for tensor in tensors_of(model):
         if tensor.is_floating_point():
             tensor.normal_(0, 0.02)
@@ -231,7 +233,7 @@ def _fill_randomly(model: torch.nn.Module) -> None:
 
 
 def generation_memory(run: TorchDryRun, tokens: int, bits: int = 16) -> StepBytes:
-    """Bytes of tensors for a prompt of `tokens` tokens: the `model`, and at the highest moment (`peak`)."""
+    """Bytes of tensors while a prompt of `tokens` tokens is answered: the `model`, and the `peak`."""
     small, large = probe_depths(run.config, StepMethod())
     layers = run.config.num_hidden_layers
     if layers <= large:

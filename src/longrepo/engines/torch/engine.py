@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
 
 
-# CUDA has an exception of its own for it; Metal and the CPU's allocator say it in a RuntimeError's text.
+# CUDA raises its own exception; Metal and the CPU's allocator raise a RuntimeError with one of these texts.
 OOM_MESSAGES = ("out of memory", "can't allocate memory")
 
 
@@ -67,8 +67,8 @@ class TorchEngine:
         placement: Placement,
         start: InitialWeights | None = None,
     ) -> None:
-        """`model`: PEFT's, whose adapter is trained, or one of transformers, all weights of which are; then `start` is
-        what it began as."""
+        """`model`: PEFT's, to train its adapter, or transformers', to train all weights; then `start` holds the initial
+        ones."""
         self._start = start
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
         self._device, self._dtype = torch_device(placement), torch_dtype(placement)
@@ -77,7 +77,7 @@ class TorchEngine:
         self.choices: list[tuple[str, str]] = list(placement.choices)
         self.base: Any = model.get_base_model() if self.has_adapter else model
         self._decoder, self._head = self.base.get_decoder(), self.base.get_output_embeddings()
-        self.pad_id = 0  # any token would do: padding is neither attended to nor scored
+        self.pad_id = 0  # any token works: padding is neither attended to nor scored
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             _parameter_groups(self.parameters.values(), settings.training.weight_decay), lr=0.0
@@ -90,7 +90,7 @@ class TorchEngine:
 
     @classmethod
     def create(cls, settings: Settings, tokenizer: RepoTokenizer, device: str = "auto") -> TorchEngine:
-        """Load the base, attach the adapter and the structure-token rows. Raises InputError for what can't be had."""
+        """Load the base, attach the adapter and the structure-token rows. Raises InputError if something is missing."""
         placement = select_torch_device(device, settings.training.precision)
         whole = settings.training.weights == "all"
         base: Any
@@ -139,7 +139,7 @@ class TorchEngine:
             return math.fsum(part.item() for part in self.add_gradients(batch, normalizer, key))
 
     def add_gradients(self, batch: Batch, normalizer: float, key: int) -> list[torch.Tensor]:
-        """`accumulate`, but the loss as scalars still on the device: nothing here depends on a tensor's value."""
+        """As `accumulate`, but return the loss as scalars on the device: nothing here depends on a tensor's value."""
         self._dropout.key = key
         self.model.train()
         if self.method.step == "chunked":
@@ -158,7 +158,7 @@ class TorchEngine:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), max_grad_norm).item()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        if np.isfinite(norm):  # otherwise the caller ends the run; the weights stay as they were
+        if np.isfinite(norm):  # otherwise the caller ends the run and the weights stay unchanged
             self.optimizer.step()
         self.drop_gradients()
         return norm
@@ -210,7 +210,7 @@ class TorchEngine:
         ends = end if isinstance(end, list) else [end]
         cache = make_cache(self.base.config, bits)
         ids = torch.tensor([list(prompt)], device=self._device)
-        with self.autocast():  # kept open between tokens: it holds the weights that it has cast
+        with self.autocast():  # open across tokens: it caches the weights that it has cast
             for _ in range(max_new_tokens):
                 scores = self._next_scores(ids, cache)
                 token = int(scores.argmax()) if choose is None else choose(scores.float().cpu().numpy())
@@ -285,7 +285,7 @@ class TorchEngine:
 
     def facts(self) -> dict[str, Any]:
         trainable = total = sum(parameter.numel() for parameter in self.model.parameters())
-        if self.has_adapter:  # a packed 4-bit weight holds two parameters a byte; PEFT counts them as they were
+        if self.has_adapter:  # a packed 4-bit weight holds two parameters a byte; PEFT counts the original ones
             trainable, total = self.model.get_nb_trainable_parameters()
         return {
             "engine": self.name,
@@ -310,14 +310,14 @@ class TorchEngine:
             yield from self._chunks.hidden(ids, self.method.chunk)
 
     def _hidden(self, ids: torch.Tensor) -> torch.Tensor:
-        # No attention mask: rows are padded on the right, and causal attention never looks there.
+        # No attention mask is needed: rows are padded on the right, where causal attention never looks.
         return self._decoder(input_ids=ids, use_cache=False).last_hidden_state
 
     def autocast(self) -> Any:
         """The context in which the model computes."""
         if self._dtype == torch.float32:
             return nullcontext()
-        # A chunked step casts LoRA's weights for each chunk: kept, those of all layers would lie in memory twice.
+        # A chunked step casts LoRA's weights for each chunk; cached, all layers' weights would be in memory twice.
         return torch.autocast(self.device, self._dtype, cache_enabled=self.method.step == "plain")
 
     def _tensor(self, array: npt.NDArray[Any]) -> torch.Tensor:
@@ -325,12 +325,12 @@ class TorchEngine:
 
 
 def _to_numpy(tensor: torch.Tensor) -> npt.NDArray[np.float32]:
-    """In float32; memory on the CPU is shared."""
+    """Convert to float32; a tensor on the CPU shares its memory."""
     return tensor.detach().float().cpu().numpy()
 
 
 def _parameter_groups(parameters: Iterable[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """For the optimizer: matrices decay; norms and biases, where they are trained, don't."""
+    """Group parameters for the optimizer: matrices decay; norms and biases, if trained, don't."""
     decay: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
     for parameter in parameters:
         decay[parameter.ndim > 1].append(parameter)
@@ -339,7 +339,8 @@ def _parameter_groups(parameters: Iterable[torch.nn.Parameter], weight_decay: fl
 
 @torch.no_grad()
 def _check_plain_head(model: Any, name: str) -> None:
-    """The step computes logits as head(last hidden state). Some architectures scale or cap them: refuse those."""
+    """Raise InputError if logits aren't head(last hidden state), as the step computes them: some architectures scale
+    or cap them."""
     model.eval()
     ids = torch.tensor([[1, 2]], device=model.device)
     plain = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)

@@ -1,8 +1,5 @@
-"""Meta model and PeakTracker.
-
-The real architecture with its adapter, without weights: fake tensors of the true shapes and dtypes, for dry runs.
-
-Counts the bytes of tensors as they come and go: a step's peak, on real tensors and on fake ones alike.
+"""For dry runs: the real architecture with its adapter on fake tensors of the true shapes and dtypes, and a tracker
+that counts the bytes of tensors as they come and go, real or fake.
 """
 
 from __future__ import annotations
@@ -32,8 +29,9 @@ Tensor = torch.Tensor
 def meta_model(
     config: Any, settings: Settings, dtype: torch.dtype, added: int
 ) -> tuple[nn.Module, TorchTokenEmbeddings | None]:
-    """What `TorchEngine.create` would load for `config` (with `added` structure tokens beyond its vocabulary), on
-    torch's `meta` device: the model with its adapter, and the trained rows; or the model alone, all of it trained."""
+    """Make what `TorchEngine.create` would load for `config`, whose vocabulary includes `added` structure tokens, on
+    torch's `meta` device: the model with its adapter and the trained rows, or the model alone if all of it is trained.
+    """
     import transformers
 
     whole = settings.training.weights == "all"
@@ -55,8 +53,8 @@ def meta_model(
 
 
 def materialize(model: nn.Module, device: str = "cpu") -> None:
-    """Put new tensors on `device` in the place of all that a model has on `meta`; shared ones stay shared. Under a
-    FakeTensorMode they are fake."""
+    """Replace all of a model's `meta` tensors by new ones on `device`; shared ones stay shared. Under a FakeTensorMode
+    they are fake."""
     made: dict[int, Tensor] = {}
 
     def real(tensor: Any) -> Any:
@@ -83,7 +81,7 @@ def materialize(model: nn.Module, device: str = "cpu") -> None:
 
 
 def tensors_of(model: nn.Module) -> Iterator[Tensor]:
-    """Every tensor that a model holds: parameters, buffers, and what packed weights have beside them."""
+    """Yield every tensor of a model: parameters, buffers, and the quantization constants of packed weights."""
     yield from model.buffers()
     for parameter in model.parameters():
         yield parameter
@@ -92,8 +90,8 @@ def tensors_of(model: nn.Module) -> Iterator[Tensor]:
 
 
 class PackedLinear(Linear4bit):
-    """The Linear4bit that loading would make of a linear module, around a plain parameter: bitsandbytes' own parameter
-    class can't hold fake tensors, and its forward and backward passes don't ask for it."""
+    """The Linear4bit that loading would make of a linear module, around a plain parameter: bitsandbytes' parameter
+    class can't hold fake tensors, and its forward and backward passes don't need it."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype, double: bool) -> None:
         nn.Module.__init__(self)
@@ -112,7 +110,7 @@ def _pack_linears(base: Any, dtype: torch.dtype, double: bool) -> None:
         if isinstance(module, nn.Linear) and module is not head:
             parent, _, name = path.rpartition(".")
             setattr(base.get_submodule(parent), name, PackedLinear(module, dtype, double))
-    base.is_loaded_in_4bit = True  # PEFT asks for it before it looks at the modules
+    base.is_loaded_in_4bit = True  # PEFT checks it before it looks at the modules
 
 
 def _quant_state(shape: torch.Size, blocks: int, dtype: torch.dtype, double: bool) -> QuantState:
@@ -133,15 +131,15 @@ def _packed_tensors(parameter: Any) -> Iterator[QuantState]:
         state = state.state2
 
 
-# Operations whose kernel makes further tensors, unseen from outside: run as what they consist of. The packed product
-# of bitsandbytes de-quantises the whole weight: where a device has a fused kernel this counts too much, not too little.
+# Operations whose kernels make further tensors that a dispatch mode doesn't see: run as their parts. bitsandbytes'
+# packed product dequantizes the whole weight: on a device with a fused kernel this counts too much, never too little.
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {torch.ops.bitsandbytes.gemm_4bit.default: _gemm_4bit_default_impl}
 
 
 class PeakTracker(TorchDispatchMode):
-    """While entered, counts each new tensor's storage once, from its making to its end. `live` and `peak` are bytes;
-    `peaks` holds the highest of each named phase, `at_peak` what lived at the highest of all, by tag. Tensors from
-    before count only if adopted."""
+    """While entered, counts each new tensor's storage once, until it is freed. `live` and `peak` are bytes; `peaks`
+    holds the peak of each named phase, `at_peak` the bytes at the highest of all, by tag. Earlier tensors count only if
+    adopted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -174,7 +172,7 @@ class PeakTracker(TorchDispatchMode):
             self._add(tensor.untyped_storage(), tag)
 
     def enter(self, phase: str) -> None:
-        """From now on peaks are this phase's, too, and it is the tag of new tensors."""
+        """Begin a phase: it gets the peaks from now on, and tags new tensors."""
         self._phase = phase
         self._note()
 
