@@ -373,7 +373,7 @@ class MlxChunkedStep:
         totals: list[mx.array],
         gradients: Gradients,
     ) -> mx.array:
-        """Return the gradient of a chunk of the last layer's output, computed a part of its scored positions at a time."""
+        """Return the gradient of a chunk of the last layer's output, a part of its scored positions at a time."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         total = mx.zeros_like(flat)
         rows = [] if self._rows is None else [self._rows]

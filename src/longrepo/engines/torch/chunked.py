@@ -174,7 +174,7 @@ class TorchLayerPass:
 
     @torch.no_grad()
     def forward(self, index: int, hidden: Tensor) -> Tensor:
-        """Return the layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; chunks come in order."""
+        """Return the layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`, chunks in order."""
         start, end = self._spans[index]
         first = self._first_key(start)
         cache = TorchChunkCache(*(self._between(t, first, start) for t in (self.keys, self.values)))
