@@ -16,7 +16,7 @@ from longrepo.config.schema import Settings
 from longrepo.memory.guard import GuardFactory, NoGuard
 from longrepo.memory.planner import MemoryPlan
 from longrepo.training.checkpoint import open_run_folder
-from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
+from longrepo.training.events import EpochRecord, PhaseRecord, RunProgress, UpdateRecord
 from longrepo.training.loop import RunOutcome, train
 from longrepo.training.plan import RunStart, make_plan
 from longrepo.training.resume import find_run, resume_start, start_from_checkpoint
@@ -90,6 +90,7 @@ class Told:
     updates: list[UpdateRecord] = field(default_factory=list)
     epochs: list[EpochRecord] = field(default_factory=list)
     saves: list[str] = field(default_factory=list)
+    progresses: list[RunProgress] = field(default_factory=list)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -99,6 +100,9 @@ class Told:
 
     def update(self, record: UpdateRecord) -> None:
         self.updates.append(record)
+
+    def progress(self, progress: RunProgress) -> None:
+        self.progresses.append(progress)
 
     def validating(self, done: int, of: int) -> None:
         pass

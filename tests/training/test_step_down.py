@@ -31,6 +31,7 @@ class Planned:
     length: int
     peak: int
     disk_held: int = MIB
+    seconds: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {"method": self.method.as_dict(), "length": self.length, "peak": self.peak}

@@ -12,6 +12,7 @@ import typer
 
 from longrepo import api
 from longrepo.cli.options import ConfigOption, EngineChoice, EngineOption, ModelOption, SetOption, overrides_of
+from longrepo.errors import InputError
 from longrepo.training.launch import DEFAULT_OUTPUT, TrainedRun
 
 
@@ -49,11 +50,19 @@ def train(
     engine: EngineOption = EngineChoice.auto,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for every update and save.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the result and errors.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print every event as a line of JSON to standard output.")
+    ] = False,
 ) -> None:
     """Train a LoRA adapter on prepared sequences, phase by phase. Ctrl-C saves; --resume auto continues."""
-    from longrepo.reports.training import TerminalReporter
+    from longrepo.reports.training import JsonReporter, TerminalReporter
 
-    overrides, reporter = overrides_of(set_, model), TerminalReporter(verbose=verbose)
+    if quiet + json_ + verbose > 1:
+        raise InputError("--quiet, --json and --verbose exclude each other: give one of them")
+    overrides = overrides_of(set_, model)
+    events = JsonReporter() if json_ else None
+    terminal = None if quiet or json_ else TerminalReporter(verbose=verbose)
     try:
         trained = api.train(
             sequences,
@@ -65,11 +74,20 @@ def train(
             resume=resume,
             device=device.value,
             engine=engine.value,
-            reporter=reporter,
+            reporter=events or terminal,
         )
     finally:
-        reporter.close()
-    end_training(trained, resume_command(trained, config, overrides, device.value, engine.value))
+        if terminal is not None:
+            terminal.close()
+    go_on = resume_command(trained, config, overrides, device.value, engine.value)
+    if events is not None:
+        how = {"output": str(trained.output), "trained": str(trained.trained) if trained.trained else None}
+        events.write("stopped" if trained.exit_status else "finished", how | {"exit_status": trained.exit_status})
+        raise typer.Exit(trained.exit_status)
+    end_training(trained, go_on)
+    if not quiet and not trained.already_finished:
+        run = shlex.quote(str(trained.output))
+        print(f"next: longrepo evaluate {run}, longrepo report {run}, longrepo serve {run}", file=sys.stderr)
 
 
 def end_training(trained: TrainedRun, go_on: str) -> None:

@@ -5,9 +5,13 @@ Progress bars go to standard error, and only if that is a terminal.
 
 from __future__ import annotations
 
+import json
+import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +29,9 @@ from rich.progress import (
 from rich.table import Table
 
 from longrepo.config.schema import ContextSettings
-from longrepo.reports.html.page import Headline
+from longrepo.reports.html.page import Headline, format_duration
 from longrepo.rope.apply import describe_context
-from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
+from longrepo.training.events import EpochRecord, PhaseRecord, RunProgress, UpdateRecord
 
 if TYPE_CHECKING:
     from longrepo.data.metadata import Header
@@ -35,20 +39,26 @@ if TYPE_CHECKING:
     from longrepo.training.launch import TrainedRun
 
 
+LINE_SECONDS = 60.0  # between two lines of progress if there is no terminal
+
+
 class TerminalReporter:
     """Writes to standard error: standard output is for results. `verbose` adds a line per update."""
 
-    def __init__(self, console: Console | None = None, verbose: bool = False) -> None:
+    def __init__(
+        self, console: Console | None = None, verbose: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.verbose = verbose
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._clock, self._last_line = clock, clock()
+        self._progress: RunProgress | None = None
 
     def note(self, text: str) -> None:
         self._print(f"· {escape(text)}")
 
     def phase(self, record: PhaseRecord) -> None:
-        self._end_bar()
         self._print("")
         self._print(
             f"[bold]phase {record.phase}[/bold]  epochs {record.first_epoch}-{record.last_epoch}, sequences of "
@@ -70,13 +80,15 @@ class TerminalReporter:
                 f"{record.learning_rate:.2e}, gradient norm {record.gradient_norm:.3f}, "
                 f"{record.tokens / max(record.seconds, 1e-9):.0f} tokens/s"
             )
-        self._progress(f"epoch {record.epoch}, loss {record.loss:.3f}", record.position, record.updates)
+
+    def progress(self, progress: RunProgress) -> None:
+        self._progress = progress
+        self._show_progress(f"loss {progress.loss:.3f}")
 
     def validating(self, done: int, of: int) -> None:
-        self._progress("validation", done, of)
+        self._show_progress(f"validating {done}/{of}")
 
     def epoch(self, record: EpochRecord) -> None:
-        self._end_bar()
         star = "  [bold]best[/bold]" if record.best else ""
         lengths = _lengths_text(record.validation.by_length)
         self._print(
@@ -106,25 +118,40 @@ class TerminalReporter:
     def _print(self, text: str) -> None:
         (self._bar.console if self._bar else self.console).print(text)
 
-    def _progress(self, what: str, done: int, of: int) -> None:
-        if not self.console.is_terminal:
-            return
+    def _show_progress(self, what: str) -> None:
+        """One bar for the whole run; without a terminal a line a minute."""
+        if self.console.is_terminal:
+            self._update_bar(what)
+        elif self._clock() - self._last_line >= LINE_SECONDS:
+            self._last_line = self._clock()
+            self._print(f"  {_progress_text(self._progress, what)}")
+
+    def _update_bar(self, what: str) -> None:
         if self._bar is None:
-            self._bar = Progress(
-                TextColumn("  {task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, transient=True,
-            )  # fmt: skip
+            columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), TimeElapsedColumn())
+            self._bar = Progress(*columns, console=self.console, transient=True)
             self._bar.start()
-            self._task = self._bar.add_task(what, total=of)
+            self._task = self._bar.add_task(what, total=1.0)
         assert self._task is not None
-        if self._bar.tasks[0].total != of:
-            self._bar.reset(self._task, total=of)
-        self._bar.update(self._task, description=what, completed=done)
+        share = self._progress.share if self._progress else 0.0
+        self._bar.update(
+            self._task, description=_progress_text(self._progress, what, with_share=False), completed=share
+        )
 
     def _end_bar(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = self._task = None
+
+
+def _progress_text(progress: RunProgress | None, what: str, with_share: bool = True) -> str:
+    """The share, the place, and the time left: `34 %  phase 2, epoch 7 of 13, update 12 of 40, loss 1.2; 2 h left`."""
+    if progress is None:
+        return what
+    share = f"{progress.share:.0%}  ".replace("%", " %") if with_share else ""
+    left = "" if progress.seconds_left is None else f"; about {format_duration(progress.seconds_left)} left"
+    place = f"phase {progress.phase}, epoch {progress.epoch} of {progress.epochs}"
+    return f"{share}{place}, update {progress.position} of {progress.updates}, {what}{left}"
 
 
 def _memory_text(record: EpochRecord) -> str:
@@ -138,6 +165,46 @@ def _lengths_text(by_length: dict[str, float]) -> str:
     if len(by_length) < 2:
         return ""
     return "  (" + ", ".join(f"{name}: {loss:.4f}" for name, loss in by_length.items()) + ")"
+
+
+class JsonReporter:
+    """Writes each event of a training as a line of JSON to standard output, for programs that watch it."""
+
+    def note(self, text: str) -> None:
+        self.write("note", {"text": text})
+
+    def phase(self, record: PhaseRecord) -> None:
+        self.write("phase", asdict(record))
+
+    def update(self, record: UpdateRecord) -> None:
+        self.write("update", asdict(record))
+
+    def progress(self, progress: RunProgress) -> None:
+        self.write("progress", asdict(progress))
+
+    def validating(self, done: int, of: int) -> None:
+        self.write("validating", {"done": done, "of": of})
+
+    def epoch(self, record: EpochRecord) -> None:
+        self.write("epoch", asdict(record))
+
+    def saved(self, folder: Path, best: bool) -> None:
+        self.write("saved", {"checkpoint": str(folder), "best": best})
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+    def write(self, event: str, content: dict[str, Any]) -> None:
+        """Write one event; a number that JSON can't hold (infinity) becomes null."""
+        print(json.dumps(_finite({"event": event, **content}), ensure_ascii=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _CURVE_COMMANDS = {

@@ -119,6 +119,21 @@ class EpochRecord:
     memory: MemoryUse
 
 
+@dataclass(frozen=True)
+class RunProgress:
+    """Where a run stands after an update. `share`: of all its tokens, 0 to 1; `seconds_left`: None if nothing was timed
+    yet; `epoch` counts over all phases up to `epochs`, `position` in the epoch up to `updates`."""
+
+    phase: int
+    epoch: int
+    epochs: int
+    position: int
+    updates: int
+    loss: float
+    share: float
+    seconds_left: float | None
+
+
 class Reporter(Protocol):
     """Receives everything that a person may want to see during a run."""
 
@@ -129,6 +144,8 @@ class Reporter(Protocol):
     def phase(self, record: PhaseRecord) -> None: ...
 
     def update(self, record: UpdateRecord) -> None: ...
+
+    def progress(self, progress: RunProgress) -> None: ...
 
     def validating(self, done: int, of: int) -> None: ...
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.errors import InputError
-from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateRecord
+from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, RunProgress, UpdateRecord
 from longrepo.utils.files import check_folder_name
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class SilentReporter:
     def update(self, record: UpdateRecord) -> None:
         """Nothing."""
 
+    def progress(self, progress: RunProgress) -> None:
+        """Nothing."""
+
     def validating(self, done: int, of: int) -> None:
         """Nothing."""
 
@@ -81,6 +84,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     from longrepo.data.metadata import check_tokenizer
     from longrepo.data.tokenizer import load_tokenizer
     from longrepo.engines.registry import choose_engine, create_engine
+    from longrepo.memory.calibration import with_calibration
     from longrepo.memory.guard import machine_guard
     from longrepo.memory.planner import MemoryPlanner, plan_run
     from longrepo.training.checkpoint import open_run_folder
@@ -98,7 +102,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     choice = choose_engine(request.engine, request.device, settings.training.weights)
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
     check_tokenizer(source.header, tokenizer)
-    planner = MemoryPlanner.for_run(settings, choice, request.device, _nearest_folder(output))
+    planner = with_calibration(MemoryPlanner.for_run(settings, choice, request.device, _nearest_folder(output)))
     memory = plan_run(planner, plan.phases_ahead(), planner.budget)
     with open_run_folder(output, resuming=resumable is not None) as run:
         from longrepo.training.loop import train as run_loop

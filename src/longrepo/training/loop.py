@@ -18,8 +18,8 @@ from longrepo.memory.planner import MemoryPlan
 from longrepo.training.batches import accumulation_groups, make_batch, micro_batch_key, with_loss_weight
 from longrepo.training.checkpoint import RunFolder, find_damage, trained_folder
 from longrepo.training.crash import INTERRUPTED_STATUS, Interrupt
-from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, UpdateRecord, Validation
-from longrepo.training.plan import PhaseSchedule, TrainingPlan
+from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, RunProgress, UpdateRecord, Validation
+from longrepo.training.plan import PhaseSchedule, TrainingPlan, remaining_epochs
 from longrepo.training.session import Session, prepare_first_update, start_session, write_final_adapter
 from longrepo.training.state import BestCheckpoint, EpochTotals, TrainingState, perplexity
 
@@ -185,6 +185,7 @@ def run_updates(session: Session) -> bool:
         if record is not None:
             session.metrics.write(record)
             session.reporter.update(record)
+            session.reporter.progress(_run_progress(session, record))
         state.so_far.peak_memory = max(state.so_far.peak_memory, session.memory.measure())
         every = training.save_every_steps
         if every and state.update % every == 0 and state.position < len(batches):
@@ -218,6 +219,8 @@ def run_update(
     state.update += 1
     state.position += 1
     state.so_far.add(totals.loss, totals.weight, totals.tokens, seconds, norm)
+    state.tokens += totals.tokens
+    session.progress.count(state.phase, totals.tokens, seconds)
     if message := session.memory.guard.step(totals.tokens, seconds, totals.longest):
         session.reporter.note(message)
     return UpdateRecord(
@@ -232,6 +235,19 @@ def run_update(
         tokens=totals.tokens,
         seconds=seconds,
         memory=session.memory.guard.take(),
+    )
+
+
+def _run_progress(session: Session, record: UpdateRecord) -> RunProgress:
+    return RunProgress(
+        phase=record.phase,
+        epoch=record.epoch,
+        epochs=record.epoch - 1 + sum(remaining_epochs(session.state, session.schedule).values()),
+        position=record.position,
+        updates=record.updates,
+        loss=record.loss,
+        share=session.progress.share(session.state),
+        seconds_left=session.progress.seconds_left(session.state),
     )
 
 

@@ -19,6 +19,7 @@ from longrepo.training.checkpoint import OPTIMIZER, CheckpointFolder, RunFolder,
 from longrepo.training.crash import CrashMarker, CrashReport, Interrupt
 from longrepo.training.events import MetricsFile, Reporter, Validation
 from longrepo.training.plan import PhaseSchedule, TrainingPlan, epochs_by_phase
+from longrepo.training.progress import ProgressEstimate
 from longrepo.training.state import CheckpointSnapshot, RunIdentity, TrainingState
 from longrepo.training.step_down import StepDown
 from longrepo.training.time_budget import schedule_within_budget
@@ -46,6 +47,7 @@ class Session:
     saved: tuple[Any, ...] | None = None  # identifies the newest checkpoint, so that it isn't written twice
     _phase: PhaseSchedule | None = field(default=None, repr=False)
     _validated: tuple[int, ContextSettings, Validation] | None = None
+    _progress: ProgressEstimate | None = field(default=None, repr=False)
 
     @property
     def epoch(self) -> int:
@@ -57,6 +59,14 @@ class Session:
         if self._phase is None or self._phase.phase.number != self.state.phase:
             self._phase = self.plan.phase_plan(self.schedule, self.state.phase)
         return self._phase
+
+    @property
+    def progress(self) -> ProgressEstimate:
+        """The estimate of what is left, made once the schedule is final."""
+        if self._progress is None:
+            calibrated = self.memory.calibrated_speeds(self.plan.settings.training.batch_size_reference)
+            self._progress = ProgressEstimate(self.plan, self.schedule, calibrated)
+        return self._progress
 
     def validate(self) -> Validation | None:
         """Compute the validation loss at the phase's positions, once for the same weights (a phase begins with those of

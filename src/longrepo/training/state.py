@@ -130,6 +130,7 @@ class TrainingState:
     verdicts: dict[str, str] = field(default_factory=dict)  # of `auto`, by the phase that was judged
     memory: MemoryState = field(default_factory=MemoryState)
     opened: int = 0  # the phase whose record was written last
+    tokens: int = 0  # trained on in this run
 
     @property
     def finished(self) -> bool:

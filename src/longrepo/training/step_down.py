@@ -151,6 +151,14 @@ class StepDown:
         self._reporter.note(text)
         self._write_crash_marker(lower)
 
+    def calibrated_speeds(self, batch: int) -> dict[int, float]:
+        """Seconds per token by phase in batches of so many sequences, if this machine was timed."""
+        return {
+            number: chosen.seconds / (batch * chosen.length)
+            for number, phase in self._plan.phases.items()
+            if (chosen := phase.chosen).seconds
+        }
+
     def reset_peak(self) -> None:
         """Begin a new peak of memory."""
         self._engine.reset_peak_memory()

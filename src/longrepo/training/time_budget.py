@@ -9,9 +9,8 @@ from longrepo.curriculum.schedule import Schedule
 from longrepo.engines.base import Engine
 from longrepo.training.batches import accumulation_groups, make_batch
 from longrepo.training.plan import TrainingPlan, remaining_epochs
+from longrepo.training.progress import FORWARD_SHARE
 from longrepo.training.step_down import StepDown
-
-FORWARD_SHARE = 1 / 3  # of a training step with gradient checkpointing (forward, forward again, backward: at least)
 
 
 def schedule_within_budget(engine: Engine, plan: TrainingPlan, memory: StepDown, hours: float) -> tuple[Schedule, str]:
