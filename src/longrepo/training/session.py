@@ -19,10 +19,10 @@ from longrepo.training.checkpoint import OPTIMIZER, CheckpointFolder, RunFolder,
 from longrepo.training.crash import CrashMarker, CrashReport, Interrupt
 from longrepo.training.events import MetricsFile, Reporter, Validation
 from longrepo.training.plan import PhaseSchedule, TrainingPlan, epochs_by_phase
-from longrepo.training.progress import ProgressEstimate
 from longrepo.training.state import CheckpointSnapshot, RunIdentity, TrainingState
 from longrepo.training.step_down import StepDown
 from longrepo.training.time_budget import schedule_within_budget
+from longrepo.training.time_left import ProgressEstimate
 from longrepo.training.validation import validate
 from longrepo.utils.files import write_text_file
 

@@ -9,8 +9,8 @@ from longrepo.curriculum.schedule import Schedule
 from longrepo.engines.base import Engine
 from longrepo.training.batches import accumulation_groups, make_batch
 from longrepo.training.plan import TrainingPlan, remaining_epochs
-from longrepo.training.progress import FORWARD_SHARE
 from longrepo.training.step_down import StepDown
+from longrepo.training.time_left import FORWARD_SHARE
 
 
 def schedule_within_budget(engine: Engine, plan: TrainingPlan, memory: StepDown, hours: float) -> tuple[Schedule, str]:

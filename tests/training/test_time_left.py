@@ -9,7 +9,7 @@ import pytest
 from small_runs import Told, run, sequences, settings_with
 
 from longrepo.training.plan import RunStart, TrainingPlan, make_plan
-from longrepo.training.progress import FORWARD_SHARE, ProgressEstimate
+from longrepo.training.time_left import FORWARD_SHARE, ProgressEstimate
 
 
 def plan(*overrides: str, epochs: int | None = None) -> TrainingPlan:
