@@ -140,7 +140,7 @@ ROWS: list[Row] = [
     (SETTINGS_FILE, "newest commits (at most {})", "200", splits.MAX_HELD_OUT_COMMITS),
     ("docs/formats.md", "{} is context, 0 is not scored", "0.1", D.context_weight),
     ("docs/formats.md", "has `format_version` {}.", "2", metadata.FORMAT_VERSION),
-    ("docs/formats.md", "`summary_version` {};", "2", summary.SUMMARY_VERSION),
+    ("docs/formats.md", "`summary_version` {};", "3", summary.SUMMARY_VERSION),
     ("docs/formats.md", "Lines of fewer than {} characters never count", "4", hashing.MIN_CHARACTERS),
     ("docs/formats.md", "contains {} of the distinct shingles", "80 %", dedup.COPY_SHARE),
     ("docs/formats.md", "({} consecutive tokens that contain letters)", "five", dedup.SHINGLE_WORDS),

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from longrepo.redaction.redactor import RedactedText, Redactor
+from longrepo.repository.languages import language_of
 from longrepo.repository.repository import Repository
-from longrepo.repository.types import language_of
 
 REVIEWED = Path(__file__).with_name("redaction_reviewed.json")
 OF_PEOPLE = {"email", "name"}

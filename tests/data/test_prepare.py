@@ -104,7 +104,7 @@ def test_what_is_written_is_what_the_summary_says(case: Case, tmp_path: Path) ->
     write_prepared(tmp_path, case.prepared)
     summary = json.loads((tmp_path / "preparation_summary.json").read_text())
     read = read_sequences(tmp_path / "sequences")
-    assert summary["summary_version"] == 2 and summary["sequences_sha256"] == read.content_sha256
+    assert summary["summary_version"] == 3 and summary["sequences_sha256"] == read.content_sha256
     assert summary["sequences"] == read.header.counts and summary["accounts"] == read.header.accounts
     (facts,) = summary["repositories"]
     assert (facts["name"], facts["files"]["count"]) == ("package-of-ten", 11)

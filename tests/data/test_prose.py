@@ -12,8 +12,9 @@ from whole import Case, prepared
 
 from longrepo.config.loader import load_settings
 from longrepo.data.mixture import TOO_MUCH_PROSE
-from longrepo.data.text import PROSE_LANGUAGES
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.errors import InputError
+from longrepo.repository.languages import PROSE_LANGUAGES
 
 NAMES = ["ash", "bay", "elm", "fir", "oak", "yew"]
 
@@ -69,3 +70,56 @@ def test_where_there_is_no_code_all_of_it_is_learnt(tmp_path: Path, tokenizer: R
     commits += [Made({f"new{at}.md": _chapter(f"new{at}", 20)}, f"Add {at}") for at in range(6)]
     case = _prepared(make_repo(tmp_path / "book", commits), tokenizer, 0.1)
     assert case.of("train") and TOO_MUCH_PROSE not in _account(case)["dropped"]
+
+
+def test_settings_decide_which_files_are_prepared_and_the_summary_names_the_rules(
+    folder: Path, tokenizer: RepoTokenizer
+) -> None:
+    asked = ["data.exclude=[docs/, last*.py, docss/]", "data.prose_share=1"]
+    case = prepared(folder, tokenizer, load_settings(None, asked), phases=1)
+    assert {path for row in case.rows for path in row.files} <= {f"src/{name}.py" for name in NAMES}
+    files = case.prepared.summary["repositories"][0]["files"]
+    assert files["left_out"] == {"excluded": 6} and files["notebooks"] == 0
+    assert files["left_out_files"]["excluded"][0] == {"path": "docs/ash.md", "rule": "data.exclude: docs/"}
+    assert "data.exclude: docss/ matches no file" in case.prepared.header.notes
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("data.exclude=*", "16 excluded"),
+        ("data.path=nowhere", "--path nowhere"),
+        ("data.exclude=['!']", "data.exclude"),
+    ],
+)
+def test_a_choice_that_leaves_nothing_is_refused(
+    folder: Path, tokenizer: RepoTokenizer, settings: str, words: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        prepared(folder, tokenizer, load_settings(None, [settings]), phases=1)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_folder_alone_is_read(folder: Path, tokenizer: RepoTokenizer) -> None:
+    case = prepared(folder, tokenizer, load_settings(None, ["data.path=./docs/"]), phases=1)
+    assert {path.split("/")[0] for row in case.rows for path in row.files} == {"docs"}
+
+
+def _ledger(name: str) -> str:
+    """COBOL, or anything else that looks like no language with a grammar here."""
+    rows = [f"           ADD {len(word)} TO WS-{word.upper()}." for word in words(name, 0)]
+    return f"       PROGRAM-ID. {name.upper()}.\n" + "\n".join(rows * 12) + "\n"
+
+
+@pytest.mark.parametrize("suffix", ["cbl", "adb", "unheard-of", "html"])
+def test_code_in_any_language_is_learnt_and_held_out_as_code(
+    tmp_path: Path, tokenizer: RepoTokenizer, suffix: str
+) -> None:
+    files = {f"src/{name}{at}.{suffix}": _ledger(f"{name}{at}") for name in NAMES for at in range(2)}
+    files |= {f"tools/{name}.py": module(name, None, 4) for name in NAMES[:2]}
+    files |= {f"docs/{name}.md": _chapter(name, 60) for name in NAMES}
+    case = _prepared(make_repo(tmp_path / "repo", [Made(files)]), tokenizer, 0.05)
+    rows = case.of("train")
+    assert sum(any(path.endswith(suffix) for path in row.files) for row in rows) > len(rows) / 2
+    held = [path for paths in case.prepared.header.repositories[0].held_out_files.values() for path in paths]
+    assert held and not any(path.endswith(".md") for path in held)

@@ -33,15 +33,15 @@ def test_texts_come_in_the_order_asked_each_once_with_a_reason_where_there_is_no
         tree = git(tmp_path / "repo", "rev-parse", "HEAD^{tree}")
         asked = [*sorted(ids.values()), "1" * 40, tree, *ids.values()]
         found = list(repository.texts(asked, max_file_bytes=5000))
-    assert [blob for blob, _, _ in found] == list(dict.fromkeys(asked))
+    assert [one.blob for one in found] == list(dict.fromkeys(asked))
     names = {blob: path for path, blob in ids.items()}
-    assert {names.get(blob, blob): text for blob, text, _ in found if text is not None} == {
+    assert {names.get(one.blob): one.text for one in found if not one.reason} == {
         "utf8.txt": "naïve – ok\n",
         "utf16.txt": "wide – text\n",
         "latin.c": "/* Größe */ int size;\n",
         "crlf.bat": "a\r\nb\r\n",
     }
-    assert {names.get(blob, blob): reason for blob, _, reason in found if reason} == {
+    assert {names.get(one.blob, one.blob): one.reason for one in found if one.reason} == {
         "1" * 40: "missing",
         tree: "missing",
         "binary": "binary",
@@ -63,7 +63,7 @@ def test_many_texts_are_streamed_and_a_walk_may_end_early(tmp_path: Path) -> Non
         assert len(asked) <= 500, "the rest isn't requested before it is needed"
         texts.close()
         again = list(repository.texts(ids))
-    assert [text for _, text, _ in again] == list(files.values()) and again[:3] == first
+    assert [one.text for one in again] == list(files.values()) and again[:3] == first
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured in Linux's units")

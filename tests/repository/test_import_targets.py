@@ -7,7 +7,8 @@ import random
 import pytest
 
 from longrepo.repository.imports.graph import build_import_graph
-from longrepo.repository.types import TextFile, language_of
+from longrepo.repository.languages import language_of
+from longrepo.repository.types import TextFile
 
 
 def edges(files: dict[str, str]) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,8 @@ import pytest
 
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
 from longrepo.repository.imports.statements import Import, read_imports
-from longrepo.repository.types import TextFile, language_of
+from longrepo.repository.languages import language_of
+from longrepo.repository.types import TextFile
 
 
 def graph(files: dict[str, str]) -> ImportGraph:

@@ -101,6 +101,24 @@ def test_a_repository_with_other_object_ids_is_read_too(tmp_path: Path) -> None:
         assert [commit.message for commit in repository.commits("HEAD")] == ["One"]
 
 
+def test_a_configuration_in_another_encoding_is_read_as_git_reads_it(tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "repo", THREE)
+    with open(folder / ".git" / "config", "ab") as file:
+        file.write("[user]\n\tname = Jürgen Beißner\n".encode("latin-1"))
+    git(folder, "branch", "-m", "b\udcfcro")
+    with Repository.open(folder) as repository:
+        assert repository.notes == () and len(repository.snapshot("HEAD").files) == 1
+        with pytest.raises(InputError, match=r"branches here: b.ro"):
+            repository.resolve("nope")
+
+
+def test_a_configuration_that_git_refuses_is_named(tmp_path: Path) -> None:
+    folder = make_repo(tmp_path / "broken", THREE)
+    with open(folder / ".git" / "config", "a") as file:
+        file.write("[user\n\tname = x\n")
+    assert "configuration" in refusal(folder) and "line" in refusal(folder)
+
+
 @pytest.mark.parametrize("revision", ["nope", "--help", "HEAD:a.py", "f" * 40, "", "HEAD~99", "a b"])
 def test_an_unknown_revision_is_refused_with_the_branches_there_are(tmp_path: Path, revision: str) -> None:
     with Repository.open(make_repo(tmp_path / "repo", THREE)) as repository:

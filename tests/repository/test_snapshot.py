@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tracemalloc
+from collections import Counter
 from pathlib import Path
 
+import pytest
 from git_helper import Link, Made, Submodule, git, make_repo
 
 from longrepo.repository.repository import Repository
@@ -122,6 +124,55 @@ def test_a_partial_clone_counts_what_is_missing_and_fetches_nothing(tmp_path: Pa
         assert "Partial clone" in repository.notes[0] and "2 of 2" in repository.notes[0]
     assert snapshot.files == () and snapshot.left_out == {"missing": 2}
     assert sorted(packs.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("filters", "missing"), [([], 0), (["--filter=blob:limit=1m"], 0), (["--filter=blob:none"], 1)]
+)
+def test_only_a_clone_in_which_something_is_missing_is_called_partial(
+    tmp_path: Path, filters: list[str], missing: int
+) -> None:
+    source = make_repo(tmp_path / "source", [{"a.py": "x = 1\n"}, {"a.py": "x = 2\n"}])
+    git(source, "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "-q", *filters, f"file://{source}", "clone")
+    with Repository.open(tmp_path / "clone") as repository:  # a blobless clone has what is checked out, not the past
+        assert [f"{missing} objects" in note and "0 of 1 files" in note for note in repository.notes] == [
+            True
+        ] * missing
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("pointer", "reason"),
+    [
+        (LFS, "LFS pointer"),
+        (LFS.replace("\n", "\r\n"), "LFS pointer"),
+        (LFS.replace("oid", "ext-0-foo sha256:{}\noid"), "LFS pointer"),
+        (LFS.replace("git-lfs", "hawser"), "LFS pointer"),
+        ("/annex/objects/SHA256E-s1048576--{}.bin\n", "git-annex pointer"),
+        ("#$# git-fat {:.40}                1048576\n", "git-fat pointer"),
+    ],
+)
+def test_pointers_are_left_out_of_snapshots_and_history(tmp_path: Path, pointer: str, reason: str) -> None:
+    first, second = (pointer.format(*[digit * 64] * 2) for digit in "ab")
+    commits = [{"a.py": "x = 1\n", "art/a.psd": first, "b.sql": first}, {"art/a.psd": second, "a.py": "x = 2\n"}]
+    with Repository.open(make_repo(tmp_path / "repo", commits, checkout=False)) as repository:
+        snapshot, left_out = repository.snapshot("HEAD"), Counter[str]()
+        changed = [change.path for one in repository.commits("HEAD", left_out=left_out) for change in one.changes]
+    assert [file.path for file in snapshot.files] == ["a.py"] and snapshot.left_out == {reason: 2}
+    assert changed == ["a.py", "a.py"] and left_out == {f"change: {reason}": 3}
+
+
+def test_what_only_speaks_of_pointers_is_read(tmp_path: Path) -> None:
+    files = {
+        "spec.md": "A pointer:\n\n" + LFS.format("a" * 64),
+        "b.md": LFS.format("a" * 64) + "is what a pointer looks like\n",
+        "annex.py": 'PREFIX = "/annex/objects/"\n',
+    }
+    with Repository.open(make_repo(tmp_path / "repo", [files])) as repository:
+        assert len(repository.snapshot("HEAD").files) == 3
 
 
 def test_paths_that_differ_in_case_and_links_in_a_circle_are_told_apart(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which language a file is in, and what each grammar reads as a definition."""
+"""What each grammar reads as a definition."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 
 from longrepo.repository.grammars import GRAMMARS
 from longrepo.repository.outline import build_outline
-from longrepo.repository.types import language_of
 
 DATA = {"HTML", "CSS", "Markdown", "YAML", "TOML", "JSON"}  # nothing in them is called by name from elsewhere
 SAMPLES = {
@@ -270,24 +269,3 @@ def test_each_language_has_its_definitions(language: str) -> None:
 
 def test_every_grammar_has_a_sample() -> None:
     assert set(GRAMMARS) == set(SAMPLES) | DATA
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "language"),
-    [
-        ("a/B.PY", "", "Python"),
-        ("a.d.ts", "", "TypeScript"),
-        ("x.h", "int f(void);\n", "C"),
-        ("x.h", "namespace a {\n}\n", "C++"),
-        ("bin/run", "#!/usr/bin/env -S python3.11 -u\n", "Python"),
-        ("bin/run", "#!/bin/bash", "Shell"),
-        ("bin/run", "#!\n", "Other"),
-        ("Makefile", "", "Makefile"),
-        ("docker/Dockerfile.dev", "", "Dockerfile"),
-        (".gitignore", "", "Other"),
-        ("nothing", "x", "Other"),
-        ("a.xyz", "#!/bin/sh\n", "Other"),
-    ],
-)
-def test_languages_go_by_name_then_by_the_first_line(path: str, text: str, language: str) -> None:
-    assert language_of(path, text) == language

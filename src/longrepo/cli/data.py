@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from longrepo import api
-from longrepo.cli.options import ConfigOption, ModelOption, SequencesArgument, SetOption, TokenizerOption
+from longrepo.cli.options import (
+    ConfigOption,
+    ModelOption,
+    PathOption,
+    SequencesArgument,
+    SetOption,
+    TokenizerOption,
+    path_override,
+)
 from longrepo.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -53,6 +61,7 @@ def prepare(
     config: ConfigOption = None,
     model: ModelOption = None,
     revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Commit, branch or tag to read.")] = "HEAD",
+    path: PathOption = None,
     overrides: SetOption = None,
 ) -> None:
     """Build training sequences from git repositories."""
@@ -71,7 +80,7 @@ def prepare(
         config=config,
         model=model,
         revision=revision,
-        overrides=overrides or (),
+        overrides=(*(overrides or ()), *path_override(path)),
         progress=TerminalProgress(verbose),
     )
     show_preparation(console, done.header, done.summary, str(done.sequences), time.monotonic() - started)
@@ -109,6 +118,7 @@ def tokenize(
     config: ConfigOption = None,
     overrides: SetOption = None,
     revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Commit, branch or tag to read.")] = "HEAD",
+    path: PathOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print each step, and list what was left out.")] = False,
 ) -> None:
     """Cut a repository into overlapping windows of tokens, for every phase up to a length."""
@@ -116,7 +126,7 @@ def tokenize(
     from longrepo.errors import InputError
 
     started = time.monotonic()
-    settings = api.with_model(load_settings(config, overrides or ()), model)
+    settings = api.with_model(load_settings(config, (*(overrides or ()), *path_override(path))), model)
     length = sequence_length or settings.model.max_position_embeddings
     repeated = settings.data.overlap if overlap is None else overlap
     if repeated >= length:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -38,9 +39,17 @@ ConfigOption = Annotated[
 ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="MODEL", help="Hub name, folder, or `embedded`. Default: model.name.")
 ]
+PathOption = Annotated[
+    str | None, typer.Option("--path", metavar="SUBFOLDER", help="Read only this folder of the repository.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
 ]
+
+
+def path_override(path: str | None) -> tuple[str, ...]:
+    """Return the override of `--path`."""
+    return (f"data.path={json.dumps(path)}",) if path else ()
 
 
 def overrides_of(set_: list[str] | None, model: str | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from longrepo import api
-from longrepo.cli.options import EngineChoice, EngineOption, ModelOption, SetOption
+from longrepo.cli.options import EngineChoice, EngineOption, ModelOption, PathOption, SetOption, path_override
 from longrepo.cli.train import DeviceChoice, end_training
 from longrepo.config.loader import load_settings
 from longrepo.pipeline import Pipeline
@@ -43,12 +43,17 @@ def pipeline(
     ] = True,
     device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,
     engine: EngineOption = EngineChoice.auto,
+    path: PathOption = None,
     set_: SetOption = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for every update and save.")] = False,
 ) -> None:
     """Prepare, train and evaluate. Finished stages are skipped if nothing changed; a stopped one continues."""
     named = {"model.name": model, "model.max_position_embeddings": sequence_length, "data.overlap": overlap}
-    overrides = [*(set_ or ()), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+    overrides = [
+        *(set_ or ()),
+        *path_override(path),
+        *(f"{key}={value}" for key, value in named.items() if value is not None),
+    ]
     settings = load_settings(config, overrides)
     from longrepo.data.prepare import check_writable
     from longrepo.reports.training import PipelineReporter

@@ -6,10 +6,13 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[int, Field(ge=1)]
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
 
 
 class Section(BaseModel):
@@ -43,6 +46,9 @@ class LoraSettings(Section):
 class DataSettings(Section):
     structure_tokens: bool = True
     overlap: Annotated[int, Field(ge=0)] = 512
+    include: Patterns = ()
+    exclude: Patterns = ()
+    path: str = ""
     max_file_bytes: Positive = 1_000_000
     redact: bool = True
     max_commits: Annotated[int, Field(ge=0)] = 2000

@@ -11,6 +11,7 @@ from longrepo.data.features import Features
 from longrepo.data.packing import Band
 from longrepo.data.template import CommitStep, FilePiece, TemplateSizes
 from longrepo.data.workers import CachedReader, Request, SkippedText, StepRequest, WindowRequest
+from longrepo.repository.rules import PathRule
 from longrepo.repository.types import CommitRecord, FileChange
 from longrepo.utils import hashing
 
@@ -23,13 +24,14 @@ ADDED_REASON = "file added"  # its text isn't a change: the snapshot has it, unl
 LARGE_DATA_REASON = "large data file"
 HELD_OUT_REASON = "change of a held-out file"
 COPY_REASON = "change of a file nearly the same as another"
-_DATA_LANGUAGES = ("JSON", "CSV", "XML")
-_MAX_DATA_BYTES = 20_000  # bytes
+_DATA_LANGUAGES = ("JSON", "CSV", "XML", "Data")
+MAX_DATA_BYTES = 20_000  # bytes
 
 
-def is_large_data(language: str, size: int) -> bool:
-    """Whether a file of `size` bytes is one of values rather than code: such files would be most of the training."""
-    return language in _DATA_LANGUAGES and size > _MAX_DATA_BYTES
+def is_large_data(language: str, size: int, rule: PathRule) -> bool:
+    """Whether a file of `size` bytes is one of values rather than code: such files would be most of the training. A
+    file that the rules call the repository's own never counts as one."""
+    return language in _DATA_LANGUAGES and size > MAX_DATA_BYTES and not rule.own
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def read_training_changes(
         for (record, change, path), answer in zip(some, reader.read(requests, lambda _: None), strict=True):
             if isinstance(answer, SkippedText):
                 left_out[f"change: {answer.reason}"] += 1
-            elif is_large_data(answer.text.language, answer.facts["size"]):
+            elif is_large_data(answer.text.language, answer.facts["size"], reader.rules.of(path)):
                 left_out[f"change: {LARGE_DATA_REASON}"] += 1
             elif not len(answer.text):
                 left_out["change: formatting" if answer.facts["formatting"] else "change: nothing"] += 1

@@ -13,6 +13,7 @@ from longrepo.data.commits import (
     COPY_REASON,
     HELD_OUT_REASON,
     LARGE_DATA_REASON,
+    MAX_DATA_BYTES,
     TrainingChange,
     is_large_data,
     read_training_changes,
@@ -28,13 +29,32 @@ from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.workers import CachedReader, FileRequest, SkippedText
 from longrepo.errors import InputError
-from longrepo.repository.filters import path_noise
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
+from longrepo.repository.languages import PROSE_LANGUAGES
+from longrepo.repository.rules import CHOICES
 from longrepo.repository.snapshot import TreeEntry, unread_reason
-from longrepo.repository.types import TextFile, language_of
+from longrepo.repository.types import TextFile
 from longrepo.utils.progress import Progress
 
+_MAX_LISTED = 20  # files left out that are listed for each reason
 _MAX_RELATED_FILES = 40  # related files considered for a target or a question
+
+
+@dataclass
+class LeftOutFiles:
+    """The files that aren't used, by reason: how many, how many bytes, and the first of them, each with its rule."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    bytes: Counter[str] = field(default_factory=Counter)
+    listed: dict[str, list[dict[str, str]]] = field(default_factory=dict)
+
+    def add(self, entry: TreeEntry, reason: str, rule: str = "") -> None:
+        """Count a file."""
+        self.counts[reason] += 1
+        self.bytes[reason] += entry.size or 0
+        listed = self.listed.setdefault(reason, [])
+        if len(listed) < _MAX_LISTED:
+            listed.append({"path": entry.path, "rule": rule})
 
 
 @dataclass
@@ -52,8 +72,7 @@ class Corpus:
     graph: ImportGraph
     names: NameIndex
     training_changes: list[TrainingChange]
-    left_out: Counter[str] = field(default_factory=Counter)  # files, by reason
-    left_out_bytes: Counter[str] = field(default_factory=Counter)
+    left_out: LeftOutFiles
     commits_left_out: Counter[str] = field(default_factory=Counter)
     changes_left_out: Counter[str] = field(default_factory=Counter)
     duplicate_tokens: int = 0
@@ -89,6 +108,10 @@ class Corpus:
 _CHANGE_TEXT_SHARE = 0.8  # the share of changes in a sequence of changes; the rest is context
 HELD_OUT_SPLITS = ("validation", "test")
 DUPLICATE_REASON = "nearly the same as another file"
+_RULES = {  # of the reasons that a text gives
+    "generated": "its first lines say so, or its lines are as long as a minified file's",
+    LARGE_DATA_REASON: f"data above {MAX_DATA_BYTES:,} bytes",
+}
 
 
 def read_corpus(
@@ -101,17 +124,17 @@ def read_corpus(
     facts = RepositoryFacts(
         repository.name, splits.head, splits.train, splits.validation, notes=[*repository.notes, *splits.notes]
     )
-    left_out, left_out_bytes = Counter[str](), Counter[str]()
-    entries = _entries(reader, splits.train, left_out, left_out_bytes)
-    texts = _texts(reader, entries, left_out, left_out_bytes, watch)
+    facts.notes += [f"{pattern} matches no file" for pattern in reader.rules.unused_patterns()]
+    left_out = LeftOutFiles()
+    entries = _entries(reader, splits.train, left_out)
+    texts = _texts(reader, entries, left_out, watch)
     if not any(text.text.strip() for text in texts.values()):
-        raise InputError(f"{repository.name}: no text files at {splits.train[:10]}, so there is nothing to prepare")
+        raise InputError(_nothing_left(reader, splits.train, left_out))
     facts.licences = _licenses(reader, splits.train, texts)
     facts.licence = join_licenses(facts.licences.values())
     copies = find_duplicates(texts)
     for path in copies:
-        left_out[DUPLICATE_REASON] += 1
-        left_out_bytes[DUPLICATE_REASON] += entries[path].size or 0
+        left_out.add(entries[path], DUPLICATE_REASON)
     kept = {path: text for path, text in texts.items() if path not in copies}
     graph = build_import_graph(
         [TextFile(path, text.text, entries[path].blob, text.language) for path, text in texts.items()],
@@ -137,39 +160,53 @@ def read_corpus(
         names=NameIndex.of(list(trained.values())),
         training_changes=history.training_changes,
         left_out=left_out,
-        left_out_bytes=left_out_bytes,
         commits_left_out=history.commits_left_out,
         changes_left_out=history.changes_left_out,
         duplicate_tokens=sum(len(texts[path]) for path in copies),
     )
 
 
-def _entries(
-    reader: CachedReader, commit: str, left_out: Counter[str], left_out_bytes: Counter[str]
-) -> dict[str, TreeEntry]:
+def _nothing_left(reader: CachedReader, commit: str, left_out: LeftOutFiles) -> str:
+    """Return the message for a repository without a text to use: what left how many files out."""
+    where = f"{reader.repository.name}: no text files at {commit[:10]}"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.counts.most_common(4))
+    if selection := str(reader.rules.selection):
+        return f"{where} with {selection}, so there is nothing to prepare ({reasons}); choose other files"
+    return f"{where}, so there is nothing to prepare" + (f" (left out: {reasons})" if reasons else "")
+
+
+def _entries(reader: CachedReader, commit: str, left_out: LeftOutFiles) -> dict[str, TreeEntry]:
     """Return the files of a commit that may be text, in path order. Large data files are left out, as they would make
     up most of the training text."""
     found: dict[str, TreeEntry] = {}
-    for entry in reader.repository.tracked(commit):
-        reason = unread_reason(entry, reader.max_file_bytes)
-        if not reason and is_large_data(language_of(entry.path), entry.size or 0):
+    tracked = list(reader.repository.tracked(commit))
+    reader.rules.load(entry.path for entry in tracked)
+    for entry in tracked:
+        judged = reader.rules.of(entry.path)
+        reason, rule = unread_reason(entry, reader.max_file_bytes, judged)
+        language = reader.rules.language_of(entry.path)
+        # XML may be a program: that shows when it is read.
+        large = language != "XML" and is_large_data(language, entry.size or 0, judged)
+        if large and not reason:
             reason = LARGE_DATA_REASON
         if reason:
-            left_out[reason] += 1
-            left_out_bytes[reason] += entry.size or 0
+            left_out.add(entry, reason, rule or _RULES.get(reason, ""))
         else:
             found[entry.path] = entry
     return dict(sorted(found.items()))
 
 
 def _licenses(reader: CachedReader, commit: str, texts: Mapping[str, TokenizedText]) -> dict[str, str]:
-    """Return the licences by folder: texts and manifests are read as they are, identifiers from the files' tops."""
+    """Return the licences by folder: texts and manifests are read as they are, identifiers from the files' tops. A
+    person's choice of files doesn't change the license."""
     sources = {
         entry.path: entry.blob
         for entry in reader.repository.tracked(commit)
-        if entry.mode.startswith("100") and is_license_source(entry.path) and path_noise(entry.path) is None
+        if entry.mode.startswith("100")
+        and is_license_source(entry.path)
+        and reader.rules.of(entry.path).reason in ("", *CHOICES)
     }
-    read = {blob: text for blob, text, _ in reader.repository.texts(sources.values(), reader.max_file_bytes)}
+    read = {one.blob: one.text for one in reader.repository.texts(sources.values(), reader.max_file_bytes)}
     files = {path: text.text for path, text in texts.items()}
     return find_licenses([*(files | {path: read[blob] or "" for path, blob in sources.items()}).items()])
 
@@ -177,19 +214,22 @@ def _licenses(reader: CachedReader, commit: str, texts: Mapping[str, TokenizedTe
 def _texts(
     reader: CachedReader,
     entries: Mapping[str, TreeEntry],
-    left_out: Counter[str],
-    left_out_bytes: Counter[str],
+    left_out: LeftOutFiles,
     watch: Progress,
 ) -> dict[str, TokenizedText]:
     texts: dict[str, TokenizedText] = {}
     requests = [FileRequest(path, entry.blob) for path, entry in entries.items()]
     with watch.count(f"{reader.repository.name}: reading files", len(requests)) as done:
         for request, answer in zip(requests, reader.read(requests, done), strict=True):
+            entry = entries[request.path]
             if isinstance(answer, SkippedText):
-                left_out[answer.reason] += 1
-                left_out_bytes[answer.reason] += entries[request.path].size or 0
+                reason = answer.reason
+            elif is_large_data(answer.text.language, entry.size or 0, reader.rules.of(request.path)):
+                reason = LARGE_DATA_REASON
             else:
                 texts[request.path] = answer.text
+                continue
+            left_out.add(entry, reason, _RULES.get(reason, ""))
     return texts
 
 
@@ -258,7 +298,7 @@ def _files_to_hold_out(
         candidates_by_split(reader, splits, data.max_commits), dict.fromkeys(HELD_OUT_SPLITS, wanted)
     )
     sizes = {path: len(text) for path, text in texts.items() if text.text.strip()}
-    code = {path: size for path, size in sizes.items() if texts[path].language != "Other"}
+    code = {path: size for path, size in sizes.items() if texts[path].language not in PROSE_LANGUAGES}
     taken: list[str] = []
     chosen: dict[str, list[TokenizedText]] = {}
     for split, share in (("validation", data.validation_share), ("test", data.test_share)):

@@ -22,8 +22,8 @@ from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.text import Int32Array, TokenizedText, token_boundaries
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.redaction.redactor import RedactedText, RedactionFinding, Redactor
+from longrepo.repository.languages import language_of
 from longrepo.repository.outline import OUTLINE_VERSION, Outline, build_outline
-from longrepo.repository.types import language_of
 from longrepo.utils.hashing import line_hash
 
 
@@ -135,10 +135,11 @@ _LINES_ABOVE = 6  # lines above a part that are redacted with it
 
 @dataclass(frozen=True)
 class FileJob:
-    """A file as it is. `path` only determines the language."""
+    """A file as it is. `path` only determines the language, unless `language` is given."""
 
     path: str
     text: str
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ class AddedJob:
     path: str
     before: str
     after: str
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class StepJob:
     message: str
     before: str
     after: str
+    language: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,7 @@ class WindowJob:
     text: str
     row: int
     characters: int
+    language: str = ""
 
 
 Job = FileJob | AddedJob | StepJob | WindowJob
@@ -191,7 +195,7 @@ class FeatureExtractor:
 
     def _read(self, job: Job) -> tuple[str, RedactedText, dict[str, Any]]:
         if isinstance(job, FileJob):
-            redacted = self._redact(job.text, language_of(job.path, job.text))
+            redacted = self._redact(job.text, job.language or language_of(job.path, job.text))
             return redacted.text, redacted, {}
         if isinstance(job, AddedJob):
             return self._added(job)
@@ -222,7 +226,7 @@ class FeatureExtractor:
         )
 
     def _step(self, job: StepJob) -> tuple[str, RedactedText, dict[str, Any]]:
-        language = language_of(job.path, job.after)
+        language = job.language or language_of(job.path, job.after)
         message = (
             self._redactor.message(job.message) if self._redactor else RedactedText(job.message.strip(), (), (), ())
         )
@@ -253,17 +257,18 @@ class FeatureExtractor:
 
     def _added(self, job: AddedJob) -> tuple[str, RedactedText, dict[str, Any]]:
         added = added_row_ranges(job.before, job.after)
-        redacted, first, last = self._around(job.path, job.after, added[0][0] if added else 0, _CONTEXT_CHARACTERS)
+        language = job.language or language_of(job.path, job.after)
+        redacted, first, last = self._around(language, job.after, added[0][0] if added else 0, _CONTEXT_CHARACTERS)
         runs = [[max(one, first) - first, min(end, last) - first] for one, end in added if one < last and end > first]
         return redacted.text, redacted, {"added": runs, "size": len(job.after)}
 
     def _window(self, job: WindowJob) -> tuple[str, RedactedText, dict[str, Any]]:
-        redacted, first, _ = self._around(job.path, job.text, job.row, job.characters)
+        language = job.language or language_of(job.path, job.text)
+        redacted, first, _ = self._around(language, job.text, job.row, job.characters)
         return redacted.text, redacted, {"row": job.row - first}
 
-    def _around(self, path: str, text: str, row: int, characters: int) -> tuple[RedactedText, int, int]:
+    def _around(self, language: str, text: str, row: int, characters: int) -> tuple[RedactedText, int, int]:
         """Return about `characters` characters of a text around a row, and the rows they are."""
-        language = language_of(path, text)
         lines = text.split("\n")
         first, last = _rows_around(lines, row, characters)
         if _may_hold_multiline_secret(text):
@@ -277,7 +282,7 @@ class FeatureExtractor:
     def _pack(
         self, job: Job, text: str, redacted: RedactedText, facts: dict[str, Any], ids: Int32Array, starts: Int32Array
     ) -> bytes:
-        language = language_of(job.path, job.after if isinstance(job, StepJob) else text)
+        language = job.language or language_of(job.path, job.after if isinstance(job, StepJob) else text)
         is_step = isinstance(job, StepJob)
         found = Outline((), (), (), (), ()) if is_step else build_outline(text, language)
         lines = text.split("\n")

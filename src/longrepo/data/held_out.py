@@ -17,10 +17,11 @@ from longrepo.data.features import Features
 from longrepo.data.packing import Band
 from longrepo.data.sequence import NotBuilt
 from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, TemplateSizes, write_file
-from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
+from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import FILE_END, FILE_START
 from longrepo.data.workers import AddedRequest, CachedReader, FileRequest, Request, SkippedText
-from longrepo.repository.types import CommitRecord, language_of
+from longrepo.repository.languages import PROSE_LANGUAGES
+from longrepo.repository.types import CommitRecord
 from longrepo.utils import hashing
 
 TARGET_TOKENS = 400
@@ -103,7 +104,7 @@ class TargetChooser:
         order = sorted(
             candidates,
             key=lambda one: (
-                language_of(one.path) in PROSE_LANGUAGES,
+                self._reader.rules.language_of(one.path) in PROSE_LANGUAGES,
                 hashing.seeded_int(self._seed, one.commit, one.path),
             ),
         )
@@ -125,8 +126,12 @@ class TargetChooser:
             for one in some
         ]
         for one, answer in zip(some, self._reader.read(requests, lambda _: None), strict=True):
-            if not isinstance(answer, SkippedText) and not _is_large(answer):
+            if not isinstance(answer, SkippedText) and not self._is_large(one.path, answer):
                 yield one, answer.text, answer.facts.get("added", [(0, len(answer.text.rows))])
+
+    def _is_large(self, path: str, answer: Features) -> bool:
+        size = answer.facts.get("size", len(answer.text.text))
+        return is_large_data(answer.text.language, size, self._reader.rules.of(path))
 
     def _blocks(self, one: Candidate, of: TokenizedText, added: list[tuple[int, int]]) -> Iterator[Target]:
         """Yield the lines to be scored as blocks that span at most `size` tokens each."""
@@ -155,10 +160,6 @@ class TargetChooser:
             counts[first - start : last - start] = True
         shingles = self._shown.shingler.of(of.ids[start:end], counts)
         yield Target(one.split, of, start, end, spans, frozenset(line for _, _, line in scored), shingles, one.commit)
-
-
-def _is_large(answer: Features) -> bool:
-    return is_large_data(answer.text.language, answer.facts.get("size", len(answer.text.text)))
 
 
 def _is_similar(target: Target, other: Target) -> bool:

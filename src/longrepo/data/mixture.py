@@ -15,7 +15,8 @@ from longrepo.data.packing import TOO_SHORT_REASON, Band, ContextFiller, arrange
 from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.write import QuestionWriter
 from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, unique_commits, write_file, write_step
-from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
+from longrepo.data.text import TokenizedText
+from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.utils import hashing
 from longrepo.utils.progress import Progress
 

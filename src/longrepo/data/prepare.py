@@ -38,7 +38,7 @@ from longrepo.data.summary import count_sequences, summarize
 from longrepo.data.template import BuiltSequence
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.data.workers import CachedReader, ExtractionPool
+from longrepo.data.workers import CachedReader, ExtractionPool, selection_of
 from longrepo.errors import InputError
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.repository import Repository
@@ -217,6 +217,7 @@ def _describe(
 
 def _make_reader(origin: RepositorySpec, settings: Settings, tools: PreparationTools) -> CachedReader:
     data = settings.data
+    origin.repository.choose_files(origin.commit, selection_of(data))
     redactor = Redactor(origin.repository.people(origin.commit)) if data.redact else None
     pool = ExtractionPool(tools.tokenizer, redactor, data.context_weight, tools.workers)
     return CachedReader(

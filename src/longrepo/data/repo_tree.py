@@ -21,13 +21,14 @@ from longrepo.data.difficulty import NameIndex
 from longrepo.data.template import FilePiece
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.data.workers import CachedReader, ExtractionPool, FileRequest, SkippedText
+from longrepo.data.workers import CachedReader, ExtractionPool, FileRequest, SkippedText, selection_of
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.imports.graph import ImportGraph, ImportResolver, build_import_graph
 from longrepo.repository.imports.statements import Import
+from longrepo.repository.languages import language_of
 from longrepo.repository.repository import Repository
 from longrepo.repository.snapshot import unread_reason
-from longrepo.repository.types import TextFile, language_of
+from longrepo.repository.types import TextFile
 from longrepo.utils.cache import SqliteCache
 
 PIECE_LINES = 20  # lines of a piece, and of a query
@@ -142,6 +143,7 @@ class RepoTrees:
         redactor = Redactor(repository.people(head)) if data.redact else None
         pool = ExtractionPool(tokenizer, redactor, data.context_weight, 1)
         self.repository = repository
+        repository.choose_files(head, selection_of(data))
         self.reader = CachedReader(
             repository, tokenizer, redactor, pool, cache, data.max_file_bytes, data.context_weight
         )
@@ -159,10 +161,12 @@ class RepoTrees:
         return {path: one[0] for path, blob in found.items() if (one := self._known[path, blob])}
 
     def _read(self, commit: str) -> RepoTree:
+        tracked, rules = list(self.repository.tracked(commit)), self.reader.rules
+        rules.load(entry.path for entry in tracked)
         entries = {
             entry.path: entry.blob
-            for entry in self.repository.tracked(commit)
-            if not unread_reason(entry, self.reader.max_file_bytes)
+            for entry in tracked
+            if not unread_reason(entry, self.reader.max_file_bytes, rules.of(entry.path))[0]
         }
         self._know(entries.items())
         known = {path: one for path, blob in sorted(entries.items()) if (one := self._known[path, blob])}
@@ -177,7 +181,7 @@ class RepoTrees:
             if (
                 isinstance(answer, SkippedText)
                 or not len(answer.text)
-                or is_large_data(answer.text.language, len(answer.text.text))
+                or is_large_data(answer.text.language, len(answer.text.text), self.reader.rules.of(one[0]))
             ):
                 self._known[one] = None
                 continue

@@ -10,8 +10,9 @@ from longrepo.data.corpus import Corpus
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
 from longrepo.data.template import BuiltSequence
+from longrepo.repository.notebooks import NOTEBOOK_SUFFIX
 
-SUMMARY_VERSION = 2
+SUMMARY_VERSION = 3
 _MAX_LISTED = 10  # of the largest files and of the most imported ones
 
 
@@ -54,6 +55,7 @@ def summarize(corpora: Sequence[Corpus], header: Header) -> dict[str, Any]:
 
 def _summarize_repository(corpus: Corpus) -> dict[str, Any]:
     facts, texts, shown = corpus.facts, list(corpus.texts.values()), corpus.reader.shown_path
+    paths = [text.path for some in (texts, *corpus.held.values()) for text in some]
     files: Counter[str] = Counter(text.language for text in texts)
     tokens: Counter[str] = Counter()
     for text in texts:
@@ -71,9 +73,10 @@ def _summarize_repository(corpus: Corpus) -> dict[str, Any]:
         "weight": facts.weight,
         "notes": facts.notes,
         "files": {
-            "count": len(texts) + sum(map(len, corpus.held.values())),
+            "count": len(paths),
             "characters": sum(len(text.text) for text in texts),
             "training_files": len(texts),
+            "notebooks": sum(path.endswith(NOTEBOOK_SUFFIX) for path in paths),
             "training_tokens": sum(tokens.values()),
             "duplicate_tokens": corpus.duplicate_tokens,
             "languages": {
@@ -81,8 +84,12 @@ def _summarize_repository(corpus: Corpus) -> dict[str, Any]:
                 for language, count in sorted(files.items(), key=lambda item: (-item[1], item[0]))
             },
             "largest": [{"path": shown(text.path), "characters": len(text.text)} for text in sizes[:_MAX_LISTED]],
-            "left_out": dict(sorted(corpus.left_out.items())),
-            "left_out_bytes": dict(sorted(corpus.left_out_bytes.items())),
+            "left_out": dict(sorted(corpus.left_out.counts.items())),
+            "left_out_bytes": dict(sorted(corpus.left_out.bytes.items())),
+            "left_out_files": {
+                reason: [{**one, "path": shown(one["path"])} for one in listed]
+                for reason, listed in sorted(corpus.left_out.listed.items())
+            },
         },
         "dependencies": {
             "edges": sum(map(len, corpus.graph.imports.values())),

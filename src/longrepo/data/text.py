@@ -19,6 +19,7 @@ from longrepo.data.sequence import (
     TARGET_WEIGHT,
 )
 from longrepo.data.tokenizer import COMMIT_START, STRUCTURE_TOKENS, RepoTokenizer
+from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.outline import Outline
 
 MAX_PATH_TOKENS = 40  # of a longer path only the end is kept, with the file's own name
@@ -64,7 +65,6 @@ _NO_HOLDER = re.compile(r"\s*(//|/\*|\*|--|;|%|[)\]}]|\{\s*$|begin\s*$|\w+\s*:\s
 _HASH_HOLDERS = {"CSS", "Haml", "Pug", "Clojure"}  # languages whose lines may begin with "#" and hold others
 _LABEL_HOLDERS = {"Python", "YAML", "Makefile", "Ruby", "Pascal", "Haskell", "Nim", "GDScript", "Cython", "Starlark"}
 _NON_SPACE = re.compile(r"\S")
-PROSE_LANGUAGES = {"Other", "Markdown", "reStructuredText", "Text", "JSON", "YAML", "TOML", "CSV", "INI", "XML", "HTML"}
 _IMPORT_LINES = 200  # imports are at the top; further down the pattern mostly matches prose
 
 Int32Array = NDArray[np.int32]

@@ -20,6 +20,7 @@ from functools import lru_cache
 from itertools import islice
 from threading import Thread
 
+from longrepo.config.schema import DataSettings
 from longrepo.data.features import (
     FEATURES_VERSION,
     AddedJob,
@@ -38,8 +39,11 @@ from longrepo.data.text import Int32Array, path_tokens
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import RunError
 from longrepo.redaction.redactor import Redactor
+from longrepo.repository.languages import language_of
+from longrepo.repository.notebooks import NOTEBOOK_SUFFIX
 from longrepo.repository.repository import Repository
-from longrepo.repository.types import OTHER_LANGUAGE, language_of
+from longrepo.repository.rules import FileSelection, PathRule
+from longrepo.repository.types import BlobText
 from longrepo.utils.cache import SqliteCache
 
 _BATCH_CHARACTERS = 300_000  # of text in a batch
@@ -207,6 +211,11 @@ class SkippedText:
         return False
 
 
+def selection_of(data: DataSettings) -> FileSelection:
+    """Return which files the settings choose."""
+    return FileSelection(data.include, data.exclude, data.path.removeprefix("./").strip("/"))
+
+
 @dataclass
 class CachedReader:
     """Answers requests on one repository. `found` counts redactions by kind; `redaction_places` holds where they were:
@@ -229,6 +238,7 @@ class CachedReader:
         self.path_ids: Callable[[str], Int32Array] = lru_cache(maxsize=None)(
             lambda path: path_tokens(self.tokenizer, self.shown_path(path))
         )
+        self.rules = self.repository.rules(self.repository.resolve())
         redacting = "redacted" if self.redactor else "as it is"
         self._version = f"{FEATURES_VERSION} {self.tokenizer.sha256} {redacting} {self.context_weight}"
 
@@ -244,6 +254,7 @@ class CachedReader:
         """Yield the answer to each request, in order; `done` is called with the number of newly finished ones."""
         rest = iter(requests)
         while some := list(islice(rest, _REQUESTS_PER_BATCH)):
+            self.rules.load(request.path for request in some)
             keys = [self._key(request) for request in some]
             known = {key: value for key, value in self.cache.get(keys).items() if is_still_valid(value, self.redactor)}
             missing = {key: request for key, request in zip(keys, some, strict=True) if key not in known}
@@ -271,8 +282,10 @@ class CachedReader:
         return features
 
     def _key(self, request: Request) -> str:
-        language = language_of(request.path)
-        about: list[object] = [self._version, language if language != OTHER_LANGUAGE else request.path]
+        # With the text, language and name decide the language; a file that is only moved isn't read again.
+        name = request.path.rpartition("/")[2]
+        rule = self.rules.of(request.path)
+        about: list[object] = [self._version, language_of(request.path), name.rpartition(".")[2].lower(), *rule[2:]]
         if isinstance(request, FileRequest):
             about += ["file", request.blob]
         elif isinstance(request, AddedRequest):
@@ -291,14 +304,15 @@ class CachedReader:
 
     def _jobs(self, missing: dict[str, Request], dropped: list[tuple[str, bytes]]) -> Iterator[tuple[str, Job]]:
         rest = iter(missing.items())
-        texts: dict[str, str | SkippedText] = {}
+        texts: dict[str, BlobText] = {}
         while some := list(islice(rest, _REQUESTS_PER_READ)):
             blobs = dict.fromkeys(blob for _, request in some for blob in _blobs_of(request))
             texts = {blob: text for blob, text in texts.items() if blob in blobs}
-            for blob, text, reason in self.repository.texts([b for b in blobs if b not in texts], self.max_file_bytes):
-                texts[blob] = text if text is not None else "" if reason == "empty" else SkippedText(reason)
+            notebooks = {blob for _, one in some if one.path.endswith(NOTEBOOK_SUFFIX) for blob in _blobs_of(one)}
+            new = [blob for blob in blobs if blob not in texts]
+            texts |= {one.blob: one for one in self.repository.texts(new, self.max_file_bytes, notebooks)}
             for key, request in some:
-                job = _make_job(request, [texts[blob] for blob in _blobs_of(request)])
+                job = _make_job(request, [texts[blob] for blob in _blobs_of(request)], self.rules.of(request.path))
                 if isinstance(job, SkippedText):
                     dropped.append((key, pack_skip_reason(job.reason)))
                 else:
@@ -311,17 +325,18 @@ def _blobs_of(request: Request) -> Sequence[str]:
     return (request.before, request.after) if isinstance(request, StepRequest) else (request.blob,)
 
 
-def _make_job(request: Request, texts: Sequence[str | SkippedText]) -> Job | SkippedText:
-    for text in texts:
-        if isinstance(text, SkippedText):
-            return text
-    whole = [text for text in texts if isinstance(text, str)]
+def _make_job(request: Request, texts: Sequence[BlobText], rule: PathRule) -> Job | SkippedText:
+    for _, text, reason, _ in texts:
+        if text is None or (reason == "generated" and not rule.own):
+            return SkippedText(reason)
+    whole = ["" if one.reason == "empty" else one.text or "" for one in texts]
+    language = rule.language or texts[-1].language
     if isinstance(request, StepRequest):
         if not whole[0].strip():
             return SkippedText("file added")
-        return StepJob(request.path, request.commit, request.message, whole[0], whole[1])
+        return StepJob(request.path, request.commit, request.message, whole[0], whole[1], language)
     if isinstance(request, AddedRequest):
-        return AddedJob(request.path, whole[0] if request.before else "", whole[-1])
+        return AddedJob(request.path, whole[0] if request.before else "", whole[-1], language)
     if isinstance(request, WindowRequest):
-        return WindowJob(request.path, whole[0], request.row, request.characters)
-    return FileJob(request.path, whole[0]) if whole[0] else SkippedText("empty")
+        return WindowJob(request.path, whole[0], request.row, request.characters, language)
+    return FileJob(request.path, whole[0], language) if whole[0] else SkippedText("empty")

@@ -13,10 +13,10 @@ import numpy as np
 from longrepo.curriculum.sampler import SequenceSource
 from longrepo.data.repo_tree import RepoTrees
 from longrepo.data.sequence import TARGET_WEIGHT
-from longrepo.data.text import PROSE_LANGUAGES
 from longrepo.engines.base import Engine
 from longrepo.evaluation.results import Comparison
 from longrepo.evaluation.scoring import IdArray, Measurement, MeasurementRow, Measurements, mean_interval, score_both
+from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.utils import hashing
 
 PREPARED = "prepared"  # the measure of rows that become comparisons, not figures

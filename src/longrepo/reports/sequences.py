@@ -53,7 +53,7 @@ def show_preparation(console: Console, header: Header, summary: dict[str, Any], 
             f"{found['dependencies']['edges']} imports between files{weight}",
             highlight=False,
         )
-        for line in _left_out_lines(history):
+        for line in _left_out_lines(files, history):
             console.print(line, highlight=False, markup=False)
     console.print(_sequence_table(header))
     for line in _token_account(header):
@@ -84,7 +84,12 @@ def _change_count(history: dict[str, Any]) -> str:
     return f"{count} {'change' if changes + left_out == 1 else 'changes'} to files"
 
 
-def _left_out_lines(history: dict[str, Any]) -> Iterator[str]:
+def _left_out_lines(files: dict[str, Any], history: dict[str, Any]) -> Iterator[str]:
+    if files["left_out"]:
+        listed = "; ".join(f"{why} ({count:,})" for why, count in Counter(files["left_out"]).most_common())
+        ruled = _by_rule(files["left_out_files"])
+        hint = " (--verbose says by which rule; data.include uses a file all the same)" if ruled else ""
+        yield f"  files left out: {listed}{hint}"
     commits = {why: count for why, count in history["commits_left_out"].items() if not why.startswith(_CHANGE)}
     for what, reasons in (("changes", _left_out_changes(history)), ("commits", Counter(commits))):
         if reasons:
@@ -100,6 +105,7 @@ def show_preparation_details(console: Console, summary: dict[str, Any]) -> None:
             ("largest files", [(one["path"], f"{one['characters']:,} characters") for one in files["largest"]]),
             ("most imported", [(one["path"], f"by {one['by']}") for one in found["dependencies"]["most_imported"]]),
             ("files left out", [(why, str(count)) for why, count in files["left_out"].items()]),
+            ("of these, by rule", [(one["path"], one["rule"]) for one in _by_rule(files["left_out_files"])]),
         ):
             if rows:
                 table = Table(
@@ -108,6 +114,11 @@ def show_preparation_details(console: Console, summary: dict[str, Any]) -> None:
                 for row in rows:
                     table.add_row(*row)
                 console.print(table)
+
+
+def _by_rule(left_out: dict[str, list[dict[str, str]]]) -> list[dict[str, str]]:
+    """Return the listed files that a rule left out, so that they can be used after all."""
+    return [one for listed in left_out.values() for one in listed if one["rule"]]
 
 
 def _sequence_table(header: Header) -> Table:

@@ -152,7 +152,8 @@ class ObjectReader:
             (own / name).mkdir()
         (own / "HEAD").write_text("ref: refs/heads/none\n")
         version = "0" if hash_name == "sha1" else f"1\n[extensions]\n\tobjectFormat = {hash_name}"
-        (own / "config").write_text(f"[core]\n\tbare = true\n\trepositoryFormatVersion = {version}\n")
+        own_settings = f"bare = true\n\tattributesFile = {os.devnull}\n\trepositoryFormatVersion = {version}"
+        (own / "config").write_text(f"[core]\n\t{own_settings}\n")
         shallow = common_dir / "shallow"
         if shallow.exists():  # otherwise git looks for parents that a shallow clone doesn't have
             shutil.copyfile(shallow, own / "shallow")
@@ -193,22 +194,24 @@ class ObjectReader:
         *arguments: str,
         end: bytes = b"\0",
         stdin: Iterable[str] = (),
+        stdin_end: str = "\n",
         strict: bool = True,
         most_bytes: int | None = None,
+        index: Path | None = None,
     ) -> Iterator[bytes]:
         """Yield what a git command prints, split at `end`, as it arrives; a field is cut after a megabyte.
 
         Raises RunError if the command fails; with `strict=False` a failure just ends the fields. `most_bytes` limits
-        git's own memory on systems that can: git fails if it needs more.
+        git's own memory on systems that can: git fails if it needs more. `index` is the index file to use.
         """
         with (
             tempfile.TemporaryFile() as errors,
-            self._process(arguments, stdin=subprocess.PIPE, stderr=errors) as process,
+            self._process(arguments, subprocess.PIPE, errors, index) as process,
         ):
             assert process.stdin and process.stdout
             if most_bytes:
                 _limit_memory(process.pid, most_bytes)
-            feeder = Thread(target=_write_lines, args=(process.stdin, tuple(stdin)), daemon=True)
+            feeder = Thread(target=_write_lines, args=(process.stdin, tuple(stdin), stdin_end), daemon=True)
             feeder.start()
             try:
                 yield from _split_fields(process.stdout, end)
@@ -229,6 +232,24 @@ class ObjectReader:
             self._checker.ask(group)
             yield from [(one, *self._checker.header()) for one in group]
 
+    def attributes(
+        self, files: Iterable[tuple[str, str]], paths: Iterable[str], names: Sequence[str]
+    ) -> dict[str, dict[str, str]]:
+        """Return path -> attribute -> value as git reads the `.gitattributes` files (blob, path): "set", "unset", a
+        value; what isn't specified is left out. Works on an index of its own with nothing but these files."""
+        lines = [f"100644 {blob} 0\t{path}" for blob, path in files]
+        with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
+            index = Path(folder) / "index"
+            any(self.fields("update-index", "-z", "--index-info", stdin=lines, stdin_end="\0", index=index))
+            options = ("--cached", "--stdin", "-z", *names)
+            fields = self.fields("check-attr", *options, stdin=paths, stdin_end="\0", index=index)
+            found: dict[str, dict[str, str]] = {}
+            for path, name, value in zip(fields, fields, fields, strict=True):
+                of_path = found.setdefault(path.decode("utf-8", "surrogatepass"), {})
+                if value != b"unspecified":
+                    of_path[name.decode("ascii")] = value.decode("utf-8", "replace")
+        return found
+
     @contextmanager
     def batch(self, mode: str = "--batch") -> Iterator[ObjectBatch]:
         """Start a `git cat-file` process and end it on leaving."""
@@ -239,11 +260,15 @@ class ObjectReader:
 
     @contextmanager
     def _process(
-        self, arguments: Sequence[str], stdin: int | IO[bytes], stderr: int | IO[bytes] = subprocess.DEVNULL
+        self,
+        arguments: Sequence[str],
+        stdin: int | IO[bytes],
+        stderr: int | IO[bytes] = subprocess.DEVNULL,
+        index: Path | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
         process = subprocess.Popen(
             self._command(arguments),
-            env=self._environment,
+            env=self._environment | ({"GIT_INDEX_FILE": str(index)} if index else {}),
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -288,10 +313,10 @@ def _split_fields(stream: IO[bytes], end: bytes) -> Iterator[bytes]:
             rest += last
 
 
-def _write_lines(pipe: IO[bytes], lines: Iterable[str]) -> None:
+def _write_lines(pipe: IO[bytes], lines: Iterable[str], end: str) -> None:
     with suppress(BrokenPipeError, ValueError), pipe:
         for line in lines:
-            pipe.write(f"{line}\n".encode())
+            pipe.write(f"{line}{end}".encode("utf-8", "surrogatepass"))
 
 
 def _end_process(process: subprocess.Popen[bytes]) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Protocol
 
-from longrepo.repository.filters import BULK_FILES, commit_noise, only_formatting, path_noise
+from longrepo.repository.filters import BULK_FILES, commit_noise, only_formatting
 from longrepo.repository.git import (
     MAX_PENDING_IDS,
     MISSING,
@@ -23,6 +24,8 @@ from longrepo.repository.git import (
     decode_message,
     read_changes,
 )
+from longrepo.repository.notebooks import NOTEBOOK_SUFFIX
+from longrepo.repository.rules import PathRules
 from longrepo.repository.snapshot import TextPipe
 from longrepo.repository.types import Commit, CommitRecord, FileChange, TextChange, decode_path
 
@@ -62,8 +65,9 @@ class TextHistory:
     """Joins records with their texts. `left_out` counts commits (formatting, no text change) and single changes under
     "change: " and their reason."""
 
-    def __init__(self, reader: ObjectReader, max_file_bytes: int, left_out: Counter[str]) -> None:
+    def __init__(self, reader: ObjectReader, max_file_bytes: int, left_out: Counter[str], rules: PathRules) -> None:
         self._reader = reader
+        self._rules = rules
         self._max_file_bytes = max_file_bytes
         self._left_out = left_out
         self._cache: OrderedDict[str, _PendingText] = OrderedDict()
@@ -84,8 +88,10 @@ class TextHistory:
         group: list[CommitRecord] = []
         texts: dict[str, _PendingText] = {}
         new: list[str] = []
+        notebooks = set[str]()
         for record in records:
             group.append(record)
+            notebooks.update(_blobs(one for one in record.changes if one.path.endswith(NOTEBOOK_SUFFIX)))
             for blob in _blobs(record.changes):
                 if blob not in texts:
                     if blob not in self._cache:
@@ -94,20 +100,20 @@ class TextHistory:
                     self._cache.move_to_end(blob)
                     texts[blob] = self._cache[blob]
             if len(new) >= _BLOBS_AT_ONCE or len(group) >= _BLOBS_AT_ONCE:
-                pipe.ask(new)
+                pipe.ask(new, notebooks)
                 yield group, texts, len(new)
-                group, texts, new = [], {}, []
+                group, texts, new, notebooks = [], {}, [], set()
         if group:
-            pipe.ask(new)
+            pipe.ask(new, notebooks)
             yield group, texts, len(new)
 
     def _finish(self, group: _PendingGroup, pipe: TextPipe) -> Iterator[Commit]:
         records, texts, asked = group
         for _ in range(asked):
-            blob, text, reason = pipe.take()
+            blob, text, reason, _ = pipe.take()
             pending = texts[blob]
             pending.text = text
-            pending.reason = "" if text is not None else reason  # an emptied file is a change like any other
+            pending.reason = "" if reason == "empty" else reason  # an emptied file is a change like any other
             if self._cache.get(blob) is pending:
                 self._characters += len(text or "")
         self._shrink_cache()
@@ -128,7 +134,8 @@ class TextHistory:
 
     def _change(self, change: FileChange, texts: dict[str, _PendingText]) -> TextChange | None:
         before, after = (texts[blob] if blob else _PendingText() for blob in (change.before, change.after))
-        if reason := before.reason or after.reason:
+        reason = before.reason or after.reason
+        if reason and not (reason == "generated" and self._rules.of(change.path).own):
             self._left_out[f"change: {reason}"] += 1
             return None
         return TextChange(change.path, before.text, after.text, change.old_path)
@@ -138,11 +145,12 @@ def _blobs(changes: Iterable[FileChange]) -> Iterator[str]:
     return (blob for change in changes for blob in (change.before, change.after) if blob)
 
 
-RECORD_VERSION = 1  # raise it with any change to what counts as noise or to this format
+RECORD_VERSION = 2  # raise it with any change to what counts as noise or to this format
 
 
 class RecordStore(Protocol):
-    """Stores entries by full commit id. An entry depends on nothing but the commit and `RECORD_VERSION`."""
+    """Stores entries by full commit id. An entry depends on nothing but the commit and `RECORD_VERSION`: which paths
+    are left out is decided when it is read."""
 
     def get(self, ids: Sequence[str]) -> Mapping[str, bytes]:
         """Return the entries of those of these commits that have one."""
@@ -189,6 +197,7 @@ def _dump(values: list[object]) -> bytes:
 _COMMITS_AT_ONCE = (
     2048  # for each process: fewer pay for more starts and cold caches, more make the store's answer large
 )
+_RULES_AT_ONCE = 256  # commits whose paths' attributes are looked up by one process
 _REGULAR_MODES = ("100644", "100755", "100664", "000000")  # zeros: there is no file
 
 
@@ -196,8 +205,9 @@ class History:
     """Walks commits. `left_out` counts whole commits by reason (merge, bot, revert, bulk, no text change, shallow
     edge, missing) and single file changes under "change: " and the reason."""
 
-    def __init__(self, reader: ObjectReader, shallow: frozenset[str], left_out: Counter[str]) -> None:
+    def __init__(self, reader: ObjectReader, shallow: frozenset[str], left_out: Counter[str], rules: PathRules) -> None:
         self._reader = reader
+        self._rules = rules
         self._shallow = shallow
         self._left_out = left_out
 
@@ -205,13 +215,27 @@ class History:
         """Yield the non-merge commits that `tip` reaches and `exclude` doesn't (full ids), newest first, children
         before parents."""
         for group in self._candidates(tip, exclude):
-            for outcome in self._outcomes(group, known):
-                if outcome.counts:
-                    self._left_out.update(outcome.counts)
-                if outcome.record:
-                    yield outcome.record
-                else:
-                    self._left_out[outcome.reason] += 1
+            outcomes = self._outcomes(group, known)
+            while some := list(islice(outcomes, _RULES_AT_ONCE)):
+                self._rules.load(one.path for outcome in some if outcome.record for one in outcome.record.changes)
+                for outcome in some:
+                    if outcome.counts:
+                        self._left_out.update(outcome.counts)
+                    record = self._without_noise(outcome.record) if outcome.record else None
+                    if record:
+                        yield record
+                    else:
+                        self._left_out[outcome.reason or "no text change"] += 1
+
+    def _without_noise(self, record: CommitRecord) -> CommitRecord | None:
+        """Return a commit with the changes that the rules leave in, None if there are none."""
+        kept: list[FileChange] = []
+        for change in record.changes:
+            if reason := self._rules.of(change.path).reason:
+                self._left_out[f"change: {reason}"] += 1
+            else:
+                kept.append(change)
+        return replace(record, changes=tuple(kept)) if kept else None
 
     def _candidates(self, tip: str, exclude: str | None) -> Iterator[list[str]]:
         limit = [tip, *([f"^{exclude}"] if exclude else []), "--"]
@@ -257,7 +281,7 @@ def classify_commit(commit: RawCommit) -> CommitOutcome:
     changes: list[FileChange] = []
     for raw in commit.changes:
         path = decode_path(raw.path)
-        if reason := _exclusion_reason(raw, path):
+        if reason := _exclusion_reason(raw):
             counts[f"change: {reason}"] = counts.get(f"change: {reason}", 0) + 1
         elif raw.old_id != raw.new_id or raw.old_path is not None:
             old_path = decode_path(raw.old_path) if raw.old_path is not None else None
@@ -269,12 +293,11 @@ def classify_commit(commit: RawCommit) -> CommitOutcome:
     return CommitOutcome(CommitRecord(*head, tuple(changes), commit.files), "", counts)
 
 
-def _exclusion_reason(raw: RawChange, path: str) -> str | None:
+def _exclusion_reason(raw: RawChange) -> str | None:
     if "160000" in (raw.old_mode, raw.new_mode):
         return "submodule"
-    if raw.old_mode not in _REGULAR_MODES or raw.new_mode not in _REGULAR_MODES:
-        return "symlink"
-    return path_noise(path)
+    regular = raw.old_mode in _REGULAR_MODES and raw.new_mode in _REGULAR_MODES
+    return None if regular else "symlink"
 
 
 def _blob_or_none(one: str) -> str | None:

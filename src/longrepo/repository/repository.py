@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longrepo.errors import InputError
+from longrepo.errors import InputError, RunError
 from longrepo.repository.git import ObjectReader, git_program, run_git_in
 from longrepo.repository.history import History, RecordStore, TextHistory, read_people
+from longrepo.repository.rules import FileSelection, PathRules
 from longrepo.repository.snapshot import TreeEntry, read_snapshot, read_texts, tracked_entries
-from longrepo.repository.types import Commit, CommitRecord, Snapshot
+from longrepo.repository.types import BlobText, Commit, CommitRecord, Snapshot
 
 if TYPE_CHECKING:
     from git import Repo
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 _FULL_ID = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _MAX_FILE_BYTES = 1_000_000
+_CHECKED_COMMITS = 2_000  # of a partial clone, for what is missing: as many as are read by default
 
 
 class Repository:
@@ -37,7 +40,8 @@ class Repository:
         self._reader = reader
         self._common = Path(repo.common_dir)
         self._shallow = _shallow_edge(self._common)
-        self._partial = _is_partial(self._common, repo)
+        self._chosen_rules: PathRules | None = None
+        self._rules_of = lru_cache(maxsize=2)(lambda commit: self._read_rules(commit, FileSelection()))
         self.notes: tuple[str, ...] = tuple(self._unusual())
 
     @classmethod
@@ -60,7 +64,7 @@ class Repository:
             raise InputError(f"{path}: not a git repository{_enclosing_repository(path)}") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: can't be read as a git repository ({error})") from None
-        reader = ObjectReader(Path(repo.common_dir), _hash_name(repo))
+        reader = ObjectReader(Path(repo.common_dir), _hash_name(path))
         try:
             opened = cls(path, repo, reader)
         except BaseException:
@@ -100,9 +104,29 @@ class Repository:
         limits = (self._full(tip), f"^{self._full(exclude)}")
         return self._reader.output("rev-list", "--topo-order", *limits, "--").decode().split()
 
+    def choose_files(self, commit: str, selection: FileSelection) -> PathRules:
+        """Leave files out from now on by a person's choice and by the `.gitattributes` of a commit; return the rules.
+
+        Raises InputError for a pattern that isn't one, or for a folder without files.
+        """
+        self._chosen_rules = self._read_rules(self._full(commit), selection)
+        return self._chosen_rules
+
+    def rules(self, commit: str) -> PathRules:
+        """Return the chosen rules, or else those of a commit (full id)."""
+        return self._chosen_rules or self._rules_of(commit)
+
+    def _read_rules(self, commit: str, selection: FileSelection) -> PathRules:
+        try:
+            entries = [(one.mode, one.blob, one.path) for one in tracked_entries(self._reader, commit)]
+        except RunError:  # its trees are missing: a snapshot says so, and history may still be read
+            entries = []
+        return PathRules(self._reader, entries, selection)
+
     def snapshot(self, commit: str, max_file_bytes: int = _MAX_FILE_BYTES) -> Snapshot:
         """Read the tracked text files of a commit, and count by reason what is left out."""
-        return read_snapshot(self._reader, self._full(commit), max_file_bytes)
+        commit = self._full(commit)
+        return read_snapshot(self._reader, commit, max_file_bytes, self.rules(commit))
 
     def commits(
         self,
@@ -119,7 +143,7 @@ class Repository:
         if limit is not None and limit <= 0:
             return
         counts = Counter[str]() if left_out is None else left_out
-        history = TextHistory(self._reader, max_file_bytes, counts)
+        history = TextHistory(self._reader, max_file_bytes, counts, self.rules(self._full(tip)))
         yield from islice(history.commits(self.log(tip, exclude, counts)), limit)
 
     def log(
@@ -136,16 +160,18 @@ class Repository:
         """
         counts = Counter[str]() if left_out is None else left_out
         excluded = self._full(exclude) if exclude else None
-        return History(self._reader, self._shallow, counts).log(self._full(tip), excluded, known)
+        tip = self._full(tip)
+        return History(self._reader, self._shallow, counts, self.rules(tip)).log(tip, excluded, known)
 
     def texts(
-        self, blobs: Iterable[str], max_file_bytes: int = _MAX_FILE_BYTES
-    ) -> Iterator[tuple[str, str | None, str]]:
-        """Yield (blob id, text, "") for each distinct blob in the order requested, or (id, None, reason) without text.
+        self, blobs: Iterable[str], max_file_bytes: int = _MAX_FILE_BYTES, notebooks: Container[str] = ()
+    ) -> Iterator[BlobText]:
+        """Yield the text of each distinct blob in the order requested, or why it is left out.
 
-        Reasons: missing, oversized, binary, empty, generated.
+        `notebooks`: blobs that may be larger than `max_file_bytes`, as their outputs aren't part of the text. Reasons:
+        missing, oversized, binary, empty, generated, broken notebook, LFS pointer and the like.
         """
-        return read_texts(self._reader, blobs, max_file_bytes)
+        return read_texts(self._reader, blobs, max_file_bytes, notebooks)
 
     def tracked(self, commit: str) -> Iterator[TreeEntry]:
         """Yield every tracked path of a commit, in git's order."""
@@ -168,7 +194,10 @@ class Repository:
                 f"{self.path}: belongs to another user, so git refuses to read it; if you trust it, run "
                 f"git config --global --add safe.directory '{self.path}'"
             )
-        branches = sorted(str(head.name) for head in self._repo.heads)
+        if " config " in errors:  # "bad config line 9 in file …", "bad numeric config value …"
+            return f"{self.path}: git can't read its configuration ({errors}); correct it"
+        listed, _ = run_git_in(self.path, "for-each-ref", "--format=%(refname:short)", "refs/heads")
+        branches = (listed or "").splitlines()
         if revision == "HEAD":
             if not branches:
                 return f"{self.path}: has no commits yet; commit something first"
@@ -183,7 +212,7 @@ class Repository:
             yield "Bare repository: it has no working tree; files are read from its commits, as always."
         elif Path(repo.git_dir).resolve() != self._common.resolve():
             yield "Linked worktree: HEAD is this worktree's own; its history is shared with the main one."
-        if repo.head.is_detached:
+        if run_git_in(self.path, "symbolic-ref", "--quiet", "HEAD")[0] is None:
             yield f"Detached HEAD at {head[:10]}: that commit is read, not the tip of a branch."
         if self._shallow:
             count = int(self._reader.output("rev-list", "--count", head, "--"))
@@ -192,13 +221,21 @@ class Repository:
                 f"Shallow clone with {commits} of history: change sequences can only come from these; "
                 "git fetch --unshallow downloads the rest."
             )
-        if self._partial:
+        if missing := self._missing_objects(head):
             entries = [entry for entry in tracked_entries(self._reader, head) if entry.mode != "160000"]
             absent = sum(entry.size is None for entry in entries)
             yield (
-                "Partial clone: files that aren't on this machine are left out and counted, never fetched "
-                f"(at HEAD: {absent} of {len(entries)} files)."
+                f"Partial clone: {missing:,} objects of the newest {_CHECKED_COMMITS:,} commits aren't here. "
+                f"They are left out and counted, never fetched (at HEAD: {absent} of {len(entries)} files)."
             )
+
+    def _missing_objects(self, head: str) -> int:
+        """Count the objects that a partial clone doesn't have; 0 for any other repository."""
+        promised = any((self._common / "objects" / "pack").glob("*.promisor"))
+        if not promised and run_git_in(self.path, "config", "--get-regexp", r"^remote\..*\.promisor$")[0] is None:
+            return 0
+        options = ("--objects", "--missing=print", f"-n{_CHECKED_COMMITS}")
+        return sum(line[:1] == b"?" for line in self._reader.fields("rev-list", *options, head, "--", end=b"\n"))
 
 
 def _folder_name(path: Path) -> str:
@@ -211,15 +248,8 @@ def _shallow_edge(common: Path) -> frozenset[str]:
     return frozenset(file.read_text("ascii").split()) if file.exists() else frozenset()
 
 
-def _is_partial(common: Path, repo: Repo) -> bool:
-    if any((common / "objects" / "pack").glob("*.promisor")):
-        return True
-    config = repo.config_reader("repository")
-    return any(config.has_option(section, "promisor") for section in config.sections())
-
-
-def _hash_name(repo: Repo) -> str:
-    return str(repo.config_reader("repository").get_value("extensions", "objectformat", "sha1"))
+def _hash_name(path: Path) -> str:
+    return run_git_in(path, "rev-parse", "--show-object-format")[0] or "sha1"
 
 
 def _enclosing_repository(path: Path) -> str:

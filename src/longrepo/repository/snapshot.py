@@ -6,13 +6,15 @@ Texts are streamed by object id: git inflates the next ones while this process d
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from longrepo.repository.filters import path_noise, text_noise
+from longrepo.repository.filters import pointer_noise, text_noise
 from longrepo.repository.git import MAX_PENDING_IDS, MISSING, ObjectReader, in_groups
-from longrepo.repository.types import Snapshot, TextFile, decode_path, decode_text, language_of
+from longrepo.repository.notebooks import BROKEN_NOTEBOOK, MAX_NOTEBOOK_BYTES, NOTEBOOK_SUFFIX, read_notebook
+from longrepo.repository.rules import PathRule, PathRules
+from longrepo.repository.types import BlobText, Snapshot, TextFile, decode_path, decode_text
 
 
 class TextPipe:
@@ -24,6 +26,7 @@ class TextPipe:
 
     def __init__(self, reader: ObjectReader, max_file_bytes: int) -> None:
         self._max_file_bytes = max_file_bytes
+        self._notebooks: frozenset[str] = frozenset()
         self._processes = ExitStack()
         self._sizes = self._processes.enter_context(reader.batch("--batch-check"))
         self._contents = self._processes.enter_context(reader.batch("--batch"))
@@ -39,58 +42,69 @@ class TextPipe:
     def __len__(self) -> int:
         return len(self._asked) + len(self._sizing)
 
-    def ask(self, blobs: list[str]) -> None:
-        """Request these blobs. Together with those not taken yet, there may be at most `MAX_PENDING_IDS`."""
+    def ask(self, blobs: list[str], notebooks: Iterable[str] = ()) -> None:
+        """Request these blobs. Together with those not taken yet, there may be at most `MAX_PENDING_IDS`.
+
+        `notebooks`: the blobs that may be larger, as their outputs aren't part of the text.
+        """
         self._ask_contents()
+        self._notebooks = frozenset(notebooks)
         self._sizes.ask(blobs)
         self._sizing = blobs
 
     def _ask_contents(self) -> None:
-        reasons = [(blob, self._unread(*self._sizes.header())) for blob in self._sizing]
+        reasons = [(blob, self._unread(blob, *self._sizes.header())) for blob in self._sizing]
         self._contents.ask(blob for blob, reason in reasons if not reason)
         self._asked.extend(reasons)
         self._sizing = []
 
-    def take(self) -> tuple[str, str | None, str]:
-        """Return the next (blob, text, ""), or (blob, None, reason). An "empty" one has both a text and a reason."""
+    def take(self) -> BlobText:
+        """Return the text of the next blob."""
         if not self._asked:
             self._ask_contents()
         blob, reason = self._asked.popleft()
         if reason:
-            return blob, None, reason
+            return BlobText(blob, None, reason)
         kind, size = self._contents.header()
         if kind == MISSING:
-            return blob, None, MISSING
-        text = decode_text(self._contents.content(size))
-        if text is None:
-            return blob, None, "binary"
-        reason = text_noise(text) or ""
-        return blob, (text if reason in ("", "empty") else None), reason
+            return BlobText(blob, None, MISSING)
+        return self._read(blob, self._contents.content(size))
 
-    def _unread(self, kind: str, size: int) -> str:
+    def _read(self, blob: str, content: bytes) -> BlobText:
+        if pointer := pointer_noise(content):
+            return BlobText(blob, None, pointer)
+        text, language = decode_text(content), ""
+        if text is None:
+            return BlobText(blob, None, "binary")
+        try:
+            if notebook := read_notebook(text):
+                text, language = notebook
+        except ValueError:
+            return BlobText(blob, None, BROKEN_NOTEBOOK)
+        if len(text) > self._max_file_bytes:
+            return BlobText(blob, None, "oversized")
+        return BlobText(blob, text, text_noise(text) or "", language)
+
+    def _unread(self, blob: str, kind: str, size: int) -> str:
         if kind != "blob":
             return MISSING
-        return "oversized" if size > self._max_file_bytes else ""
+        limit = MAX_NOTEBOOK_BYTES if blob in self._notebooks else self._max_file_bytes
+        return "oversized" if size > max(limit, self._max_file_bytes) else ""
 
 
 def read_texts(
-    reader: ObjectReader, blobs: Iterable[str], max_file_bytes: int
-) -> Iterator[tuple[str, str | None, str]]:
-    """Yield (blob, text, "") for each distinct blob in the order requested, or (blob, None, reason): missing,
-    oversized, binary, empty, generated. One text at a time is in memory."""
+    reader: ObjectReader, blobs: Iterable[str], max_file_bytes: int, notebooks: Container[str] = ()
+) -> Iterator[BlobText]:
+    """Yield the text of each distinct blob in the order requested, or why it is left out: missing, oversized, binary,
+    empty, generated, broken notebook, LFS pointer and the like. One text at a time is in memory."""
     size = MAX_PENDING_IDS // 3
     with TextPipe(reader, max_file_bytes) as pipe:
         for group in in_groups(_distinct(blobs), size):
-            pipe.ask(group)
+            pipe.ask(group, [blob for blob in group if blob in notebooks])
             while len(pipe) > 2 * size:
-                yield _without_empty(pipe.take())
+                yield pipe.take()
         while pipe:
-            yield _without_empty(pipe.take())
-
-
-def _without_empty(taken: tuple[str, str | None, str]) -> tuple[str, str | None, str]:
-    blob, text, reason = taken
-    return blob, (None if reason else text), reason
+            yield pipe.take()
 
 
 def _distinct(blobs: Iterable[str]) -> Iterator[str]:
@@ -123,43 +137,44 @@ def tracked_entries(reader: ObjectReader, commit: str) -> Iterator[TreeEntry]:
         yield TreeEntry(decode_path(path), mode, blob, int(size) if size.isdigit() else None)
 
 
-def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int) -> Snapshot:
+def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int, rules: PathRules) -> Snapshot:
     """Read the text files of a commit in path order, and count by reason what is left out, in files and bytes.
 
-    Reasons: submodule, symlink, missing, vendored, lock file, generated, oversized, binary, empty. A file that its
-    path or size rules out is never read; a blob that occurs at several paths is read once.
+    Reasons: submodule, symlink, missing, vendored, lock file, generated, oversized, binary, empty, LFS pointer and
+    the like. A file that its path or size rules out is never read; a blob that occurs at several paths is read once.
     """
     left_out, left_out_bytes = Counter[str](), Counter[str]()
     wanted: list[TreeEntry] = []
-    for entry in tracked_entries(reader, commit):
-        if reason := unread_reason(entry, max_file_bytes):
+    entries = list(tracked_entries(reader, commit))
+    rules.load(entry.path for entry in entries)
+    for entry in entries:
+        if reason := unread_reason(entry, max_file_bytes, rules.of(entry.path))[0]:
             left_out[reason] += 1
             left_out_bytes[reason] += entry.size or 0
         else:
             wanted.append(entry)
-    texts = {
-        blob: (text, reason)
-        for blob, text, reason in read_texts(reader, (entry.blob for entry in wanted), max_file_bytes)
-    }
+    notebooks = {entry.blob for entry in wanted if entry.path.endswith(NOTEBOOK_SUFFIX)}
+    texts = {one.blob: one for one in read_texts(reader, (one.blob for one in wanted), max_file_bytes, notebooks)}
     files: list[TextFile] = []
     for entry in wanted:
-        text, reason = texts[entry.blob]
-        if text is None:
+        _, text, reason, language = texts[entry.blob]
+        if text is None or (reason and not (reason == "generated" and rules.of(entry.path).own)):
             left_out[reason] += 1
             left_out_bytes[reason] += entry.size or 0
         else:
-            files.append(TextFile(entry.path, text, entry.blob, language_of(entry.path, text)))
+            files.append(TextFile(entry.path, text, entry.blob, rules.language_of(entry.path, text, language)))
     return Snapshot(commit, tuple(sorted(files, key=lambda file: file.path)), left_out, left_out_bytes)
 
 
-def unread_reason(entry: TreeEntry, max_file_bytes: int) -> str | None:
-    """Return why a file is left out for its path or size alone, or None if it has to be read."""
+def unread_reason(entry: TreeEntry, max_file_bytes: int, rule: PathRule) -> tuple[str, str]:
+    """Return why a file is left out for its path or size alone and the rule that says so; ("", "") if it is read."""
     if entry.mode in _MODES:
-        return _MODES[entry.mode]
-    if reason := path_noise(entry.path):
-        return reason
+        return _MODES[entry.mode], ""
+    if rule.reason:
+        return rule.reason, rule.rule
     if entry.size is None:
-        return MISSING
+        return MISSING, ""
     if entry.size == 0:
-        return "empty"
-    return "oversized" if entry.size > max_file_bytes else None
+        return "empty", ""
+    limit = max(max_file_bytes, MAX_NOTEBOOK_BYTES if entry.path.endswith(NOTEBOOK_SUFFIX) else 0)
+    return ("oversized", "data.max_file_bytes") if entry.size > limit else ("", "")

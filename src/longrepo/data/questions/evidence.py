@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from longrepo.errors import InputError
 from longrepo.repository.git import object_reader
+from longrepo.repository.languages import NON_CODE_LANGUAGES, language_of
 from longrepo.repository.snapshot import tracked_entries
-from longrepo.repository.types import NON_CODE_LANGUAGES, decode_path, language_of
+from longrepo.repository.types import decode_path
 
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
 _NAMES_AT_ONCE = 400  # in one pattern of git grep

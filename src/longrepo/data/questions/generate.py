@@ -44,7 +44,7 @@ from longrepo.data.questions.sources import (
 from longrepo.repository.definitions import Call, Definition
 from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.imports.statements import Import
-from longrepo.repository.types import NON_CODE_LANGUAGES
+from longrepo.repository.languages import NON_CODE_LANGUAGES
 from longrepo.utils import hashing
 
 _MAX_FILES = 3  # in an answer

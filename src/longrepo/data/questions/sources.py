@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from longrepo.repository.imports.graph import ImportGraph
-from longrepo.repository.types import NON_CODE_LANGUAGES
+from longrepo.repository.languages import NON_CODE_LANGUAGES
 
 if TYPE_CHECKING:
     from longrepo.repository.definitions import Call, Definition

@@ -1,0 +1,94 @@
+"""Which language a file is in, by its name and its text, and that text is code unless it is known not to be."""
+
+from __future__ import annotations
+
+import pytest
+
+from longrepo.repository.grammars import GRAMMARS
+from longrepo.repository.languages import PROSE_LANGUAGES, language_of
+
+XML = '<?xml version="1.0" encoding="utf-8"?>\n'
+ANDROID = XML + '<LinearLayout xmlns:android="http://schemas.android.com/apk/res/android">\n</LinearLayout>\n'
+PROSE = "This is the list of everybody who has ever helped with this project, in no order at all.\n" * 4
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "language"),
+    [
+        ("a/B.PY", "", "Python"),
+        ("a.d.ts", "", "TypeScript"),
+        ("x.h", "int f(void);\n", "C"),
+        ("x.h", "namespace a {\n}\n", "C++"),
+        ("bin/run", "#!/usr/bin/env -S python3.11 -u\n", "Python"),
+        ("bin/run", "#!/bin/bash", "Shell"),
+        ("bin/run", "#!\n", "Other"),
+        ("Makefile", "", "Makefile"),
+        ("docker/Dockerfile.dev", "", "Dockerfile"),
+        (".gitignore", "", "Data"),
+        ("nothing", "x", "Other"),
+        ("a.zzz", "#!/bin/sh\n", "Shell"),
+        ("a.m", "@interface A\n@end\n", "Objective-C"),
+        ("a.m", "function y = f(x)\n  y = x;\nend\n", "MATLAB"),
+        ("a.cls", "public class A {}\n", "Apex"),
+        ("a.cls", "\\ProvidesClass{thesis}\n", "TeX"),
+        ("config.h.in", "", "C"),
+        ("values.json.tmpl", "", "JSON"),
+    ],
+)
+def test_languages_go_by_name_then_by_the_text(path: str, text: str, language: str) -> None:
+    assert language_of(path, text) == language
+
+
+CODE = (
+    "cbl vhd adb asm S bat rkt vy cls tex j2 erb cshtml sas abap apex trigger lean hlsl bicep rego twig hbs "
+    "mustache jinja2 ejs liquid pug haml slim razor vb bas nsi qml ino scad stan awk dts wgsl metal cairo move hx "
+    "gleam cr odin jsonnet cue prisma ftl mako vm pp feature robot f77x pl6 fnl moon janet html xaml fxml xsl "
+    "astro unheardof"
+)
+
+
+@pytest.mark.parametrize("suffix", CODE.split())
+def test_text_is_code_in_any_language(suffix: str) -> None:
+    assert language_of(f"src/a.{suffix}", "x\n") not in PROSE_LANGUAGES
+
+
+DATA = (
+    "md rst txt adoc org json yaml yml toml csv tsv ini properties xml svg po srt patch lock pem obj fasta log "
+    "meta prefab resx xlf csproj dat geojson"
+)
+
+
+@pytest.mark.parametrize("suffix", DATA.split())
+def test_prose_and_data_are_not_code(suffix: str) -> None:
+    assert language_of(f"src/a.{suffix}", "x\n") in PROSE_LANGUAGES
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "code"),
+    [
+        ("app/src/main/res/layout/main.xml", ANDROID, True),
+        ("app/src/main/res/menu-land/main.xml", "", True),
+        ("app/src/main/res/values/strings.xml", XML + "<resources><string>a</string></resources>\n", False),
+        ("views/sale.xml", XML + '<odoo>\n<record id="a"/>\n</odoo>\n', True),
+        ("build.xml", XML + '<project name="a" default="b">\n<target name="b"/>\n</project>\n', True),
+        ("data/cities.xml", XML + "<cities><city>a</city></cities>\n", False),
+        ("i18n/de.ts", XML + "<!DOCTYPE TS>\n<TS/>\n", False),
+        ("main.ts", "const a = 1;\n", True),
+        ("AUTHORS", PROSE, False),
+        ("docs/history", PROSE, False),
+        ("bin/tool", "proc main { print 1 }\n", True),
+        ("points", "1.0 2.0 3.5\n" * 30, False),
+        ("settings", '{\n  "a": 1\n}\n', False),
+        ("tool.1", ".TH TOOL 1\n.SH NAME\n", False),
+        ("LICENSE-MIT", "", False),
+        ("license.py", "", True),
+    ],
+)
+def test_a_text_whose_name_says_little_is_judged_by_what_it_holds(path: str, text: str, code: bool) -> None:
+    assert (language_of(path, text) not in PROSE_LANGUAGES) == code
+
+
+def test_every_language_with_a_grammar_has_a_suffix() -> None:
+    from longrepo.repository import languages
+
+    assert set(GRAMMARS) <= set(languages._BY_SUFFIX.values())
