@@ -181,7 +181,7 @@ def _table(number: int, rows: int) -> str:
 
 def test_what_the_snapshot_leaves_out_isn_t_learnt_from_its_changes(tokenizer: RepoTokenizer, tmp_path: Path) -> None:
     """Neither large files of values, still there or gone, nor copies of another file; small ones and the rest are."""
-    files = {f"src/{name}.py": module(name, None, 8) for name in NAMES[:4]}
+    files = {f"src/{name}.py": module(name, None, 8) for name in NAMES[:6]}
     made = [Made({**files, "data/big.json": _values(0, 1500), "data/gone.csv": _table(0, 2000), "data/small.json": ""})]
     for number in range(1, 7):
         changed = {
