@@ -90,6 +90,7 @@ COMMANDS = {
     "longrepo extend": "--method",
     "longrepo generate": "--model",
     "longrepo import-adapter": "--output",
+    "longrepo init": "FILE",
     "longrepo inspect": "SEQUENCES",
     "longrepo models": "params",
     "longrepo models params": "--json",

@@ -79,6 +79,8 @@ NOT_RUN = {
     "longrepo plan --calibrate": "takes a minute",
     "longrepo plan --inference RUN": "runs in tests/cli/test_plan_command.py",
     "longrepo extend MODEL --to 131072 --method yarn --window full --output DIR": "runs in tests/cli/test_extend.py",
+    "longrepo init small.yaml --model embedded": "runs in tests/cli/test_init.py",
+    "longrepo --install-completion": "changes the shell's own files",
     "longrepo models list": "runs in tests/cli/test_models_command.py",
     "longrepo models params NAME": "the same",
     "longrepo pretrain --preset 150M_1024 --repo PATH --output DIR": "runs in tests/cli/test_pretrain.py",

@@ -15,20 +15,24 @@ from longrepo.cli.evaluate import evaluate, report
 from longrepo.cli.export import export, extend, import_adapter
 from longrepo.cli.generate import generate, serve
 from longrepo.cli.pipeline import pipeline
-from longrepo.cli.plan import doctor, models_app, plan
+from longrepo.cli.plan import doctor, init, models_app, plan
 from longrepo.cli.pretrain import pretrain
 from longrepo.cli.train import train
 from longrepo.errors import InputError, RunError
 
 COMMANDS = (
-    prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, export,
+    init, prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, export,
     import_adapter, extend, report, generate, serve, pretrain,
 )  # fmt: skip
 
 
-def _new_app(**options: Any) -> typer.Typer:
+def _new_app(completion: bool = False, **options: Any) -> typer.Typer:
     return typer.Typer(
-        add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=True, **options
+        add_completion=completion,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        no_args_is_help=True,
+        **options,
     )
 
 
@@ -38,7 +42,7 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-app = _new_app(help="Tune a 4-bit code model on your own git repository, at long context.")
+app = _new_app(completion=True, help="Tune a 4-bit code model on your own git repository, at long context.")
 
 
 @app.callback()

@@ -42,8 +42,23 @@ ModelOption = Annotated[
 PathOption = Annotated[
     str | None, typer.Option("--path", metavar="SUBFOLDER", help="Read only this folder of the repository.")
 ]
+
+
+def _complete_setting(incomplete: str) -> list[str]:
+    """Return the settings that begin with what was typed, for a shell's completion of --set."""
+    from longrepo.config.suggestions import all_keys
+
+    return [f"{key}=" for key in all_keys() if key.startswith(incomplete)]
+
+
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: lora.r=16. Repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting: lora.r=16. Repeatable.",
+        autocompletion=_complete_setting,
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Commands that answer before anything is loaded: `plan` (what training or answering needs, and how long it takes),
+"""Commands to begin with: `init` (a settings file), `plan` (what training or answering needs, and how long it takes),
 `doctor` (whether training would run here) and `models` (the presets, and what a model needs)."""
 
 from __future__ import annotations
@@ -267,6 +267,33 @@ def doctor(
         findings = print_findings(found, Console(highlight=False))
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The file to write.")] = Path("longrepo.yaml"),
+    model: ModelOption = None,
+) -> None:
+    """Write a settings file to start from: every setting explained, at its default and commented out."""
+    from longrepo.config.settings_file import settings_template, values_for_model
+    from longrepo.engines.model_shape import local_positions
+    from longrepo.utils.files import write_text_file
+
+    if file.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{file}: a settings file is YAML; give a name ending in .yaml")
+    if file.exists():
+        raise InputError(f"{file}: already exists; give another name, or remove it")
+    settings = load_settings(None, overrides_of(None, model))
+    values = {}
+    if model is not None:
+        reach = local_positions(settings.model, settings.context)
+        values = values_for_model(model, reach)
+        if len(values) > 1:
+            lengths = ", ".join(f"{value:,}" for key, value in values.items() if key.endswith("_max_length"))
+            print(f"phases of up to {lengths} tokens, because the positions of {model} reach {reach:,}")
+    write_text_file(file, settings_template(values))
+    load_settings(file)
+    print(f"{file}: uncomment what you change, and give it as --config {file}")
+    print(f"next: longrepo plan --config {file}")
 
 
 models_app = typer.Typer(help="List presets; show what a model consists of and needs.", no_args_is_help=True)

@@ -82,7 +82,7 @@ def nearest_name(name: str) -> str | None:
     plain = name.lower().replace("-", "_")
     if re.match(r"phase\d", plain):
         plain = re.sub(r"^phase([4-9]|\d\d).*", "further_phases", plain)
-    by_last = {key.rpartition(".")[2]: key for key in (*Settings.model_fields, *_all_keys())}
+    by_last = {key.rpartition(".")[2]: key for key in (*Settings.model_fields, *all_keys())}
     if plain in by_last or plain in _BY_OTHER_NAME:
         return by_last.get(plain) or _BY_OTHER_NAME[plain]
     match = _closest(plain, {**_BY_OTHER_NAME, **by_last}, 0.75)
@@ -94,7 +94,8 @@ def _in_section(above: Sequence[PathPart], wrong: PathPart, section: type[BaseMo
     return dotted_key((*above, match)) if match else None
 
 
-def _all_keys() -> Iterator[str]:
+def all_keys() -> Iterator[str]:
+    """Yield the names of all settings: `model.name`, …"""
     for name, field in Settings.model_fields.items():
         section = section_in(field.annotation)
         yield from (f"{name}.{key}" for key in (section.model_fields if section else ()))
