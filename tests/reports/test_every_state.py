@@ -25,6 +25,7 @@ from longrepo.memory.budget import Budget
 from longrepo.memory.estimate import StepMemory
 from longrepo.memory.planner import MemoryPlan, PhaseMemoryPlan, StepEstimate
 from longrepo.reports.html.page import write_comparison, write_report
+from longrepo.reports.html.tables import event_sentences, memory_table
 from longrepo.reports.run_record import read_run_record
 
 GIB = 2**30
@@ -169,6 +170,8 @@ def test_a_resumed_runs_plan_keeps_the_phases_before(tmp_path: Path) -> None:
     assert list(after["phases"]) == ["1", "2", "3"][: len(after["phases"])] and after["budget"]["bytes"] == GIB
     assert after["phases"]["1"]["peak"] == before["phases"]["1"]["peak"]
     assert after["phases"]["1"]["budget"]["bytes"] == 2 * GIB, "another one than of the phases after it"
+    words = "was planned within 2.00 GiB (made up), on cpu."
+    assert event_sentences(read_run_record(path)) == [f"Phase 1 {words}", f"Phase 2 {words}"], "both began with it"
 
 
 def test_losses_of_another_engine_are_not_compared(tmp_path: Path) -> None:
@@ -176,3 +179,26 @@ def test_losses_of_another_engine_are_not_compared(tmp_path: Path) -> None:
     first, second = record.history.checks
     assert first[0][0] == 0 and second[0][0] == 5 and len(second) > 2
     assert record.history.best is not None and record.history.best[0] > 5
+
+
+def test_what_was_run_is_never_said_not_to_have_run(tmp_path: Path) -> None:
+    """Short phases end between two samples of the guard: then it is the epochs' own peak, or nothing is known."""
+
+    class Measuring(FakeEngine):
+        def peak_memory(self) -> int:
+            return 3 * GIB
+
+    path = trained(tmp_path / "run", engine=Measuring())
+    rows = {row[0]: row[4] for row in memory_table(read_run_record(path)).rows}
+    assert rows == {"1": "3.00", "2": "3.00"}
+    path = stopped(tmp_path / "stopped", 1, 2)
+    assert {row[0]: row[4] for row in memory_table(read_run_record(path)).rows} == {"1": "not measured", "2": "not run"}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"phases": {"1": {}}}', '{"phases": [1]}', '{"phases": {}}'])
+def test_a_plan_that_cannot_be_read_is_said(tmp_path: Path, content: str) -> None:
+    path = trained(tmp_path / "run", epochs=1)
+    (path / "memory_plan.json").write_text(content)
+    record = read_run_record(path)
+    assert record.plan is None and record.missing["plan"] == "memory_plan.json can't be read."
+    assert "memory_plan.json can&#39;t be read." in write_report(record).read_text()

@@ -13,6 +13,7 @@ from longrepo.config.schema import Settings
 from longrepo.data.dataset import HEADER_FILE
 from longrepo.data.metadata import Header
 from longrepo.data.prepare import SUMMARY_FILE
+from longrepo.engines.base import StepMethod
 from longrepo.errors import InputError
 from longrepo.evaluation.results import Evaluation, read_evaluation
 from longrepo.training.checkpoint import SETTINGS_FILE, STATE, trained_folder
@@ -53,6 +54,12 @@ class MetricsHistory:
         """(update, peak memory in bytes); on a CPU the process without freed blocks that the C library kept."""
         measured = [(one.update, one.memory) for one in self.updates if one.memory.get("peak")]
         return [(update, max(0, memory["peak"] - memory.get("freed", 0))) for update, memory in measured]
+
+    def used(self, phase: int) -> int:
+        """Peak memory of a phase in bytes, sampled during its updates or at the end of its epochs; 0: not measured."""
+        sampled = dict(self.peaks)
+        updates = (sampled.get(one.update, 0) for one in self.updates if one.phase == phase)
+        return max((*updates, *(one.memory.used for one in self.epochs if one.phase == phase)), default=0)
 
     @property
     def freed(self) -> int:
@@ -233,12 +240,23 @@ def _read_folder_header(path: Path) -> Header:
 def _read_plan(file: Path, missing: dict[str, str]) -> Mapping[str, Any] | None:
     try:
         plan: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        if not _is_plan(plan):
+            raise ValueError("another shape")
         return plan
     except FileNotFoundError:
         missing["plan"] = "This run's memory was not planned."
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         missing["plan"] = f"{file.name} can't be read."
     return None
+
+
+def _is_plan(plan: Mapping[str, Any]) -> bool:
+    """Whether it has all that the page shows. Raises KeyError, TypeError, ValueError or AttributeError if it hasn't."""
+    for number, phase in plan["phases"].items():
+        StepMethod.from_dict(phase["method"])
+        if int(number) < 1 or not isinstance(phase["peak"], int) or not isinstance(phase["length"], int):
+            return False
+    return isinstance(plan["budget"]["bytes"], int) and isinstance(plan["budget"]["reason"], str) and "device" in plan
 
 
 def _find_evaluation(path: Path, missing: dict[str, str]) -> Evaluation | None:

@@ -200,7 +200,8 @@ def _loss_chart(history: MetricsHistory) -> Chart:
 
 
 def _length_chart(history: MetricsHistory) -> list[Chart]:
-    checks = [check for group in history.checks for check in group]
+    groups = history.checks
+    checks = [check for group in groups for check in group]
     names = list(dict.fromkeys(name for _, found in checks for name in found.by_length))
     if len(names) < 2 or len(checks) < 2:
         return []
@@ -210,9 +211,13 @@ def _length_chart(history: MetricsHistory) -> list[Chart]:
         _mark_phases(axes, history, narrow)
         ends = []
         for number, name in enumerate(names):
-            points = [(update, found.by_length[name]) for update, found in checks if name in found.by_length]
-            colour = colours[number % len(colours)]
-            axes.plot(*zip(*points, strict=True), color=colour, marker="osD^"[number % 4], markersize=4)
+            colour, points = colours[number % len(colours)], list[tuple[int, float]]()
+            for group in history.checks:
+                if (
+                    points := [(update, one.by_length[name]) for update, one in group if name in one.by_length]
+                    or points
+                ):
+                    axes.plot(*zip(*points, strict=True), color=colour, marker="osD^"[number % 4], markersize=4)
             ends.append((*points[-1], f"{name} tokens", colour))
         _finish_axes(axes, ends, "nats a token")
 

@@ -73,7 +73,7 @@ def _overview_table(names: Sequence[str], runs: Sequence[RunRecord]) -> PageTabl
 
 def _overview_row(name: str, run: RunRecord) -> list[str]:
     history = run.history
-    peak = max((peak for _, peak in history.peaks), default=0)
+    peak = max((history.used(phase) for phase, _, _ in history.spans), default=0)
     row = [
         name, run.snapshot.identity.engine if run.snapshot else "–",
         f"{len(history.epochs)} of {run.epochs_planned}", f"{history.tokens:,}",
@@ -86,7 +86,8 @@ def _overview_row(name: str, run: RunRecord) -> list[str]:
         row += [format_value(one.base, unit), format_value(one.tuned, unit), f"{one.difference:+.3f}", interval]
     else:
         row += ["not evaluated", "–", "–", "–"]
-    return [*(cell.replace("-", "−") if cell[:1] in "+-" else cell for cell in row), f"{peak / GIB:.2f} GiB"]
+    row.append(f"{peak / GIB:.2f} GiB" if peak else "not measured")
+    return [cell.replace("-", "−") if cell[:1] in "+-" else cell for cell in row]
 
 
 def _validation_chart(names: Sequence[str], runs: Sequence[RunRecord]) -> list[Chart]:

@@ -222,7 +222,7 @@ def _validation_headline(run: RunRecord) -> Headline | None:
 
 
 def _memory_headline(run: RunRecord) -> Headline | None:
-    used = max((peak for _, peak in run.history.peaks), default=0)
+    used = max((run.history.used(phase) for phase, _, _ in run.history.spans), default=0)
     if not used:
         return None
     planned = max((phase["peak"] for phase in run.plan["phases"].values()), default=None) if run.plan else None

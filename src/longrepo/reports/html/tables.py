@@ -117,7 +117,7 @@ def memory_table(run: RunRecord) -> PageTable:
     for number in sorted(set(plans) | {str(phase) for phase in spans}, key=int):
         plan = plans.get(number)
         start, end = spans.get(int(number), (0, 0))
-        used = max((peak for update, peak in run.history.peaks if start < update <= end), default=0)
+        used = run.history.used(int(number))
         planned = plan["peak"] if plan else 0
         rows.append(
             [
@@ -125,7 +125,7 @@ def memory_table(run: RunRecord) -> PageTable:
                 f"{plan['length']:,}" if plan else "–",
                 str(StepMethod.from_dict(plan["method"])) if plan else "–",
                 f"{planned / GIB:.2f}" if planned else "–",
-                f"{used / GIB:.2f}" if used else "not run",
+                f"{used / GIB:.2f}" if used else "not measured" if end > start else "not run",
                 f"{used / planned:.0%}" if used and planned else "–",
             ]
         )
@@ -133,8 +133,14 @@ def memory_table(run: RunRecord) -> PageTable:
 
 
 def event_sentences(run: RunRecord) -> list[str]:
-    """Describe steps down and the memory guard's events in sentences."""
-    sentences = [f"From update {one.update} on: {one.text}" for one in run.history.steps_down]
+    """Describe steps down, the memory guard's events and earlier budgets in sentences."""
+    sentences = [
+        f"Phase {number} was planned within {phase['budget']['bytes'] / GIB:.2f} GiB ({phase['budget']['reason']}), on "
+        f"{phase['device']}."
+        for number, phase in (run.plan["phases"].items() if run.plan else ())
+        if "budget" in phase and "device" in phase
+    ]
+    sentences += [f"From update {one.update} on: {one.text}" for one in run.history.steps_down]
     for event in run.history.events:
         words = _EVENT_SENTENCES.get(str(event.get("event")))
         if words:
