@@ -41,8 +41,8 @@ from longrepo.evaluation.run import (
     summarize_measurements,
 )
 from longrepo.evaluation.scoring import Measurement, Measurements
+from longrepo.repository.languages import language_of
 from longrepo.repository.repository import Repository
-from longrepo.repository.types import language_of
 from longrepo.rope.apply import NATIVE_CONTEXT
 
 SEED = 42
