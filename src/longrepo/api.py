@@ -240,8 +240,8 @@ def prepare_tools(
         scorer = _base_model_scorer(settings, tokenizer, choice) if settings.data.model_difficulty else None
         workers = min(_MAX_WORKERS, os.cpu_count() or 1)
         yield PreparationTools(tokenizer, cache, workers, listener, scorer)
-    except KeyboardInterrupt:
-        listener.stopped()
+    except KeyboardInterrupt as stop:
+        stop.add_note("nothing was written; what was read is kept for the next run")
         raise
     finally:
         cache.close()

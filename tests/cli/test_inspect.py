@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from longrepo.cli.app import main
+from longrepo.cli.app import app, main
 from longrepo.config.schema import DataSettings
+from longrepo.data import dataset
 from longrepo.data.builder import LongContextSequenceBuilder, Version
 from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
@@ -157,3 +159,13 @@ def test_a_model_with_another_tokenizer_is_named(look: Look, tmp_path: Path) -> 
     (tmp_path / "tokenizer.json").write_text(text, "utf-8")
     status, _, err = look("--index", "0", "--model", str(tmp_path))
     assert status == 2 and "is not the one that the sequences were made with (embedded, " in err
+
+
+@pytest.mark.parametrize("command", ["inspect", "check-leaks"])
+def test_ctrl_c_is_answered(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dataset, "read_sequences", interrupted)
+    stopped = CliRunner().invoke(app, [command, str(tmp_path)])
+    assert (stopped.exit_code, stopped.output) == (130, "stopped\n")

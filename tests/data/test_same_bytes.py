@@ -165,7 +165,7 @@ def test_ctrl_c_leaves_no_process_and_nothing_half_written(
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command, cwd=tmp_path, env=env, text=True, start_new_session=True, **pipes)
     assert process.stdout is not None
-    assert process.stdout.readline() == "now\n"
+    assert process.stdout.readline() == "now\n", process.communicate()
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     assert len(family) >= 3
     if to_group:

@@ -83,7 +83,9 @@ def test_a_stopped_evaluation_goes_on_and_measures_nothing_twice(
     engine.scored.clear()
     engine.prompts.clear()
     engine.stop_at = scores // 2
-    assert CliRunner().invoke(app, ["evaluate", str(run), "--repo", str(shop.folder), "--quick"]).exit_code == 130
+    stopped = CliRunner().invoke(app, ["evaluate", str(run), "--repo", str(shop.folder), "--quick"])
+    assert stopped.exit_code == 130
+    assert "stopped: finished measurements are kept; the same command goes on from there" in stopped.output
     assert not (run / "evaluation.json").exists()
     engine.stop_at = None
     evaluated(run, "--repo", shop.folder)

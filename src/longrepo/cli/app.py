@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import typer
@@ -52,8 +53,22 @@ def _global_options(
     del version  # its callback has answered
 
 
+def _says_stopped(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that says on Ctrl-C what becomes of its work: typer alone would end it without a word."""
+
+    @wraps(command)
+    def run(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except KeyboardInterrupt as stop:
+            print(": ".join(["stopped", *getattr(stop, "__notes__", ())]), file=sys.stderr)
+            raise
+
+    return run
+
+
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(_says_stopped(command))
 app.add_typer(models_app, name="models")
 
 
@@ -65,7 +80,7 @@ def main() -> None:
 def run_alone(command: Callable[..., None]) -> None:
     """Run one command as a program of its own, as the scripts at the top of the repository do."""
     alone = _new_app()
-    alone.command()(command)
+    alone.command()(_says_stopped(command))
     _run(alone)
 
 
@@ -75,9 +90,6 @@ def _run(program: typer.Typer) -> None:
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader (`| head`) has gone; without this Python complains again while flushing at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -74,6 +74,9 @@ def local_positions(model: ModelSettings, context: ContextSettings) -> int | Non
     its positions can't be changed as `context` says."""
     from huggingface_hub import try_to_load_from_cache
 
+    folder = Path(model.name).expanduser()
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return None  # a tokenizer alone, which is enough to prepare with
     where, revision = model_location(model.name), model.revision
     if not Path(where).is_dir() and not is_shipped_config(model.name, revision):
         file = try_to_load_from_cache(where, "config.json", revision=revision)

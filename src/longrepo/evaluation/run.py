@@ -365,7 +365,7 @@ class EvaluationRun:
                 *plan_measurements(data, self.lengths, amount, seed, elsewhere),
             ]
             units = [_with_positions(unit, tiers) for unit in units]
-            with watch.count("measuring base and tuned", len(units)) as done:
+            with watch.count("measuring base and tuned", len(units)) as done, _finished_kept():
                 found = run_measurements(self.adaptive, units, store, lambda: done(1))
             about |= {**data.facts(), "seconds": round(time.monotonic() - began, 1)}
             notes = [*self.notes, *self.file.header.notes, *data.notes]
@@ -388,6 +388,16 @@ class EvaluationRun:
                 "compared"
             )
         return [unit for unit in every if unit.length <= reach and (unit.key in chosen or unit.key in store)]
+
+
+@contextmanager
+def _finished_kept() -> Iterator[None]:
+    """Note on Ctrl-C that what was measured is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note("finished measurements are kept; the same command goes on from there")
+        raise
 
 
 def phase_caps(settings: Settings) -> list[int]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -316,7 +315,3 @@ class TerminalProgress:
         with Progress(*columns, console=self._console, transient=True, disable=disable) as bar:
             task = bar.add_task(what, total=total)
             yield lambda count: bar.advance(task, count)
-
-    def stopped(self) -> None:
-        """Print what is left after a stop."""
-        print("stopped: nothing was written; what was read is kept for the next run", file=sys.stderr)

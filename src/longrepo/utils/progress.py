@@ -16,9 +16,6 @@ class Progress(Protocol):
     def count(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         """Yield a function to call with the number of pieces that were just finished, of `total`."""
 
-    def stopped(self) -> None:
-        """Report that Ctrl-C ended the work before anything was written."""
-
 
 class NoProgress:
     """Discards all reports."""
@@ -30,6 +27,3 @@ class NoProgress:
     def count(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """Do nothing."""
         yield lambda _: None
-
-    def stopped(self) -> None:
-        """Do nothing."""
