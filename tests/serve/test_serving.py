@@ -246,7 +246,8 @@ def test_more_tokens_than_fit_are_cut_to_what_fits(served: Served, shop: Tried) 
 
 
 def test_the_model_has_a_name(served: Served) -> None:
-    assert [model.id for model in served.client.models.list()] == ["embedded-run"]
+    (model,) = served.client.models.list()
+    assert model.id == "embedded-run" and model.model_extra == {"max_model_len": 512}
 
 
 REFUSED = {
@@ -258,8 +259,8 @@ REFUSED = {
     "suffix must be a string": {"suffix": 7},
     "suffix needs a prompt of text": {"prompt": [1, 2], "suffix": "a"},
     "stop must be a string or a list of strings": {"stop": [7]},
-    "max_tokens must be a whole number from 0 to": {"max_tokens": -1},
-    "max_tokens must be a whole number from 0": {"max_tokens": 1.5},
+    "max_tokens must be a whole number, 0 or more": {"max_tokens": -1},
+    "max_tokens must be a whole number, 0": {"max_tokens": 1.5},
     "max_tokens must be a whole number": {"max_tokens": True},
     "n must be a whole number from 1 to 128": {"n": 0},
     "makes 130 answers: ask for at most 128": {"n": 65, "prompt": ["a", "b"]},
@@ -293,6 +294,21 @@ def test_what_cannot_be_answered_is_refused_in_a_line(served: Served) -> None:
             _post(served, body)
     with pytest.raises(openai.NotFoundError, match="use POST /v1/completions"):
         served.client.chat.completions.create(model="any", messages=[{"role": "user", "content": "a"}])
+
+
+@pytest.mark.parametrize("path", ["completions/", "/completions", "//completions//"])
+def test_slashes_too_many_are_ignored(served: Served, path: str) -> None:
+    body = json.dumps({"prompt": BEFORE, "max_tokens": NEW}).encode()
+    with urlopen(Request(f"{served.client.base_url}{path}", body)) as answer:
+        assert json.load(answer)["choices"][0]["text"] == served.answers(BEFORE)
+
+
+def test_any_special_token_of_the_base_ends_an_answer(served: Served) -> None:
+    separator = served.tuned.tokenizer.id("<file_sep>")
+    answer = served.client.completions.create(
+        model="any", prompt=BEFORE, max_tokens=NEW, logit_bias={str(separator): 100}
+    )
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("", "stop")
 
 
 def test_a_page_of_a_browser_gets_no_answer(served: Served) -> None:

@@ -58,7 +58,7 @@ class CompletionRequest:
         return CompletionRequest(
             prompts=prompts,
             suffix=_without_surrogates(suffix) if suffix else None,
-            max_tokens=_whole(fields, "max_tokens", DEFAULT_MAX_TOKENS, 0, 2**31),
+            max_tokens=_whole(fields, "max_tokens", DEFAULT_MAX_TOKENS, 0),
             stop=tuple(filter(None, stops)),
             stream=_flag(fields, "stream"),
             include_usage=_flag(options, "include_usage"),
@@ -98,7 +98,7 @@ def _sampling(fields: Mapping[str, Any]) -> Sampling:
     return Sampling(
         temperature=_number(fields, "temperature", 0, 0, 2),
         top_p=_number(fields, "top_p", 1, 0, 1),
-        seed=_whole(fields, "seed", 0, -(2**63), 2**63 - 1) if "seed" in fields else None,
+        seed=_whole(fields, "seed", 0, -(2**63)) if "seed" in fields else None,
         frequency_penalty=_number(fields, "frequency_penalty", 0, -2, 2),
         presence_penalty=_number(fields, "presence_penalty", 0, -2, 2),
         logit_bias={int(token): _number(bias, token, 0, -100, 100) for token in bias},
@@ -113,10 +113,11 @@ def _number(fields: Mapping[str, Any], name: str, default: float, low: float, hi
     return float(value)
 
 
-def _whole(fields: Mapping[str, Any], name: str, default: int, low: int, high: int) -> int:
-    value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
-        raise InputError(f"{name} must be a whole number from {low} to {high}")
+def _whole(fields: Mapping[str, Any], name: str, default: int, low: int, high: int | None = None) -> int:
+    value, most = fields.get(name, default), 2**63 - 1 if high is None else high
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= most or value != int(value):
+        wanted = f", {low} or more" if high is None else f" from {low} to {high}"
+        raise InputError(f"{name} must be a whole number{wanted}")
     return int(value)
 
 

@@ -113,14 +113,15 @@ class TokenSampler:
 class CompletionText:
     """The text of an answer, token by token.
 
-    It ends at a mark, or at a stop sequence, whichever tokens that falls into. Text that may be the start of a stop
-    sequence is held back until that is decided. Line ends are `newline` in the tokens and `wanted` in the text and the
-    stops."""
+    It ends at any special token, or at a stop sequence, whichever tokens that falls into. Text that may be the start of
+    a stop sequence is held back until that is decided. Line ends are `newline` in the tokens and `wanted` in the text
+    and the stops."""
 
     def __init__(
         self, tokenizer: RepoTokenizer, stop: Sequence[str] = (), newline: str = "\n", wanted: str | None = None
     ) -> None:
         self._tokenizer, self._marks = tokenizer, special_token_mask(tokenizer)
+        self._marks[list(tokenizer.special_ids)] = True
         self._wanted = wanted or newline
         self._has_returns = "\r" in newline + self._wanted
         self._stop = [one.replace("\r\n", "\n") for one in stop if one]

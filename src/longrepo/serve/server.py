@@ -115,7 +115,8 @@ class CompletionServer:
         self._listening, self._tuned, self._prompts = listening, tuned, prompts
         self._waiting: SimpleQueue[Answer | None] = SimpleQueue()
         self._stopping = False
-        app = application(tuned.name, self._waiting.put, allowed_hosts(listening.getsockname()[0]))
+        allows = allowed_hosts(listening.getsockname()[0])
+        app = application(tuned.name, prompts.longest or prompts.length, self._waiting.put, allows)
         options: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
         self._http = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, **options))
 
@@ -201,9 +202,9 @@ class CompletionServer:
         return new
 
 
-def application(name: str, enqueue: Callable[[Answer], None], allows: Callable[[str], bool]) -> Starlette:
+def application(name: str, longest: int, enqueue: Callable[[Answer], None], allows: Callable[[str], bool]) -> Starlette:
     """Return the HTTP application: it passes requests to `enqueue` and sends the parts of answers as they come.
-    `allows` decides which host names requests may be addressed to."""
+    `allows` decides which host names requests may be addressed to; `longest`: tokens of prompt and completion."""
 
     async def complete(request: Request) -> Response:
         try:
@@ -230,18 +231,19 @@ def application(name: str, enqueue: Callable[[Answer], None], allows: Callable[[
         return JSONResponse({**header, "model": name, **_whole_answer(answer.request, parts)})
 
     async def models(_: Request) -> Response:
-        model = {"id": name, "object": "model", "created": 0, "owned_by": "longrepo"}
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "longrepo", "max_model_len": longest}
         return JSONResponse({"object": "list", "data": [model]})
 
     return Starlette(
         routes=[Route("/v1/completions", complete, methods=["POST"]), Route("/v1/models", models, methods=["GET"])],
-        middleware=[Middleware(HostCheck, allows=allows)],
+        middleware=[Middleware(AddressCheck, allows=allows)],
         exception_handlers=dict.fromkeys((InputError, HTTPException, AnswerBrokenOff), _error_response),
     )
 
 
-class HostCheck:
-    """Middleware that refuses requests for other host names, so that a web page's own name can't be pointed here."""
+class AddressCheck:
+    """Middleware that refuses requests for other host names, so that a web page's own name can't be pointed here.
+    Slashes too many in a path, where an editor joins an address and a path, are ignored."""
 
     def __init__(self, app: ASGIApp, allows: Callable[[str], bool]) -> None:
         self._app, self._allows = app, allows
@@ -255,6 +257,7 @@ class HostCheck:
                 )
                 await JSONResponse(body, 400)(scope, receive, send)
                 return
+            scope = {**scope, "path": re.sub("/+", "/", scope["path"]).rstrip("/") or "/"}
         await self._app(scope, receive, send)
 
 
