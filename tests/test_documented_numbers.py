@@ -60,7 +60,15 @@ def option(command: Callable[..., Any], name: str) -> Any:
     return inspect.signature(command).parameters[name].default
 
 
-FRACTIONS = {"half": 0.5, "A quarter": 0.25, "a quarter": 0.25, "a tenth": 0.1, "A tenth": 0.1}
+FRACTIONS = {
+    "half": 0.5,
+    "A quarter": 0.25,
+    "a quarter": 0.25,
+    "a fifth": 0.2,
+    "a tenth": 0.1,
+    "A tenth": 0.1,
+    "nine tenths": 0.9,
+}
 WORDS = {
     "once": 1, "one": 1, "two": 2, "2 nats": 2, "three": 3, "four": 4, "five": 5, "six": 6, "eight": 8, "ten": 10,
 }  # fmt: skip
@@ -170,8 +178,9 @@ ROWS: list[Row] = [
     # answers
     (README, "OpenAI completions, 127.0.0.1:{}/v1", "8080", option(serve, "port")),
     ("docs/use.md", "longrepo serve RUN # http://127.0.0.1:{}/v1", "8080", option(serve, "port")),
-    ("docs/use.md", "at least {}, and half of those asked about, must occur", "three", working_tree._MIN_MATCH_LINES),
-    ("docs/use.md", "and {} of those asked about, must occur in it", "half", working_tree._MIN_MATCH_SHARE),
+    ("docs/use.md", "at least {} of those asked about", "three", working_tree._MIN_MATCH_LINES),
+    ("docs/use.md", "{} of those that any file has", "nine tenths", working_tree._MIN_KNOWN_SHARE),
+    ("docs/use.md", "any file has, and {} of all", "a fifth", working_tree._MIN_MATCH_SHARE),
     ("docs/use.md", "| `max_tokens` | default {};", "256", protocol.DEFAULT_MAX_TOKENS),
     ("docs/use.md", "answers to each prompt; {} in all", "128", protocol.MAX_ANSWERS),
     ("docs/use.md", "before temperature and penalties; up to {} |", "20", protocol.MAX_LOGPROBS),

@@ -30,6 +30,11 @@ def module(name: str, start: int = 1) -> str:
     return f"{HEADER}\nimport math\n{''.join(functions)}"
 
 
+def edited(name: str, new: int) -> str:
+    """A file with so many lines that none has."""
+    return module(name) + "".join(f"    quite_new_{row} = something_else({row * 7})\n" for row in range(new))
+
+
 FILES = {
     f"{folder}/{folder}{number}.py": module(f"{folder}{number}") for folder in ("admin", "web") for number in (0, 1)
 }
@@ -65,6 +70,9 @@ def tree(tmp_path_factory: pytest.TempPathFactory, tokenizer: RepoTokenizer) -> 
         (module("web1"), "web/web1.py"),
         (module("web1")[len(HEADER) :], "web/web1.py"),
         (module("web1")[:-120] + "def quite_new(depot):\n", "web/web1.py"),
+        (edited("web1", new=12), "web/web1.py"),
+        (edited("web1", new=90), None),  # nearly all lines are new
+        (module("web1") + module("admin1"), None),  # of two files
         (NEW, None),
         (HEADER, None),
         (f"{HEADER}\nimport math\n", None),

@@ -25,8 +25,10 @@ from longrepo.repository.types import decode_text
 from longrepo.utils.cache import SqliteCache, cache_folder
 from longrepo.utils.hashing import line_hash
 
-_MIN_MATCH_SHARE = 0.5  # of a text's lines that a file must contain to be recognized
-_MIN_MATCH_LINES = 3  # lines that must be evidence; a line in n files is an n-th of one
+# What a file must have of a text to be recognized, in lines; one in n files counts as an n-th (docs/results.md).
+_MIN_MATCH_LINES = 3
+_MIN_KNOWN_SHARE = 0.9  # of the lines that any file has
+_MIN_MATCH_SHARE = 0.2  # of all
 _SCHEME = re.compile(r"^[A-Za-z][\w+.-]+:(?://[^/]*)?(?=/)")  # "file://", "vscode-remote://host"; not "C:"
 _DRIVE = re.compile(r"^/?[A-Za-z]:/")
 
@@ -59,14 +61,17 @@ class WorkingTree:
         return (FilePiece.whole(self.tree.texts[one], False) for one in self.tree.related(path, imports))
 
     def path_of(self, text: str) -> str | None:
-        """Return the file that contains most of a text's lines, if it contains at least half of them.
+        """Return the file that a text is from: the one with almost all lines of it that any file has, if they are
+        enough.
 
         A line that is in many files, such as one of a licence's header, says little: in n files it counts as an n-th of
-        a line. None if two different files are equally good."""
+        a line. Lines in no file are new. None if two different files are equally good."""
         hashes, weights = self._weighted_lines(text)
         scores = self._scores(hashes, weights, self.tree.texts)
         best = max(sorted(scores), key=scores.__getitem__, default=None)
-        if best is None or scores[best] < max(_MIN_MATCH_LINES, _MIN_MATCH_SHARE * weights.sum()):
+        known = weights[np.isin(hashes, self._line_counts[0])].sum()
+        least = max(_MIN_MATCH_LINES, _MIN_KNOWN_SHARE * known, _MIN_MATCH_SHARE * weights.sum())
+        if best is None or scores[best] < least - 1e-6:
             return None
         rivals = [path for path, score in scores.items() if score == scores[best]]
         same = all(self.tree.texts[path].text == self.tree.texts[best].text for path in rivals)
