@@ -57,7 +57,7 @@ def pipeline(
     settings = load_settings(config, overrides)
     from longrepo.data.prepare import check_writable
     from longrepo.reports.training import PipelineReporter
-    from longrepo.training.events import check_logger_installed
+    from longrepo.training.loggers import check_logger_installed
     from longrepo.utils.files import check_folder_name
 
     check_logger_installed(settings.training.report_to)

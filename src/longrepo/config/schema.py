@@ -88,7 +88,7 @@ class TrainingSettings(Section):
     max_tokens_per_epoch: Positive | None = None
     max_updates: Positive | None = None
     max_validation_sequences: Positive | None = None
-    report_to: Literal["tensorboard", "trackio", "none"] = "tensorboard"
+    report_to: Literal["tensorboard", "trackio", "wandb", "mlflow", "none"] = "tensorboard"
 
 
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]

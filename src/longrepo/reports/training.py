@@ -209,6 +209,8 @@ def _finite(value: Any) -> Any:
 _CURVE_COMMANDS = {
     "tensorboard": "  curves: tensorboard --logdir {run}\n",
     "trackio": "  curves: trackio show --project longrepo\n",
+    "wandb": "  curves: project longrepo on Weights & Biases\n",
+    "mlflow": "  curves: mlflow ui, experiment longrepo\n",
     "none": "",
 }
 _FORMAT_OWNERS = {"adapter": "PEFT's", "model": "transformers'"}

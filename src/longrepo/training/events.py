@@ -9,16 +9,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
-import time
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from longrepo.errors import InputError
+from longrepo.training.loggers import open_logger
 
 
 @dataclass(frozen=True)
@@ -154,33 +150,6 @@ class Reporter(Protocol):
     def saved(self, folder: Path, best: bool) -> None: ...
 
 
-TRACKIO_PROJECT = "longrepo"
-
-
-class MetricsLogger(Protocol):
-    """Logs values by name at a step, which is the number of updates done."""
-
-    def log_values(self, step: int, values: Mapping[str, float]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def check_logger_installed(report_to: str) -> None:
-    """Raise InputError if the logger's library isn't installed."""
-    if report_to == "trackio" and find_spec("trackio") is None:
-        raise InputError(
-            "training.report_to: trackio isn't installed; pip install trackio, or set it to tensorboard or none"
-        )
-
-
-def open_logger(report_to: str, run: Path, update: int) -> MetricsLogger | None:
-    """Open the logger of a run at `update`; None if logging is off."""
-    check_logger_installed(report_to)
-    if report_to == "none":
-        return None
-    return TrackioLogger(run, update) if report_to == "trackio" else TensorBoardLogger(run / "tensorboard", update)
-
-
 def logged_values(record: object) -> tuple[int, dict[str, float]] | None:
     """Return a record's step and the values to log; None if there are none."""
     if isinstance(record, UpdateRecord):
@@ -197,57 +166,6 @@ def logged_values(record: object) -> tuple[int, dict[str, float]] | None:
         values |= {"epoch/train_loss": record.train_loss, "epoch/peak_memory_gib": record.peak_memory / 2**30}
         return record.update, values
     return None
-
-
-class TensorBoardLogger:
-    """Writes with TensorBoard's own event writer (torch's would need torch). A new file says from which step on older
-    files' events are void, so that a resumed run shows one curve."""
-
-    def __init__(self, folder: Path, update: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        self._event, self._summary = Event, Summary
-        self._writer = EventFileWriter(str(folder))
-        if update:
-            start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(wall_time=time.time(), step=update + 1, session_log=start))
-
-    def log_values(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one event."""
-        summary = self._summary(
-            value=[self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        )
-        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
-
-    def close(self) -> None:
-        """Write what is left."""
-        self._writer.close()
-
-
-class TrackioLogger:
-    """Logs to Trackio on this machine: nothing is sent anywhere. A resumed run begins a new curve in the run's group,
-    because logged steps can't be removed."""
-
-    def __init__(self, run: Path, update: int) -> None:
-        import trackio
-
-        name = run.resolve().name
-        with redirect_stdout(sys.stderr):  # standard output is for our results
-            self._run: Any = trackio.init(
-                project=TRACKIO_PROJECT, name=f"{name} from update {update + 1}" if update else name, group=name,
-                embed=False, auto_log_gpu=False, auto_log_cpu=False,
-            )  # fmt: skip
-
-    def log_values(self, step: int, values: Mapping[str, float]) -> None:
-        """Write one row."""
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        """Write what is left."""
-        with redirect_stdout(sys.stderr):
-            self._run.finish()
 
 
 MetricsRecord = PhaseRecord | UpdateRecord | EpochRecord | StepDownRecord

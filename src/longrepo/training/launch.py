@@ -88,7 +88,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     from longrepo.memory.guard import machine_guard
     from longrepo.memory.planner import MemoryPlanner, plan_run
     from longrepo.training.checkpoint import open_run_folder
-    from longrepo.training.events import check_logger_installed
+    from longrepo.training.loggers import check_logger_installed
 
     resumable = _find_resumable_run(request)
     output = resumable.run if resumable else request.output or DEFAULT_OUTPUT
