@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from git_helper import commit_ids, make_repo
+from git_helper import commit_ids, git, make_repo
 from question_repository import COMMITS, answers, ask
 
 from longrepo.data.dataset import read_sequences, write_sequences
@@ -159,6 +159,22 @@ def test_the_snippet_pointed_to_has_to_hold_what_was_asked(repository: Path, hea
     for wrong in ({1: right[0]}, {1: ("shapes.py", "x = 1")}, {0: right[1]}, {1: ("a.py", right[1][1])}):
         assert not check_answer(question, answer, repository, head, wrong).confirmed
     assert not check_answer(question, "package/shapes.py", repository, head, right).confirmed
+
+
+def test_files_that_git_takes_for_binary_are_read(tmp_path: Path) -> None:
+    """In UTF-16 and UTF-32; and a second definition in one speaks against an answer."""
+    code = "def area_{}(width, height=3):\n    return width\n"
+    encodings = ("utf-8", "utf-16", "utf-32", "utf-16-le")
+    files = {f"src/{name.replace('-', '')}.py": code.format(at).encode(name) for at, name in enumerate(encodings)}
+    files["src/twice.py"] = b"def area_1(width):\n    return 1\n"
+    folder = make_repo(tmp_path / "repo", [files])
+    commit = git(folder, "rev-parse", "HEAD")
+    with AnswerChecker(folder, commit) as checker:
+        for number, name in ((0, "utf8"), (2, "utf32"), (3, "utf16le")):
+            where = checker.check(f"In which file is the function area_{number} defined?", f"src/{name}.py")
+            default = checker.check(f"What is the default of the parameter height of area_{number}?", "3")
+            assert where.confirmed and default.confirmed, name
+        assert checker.check("In which file is the function area_1 defined?", "src/utf16.py").result == "refuted"
 
 
 def test_a_commit_that_is_not_there_is_said(repository: Path) -> None:

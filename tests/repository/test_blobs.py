@@ -45,7 +45,7 @@ def test_texts_come_in_the_order_asked_each_once_with_a_reason_where_there_is_no
         "1" * 40: "missing",
         tree: "missing",
         "binary": "binary",
-        "invalid": "binary",
+        "invalid": "unknown encoding",
         "empty.py": "empty",
         "blank.py": "empty",
         "made.go": "generated",

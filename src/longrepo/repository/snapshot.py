@@ -10,11 +10,12 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from longrepo.repository.encodings import decode_text, undecoded_reason
 from longrepo.repository.filters import pointer_noise, text_noise
 from longrepo.repository.git import MAX_PENDING_IDS, MISSING, ObjectReader, in_groups
 from longrepo.repository.notebooks import BROKEN_NOTEBOOK, MAX_NOTEBOOK_BYTES, NOTEBOOK_SUFFIX, read_notebook
 from longrepo.repository.rules import PathRule, PathRules
-from longrepo.repository.types import BlobText, Snapshot, TextFile, decode_path, decode_text
+from longrepo.repository.types import BlobText, Snapshot, TextFile, decode_path
 
 
 class TextPipe:
@@ -75,7 +76,7 @@ class TextPipe:
             return BlobText(blob, None, pointer)
         text, language = decode_text(content), ""
         if text is None:
-            return BlobText(blob, None, "binary")
+            return BlobText(blob, None, undecoded_reason(content))
         try:
             if notebook := read_notebook(text):
                 text, language = notebook

@@ -1,10 +1,8 @@
-"""The plain values that describe a repository, and how git's bytes become text. Nothing here knows git."""
+"""The plain values that describe a repository, and how paths become text. Nothing here knows git."""
 
 from __future__ import annotations
 
-import codecs
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -82,11 +80,6 @@ class CommitRecord:
     files: int
 
 
-_CONTROL_BYTES = bytes(sorted({*range(32), 127} - set(b"\t\n\r\f\v\x1b\b")))
-_HIGH_BYTES = bytes(range(128, 256))
-_BOMS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-
-
 def decode_path(raw: bytes) -> str:
     """Return a path as text. Each undecodable byte becomes U+FFFD and its two hex digits, so that two paths that
     differ only in such a byte stay different."""
@@ -95,24 +88,3 @@ def decode_path(raw: bytes) -> str:
     except UnicodeDecodeError:
         escaped = raw.decode("utf-8", "surrogateescape")
         return "".join(f"\ufffd{ord(c) - 0xDC00:02x}" if "\udc80" <= c <= "\udcff" else c for c in escaped)
-
-
-def decode_text(raw: bytes) -> str | None:
-    """Return a file's text, or None if the file is binary.
-
-    The bytes are read as UTF-8, or as UTF-16 if they begin with its byte order mark; otherwise as Latin-1, if few
-    bytes are above ASCII and none is a control byte: a wrong guess then affects only those few letters.
-    """
-    for bom, encoding in _BOMS.items():
-        if raw.startswith(bom):
-            try:
-                return raw.decode(encoding)
-            except UnicodeDecodeError:
-                return None
-    if b"\0" in raw:
-        return None
-    with suppress(UnicodeDecodeError):
-        return raw.decode("utf-8")
-    high = len(raw) - len(raw.translate(None, _HIGH_BYTES))
-    control = len(raw) - len(raw.translate(None, _CONTROL_BYTES))
-    return raw.decode("latin-1") if not control and high <= 0.3 * len(raw) else None

@@ -21,7 +21,7 @@ from longrepo.data.template import (
 from longrepo.data.text import TokenizedText, path_tokens
 from longrepo.data.tokenizer import FimIds, RepoTokenizer
 from longrepo.errors import InputError
-from longrepo.repository.types import decode_text
+from longrepo.repository.encodings import decode_text
 from longrepo.serve.editor_text import EditorText, take_apart
 from longrepo.serve.working_tree import WorkingTree, newline_of, with_newlines
 

@@ -19,9 +19,9 @@ from longrepo.data.repo_tree import RepoTree, RepoTrees
 from longrepo.data.template import FilePiece
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
+from longrepo.repository.encodings import decode_text
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.repository import Repository
-from longrepo.repository.types import decode_text
 from longrepo.utils.cache import SqliteCache, cache_folder
 from longrepo.utils.hashing import line_hash
 

@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from longrepo.errors import InputError
+from longrepo.repository.encodings import decode_text
 from longrepo.repository.git import object_reader
-from longrepo.repository.languages import NON_CODE_LANGUAGES, language_of
+from longrepo.repository.languages import NON_CODE_LANGUAGES, OTHER_LANGUAGE, language_of
 from longrepo.repository.snapshot import tracked_entries
 from longrepo.repository.types import decode_path
 
@@ -85,7 +86,7 @@ class CommitFiles:
             return ""
         self._batch.ask([self.blobs[path]])
         content = self._batch.content(self._batch.header()[1])
-        return content.decode("utf-8-sig", "replace").replace("\r\n", "\n")
+        return (decode_text(content) or "").replace("\r\n", "\n")
 
     def look_up(self, words: Iterable[str]) -> None:
         """Look up many words at once, so that `lines` needn't call git for each."""
@@ -130,7 +131,25 @@ class CommitFiles:
             line = self._line(raw)
             for word in set(any_word.findall(line.text)):
                 found[word][line.path, line.number] = line
+        for line in self._unseen_lines:
+            for word in set(any_word.findall(line.text)):
+                found[word][line.path, line.number] = line
         self._lines.update({word: list(lines.values()) for word, lines in found.items()})
+
+    @cached_property
+    def _unseen_lines(self) -> list[GrepLine]:
+        """The lines of text files that git takes for binary: those in UTF-16 and UTF-32."""
+        seen = set(
+            self._reader.fields("grep", "-I", "-l", "-z", "--full-name", "-e", "", self.commit, "--", strict=False)
+        )
+        paths = {decode_path(raw.partition(b":")[2]) for raw in seen}
+        return [
+            GrepLine(path, number, line)
+            for path in sorted(self.blobs.keys() - paths)
+            if language_of(path) != OTHER_LANGUAGE  # an image needn't be read
+            for number, line in enumerate(self.text(path).split("\n"), 1)
+            if line
+        ]
 
     def _line(self, raw: bytes) -> GrepLine:
         name, number, text = raw.rstrip(b"\r\n").split(b"\0", 2)

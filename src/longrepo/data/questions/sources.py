@@ -85,6 +85,7 @@ def is_test(path: str) -> bool:
 
 def read_excluded_files(repository: Path, commit: str, known: Iterable[str]) -> ExcludedFiles:
     """Read the files of a commit whose paths aren't `known` (binary ones and those above 32 MB by path alone)."""
+    from longrepo.repository.encodings import decode_text
     from longrepo.repository.git import object_reader
     from longrepo.repository.snapshot import tracked_entries
 
@@ -97,8 +98,10 @@ def read_excluded_files(repository: Path, commit: str, known: Iterable[str]) -> 
             for blob in sorted(blobs):
                 batch.ask([blob])
                 content = batch.content(batch.header()[1])
-                if b"\0" not in content[:8000]:  # as git tells binary files
-                    words.update(_WORD.findall(content.decode("utf-8", "replace")))
+                if (text := decode_text(content)) is not None:
+                    words.update(_WORD.findall(text))
+                elif b"\0" not in content[:8000]:  # in an unknown encoding: its ASCII words are known all the same
+                    words.update(_WORD.findall(content.decode("ascii", "replace")))
     return ExcludedFiles(frozenset(one.path for one in rest), frozenset(words))
 
 
