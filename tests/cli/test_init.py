@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from longrepo.cli.app import app
+from longrepo.cli.app import app, main
 from longrepo.config.loader import load_settings
 from longrepo.config.settings_file import settings_template, values_for_model
 from longrepo.config.suggestions import all_keys
@@ -88,3 +88,14 @@ def test_a_shell_completes_commands_options_and_settings(typed: str, expected: s
     code = "import sys; sys.argv = ['longrepo']; from longrepo.cli.app import app; app(prog_name='longrepo')"
     out = subprocess.run([sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True)
     assert out.stdout.split() == [expected]
+
+
+def test_windows_is_answered_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(sys, "argv", ["longrepo", "doctor"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: longrepo runs on Linux and macOS; on Windows use it in WSL 2 (wsl --install)\n"
+    )

@@ -86,6 +86,8 @@ def run_alone(command: Callable[..., None]) -> None:
 
 def _run(program: typer.Typer) -> None:
     try:
+        if sys.platform == "win32":
+            raise InputError("longrepo runs on Linux and macOS; on Windows use it in WSL 2 (wsl --install)")
         program()
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)

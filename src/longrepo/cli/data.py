@@ -18,6 +18,7 @@ from longrepo.cli.options import (
     SequencesArgument,
     SetOption,
     TokenizerOption,
+    announce_clone,
     path_override,
 )
 from longrepo.errors import InputError, RunError
@@ -27,7 +28,12 @@ if TYPE_CHECKING:
 
 
 def prepare(
-    repo: Annotated[list[Path], typer.Option("--repo", metavar="PATH", help="A git repository. Repeatable.")],
+    repo: Annotated[
+        list[Path],
+        typer.Option(
+            "--repo", metavar="PATH", help="A git repository: a folder or a URL. Repeatable.", callback=announce_clone
+        ),
+    ],
     output_dir: Annotated[
         Path, typer.Option("--output-dir", metavar="DIR", help="Folder for the sequences and the summary.")
     ],
@@ -89,7 +95,15 @@ def prepare(
 
 
 def tokenize(
-    repo: Annotated[Path, typer.Option("--repo", metavar="PATH", help="The git repository.")],
+    repo: Annotated[
+        Path,
+        typer.Option(
+            "--repo",
+            metavar="PATH",
+            help="A git repository: a folder or a URL.",
+            callback=announce_clone,
+        ),
+    ],
     output: Annotated[
         Path,
         typer.Option(
@@ -234,7 +248,10 @@ def check_leaks(
 def check_questions(
     sequences: SequencesArgument,
     repo: Annotated[
-        list[Path], typer.Option("--repo", metavar="PATH", help="The repository they were made from. Repeatable.")
+        list[Path],
+        typer.Option(
+            "--repo", metavar="PATH", help="The repository they were made from. Repeatable.", callback=announce_clone
+        ),
     ],
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Check only N of them. Default: all.")] = None,
     model: TokenizerOption = None,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,6 +43,16 @@ ModelOption = Annotated[
 PathOption = Annotated[
     str | None, typer.Option("--path", metavar="SUBFOLDER", help="Read only this folder of the repository.")
 ]
+
+
+def announce_clone(repo: Any) -> Any:
+    """Print which URLs among --repo are cloned or updated, which can take minutes; return --repo unchanged."""
+    from longrepo.repository.clone import url_of
+
+    for one in repo if isinstance(repo, list | tuple) else [repo]:
+        if one is not None and (url := url_of(one)):
+            print(f"fetching {url}", file=sys.stderr)
+    return repo
 
 
 def _complete_setting(incomplete: str) -> list[str]:

@@ -10,14 +10,27 @@ from typing import Annotated
 import typer
 
 from longrepo import api
-from longrepo.cli.options import EngineChoice, EngineOption, ModelOption, PathOption, SetOption, path_override
+from longrepo.cli.options import (
+    EngineChoice,
+    EngineOption,
+    ModelOption,
+    PathOption,
+    SetOption,
+    announce_clone,
+    path_override,
+)
 from longrepo.cli.train import DeviceChoice, end_training
 from longrepo.config.loader import load_settings
 from longrepo.pipeline import Pipeline
 
 
 def pipeline(
-    repo: Annotated[list[Path], typer.Option(metavar="PATH", help="A git repository to learn. Repeatable.")],
+    repo: Annotated[
+        list[Path],
+        typer.Option(
+            metavar="PATH", help="A git repository to learn: a folder or a URL. Repeatable.", callback=announce_clone
+        ),
+    ],
     weight: Annotated[
         list[float] | None,
         typer.Option(metavar="N", help="How often a phase shows a repository's text; one for each --repo. Default: 1."),

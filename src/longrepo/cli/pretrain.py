@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longrepo import api
-from longrepo.cli.options import SetOption
+from longrepo.cli.options import SetOption, announce_clone
 from longrepo.cli.train import DeviceChoice, end_training
 from longrepo.config.loader import dump_yaml, load_settings
 from longrepo.config.schema import Settings
@@ -38,7 +38,12 @@ def pretrain(
         typer.Option("--input", metavar="PATH", help="A text file, or sequences from prepare or tokenize."),
     ] = None,
     repo: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="A git repository; its files are cut into windows.")
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="A git repository, a folder or a URL; its files are cut into windows.",
+            callback=announce_clone,
+        ),
     ] = None,
     max_steps: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Updates in all. Default: one pass over the text.")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from longrepo.errors import InputError, RunError
+from longrepo.repository.clone import local_clone, url_of
 from longrepo.repository.git import ObjectReader, git_program, run_git_in
 from longrepo.repository.history import History, RecordStore, TextHistory, read_people
 from longrepo.repository.rules import FileSelection, PathRules
@@ -46,8 +47,12 @@ class Repository:
 
     @classmethod
     def open(cls, path: Path) -> Repository:
-        """Open the repository at a folder. Raises InputError if there is none or it can't be read."""
+        """Open the repository at a folder, or a clone of the one at a URL. Raises InputError if there is none or it
+        can't be read."""
         git_program()
+        fetched: tuple[str, ...] = ()
+        if url := url_of(path):
+            path, fetched = local_clone(url)
         # Imported here: it looks for the git program at import and without one it fails with a message of its own.
         from git import Repo
         from git.exc import InvalidGitRepositoryError, NoSuchPathError
@@ -67,6 +72,7 @@ class Repository:
         reader = ObjectReader(Path(repo.common_dir), _hash_name(path))
         try:
             opened = cls(path, repo, reader)
+            opened.notes = (*fetched, *opened.notes)
         except BaseException:
             reader.close()
             repo.close()
