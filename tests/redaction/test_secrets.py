@@ -11,6 +11,7 @@ import pytest
 
 from longrepo.redaction import entropy
 from longrepo.redaction.redactor import Redactor
+from longrepo.repository.languages import language_of
 
 CHANCE = random.Random(7)
 LETTERS = string.ascii_letters + string.digits
@@ -202,6 +203,16 @@ def test_a_password_goes_whatever_words_of_a_placeholder_it_contains(form: str) 
         for language, line in (("Other", "DB_PASSWORD={}"), ("Python", 'password = "{}"'), ("INI", "smtp_pass = {}")):
             assert Redactor([]).text(line.format(value), language).text == line.format("<PASSWORD>"), value
     assert Redactor([]).text("DB_PASSWORD=hunter2supersecret", "Other").text == "DB_PASSWORD=<PASSWORD>"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [".env", ".netrc", ".npmrc", "run.bat", "run.fish", "nginx.conf", "a.sls", "a.j2", "a.tfvars", "a.toml"],
+)
+def test_settings_have_bare_values_whatever_their_language_is_called(path: str) -> None:
+    language = language_of(path, "")
+    assert Redactor([]).text("DB_PASSWORD=kr4k3nLamp77\n", language).text == "DB_PASSWORD=<PASSWORD>\n", language
+    assert Redactor([]).text("password = param1_value\n", "COBOL").text == "password = param1_value\n"
 
 
 def test_placeholders_and_line_breaks_survive() -> None:

@@ -40,7 +40,8 @@ _PLAIN_TOP_LEVEL = frozenset(("com", "org", "net", "edu", "gov", "mil", "de", "u
 # Languages in which @ means something of its own outside of strings and comments, and addresses stand only in these.
 _AT_LANGUAGES = (
     "Python R Julia OCaml Kotlin Haskell Scala Rust Java JavaScript TypeScript Go C C++ C# Swift Ruby Perl PHP Dart "
-    "Objective-C Elixir Erlang Zig Lua Groovy Fortran F# Nim Clojure MATLAB Cython Mojo GLSL Verilog D Cuda"
+    "Objective-C Elixir Erlang Zig Lua Groovy Fortran F# Nim Clojure MATLAB "
+    "Matlab Octave CUDA Cython Mojo Sage Scilab GLSL Verilog D Cuda"
 )
 _CODE_LANGUAGES = frozenset(_AT_LANGUAGES.split())
 _HASH_COMMENTS = frozenset(("Python", "R", "Julia", "Ruby", "Perl", "Elixir", "Nim", "PHP", "Cython", "Mojo"))

@@ -98,7 +98,7 @@ _OTHER_LETTERS = re.compile(r"[^\x00-\xbf]+")
 _NAME_REACH = 120  # characters on either side of a line with a known word
 _ESCAPES = frozenset(("\\n", "\\t", "\\r"))
 # In every other language @x is more often an annotation or code than a mention.
-_PROSE = frozenset({"Markdown", "reStructuredText", "Text", "Other", "HTML", "YAML"})
+_PROSE = frozenset({"Markdown", "reStructuredText", "Text", "Other", "Data", "HTML", "YAML"})
 
 
 _Token = tuple[int, int, str]

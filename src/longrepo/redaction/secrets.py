@@ -361,10 +361,13 @@ _ABOUT_A_SECRET = re.compile(
     r"|class|column|param|names?|ids?|len|length|limit|index|kind|format|count|regex|pattern|policy|manager|mgr\w*|service)s?\Z"
 )
 _ASSIGNMENT_SIGNS = frozenset({"=", ":", ":=", "?=", "is", "was", "to", "now", "be"})
-_LANGUAGES_OF_BARE_VALUES = frozenset(
-    {"Other", "Text", "INI", "YAML", "Shell", "Dockerfile", "Terraform", "XML", "HTML", "Markdown", "reStructuredText",
-     "PowerShell", "Makefile", "TOML", "Nix", "CSV"}
-)  # fmt: skip
+# Languages of settings, shells and prose, whatever list named them: there `password = word1` has a value, no variable.
+_BARE_VALUES = re.compile(
+    r"^(?:Other|Data|HTML|XML|Markdown|reStructuredText|Makefile|Nix|HCL|Smarty|ERB|Groff|Org|Org Mode)$"
+    r"|Text|\bINI\b|YAML|TOML|CSV|Shell|Bash|Zsh|Fish|Batch|Docker|Terraform|PowerShell|Console|Session|config"
+    r"|Properties|Jinja|Templat|Nginx|Apache|systemd|Ansible|Puppet|dotenv",
+    re.IGNORECASE,
+)
 _COMMAND_OPTION = re.compile(
     r"(?:--?[\w-]{0,30}|^[ \t]*(?:ENV|ARG|setenv|set -\w+)[ \t]+[\w.-]{0,40}|login[ \t]+\S+[ \t]+)\Z", re.M
 )
@@ -372,12 +375,12 @@ _COMMAND_OPTION = re.compile(
 
 def find_assignments(scan: TextScan, language: str) -> Iterator[Span]:
     """Yield every value assigned to a secret's name whose characters could be a secret."""
-    text = scan.text
+    text, bare_values = scan.text, _BARE_VALUES.search(language) is not None
     for start, end in scan.around(_SECRET_STEMS):
         for name in _SECRET_NAME.finditer(scan.lowered, start, end):
             before = _line_before(text, name.start())
             if not _is_another_word(text, name, before):
-                yield from _value_of(text, name, before, language in _LANGUAGES_OF_BARE_VALUES)
+                yield from _value_of(text, name, before, bare_values)
 
 
 def _line_before(text: str, at: int) -> str:
