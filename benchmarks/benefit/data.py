@@ -19,9 +19,10 @@ from longrepo.data.prepare import PreparationTools, RepositorySpec, prepare, wri
 from longrepo.data.repo_tree import RepoTrees
 from longrepo.data.rows import SequenceRow
 from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, write_file
-from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
+from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.evaluation.blocks import EvalRepository
+from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.repository import Repository
 from longrepo.utils import hashing
 from longrepo.utils.cache import SqliteCache, cache_folder

@@ -57,6 +57,7 @@ def test_reverts_are_known_by_message(message: str) -> None:
         ("a/go.sum", "lock file"),
         ("api/v1_pb2.py", "generated"),
         ("static/x.min.js", "generated"),
+        ("nb/.ipynb_checkpoints/a-checkpoint.ipynb", "generated"),
         ("vendors/invoices.py", None),
         ("src/vendors/api/client.py", None),
         ("vendor.py", None),

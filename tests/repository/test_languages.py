@@ -82,6 +82,14 @@ def test_prose_and_data_are_not_code(suffix: str) -> None:
         ("tool.1", ".TH TOOL 1\n.SH NAME\n", False),
         ("LICENSE-MIT", "", False),
         ("license.py", "", True),
+        ("todo.slint", "export component A {}\n", True),
+        ("README.de", "", False),
+        (".irbrc", "", True),
+        (".env.production", "", False),
+        ("app.settings", "[main]\na = 1\nb = 2\n", False),
+        ("SHA256SUMS", f"{'a' * 64}  x.tar.gz\n" * 3, False),
+        ("key.asc", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n", False),
+        ("Emakefile", '{"src/*", [debug_info]}.\n', True),
     ],
 )
 def test_a_text_whose_name_says_little_is_judged_by_what_it_holds(path: str, text: str, code: bool) -> None:

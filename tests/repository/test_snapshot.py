@@ -136,7 +136,7 @@ def test_only_a_clone_in_which_something_is_missing_is_called_partial(
     git(source, "config", "uploadpack.allowFilter", "true")
     git(tmp_path, "clone", "-q", *filters, f"file://{source}", "clone")
     with Repository.open(tmp_path / "clone") as repository:  # a blobless clone has what is checked out, not the past
-        assert [f"{missing} objects" in note and "0 of 1 files" in note for note in repository.notes] == [
+        assert [f"{missing} object is missing" in note and "0 of 1 files" in note for note in repository.notes] == [
             True
         ] * missing
 
@@ -163,6 +163,15 @@ def test_pointers_are_left_out_of_snapshots_and_history(tmp_path: Path, pointer:
         changed = [change.path for one in repository.commits("HEAD", left_out=left_out) for change in one.changes]
     assert [file.path for file in snapshot.files] == ["a.py"] and snapshot.left_out == {reason: 2}
     assert changed == ["a.py", "a.py"] and left_out == {f"change: {reason}": 3}
+
+
+def test_a_committed_conflict_between_pointers_is_left_out(tmp_path: Path) -> None:
+    sides = [LFS.format(digit * 64) for digit in "ab"]
+    text = f"<<<<<<< HEAD\n{sides[0]}=======\n{sides[1]}>>>>>>> other\n"
+    files = {"a.psd": text, "b.py": text.replace("size 12345", "x = 1")}
+    with Repository.open(make_repo(tmp_path / "repo", [files])) as repository:
+        snapshot = repository.snapshot("HEAD")
+    assert [file.path for file in snapshot.files] == ["b.py"] and snapshot.left_out == {"LFS pointer": 1}
 
 
 def test_what_only_speaks_of_pointers_is_read(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from rows import LENGTHS, TARGET
 
 from longrepo.config.schema import Settings
 from longrepo.data.repo_tree import RepoTrees
-from longrepo.data.text import PROSE_LANGUAGES, TokenizedText
+from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer
+from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.repository import Repository
 from longrepo.utils import hashing
 from longrepo.utils.cache import SqliteCache, cache_folder

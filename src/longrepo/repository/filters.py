@@ -65,7 +65,7 @@ _LOCK_NAMES = frozenset(
     )
 )
 _GENERATED_PATH = re.compile(
-    r"(_pb2(_grpc)?\.pyi?|\.pb\.(go|cc|h|rs)|\.pb\.gw\.go|_generated\.\w+|\.generated\.\w+|\.g\.(dart|cs)|"
+    r"(?:^|(?<=/))\.ipynb_checkpoints/.*|(_pb2(_grpc)?\.pyi?|\.pb\.(go|cc|h|rs)|\.pb\.gw\.go|_generated\.\w+|\.generated\.\w+|\.g\.(dart|cs)|"
     r"\.designer\.cs|\.min\.(js|css)|\.bundle\.js|-min\.js|\.(js|css)\.map|\.snap|\.freezed\.dart)$",
     re.IGNORECASE,
 )
@@ -127,10 +127,17 @@ _POINTERS = (
 )
 
 
+_CONFLICT_MARKS = re.compile(rb"^(<{7}|={7}|>{7}|\|{7})[^\n]*\n", re.MULTILINE)
+
+
 def pointer_noise(content: bytes) -> str | None:
     """Return the kind of pointer that a file's content is ("LFS pointer", "git-annex pointer", …), or None."""
-    if len(content) > _MAX_POINTER_BYTES or content[:1] not in (b"v", b"/", b"\\", b"#"):
+    if len(content) > _MAX_POINTER_BYTES or content[:1] not in (b"v", b"/", b"\\", b"#", b"<"):
         return None
+    if content.startswith(b"<<<<<<<"):  # a conflict that was committed: each side is a pointer
+        halves = _CONFLICT_MARKS.sub(b"\0", content).strip(b"\0").split(b"\0")
+        kinds = {pointer_noise(half) for half in halves if half}
+        return kinds.pop() if len(kinds) == 1 else None
     return next((kind for kind, pattern in _POINTERS if pattern.fullmatch(content)), None)
 
 

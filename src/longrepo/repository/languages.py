@@ -95,18 +95,20 @@ _CODE_SUFFIXES = {
     "XAML": "xaml axaml",
     "XC": "xc",
     "XSLT": "xsl xslt",
-    "Other": "inc",  # of PHP, C, assembly, …
+    "Other": "inc asc pro",  # of PHP, C, assembly, …; of AGS and armored keys; of qmake and Prolog
 }
 _PROSE_SUFFIXES = {
     "Markdown": "md markdown mdown mkd mdwn mkdn mkdown ronn livemd",
     "reStructuredText": "rst rest",
-    "Text": "txt text adoc asciidoc asc org textile wiki mediawiki wikitext creole pod pod6 rdoc texi texinfo txi man "
-    "rtf log gmi",
-    "YAML": "yaml yml",
+    "Text": "txt text adoc asciidoc org textile wiki mediawiki wikitext creole pod pod6 rdoc texi texinfo txi man rtf "
+    "log gmi muse",
+    "YAML": "yaml yml rviz reek yaml-tmlanguage",
     "TOML": "toml",
-    "JSON": "json jsonc json5 geojson jsonl ndjson jsonld topojson gltf har avsc webmanifest tfstate arb sarif",
+    "JSON": "json jsonc json5 geojson jsonl ndjson jsonld topojson gltf har avsc webmanifest tfstate arb sarif "
+    "webapp mcmeta yyp slnlaunch hujson code-workspace code-snippets json-tmlanguage",
     "CSV": "csv tsv psv",
-    "INI": "ini cfg conf cnf properties editorconfig env desktop service socket timer target mount prefs",
+    "INI": "ini cfg conf cnf properties editorconfig env desktop service socket timer target mount prefs "
+    "network container url dof gitconfig lektorproject",
     "XML": "xml xsd svg plist rss atom gpx kml rdf owl resx resw xlf xliff csproj fsproj vbproj vcxproj filters props "
     "targets nuspec iml wsdl xmi xib storyboard dae x3d classpath tmx dtd wxl natvis",
     "Data": "dat data lst obj mtl stl ply pdb mol sdf cif xyz fasta fa fastq gff gtf bed sam vcf arff libsvm conll "
@@ -114,7 +116,9 @@ _PROSE_SUFFIXES = {
     "sha1 sha256 sha512 md5 sfv lock patch diff rej hex ihex srec mif coe map sum ttl nt nq n3 trig reg gcode "
     "meta asset prefab unity mat anim mask tscn tres kicad_pcb kicad_sch kicad_mod kicad_sym brd sch gbr drl sln "
     "pbxproj strings stringsdict snap golden expected out err trace aux toc bbl bib bst tap sgf pgn fen "
-    "textproto pbtxt graphml osm vmf sfd 2da ged sha256sum spdx tlog cast dvc",
+    "textproto pbtxt graphml osm vmf sfd 2da ged sha256sum spdx tlog cast dvc "
+    "nb cdf kdl ron hocon neon cson vdf glyphs vhost apacheconf nginx nginxconf gbl gbo gbp gbs gko gpb gpt gtl gto "
+    "gtp flf dzn txtpb arpa ston gitignore outjob prjpcb schdoc pcbdoc",
 }
 PROSE_LANGUAGES = frozenset(_PROSE_SUFFIXES)  # prose and data: everything that isn't code
 NON_CODE_LANGUAGES = PROSE_LANGUAGES | {"HTML", "CSS"}  # nothing in these is called by name from elsewhere
@@ -149,7 +153,17 @@ _BY_NAME = {
     "pkgbuild": "Shell",
     "pipfile": "TOML",
     "androidmanifest.xml": "Android XML",
-    "go.mod": "Data",
+    **dict.fromkeys((".emacs", ".gnus", ".spacemacs", ".abbrev_defs"), "Emacs Lisp"),
+    **dict.fromkeys((".bash_aliases", ".bash_functions", ".zshenv", ".zprofile", ".xinitrc", ".kshrc"), "Shell"),
+    **dict.fromkeys((".irbrc", ".pryrc", ".simplecov"), "Ruby"),
+    **dict.fromkeys((".php", ".php_cs", ".php_cs.dist"), "PHP"),
+    ".nvimrc": "Vim script",
+    ".luacheckrc": "Lua",
+    ".latexmkrc": "Perl",
+    ".gclient": "Python",
+    **dict.fromkeys(("go.mod", "go.work", "manifest.mf", "crontab", "hosts", "browserslist", "_redirects"), "Data"),
+    **dict.fromkeys(("ssh_config", "sshd_config", "ssh-config", "torrc", "inputrc", "nanorc", "gtkrc"), "Data"),
+    **dict.fromkeys(("commit_editmsg", "fp-lib-table", "xcompose", "ackrc"), "Data"),
     "codeowners": "Text",
     "version": "Text",
 }
@@ -187,13 +201,15 @@ _PYGMENTS_DATA = (
     "ASCII armored|Bash Session|BibTeX|Darcs Patch|Debian Control file|Debian Sourcelist|Debian Sources file|"
     "Desktop file|Diff|Dylan session|E-mail|Erlang erl session|GAP session|Gettext Catalog|INI|IRC logs|JSON|JSON-LD|"
     "JSON5|Kernel log|LDIF|NestedText|Numba_IR|PacmanConf|PkgConfig|PostgreSQL EXPLAIN dialect|Properties|PyPy Log|"
+    "ApacheConf|Caddyfile|LDAP configuration file|Lighttpd configuration file|Nginx configuration file|SquidConf|"
     "Python 2.x Traceback|Python Traceback|RConsole|SNBT|SmartGameFormat|Srcinfo|Systemd|TAP|TOML|Termcap|Terminfo|"
     "Turtle|USD|WDiff|World of Warcraft TOC|XML|Xorg|YAML|Zone|c-objdump|cpp-objdump|d-objdump|g-code|objdump|"
     "objdump-nasm|reg|sqlite3con"
 )
 _PROSE_NAME = re.compile(
-    r"^(readme|licen[cs]e|copying|copyright|notice|authors|contributors|maintainers|credits|thanks|changelog|changes|"
-    r"news|history|install|todo|hacking|contributing|patents|releases|announce|bugs|faq)([-_.].*)?$"
+    r"^((licen[cs]e|copying|copyright|notice)([-_.].*)?|(readme|authors|contributors|maintainers|credits|thanks|changelog|"
+    r"changes|news|history|install|todo|hacking|contributing|patents|releases|announce|bugs|faq)([-_][^.]*)?"
+    r"(\.[a-z]{2}([-_][a-z]{2})?|\.\d+)?)$"
 )
 _TEMPLATE_SUFFIXES = frozenset(
     ("in", "tmpl", "tpl", "gotmpl", "template", "dist", "example", "sample", "orig", "default")
@@ -237,9 +253,14 @@ _SHARED_SUFFIXES = {
         "pl": [("Prolog", r"^(:-\s|[a-z]\w*\([^)\n]*\)\s*(:-|\.\s*$))")],
         "fs": [("GLSL", r"^(#version|uniform|varying|precision)\b"), ("Forth", r"^: \S+ ")],
         "inc": [("PHP", r"^<\?php")],
+        "asc": [("Data", r"\A\s*----"), ("Text", r"\A\s*=+ \w")],
+        "pro": [("Prolog", r"^:-|:-\s*$"), ("IDL", r"^\s*(?i:pro|function)\s+\w+"), ("INI", r"^-(keep|dont)")],
+        "gml": [("Data", r"\A\s*(<|graph\b|Creator\b|%|G04)")],
     }.items()
 }
 _VALUE_CHARACTERS = re.compile(r"[\d.,;:eE+\-\s]")
+_INI_LINE = re.compile(r"\s*(\[[\w .:\"/-]+\]\s*$|[\w.-]+\s*=[^=])")
+_CHECKSUM_LINE = re.compile(r"[0-9a-fA-F]{32,128}\s|\w+ \(.*\) = [0-9a-fA-F]{32,}")
 _SAMPLE_CHARACTERS = 20_000  # of a text without a known name, to tell values and prose from code
 _CODE_CHARACTERS = re.compile(r"[{}\[\]<>=_$#@;\\|&*+~^%]")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
@@ -275,8 +296,10 @@ def language_of_name(name: str) -> str:
     suffixes, names = _pygments_names()
     if language := names.get(name):
         return language
-    if dot and not stem:  # a dot file such as .gitignore
+    if dot and (not stem or name.startswith(".env.")):  # a dot file such as .gitignore
         return "Data"
+    if suffix.startswith("sublime-"):
+        return "JSON"
     if suffix in _TEMPLATE_SUFFIXES and (inner := language_of_name(stem)) != OTHER_LANGUAGE:
         return inner
     if dot and (known := _BY_SUFFIX.get(suffix) or suffixes.get(suffix)):
@@ -322,7 +345,7 @@ def _language_of_text(name: str, text: str) -> str:
     if (language := _shebang(text)) != OTHER_LANGUAGE:
         return language
     head = text[:_SAMPLE_CHARACTERS]
-    if re.match(r'\s*[{\[]\s*["{\[\]}]', head) and re.search(r'"\s*[:,\]]', head):
+    if re.match(r'\s*(\{\s*"[^"\n]*"\s*:|\[\s*("[^"\n]*"\s*[,\]]|\{\s*"[^"\n]*"\s*:|\[))', head):
         return "JSON"
     if re.match(r"(\.\\\"|'\\\"|\.(TH|Dd) )", head):  # a manual page
         return "Text"
@@ -331,6 +354,10 @@ def _language_of_text(name: str, text: str) -> str:
     values = len(_VALUE_CHARACTERS.findall(head))
     if values > 0.85 * len(head) and re.search(r"\d", head):
         return "Data"
+    lines = [line for line in head.splitlines() if line.strip() and line.lstrip()[0] not in "#;"]
+    for language, pattern in (("INI", _INI_LINE), ("Data", _CHECKSUM_LINE)):
+        if lines and sum(map(bool, map(pattern.match, lines))) > 0.9 * len(lines):
+            return language
     return "Text" if "." not in name and _is_prose(head) else OTHER_LANGUAGE
 
 

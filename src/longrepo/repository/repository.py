@@ -231,8 +231,9 @@ class Repository:
             entries = [entry for entry in tracked_entries(self._reader, head) if entry.mode != "160000"]
             absent = sum(entry.size is None for entry in entries)
             yield (
-                f"Partial clone: {missing:,} objects of the newest {_CHECKED_COMMITS:,} commits aren't here. "
-                f"They are left out and counted, never fetched (at HEAD: {absent} of {len(entries)} files)."
+                f"Partial clone: {missing:,} {'object is' if missing == 1 else 'objects are'} missing "
+                f"from the newest {_CHECKED_COMMITS:,} commits. "
+                f"What is missing is left out and counted, never fetched (at HEAD: {absent} of {len(entries)} files)."
             )
 
     def _missing_objects(self, head: str) -> int:
