@@ -261,7 +261,7 @@ _SHARED_SUFFIXES = {
 _VALUE_CHARACTERS = re.compile(r"[\d.,;:eE+\-\s]")
 _INI_LINE = re.compile(r"\s*(\[[\w .:\"/-]+\]\s*$|[\w.-]+\s*=[^=])")
 _CHECKSUM_LINE = re.compile(r"[0-9a-fA-F]{32,128}\s|\w+ \(.*\) = [0-9a-fA-F]{32,}")
-_SAMPLE_CHARACTERS = 20_000  # of a text without a known name, to tell values and prose from code
+_SAMPLE_CHARACTERS = 5_000  # of a text without a known name, to tell values and prose from code
 _CODE_CHARACTERS = re.compile(r"[{}\[\]<>=_$#@;\\|&*+~^%]")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 
