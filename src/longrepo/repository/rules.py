@@ -73,9 +73,8 @@ class PathRules:
         regular = [(blob, path) for mode, blob, path in files if mode.startswith("100")]
         self._paths = [path for _, path in regular]
         if self._folder and not any(path.startswith(self._folder) for path in self._paths):
-            raise InputError(
-                f"--path {self.selection.folder}: no such folder with files in it; give its path from the repository's top"
-            )
+            where = f"--path {self.selection.folder}"
+            raise InputError(f"{where}: no such folder with files in it; give its path from the repository's top")
         self._attribute_files = [one for one in regular if one[1].rpartition("/")[2] == _ATTRIBUTES_FILE]
         self._vendor_folders = VendorFolders(self._paths)
         self._attributes: dict[str, dict[str, str]] = {}
