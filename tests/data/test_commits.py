@@ -228,3 +228,15 @@ def test_a_program_without_a_suffix_is_no_prose_after_it_is_gone(tokenizer: Repo
     settings = load_settings(None, [*MUCH, *LATE, "data.prose_share=0"])
     case = prepared(make_repo(tmp_path / "r", made), tokenizer, settings, phases=1)
     assert "bin/tool" in {path for row in case.of("train", kind="commit_evolution") for path in row.files}
+
+
+@pytest.mark.parametrize(("most", "share", "noted"), [(12, 0.6, True), (12, 0.01, False), (2000, 0.6, False)])
+def test_a_history_cut_short_is_noted(
+    most: int, share: float, noted: bool, tokenizer: RepoTokenizer, tmp_path: Path
+) -> None:
+    """Only if older commits are there and their changes are wanted."""
+    settings = load_settings(None, [f"data.max_commits={most}", f"data.commit_share={share}", *LATE])
+    case = prepared(make_repo(tmp_path / "r", history(30)), tokenizer, settings, phases=1)
+    notes = [note for note in case.prepared.header.repositories[0].notes if "data.max_commits" in note]
+    assert len(notes) == noted
+    assert not noted or "the newest 12 usable commits" in notes[0]

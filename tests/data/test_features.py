@@ -313,3 +313,15 @@ def test_a_use_is_found_in_a_language_of_dashes(tokenizer: RepoTokenizer) -> Non
         assert isinstance(built, LongContextSequence)
         assert built.metadata["difficulty_parts"]["references"] > 0, suffix
         assert built.metadata["difficulty_parts"]["distance"] > 0, suffix
+
+
+def test_code_without_a_grammar_is_nested_by_its_indent(tokenizer: RepoTokenizer) -> None:
+    """COBOL, and two neighbors; what has a grammar is nested by its bodies, and prose isn't nested."""
+    blocks = "{0}IF A\n{1}IF B\n{2}MOVE C TO D\n{1}END-IF\n{0}END-IF\n"
+    for path, indents, deepest in (
+        ("a.cbl", ("       ", "           ", "               "), 2), ("a.adb", ("", "   ", "      "), 2),
+        ("a.bat", ("", "    ", "        "), 2), ("a.txt", ("", "    ", "        "), 0),
+    ):  # fmt: skip
+        assert int(analysed(tokenizer, FileJob(path, blocks.format(*indents))).text.depth.max()) == deepest, path
+    flat = analysed(tokenizer, FileJob("a.py", "x = (\n    1,\n        2,\n)\n")).text
+    assert int(flat.depth.max()) == 0, "a wrapped value is no body"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
 
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
@@ -147,6 +148,11 @@ def read_corpus(
     held_paths = {text.path for ones in held.values() for text in ones}
     if held:
         history.read(without | dict.fromkeys(held_paths, HELD_OUT_REASON), watch)
+    if history.is_cut_short:
+        facts.notes.append(
+            f"changes: the newest {data.max_commits:,} usable commits (data.max_commits) hold fewer than "
+            "data.commit_share asks for; older ones aren't read"
+        )
     trained = {path: text for path, text in kept.items() if path not in held_paths}
     return Corpus(
         reader=reader,
@@ -248,23 +254,20 @@ class _TrainingChangeReader:
         self.training_changes: list[TrainingChange] = []
         self.commits_left_out: Counter[str] = Counter()
         self.changes_left_out: Counter[str] = Counter()
+        self.is_cut_short = False  # whether older commits would have had more of the changes wanted
 
     def read(self, without: Mapping[str, str], watch: Progress) -> None:
         """Fill `training_changes`, without changes of the files of `without` (path → reason)."""
         self.commits_left_out = Counter()
-        records = usable_commits(
-            self._reader.repository,
-            self._splits.train,
-            None,
-            self._data.max_commits,
-            self._reader.cache,
-            self.commits_left_out,
-        )
-        name = self._reader.repository.name
-        with watch.count(f"{name}: reading changes (tokens)", self._tokens) as done:
+        most = self._data.max_commits
+        repository, known = self._reader.repository, self._reader.cache
+        records = usable_commits(repository, self._splits.train, None, most + 1, known, self.commits_left_out)
+        with watch.count(f"{repository.name}: reading changes (tokens)", self._tokens) as done:
             self.training_changes, self.changes_left_out = read_training_changes(
-                records, self._reader, without, self._data.max_changes_per_file, self._tokens, done
+                islice(records, most), self._reader, without, self._data.max_changes_per_file, self._tokens, done
             )
+        tokens = sum(len(change.step.of) for change in self.training_changes)
+        self.is_cut_short = bool(most) and tokens < self._tokens and next(records, None) is not None
 
 
 def candidates_by_split(reader: CachedReader, splits: Splits, limit: int) -> dict[str, list[held_out.Candidate]]:

@@ -193,7 +193,7 @@ def added_row_ranges(before: str, after: str) -> list[tuple[int, int]]:
 
 # Languages whose nesting is their indentation; most have a grammar, which is asked first.
 _LAYOUT_LANGUAGES = {
-    "Python", "Cython", "Starlark", "YAML", "Haskell", "PureScript", "Elm", "Idris", "Agda", "Lean", "F#", "Nim",
+    "Python", "Mojo", "Starlark", "YAML", "Haskell", "PureScript", "Elm", "Idris", "Agda", "Lean", "F#", "Nim",
     "GDScript", "Makefile", "CoffeeScript", "Sass", "Stylus", "Pug", "Haml", "Slim", "reStructuredText",
 }  # fmt: skip
 _TOKEN = re.compile(r"\w+|[^\w\s]")

@@ -22,7 +22,8 @@ from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.text import Int32Array, TokenizedText, token_boundaries
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.redaction.redactor import RedactedText, RedactionFinding, Redactor
-from longrepo.repository.languages import language_of
+from longrepo.repository.grammars import GRAMMARS
+from longrepo.repository.languages import PROSE_LANGUAGES, language_of
 from longrepo.repository.outline import OUTLINE_VERSION, Outline, build_outline
 from longrepo.utils.hashing import line_hash
 
@@ -109,14 +110,14 @@ def _unpack_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     return arrays, about
 
 
-FEATURES_VERSION = f"7.{OUTLINE_VERSION}"
+FEATURES_VERSION = f"8.{OUTLINE_VERSION}"
 _NAME_PATTERN = re.compile(r"[^\W\d]\w+")  # names have two letters or more, of any script
 # What languages allow in a name beyond letters, digits and underscores.
 _NAME_PATTERNS = {
     language: re.compile(pattern)
     for pattern, languages in {
         r"[^\W\d](?:[\w*+!?<>=&%-]*[\w*+!?])": "Clojure|Common Lisp|Emacs Lisp|Scheme|Racket|Fennel|Hy|Janet",
-        r"[^\W\d](?:[\w-]*\w)": "Shell|Fish|PowerShell|Makefile|Terraform|COBOL|Batchfile|Raku",
+        r"[^\W\d](?:[\w-]*\w)": "Shell|Fish|PowerShell|Makefile|Terraform|COBOL|Batch|Perl6",
         r"[^\W\d](?:[\w'-]*[\w'])": "Nix",
         r"[^\W\d]\w+(?:[?!](?!=))?": "Ruby|Elixir|Crystal",
         r"[^\W\d]\w+(?:!+(?!=))?": "Julia",
@@ -308,7 +309,7 @@ class FeatureExtractor:
             "defines": np.unique(
                 np.array([self._hashes[_used_name(one.name, language)] for one in found.definitions], np.uint32)
             ),
-            "depth": _diff_depths(lines, rows, len(ids)) if is_step else _token_depths(found.bodies, starts, len(text)),
+            "depth": _depths(text, language, found, starts, rows, is_step),
             "candidates": np.array(redacted.candidates, np.uint32),
             "redacted_names": np.array(redacted.names, np.uint64),
         }
@@ -333,9 +334,17 @@ class FeatureExtractor:
         return {"weights": per_token, "message": message, "row": max(0, first_row - 1)}
 
 
-def _diff_depths(lines: list[str], rows: Int32Array, tokens: int) -> NDArray[np.uint8]:
-    """Return the steps of indentation of each token's row in a change, as a diff has no bodies to count."""
-    texts = [line[1:].expandtabs(4) for line in lines]
+def _depths(
+    text: str, language: str, found: Outline, starts: Int32Array, rows: Int32Array, is_step: bool
+) -> NDArray[np.uint8]:
+    """Return how many bodies each token is in; in a change, and in code without a grammar, steps of indentation."""
+    if not is_step and (language in GRAMMARS or language in PROSE_LANGUAGES):
+        return _token_depths(found.bodies, starts, len(text))
+    return _indent_depths([line[is_step:] for line in text.split("\n")], rows, len(starts))
+
+
+def _indent_depths(lines: list[str], rows: Int32Array, tokens: int) -> NDArray[np.uint8]:
+    texts = [line.expandtabs(4) for line in lines]
     widths = np.array([len(text) - len(text.lstrip()) if text.strip() else 0 for text in texts])
     unit = max(2, int(min(widths[widths > 1], default=4)))
     return np.repeat(np.clip(widths // unit, 0, 255), np.diff(rows, append=tokens)).astype(np.uint8)

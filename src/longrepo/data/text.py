@@ -27,7 +27,7 @@ MAX_PATH_TOKENS = 40  # of a longer path only the end is kept, with the file's o
 _IMPORTS = {
     language: re.compile(pattern, re.IGNORECASE if language in ("Fortran", "Pascal", "COBOL", "Ada", "VHDL") else 0)
     for pattern, languages in {
-        r"from\s+[\w.]+\s+c?import\b|c?import\s+\w": "Python|Cython|GDScript|Nim",
+        r"from\s+[\w.]+\s+c?import\b|c?import\s+\w": "Python|GDScript|Nim|Mojo",
         r"import\b(?!\s*[(.])|export\b.*\bfrom\b|(const|let|var)\b.*\brequire\(": "JavaScript|TypeScript|Vue|Svelte",
         r"(package|import|@file:|@testable\s+import)\b": "Go|Java|Kotlin|Scala|Groovy|Swift",
         r"((global\s+)?using|namespace\s+[\w.]+(?=\s*;)|open|module)\b": "C#|F#|OCaml|Standard ML",
@@ -40,7 +40,7 @@ _IMPORTS = {
         r"\s*(alias|import|require|use)\b": "Elixir",
         r"-(module|include|include_lib|import|behaviou?r)\b": "Erlang",
         r"\((ns|require|use|import|load|in-package|defpackage|use-package|provide)\b|#lang\b": (
-            "Clojure|Common Lisp|Emacs Lisp|Scheme|Racket"
+            "Clojure|Common Lisp|Emacs Lisp|Scheme|Racket|Fennel|Hy|Janet"
         ),
         r"(using|import|include)\b": "Julia|Thrift|Solidity",
         r"(library|require|source)\(": "R",
@@ -63,7 +63,7 @@ _MAX_STATEMENT_ROWS = 40  # of an import or a signature over several lines
 # A line that encloses nothing though it is indented less: a comment, a directive, a label, a bracket alone.
 _NO_HOLDER = re.compile(r"\s*(//|/\*|\*|--|;|%|[)\]}]|\{\s*$|begin\s*$|\w+\s*:\s*$)", re.IGNORECASE)
 _HASH_HOLDERS = {"CSS", "Haml", "Pug", "Clojure"}  # languages whose lines may begin with "#" and hold others
-_LABEL_HOLDERS = {"Python", "YAML", "Makefile", "Ruby", "Pascal", "Haskell", "Nim", "GDScript", "Cython", "Starlark"}
+_LABEL_HOLDERS = {"Python", "YAML", "Makefile", "Ruby", "Pascal", "Haskell", "Nim", "GDScript", "Mojo", "Starlark"}
 _NON_SPACE = re.compile(r"\S")
 _IMPORT_LINES = 200  # imports are at the top; further down the pattern mostly matches prose
 
