@@ -61,9 +61,30 @@ def test_the_peak_tells_what_of_it_was_freed() -> None:
         process.held, process.kept = held * GIB, int(kept * GIB)
         process.blocks.look(GIB, 64 * GIB)
     assert process.blocks.at_peak == int(1.5 * GIB)
+    assert process.blocks.in_use == 2 * GIB - int(0.4 * GIB), "more than at the peak"
     process.blocks.reset_peak()
+    process.held, process.kept = GIB, int(0.4 * GIB)
     process.blocks.look(GIB, 64 * GIB)
-    assert process.blocks.at_peak == int(0.4 * GIB)
+    assert process.blocks.at_peak == int(0.4 * GIB) and process.blocks.in_use == GIB - int(0.4 * GIB)
+
+
+def test_what_is_used_is_the_process_without_them() -> None:
+    from test_guard import Bench
+
+    process = Process()
+    guard = MemoryGuard("cpu", None, lambda: 4 * GIB, lambda event: None, sensors=Bench(), freed=process.blocks)
+    process.held, process.kept = 3 * GIB, 2 * GIB
+    guard.watch_freed_blocks()
+    assert guard.without_freed_blocks(4 * GIB) == 2 * GIB, "a peak between two looks"
+    process.held, process.kept = int(2.5 * GIB), 0
+    guard.watch_freed_blocks()
+    assert guard.without_freed_blocks(4 * GIB) == int(2.5 * GIB)
+    guard.sample()
+    record = guard.take()
+    assert (record["peak"], record["used"], record["freed"]) == (4 * GIB, int(2.5 * GIB), 2 * GIB)
+    plain = MemoryGuard("cpu", None, lambda: 4 * GIB, lambda event: None, sensors=Bench())
+    plain.sample()
+    assert plain.without_freed_blocks(4 * GIB) == 4 * GIB and "used" not in plain.take()
 
 
 def test_the_guard_says_so_between_two_steps() -> None:

@@ -126,7 +126,7 @@ def _write_metrics(run: Path, epochs: int, rate: float) -> None:
             if update == 8:
                 words = ("plain", "chunks of 64", 2 * GIB, GIB, STEP_DOWN)
                 metrics.write(StepDownRecord(phase, 9, "it ran out", "chunks", *words))
-        use = MemoryUse("plain", GIB, 2 * GIB, [], [], None, 0)
+        use = MemoryUse("plain", GIB, int((phase + 0.1) * GIB), [], [], None, 0)
         metrics.write(
             EpochRecord(
                 phase, phase, phase * UPDATES, 0, 512 * phase, rate, 1.0, 2.9, checks[1], 8.2, 0.2, 0.3, 0.4, 12, 0,

@@ -9,7 +9,7 @@ import pytest
 from fake_engine import FakeEngine
 from small_runs import Told, run
 
-from longrepo.training.time_budget import scale_epochs
+from longrepo.training.time_left import scale_epochs
 
 EPOCHS = {1: 5, 2: 8, 3: 8}
 

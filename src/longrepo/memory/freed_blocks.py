@@ -19,7 +19,8 @@ GAPS = 64 * 2**20  # bytes of freed blocks that are worth returning once more
 class FreedBlocks:
     """Watches what this process holds beside its plan, and has freed blocks returned in time.
 
-    `at_peak`: bytes of freed blocks when the process held most, since `reset_peak`.
+    Since `reset_peak`: `at_peak`, bytes of freed blocks when the process held most, and `in_use`, the most that it held
+    without such blocks, as far as looks ten times a second tell.
     """
 
     def __init__(
@@ -29,23 +30,24 @@ class FreedBlocks:
         give_back: Callable[[], bool] = return_freed_memory,
     ) -> None:
         self._resident, self._kept, self._give_back = resident, kept, give_back
-        self._peak = self.at_peak = 0
+        self._peak = self.at_peak = self.in_use = 0
         self._returned = False
 
     def reset_peak(self) -> None:
         """Begin a new peak, as the process's own is begun."""
-        self._peak = self.at_peak = 0
+        self._peak = self.at_peak = self.in_use = 0
 
     def look(self, planned: int, allowed: int) -> int:
         """Return the bytes the process holds if its freed blocks had to be returned now, else 0. `planned`: bytes of
         the current method (0: not planned); `allowed`: bytes the process may hold."""
-        held = self._resident()
+        held, kept = self._resident(), self._kept()
+        self.in_use = max(self.in_use, held - kept)
         if held > self._peak:
-            self._peak, self.at_peak = held, self._kept()
+            self._peak, self.at_peak = held, kept
         if not planned or held <= planned + SLACK_SHARE * max(0, allowed - planned):
             return 0
         if self._returned:  # blocks that were in use then have left gaps since
-            if self._kept() > GAPS:
+            if kept > GAPS:
                 self._give_back()
             return 0
         self._returned = True

@@ -124,10 +124,9 @@ class MemoryGuard:
     def _allowed_bytes(self, room: AvailableMemory) -> int:
         return room.bytes if self._budget is None else min(room.bytes, self._budget)
 
-    @property
-    def freed(self) -> int:
-        """Bytes of freed blocks that the process held at its peak."""
-        return self._freed.at_peak if self._freed else 0
+    def without_freed_blocks(self, peak: int) -> int:
+        """The most bytes that the process held without freed blocks, if `peak` is the most it held with them."""
+        return max(self._freed.in_use, peak - self._freed.at_peak) if self._freed else peak
 
     def reset_peak(self) -> None:
         """Begin a new peak, as the engine does."""
@@ -158,7 +157,8 @@ class MemoryGuard:
             "cgroup_used": round(sample.pressure.cgroup, 3),
         }
         if self._freed:
-            highest["freed"] = self.freed
+            highest["used"] = self.without_freed_blocks(peak)
+            highest["freed"] = self._freed.at_peak
         with self._lock:
             folded = self._pending_record
             before = self._last[1].swap if self._last else sample.swap
@@ -301,8 +301,7 @@ class StepGuard(AbstractContextManager[Any], Protocol):
 
     planned: int
 
-    @property
-    def freed(self) -> int: ...
+    def without_freed_blocks(self, peak: int) -> int: ...
 
     def reset_peak(self) -> None: ...
 
@@ -318,7 +317,10 @@ class StepGuard(AbstractContextManager[Any], Protocol):
 class NoGuard:
     """A guard that always says to go on."""
 
-    planned = freed = 0
+    planned = 0
+
+    def without_freed_blocks(self, peak: int) -> int:
+        return peak
 
     def reset_peak(self) -> None:
         return None

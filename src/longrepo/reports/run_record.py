@@ -53,7 +53,7 @@ class MetricsHistory:
     def peaks(self) -> list[tuple[int, int]]:
         """(update, peak memory in bytes); on a CPU the process without freed blocks that the C library kept."""
         measured = [(one.update, one.memory) for one in self.updates if one.memory.get("peak")]
-        return [(update, max(0, memory["peak"] - memory.get("freed", 0))) for update, memory in measured]
+        return [(update, memory.get("used", memory["peak"])) for update, memory in measured]
 
     def used(self, phase: int) -> int:
         """Peak memory of a phase in bytes, sampled during its updates or at the end of its epochs; 0: not measured."""

@@ -21,8 +21,7 @@ from longrepo.training.events import MetricsFile, Reporter, Validation
 from longrepo.training.plan import PhaseSchedule, TrainingPlan, epochs_by_phase
 from longrepo.training.state import CheckpointSnapshot, RunIdentity, TrainingState
 from longrepo.training.step_down import StepDown
-from longrepo.training.time_budget import schedule_within_budget
-from longrepo.training.time_left import ProgressEstimate
+from longrepo.training.time_left import ProgressEstimate, schedule_within_budget
 from longrepo.training.validation import validate
 from longrepo.utils.files import write_text_file
 

@@ -167,7 +167,7 @@ class StepDown:
     def measure(self) -> int:
         """Return the peak in bytes since the method was chosen or an epoch began, and record it. On a CPU it is the
         whole process without freed blocks that the C library kept."""
-        peak = max(0, self._engine.peak_memory() - self.guard.freed)
+        peak = self.guard.without_freed_blocks(self._engine.peak_memory())
         if phase := self.memory_state.phases.get(str(self._phase)):
             phase.used = max(phase.used, peak)
         return peak
