@@ -96,3 +96,29 @@ def test_a_snapshot_counts_what_it_cannot_decode(tmp_path: Path) -> None:
     assert {file.path for file in snapshot.files} == {"a.c", "mac.c"}
     assert snapshot.left_out == Counter({UNKNOWN_ENCODING: 1, BINARY: 1})
     assert snapshot.files[0].text == CODE.format("合計を表示する")
+
+
+def test_gitattributes_name_encodings_for_files_and_their_history(tmp_path: Path) -> None:
+    attributes = (
+        "*.it encoding=ISO-8859-1\n*.c working-tree-encoding=Shift_JIS\n*.u encoding=UTF-16LE\n"
+        "*.no encoding=no-such-encoding\n*.off -encoding\n[attr]loop loop\n*.x loop\n"
+    )
+    short = "// caff\u00e8\nint a;\n"
+    files: dict[str, str | bytes] = {
+        ".gitattributes": attributes,
+        "a.it": short.encode("latin-1"),
+        "stored.c": CODE.format("表示"),  # as git stores it: in UTF-8
+        "raw.c": CODE.format("表示").encode("cp932"),  # from before the attribute
+        "b.u": CODE.format("x").encode("utf-16-le"),
+        "c.no": short.replace("a;", "c;").encode("latin-1"),
+        "d.off": short.replace("a;", "d;").encode("latin-1"),
+    }
+    later = {"a.it": short.replace("int a", "long a").encode("latin-1")}
+    with Repository.open(make_repo(tmp_path / "repo", [files, later])) as repository:
+        tip = repository.resolve()
+        texts = {file.path: file.text for file in repository.snapshot(tip).files}
+        changes = [change for commit in repository.commits(tip) for change in commit.changes if change.path == "a.it"]
+    assert texts["a.it"] == short.replace("int a", "long a")
+    assert texts["stored.c"] == texts["raw.c"] == CODE.format("表示") and texts["b.u"] == CODE.format("x")
+    assert "c.no" not in texts and "d.off" not in texts
+    assert changes[0].before == short and changes[1].after == short

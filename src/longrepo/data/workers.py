@@ -40,7 +40,6 @@ from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import RunError
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.languages import language_of
-from longrepo.repository.notebooks import NOTEBOOK_SUFFIX
 from longrepo.repository.repository import Repository
 from longrepo.repository.rules import FileSelection, PathRule
 from longrepo.repository.types import BlobText
@@ -308,9 +307,9 @@ class CachedReader:
         while some := list(islice(rest, _REQUESTS_PER_READ)):
             blobs = dict.fromkeys(blob for _, request in some for blob in _blobs_of(request))
             texts = {blob: text for blob, text in texts.items() if blob in blobs}
-            notebooks = {blob for _, one in some if one.path.endswith(NOTEBOOK_SUFFIX) for blob in _blobs_of(one)}
+            forms = {blob: form for _, one in some if (form := self.rules.form_of(one.path)) for blob in _blobs_of(one)}
             new = [blob for blob in blobs if blob not in texts]
-            texts |= {one.blob: one for one in self.repository.texts(new, self.max_file_bytes, notebooks)}
+            texts |= {one.blob: one for one in self.repository.texts(new, self.max_file_bytes, forms)}
             for key, request in some:
                 job = _make_job(request, [texts[blob] for blob in _blobs_of(request)], self.rules.of(request.path))
                 if isinstance(job, SkippedText):

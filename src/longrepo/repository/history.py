@@ -24,7 +24,6 @@ from longrepo.repository.git import (
     decode_message,
     read_changes,
 )
-from longrepo.repository.notebooks import NOTEBOOK_SUFFIX
 from longrepo.repository.rules import PathRules
 from longrepo.repository.snapshot import TextPipe
 from longrepo.repository.types import Commit, CommitRecord, FileChange, TextChange, decode_path
@@ -88,10 +87,12 @@ class TextHistory:
         group: list[CommitRecord] = []
         texts: dict[str, _PendingText] = {}
         new: list[str] = []
-        notebooks = set[str]()
+        forms: dict[str, str] = {}
         for record in records:
             group.append(record)
-            notebooks.update(_blobs(one for one in record.changes if one.path.endswith(NOTEBOOK_SUFFIX)))
+            for change in record.changes:
+                if form := self._rules.form_of(change.path):
+                    forms |= dict.fromkeys(_blobs([change]), form)
             for blob in _blobs(record.changes):
                 if blob not in texts:
                     if blob not in self._cache:
@@ -100,11 +101,11 @@ class TextHistory:
                     self._cache.move_to_end(blob)
                     texts[blob] = self._cache[blob]
             if len(new) >= _BLOBS_AT_ONCE or len(group) >= _BLOBS_AT_ONCE:
-                pipe.ask(new, notebooks)
+                pipe.ask(new, forms)
                 yield group, texts, len(new)
-                group, texts, new, notebooks = [], {}, [], set()
+                group, texts, new, forms = [], {}, [], {}
         if group:
-            pipe.ask(new, notebooks)
+            pipe.ask(new, forms)
             yield group, texts, len(new)
 
     def _finish(self, group: _PendingGroup, pipe: TextPipe) -> Iterator[Commit]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -170,14 +170,14 @@ class Repository:
         return History(self._reader, self._shallow, counts, self.rules(tip)).log(tip, excluded, known)
 
     def texts(
-        self, blobs: Iterable[str], max_file_bytes: int = _MAX_FILE_BYTES, notebooks: Container[str] = ()
+        self, blobs: Iterable[str], max_file_bytes: int = _MAX_FILE_BYTES, forms: Mapping[str, str] | None = None
     ) -> Iterator[BlobText]:
         """Yield the text of each distinct blob in the order requested, or why it is left out.
 
-        `notebooks`: blobs that may be larger than `max_file_bytes`, as their outputs aren't part of the text. Reasons:
-        missing, oversized, binary, empty, generated, broken notebook, LFS pointer and the like.
+        `forms`: blob → how it is read, as `PathRules.form_of` says of its path. Reasons: missing, oversized, binary,
+        unknown encoding, empty, generated, broken notebook, LFS pointer and the like.
         """
-        return read_texts(self._reader, blobs, max_file_bytes, notebooks)
+        return read_texts(self._reader, blobs, max_file_bytes, forms)
 
     def tracked(self, commit: str) -> Iterator[TreeEntry]:
         """Yield every tracked path of a commit, in git's order."""

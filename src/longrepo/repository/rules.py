@@ -14,6 +14,7 @@ from longrepo.errors import InputError
 from longrepo.repository.filters import VendorFolders, path_noise
 from longrepo.repository.git import ObjectReader
 from longrepo.repository.languages import language_of, named_language
+from longrepo.repository.notebooks import NOTEBOOK_SUFFIX
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -24,8 +25,11 @@ _ATTRIBUTES = (
     "gitlab-generated",
     "linguist-documentation",
     "linguist-language",
+    "working-tree-encoding",
+    "encoding",
 )
 _ATTRIBUTES_FILE = ".gitattributes"
+NOTEBOOK = "notebook"  # the form of a file that isn't read by its encoding
 CHOICES = ("outside --path", "excluded")  # reasons that a person chose
 _YES, _NO = ("set", "true"), ("unset", "false")  # as `git check-attr` prints them
 
@@ -46,12 +50,13 @@ class FileSelection:
 
 class PathRule(NamedTuple):
     """What the rules say about a path: `reason`, "" if it is read, and the `rule` behind it; `own`: somebody said that
-    it is the repository's own, so its text isn't judged; `language`, if somebody named it."""
+    it is the repository's own, so its text isn't judged; `language` and `encoding`, if somebody named them."""
 
     reason: str = ""
     rule: str = ""
     own: bool = False
     language: str = ""
+    encoding: str = ""
 
 
 class PathRules:
@@ -97,6 +102,10 @@ class PathRules:
         """Return the language of a file: as somebody named it, as its content names it, or by its name and text."""
         return self.of(path).language or content_language or language_of(path, text)
 
+    def form_of(self, path: str) -> str:
+        """Return how a file's bytes are read: "notebook", the encoding that somebody named, or ""."""
+        return NOTEBOOK if path.endswith(NOTEBOOK_SUFFIX) else self.of(path).encoding
+
     def unused_patterns(self) -> list[str]:
         """Return the patterns that match no file of the commit, each with its setting."""
         return [
@@ -110,14 +119,14 @@ class PathRules:
         ]
 
     def _judge(self, path: str, attributes: dict[str, str]) -> PathRule:
-        language = _attribute_language(attributes)
+        language, encoding = _attribute_language(attributes), _attribute_encoding(attributes)
         if self._folder and not path.startswith(self._folder):
             return PathRule(CHOICES[0], f"--path {self.selection.folder}")
         excluded = self._exclude.check_file(path)
         if excluded.include and excluded.index is not None:
             return PathRule(CHOICES[1], f"data.exclude: {self.selection.exclude[excluded.index]}")
         if self._include.check_file(path).include:
-            return PathRule("", "data.include", True, language)
+            return PathRule("", "data.include", True, language, encoding)
         vendored = attributes.get("linguist-vendored", "")
         generated = next(
             (value for name in ("linguist-generated", "gitlab-generated") if (value := attributes.get(name))), ""
@@ -130,7 +139,7 @@ class PathRules:
             reason, rule = found
             if (vendored if reason == "vendored" else generated) not in _NO:
                 return PathRule(reason, rule, own, language)
-        return PathRule("", "", own, language)
+        return PathRule("", "", own, language, encoding)
 
 
 def _patterns(patterns: Sequence[str], setting: str) -> GitIgnoreSpec:
@@ -143,6 +152,14 @@ def _patterns(patterns: Sequence[str], setting: str) -> GitIgnoreSpec:
         except ValueError as error:
             raise InputError(f"{setting}: {error}; write it as in a .gitignore file, such as docs/ or *.sql") from None
     return GitIgnoreSpec.from_lines(patterns)
+
+
+def _attribute_encoding(attributes: dict[str, str]) -> str:
+    """Return the encoding of the working tree, which git stores as UTF-8 if it knows it, or else git gui's."""
+    for name in ("working-tree-encoding", "encoding"):
+        if (value := attributes.get(name, "")) not in ("", *_YES, *_NO):
+            return value
+    return ""
 
 
 def _attribute_language(attributes: dict[str, str]) -> str:

@@ -6,7 +6,7 @@ Texts are streamed by object id: git inflates the next ones while this process d
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from longrepo.repository.encodings import decode_text, undecoded_reason
 from longrepo.repository.filters import pointer_noise, text_noise
 from longrepo.repository.git import MAX_PENDING_IDS, MISSING, ObjectReader, in_groups
 from longrepo.repository.notebooks import BROKEN_NOTEBOOK, MAX_NOTEBOOK_BYTES, NOTEBOOK_SUFFIX, read_notebook
-from longrepo.repository.rules import PathRule, PathRules
+from longrepo.repository.rules import NOTEBOOK, PathRule, PathRules
 from longrepo.repository.types import BlobText, Snapshot, TextFile, decode_path
 
 
@@ -27,7 +27,7 @@ class TextPipe:
 
     def __init__(self, reader: ObjectReader, max_file_bytes: int) -> None:
         self._max_file_bytes = max_file_bytes
-        self._notebooks: frozenset[str] = frozenset()
+        self._forms: dict[str, str] = {}
         self._processes = ExitStack()
         self._sizes = self._processes.enter_context(reader.batch("--batch-check"))
         self._contents = self._processes.enter_context(reader.batch("--batch"))
@@ -43,13 +43,14 @@ class TextPipe:
     def __len__(self) -> int:
         return len(self._asked) + len(self._sizing)
 
-    def ask(self, blobs: list[str], notebooks: Iterable[str] = ()) -> None:
+    def ask(self, blobs: list[str], forms: Mapping[str, str]) -> None:
         """Request these blobs. Together with those not taken yet, there may be at most `MAX_PENDING_IDS`.
 
-        `notebooks`: the blobs that may be larger, as their outputs aren't part of the text.
+        `forms`: blob → how it is read: a notebook may be larger, as its outputs aren't part of the text; an encoding
+        counts if the bytes aren't UTF-8.
         """
         self._ask_contents()
-        self._notebooks = frozenset(notebooks)
+        self._forms.update(forms)
         self._sizes.ask(blobs)
         self._sizing = blobs
 
@@ -64,17 +65,18 @@ class TextPipe:
         if not self._asked:
             self._ask_contents()
         blob, reason = self._asked.popleft()
+        form = self._forms.pop(blob, "")
         if reason:
             return BlobText(blob, None, reason)
         kind, size = self._contents.header()
         if kind == MISSING:
             return BlobText(blob, None, MISSING)
-        return self._read(blob, self._contents.content(size))
+        return self._read(blob, self._contents.content(size), "" if form == NOTEBOOK else form)
 
-    def _read(self, blob: str, content: bytes) -> BlobText:
+    def _read(self, blob: str, content: bytes, encoding: str) -> BlobText:
         if pointer := pointer_noise(content):
             return BlobText(blob, None, pointer)
-        text, language = decode_text(content), ""
+        text, language = decode_text(content, encoding), ""
         if text is None:
             return BlobText(blob, None, undecoded_reason(content))
         try:
@@ -89,19 +91,19 @@ class TextPipe:
     def _unread(self, blob: str, kind: str, size: int) -> str:
         if kind != "blob":
             return MISSING
-        limit = MAX_NOTEBOOK_BYTES if blob in self._notebooks else self._max_file_bytes
+        limit = MAX_NOTEBOOK_BYTES if self._forms.get(blob) == NOTEBOOK else self._max_file_bytes
         return "oversized" if size > max(limit, self._max_file_bytes) else ""
 
 
 def read_texts(
-    reader: ObjectReader, blobs: Iterable[str], max_file_bytes: int, notebooks: Container[str] = ()
+    reader: ObjectReader, blobs: Iterable[str], max_file_bytes: int, forms: Mapping[str, str] | None = None
 ) -> Iterator[BlobText]:
     """Yield the text of each distinct blob in the order requested, or why it is left out: missing, oversized, binary,
     empty, generated, broken notebook, LFS pointer and the like. One text at a time is in memory."""
     size = MAX_PENDING_IDS // 3
     with TextPipe(reader, max_file_bytes) as pipe:
         for group in in_groups(_distinct(blobs), size):
-            pipe.ask(group, [blob for blob in group if blob in notebooks])
+            pipe.ask(group, {blob: forms[blob] for blob in group if blob in forms} if forms else {})
             while len(pipe) > 2 * size:
                 yield pipe.take()
         while pipe:
@@ -154,8 +156,8 @@ def read_snapshot(reader: ObjectReader, commit: str, max_file_bytes: int, rules:
             left_out_bytes[reason] += entry.size or 0
         else:
             wanted.append(entry)
-    notebooks = {entry.blob for entry in wanted if entry.path.endswith(NOTEBOOK_SUFFIX)}
-    texts = {one.blob: one for one in read_texts(reader, (one.blob for one in wanted), max_file_bytes, notebooks)}
+    forms = {entry.blob: form for entry in wanted if (form := rules.form_of(entry.path))}
+    texts = {one.blob: one for one in read_texts(reader, (one.blob for one in wanted), max_file_bytes, forms)}
     files: list[TextFile] = []
     for entry in wanted:
         _, text, reason, language = texts[entry.blob]
