@@ -274,7 +274,7 @@ def test_a_header_is_written_once_however_often_a_run_is_killed(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("epochs, said", [
-    (1, "--epochs 1 ends in phase 2: phase 3, which the settings enable, needs at least 2"), (2, None), (8, None),
+    (1, "--epochs 1 ends in phase 2, before phase 3 of the settings: give --epochs 2 or more"), (2, None), (8, None),
 ])  # fmt: skip
 def test_epochs_that_end_before_an_enabled_phase_are_said(tmp_path: Path, epochs: int, said: str | None) -> None:
     run(tmp_path / "first", epochs=3)
@@ -299,3 +299,18 @@ def test_a_place_that_the_settings_do_not_have_is_an_error_with_the_fix(
     assert fix in str(caught.value) and str(last) in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "more").exists()
     run(tmp_path / "kept", *overrides, checkpoint=last)
+
+
+def test_a_further_phase_that_the_settings_lack_is_named(tmp_path: Path) -> None:
+    source = sequences(lengths=(40, 60, 90, 120, 140))
+    more = (
+        "long_context.phase3_enabled=true",
+        "long_context.further_phases=[{min_length: 130, max_length: 150, epochs: 2}]",
+    )
+    run(tmp_path / "first", *more, epochs=7, source=source)
+    with pytest.raises(
+        InputError, match=r"after epoch 1 of phase 4, a phase that the settings don't have: set that lo"
+    ):
+        run(tmp_path / "more", checkpoint=(tmp_path / "first" / "last").resolve(), source=source)
+    with pytest.raises(InputError, match="phase 4, a phase that the settings don't have"):
+        run(tmp_path / "first", more[0], resume="auto", epochs=1, source=source)

@@ -172,7 +172,7 @@ def _unreached_phases(epochs: int, state: TrainingState, schedule: Schedule, ahe
     last = max(ahead)
     needed = sum(count for number, count in everything.items() if number < missed[0]) + 1
     listed = " and ".join(f"phase {number}" for number in missed)
-    return [f"--epochs {epochs} ends in phase {last}: {listed}, which the settings enable, needs at least {needed}"]
+    return [f"--epochs {epochs} ends in phase {last}, before {listed} of the settings: give --epochs {needed} or more"]
 
 
 def _limit_updates(schedule: Schedule, catalog: SequenceCatalog, settings: Settings) -> Schedule:
