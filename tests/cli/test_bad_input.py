@@ -45,6 +45,12 @@ CASES = {
         ["--repo", "../shop", "--config", "../wrong.yaml"],
         ["2 problems", "unknown key lora.rr; did you mean lora.r?", "base_learning_rate: expected a valid number"],
     ),
+    "a folder that isn't there": (["--repo", "../shop", "--path", "nowhere"], ["--path nowhere", "no such folder"]),
+    "patterns that leave nothing": (
+        ["--repo", "../shop", "--set", "data.exclude=*"],
+        ["data.exclude", "no text files"],
+    ),
+    "a pattern that isn't one": (["--repo", "../shop", "--set", "data.include=['!']"], ["data.include", "'!'"]),
     "a model that can't be had": (["--repo", "../shop", "--model", "nobody/nothing"], ["nobody/nothing"]),
     "a folder that isn't a model": (["--repo", "../shop", "--model", "../empty"], ["../empty"]),
 }
