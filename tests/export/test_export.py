@@ -202,7 +202,7 @@ def test_an_existing_folder_is_left_alone_and_a_failure_leaves_nothing(run: Run,
     "config, expected",
     [
         ('{"peft_type": "LORA", "use_dora": true}', "use_dora"),
-        ('{"peft_type": "IA3"}', "peft_type IA3"),
+        ('{"peft_type": "IA3"}', "peft_type is IA3"),
         ('{"peft_type": "LORA", "r": 4}', "names 0 trained tokens"),
         ("no json", "can't be read"),
     ],

@@ -16,7 +16,7 @@ from longrepo import embedded
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
 from longrepo.export.formats import export_artifact
-from longrepo.export.gguf import LORA_SCRIPT, MODEL_SCRIPT, find_converter, find_pre_tokenizer
+from longrepo.export.run_converter import LORA_SCRIPT, MODEL_SCRIPT, find_converter, find_pre_tokenizer
 from longrepo.training.artifact import find_artifact
 
 _BASE = """class TextModel:
@@ -140,3 +140,18 @@ def test_the_real_converter_takes_what_it_is_given(run: Run, tmp_path: Path) -> 
         output = tmp_path / f"gguf-{adapter_only}"
         export_artifact(find_artifact(run.folder), "gguf", ExportOptions(adapter_only=adapter_only), output)
         assert all(file.read_bytes()[:4] == b"GGUF" for file in output.glob("*.gguf"))
+
+
+@pytest.mark.parametrize("damage", ["base", "adapter"])
+def test_a_missing_converter_is_said_before_anything_is_read(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    shutil.copytree(run.folder, tmp_path / "run")
+    shutil.copytree(run.model, tmp_path / "model")
+    file = {"base": tmp_path / "model/model.safetensors", "adapter": tmp_path / "run/adapter/adapter_model.safetensors"}
+    file[damage].write_text("")
+    source = find_artifact(tmp_path / "run").on(str(tmp_path / "model"))
+    with pytest.raises(InputError, match="isn't on PATH; git clone"):
+        export_artifact(source, "gguf", ExportOptions(), tmp_path / "gguf")
+    assert not list(tmp_path.glob("*gguf*"))

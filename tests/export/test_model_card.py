@@ -16,6 +16,7 @@ from longrepo.export.adapter import ExportOptions
 from longrepo.export.card import BaseLicense, CardUse, find_base_license, make_model_card
 from longrepo.export.formats import export_artifact
 from longrepo.training.artifact import TrainedArtifact, find_artifact
+from longrepo.utils.files import sha256_of
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "reports"))
 
@@ -112,3 +113,51 @@ def test_every_folder_has_one(tmp_path: Path, format: str) -> None:
     assert facts is not None
     assert facts["library_name"] == {"merged": "transformers"}.get(format, format)
     assert "LoRA" in (tmp_path / "out" / "README.md").read_text()
+
+
+def changed(file: Path, change: Any) -> None:
+    tree = json.loads(file.read_text())
+    change(tree)
+    file.write_text(json.dumps(tree))
+
+
+def test_it_gives_the_lengths_trained_on_not_those_prepared(source: TrainedArtifact) -> None:
+    assert source.run is not None
+    header, state = source.run.parent / "sequences" / "header.json", source.run / "checkpoints/phase-1/state.json"
+    band = {"phase": 3, "floor": 1024, "low": 2048, "cap": 4096}
+    changed(header, lambda tree: tree["bands"].append(band))
+    text = make_model_card(source, USE)
+    assert "sequences of up to 1,024 tokens (of the prepared ones, up to 4,096)" in text
+    assert "12,000 tokens were trained on in 12 updates" in text and "from before it" not in text
+    changed(state, lambda tree: tree["state"]["best"].update(epoch=1))
+    text = make_model_card(source, USE)
+    assert "sequences of up to 512 tokens (of the prepared ones, up to 4,096)" in text
+    assert "6,000 tokens were trained on in 6 updates" in text
+    (line,) = (line for line in text.splitlines() if "these weights are from before it" in line)
+    assert line.startswith("| phase 2 ")
+
+
+def test_cut_sequences_count_as_cut(source: TrainedArtifact) -> None:
+    assert source.run is not None
+    metrics, state = source.run / "metrics.jsonl", source.run / "checkpoints/phase-1/state.json"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for line in lines:
+        if line.get("changes") == "chunks":
+            line |= {"changes": "cut", "update": 7}
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    changed(state, lambda tree: tree["state"]["memory"].update(max_length=640))
+    assert "sequences of up to 640 tokens (of the prepared ones, up to 1,024)" in make_model_card(source, USE)
+
+
+def test_a_checkpoint_s_card_counts_its_own_updates(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    folder = run / "checkpoints" / "phase-1"
+    changed(folder / "state.json", lambda tree: tree["state"].update(update=4))
+    (folder / "adapter").mkdir()
+    (folder / "optimizer.safetensors").write_text("")
+    config = {"base_model_name_or_path": "embedded", "peft_type": "LORA", "r": 16, "lora_alpha": 32, "lora_dropout": 0}
+    (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["q_proj"]}))
+    files = {name: sha256_of(folder / name) for name in ("state.json", "optimizer.safetensors")}
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+    text = make_model_card(find_artifact(folder), USE)
+    assert "4,000 tokens were trained on in 4 updates" in text and "sequences of up to 512 tokens" in text

@@ -195,6 +195,23 @@ def test_a_readme_says_where_positions_are_others(tmp_path: Path) -> None:
     assert "linear to 8,192 tokens" in text and "--format merged" in text
 
 
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_what_is_written_can_be_read_by_whom_the_umask_allows(tmp_path: Path, umask: int, mode: int) -> None:
+    former = os.umask(umask)
+    try:
+        run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"))
+        for format in ("peft", "merged", "mlx"):
+            export_artifact(find_artifact(run.folder), format, ExportOptions(), tmp_path / format)
+        arguments = ["extend", str(run.model), "--to", "8192", "--method", "linear", "--window", "full", "--output"]
+        assert CliRunner().invoke(app, [*arguments, str(tmp_path / "extended")]).exit_code == 0
+    finally:
+        os.umask(former)
+    for format in ("peft", "merged", "mlx", "extended"):
+        files = [file for file in (tmp_path / format).rglob("*") if file.is_file()]
+        assert {file.stat().st_mode & 0o777 for file in files if file.stat().st_nlink == 1} == {mode}
+        assert any(file.suffix == ".safetensors" for file in files)
+
+
 def test_a_damaged_tokenizer_is_one_line(tmp_path: Path) -> None:
     model = base_folder(tmp_path / "model")
     (model / "tokenizer_config.json").write_text("{")

@@ -136,11 +136,11 @@ def test_where_training_began_may_have_moved_and_its_loss_is_one_line(run: Run, 
     settings = tmp_path / "run" / "settings.yaml"
     settings.write_text(settings.read_text().replace(str(run.model), str(tmp_path / "gone")))
     source = find_artifact(tmp_path / "run")
-    with pytest.raises(InputError, match=r"trained from, .*gone, isn't there any more; put it back, or name") as caught:
+    with pytest.raises(InputError, match=r"its base model .*gone no longer exists; restore it, or name") as caught:
         source.on(None)
     assert "\n" not in str(caught.value)
     torch_alone = EngineSelection("torch", "asked")
-    with pytest.raises(InputError, match="isn't there any more"):
+    with pytest.raises(InputError, match="no longer exists"):
         TunedModel.load(tmp_path / "run", None, torch_alone, "cpu")
     tuned = TunedModel.load(tmp_path / "run", str(run.model), torch_alone, "cpu")
     assert tuned.engine.generate(run.prompt, 20) == run.engine.generate(run.prompt, 20)

@@ -47,16 +47,10 @@ class InferenceModel:
         Raises InputError if there is none.
         """
         if name is not None and not (Path(name) / "config.json").is_file() and Path(name).is_dir():
-            from longrepo.serve.model import with_adapter_lora
             from longrepo.training.artifact import find_artifact
 
             source = find_artifact(Path(name))
-            return InferenceModel(
-                with_adapter_lora(source.settings, source.adapter),
-                parse_positions(set_),
-                source.adapter,
-                source.tokenizer,
-            )
+            return InferenceModel(source.settings, parse_positions(set_), source.adapter, source.tokenizer)
         settings = load_settings(config, (*overrides, *((f"model.name={name}",) if name else ())))
         asked = settings.context if settings.context != ContextSettings() else None
         return InferenceModel(settings.model_copy(update={"context": ContextSettings()}), asked)

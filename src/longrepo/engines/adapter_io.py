@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from safetensors import SafetensorError, deserialize, safe_open
 from safetensors.numpy import save_file
 
 from longrepo.config.schema import Settings
+from longrepo.engines.lora_config import MERGE_IT, LoraScheme, check_plain_lora, module_names
 from longrepo.errors import InputError
 
 ADAPTER_WEIGHTS, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -100,10 +103,9 @@ def read_adapter(folder: Path, shapes: TensorShapes) -> dict[str, Array]:
     """Read a folder's adapter, by PEFT's names; `shapes` are the model's own. Raises InputError if it can't be read, or
     was made for another model or other LoRA settings."""
     file = folder / ADAPTER_WEIGHTS
-    try:
-        saved = _read_float32(file)
-    except (OSError, TypeError, SafetensorError) as error:
-        raise unreadable_adapter(file, error) from None
+    saved = _read_weights(file)
+    if (folder / ADAPTER_CONFIG).is_file():
+        saved = _as_plain_lora(saved, shapes, read_lora_scheme(folder))
     found = {name: tensor.shape for name, tensor in saved.items()}
     wrong = sorted(shapes.keys() ^ found.keys()) or [n for n in sorted(shapes) if tuple(shapes[n]) != found[n]]
     if wrong:
@@ -112,6 +114,96 @@ def read_adapter(folder: Path, shapes: TensorShapes) -> dict[str, Array]:
             f"(first difference: {wrong[0]}); use the settings.yaml of the run it comes from"
         )
     return saved
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Return a folder's `adapter_config.json`. Raises InputError if it can't be read."""
+    try:
+        tree = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / ADAPTER_CONFIG}: can't be read ({error}); give an adapter's folder") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{folder / ADAPTER_CONFIG}: isn't an adapter's configuration; give an adapter's folder")
+    return tree
+
+
+def read_lora_scheme(folder: Path) -> LoraScheme:
+    """Read how a folder's adapter is built. Raises InputError if it can't be read or isn't plain LoRA."""
+    config = read_adapter_config(folder)
+    check_plain_lora(config, folder / ADAPTER_CONFIG)
+    return LoraScheme(config)
+
+
+def read_lora_modules(folder: Path) -> tuple[str, ...]:
+    """Return the last names of the modules that an adapter's file holds LoRA of: `lora.target_modules` for it. Raises
+    InputError if the file can't be read, or has something else than LoRA in a decoder's layers."""
+    file = folder / ADAPTER_WEIGHTS
+    try:
+        with safe_open(file, framework="np") as opened:
+            names = [name for name in opened.keys() if name != tensor_name(TOKEN_ROWS_PATH)]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise unreadable_adapter(file, error) from None
+    return module_names(path.rpartition(".")[0] for path in map(partial(_checked_lora_path, file), names))
+
+
+@dataclass(frozen=True)
+class PlainLora:
+    """An adapter as LoRA of one rank `r` and one `scale`: float32 `lora_a` `[r, in]` and `lora_b` `[out, r]` by path,
+    and `rows` `[k, hidden]`, the trained embedding rows of the token ids `row_ids`."""
+
+    r: int
+    scale: float
+    dropout: float
+    tensors: dict[str, Array]
+    row_ids: tuple[int, ...]
+    rows: Array | None
+
+
+def read_plain_lora(folder: Path) -> PlainLora:
+    """Read any adapter that is LoRA on the published base. Raises InputError if it isn't, or can't be read."""
+    scheme, file = read_lora_scheme(folder), folder / ADAPTER_WEIGHTS
+    saved = _read_weights(file)
+    rows = saved.pop(tensor_name(TOKEN_ROWS_PATH), None)
+    paths = {_checked_lora_path(file, name): tensor for name, tensor in saved.items()}
+    tensors: dict[str, Array] = {}
+    for module in sorted({path.rpartition(".")[0] for path in paths}):
+        first, second = (paths.get(f"{module}.{matrix}") for matrix in _LORA_MATRICES)
+        if first is None or second is None or len(first) != scheme.rank(module):
+            raise InputError(f"{file}: LoRA of {module} isn't of the rank in {ADAPTER_CONFIG}; save the adapter again")
+        pair = scheme.plain(module, first, second, scheme.largest_rank)
+        tensors |= dict(zip((f"{module}.{matrix}" for matrix in _LORA_MATRICES), pair, strict=True))
+    ids = scheme.config.get("trainable_token_indices") or []
+    ids = [id for some in ids.values() for id in some] if isinstance(ids, dict) else ids
+    if len(ids) != (0 if rows is None else len(rows)):
+        raise InputError(
+            f"{folder}: {ADAPTER_CONFIG} names {len(ids)} trained tokens, but {ADAPTER_WEIGHTS} has "
+            f"{0 if rows is None else len(rows)} rows for them"
+        )
+    dropout = float(scheme.config.get("lora_dropout", 0.0))
+    return PlainLora(scheme.largest_rank, scheme.own_scale, dropout, tensors, tuple(ids), rows)
+
+
+def _checked_lora_path(file: Path, name: str) -> str:
+    path = lora_path(name)
+    if path is None:
+        raise InputError(f"{file}: only plain LoRA of linear layers is supported, but this has {name}; {MERGE_IT}")
+    return path
+
+
+def _as_plain_lora(saved: Mapping[str, Array], shapes: TensorShapes, scheme: LoraScheme) -> dict[str, Array]:
+    """Return the file's tensors as an engine has them, which gives all modules one rank and one scale: zeros where the
+    configuration leaves out a module, and for the rank that one lacks."""
+    plain = dict(saved)
+    for module in {path.rpartition(".")[0] for name in shapes if (path := lora_path(name))}:
+        names = [tensor_name(f"{module}.{matrix}") for matrix in _LORA_MATRICES]
+        if shapes[names[0]][0] != scheme.largest_rank:
+            continue  # other LoRA settings
+        if all(name in saved for name in names):
+            pair = scheme.plain(module, saved[names[0]], saved[names[1]], shapes[names[0]][0])
+            plain |= dict(zip(names, pair, strict=True))
+        elif not any(name in saved for name in names) and not scheme.has(module):
+            plain |= {name: np.zeros(tuple(shapes[name]), np.float32) for name in names}
+    return plain
 
 
 def write_optimizer(file: Path, state: Mapping[str, Array]) -> None:
@@ -169,6 +261,13 @@ def unreadable_adapter(file: Path, error: Exception) -> InputError:
 
 def _unreadable_optimizer(file: Path, error: Exception) -> InputError:
     return InputError(f"{file}: can't be read as an optimizer's state ({error}); use another checkpoint")
+
+
+def _read_weights(file: Path) -> dict[str, Array]:
+    try:
+        return _read_float32(file)
+    except (OSError, TypeError, SafetensorError) as error:
+        raise unreadable_adapter(file, error) from None
 
 
 def _read_float32(file: Path) -> dict[str, Array]:

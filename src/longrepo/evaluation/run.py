@@ -26,6 +26,7 @@ from longrepo.data.metadata import check_tokenizer
 from longrepo.data.questions.write import match_folders
 from longrepo.data.repo_tree import RepoTrees
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.engines.adapter_io import read_adapter_config
 from longrepo.engines.registry import EngineSelection, create_engine
 from longrepo.engines.tiers import TieredEngine, Tiers, model_tiers
 from longrepo.errors import InputError
@@ -53,7 +54,7 @@ from longrepo.evaluation.scoring import (
 )
 from longrepo.repository.repository import Repository
 from longrepo.rope.apply import describe_context
-from longrepo.training.artifact import TrainedArtifact, find_artifact, read_adapter_config
+from longrepo.training.artifact import TrainedArtifact, find_artifact
 from longrepo.training.checkpoint import STATE
 from longrepo.utils import files
 from longrepo.utils.cache import SqliteCache, cache_folder

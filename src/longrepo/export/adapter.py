@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import SafetensorError
-
 from longrepo.config.schema import ContextSettings, ModelSettings
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.engines.adapter_io import (
-    ADAPTER_CONFIG,
-    ADAPTER_WEIGHTS,
-    TOKEN_ROWS_PATH,
-    lora_path,
-    tensor_name,
-    unreadable_adapter,
-)
-from longrepo.errors import InputError
+from longrepo.engines.adapter_io import Array, read_plain_lora
 from longrepo.rope.apply import NATIVE_CONTEXT
-from longrepo.training.artifact import TrainedArtifact, read_adapter_config
+from longrepo.training.artifact import TrainedArtifact
 
-_UNSUPPORTED_PEFT_KEYS = (
-    "use_dora",
-    "rank_pattern",
-    "alpha_pattern",
-    "modules_to_save",
-    "use_qalora",
-    "fan_in_fan_out",
-)
 Quantization = Literal["none", "4bit", "8bit"]
 Precision = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -62,36 +44,14 @@ class PeftAdapter:
     rows: Any
 
 
-def read_peft_adapter(folder: Path, load: Callable[[Path], Mapping[str, Any]]) -> PeftAdapter:
-    """Read an adapter; `load` reads a file's tensors in float32.
+def read_peft_adapter(folder: Path, convert: Callable[[Array], Any]) -> PeftAdapter:
+    """Read an adapter; `convert` makes a framework's array of NumPy's.
 
-    Raises InputError if it can't be read, or is anything but LoRA with trained embedding rows."""
-    config, file = read_adapter_config(folder), folder / ADAPTER_WEIGHTS
-    if config.get("peft_type") != "LORA" or any(config.get(name) for name in _UNSUPPORTED_PEFT_KEYS):
-        also = next(
-            (name for name in _UNSUPPORTED_PEFT_KEYS if config.get(name)), f"peft_type {config.get('peft_type')}"
-        )
-        raise InputError(f"{folder / ADAPTER_CONFIG}: only plain LoRA can be converted, and this has {also}")
-    try:
-        tensors = dict(load(file))
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise unreadable_adapter(file, error) from None
-    rows = tensors.pop(tensor_name(TOKEN_ROWS_PATH), None)
-    lora = {}
-    for name, tensor in tensors.items():
-        if (path := lora_path(name)) is None:
-            raise InputError(f"{file}: only plain LoRA can be converted, and this has {name}")
-        lora[path] = tensor.T
-    ids = config.get("trainable_token_indices") or []
-    ids = [id for some in ids.values() for id in some] if isinstance(ids, dict) else ids
-    if len(ids) != (0 if rows is None else len(rows)):
-        raise InputError(
-            f"{folder}: {ADAPTER_CONFIG} names {len(ids)} trained tokens, but {ADAPTER_WEIGHTS} has "
-            f"{0 if rows is None else len(rows)} rows for them"
-        )
-    r = int(config["r"])
-    scale = config["lora_alpha"] / (r**0.5 if config.get("use_rslora") else r)
-    return PeftAdapter(r, scale, float(config.get("lora_dropout", 0.0)), lora, tuple(ids), rows)
+    Raises InputError if it can't be read, or is anything but LoRA on the published base with trained embedding rows."""
+    plain = read_plain_lora(folder)
+    lora = {path: convert(tensor).T for path, tensor in plain.tensors.items()}
+    rows = None if plain.rows is None else convert(plain.rows)
+    return PeftAdapter(plain.r, plain.scale, plain.dropout, lora, plain.row_ids, rows)
 
 
 _NO_ADAPTER = PeftAdapter(r=1, scale=0.0, dropout=0.0, lora={}, row_ids=(), rows=None)
@@ -109,12 +69,12 @@ class MergeInputs:
     adapter: PeftAdapter
 
     @staticmethod
-    def of(source: TrainedArtifact, load: Callable[[Path], Mapping[str, Any]]) -> MergeInputs:
-        """`load` as in `read_peft_adapter`. Raises InputError if the adapter or the tokenizer can't be read."""
+    def of(source: TrainedArtifact, convert: Callable[[Array], Any]) -> MergeInputs:
+        """`convert` as in `read_peft_adapter`. Raises InputError if the adapter or the tokenizer can't be read."""
         settings = source.settings
         tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
         if not source.whole:
-            return MergeInputs(settings.model, tokenizer, settings.context, read_peft_adapter(source.adapter, load))
+            return MergeInputs(settings.model, tokenizer, settings.context, read_peft_adapter(source.adapter, convert))
         tokenizer.initial_from = {}
         model = settings.model.model_copy(update={"name": str(source.adapter), "revision": None})
         return MergeInputs(model, tokenizer, NATIVE_CONTEXT, _NO_ADAPTER)

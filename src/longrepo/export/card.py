@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from longrepo import __version__
+from longrepo.config.schema import ModelSettings
 from longrepo.data.licenses import combine_licenses, hub_license, is_known, license_label
 from longrepo.data.metadata import Header, markdown_cell, markdown_table
-from longrepo.engines.adapter_io import ADAPTER_CONFIG
+from longrepo.engines.adapter_io import ADAPTER_CONFIG, read_adapter_config
 from longrepo.errors import InputError
 from longrepo.evaluation.results import Comparison, Evaluation, Figure
 from longrepo.reports.run_record import RunRecord, read_run_record
-from longrepo.training.artifact import TrainedArtifact, read_adapter_config
+from longrepo.training.artifact import TrainedArtifact
+from longrepo.training.checkpoint import MANIFEST, read_snapshot
+from longrepo.training.events import UpdateRecord
+from longrepo.training.usage import adapter_code
 from longrepo.utils.files import write_text_file
 from longrepo.utils.hub import model_location
 
@@ -80,7 +84,7 @@ def training_section(source: TrainedArtifact, run: RunRecord | None) -> Iterator
         yield from markdown_table(("", ""), rows)
         yield f"\nThe run isn't known{'' if source.whole else f': this is from {ADAPTER_CONFIG}'}."
         return
-    yield from markdown_table(("", ""), [*rows, *_run_lines(run)])
+    yield from markdown_table(("", ""), [*rows, *_run_lines(source, run)])
 
 
 def _adapter_lines(source: TrainedArtifact) -> list[tuple[str, str]]:
@@ -93,15 +97,40 @@ def _adapter_lines(source: TrainedArtifact) -> list[tuple[str, str]]:
     return rows
 
 
-def _run_lines(run: RunRecord) -> Iterator[tuple[str, str]]:
+def _trained_updates(source: TrainedArtifact, run: RunRecord) -> list[UpdateRecord]:
+    """Return the updates that made these weights: those up to the checkpoint they are from."""
+    last: int | None = None
+    if (source.adapter.parent / MANIFEST).is_file():
+        last = read_snapshot(source.adapter.parent).state.update
+    elif run.snapshot is not None and (best := run.snapshot.state.best) is not None:
+        last = next((one.update for one in run.history.epochs if one.epoch == best.epoch), None)
+    return [one for one in run.history.updates if last is None or one.update <= last]
+
+
+def _longest_trained(source: TrainedArtifact, run: RunRecord) -> int:
+    """Return how many tokens the longest sequences had that these weights were trained on; 0 if none is known."""
+    caps = {phase.phase: phase.max_length for phase in run.history.phases}
+    cut = run.snapshot.state.memory.max_length if run.snapshot is not None else None
+    cut_from = min((one.update for one in run.history.steps_down if one.changes == "cut"), default=None)
+    lengths = [0]
+    for update in _trained_updates(source, run):
+        cap = caps.get(update.phase, 0)
+        is_cut = cut is not None and cut_from is not None and update.update >= cut_from
+        lengths.append(min(cap, cut) if is_cut and cut is not None else cap)
+    return max(lengths)
+
+
+def _run_lines(source: TrainedArtifact, run: RunRecord) -> Iterator[tuple[str, str]]:
     settings, history = run.settings, run.history
+    trained = {update.phase for update in _trained_updates(source, run)}
     batch = settings.training.batch_size_reference * settings.training.gradient_accumulation_steps
     yield "base while training", _QUANTIZATION_LABELS.get(settings.model.quantization, settings.model.quantization)
     for phase in history.phases:
         yield (
             f"phase {phase.phase}",
             f"sequences of {phase.longer_than + 1:,}–{phase.max_length:,} tokens, epochs {phase.first_epoch}–"
-            f"{phase.last_epoch}, learning rate {phase.learning_rate:.2e}",
+            f"{phase.last_epoch}, learning rate {phase.learning_rate:.2e}"
+            + ("" if phase.phase in trained else "; these weights are from before it"),
         )
     yield "batch", f"{batch} sequences an update"
     yield "seed", str(settings.training.seed)
@@ -176,6 +205,14 @@ _RELATIONS = {"peft": "adapter", "mlx": "adapter", "transformers": "finetune", "
 _FULL_FINETUNE_RELATIONS = {**_RELATIONS, "mlx": "finetune"}
 
 
+_PEFT_USAGE = """From the folder that holds this one, load {shown}, then the adapter. The embedding needs room for the
+tokens that the tokenizer in this folder has more than the base's:
+
+```python
+{code}
+```"""
+
+
 @dataclass(frozen=True)
 class CardUse:
     """How a folder is used: the hub's name of the library, what the folder holds, how to load it (Markdown), and the
@@ -206,7 +243,7 @@ def make_model_card(source: TrainedArtifact, use: CardUse) -> str:
         "\n## How to use it\n",
         use.how,
         "\n## What it was trained on\n",
-        *_data_section(run, data),
+        *_data_section(source, run, data),
         "\n## How it was trained\n",
         *training_section(source, run),
         "\n## Results\n",
@@ -214,7 +251,7 @@ def make_model_card(source: TrainedArtifact, use: CardUse) -> str:
         "\n## Licences\n",
         *_license_section(source, licence, data),
         "\n## Limits\n",
-        *_limits_section(source, data),
+        *_limits_section(source, run),
     ]
     return _front_matter(source, use, licence, data) + "\n".join(body) + "\n"
 
@@ -224,6 +261,11 @@ def base_label(name: str) -> str:
     if name == "embedded":
         return _EMBEDDED_LABEL
     return Path(name).name if Path(name).expanduser().is_dir() else name
+
+
+def peft_usage(folder: str, model: ModelSettings) -> str:
+    """Return how to load an adapter in a folder of that name, for `CardUse.how`. It shows no path of this machine."""
+    return _PEFT_USAGE.format(code=adapter_code(folder, model, show_path=False), shown=base_label(model.name))
 
 
 def _read_run_of(source: TrainedArtifact) -> RunRecord | None:
@@ -258,7 +300,7 @@ def _front_matter(source: TrainedArtifact, use: CardUse, licence: BaseLicense, d
     return f"---\n{facts.to_yaml()}\n---\n\n"
 
 
-def _data_section(run: RunRecord | None, data: Header | None) -> Iterator[str]:
+def _data_section(source: TrainedArtifact, run: RunRecord | None, data: Header | None) -> Iterator[str]:
     if run is None or data is None:
         why = run.missing["data"] if run else "The adapter doesn't say."
         yield f"Unknown. {why.partition(':')[0].rstrip('.')}."
@@ -282,8 +324,10 @@ def _data_section(run: RunRecord | None, data: Header | None) -> Iterator[str]:
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in counts.get("kinds", {}).items())
         rows.append((str(phase), *(f"{counts.get(name, 0):,}" for name in ("sequences", "tokens")), kinds))
     yield from markdown_table(("phase", "sequences prepared", "tokens", "kinds"), rows)
+    updates = _trained_updates(source, run)
+    tokens = sum(update.tokens for update in updates)
     yield (
-        f"\nOf these, {run.history.tokens:,} tokens were trained on in {len(run.history.updates):,} updates, repeated "
+        f"\nOf these, {tokens:,} tokens were trained on in {len(updates):,} updates, repeated "
         f"ones counted each time. The sequences' SHA-256 is `{data.content_sha256}`. They were made from the files and "
         "the git history up to the commit named; later commits are held out."
     )
@@ -311,12 +355,13 @@ def _license_section(source: TrainedArtifact, licence: BaseLicense, data: Header
         )
 
 
-def _limits_section(source: TrainedArtifact, data: Header | None) -> Iterator[str]:
+def _limits_section(source: TrainedArtifact, run: RunRecord | None) -> Iterator[str]:
     yield "- It completes code and fills in the middle; it follows no instructions."
     yield "- Its output can be wrong, insecure or a verbatim copy of somebody's text: review it before you use it."
     yield "- It knows its repository as of the commit above; whoever has the model has much of its text."
-    if data and data.bands:
-        cap = max(band["cap"] for band in data.bands)
-        yield f"- It was trained on sequences of up to {cap:,} tokens; beyond them nothing was measured."
+    if run and (longest := _longest_trained(source, run)):
+        prepared = max((band["cap"] for band in run.data.bands), default=0) if run.data else 0
+        more = f" (of the prepared ones, up to {prepared:,})" if prepared > longest else ""
+        yield f"- It was trained on sequences of up to {longest:,} tokens{more}; it never saw longer ones."
     if source.settings.model.name == "embedded":
         yield "- Its base has 5 M parameters and is for trying things out: its code isn't usable."

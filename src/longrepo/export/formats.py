@@ -11,13 +11,14 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from longrepo.data.tokenizer import load_tokenizer
-from longrepo.engines.adapter_io import ADAPTER_CONFIG
+from longrepo.engines.adapter_io import ADAPTER_CONFIG, read_adapter_config
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
-from longrepo.export.card import CardUse, base_label, write_card
+from longrepo.export.card import CardUse, peft_usage, write_card
+from longrepo.export.run_converter import find_converter
 from longrepo.rope.apply import describe_context
-from longrepo.training.artifact import TrainedArtifact, read_adapter_config
-from longrepo.training.usage import adapter_code
+from longrepo.training.artifact import TrainedArtifact
+from longrepo.training.usage import base_reference
 from longrepo.utils import files
 from longrepo.utils.files import write_text_file
 
@@ -27,6 +28,8 @@ FormatWriter = Callable[[TrainedArtifact, ExportOptions, Path, Path], list[str]]
 def export_artifact(source: TrainedArtifact, format: str, options: ExportOptions, output: Path) -> list[str]:
     """Write a new folder, completely or not at all; return lines for the terminal. Raises InputError."""
     _check_options(format, options)
+    if format == "gguf":
+        find_converter(options.llama_cpp)  # before anything is loaded
     if source.whole:
         _check_full_finetune(source, format, options)
     return [
@@ -134,12 +137,6 @@ FORMAT_WRITERS: dict[str, FormatWriter] = {
 }
 
 
-_PEFT_USAGE = """From the folder that holds this one, load {shown}, then the adapter. The embedding needs room for the
-tokens that the tokenizer in this folder has more than the base's:
-
-```python
-{code}
-```"""
 _POSITIONS_NOTE = (
     "it was trained with other positions than its base has ({context}): this format can't hold them, the others do"
 )
@@ -152,15 +149,13 @@ def copy_peft_adapter(source: TrainedArtifact, folder: Path, final: Path) -> lis
     tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
     notes = tokenizer.write(folder)
     name = settings.model.name
-    local = Path(name).expanduser()
-    base = {"base_model_name_or_path": str(local.absolute()) if name != "embedded" and local.is_dir() else name}
+    base = {"base_model_name_or_path": base_reference(name)}
     base |= {"revision": settings.model.revision} if settings.model.revision else {}
     if any(config.get(key) != value for key, value in base.items()):
         text = json.dumps(config | base, indent=2, sort_keys=True)
         write_text_file(folder / ADAPTER_CONFIG, text + "\n")
     if source.has_own_positions:
         notes += (_POSITIONS_NOTE.format(context=describe_context(settings.context)),)
-    code = adapter_code(final.name, settings.model, show_path=False)
-    how = _PEFT_USAGE.format(code=code, shown=base_label(name))
+    how = peft_usage(final.name, settings.model)
     write_card(folder, source, CardUse("peft", "A LoRA adapter in PEFT's format.", how, notes))
     return [f"adapter: {final} (base: {name})", *notes]

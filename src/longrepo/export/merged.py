@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub import StateDictSplit, split_torch_state_dict_into_shards
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.utils import logging
@@ -40,11 +40,6 @@ _SHARD_BYTES = 2**30  # bytes of a file, and so in memory at a time
 _CPU_PLACEMENT = Placement("cpu", "float32")
 
 Tensor = torch.Tensor
-
-
-def load_float32(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file in float32."""
-    return {name: tensor.float() for name, tensor in load_file(file).items()}
 
 
 class MergedWeights:
@@ -194,7 +189,8 @@ class WrittenWeights:
 
 def write_merged(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that will become `final`; return lines for the terminal. Raises InputError."""
-    written = write_merged_model(source, MergeInputs.of(source, load_float32), options.precision or "bfloat16", folder)
+    parts, precision = MergeInputs.of(source, torch.from_numpy), options.precision or "bfloat16"
+    written = write_merged_model(source, parts, precision, folder)
     holds, what = "The base's unquantised weights with the adapter merged in", "with the adapter merged in"
     if source.whole:
         holds, what = "A model whose weights were all trained", "with all weights trained"

@@ -24,17 +24,19 @@ import numpy as np
 from mlx import nn
 from mlx_lm.utils import save_config, save_model
 from safetensors.numpy import save_file
+from transformers.utils.hub import cached_file
 
 from longrepo.data.tokenizer import load_tokenizer
 from longrepo.data.tokenizer_files import is_read_unchanged
-from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, tensor_name
+from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, read_adapter_config, tensor_name
 from longrepo.engines.mlx import models
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device
 from longrepo.engines.mlx.load import QUANTIZED_BITS, QUANTIZED_GROUP, load_base, read_published_config, read_weights
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter
-from longrepo.export.card import CardUse, write_card
-from longrepo.training.artifact import TrainedArtifact, read_adapter_config
+from longrepo.export.card import CardUse, peft_usage, write_card
+from longrepo.training.artifact import TrainedArtifact, find_artifact
+from longrepo.training.usage import base_reference
 from longrepo.utils.hub import model_location
 
 MLX_WEIGHTS_FILE = "adapters.safetensors"
@@ -95,7 +97,9 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
         ) from None
     modules = sorted({path.rpartition(".")[0] for path in tensors})
     dropout = float(parameters.get("dropout", 0.0))
-    written = lora_config(base, rank, scale * rank, dropout, {mlx_module_key(module) for module in modules}, None)
+    written = lora_config(
+        base_reference(base), rank, scale * rank, dropout, {mlx_module_key(module) for module in modules}, None
+    )
     layers = sorted({int(found[1]) for module in modules if (found := LAYER_PATH.fullmatch(module))})
     if layers != list(range(about["num_hidden_layers"])):
         written |= {"layers_to_transform": layers, "layers_pattern": "layers"}
@@ -106,9 +110,30 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
     )
     (folder / ADAPTER_CONFIG).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     lines = [f"adapter: {final} (base: {base}, LoRA on {len(modules)} modules of {len(layers)} layers)"]
+    notes = []
     if about.get("quantization"):
-        lines.append(f"{base} is an MLX folder: for PEFT, name the model it was made from with --model")
-    return lines
+        notes.append(f"{base} is an MLX folder: for PEFT, name the model it was made from with --model")
+    notes += _write_base_tokenizer(base, where, folder)
+    imported = find_artifact(folder)
+    how = peft_usage(final.name, imported.settings.model)
+    write_card(folder, imported, CardUse("peft", "A LoRA adapter of mlx_lm.lora, in PEFT's format.", how, notes))
+    return [*lines, *notes]
+
+
+def _write_base_tokenizer(base: str, where: str, folder: Path) -> list[str]:
+    """Write the base's tokenizer beside an imported adapter; return notes."""
+    try:
+        tokenizer = load_tokenizer(base, None, structure_tokens=False)
+    except InputError:
+        return [f"{base} has no tokenizer.json: this folder has no tokenizer"]
+    notes = list(tokenizer.write(folder))
+    file = cached_file(where, "config.json")
+    if not is_read_unchanged(tokenizer.file_text, tokenizer.file_config, Path(str(file)).parent):
+        notes.append(
+            "mlx-lm reads the base's tokenizer by AutoTokenizer, which splits text by other rules than tokenizer.json: "
+            "the adapter was trained on those ids, and longrepo uses the file's, as the base was trained on"
+        )
+    return notes
 
 
 def load_float32(file: Path) -> dict[str, mx.array]:
@@ -300,7 +325,7 @@ def _linear_widths(linear: Any) -> tuple[int, int]:
 
 def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that will become `final`; return lines for the terminal. Raises InputError."""
-    parts = MergeInputs.of(source, load_float32)
+    parts = MergeInputs.of(source, mx.array)
     adapter, as_published = parts.adapter, options.quantization is None and not options.with_base
     if as_published and not (source.whole or source.has_own_positions) and adapter.rows is None:
         return _write_adapter_alone(source, adapter, folder, final)
@@ -357,8 +382,6 @@ def _write_adapter_alone(source: TrainedArtifact, adapter: PeftAdapter, folder: 
 
 def _reads_base_tokenizer(source: TrainedArtifact, where: str) -> bool:
     """Return whether the published base gives mlx-lm, which loads it by AutoTokenizer, the ids that training used."""
-    from transformers.utils.hub import cached_file
-
     settings = source.settings
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
     file = cached_file(where, "config.json", revision=settings.model.revision)

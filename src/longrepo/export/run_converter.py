@@ -1,4 +1,6 @@
-"""Run a script of llama.cpp: `python -m longrepo.export.run_converter SCRIPT PRE ARGUMENTS`.
+"""Find llama.cpp's converter and run its scripts, each in a process of its own.
+
+That process is `python -m longrepo.export.run_converter SCRIPT PRE ARGUMENTS`.
 
 Its converter recognises a tokenizer by a hash of some ids, so it doesn't know one that has its own vocabulary, even if
 it splits text exactly as a known one does. PRE names that one; it is used only if the converter recognises none.
@@ -6,11 +8,79 @@ it splits text exactly as a known one does. PRE names that one; it is used only 
 
 from __future__ import annotations
 
+import json
+import os
 import runpy
+import shutil
+import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from longrepo.errors import InputError
+
+MODEL_SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
+# Pre-tokenizers by llama.cpp's name, as tokenizer.json spells them. Its converter recognises a tokenizer by the ids of
+# a sample text, so one with its own vocabulary is unknown to it and is recognised here by its rules.
+_KNOWN_PRE_TOKENIZERS = {
+    "starcoder": [
+        {"type": "Digits", "individual_digits": True},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+    ]
+}
+
+
+@dataclass(frozen=True)
+class LlamaCppConverter:
+    """A checkout of llama.cpp, or any folder that holds its scripts."""
+
+    folder: Path
+
+    def model(self, model: Path, out: Path, kind: str, name: str) -> None:
+        """Convert a model's folder to a file; `kind` is the script's --outtype. Raises InputError."""
+        arguments = [str(model), "--outfile", str(out), "--outtype", kind, "--model-name", name]
+        self._run(MODEL_SCRIPT, find_pre_tokenizer(model / "tokenizer.json"), arguments, out)
+
+    def adapter(self, adapter: Path, base: Path, out: Path, kind: str) -> None:
+        """Convert plain LoRA in PEFT's format; only the configuration of `base` is read. Raises InputError."""
+        self._run(LORA_SCRIPT, None, [str(adapter), "--base", str(base), "--outfile", str(out), "--outtype", kind], out)
+
+    def _run(self, script: str, pre: str | None, arguments: list[str], out: Path) -> None:
+        command = [sys.executable, "-m", "longrepo.export.run_converter", str(self.folder / script), pre or ""]
+        environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+        result = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+        if result.returncode or not out.is_file():
+            output = [line for line in (result.stderr or result.stdout).strip().splitlines() if line.strip()]
+            reason = output[-1] if output else f"exit status {result.returncode}"
+            raise InputError(f"{self.folder / script}: {reason}; try a newer llama.cpp with --llama-cpp DIR")
+
+
+def find_converter(given: Path | None) -> LlamaCppConverter:
+    """Find the converter in the given checkout, or on PATH. Raises InputError if there is none."""
+    if given is not None:
+        folder = given.expanduser()
+    else:
+        found = shutil.which(MODEL_SCRIPT)
+        folder = Path(found).resolve().parent if found else Path()
+    missing = [name for name in (MODEL_SCRIPT, LORA_SCRIPT) if not (folder / name).is_file()]
+    if missing and given is not None:
+        raise InputError(f"--llama-cpp {given}: holds no {missing[0]}; give a checkout of llama.cpp")
+    if missing:
+        raise InputError(
+            f"--format gguf: {MODEL_SCRIPT} isn't on PATH; git clone https://github.com/ggml-org/llama.cpp "
+            "and name that folder with --llama-cpp"
+        )
+    return LlamaCppConverter(folder.absolute())
+
+
+def find_pre_tokenizer(file: Path) -> str | None:
+    """Return llama.cpp's name of a tokenizer.json's pre-tokenizer, or None if it isn't one of those known here."""
+    tree = json.loads(file.read_text(encoding="utf-8"))
+    split, plain = tree.get("pre_tokenizer") or {}, tree.get("normalizer") is None
+    parts = split.get("pretokenizers") if split.get("type") == "Sequence" else [split]
+    return next((name for name, known in _KNOWN_PRE_TOKENIZERS.items() if plain and parts == known), None)
 
 
 def main() -> None:

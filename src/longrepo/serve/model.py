@@ -6,13 +6,11 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.data.template import completion_text
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
-from longrepo.engines.adapter_io import ADAPTER_CONFIG
 from longrepo.engines.base import Engine
 from longrepo.engines.registry import EngineSelection, cache_library, create_engine
 from longrepo.engines.tiers import Tier, TieredEngine, model_tiers
@@ -20,10 +18,7 @@ from longrepo.errors import InputError
 from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
 from longrepo.serve.sampling import CompletionText, Sampling, ScoredToken
 from longrepo.serve.working_tree import WorkingTree
-from longrepo.training.artifact import find_artifact, read_adapter_config
-
-_UNSUPPORTED_LORA_KEYS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save")
-
+from longrepo.training.artifact import find_artifact
 
 GREEDY = Sampling()
 
@@ -60,7 +55,7 @@ class TunedModel:
         """
         artifact = find_artifact(path)
         source, notes = artifact.on(model), artifact.notes
-        settings = with_adapter_lora(source.settings, source.adapter)
+        settings = source.settings
         base = settings.model
         own = artifact.settings.model.name
         if base.name != own:
@@ -149,17 +144,3 @@ class TunedModel:
 
 def _longest_length(settings: Settings) -> int:
     return max(phase.max_length for phase in make_schedule(settings))
-
-
-def with_adapter_lora(settings: Settings, adapter: Path) -> Settings:
-    """Return the settings with the LoRA settings of an adapter's folder, which may come without its run's settings."""
-    if settings.training.weights == "all":
-        return settings
-    config: dict[str, Any] = read_adapter_config(adapter)
-    modules = config.get("target_modules")
-    if config.get("peft_type") != "LORA" or not isinstance(modules, list):
-        raise InputError(f"{adapter / ADAPTER_CONFIG}: only plain LoRA on named modules is supported")
-    if unsupported := [name for name in _UNSUPPORTED_LORA_KEYS if config.get(name)]:
-        raise InputError(f"{adapter / ADAPTER_CONFIG}: only plain LoRA is supported, but this has {unsupported[0]}")
-    lora = {"r": config["r"], "alpha": config["lora_alpha"], "target_modules": tuple(modules)}
-    return settings.model_copy(update={"lora": settings.lora.model_copy(update=lora)})

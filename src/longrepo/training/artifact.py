@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.engines.adapter_io import ADAPTER_CONFIG
+from longrepo.engines.adapter_io import ADAPTER_CONFIG, read_adapter_config, read_lora_modules, read_lora_scheme
 from longrepo.errors import InputError
 from longrepo.rope.apply import read_context
 from longrepo.training.checkpoint import MANIFEST, SETTINGS_FILE, find_damage, read_snapshot, trained_folder
@@ -97,17 +96,6 @@ def _find_folder(path: Path) -> TrainedArtifact:
     raise InputError(f"{path}: this run has no {trained} yet (no epoch was validated); give one of its checkpoints")
 
 
-def read_adapter_config(folder: Path) -> dict[str, Any]:
-    """Read a folder's `adapter_config.json`. Raises InputError if it can't be read."""
-    try:
-        tree = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / ADAPTER_CONFIG}: can't be read ({error}); give an adapter's folder") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{folder / ADAPTER_CONFIG}: isn't an adapter's configuration; give an adapter's folder")
-    return tree
-
-
 def _from_checkpoint(folder: Path) -> TrainedArtifact:
     settings = Settings.model_validate(read_snapshot(folder).identity.settings)
     trained = folder / trained_folder(settings)
@@ -143,4 +131,11 @@ def _settings_from_config(config: Mapping[str, Any], folder: Path) -> Settings:
         raise InputError(f"{folder / ADAPTER_CONFIG}: names no base model (base_model_name_or_path); add it")
     model = {"name": base, "revision": config.get("revision"), "quantization": "none"}
     rows = config.get("trainable_token_indices") is not None
-    return Settings.model_validate({"model": model, "data": {"structure_tokens": rows}})
+    scheme = read_lora_scheme(folder)
+    lora = {
+        "r": scheme.largest_rank,
+        "alpha": scheme.alpha,
+        "dropout": float(config.get("lora_dropout") or 0.0),
+        "target_modules": read_lora_modules(folder),
+    }
+    return Settings.model_validate({"model": model, "data": {"structure_tokens": rows}, "lora": lora})

@@ -30,13 +30,19 @@ def adapter_code(adapter: str, model: ModelSettings, show_path: bool = True) -> 
     peft, imports, base = "PeftModel", "", f'"{model.name}"'
     if model.name == "embedded":
         imports, base = "\nfrom longrepo import embedded\n", "embedded.path()"
-    elif (folder := Path(model.name).expanduser()).is_dir():
-        base = f'"{folder.absolute()}"'
+    elif Path(model.name).expanduser().is_dir():
+        base = f'"{base_reference(model.name)}"'
         if not show_path:
             peft, base = "PeftConfig, PeftModel", f'PeftConfig.from_pretrained("{adapter}").base_model_name_or_path'
     elif model.revision:
         base += f', revision="{model.revision}"'
     return _ADAPTER_CODE.format(peft=peft, imports=imports, adapter=adapter, base=base)
+
+
+def base_reference(name: str) -> str:
+    """Return what an adapter's configuration calls its base: a local folder by its whole path."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if name != "embedded" and folder.is_dir() else name
 
 
 def model_code(model: str) -> str:

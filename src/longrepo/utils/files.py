@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,10 +67,27 @@ def sync_folder(folder: Path) -> None:
 
 
 def move_into_place(written: Path, final: Path) -> None:
-    """Sync a finished folder and rename it to its final name, which must be unused."""
+    """Sync a finished folder and rename it to its final name, which must be unused.
+
+    Its files get the permissions that new files have here (the umask): safetensors writes files for the owner alone.
+    """
+    _apply_umask(written)
     sync_tree(written)
     os.rename(written, final)
     sync_folder(final.parent)
+
+
+def _apply_umask(folder: Path) -> None:
+    probe = folder / f"{TEMPORARY_PREFIX}mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o666
+    probe.unlink()
+    for root, _, names in os.walk(folder):
+        for name in names:
+            file = Path(root) / name
+            about = file.lstat()
+            if stat.S_ISREG(about.st_mode) and about.st_nlink == 1:  # a hard link's other file isn't ours
+                file.chmod(about.st_mode & 0o777 | mode)
 
 
 def swap_pointer(pointer: Path, target: Path) -> None:
