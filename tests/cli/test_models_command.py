@@ -79,7 +79,7 @@ def test_what_does_not_fit_names_the_nearest_preset_that_does() -> None:
 
 BAD = {
     "an unknown preset": (["params", "160M"], "preset 160M: no such preset"),
-    "show of none": (["show", "tiny"], "preset tiny: no such preset; did you mean"),
+    "show of none": (["show", "tiny"], "preset tiny: no such preset; names are a size and a context"),
     "a folder without a model": (["params", str(KNOWN)], "holds no config.json"),
     "no such folder": (["params", "./nowhere"], "no such folder"),
     "a broken configuration": (["params", "BROKEN"], "no readable configuration"),

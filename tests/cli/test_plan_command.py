@@ -34,7 +34,7 @@ def test_the_parts_add_up_and_the_figures_are_a_scripts_too() -> None:
 
 BAD = {
     "a budget smaller than the weights": (["--budget-gb", "0.001", "--device", "mps"], "the weights alone need"),
-    "a length beyond the positions": (["--length", "9000"], r"9,000 tokens\): embedded was trained to 2,048 positions"),
+    "a length beyond the positions": (["--length", "9000"], r"^9,000 tokens: embedded was trained to 2,048 positions"),
     "timing another machine": (
         ["--budget-gb", "5", "--device", "mps", "--calibrate"],
         "--calibrate times this machine",

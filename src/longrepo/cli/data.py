@@ -21,6 +21,7 @@ from longrepo.cli.options import (
     announce_clone,
     path_override,
 )
+from longrepo.data.sequence import DIFFICULTIES
 from longrepo.errors import InputError, RunError
 
 if TYPE_CHECKING:
@@ -171,7 +172,11 @@ def tokenize(
 def inspect(
     sequences: SequencesArgument,
     kind: Annotated[
-        str | None, typer.Option(metavar="KIND", help="Only hierarchical, commit_evolution, qa or window.")
+        str | None,
+        typer.Option(
+            metavar="KIND",
+            help="Only files, commits, questions or windows.",
+        ),
     ] = None,
     difficulty: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="Only easy, medium, hard or very_hard.")
@@ -193,7 +198,7 @@ def inspect(
     file = read_sequences(sequences)
     phases = phases_of(file)
     asked: dict[str, Any] = {"kind": kind, "difficulty": difficulty, "phase": phase, "split": split}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = {name: _stored_name(name, value) for name, value in asked.items() if value is not None}
     rows = _choose_rows(file, phases, asked)
     if index is None:
         print_sequences_summary(file, rows, phases, asked, Console())
@@ -203,6 +208,24 @@ def inspect(
     tokenizer = tokenizer_of(file.header, model)
     place = f"{index} of {len(rows):,}" + (f" (row {rows[index]})" if asked else "")
     print_sequence(file, rows[index], phases[rows[index]], place, tokenizer, Console())
+
+
+_STORED = {
+    "kind": ("hierarchical", "commit_evolution", "qa", "window"),
+    "difficulty": DIFFICULTIES,
+    "split": ("train", "validation", "test"),
+}
+_SHOWN = {"files": "hierarchical", "commits": "commit_evolution", "questions": "qa", "windows": "window"}
+
+
+def _stored_name(option: str, value: Any) -> Any:
+    """Return a value as the rows have it: tables call kinds `files`, `commits`, `questions`; beginnings are enough."""
+    if option not in _STORED:
+        return value
+    plain = str(value).lower().replace("-", "_")
+    plain = _SHOWN.get(plain, plain)
+    beginning = [name for name in _STORED[option] if name.startswith(plain)]
+    return beginning[0] if plain not in _STORED[option] and len(beginning) == 1 else plain
 
 
 def _choose_rows(file: SequenceFile, phases: list[int], asked: dict[str, Any]) -> list[int]:

@@ -176,6 +176,8 @@ def plan(
         choice = choose_engine(engine.value, device.value, answering.settings.training.weights)
         plan_inference(answering, choice, device.value, budget_gb, seconds, as_json=json_)
         return
+    if budget_gb is not None and budget_gb <= 0:
+        raise InputError(f"--budget-gb {budget_gb:g}: expected a number above 0, in GiB")
     if of is not None:
         raise InputError(f"{of}: only --inference takes a run or a model here; to plan training, give --model")
     settings = load_settings(config, overrides_of(set_, model))

@@ -111,6 +111,8 @@ def _prepare_run(
         raise InputError("--preset: which one? See longrepo models list")
     if (input_ is None) == (repo is None):
         raise InputError("give the text to train on: either --input FILE or --repo PATH")
+    if input_ is not None and not input_.exists():
+        raise InputError(f"--input {input_}: no such file; give a text file or sequences")
     chosen = find_preset(name)
     start = f"model.name={(output / START_FOLDER).resolve()}"
     settings = load_settings(None, (*pretrain_overrides(chosen, max_steps), *overrides, start))

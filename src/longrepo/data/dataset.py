@@ -260,6 +260,8 @@ def read_sequences(path: Path) -> SequenceFile:
     if path.is_dir() and not (path / HEADER_FILE).is_file():
         raise InputError(f"{path}: holds no sequences ({HEADER_FILE} is missing); make them with longrepo prepare")
     readers = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
+    if not path.is_dir() and (path.parent / HEADER_FILE).is_file():
+        raise InputError(f"{path}: is a file of the sequences in {path.parent}; give that folder")
     if not path.is_dir() and path.suffix not in readers:
         raise InputError(f"{path}: not a file of sequences; expected a folder, .json, .jsonl or .parquet")
     read = read_arrow if path.is_dir() else readers[path.suffix]
@@ -273,6 +275,8 @@ def read_sequences(path: Path) -> SequenceFile:
             batch.validate(full=True)
             found.add(batch)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, pa.ArrowException) as error:
+        if isinstance(error, KeyError) and error.args == ("header",):
+            raise InputError(f"{path}: holds no sequences; give what prepare or tokenize wrote") from None
         first = (str(error).splitlines() or [""])[0][:120]
         raise InputError(f"{path}: damaged or cut short ({first}); make the sequences again") from None
     if found.rows != header.rows:

@@ -68,7 +68,8 @@ def reachable_phases(settings: Settings, phases: int, positions: Positions) -> t
     Only a phase that is off is left out. Raises InputError if one that is trained is beyond the positions.
     """
     name, notes = settings.model.name, []
-    for phase in reversed(phase_list(settings.long_context)[:phases]):
+    known = phase_list(settings.long_context)
+    for phase in reversed(known[:phases] if phases <= len(known) else ()):  # `phase_bands` refuses more
         reach = positions(phase.positions(settings.context))
         if reach is None or phase.max_length <= reach:
             continue

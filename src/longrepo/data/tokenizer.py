@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from longrepo.data.tokenizer_files import write_tokenizer_files
 from longrepo.errors import InputError
+from longrepo.utils.hub import check_not_misspelled
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -295,6 +296,7 @@ def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
 def _local_files(name: str) -> tuple[Path, Path | None] | None:
     """Return `tokenizer.json` and the configuration beside it if `name` is a folder on this machine, else None."""
     folder = Path(name).expanduser()
+    check_not_misspelled(name)
     if name == "embedded":
         from longrepo import embedded
 

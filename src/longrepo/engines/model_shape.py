@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,13 +80,18 @@ def local_positions(model: ModelSettings, context: ContextSettings) -> int | Non
         return None  # a tokenizer alone, which is enough to prepare with
     where, revision = model_location(model.name), model.revision
     if not Path(where).is_dir() and not is_shipped_config(model.name, revision):
-        file = try_to_load_from_cache(where, "config.json", revision=revision)
-        if not isinstance(file, str):
+        cached = try_to_load_from_cache(where, "config.json", revision=revision)
+        if not isinstance(cached, str):
             return None
-        where = str(Path(file).parent)
+        where = str(Path(cached).parent)
+    if context == NATIVE_CONTEXT:  # as published: read without transformers, which takes seconds to import
+        file = _SHIPPED_CONFIGS[model.name] if not Path(where).is_dir() else Path(where) / "config.json"
+        with suppress(OSError, ValueError):
+            reach = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
+            if isinstance(reach, int):
+                return reach
     config = read_config(model.name if not Path(where).is_dir() else where, revision, context)
-    reach: int | None = getattr(config, "max_position_embeddings", None)
-    return reach
+    return getattr(config, "max_position_embeddings", None)
 
 
 def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:

@@ -109,8 +109,9 @@ def plan_report(
     shape, settings = planner.shape, planner.settings
     for name, (tokens, at) in lengths.items():
         if tokens > (reach := at.shape.max_positions):
+            length = name if name.endswith(" tokens") else f"{name} ({tokens:,} tokens)"
             raise InputError(
-                f"{name} ({tokens:,} tokens): {settings.model.name} was trained to {reach:,} positions; "
+                f"{length}: {settings.model.name} was trained to {reach:,} positions; "
                 "plan that or less, or have them reach farther with context.target_length and a context.method"
             )
     check_weights_fit(planner, budget)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from longrepo import embedded
-from longrepo.config.schema import Settings
+from longrepo.config.schema import ModelSettings, Settings
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
@@ -72,8 +72,11 @@ def _nearest_name(name: str) -> str:
     if size in size_files() and context.isdecimal():
         closest = min(PRESET_CONTEXTS, key=lambda tokens: abs(tokens - int(context)))
         return f"the nearest context of {size} is {size}_{closest}"
-    found = difflib.get_close_matches(name, [*size_files(), *preset_names()], n=1, cutoff=0)
-    return f"did you mean {found[0]}?"
+    if name.lower() == (default := ModelSettings().name).rpartition("/")[2]:
+        return f"the model is {default}"
+    by_lower = {one.lower(): one for one in (*size_files(), *preset_names())}
+    found = difflib.get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.5)
+    return f"the nearest name is {by_lower[found[0]]}" if found else "names are a size and a context, as in 150M_1024"
 
 
 # GPT-3's by size (arXiv 2005.14165, table 2.1); the embedded model is narrow and takes a higher rate.

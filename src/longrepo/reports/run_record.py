@@ -191,7 +191,10 @@ def check_is_run(path: Path) -> None:
         raise InputError(f"{path}: no such folder; give a run's, as --output of training named it")
     if not (path / SETTINGS_FILE).is_file():
         runs = sorted(file.parent for file in path.glob(f"*/{SETTINGS_FILE}"))
-        hint = f"give the run in it: {runs[-1]}" if runs else "give the folder that --output of training named"
+        around = next((one for one in path.resolve().parents[:2] if (one / SETTINGS_FILE).is_file()), None)
+        runs = [path.parent if path.parent.resolve() == around else around] if around else runs
+        where = "the run it belongs to" if around else "the run in it"
+        hint = f"give {where}: {runs[-1]}" if runs else "give the folder that --output of training named"
         raise InputError(f"{path}: isn't a run's folder ({SETTINGS_FILE} is missing); {hint}")
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from longrepo import embedded
 from longrepo.errors import InputError
+
+
+def check_not_misspelled(name: str) -> None:
+    """Raise InputError for a name that is nearly `embedded`, before the hub is asked for it."""
+    near = difflib.SequenceMatcher(None, name.lower(), "embedded").ratio() >= 0.85
+    if near and name != "embedded" and not Path(name).exists():
+        raise InputError(f"--model {name}: no such folder; did you mean embedded?")
 
 
 def model_location(name: str) -> str:
@@ -14,6 +22,7 @@ def model_location(name: str) -> str:
     if name == "embedded":
         return str(embedded.path())
     folder = Path(name).expanduser()
+    check_not_misspelled(name)
     if (folder / "config.json").is_file():
         return str(folder)
     if folder.is_dir():
