@@ -66,7 +66,7 @@ def test_ctrl_c_after_an_answer_ends_it(run: Path, engine: str) -> None:
     with _serving(run, engine) as (process, client):
         assert client.completions.create(model="", prompt=TEXT, max_tokens=2).choices[0].text
         process.send_signal(signal.SIGINT)
-        assert _end(process) == (130, "")
+        assert _end(process) == (130, "stopped\n")
 
 
 @pytest.mark.parametrize("engine", ["mlx", "torch"])
@@ -78,7 +78,7 @@ def test_ctrl_c_leaves_an_answer_under_way_and_a_second_one_changes_nothing(run:
         with suppress(Exception):  # whatever the client makes of an answer that breaks off
             parts += answer
         process.send_signal(signal.SIGINT)
-        assert _end(process) == (130, "")
+        assert _end(process) == (130, "stopped\n")
     assert len(parts) < LONG and not any(part.choices[0].finish_reason for part in parts)
 
 

@@ -58,6 +58,19 @@ CASES = {
     ),
     "the end token": ("<|endoftext|>", ("<|endoftext|>", None, "", None)),
     "code alone": (CODE, ("", None, CODE, None)),
+    "line ends around a template": (f"\n{P}{BEFORE}{S}{AFTER}{M}\n", ("", None, BEFORE, AFTER)),
+    "line ends around Qwen's": (
+        f"\n<|fim_prefix|>{BEFORE}<|fim_suffix|>{AFTER}<|fim_middle|>\n",
+        ("", None, BEFORE, AFTER),
+    ),
+    "Continue's snippets": (
+        f"<file_sep>B = '{M}'\n<file_sep>C = 3<file_sep>{P}{BEFORE}{S}{AFTER}{M}",
+        (f"<file_sep>B = '{M}'\n<file_sep>C = 3<file_sep>", None, BEFORE, AFTER),
+    ),
+    "the base's own format": (
+        f"<repo_name>shop\n<file_sep>b.py\nB = 1\n<file_sep>web/a.py\n{P}{BEFORE}{S}{AFTER}{M}",
+        ("<repo_name>shop\n<file_sep>b.py\nB = 1\n<file_sep>web/a.py\n", "web/a.py", BEFORE, AFTER),
+    ),
     "a path and code": (f"<|FILE_START|> a.py\n{CODE}", ("<|FILE_START|> a.py\n", "a.py", CODE, None)),
     "marks in code alone": (f"# {P} and {S}, then {M} here\n", ("", None, f"# {P} and {S}, then {M} here\n", None)),
     "nothing": ("", ("", None, "", None)),

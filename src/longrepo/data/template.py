@@ -404,7 +404,12 @@ def piece_from(of: TokenizedText, start: int, room: int) -> FilePiece:
 
 
 def completion_text(tokenizer: RepoTokenizer, ids: Sequence[int]) -> str:
-    """Return the text of generated tokens up to the first mark: the end of the file ends a completion."""
-    marks = special_token_mask(tokenizer)
-    stop = next((at for at, id in enumerate(ids) if id >= len(marks) or marks[id]), len(ids))
-    return tokenizer.decode(ids[:stop])
+    """Return the text of generated tokens up to the first special token: the end of the file ends a completion."""
+    text_ids = completion_ids(tokenizer)
+    return tokenizer.decode(ids[: next((at for at, id in enumerate(ids) if id not in text_ids), len(ids))])
+
+
+@lru_cache(maxsize=4)
+def completion_ids(tokenizer: RepoTokenizer) -> frozenset[int]:
+    """Return the ids that a completion may have: those that are text, without any special token of the base."""
+    return frozenset(np.flatnonzero(~special_token_mask(tokenizer)).tolist()) - tokenizer.special_ids

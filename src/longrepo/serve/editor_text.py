@@ -55,9 +55,10 @@ def take_apart(text: str, after: str | None, tokenizer: RepoTokenizer) -> Editor
     header = f"(?:{'|'.join(re.escape(name) for name in _SEPARATORS if name in {FILE_START, *special})}){_PATH}"
     if (parts := _own_gap(text, tokenizer) or _foreign_gap(text)) is not None:
         head, before, after = parts
+        head = head if head.strip() else ""
         named = re.search(f"{header}$", head)
         return EditorText(head, named[1] if named else _name_in_comment(before), before, after)
-    if text.startswith((FILE_START, *special)):
+    if text.lstrip().startswith((FILE_START, *special)):
         return _split_files(text, header)
     return EditorText("", _name_in_comment(text), text, None)
 
@@ -71,7 +72,7 @@ def _own_gap(text: str, tokenizer: RepoTokenizer) -> tuple[str, str, str] | None
 
 def _foreign_gap(text: str) -> tuple[str, str, str] | None:
     for marks in _FIM_MARKS:
-        if text.startswith(marks[:2]) and (parts := _split_gap(text, *marks)) is not None and not parts[0]:
+        if (parts := _split_gap(text, *marks)) is not None and not parts[0].strip():
             return parts
     return None
 
@@ -93,7 +94,7 @@ def _split_gap(text: str, prefix: str, suffix: str, middle: str) -> tuple[str, s
     if not (starts and gaps and ends):
         return None
     start, end, inner = starts[0], ends[-1], starts[0] + len(prefix)
-    if end + len(middle) != len(text):
+    if text[end + len(middle) :].strip():  # a template may end with a line end of its own
         first = min((place for place in ends if place >= inner + len(suffix)), default=None)
         if gaps[0] != inner or first is None:
             return None

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.data.template import completion_text
-from longrepo.data.text import special_token_mask
+from longrepo.data.template import completion_ids, completion_text
 from longrepo.data.tokenizer import RepoTokenizer
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what an incomplete UTF-8 character is decoded to
@@ -120,8 +119,7 @@ class CompletionText:
     def __init__(
         self, tokenizer: RepoTokenizer, stop: Sequence[str] = (), newline: str = "\n", wanted: str | None = None
     ) -> None:
-        self._tokenizer, self._marks = tokenizer, special_token_mask(tokenizer)
-        self._marks[list(tokenizer.special_ids)] = True
+        self._tokenizer = tokenizer
         self._wanted = wanted or newline
         self._has_returns = "\r" in newline + self._wanted
         self._stop = [one.replace("\r\n", "\n") for one in stop if one]
@@ -134,7 +132,7 @@ class CompletionText:
 
     def add(self, token: int) -> str:
         """Return the text that the token makes certain."""
-        if token >= len(self._marks) or self._marks[token]:
+        if token not in completion_ids(self._tokenizer):
             self.ended = True
             return self.rest()
         self.starts.append(len(self._as_wanted(self._text.rstrip(_UNFINISHED))))

@@ -81,8 +81,11 @@ class WorkingTree:
         """Return the path in this repository that an editor means by `name`: a path in it or on the machine, a URI, or
         only a file name, which `text`, its beginning and end, tells from others of that name. The file may be new. None
         if the name is of a file outside."""
-        path = _SCHEME.sub("", name.strip()).replace("\\", "/")
-        path = unquote(path) if path != name.strip() else path
+        name = name.strip()
+        if name.startswith("untitled:"):
+            return self.path_of(text)
+        uri = _SCHEME.match(name)
+        path = unquote(re.split("[?#]", name[uri.end() :])[0]) if uri else name.replace("\\", "/")
         if path.startswith("/") or _DRIVE.match(path):
             return self._within(path) or self._same_name(path, text)
         path = posixpath.normpath(path)
