@@ -4,6 +4,7 @@ python benchmarks/data/redaction.py --repository rich=rich.git --repository flas
 
 (a) Secrets made by chance, of every kind in every form, go into the files, the old versions and the messages of a git
 repository made here; then each version and message is redacted, and what is left is searched for each secret.
+Authors' names are planted likewise, in many scripts and spellings.
 (b) HEAD of each repository given is redacted. E-mail addresses and git's authors' names are what they are; every other
 redaction was read once: those that replace what a scanner would have to report stand in redaction_reviewed.json, as
 hashes of repository, path and line, and any other counts as false. --review writes them all with their lines, to read.
@@ -21,11 +22,12 @@ import random
 import subprocess
 import tempfile
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from redaction_planted import Planted, planted
+from redaction_planted import NAMES, Planted, planted
 from rich.console import Console
 from rich.table import Table
 
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--review", type=Path, help="write each redaction of (b) with its line here")
     parser.add_argument("--output", type=Path, help="write the figures here, as JSON")
     given = parser.parse_args()
-    figures = {"planted": plant_and_look(planted(given.seed, given.rounds), given.seed)}
+    figures = {"planted": plant_and_look(planted(given.seed, given.rounds), given.seed), "names": plant_names()}
     if given.repository:
         repositories = dict(one.split("=", 1) for one in given.repository)
         figures["real code"] = on_real_code({name: Path(path) for name, path in repositories.items()}, given.review)
@@ -80,6 +82,27 @@ def plant_and_look(secrets: list[Planted], seed: int) -> dict[str, dict[str, int
         "read": sum(name in before for name in people),
         "left": sum(name in after for name in people),
     }
+    return figures
+
+
+def plant_names() -> dict[str, dict[str, int]]:
+    """Per script: how many spellings of an author's name, composed and decomposed, are left in comments, prose, data,
+    messages and paths."""
+    figures: dict[str, dict[str, int]] = {}
+    for script, (author, spellings) in NAMES.items():
+        redactor = Redactor([(author, "someone@corp.invalid")])
+        forms = {unicodedata.normalize(form, one) for one in spellings for form in ("NFC", "NFD")}
+        left = 0
+        for one in forms:
+            texts = [
+                redactor.text(f"# {one} wrote this\n", "Python").text,
+                redactor.text(f"Thanks to {one}.\n", "Markdown").text,
+                redactor.text(f'{{"author": "{one}"}}\n', "JSON").text,
+                redactor.message(f"Change it\n\nAs {one} asked.").text,
+                redactor.path(f"people/{one}/a.py"),
+            ]
+            left += sum(one in text for text in texts)
+        figures[script] = {"planted": 5 * len(forms), "left": left}
     return figures
 
 
@@ -187,6 +210,9 @@ def show(figures: dict[str, dict[str, dict[str, object]]]) -> None:
         table.add_row(kind, *(str(row[column]) for column in ("planted", "read", "left")))
     table.add_row("together", *(str(sum(int(str(r[c])) for r in rows.values())) for c in ("planted", "read", "left")))
     console.print(table)
+    names = figures["names"].values()
+    total, left = (sum(int(str(row[column])) for row in names) for column in ("planted", "left"))
+    console.print(f"names of authors in {len(names)} scripts and spellings: {total:,} planted, {left} left")
     if "real code" not in figures:
         return
     table = Table(title="false redactions on real code")

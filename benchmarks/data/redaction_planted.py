@@ -260,4 +260,29 @@ def _addresses(chance: random.Random) -> Iterator[Planted]:
         yield Planted("e-mail address", (value,), line.format(value), suffix)
 
 
+# Script: an author as git has the name, and spellings of it in texts.
+NAMES = {
+    "Latin": ("Marrow, Quilla", ("Quilla Marrow", "MARROW Quilla", "Q. Marrow", "Quilla J. Marrow", "quilla marrow")),
+    "Latin, accents": ("Zoë Brontë-Ångström", ("Zoe Bronte-Angstrom", "Zoë Brontë-Ångström", "Brontë-Ångström, Zoë")),
+    "Latin, particles": (
+        "Ludwig van der Hoogen",
+        ("Ludwig van der Hoogen", "van der Hoogen, Ludwig", "Ludwig Van Der Hoogen"),
+    ),
+    "Latin, apostrophe": ("Quilla d'Ambre", ("Quilla d'Ambre", "Quilla d’Ambre", "d'Ambre, Quilla")),
+    "Vietnamese": ("Nguyễn Văn Anh", ("Nguyễn Văn Anh", "Nguyen Van Anh", "Văn Anh Nguyễn")),
+    "Cyrillic": ("Иван Петров", ("Иван Петров", "Петров Иван", "И. Петров", "Ивану Петрову", "ИВАН ПЕТРОВ")),
+    "Greek": ("Γιώργος Παπαδόπουλος", ("Γιώργος Παπαδόπουλος", "Παπαδόπουλος Γιώργος", "ΓΙΩΡΓΟΣ ΠΑΠΑΔΟΠΟΥΛΟΣ")),
+    "Armenian": ("Արամ Պետրոսյան", ("Արամ Պետրոսյան", "Պետրոսյան Արամ", "Արամ Պետրոսյանի")),
+    "Georgian": ("გიორგი ბერიძე", ("გიორგი ბერიძე", "ბერიძე გიორგი", "გიორგი ბერიძემ")),
+    "Hebrew": ("דוד כהן", ("דוד כהן", "כהן דוד", "לדוד כהן")),
+    "Arabic": ("محمد العلي", ("محمد العلي", "العلي محمد", "لمحمد العلي", "محمّد العلي")),
+    "Devanagari": ("राम कुमार", ("राम कुमार", "कुमार राम")),
+    "Tamil": ("கமல் குமார்", ("கமல் குமார்", "குமார் கமல்")),
+    "Thai": ("สมชาย ใจดี", ("สมชาย ใจดี", "สมชายใจดี")),
+    "Han": ("王小明", ("王小明", "王 小明")),
+    "Han and kana": ("山田 太郎", ("山田 太郎", "山田太郎", "太郎 山田")),
+    "Hangul": ("김철수", ("김철수", "김 철수")),
+}
+
+
 MAKERS = (_tokens, _named, _logins, _private_keys, _addresses)

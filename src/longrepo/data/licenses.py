@@ -101,7 +101,7 @@ def is_license_source(path: str) -> bool:
 
 
 def license_of_text(text: str) -> str:
-    """Return the SPDX id of a licence's whole text, or `other`."""
+    """Return the SPDX id of a licence's whole text, `choice` if it leaves the choice among others, or `other`."""
     if len(text) > MAX_TEXT_CHARACTERS:
         return OTHER
     stated = list(_identifiers(text))

@@ -48,6 +48,9 @@ _HASH_COMMENTS = frozenset(("Python", "R", "Julia", "Ruby", "Perl", "Elixir", "N
 _QUALIFIERS = frozenset(("this", "super", "self", "return", "break", "continue"))  # Kotlin: this@Outer.name
 _COMMENT_START = re.compile(r"^\s*(?:\*|//|/\*|#|--|;|%|!|\(\*|\{-|<!--|=)|(?:^|\s)(?://|/\*|--\s|\(\*)")
 _HASH_START = re.compile(r"(?:^|\s)#")
+_KEYWORD_LIST = "return yield assert await print not and for else elif with while let match case throw raise"
+_KEYWORDS = frozenset(_KEYWORD_LIST.split())
+_STATEMENT = re.compile(r"[=;{}\[\]]|\w\(")
 _OPERAND_BEFORE = re.compile(
     r"(?:[=+*/%&|^~]|\breturn|\byield|\bassert|\bin|\band|\bor|\bnot|\bif|\belse)[ \t]*[(\[]*\Z"
 )
@@ -112,7 +115,14 @@ def _is_expression(text: str, start: int, at: int, end: int, domain: str, top: s
     if _is_in_text(text, start, line, language):
         operand = _OPERAND_BEFORE.search(line) or _OPERATOR_AFTER.match(text, end)
         return bool(operand) and not plain
-    return not plain or _OPERAND_BEFORE.search(line) is not None
+    rest = text[end : text.find("\n", end) if "\n" in text[end:] else None]
+    return _OPERAND_BEFORE.search(line) is not None or not (plain or _is_prose(f"{line} {rest}"))
+
+
+def _is_prose(line: str) -> bool:
+    """Return whether a line of code is a line of documentation: at least two words, and nothing of a statement."""
+    words = [word for word in re.findall(r"(?<![\w.])[A-Za-z]{3,}(?![\w.(])", line) if word not in _KEYWORDS]
+    return len(words) > 1 and not _STATEMENT.search(line)
 
 
 def _is_in_text(text: str, start: int, line: str, language: str) -> bool:
