@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from git_helper import make_repo
 from small_packages import module
-from tokenizers import Tokenizer, normalizers
+from tokenizers import AddedToken, Tokenizer, normalizers
+from whole import prepared
 
-from longrepo.data.tokenizer import PLACEHOLDERS, STRUCTURE_TOKENS, RepoTokenizer, load_tokenizer
+from longrepo.config.loader import load_settings
+from longrepo.config.schema import DataSettings
+from longrepo.data.builder import LongContextSequenceBuilder
+from longrepo.data.sequence import LongContextSequence
+from longrepo.data.tokenizer import FIM_TOKENS, PLACEHOLDERS, STRUCTURE_TOKENS, RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
 
 
@@ -101,3 +108,57 @@ def test_a_model_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monk
     with pytest.raises(InputError, match=r"--model some/model: .*no route to host.*--model embedded") as caught:
         load_tokenizer("some/model")
     assert "\n" not in str(caught.value)
+
+
+def _with_tokens(backend: Tokenizer, tokens: Sequence[str], special: bool) -> Tokenizer:
+    """The small tokenizer with other fill-in-the-middle tokens, or fewer."""
+    state = backend.to_str()
+    for name in FIM_TOKENS[0][:3]:
+        state = state.replace(name, name.replace("fim", "gap"))
+    made = Tokenizer.from_str(state)
+    made.add_tokens([AddedToken(token, special=special, normalized=False) for token in tokens])
+    return made
+
+
+@pytest.mark.parametrize("names", FIM_TOKENS)
+@pytest.mark.parametrize("special", [True, False])
+def test_each_base_s_own_tokens_fill_in_the_middle(
+    names: tuple[str, str, str, bool], special: bool, backend: Tokenizer
+) -> None:
+    made = _with_tokens(backend, names[:3], special)
+    tokenizer = RepoTokenizer(made, "base")
+    assert tokenizer.fim is not None
+    ids = (tokenizer.fim.prefix, tokenizer.fim.suffix, tokenizer.fim.middle)
+    assert ids == tuple(made.token_to_id(name) for name in names[:3])
+    suffix_first = 0
+    for seed in range(24):
+        builder = LongContextSequenceBuilder(tokenizer, data=DataSettings(fim_share=1), seed=seed)
+        built = builder.build_hierarchical_sequence([("a.py", module("amber", None, 6))])
+        assert isinstance(built, LongContextSequence)
+        marks = [id for id in built.tokens if id in ids]
+        assert marks == list(ids)
+        suffix_first += built.tokens[built.tokens.index(ids[0]) + 1] == ids[1]
+    assert (0 < suffix_first < 24) if names[3] else not suffix_first, "only a base that was pretrained so is tuned so"
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_their_names_in_a_source_file_stay_text_too(special: bool, backend: Tokenizer) -> None:
+    tokenizer = RepoTokenizer(_with_tokens(backend, FIM_TOKENS[2][:3], special), "base")
+    text = 'MARK = "<|fim_prefix|>" + "<|fim_middle|>"\n'
+    ids = tokenizer.encode(text)
+    assert tokenizer.fim and not {tokenizer.fim.prefix, tokenizer.fim.middle} & set(ids)
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_base_that_lacks_one_of_them_has_none(backend: Tokenizer, tmp_path: Path) -> None:
+    assert RepoTokenizer(_with_tokens(backend, FIM_TOKENS[2][:2], True), "base").fim is None
+    tokenizer = RepoTokenizer(_with_tokens(backend, (), True), "base")
+    assert tokenizer.fim is None
+    folder = make_repo(
+        tmp_path / "r", [{f"src/{name}.py": module(name, None, 6) for name in ("amber", "birch", "cedar")}]
+    )
+    for share, noted in ((0.5, True), (0.0, False)):
+        case = prepared(folder, tokenizer, load_settings(None, [f"data.fim_share={share}"]), phases=1)
+        notes = " ".join(case.prepared.header.notes)
+        assert ("base has no fill-in-the-middle tokens that are known here" in notes) == noted
+        assert case.prepared.header.accounts["1"]["fim"] == 0

@@ -321,6 +321,11 @@ def prepare(
     """
     phases, unreached = reachable_phases(settings, phases, tools.positions)
     bands, notes = phase_bands(settings.long_context, phases, max_length)
+    if settings.data.fim_share and tools.tokenizer.fim is None:
+        notes.append(
+            f"the tokenizer of {tools.tokenizer.name} has no fill-in-the-middle tokens that are known here, so no "
+            "sequence is written that way (data.fim_share)"
+        )
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
     return prepare_sequences(origins, LongContextPlan(settings, bands, [*unreached, *notes], "prepare"), tools)
 

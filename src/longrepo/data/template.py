@@ -12,10 +12,11 @@ Files, commit chains and questions:
 QUESTION: …
 ANSWER: … <|endoftext|>
 
-Fill-in-the-middle is StarCoder2's format, so that tuning keeps the editor's completion ability. PSM: `<fim_prefix>`
-prefix `<fim_suffix>` suffix `<fim_middle>` middle; SPM: `<fim_prefix><fim_suffix>` suffix `<fim_middle>` prefix middle
-(the second variant of Bavarian et al. 2022, section 3, as BigCode trained it). In a sequence of several files the path
-comes before `<fim_prefix>` (StarCoder 2, section 5.2: repository-context FIM).
+Fill-in-the-middle has the base's own format, so that tuning keeps the editor's completion ability. In StarCoder2's
+tokens, PSM is `<fim_prefix>` prefix `<fim_suffix>` suffix `<fim_middle>` middle; SPM, for bases that were pretrained on
+it, is `<fim_prefix><fim_suffix>` suffix `<fim_middle>` prefix middle (the second variant of Bavarian et al. 2022,
+section 3, as BigCode trained it). In a sequence of several files the path comes before `<fim_prefix>` (StarCoder 2,
+section 5.2: repository-context FIM).
 
 Prompts have the order of training: other files, then the beginning of a file, or the text around a gap in it.
 """
@@ -205,7 +206,7 @@ def write_fim(
     opening, closing, filling = (np.array([id], np.int32) for id in (fim.prefix, fim.suffix, fim.middle))
     prefix, suffix = (piece[0], middle[0]), (middle[1], piece[1])
     builder.plain(opening, context)
-    if seeded_uniform(key, "order") < _SPM_SHARE:
+    if fim.suffix_first and seeded_uniform(key, "order") < _SPM_SHARE:
         builder.plain(closing, context)
         builder.text(text, *suffix, TARGET_WEIGHT, True)
         builder.plain(filling, context)

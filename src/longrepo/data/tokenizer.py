@@ -36,7 +36,19 @@ STRUCTURE_TOKENS = (FILE_START, FILE_END, COMMIT_START, COMMIT_END, *SNIPPET_TOK
 # Replacements for redacted text. StarCoder2's tokenizer has a token for each; elsewhere they are plain text.
 PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
 
-FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX = "<fim_prefix>", "<fim_middle>", "<fim_suffix>"
+_BAR, _LOW = "\N{FULLWIDTH VERTICAL LINE}", "\N{LOWER ONE EIGHTH BLOCK}"
+# The names of the fill-in-the-middle tokens of the bases: prefix, suffix, middle; and whether they were pretrained with
+# the suffix first as well.
+FIM_TOKENS: tuple[tuple[str, str, str, bool], ...] = (
+    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", True),  # StarCoder, Granite, Stable Code, Mellum
+    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>", True),  # SantaCoder
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", False),  # Qwen2.5-Coder, CodeGemma
+    (f"<{_BAR}fim{_LOW}begin{_BAR}>", f"<{_BAR}fim{_LOW}hole{_BAR}>", f"<{_BAR}fim{_LOW}end{_BAR}>", False),  # DeepSeek
+    (f"{_LOW}<PRE>", f"{_LOW}<SUF>", f"{_LOW}<MID>", True),  # Code Llama
+    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>", False),  # CodeGeeX
+    ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", False),  # Seed-Coder
+)
+_FIM_NAMES = frozenset(name for *names, _ in FIM_TOKENS for name in names)
 
 # The first of these that the base tokenizer has is used; if it has none, its end token is.
 INITIAL_TOKENS: dict[str, tuple[str, ...]] = {
@@ -54,11 +66,12 @@ Offsets = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class FimIds:
-    """Ids of the fill-in-the-middle tokens."""
+    """Ids of the fill-in-the-middle tokens; `suffix_first`: whether the base was pretrained in that order as well."""
 
     prefix: int
     suffix: int
     middle: int
+    suffix_first: bool = True
 
 
 class RepoTokenizer:
@@ -84,8 +97,12 @@ class RepoTokenizer:
         # cover the spaces that ByteLevel's default post-processor trims off. Only the placeholders of redacted text
         # are read from text as tokens.
         state = json.loads(backend.to_str())
+        self._plain_fim = {
+            t["content"] for t in state["added_tokens"] if t["content"] in _FIM_NAMES and not t["special"]
+        }
         for token in state["added_tokens"]:
-            token["special"] = token["special"] and token["content"] not in PLACEHOLDERS
+            special = token["special"] or token["content"] in _FIM_NAMES  # Qwen's are plain added tokens
+            token["special"] = special and token["content"] not in PLACEHOLDERS
         self._text = Tokenizer.from_str(json.dumps(state))
         if structure_tokens:
             self._text.add_special_tokens([AddedToken(token, special=True) for token in STRUCTURE_TOKENS])
@@ -163,9 +180,12 @@ class RepoTokenizer:
 
     @cached_property
     def fim(self) -> FimIds | None:
-        """The fill-in-the-middle ids, or None if the tokenizer lacks one of them."""
-        ids = [self._vocabulary.get(token) for token in (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE)]
-        return FimIds(*[id for id in ids if id is not None]) if None not in ids else None
+        """The fill-in-the-middle ids by the names that the known bases give them, or None if it has none of these."""
+        for prefix, suffix, middle, suffix_first in FIM_TOKENS:
+            if {prefix, suffix, middle} <= self._vocabulary.keys():
+                known = self._vocabulary
+                return FimIds(known[prefix], known[suffix], known[middle], suffix_first)
+        return None
 
     @cached_property
     def sha256(self) -> str:
@@ -173,7 +193,10 @@ class RepoTokenizer:
         state = json.loads(self._text.to_str())
         model = state["model"]
         merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges", [])]
-        added = sorted((one["id"], one["content"], one["special"]) for one in state["added_tokens"])
+        added = sorted(
+            (one["id"], one["content"], one["special"] and one["content"] not in self._plain_fim)
+            for one in state["added_tokens"]
+        )
         decides = [sorted(self._vocabulary.items()), merges, state["normalizer"], state["pre_tokenizer"], added]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
