@@ -13,7 +13,7 @@ from longrepo.utils.process import freed_bytes, return_freed_memory
 
 WATCH_SECONDS = 0.1  # between two looks: by then a process can't have filled the rest of the budget
 SLACK_SHARE = 0.25  # of what the budget leaves beside the plan
-GAPS = 64 * 2**20  # bytes of freed blocks that are worth returning once more
+RETURN_LOOKS = 10  # from one return of blocks to the next, while the process still holds that much
 
 
 class FreedBlocks:
@@ -31,7 +31,7 @@ class FreedBlocks:
     ) -> None:
         self._resident, self._kept, self._give_back = resident, kept, give_back
         self._peak = self.at_peak = self.in_use = 0
-        self._returned = False
+        self._returned, self._looks = False, 0
 
     def reset_peak(self) -> None:
         """Begin a new peak, as the process's own is begun."""
@@ -40,14 +40,16 @@ class FreedBlocks:
     def look(self, planned: int, allowed: int) -> int:
         """Return the bytes the process holds if its freed blocks had to be returned now, else 0. `planned`: bytes of
         the current method (0: not planned); `allowed`: bytes the process may hold."""
-        held, kept = self._resident(), self._kept()
+        held = self._resident()
+        kept = 0 if self._returned else self._kept()  # the C library goes on counting blocks that it has returned
         self.in_use = max(self.in_use, held - kept)
         if held > self._peak:
             self._peak, self.at_peak = held, kept
         if not planned or held <= planned + SLACK_SHARE * max(0, allowed - planned):
             return 0
-        if self._returned:  # blocks that were in use then have left gaps since
-            if kept > GAPS:
+        if self._returned:  # blocks that were in use then may have left gaps since
+            self._looks += 1
+            if self._looks % RETURN_LOOKS == 0:
                 self._give_back()
             return 0
         self._returned = True

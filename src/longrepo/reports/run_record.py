@@ -105,9 +105,9 @@ class MetricsHistory:
     @property
     def best(self) -> tuple[int, Validation] | None:
         """The best epoch of the last group, whose weights are kept; None before one has ended."""
-        first = self.validations[0][0] if self.validations else 0
-        best = (one for one in reversed(self.epochs) if one.best and one.update >= first)
-        return next(((one.update, one.validation) for one in best), None)
+        epochs = [one.validation for one in self.epochs]
+        checks = [check for check in self.validations if any(check[1] is one for one in epochs)]
+        return min(checks, key=lambda check: check[1].loss, default=None)
 
     @property
     def spans(self) -> list[tuple[int, int, int]]:
