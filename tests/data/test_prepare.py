@@ -176,6 +176,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused_at_once(tmp_path: Path) -
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="can't be written to"):
         check_writable(tmp_path / "file" / "folder")
+    with pytest.raises(InputError, match="file: is a file; give a folder"):
+        check_writable(tmp_path / "file")
 
 
 def test_a_commit_other_than_head_can_be_prepared(case: Case, tokenizer: RepoTokenizer, settings: Settings) -> None:

@@ -400,6 +400,8 @@ REDACTIONS_FILE = "redactions.tsv"
 
 def check_writable(folder: Path) -> None:
     """Raise InputError before any work if `folder` can't be made or written to."""
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; give a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
