@@ -93,6 +93,18 @@ EITHER = "This is made available under the terms of *either* of the licenses fou
             {"LICENSE": MIT, "LICENSE-THIRD-PARTY": "Some of it is Acme's."},
             {"LICENSE": "MIT", "LICENSE-THIRD-PARTY": OTHER},
         ),
+        (
+            {
+                "LICENSE": MIT,
+                "docs/license.md": "# MIT License\n\n```{literalinclude} ../LICENSE\n---\nlanguage: text\n---\n```\n",
+                "docs/license.rst": "License\n=======\n\n.. include:: ../LICENSE\n   :literal:\n",
+            },
+            {"./": "MIT"},
+        ),
+        (
+            {"docs/license.rst": ".. include:: ../LICENSE\n\nNot for commercial use by anybody at all, ever."},
+            {"docs/": OTHER},
+        ),
         # Manifests say OR and -or-later about the texts beside them, or stand for themselves.
         (
             {"LICENSE-MIT": MIT, "LICENSE-APACHE": APACHE, "Cargo.toml": '[package]\nlicense = "MIT/Apache-2.0"'},
@@ -143,4 +155,5 @@ def test_places_and_their_licences(files: dict[str, str], expected: dict[str, st
 def test_several_licences_hold_together() -> None:
     assert join_licenses(["MIT", "mit"]) == "MIT"
     assert join_licenses(["MIT", "Apache-2.0 OR ISC", OTHER]) == "MIT AND (Apache-2.0 OR ISC) AND other"
+    assert join_licenses(["MIT", "(Apache-2.0 OR ISC)"]) == "MIT AND (Apache-2.0 OR ISC)"
     assert join_licenses([]) == ""

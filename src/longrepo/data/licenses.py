@@ -18,6 +18,11 @@ from typing import Any
 
 CHOICE = "choice"  # a text that leaves the choice among the ones beside it
 OTHER = "other"  # there is a licence, but not one that is known by its text
+_INCLUDE = re.compile(
+    r"^```\{(?:literal)?include\}[^\n]*\n(?:[^`\n]*\n)*?```|^\.\. (?:literal)?include::[^\n]*(?:\n[ \t]+:[^\n]*)*"
+    r"|^[ \t]*--8<--[^\n]*|^\{%[^\n]*include[^\n]*%\}",
+    re.MULTILINE,
+)
 _CHOICE = re.compile(
     r"under (?:the terms of )?(?:either|any)(?: one)? of(?: the)?(?: following)?(?: licenses?)?|at your option"
     r"|dual licensed"
@@ -71,7 +76,8 @@ def find_licenses(files: Iterable[tuple[str, str]]) -> dict[str, str]:
         if path.startswith("LICENSES/") or "/LICENSES/" in path:
             continue  # REUSE: the texts of the licences that files and REUSE.toml name
         if is_license_file(path):
-            texts[path] = license_of_text(text)
+            if not _only_includes(text):
+                texts[path] = license_of_text(text)
         elif name == "REUSE.toml":
             reuse.update(_of_reuse(path, text))
         elif expression := _of_manifest(name, text):
@@ -100,6 +106,12 @@ def is_license_source(path: str) -> bool:
     return is_license_file(path) or PurePosixPath(path).name in _MANIFESTS or path.endswith("REUSE.toml")
 
 
+def _only_includes(text: str) -> bool:
+    """Return whether a page of documentation shows the licence's own file and says nothing of its own."""
+    rest = _INCLUDE.sub("", text)
+    return rest != text and len(re.findall(r"\w+", rest)) <= _TITLE_WORDS
+
+
 def license_of_text(text: str) -> str:
     """Return the SPDX id of a licence's whole text, `choice` if it leaves the choice among others, or `other`."""
     if len(text) > MAX_TEXT_CHARACTERS:
@@ -122,7 +134,7 @@ def join_licenses(licenses: Iterable[str]) -> str:
         found = [one for one in found if not any(one != other and one in other.split(" AND ") for other in found)]
     if len(found) < 2:
         return "".join(found)
-    return " AND ".join(f"({one})" if " OR " in one else one for one in found)
+    return " AND ".join(f"({one})" if " OR " in one and one[0] != "(" else one for one in found)
 
 
 def is_known(license: str) -> bool:
