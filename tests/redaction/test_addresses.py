@@ -67,6 +67,16 @@ def test_code_with_an_at_sign_stays(language: str, code: str) -> None:
     ("language", "text", "expected"),
     [
         ("Python", "# Ask joe@acme.io first", "# Ask <EMAIL> first"),
+        (
+            "Python",
+            "# Ask me and joe@acme.io, or if it is late joe@acme.me",
+            "# Ask me and <EMAIL>, or if it is late <EMAIL>",
+        ),
+        ("Python", "# joe@acme.io - author", "# <EMAIL> - author"),
+        ("JavaScript", "// joe@acme.me\n/* joe@acme.io */\n  * joe@acme.at", "// <EMAIL>\n/* <EMAIL> */\n  * <EMAIL>"),
+        ("Rust", "/// joe@acme.co.in", "/// <EMAIL>"),
+        ("Perl", "=pod\n\njoe@acme.at wrote it\n\n=cut\n", "=pod\n\n<EMAIL> wrote it\n\n=cut\n"),
+        ("Java", "/* Known in joe@acme.is, not joe@acme.at */", "/* Known in <EMAIL>, not <EMAIL> */"),
         ("Python", 'send("joe@acme.to")', 'send("<EMAIL>")'),
         (
             "Python",

@@ -54,7 +54,10 @@ _STATEMENT = re.compile(r"[=;{}\[\]]|\w\(")
 _OPERAND_BEFORE = re.compile(
     r"(?:[=+*/%&|^~]|\breturn|\byield|\bassert|\bin|\band|\bor|\bnot|\bif|\belse)[ \t]*[(\[]*\Z"
 )
-_OPERATOR_AFTER = re.compile(r"[ \t]*(?:[-+*/%@]|==|//)[ \t]*[\w(]")
+_SIGN_BEFORE = re.compile(r"[=+*/%&|^~][ \t]*[(\[]*\Z")  # in prose "and" and "in" stand before addresses, too
+_SIGN_AFTER = re.compile(r"[ \t]*(?:[+*/%@=]|==|//)[ \t]*[\w(]")
+_COMMENT_MARKS = re.compile(r"^.*(?://[/!]?|/\*+)|^[ \t]*(?:\*|#|--|;|%|!)+")
+_DOCUMENTATION = re.compile(r"^=(\w+)", re.MULTILINE)  # of Perl and Ruby, up to =cut or =end
 
 
 def find_addresses(text: str, language: str = "Other") -> Iterator[Span]:
@@ -113,7 +116,7 @@ def _is_expression(text: str, start: int, at: int, end: int, domain: str, top: s
         return False
     line = text[text.rfind("\n", 0, start) + 1 : start]
     if _is_in_text(text, start, line, language):
-        operand = _OPERAND_BEFORE.search(line) or _OPERATOR_AFTER.match(text, end)
+        operand = _SIGN_BEFORE.search(_COMMENT_MARKS.sub("", line)) or _SIGN_AFTER.match(text, end)
         return bool(operand) and not plain
     rest = text[end : text.find("\n", end) if "\n" in text[end:] else None]
     return _OPERAND_BEFORE.search(line) is not None or not (plain or _is_prose(f"{line} {rest}"))
@@ -136,4 +139,6 @@ def _is_in_text(text: str, start: int, line: str, language: str) -> bool:
             return line.rfind("{") <= line.rfind("}") or line.rfind("{") < line.rfind(quote)
     if any(text.count(mark, 0, start) % 2 for mark in ('"""', "'''")):
         return True
+    if language in ("Perl", "Ruby") and (marks := _DOCUMENTATION.findall(text, 0, start)):
+        return marks[-1] not in ("cut", "end")
     return text.rfind("/*", 0, start) > text.rfind("*/", 0, start)
