@@ -29,7 +29,7 @@ from longrepo.engines.base import Batch, Engine
 from longrepo.engines.registry import choose_engine, create_engine
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.training.checkpoint import open_run_folder
-from longrepo.training.events import EpochRecord, PhaseRecord, UpdateRecord
+from longrepo.training.events import EpochRecord, PhaseRecord, RunProgress, UpdateRecord
 from longrepo.training.loop import train
 from longrepo.training.plan import RunStart, TrainingPlan, make_plan
 from longrepo.utils.files import write_text_file
@@ -197,6 +197,9 @@ class Curve:
 
     def note(self, text: str) -> None:
         print(text, flush=True)
+
+    def progress(self, progress: RunProgress) -> None:
+        """Not shown."""
 
     def validating(self, done: int, of: int) -> None:
         """Not shown."""
