@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import BaseModel
 
 from longrepo import api
-from longrepo.config.loader import dump_yaml, parse_key, settings_hash
+from longrepo.config.loader import PathPart, dump_yaml, parse_key, settings_hash
 from longrepo.config.schema import NUMBERED_PHASES, PhaseConfig, Settings, phase_list
-from longrepo.config.suggestions import PathPart
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.engines.registry import choose_engine
 from longrepo.errors import InputError

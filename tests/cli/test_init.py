@@ -13,9 +13,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from longrepo.cli.app import app, main
-from longrepo.config.loader import load_settings
-from longrepo.config.settings_file import settings_template, values_for_model
-from longrepo.config.suggestions import all_keys
+from longrepo.config.loader import all_keys, load_settings, settings_template, values_for_model
 from longrepo.errors import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from longrepo.config import suggestions
+from longrepo.config import loader
 from longrepo.config.loader import load_settings
 from longrepo.errors import InputError
 
@@ -50,7 +50,7 @@ def test_nothing_is_guessed_where_nothing_is_near(override: str) -> None:
 
 def test_every_name_of_another_tool_leads_to_a_setting_and_is_none_itself() -> None:
     settings = load_settings()
-    for other, ours in suggestions._BY_OTHER_NAME.items():
+    for other, ours in loader._BY_OTHER_NAME.items():
         section, key = ours.split(".")
         assert hasattr(getattr(settings, section), key), ours
         assert not hasattr(getattr(settings, section), other), other

@@ -12,13 +12,7 @@ from evaluated import TwoLosses
 from longrepo.errors import InputError
 from longrepo.evaluation.completion import similarity
 from longrepo.evaluation.held_out_loss import compare_prepared
-from longrepo.evaluation.results import (
-    Comparison,
-    Evaluation,
-    Example,
-    read_evaluation,
-    write_evaluation,
-)
+from longrepo.evaluation.results import Comparison, Evaluation, Example, read_evaluation, write_evaluation
 from longrepo.evaluation.run import make_figures
 from longrepo.evaluation.scoring import MeasurementRow, mean_interval, paired_intervals
 from longrepo.reports.evaluation import comparison_verdict

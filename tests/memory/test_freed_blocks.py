@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from longrepo.memory.budget import GIB
-from longrepo.memory.freed_blocks import FreedBlocks
-from longrepo.memory.guard import MemoryGuard
+from longrepo.memory.guard import FreedBlocks, MemoryGuard
 from longrepo.utils.process import freed_bytes
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps freed blocks, and tells of them")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from git_helper import make_repo
 
-from longrepo.repository.notebooks import BROKEN_NOTEBOOK, read_notebook
+from longrepo.repository.encodings import BROKEN_NOTEBOOK, read_notebook
 from longrepo.repository.repository import Repository
 
 PICTURE = "iVBORw0KGgo" * 400

@@ -6,8 +6,7 @@ import pytest
 
 from longrepo.data.tokenizer import load_tokenizer
 from longrepo.errors import InputError
-from longrepo.serve.editor_text import EditorText, take_apart
-from longrepo.serve.prompts import PromptBuilder
+from longrepo.serve.prompts import EditorText, PromptBuilder, take_apart
 
 P, S, M = "<fim_prefix>", "<fim_suffix>", "<fim_middle>"
 BEFORE = "def total(items):\n    return "

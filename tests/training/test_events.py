@@ -14,13 +14,7 @@ import pytest
 
 from longrepo.config.loader import load_settings
 from longrepo.errors import InputError
-from longrepo.training.events import (
-    EpochRecord,
-    MemoryUse,
-    MetricsFile,
-    UpdateRecord,
-    Validation,
-)
+from longrepo.training.events import EpochRecord, MemoryUse, MetricsFile, UpdateRecord, Validation
 from longrepo.training.loggers import check_logger_installed
 
 UPDATE = UpdateRecord(1, 1, 7, 7, 12, 2.5, 3e-3, 0.3, 1000, 2.0, {"peak": 1 << 30})

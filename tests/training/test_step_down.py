@@ -14,8 +14,8 @@ from small_runs import Told, records, run, weights_of
 
 from longrepo.engines.base import StepMethod
 from longrepo.errors import OutOfMemory
+from longrepo.memory.estimate import Methods
 from longrepo.memory.guard import GuardVerdict, NoGuard
-from longrepo.memory.methods import Methods
 from longrepo.memory.planner import MemoryPlan, PhaseMemoryPlan, largest_modules
 from longrepo.training import step_down
 

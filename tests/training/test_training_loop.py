@@ -17,9 +17,14 @@ from longrepo.curriculum.sampler import read_catalog
 from longrepo.curriculum.schedule import Schedule, make_schedule
 from longrepo.engines.base import Batch
 from longrepo.errors import InputError, RunError
-from longrepo.training.batches import accumulation_groups, micro_batch_key
 from longrepo.training.events import MetricsFile
-from longrepo.training.validation import make_validation_set, validate, with_validation_split
+from longrepo.training.validation import (
+    accumulation_groups,
+    make_validation_set,
+    micro_batch_key,
+    validate,
+    with_validation_split,
+)
 
 
 def test_three_phases_learn_and_end_in_an_adapter(tmp_path: Path) -> None:

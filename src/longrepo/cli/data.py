@@ -1,5 +1,6 @@
 """The commands that make sequences (`prepare`, `tokenize`) and look at them (`inspect`, `check-leaks`,
-`check-questions`)."""
+`check-questions`).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """`longrepo evaluate` compares base and tuned on held-out lines; `longrepo report` writes the page of a run, or of
-several compared."""
+several compared.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """`longrepo export` writes what was trained for other tools, `import-adapter` reads their adapters, and `extend` writes
-a model whose positions reach farther."""
+a model whose positions reach farther.
+"""
 
 from __future__ import annotations
 
@@ -155,7 +156,7 @@ def extend(
     """Write a copy of a model's folder whose positions reach farther: configuration, tokenizer and card change, the
     weights don't."""
     from longrepo.config.loader import load_settings
-    from longrepo.engines.messages import load_errors
+    from longrepo.engines.base import load_errors
     from longrepo.rope.apply import context_messages
     from longrepo.rope.extend import ExtendedFolder
 
@@ -185,7 +186,7 @@ def extend(
 
 
 def _write_extended(extended: ExtendedFolder, output: Path, reach: int, copy: bool) -> list[str]:
-    from longrepo.engines.messages import load_errors
+    from longrepo.engines.base import load_errors
     from longrepo.engines.torch.positions import verify_folder
     from longrepo.export.formats import write_new_folder
 
@@ -199,7 +200,7 @@ def _write_extended(extended: ExtendedFolder, output: Path, reach: int, copy: bo
 
 def _model_folder(model: str, revision: str | None, whole: bool) -> Path:
     """Return the model's folder, downloaded if it is on the hub: all of it, or only its small files."""
-    from longrepo.engines.messages import load_errors
+    from longrepo.engines.base import load_errors
     from longrepo.utils.hub import model_location
 
     where = model_location(model)

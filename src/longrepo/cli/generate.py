@@ -1,5 +1,6 @@
 """`longrepo generate`, which completes code at a position in a file or after a text, and `longrepo serve`, which
-answers editors through OpenAI's completions endpoint."""
+answers editors through OpenAI's completions endpoint.
+"""
 
 from __future__ import annotations
 

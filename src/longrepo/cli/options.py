@@ -57,7 +57,7 @@ def announce_clone(repo: Any) -> Any:
 
 def _complete_setting(incomplete: str) -> list[str]:
     """Return the settings that begin with what was typed, for a shell's completion of --set."""
-    from longrepo.config.suggestions import all_keys
+    from longrepo.config.loader import all_keys
 
     return [f"{key}=" for key in all_keys() if key.startswith(incomplete)]
 

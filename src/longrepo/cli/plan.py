@@ -1,5 +1,6 @@
 """Commands to begin with: `init` (a settings file), `plan` (what training or answering needs, and how long it takes),
-`doctor` (whether training would run here) and `models` (the presets, and what a model needs)."""
+`doctor` (whether training would run here) and `models` (the presets, and what a model needs).
+"""
 
 from __future__ import annotations
 
@@ -270,7 +271,7 @@ def init(
     model: ModelOption = None,
 ) -> None:
     """Write a settings file to start from: every setting explained, at its default and commented out."""
-    from longrepo.config.settings_file import settings_template, values_for_model
+    from longrepo.config.loader import settings_template, values_for_model
     from longrepo.engines.model_shape import local_positions
     from longrepo.utils.files import write_text_file
 

@@ -1,25 +1,183 @@
 """Load settings: a YAML file, then each `--set key=value`, then one report of everything that is wrong, including
 values that are valid by themselves but impossible together.
 
-A setting's name is `section.key`, or `section.key[0].name` inside a list of sections.
+A setting's name is `section.key`, or `section.key[0].name` inside a list of sections. An unknown name is answered with
+the setting that was probably meant: by other tools' names, another section, or spelling. `longrepo init` writes the
+settings file with every key explained, at its default and commented out.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from longrepo.config.schema import ContextSettings, PhaseConfig, Settings, phase_list
-from longrepo.config.suggestions import PathPart, dotted_key, nearest_key, nearest_name, section_in
+from longrepo.config.schema import (
+    ContextSettings,
+    LongContextSettings,
+    ModelSettings,
+    PhaseConfig,
+    Settings,
+    phase_list,
+)
 from longrepo.errors import InputError
+
+_HEAD = """\
+# Settings for longrepo (--config). Every key is listed with its default, commented out: remove the `#` before a key to
+# set it. What isn't set keeps its default, or is chosen by `longrepo pipeline`. Any command overrides: --set lora.r=16
+"""
+_KEY = re.compile(r"^  (\w+): ")
+_PLAIN = re.compile(r"[\w./@-]+")
+_RANGE = re.compile(r"the phase takes \d+–\d+")
+
+
+def settings_template(values: Mapping[str, object]) -> str:
+    """Return the text of a settings file in which only `values` (dotted key → value) are set."""
+    every = Path(__file__).with_name("training_config.yaml").read_text(encoding="utf-8")
+    lines, section, floor = [_HEAD], "", 0
+    for line in every.split("\n\n", 1)[1].split("\n"):
+        if line.endswith(":") and not line.startswith(" "):
+            section = line[:-1]
+        elif found := _KEY.match(line):
+            name = f"{section}.{found[1]}"
+            cap = values.get(name.replace("min_length", "max_length"))
+            if isinstance(cap, int) and "_length" in name:
+                line, floor = _RANGE.sub(f"the phase takes {floor + 1}–{cap}", line), cap
+            line = _with_setting(line, f"  {found[1]}: {_yaml(values[name])}" if name in values else None)
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _with_setting(line: str, setting: str | None) -> str:
+    """Return a line with another setting, or with its own commented out; its comment keeps its column if it can."""
+    own, hash_, comment = line.partition(" #")
+    text = setting or f"  # {own.strip()}"
+    return f"{text.ljust(len(own))} #{comment}" if hash_ else text
+
+
+def _yaml(value: object) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+def values_for_model(name: str, reach: int | None) -> dict[str, object]:
+    """Return the settings for a model whose positions reach `reach` tokens (None: not known): its name, and shorter
+    phases if it can't be trained at the default ones. They are a quarter of its positions, half of them, and all."""
+    values: dict[str, object] = {"model.name": name}
+    defaults = LongContextSettings()
+    if reach is None or reach >= defaults.phase3_max_length or reach < 256:
+        return values
+    caps = (reach // 4, reach // 2, reach)
+    values["model.max_position_embeddings"] = min(reach, ModelSettings().max_position_embeddings)
+    values |= {f"long_context.phase{number}_max_length": cap for number, cap in enumerate(caps, 1)}
+    values |= {
+        f"long_context.phase{number}_min_length": cap * 3 // 4 for number, cap in enumerate(caps, 1) if number > 1
+    }
+    return values
+
+
+PathPart = str | int
+
+# The names that PEFT, transformers, TRL, Axolotl and mlx-lm have for our settings; without marks and in lower case.
+_OTHER_NAMES = {
+    "lora.r": "rank lora_r lora_rank",
+    "lora.alpha": "lora_alpha",
+    "lora.dropout": "lora_dropout",
+    "lora.target_modules": "modules keys lora_target_modules target_layers",
+    "model.name": "path id model_id base_model model_name_or_path pretrained_model_name_or_path repo_id",
+    "model.max_position_embeddings": "max_length max_seq_length max_seq_len sequence_length sequence_len block_size "
+    "context_length cutoff_len model_max_length",
+    "model.quantization": "load_in_4bit bits quant_type bnb_4bit_quant_type quantize",
+    "model.double_quantization": "bnb_4bit_use_double_quant double_quant",
+    "data.redact": "redact_secrets",
+    "data.fim_share": "fim_rate",
+    "training.base_learning_rate": "lr learning_rate",
+    "training.warmup_ratio": "warmup warmup_steps",
+    "training.batch_size_reference": "batch_size micro_batch_size per_device_train_batch_size train_batch_size",
+    "training.gradient_accumulation_steps": "grad_accumulation_steps gradient_accumulation grad_accum "
+    "accumulate_grad_batches",
+    "training.use_gradient_checkpointing": "grad_checkpoint gradient_checkpointing activation_checkpointing",
+    "training.max_grad_norm": "gradient_clipping clip_grad grad_clip",
+    "training.precision": "dtype bf16 fp16 torch_dtype mixed_precision",
+    "training.early_stopping_patience": "patience",
+    "training.save_every_steps": "save_steps save_every steps_per_save",
+    "training.keep_last": "save_total_limit",
+    "training.max_updates": "max_steps iters max_iters num_iters",
+    "training.max_validation_sequences": "val_batches max_eval_samples eval_iters",
+    "training.report_to": "logger log_with wandb mlflow",
+    "long_context.phase1_epochs": "epochs num_epochs num_train_epochs",
+    "context.method": "rope_type rope_scaling scaling",
+    "context.window": "sliding_window",
+    "context.factor": "rope_factor scaling_factor",
+    "memory.budget_gb": "budget limit limit_gb max_memory memory_limit",
+}
+_BY_OTHER_NAME = {other: ours for ours, names in _OTHER_NAMES.items() for other in names.split()}
+
+
+def dotted_key(path: Sequence[PathPart]) -> str:
+    """Join a path: `("long_context", "further_phases", 0, "epochs")` → `long_context.further_phases[0].epochs`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
+
+
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that a field holds, by itself or in a list; None if it holds none."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for one in get_args(annotation) if (found := section_in(one))), None)
+
+
+def nearest_key(path: Sequence[PathPart]) -> str | None:
+    """Return the known key that an unknown one was probably meant to be."""
+    *above, wrong = path
+    if above:
+        section: type[BaseModel] | None = Settings
+        for part in above:
+            if isinstance(part, str) and section is not None and part in section.model_fields:
+                section = section_in(section.model_fields[part].annotation)
+        if section not in (None, Settings):
+            near = _closest(wrong, section.model_fields, 0.75)
+            if near and not re.match(r"phase[4-9]", str(wrong)):
+                return dotted_key((*above, near))
+            return nearest_name(str(wrong)) or _in_section(above, wrong, section)
+    return nearest_name(str(wrong))
+
+
+def nearest_name(name: str) -> str | None:
+    """Return the setting, or the section, of this name or nearly this name, whichever section it was looked for in."""
+    plain = name.lower().replace("-", "_")
+    if re.match(r"phase\d", plain):
+        plain = re.sub(r"^phase([4-9]|\d\d).*", "further_phases", plain)
+    by_last = {key.rpartition(".")[2]: key for key in (*Settings.model_fields, *all_keys())}
+    if plain in by_last or plain in _BY_OTHER_NAME:
+        return by_last.get(plain) or _BY_OTHER_NAME[plain]
+    match = _closest(plain, {**_BY_OTHER_NAME, **by_last}, 0.75)
+    return ({**_BY_OTHER_NAME, **by_last}[match]) if match else None
+
+
+def _in_section(above: Sequence[PathPart], wrong: PathPart, section: type[BaseModel] | None) -> str | None:
+    match = _closest(wrong, section.model_fields, 0.5) if section else None
+    return dotted_key((*above, match)) if match else None
+
+
+def all_keys() -> Iterator[str]:
+    """Yield the names of all settings: `model.name`, …"""
+    for name, field in Settings.model_fields.items():
+        section = section_in(field.annotation)
+        yield from (f"{name}.{key}" for key in (section.model_fields if section else ()))
+
+
+def _closest(word: PathPart, known: Any, cutoff: float) -> str | None:
+    match = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
+    return match[0] if match else None
+
 
 _SETTING_NAME = re.compile(r"\w+(\.\w+|\[\d+\])*")
 

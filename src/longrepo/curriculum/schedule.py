@@ -14,9 +14,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from longrepo.config.loader import error_path, find_impossible_combinations, load_settings
+from longrepo.config.loader import dotted_key, error_path, find_impossible_combinations, load_settings
 from longrepo.config.schema import ContextSettings, PhaseConfig, Settings, TrainingSettings, phase_list
-from longrepo.config.suggestions import dotted_key
 from longrepo.data.sequence import LongContextSequence
 from longrepo.errors import InputError
 from longrepo.rope.apply import describe_context

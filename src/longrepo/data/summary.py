@@ -10,7 +10,7 @@ from longrepo.data.corpus import Corpus
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
 from longrepo.data.template import BuiltSequence
-from longrepo.repository.notebooks import NOTEBOOK_SUFFIX
+from longrepo.repository.encodings import NOTEBOOK_SUFFIX
 
 SUMMARY_VERSION = 3
 _MAX_LISTED = 10  # of the largest files and of the most imported ones

@@ -1,7 +1,8 @@
 """The engine protocol, which is everything that training needs from a framework, and the types it speaks in.
 
 An engine knows no phases, sequence files or metrics; the training loop knows no framework. All randomness inside an
-engine is derived from the `key` that is passed in, so that an engine has no random state to save.
+engine is derived from the `key` that is passed in, so that an engine has no random state to save. Every engine reports
+errors (a model that can't be loaded, memory that runs out) in the same words.
 
 A step method says how a micro-batch is computed: plainly or in chunks, and where a chunked step stores what its
 backward pass needs. Every method computes the same loss and gradients. The store never changes a bit; the chunk size
@@ -12,8 +13,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -22,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings
+from longrepo.errors import InputError, OutOfMemory
 
 TokenChooser = Callable[[npt.NDArray[np.float32]], int]  # scores `[vocabulary]` to the id of the next token
 StepKind = Literal["plain", "chunked"]
@@ -266,3 +268,32 @@ def truncate_config(config: Any, layers: int) -> Any:
         if getattr(config, name, 0):
             setattr(config, name, 0.0)
     return config
+
+
+@contextmanager
+def load_errors(model: str) -> Iterator[None]:
+    """Turn everything that is wrong with a model's folder or name into one InputError that names the model."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"model {model}: {error}") from None
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"model {model}: can't be loaded ({reason}); give a hub name with network access, "
+            "a local Hugging Face folder, or --model embedded"
+        ) from None
+
+
+@contextmanager
+def oom_as_error(device: str, tokens: int, words: Sequence[str]) -> Iterator[None]:
+    """Turn a RuntimeError whose text contains one of `words` into OutOfMemory, for a step of `tokens` tokens."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(one in str(error) for one in words):
+            raise
+        raise OutOfMemory(
+            f"{device}: out of memory in a step of {tokens} tokens; the checkpoints are whole: end other programs, or "
+            "leave out the longest phase, or lower lora.r, and go on with --resume auto"
+        ) from None

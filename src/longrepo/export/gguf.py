@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, tensor_name
-from longrepo.engines.messages import load_errors
+from longrepo.engines.base import load_errors
 from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter
 from longrepo.export.card import CardUse, base_label, write_card
 from longrepo.export.merged import write_merged_model

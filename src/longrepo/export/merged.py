@@ -24,8 +24,7 @@ from transformers.utils import logging
 
 from longrepo.config.schema import ModelSettings
 from longrepo.data.tokenizer import RepoTokenizer, new_token_rows
-from longrepo.engines.base import Placement
-from longrepo.engines.messages import load_errors
+from longrepo.engines.base import Placement, load_errors
 from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles, find_weight_files
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter

@@ -22,8 +22,7 @@ from longrepo.engines.model_shape import ModelShape, read_config, read_shape
 from longrepo.engines.registry import select_device
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget, find_budget, process_memory
-from longrepo.memory.estimate import Estimator, StepMemory, code_identity
-from longrepo.memory.methods import Methods
+from longrepo.memory.estimate import Estimator, Methods, StepMemory, code_identity
 from longrepo.rope.apply import NATIVE_CONTEXT, describe_context
 from longrepo.utils.cache import JsonCache
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from longrepo.errors import InputError
+from longrepo.repository.encodings import NOTEBOOK_SUFFIX
 from longrepo.repository.filters import VendorFolders, path_noise
 from longrepo.repository.git import ObjectReader
 from longrepo.repository.languages import language_of, named_language
-from longrepo.repository.notebooks import NOTEBOOK_SUFFIX
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
+
 
 _ATTRIBUTES = (
     "linguist-vendored",

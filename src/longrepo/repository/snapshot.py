@@ -10,10 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from longrepo.repository.encodings import decode_text, undecoded_reason
+from longrepo.repository.encodings import (
+    BROKEN_NOTEBOOK,
+    MAX_NOTEBOOK_BYTES,
+    NOTEBOOK_SUFFIX,
+    decode_text,
+    read_notebook,
+    undecoded_reason,
+)
 from longrepo.repository.filters import pointer_noise, text_noise
 from longrepo.repository.git import MAX_PENDING_IDS, MISSING, ObjectReader, in_groups
-from longrepo.repository.notebooks import BROKEN_NOTEBOOK, MAX_NOTEBOOK_BYTES, NOTEBOOK_SUFFIX, read_notebook
 from longrepo.repository.rules import NOTEBOOK, PathRule, PathRules
 from longrepo.repository.types import BlobText, Snapshot, TextFile, decode_path
 

@@ -15,13 +15,13 @@ from longrepo.engines.base import Engine
 from longrepo.errors import InputError, OutOfMemory, RunError
 from longrepo.memory.guard import GuardFactory, NoGuard
 from longrepo.memory.planner import MemoryPlan
-from longrepo.training.batches import accumulation_groups, make_batch, micro_batch_key, with_loss_weight
 from longrepo.training.checkpoint import RunFolder, find_damage, trained_folder
 from longrepo.training.crash import INTERRUPTED_STATUS, Interrupt
 from longrepo.training.events import EpochRecord, PhaseRecord, Reporter, RunProgress, UpdateRecord, Validation
 from longrepo.training.plan import PhaseSchedule, TrainingPlan, remaining_epochs
 from longrepo.training.session import Session, prepare_first_update, start_session, write_final_adapter
 from longrepo.training.state import BestCheckpoint, EpochTotals, TrainingState, perplexity
+from longrepo.training.validation import accumulation_groups, make_batch, micro_batch_key, with_loss_weight
 
 
 @dataclass(frozen=True)

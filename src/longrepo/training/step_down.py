@@ -15,8 +15,8 @@ from longrepo.config.schema import ContextSettings, MemorySettings
 from longrepo.engines.base import Engine, StepMethod
 from longrepo.errors import OutOfMemory
 from longrepo.memory.budget import GIB
+from longrepo.memory.estimate import MethodEstimate, Methods, differ_in_store_only
 from longrepo.memory.guard import GuardFactory
-from longrepo.memory.methods import MethodEstimate, Methods, differ_in_store_only
 from longrepo.memory.planner import MemoryPlan
 from longrepo.training.crash import CrashMarker, CrashReport
 from longrepo.training.events import MemoryUse, MetricsFile, Reporter, StepDownRecord

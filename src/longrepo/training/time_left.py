@@ -7,10 +7,10 @@ from collections.abc import Mapping
 
 from longrepo.curriculum.schedule import Schedule
 from longrepo.engines.base import Engine
-from longrepo.training.batches import accumulation_groups, make_batch
 from longrepo.training.plan import PhaseSchedule, TrainingPlan, remaining_epochs
 from longrepo.training.state import TrainingState
 from longrepo.training.step_down import StepDown
+from longrepo.training.validation import accumulation_groups, make_batch
 
 FORWARD_SHARE = 1 / 3  # of a training step with gradient checkpointing (forward, forward again, backward: at least)
 

@@ -1,20 +1,47 @@
-"""The fixed validation set of a run. It spans all lengths: `best` doesn't favor the last phase."""
+"""Micro-batches of an epoch's order, with the key that seeds each one's dropout, and the fixed validation set of a run.
+
+The validation set spans all lengths, so that `best` doesn't favor the last phase.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from longrepo.config.schema import Settings
+from longrepo.config.schema import Settings, TrainingSettings
 from longrepo.curriculum.sampler import SequenceCatalog, SequenceSource
 from longrepo.curriculum.schedule import Schedule
 from longrepo.data.sequence import TARGET_WEIGHT
-from longrepo.engines.base import Engine
+from longrepo.engines.base import Batch, Engine
 from longrepo.errors import InputError, RunError
-from longrepo.training.batches import make_batch
 from longrepo.training.events import Validation
+
+
+def accumulation_groups(indices: Sequence[int], training: TrainingSettings) -> list[list[tuple[int, ...]]]:
+    """Group sequence indices into micro-batches, and these into windows, one per update. The last may be shorter."""
+    size, steps = training.batch_size_reference, training.gradient_accumulation_steps
+    batches = [tuple(indices[at : at + size]) for at in range(0, len(indices), size)]
+    return [batches[at : at + steps] for at in range(0, len(batches), steps)]
+
+
+def make_batch(source: SequenceSource, indices: Sequence[int], pad_id: int, cut_to: int | None = None) -> Batch:
+    """Make a batch of the sequences, each cut to `cut_to` tokens."""
+    return Batch.of([(source.tokens(index)[:cut_to], source.weights(index)[:cut_to]) for index in indices], pad_id)
+
+
+def with_loss_weight(source: SequenceSource, indices: Sequence[int], cut_to: int | None) -> tuple[int, ...]:
+    """Select the sequences that still have a loss weight after they are cut; all of them if nothing is cut."""
+    return tuple(index for index in indices if cut_to is None or source.weights(index)[1:cut_to].any())
+
+
+def micro_batch_key(seed: int, epoch: int, update: int, micro: int) -> int:
+    """Derive a number below 2**63 from the run's seed and a micro-batch's place: resuming needs no random state."""
+    digest = hashlib.sha256(f"{seed}/{epoch}/{update}/{micro}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
 
 VALIDATION_SHARE = 0.05  # of the training sequences of each length, if the file has no validation split
 

@@ -25,6 +25,7 @@ from longrepo.engines.chunked import (
     PROBE_TOKENS,
     ActivationStore,
     MemoryStore,
+    StepObserver,
     chunk_spans,
     probe_tolerance,
     probe_two_layers,
@@ -33,7 +34,6 @@ from longrepo.engines.chunked import (
 from longrepo.engines.mlx.device import to_float
 from longrepo.engines.mlx.lora import Gradients, ParameterSlot, lora_slots, temporary_values
 from longrepo.engines.mlx.loss import MlxScoredPositions, nll_and_gradient
-from longrepo.engines.observer import StepObserver
 
 
 class MlxChunkCache:

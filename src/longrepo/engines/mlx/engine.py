@@ -17,9 +17,8 @@ import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import adapter_config, read_adapter, read_moments, write_adapter, write_moments
-from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser
-from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
-from longrepo.engines.messages import oom_as_error
+from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser, oom_as_error
+from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore, StepObserver
 from longrepo.engines.mlx.chunked import MlxChunkedStep, MlxCodec, plain_step, unsupported_reason
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device, to_float
 from longrepo.engines.mlx.kv_cache import generation_options
@@ -41,7 +40,6 @@ from longrepo.engines.mlx.lora import (
 )
 from longrepo.engines.mlx.loss import MlxScoredPositions, token_nll
 from longrepo.engines.mlx.models import set_positions
-from longrepo.engines.observer import StepObserver
 from longrepo.errors import InputError
 from longrepo.rope.apply import engine_config_changes, write_context
 from longrepo.utils import process

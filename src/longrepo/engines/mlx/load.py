@@ -19,8 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from longrepo.config.schema import ContextSettings, ModelSettings, Settings
 from longrepo.data.tokenizer import new_token_rows
-from longrepo.engines.base import MODEL_DROPOUTS
-from longrepo.engines.messages import load_errors
+from longrepo.engines.base import MODEL_DROPOUTS, load_errors
 from longrepo.engines.mlx.models import build, family_of
 from longrepo.errors import InputError
 from longrepo.rope.apply import NATIVE_CONTEXT, context_messages, engine_config_changes

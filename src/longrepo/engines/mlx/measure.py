@@ -15,20 +15,20 @@ from mlx.utils import tree_flatten
 
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
-from longrepo.engines.chunked import MemoryStore
-from longrepo.engines.mlx.device import mlx_dtype_name
-from longrepo.engines.mlx.engine import MlxEngine
-from longrepo.engines.mlx.load import count_parameters, meta_model
-from longrepo.engines.mlx.lora import add_trained_tokens
-from longrepo.engines.observer import (
+from longrepo.engines.chunked import (
     STEP_PARTS,
     STEP_PHASES,
     CountingStore,
+    MemoryStore,
     StepClock,
     StepObserver,
     StepPart,
     is_middle_chunk,
 )
+from longrepo.engines.mlx.device import mlx_dtype_name
+from longrepo.engines.mlx.engine import MlxEngine
+from longrepo.engines.mlx.load import count_parameters, meta_model
+from longrepo.engines.mlx.lora import add_trained_tokens
 from longrepo.utils import process
 
 WARM_UP_TOKENS = 8

@@ -28,6 +28,7 @@ from longrepo.engines.chunked import (
     PROBE_TOKENS,
     ActivationStore,
     MemoryStore,
+    StepObserver,
     StoreKey,
     UnsupportedLayers,
     chunk_spans,
@@ -35,7 +36,6 @@ from longrepo.engines.chunked import (
     probe_two_layers,
     run_schedule,
 )
-from longrepo.engines.observer import StepObserver
 from longrepo.engines.torch.attention import ATTENTION_NAME, register_attention, window_of
 from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll
 from longrepo.engines.torch.quantization import fused_lora_forward

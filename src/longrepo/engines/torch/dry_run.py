@@ -21,7 +21,7 @@ from transformers.integrations import sdpa_attention
 
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
-from longrepo.engines.observer import STEP_PHASES, CountingStore, StepClock, StepObserver, StepPart, is_middle_chunk
+from longrepo.engines.chunked import STEP_PHASES, CountingStore, StepClock, StepObserver, StepPart, is_middle_chunk
 from longrepo.engines.torch.attention import Kernel, force_kernel
 from longrepo.engines.torch.device import torch_dtype_name
 from longrepo.engines.torch.engine import TorchEngine

@@ -18,10 +18,8 @@ import transformers
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
-from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser
-from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore
-from longrepo.engines.messages import oom_as_error
-from longrepo.engines.observer import StepObserver
+from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser, oom_as_error
+from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore, StepObserver
 from longrepo.engines.torch import lora
 from longrepo.engines.torch.chunked import TorchChunkedStep, TorchCodec, chunked_mode, unsupported_reason
 from longrepo.engines.torch.device import PeakMemory, select_torch_device, torch_device, torch_dtype

@@ -25,8 +25,7 @@ from torch import nn
 
 from longrepo.config.schema import ContextSettings, ModelSettings
 from longrepo.data.tokenizer import new_token_rows
-from longrepo.engines.base import MODEL_DROPOUTS, Placement
-from longrepo.engines.messages import load_errors
+from longrepo.engines.base import MODEL_DROPOUTS, Placement, load_errors
 from longrepo.engines.torch.device import torch_device, torch_dtype
 from longrepo.engines.torch.quantization import quantize_nf4
 from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles, find_weight_files, quantization_config

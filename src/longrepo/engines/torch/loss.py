@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from longrepo.engines.base import scored_positions
-from longrepo.engines.observer import StepObserver
+from longrepo.engines.chunked import StepObserver
 
 Tensor = torch.Tensor
 Head = Callable[[Tensor], Tensor]
