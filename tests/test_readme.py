@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import re
 import runpy
 import shlex
@@ -65,7 +64,6 @@ ADDED = {  # words that a command gets besides
     "longrepo doctor": "--config training_config.yaml",
     "longrepo plan": "--config training_config.yaml",
     "python prepare_long_context.py": "--config training_config.yaml",
-    "python training/model_trainer_unified.py --config training_config.yaml --set": "--set memory.budget_gb=1",
     "longrepo evaluate": "--quick",
     "longrepo serve": "--port 0",
 }
@@ -159,7 +157,6 @@ def served(words: list[str]) -> Iterator[subprocess.Popen[str]]:
 def test_the_steps_by_hand_run_as_written(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     steps = [one for one in block_commands(README) if one not in NOT_RUN]
     assert len(steps) > 10
-    said: list[str] = []
     with chdir(place):
         for step in steps:
             words = as_run(step)
@@ -170,14 +167,12 @@ def test_the_steps_by_hand_run_as_written(place: Path, capfd: pytest.CaptureFixt
                     assert server.wait(60) == 130
             else:
                 status = run(words)
-                said.append(capfd.readouterr().err)
-                assert status == 0, f"{step}\n{said[-1]}"
+                errors = capfd.readouterr().err
+                assert status == 0, f"{step}\n{errors}"
     run_folder = place / "model_long_context_extended"
     records = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert 3 in {record["phase"] for record in records}
     assert (run_folder / "report.html").is_file() and (place / "merged").is_dir()
-    returned = sum("freed memory is returned to the system at once" in one for one in said)
-    assert returned == (platform.libc_ver()[0] == "glibc"), "of the training with a budget"
 
 
 def test_the_lines_of_python_run_as_written(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

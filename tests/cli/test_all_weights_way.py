@@ -69,8 +69,8 @@ def test_it_is_evaluated_against_what_it_began_as_and_reported(run: Path, shop: 
     assert "loss on held-out lines" in longrepo("report", run)
     page = (run / "report.html").read_text()
     assert "· all weights" in page and "LoRA of rank" not in page and "PeftModel" not in page
-    assert f"The model lies in <code>{run}/model</code>" in page
-    assert f"AutoModelForCausalLM.from_pretrained(&#39;{run}/model&#39;)" in page
+    assert f"model is in <code>{run}/model</code>" in page
+    assert f"AutoModelForCausalLM.from_pretrained(&#34;{run}/model&#34;)" in page
     assert "--format merged" in page and "--format peft" not in page
 
 

@@ -47,7 +47,8 @@ def test_a_long_text_is_completed_at_the_smallest_tier_that_holds_it(run: Path, 
         tuned.adaptive.select_tier(len(ids) + NEW)
         out = generate(run, "--prompt", text, "--engine", engine, *ASKED)
         assert out.exit_code == 0, out.output
-        assert out.stdout == completion_text(tuned.tokenizer, tuned.engine.generate(ids, NEW))
+        expected = completion_text(tuned.tokenizer, tuned.engine.generate(ids, NEW))
+        assert out.stdout == expected.removesuffix("\ufffd"), "half a character at the end isn't written"
         assert f"positions: {at}" in out.stderr
 
 

@@ -101,7 +101,10 @@ FURTHER = (
     "model.max_position_embeddings=2048",
 )
 BAD: dict[str, tuple[list[str], str]] = {
-    "an unknown preset": (["--preset", "15M_1024", "--input", "TEXT"], r"preset 15M_1024: .* did you mean 150M_1024\?"),
+    "an unknown preset": (
+        ["--preset", "15M_1024", "--input", "TEXT"],
+        "preset 15M_1024: no such preset; the nearest name is 150M_1024",
+    ),
     "an unknown context": (["--preset", "150M_1000", "--input", "TEXT"], "nearest context of 150M is 150M_1024"),
     "no preset": (["--input", "TEXT"], "--preset: which one"),
     "nothing to train on": (["--preset", "embedded_256"], "either --input FILE or --repo PATH"),

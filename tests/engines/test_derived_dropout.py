@@ -84,7 +84,7 @@ def test_fake_tensors_pass() -> None:
 
 
 def test_two_dimensions_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"wants \[rows, tokens, features\], not \[70, 8\]"):
+    with pytest.raises(ValueError, match=r"needs \[rows, tokens, features\], not \[70, 8\]"):
         dropout()(torch.ones(70, 8))
 
 

@@ -19,7 +19,7 @@ from longrepo.engines.registry import EngineSelection
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
 from longrepo.export.formats import export_artifact
-from longrepo.export.gguf import LORA_SCRIPT, MODEL_SCRIPT
+from longrepo.export.run_converter import LORA_SCRIPT, MODEL_SCRIPT
 from longrepo.rope.apply import NATIVE_CONTEXT
 from longrepo.serve.model import TunedModel
 from longrepo.training.artifact import find_artifact

@@ -75,7 +75,12 @@ def test_every_name_is_a_preset_of_its_context() -> None:
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("160M_1024", "did you mean"), ("150m", "did you mean 150M"), ("350M_1000", "350M_1024"), ("", "did you mean")],
+    [
+        ("160M_1024", "the nearest name is 150M_1024"),
+        ("150m", "the nearest name is 150M"),
+        ("350M_1000", "350M_1024"),
+        ("", "names are a size and a context"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name: str, nearest: str) -> None:
     with pytest.raises(InputError, match=nearest):

@@ -28,10 +28,10 @@ FormatWriter = Callable[[TrainedArtifact, ExportOptions, Path, Path], list[str]]
 def export_artifact(source: TrainedArtifact, format: str, options: ExportOptions, output: Path) -> list[str]:
     """Write a new folder, completely or not at all; return lines for the terminal. Raises InputError."""
     _check_options(format, options)
-    if format == "gguf":
-        find_converter(options.llama_cpp)  # before anything is loaded
     if source.whole:
         _check_full_finetune(source, format, options)
+    if format == "gguf":
+        find_converter(options.llama_cpp)  # before anything is loaded
     return [
         *source.notes,
         *write_new_folder(output, lambda beside: FORMAT_WRITERS[format](source, options, beside, output)),
