@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
@@ -75,6 +76,19 @@ def test_a_process_that_dies_is_said_in_a_line(tokenizer: RepoTokenizer, eager: 
     pool.close()
 
 
+def test_half_a_result_isnt_waited_for(tokenizer: RepoTokenizer, eager: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed while it writes leaves a future that is never done."""
+    monkeypatch.setattr(pooling, "_POLL_SECONDS", 0.2)
+    pool = ExtractionPool(tokenizer, None, 0.1, 2)
+    answers = pool.run(jobs())
+    next(answers)
+    for process in pool._processes:
+        process.kill()
+    with pytest.raises(RunError, match=r"helper process ended .*killed while it wrote its result"):
+        pool._wait(Future())
+    pool.close()
+
+
 def test_little_work_starts_no_process(tokenizer: RepoTokenizer) -> None:
     pool = ExtractionPool(tokenizer, None, 0.1, 8)
     children = psutil.Process().children()
@@ -138,12 +152,12 @@ if __name__ == "__mp_main__":
     now("starting")
 from longrepo.data import workers
 workers._MIN_PARALLEL_CHARACTERS, workers._BATCH_CHARACTERS = 0, 3_000
-results = workers._batch_results
+results = workers.ExtractionPool._results
 def slow(*given):
     found = list(results(*given))
     now("working")
     return found
-workers._batch_results = slow
+workers.ExtractionPool._results = slow
 from longrepo import api
 api.os.cpu_count = lambda: 2
 from longrepo.cli.app import main

@@ -13,12 +13,14 @@ import signal
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
+from multiprocessing.process import BaseProcess
 from threading import Thread
+from typing import Any
 
 from longrepo.config.schema import DataSettings
 from longrepo.data.features import (
@@ -47,6 +49,7 @@ from longrepo.utils.cache import SqliteCache
 
 _BATCH_CHARACTERS = 300_000  # of text in a batch
 _MIN_PARALLEL_CHARACTERS = 1_000_000  # fewer are done in this process before another would have started
+_POLL_SECONDS = 2.0
 KeyedJob = tuple[str, Job]
 
 _extractor: FeatureExtractor | None = None
@@ -62,6 +65,7 @@ class ExtractionPool:
         self._workers = workers
         self._here = FeatureExtractor(*self._arguments)
         self._executor: ProcessPoolExecutor | None = None
+        self._processes: set[BaseProcess] = set()
         self._done = 0
 
     def close(self) -> None:
@@ -69,6 +73,7 @@ class ExtractionPool:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
             self._executor = None
+            self._processes.clear()
 
     def run(self, jobs: Iterable[KeyedJob]) -> Iterator[tuple[str, bytes]]:
         """Yield (key, result) of each job, in order."""
@@ -81,9 +86,9 @@ class ExtractionPool:
                 continue
             waiting.append((keys, self._submit(todo)))
             if len(waiting) > 2 * self._workers:
-                yield from _batch_results(*waiting.popleft())
+                yield from self._results(*waiting.popleft())
         while waiting:
-            yield from _batch_results(*waiting.popleft())
+            yield from self._results(*waiting.popleft())
 
     def _submit(self, todo: list[Job]) -> Future[list[bytes]]:
         if self._executor is None:
@@ -92,23 +97,43 @@ class ExtractionPool:
             )
         # A new process inherits blocked signals: Ctrl-C is for the main process to handle.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        others = set(multiprocessing.active_children())
         try:
             return self._executor.submit(_extract, todo)
         except (OSError, BrokenProcessPool) as error:
             raise _pool_error(error) from None
         finally:
+            self._processes |= set(multiprocessing.active_children()) - others
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    def _results(self, keys: list[str], future: Future[list[bytes]]) -> Iterator[tuple[str, bytes]]:
+        try:
+            results = self._wait(future)
+        except (OSError, BrokenProcessPool) as error:
+            raise _pool_error(error) from None
+        yield from zip(keys, results, strict=True)
 
-def _batch_results(keys: list[str], future: Future[list[bytes]]) -> Iterator[tuple[str, bytes]]:
-    try:
-        results = future.result()
-    except (OSError, BrokenProcessPool) as error:
-        raise _pool_error(error) from None
-    yield from zip(keys, results, strict=True)
+    def _wait(self, future: Future[list[bytes]]) -> list[bytes]:
+        """Return a future's result. A process that is killed while it writes a result leaves half of it, and the
+        executor (Python 3.11) then waits for the rest forever: RunError once it doesn't notice by itself."""
+        died = False
+        while not future.done():
+            wait([future], timeout=_POLL_SECONDS)
+            if died and not future.done():
+                self._break()
+                raise _pool_error("killed while it wrote its result")
+            died = any(process.exitcode is not None for process in self._processes)
+        return future.result()
+
+    def _break(self) -> None:
+        """Kill the processes and close the last writing end of their results, so that nobody waits for more."""
+        for process in self._processes:
+            process.kill()
+        executor: Any = self._executor
+        executor._result_queue._writer.close()
 
 
-def _pool_error(error: Exception) -> RunError:
+def _pool_error(error: object) -> RunError:
     return RunError(f"a helper process ended before its work was done ({error}); was there too little memory?")
 
 
