@@ -254,7 +254,7 @@ def check_leaks(
     from longrepo.data.contamination import check_leaks as check
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import tokenizer_of
-    from longrepo.reports.sequences import print_leaks
+    from longrepo.reports.evaluation import print_leaks
     from longrepo.reports.training import progress_bar
 
     file = read_sequences(sequences)
@@ -284,7 +284,7 @@ def check_questions(
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import tokenizer_of
     from longrepo.data.questions.write import check_question_rows, match_folders, question_rows
-    from longrepo.reports.sequences import print_question_check
+    from longrepo.reports.evaluation import print_question_check
     from longrepo.reports.training import progress_bar
     from longrepo.repository.repository import Repository
 

@@ -1,4 +1,4 @@
-"""Sequences in the terminal: what `prepare`, `inspect`, `check-leaks` and `check-questions` print.
+"""Sequences in the terminal: what `prepare` and `inspect` print.
 
 Text of a repository is escaped: characters that could move the cursor, colour or reorder the text are shown instead. A
 single sequence is shown as the model sees it: marks as labels, loss weights by style and in the margin.
@@ -20,12 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from longrepo.data.contamination import LEAK_KINDS, Leak, LeakCheck
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
-from longrepo.data.questions.verify import ANSWER_RESULTS, AnswerVerdict
-from longrepo.data.questions.write import StoredQuestion
 from longrepo.data.sequence import DIFFICULTIES
 from longrepo.data.text import special_token_mask
 from longrepo.data.tokenizer import (
@@ -184,27 +181,6 @@ def _within_range(header: Header, phase: str) -> str:
 
 def _short_count(count: int) -> str:
     return f"{count / 1e6:.2f} M" if count >= 1e6 else f"{count / 1e3:.1f} k" if count >= 10_000 else f"{count:,}"
-
-
-def print_question_check(checked: list[tuple[StoredQuestion, AnswerVerdict]]) -> None:
-    """Print a row for each kind of question, and every answer that was refuted."""
-    console = Console()
-    counts = Counter((verdict.kind or "unknown", verdict.result) for _, verdict in checked)
-    totals = Counter(verdict.result for _, verdict in checked)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("questions", "asked", *ANSWER_RESULTS):
-        table.add_column(name, justify="left" if name == "questions" else "right", no_wrap=True)
-    for kind in sorted({kind for kind, _ in counts}):
-        cells = [counts[kind, result] for result in ANSWER_RESULTS]
-        table.add_row(kind, *(f"{n:,}" for n in (sum(cells), *cells)))
-    table.add_row(
-        "all", *(f"{n:,}" for n in (len(checked), *(totals[result] for result in ANSWER_RESULTS))), style="bold"
-    )
-    console.print(table)
-    for one, verdict in checked:
-        if verdict.result == "refuted":
-            line = f"row {one.row}: {one.question} {one.answer} – refuted: {verdict.why}"
-            console.print(Text("".join(c if c.isprintable() else "\ufffd" for c in line)), soft_wrap=True)
 
 
 def escape_control(text: str) -> str:
@@ -451,59 +427,3 @@ def _weighted_pieces(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterato
     changes = (np.diff(weights) != 0) | marks[1:] | marks[:-1]
     for part in np.split(np.arange(len(ids)), np.flatnonzero(changes) + 1):
         yield tokenizer.decode(ids[part].tolist()), float(weights[part[0]]), bool(marks[part[0]])
-
-
-_MAX_SHOWN_LEAKS = 5  # leaks of a kind
-_MAX_LEAK_CHARACTERS = 100  # characters of a line
-
-_COMPARED_LABELS = {
-    "line": "scored lines",
-    "near-duplicate": "scored blocks",
-    "commit": "held-out commits",
-    "file": "held-out files",
-}
-
-
-def print_leaks(check: LeakCheck, file: SequenceFile, console: Console) -> None:
-    """Print what was compared, a table of the kinds of leak, and the first few of each."""
-    splits = ", ".join(f"{split} {count:,}" for split, count in check.held_out_rows.items()) or "none"
-    total = sum(check.held_out_rows.values())
-    console.print(
-        f"held-out sequences: {total:,} ({splits}), to train on: {check.training_rows:,} "
-        f"({check.training_lines:,} lines)",
-        highlight=False,
-        soft_wrap=True,
-    )
-    compared = dict(zip(LEAK_KINDS, (check.scored_lines, check.blocks, check.commits, check.files), strict=True))
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("compared", "", "leaks"):
-        table.add_column(name, justify="right" if name == "leaks" else "left", no_wrap=True)
-    for kind in LEAK_KINDS:
-        count = check.count(kind)
-        table.add_row(_COMPARED_LABELS[kind], f"{compared[kind]:,}", f"{count:,}", style="bold red" if count else "")
-    console.print(table)
-    for kind in LEAK_KINDS:
-        found = [leak for leak in check.leaks if leak.kind == kind]
-        for leak in found[:_MAX_SHOWN_LEAKS]:
-            console.print(Text(_leak_sentence(leak, file)), soft_wrap=True)
-        if len(found) > _MAX_SHOWN_LEAKS:
-            console.print(f"… and {len(found) - _MAX_SHOWN_LEAKS:,} more", style="dim", highlight=False)
-    if not check.leaks:
-        verdict = "No leak: nothing that validation or test scores is in a training sequence."
-        nothing = "No validation or test sequence scores a whole line: there is nothing that could leak."
-        console.print(verdict if check.scored_lines else nothing, soft_wrap=True)
-
-
-def _leak_sentence(leak: Leak, file: SequenceFile) -> str:
-    about = file.row(leak.row) if leak.row >= 0 else None
-    held_out = f"{leak.split} row {leak.row} ({_leak_source(about)})" if about else f"{leak.split}"
-    where = f"{f'line {leak.line} of ' if leak.line else ''}row {leak.found_in} ({file.row(leak.found_in)['split']})"
-    shows = escape_control(leak.shows)
-    shows = shows if len(shows) <= _MAX_LEAK_CHARACTERS else shows[: _MAX_LEAK_CHARACTERS - 1] + "…"
-    return f"  {leak.kind}: {held_out} in {where}: {shows}"
-
-
-def _leak_source(about: dict[str, object]) -> str:
-    files, commits = about["files"], about["commits"]
-    assert isinstance(files, list) and isinstance(commits, list)
-    return escape_control(", ".join([*files[-1:], *(commit[:10] for commit in commits[-1:])]))
