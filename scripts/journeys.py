@@ -120,8 +120,11 @@ def _run(words: list[str], journey: Journey) -> None:
     sys.setprofile(journey)
     try:
         app(words, standalone_mode=False)
-    except (_Arrived, SystemExit):
+    except _Arrived:
         pass
+    except SystemExit as stopped:
+        if stopped.code:
+            raise
     finally:
         sys.setprofile(None)
 

@@ -13,7 +13,7 @@ from question_repository import COMMITS, answers, ask
 
 from longrepo.data.dataset import read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
-from longrepo.data.questions.verify import AnswerChecker, check_answer
+from longrepo.data.questions.verify import AnswerChecker, AnswerVerdict
 from longrepo.data.questions.write import read_question
 from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
@@ -32,6 +32,13 @@ NO_ROUTE = (  # Go, and imports
     "Which files of the repository does package/drawing.py import?",
     "Which files of the repository does tests/test_rendering.py import?",
 )
+
+
+def check_answer(
+    question: str, answer: str, repository: Path, commit: str, snippets: dict[int, tuple[str, str]] | None = None
+) -> AnswerVerdict:
+    with AnswerChecker(repository, commit) as checker:
+        return checker.check(question, answer, snippets)
 
 
 @pytest.fixture(scope="module")

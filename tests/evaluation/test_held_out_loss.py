@@ -11,7 +11,7 @@ from evaluated import TwoLosses
 
 from longrepo.errors import InputError
 from longrepo.evaluation.completion import similarity
-from longrepo.evaluation.held_out_loss import compare_prepared
+from longrepo.evaluation.held_out_loss import make_comparisons, prepared_measurements
 from longrepo.evaluation.results import Comparison, Evaluation, Example, read_evaluation, write_evaluation
 from longrepo.evaluation.run import make_figures
 from longrepo.evaluation.scoring import MeasurementRow, mean_interval, paired_intervals
@@ -42,12 +42,12 @@ def test_only_target_tokens_of_the_split_count_each_in_its_length() -> None:
         [(10, 1.0, "test", "a"), (16, 1.0, "test", "b"), (17, 1.0, "test", "b"), (9, 1.0, "train", "c"),
          (40, 1.0, "test", "d"), (12, 0.1, "test", "e")]
     )  # fmt: skip
-    ticks: list[int] = []
-    short, long = compare_prepared(TwoLosses(), rows, [16, 32], tick=lambda: ticks.append(1))
+    measurements = list(prepared_measurements(rows, [16, 32]))
+    short, long = make_comparisons(row for one in measurements for row in one.run(TwoLosses()).rows)
     assert (short.cap, short.sequences, short.targets, short.groups, short.longest) == (16, 2, 8, 2, 16)
     assert (short.base, short.tuned, short.difference) == (2.0, 1.5, -0.5)
     assert (long.cap, long.sequences, long.targets) == (32, 1, 4)
-    assert len(ticks) == 4  # the one of 40 tokens is beyond every range
+    assert len(measurements) == 4  # the one of 40 tokens is beyond every range
 
 
 def test_pieces_of_one_commit_are_not_counted_as_independent() -> None:

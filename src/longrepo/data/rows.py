@@ -152,15 +152,6 @@ def _list_offsets(values: Sequence[Sized]) -> NDArray[np.int32]:
     return np.cumsum([0, *map(len, values)], dtype=np.int32)
 
 
-def rows_from_batch(batch: pa.RecordBatch) -> Iterator[SequenceRow]:
-    """Yield the rows of a batch; their arrays are views of it."""
-    others = batch.select(COLUMNS[2:]).to_pylist()
-    for ids, weights, rest in zip(
-        list_values(batch, "input_ids"), list_values(batch, "loss_weights"), others, strict=True
-    ):
-        yield SequenceRow(ids, weights, **rest | {"difficulty_parts": json.loads(rest["difficulty_parts"])})
-
-
 def list_values(batch: pa.RecordBatch, name: str) -> Iterator[NDArray[Any]]:
     """Yield the values of a list column row by row, without a copy."""
     column = batch.column(name)

@@ -77,6 +77,12 @@ class Batch:
         return float(self.loss_weights[:, 1:].sum(dtype=np.float64))
 
     @staticmethod
+    def dummy(tokens: int, rows: int = 1, scored: int | None = None) -> Batch:
+        """A batch for planning and timing: token 1 throughout; the last `scored` tokens are targets, None for all."""
+        left_out = tokens - (tokens if scored is None else scored)
+        return Batch.of([([1] * tokens, [0.0] * left_out + [1.0] * (tokens - left_out))] * rows, 0)
+
+    @staticmethod
     def of(sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]], pad_id: int) -> Batch:
         """Pad (tokens, loss weights) pairs, each `[tokens]`, on the right to the longest one."""
         lengths = np.array([np.size(tokens) for tokens, _ in sequences], dtype=np.int64)
@@ -228,6 +234,7 @@ class Placement(NamedTuple):
     choices: tuple[tuple[str, str], ...] = ()
 
 
+FIXED_PARTS = ("weights", "adapter", "gradients", "moments")
 StepBytes = dict[str, int]  # bytes by name; names that begin with `peak ` belong to the step's phases
 
 

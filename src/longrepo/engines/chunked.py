@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from longrepo.engines.base import StepMethod
 from longrepo.errors import RunError
@@ -275,14 +275,30 @@ def is_middle_chunk(index: int, chunks: int) -> bool:
     return 0 < index < chunks - 2
 
 
+class StepSeconds(NamedTuple):
+    """Of one micro-batch: embedding and layers forward, head and loss, layers backward (computed again before)."""
+
+    forward: float
+    head: float
+    backward: float
+
+
 class StepClock(StepObserver):
-    """Notes when each part of a step first began, in seconds of `time.perf_counter`."""
+    """Times the parts of a step."""
 
     def __init__(self) -> None:
-        self.begins: dict[StepPart, float] = {}
+        self._begins: dict[StepPart, float] = {}
 
     def enter(self, part: StepPart) -> None:
-        self.begins.setdefault(part, time.perf_counter())
+        self._begins.setdefault(part, time.perf_counter())
+
+    def time(self, step: Callable[[], object]) -> StepSeconds:
+        """Run a step that this clock observes, and that leaves nothing in flight."""
+        self._begins.clear()
+        began = time.perf_counter()
+        step()
+        head, backward = self._begins["head"], self._begins["backward"]
+        return StepSeconds(head - began, backward - head, time.perf_counter() - backward)
 
 
 class CountingStore(Generic[T]):

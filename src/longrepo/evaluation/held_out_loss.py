@@ -5,7 +5,7 @@ The second, a plain loss without marks, shows what tuning made the model forget.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -20,22 +20,6 @@ from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.utils import hashing
 
 PREPARED = "prepared"  # the measure of rows that become comparisons, not figures
-
-
-def compare_prepared(
-    engine: Engine,
-    source: SequenceSource,
-    caps: Sequence[int],
-    split: str = "test",
-    tick: Callable[[], None] = lambda: None,
-) -> list[Comparison]:
-    """Return a Comparison for each cap (ranges touch) that has sequences of the split; `tick` is called after each
-    sequence."""
-    found: list[MeasurementRow] = []
-    for unit in prepared_measurements(source, caps, split):
-        found += unit.run(engine).rows
-        tick()
-    return make_comparisons(found)
 
 
 def prepared_measurements(

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import StepBytes, StepMethod, extrapolate
+from longrepo.engines.base import FIXED_PARTS, StepBytes, StepMethod, extrapolate
 from longrepo.utils.cache import JsonCache
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName
 
 
-FIXED_PARTS = ("weights", "adapter", "gradients", "moments")
 SETTLING_CHUNKS = 24
 MLX_PLAIN_TOKENS = (512, 1024)  # lengths measured of a plain step
 MLX_CHUNKED_TOKENS = 2048  # and twice as many: lengths measured of a chunked step without a window, or a longer window

@@ -160,20 +160,6 @@ def read_context(folder: Path) -> ContextSettings:
         raise InputError(f"{file}: can't be read as a position setting; copy the adapter's folder again") from None
 
 
-def check_trained_context(folder: Path, asked: ContextSettings) -> None:
-    """Raises InputError if an adapter was trained with other positions than requested.
-
-    With `dynamic` the length may differ: it follows the text.
-    """
-    trained = read_context(folder)
-    if _comparable_context(trained) != _comparable_context(asked):
-        raise InputError(
-            f"{folder}: this adapter was trained with other positions ({describe_context(trained)}) than requested "
-            f"({describe_context(asked)}): request the same ({context_options(trained)}), or train it further with "
-            "the new setting: in a later phase, or with --checkpoint"
-        )
-
-
 def describe_context(context: ContextSettings) -> str:
     """Describe the setting in a few words."""
     if context == NATIVE_CONTEXT:
@@ -190,10 +176,6 @@ def context_options(context: ContextSettings) -> str:
     if "long_factors" in changed:
         changed["long_factors"] = "[…]"
     return " ".join(f"--set context.{name}={value}" for name, value in changed.items()) or "no context settings"
-
-
-def _comparable_context(context: ContextSettings) -> ContextSettings:
-    return context.model_copy(update={"target_length": None}) if context.method == "dynamic" else context
 
 
 def context_messages(config: ModelConfig, context: ContextSettings) -> Iterator[str]:

@@ -99,18 +99,6 @@ class AnswerChecker:
         return AnswerVerdict("refuted", "", "unknown kind of question")
 
 
-def check_answer(
-    question: str,
-    answer: str,
-    repository: Path,
-    commit: str,
-    snippets: Mapping[int, tuple[str, str]] | None = None,
-) -> AnswerVerdict:
-    """Return the verdict on one answer; for many questions an `AnswerChecker` is faster."""
-    with AnswerChecker(repository, commit) as checker:
-        return checker.check(question, answer, snippets)
-
-
 def _check_snippet(
     place: _AnswerPlace, pointed: re.Match[str] | None, snippets: Mapping[int, tuple[str, str]] | None
 ) -> None:

@@ -4,11 +4,10 @@ random weights.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
@@ -23,6 +22,7 @@ from longrepo.engines.chunked import (
     StepClock,
     StepObserver,
     StepPart,
+    StepSeconds,
     is_middle_chunk,
 )
 from longrepo.engines.mlx.device import mlx_dtype_name
@@ -73,7 +73,7 @@ class MlxMeasurement:
             config = truncate_config(self.config, layers)
             weights = model_bytes(config, self.settings, self.dtype, self.added)[0] if self._is_dense else held
             self._warm_up(engine)
-            batch = self._batch(tokens, scored or tokens)
+            batch = Batch.dummy(tokens, self.settings.training.batch_size_reference, scored)
             peaks = _PeakObserver(before + held - weights, sampled=not every_chunk)
             disk = CountingStore(_blank)
             for _ in range(MEASURED_STEPS):
@@ -129,17 +129,13 @@ class MlxMeasurement:
 
     def _warm_up(self, engine: MlxEngine) -> None:
         """Take an update and add gradients: from then on gradients and moments exist."""
-        small = self._batch(WARM_UP_TOKENS, WARM_UP_TOKENS)
+        small = Batch.dummy(WARM_UP_TOKENS, self.settings.training.batch_size_reference)
         method = StepMethod() if self.method.step == "plain" else StepMethod("chunked", WARM_UP_TOKENS)
         engine.observe(method, StepObserver())
         engine.accumulate(small, 1.0, 0)
         engine.apply_update(1e-4, 1.0)
         engine.accumulate(small, 1.0, 0)
         mx.clear_cache()
-
-    def _batch(self, tokens: int, scored: int) -> Batch:
-        row = ([1] * tokens, [0.0] * (tokens - scored) + [1.0] * scored)
-        return Batch.of([row] * self.settings.training.batch_size_reference, 0)
 
 
 def model_bytes(config: Any, settings: Settings, dtype: mx.Dtype, added: int) -> tuple[int, int]:
@@ -191,14 +187,6 @@ def _blank(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
     return array
 
 
-class MlxStepSeconds(NamedTuple):
-    """Of one micro-batch: embedding and layers forward, head and loss, layers backward (computed again before)."""
-
-    forward: float
-    head: float
-    backward: float
-
-
 class MlxTimedStep:
     """An engine with `layers` layers on the default device, which is `run.device`."""
 
@@ -207,24 +195,15 @@ class MlxTimedStep:
         self._engine, self._clock = run.make_engine(layers), StepClock()
         self._engine.observe(run.method, self._clock)
 
-    def seconds(self, tokens: int) -> MlxStepSeconds:
+    def seconds(self, tokens: int) -> StepSeconds:
         """Time a step of one sequence."""
-        begins = self._clock.begins
-        begins.clear()
-        began = time.perf_counter()
-        self._engine.accumulate(_timing_batch(tokens), 1.0, 0)
-        ended = time.perf_counter()
-        return MlxStepSeconds(begins["head"] - began, begins["backward"] - begins["head"], ended - begins["backward"])
+        return self._clock.time(lambda: self._engine.accumulate(Batch.dummy(tokens), 1.0, 0))
 
     def overhead(self, tokens: int) -> int:
         """Bytes that the process holds above MLX's arrays at the peak of a step on the CPU."""
-        batch = _timing_batch(tokens)
+        batch = Batch.dummy(tokens)
         self._engine.accumulate(batch, 1.0, 0)
         process.reset_peak_resident()
         mx.reset_peak_memory()
         self._engine.accumulate(batch, 1.0, 0)
         return process.peak_resident() - (mx.get_peak_memory() - self._before)
-
-
-def _timing_batch(tokens: int) -> Batch:
-    return Batch.of([([1] * tokens, [1.0] * tokens)], 0)

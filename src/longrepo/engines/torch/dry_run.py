@@ -6,11 +6,10 @@ weights or arithmetic. Time: a real step of a few layers of the true width, with
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,8 +19,25 @@ from transformers import masking_utils
 from transformers.integrations import sdpa_attention
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
-from longrepo.engines.chunked import STEP_PHASES, CountingStore, StepClock, StepObserver, StepPart, is_middle_chunk
+from longrepo.engines.base import (
+    FIXED_PARTS,
+    Batch,
+    Placement,
+    StepBytes,
+    StepMethod,
+    extrapolate,
+    probe_depths,
+    truncate_config,
+)
+from longrepo.engines.chunked import (
+    STEP_PHASES,
+    CountingStore,
+    StepClock,
+    StepObserver,
+    StepPart,
+    StepSeconds,
+    is_middle_chunk,
+)
 from longrepo.engines.torch.attention import Kernel, force_kernel
 from longrepo.engines.torch.device import torch_dtype_name
 from longrepo.engines.torch.engine import TorchEngine
@@ -30,9 +46,6 @@ from longrepo.engines.torch.kv_cache import make_cache
 from longrepo.utils.process import peak_resident, reset_peak_resident
 
 Tensor = torch.Tensor
-
-
-FIXED_PARTS = ("weights", "adapter", "gradients", "moments")
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,8 @@ class TorchDryRun:
         with self.fake_engine(layers) as engine, ExitStack() as stack:
             if self.device == "mps" and self.method.step == "plain":
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # Metal has no derivative for its fused kernel
-            return _measure_step(engine, self._batch(tokens), self.method, self.device, not every_chunk)
+            batch = Batch.dummy(tokens, self.settings.training.batch_size_reference)
+            return _measure_step(engine, batch, self.method, self.device, not every_chunk)
 
     def chunked_unsupported_reason(self) -> str | None:
         """Return why the architecture's layers can't be computed in chunks, or None if they can. On fake tensors the
@@ -86,10 +100,6 @@ class TorchDryRun:
 
     def _kernel(self) -> Kernel:
         return "tiled" if self.device == "mps" else "fused"
-
-    def _batch(self, tokens: int) -> Batch:
-        row = ([1] * tokens, [1.0] * tokens)
-        return Batch.of([row] * self.settings.training.batch_size_reference, 0)
 
 
 def _measure_step(engine: TorchEngine, batch: Batch, method: StepMethod, device: str, sampled: bool) -> StepBytes:
@@ -179,34 +189,20 @@ def _allocate_gradients(engine: TorchEngine) -> None:
         parameter.grad = torch.zeros_like(parameter)
 
 
-class TorchStepSeconds(NamedTuple):
-    """Of one micro-batch: embedding and layers forward, head and loss, layers backward (computed again before)."""
-
-    forward: float
-    head: float
-    backward: float
-
-
 class TorchTimedStep:
     """An engine with `layers` layers on `run.device`, which must be there."""
 
     def __init__(self, run: TorchDryRun, layers: int) -> None:
-        self._marks = StepClock()
+        self._clock = StepClock()
         model, rows = meta_model(run.truncated_config(layers), run.settings, run.dtype, run.added)
         materialize(model, run.device)
         _fill_randomly(model)
         self._engine = TorchEngine(model, rows, run.settings, Placement(run.device, torch_dtype_name(run.dtype)))
-        self._engine.observe(run.method, self._marks)
+        self._engine.observe(run.method, self._clock)
 
-    def seconds(self, tokens: int) -> TorchStepSeconds:
-        """Time a step of one sequence."""
-        begins = self._marks.begins
-        begins.clear()
-        began = time.perf_counter()
-        # The loss is read from the device: nothing is left in flight.
-        self._engine.accumulate(_timing_batch(tokens), 1.0, 0)
-        ended = time.perf_counter()
-        return TorchStepSeconds(begins["head"] - began, begins["backward"] - begins["head"], ended - begins["backward"])
+    def seconds(self, tokens: int) -> StepSeconds:
+        """Time a step of one sequence. Its loss is read from the device: nothing is left in flight."""
+        return self._clock.time(lambda: self._engine.accumulate(Batch.dummy(tokens), 1.0, 0))
 
     def overhead(self, tokens: int) -> int:
         """Bytes that the process holds above its tensors at the peak of a step on the CPU."""
@@ -214,12 +210,8 @@ class TorchTimedStep:
         tracker.adopt(tensors_of(self._engine.model), "model")
         reset_peak_resident()
         with tracker:
-            self._engine.accumulate(_timing_batch(tokens), 1.0, 0)
+            self._engine.accumulate(Batch.dummy(tokens), 1.0, 0)
         return peak_resident() - tracker.peak
-
-
-def _timing_batch(tokens: int) -> Batch:
-    return Batch.of([([1] * tokens, [1.0] * tokens)], 0)
 
 
 @torch.no_grad()
