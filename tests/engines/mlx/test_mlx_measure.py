@@ -114,7 +114,7 @@ def test_a_batch_of_which_little_is_scored_needs_less(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", [CHUNKS, StepMethod("chunked", 32, "disk"), StepMethod()], ids=str)
-def test_four_bit_layers_are_measured_as_dense_ones_on_a_cpu(tmp_path: Path, method: StepMethod) -> None:
+def test_four_bit_layers_are_planned_for_every_store(tmp_path: Path, method: StepMethod) -> None:
     settings = settings_of("model.quantization=nf4")
     wide = STARCODER | {"hidden_size": 256, "intermediate_size": 1024}
     config = config_of(tmp_path, wide)

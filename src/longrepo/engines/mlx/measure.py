@@ -69,12 +69,10 @@ class MlxMeasurement:
         moments exist. `every_chunk`: skip none. `scored`: how many of the last tokens have a loss; None: all."""
         with self._engine(layers) as (engine, before):
             adapter = sum(slot.value.nbytes for slot in engine.slots)
-            held = mx.get_active_memory() - before - adapter
-            config = truncate_config(self.config, layers)
-            weights = model_bytes(config, self.settings, self.dtype, self.added)[0] if self._is_dense else held
+            weights = mx.get_active_memory() - before - adapter
             self._warm_up(engine)
             batch = Batch.dummy(tokens, self.settings.training.batch_size_reference, scored)
-            peaks = _PeakObserver(before + held - weights, sampled=not every_chunk)
+            peaks = _PeakObserver(before, sampled=not every_chunk)
             disk = CountingStore(_blank)
             for _ in range(MEASURED_STEPS):
                 disk, peaks.store = CountingStore(_blank), MemoryStore[mx.array]()
@@ -97,21 +95,11 @@ class MlxMeasurement:
         with self._engine(min(2, self.config.num_hidden_layers)) as (engine, _):
             return engine.chunked_unsupported_reason()
 
-    @property
-    def _is_dense(self) -> bool:
-        """Whether 4-bit layers are measured as layers in `dtype`, with the 4-bit weights' bytes: on a CPU, where MLX's
-        4-bit products take some hundred times as long and need the same working memory."""
-        return self.device == "cpu" and self.settings.model.quantization == "nf4"
-
     def make_engine(self, layers: int) -> MlxEngine:
         """An engine with random weights, all of them evaluated."""
-        settings = self.settings
-        if self._is_dense:
-            dense = settings.model.model_copy(update={"quantization": "none"})
-            settings = settings.model_copy(update={"model": dense})
         tree = truncate_config(self.config, layers).to_dict()
         tree["vocab_size"] += self.added
-        model = meta_model(tree, settings, self.dtype)
+        model = meta_model(tree, self.settings, self.dtype)
         mx.eval(model.parameters())
         ids = range(tree["vocab_size"] - self.added, tree["vocab_size"])
         rows = add_trained_tokens(model, ids, tree["vocab_size"]) if ids else None
