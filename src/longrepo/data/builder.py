@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from longrepo.config.schema import DataSettings
-from longrepo.data import template
 from longrepo.data.difficulty import NameIndex, score_difficulty
 from longrepo.data.features import FeatureExtractor, Features, FileJob, Job, StepJob, inline_text, unpack_features
 from longrepo.data.sequence import LongContextSequence, NotBuilt, SequenceKind
@@ -73,8 +72,9 @@ class LongContextSequenceBuilder:
         if not pieces:
             return NotBuilt("the files hold no text")
         key = hashing.seeded_int(self.seed, *[(piece.of.path, piece.of.text) for piece in pieces])
-        wants_fim = self.tokenizer.fim is not None and hashing.seeded_uniform(key, "fim") < self.data.fim_share
-        room = self.max_length - 1 - (template.FIM_EXTRA_TOKENS if wants_fim else 0)
+        fim = self.tokenizer.fim
+        wants_fim = fim is not None and hashing.seeded_uniform(key, "fim") < self.data.fim_share
+        room = self.max_length - 1 - (fim.size if fim and wants_fim else 0)
         total = sum(map(self._sizes.file, pieces))
         if total > room and not truncate:
             return self._too_long(total)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from longrepo.data import template
 from longrepo.data.commits import CommitPack, CommitPacker, add_start_states, steps_by_path
 from longrepo.data.corpus import Corpus
 from longrepo.data.packing import TOO_SHORT_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
@@ -57,7 +56,7 @@ class PhaseMixture:
         self._watch = watch
         self._data = corpus.settings.data
         self._seed = (corpus.settings.training.seed, band.phase, *([turn] if turn else []))
-        self._reserve = 1 + (template.FIM_EXTRA_TOKENS if self._fim_share else 0)
+        self._reserve = 1 + (corpus.tokenizer.fim.size if corpus.tokenizer.fim and self._fim_share else 0)
         self._texts = {path: text for path, text in corpus.texts.items() if len(text)}
         self._packs: list[list[FilePiece]] = []
         self._chains: list[CommitPack] = []

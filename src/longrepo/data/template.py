@@ -12,11 +12,9 @@ Files, commit chains and questions:
 QUESTION: …
 ANSWER: … <|endoftext|>
 
-Fill-in-the-middle has the base's own format, so that tuning keeps the editor's completion ability. In StarCoder2's
-tokens, PSM is `<fim_prefix>` prefix `<fim_suffix>` suffix `<fim_middle>` middle; SPM, for bases that were pretrained on
-it, is `<fim_prefix><fim_suffix>` suffix `<fim_middle>` prefix middle (the second variant of Bavarian et al. 2022,
-section 3, as BigCode trained it). In a sequence of several files the path comes before `<fim_prefix>` (StarCoder 2,
-section 5.2: repository-context FIM).
+Fill-in-the-middle has the base's own marks and orders (`longrepo.data.dialects`), so that tuning keeps the editor's
+completion ability: in StarCoder2's tokens `<fim_prefix>` prefix `<fim_suffix>` suffix `<fim_middle>` middle, and as
+often `<fim_prefix><fim_suffix>` suffix `<fim_middle>` prefix middle. The path comes before it.
 
 Prompts have the order of training: other files, then the beginning of a file, or the text around a gap in it.
 """
@@ -32,6 +30,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from longrepo.data.dialects import FimText
 from longrepo.data.sequence import TARGET_WEIGHT, SequenceKind
 from longrepo.data.text import Int32Array, TokenizedText, special_token_mask
 from longrepo.data.tokenizer import (
@@ -166,8 +165,6 @@ def unique_commits(commits: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(commits))
 
 
-FIM_EXTRA_TOKENS = 3
-_SPM_SHARE = 0.5  # half and half, as in the training of the StarCoder models
 _MAX_MIDDLE_CUTS = 8  # a middle spans at most this many cuts
 
 
@@ -203,20 +200,19 @@ def write_fim(
     fim = builder.tokenizer.fim
     if fim is None:
         raise ValueError("the tokenizer has no fill-in-the-middle tokens")
-    opening, closing, filling = (np.array([id], np.int32) for id in (fim.prefix, fim.suffix, fim.middle))
-    prefix, suffix = (piece[0], middle[0]), (middle[1], piece[1])
-    builder.plain(opening, context)
-    if fim.suffix_first and seeded_uniform(key, "order") < _SPM_SHARE:
-        builder.plain(closing, context)
-        builder.text(text, *suffix, TARGET_WEIGHT, True)
-        builder.plain(filling, context)
-        builder.text(text, *prefix, TARGET_WEIGHT, True)
-    else:
-        builder.text(text, *prefix, TARGET_WEIGHT, True)
-        builder.plain(closing, context)
-        builder.text(text, *suffix, TARGET_WEIGHT, True)
-        builder.plain(filling, context)
+    texts: dict[FimText | None, tuple[int, int]] = {
+        "prefix": (piece[0], middle[0]),
+        "suffix": (middle[1], piece[1]),
+        None: (0, 0),
+    }
+    # Each order as often as the others, as in the training of the StarCoder models.
+    order = fim.orders[-1 - int(seeded_uniform(key, "order") * len(fim.orders))]
+    for id, following in fim.steps(order):
+        builder.plain(np.array([id], np.int32), context)
+        builder.text(text, *texts[following], TARGET_WEIGHT, True)
     builder.text(text, *middle, TARGET_WEIGHT, True)
+    if fim.end is not None:
+        builder.plain(np.array([fim.end], np.int32), TARGET_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,14 +384,13 @@ def write_file_prefix(builder: SequenceBuilder, before: FilePiece) -> None:
 
 def write_file_gap(builder: SequenceBuilder, before: FilePiece, after: FilePiece, fim: FimIds) -> None:
     """Append a file's path and its text before and after a gap; the text that fills the gap comes next."""
-    opening, closing, filling = (np.array([id], np.int32) for id in (fim.prefix, fim.suffix, fim.middle))
+    texts: dict[FimText, FilePiece] = {"prefix": before, "suffix": after}
     builder.mark(FILE_START, 0.0)
     builder.plain(before.of.path_ids, 0.0)
-    builder.plain(opening, 0.0)
-    builder.text(before.of, before.start, before.end, 0.0, False)
-    builder.plain(closing, 0.0)
-    builder.text(after.of, after.start, after.end, 0.0, False)
-    builder.plain(filling, 0.0)
+    for id, following in fim.steps(fim.orders[0]):
+        builder.plain(np.array([id], np.int32), 0.0)
+        if following is not None:
+            builder.text(texts[following].of, texts[following].start, texts[following].end, 0.0, False)
 
 
 def piece_from(of: TokenizedText, start: int, room: int) -> FilePiece:

@@ -15,6 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from longrepo.data.dialects import FimOrder
 from longrepo.data.sequence import (
     TARGET_WEIGHT,
 )
@@ -311,12 +312,16 @@ class StoredText:
         stretches = [np.arange(start + 1, end) for start, end in pairwise(bounds)]
         marks = [-1, *ids[at].tolist()]
         fim = self._tokenizer.fim
+        layouts = [fim.steps(order) for order in FimOrder] if fim else []
         number = 0
         while number < len(stretches):
             places, width = stretches[number], 1
-            if fim and marks[number : number + 3] == [fim.prefix, fim.suffix, fim.middle]:
-                before, after, middle = stretches[number : number + 3]  # in SPM, `before` is empty
-                places, width = np.concatenate([before, middle, after]), 3
+            for steps in layouts:
+                if marks[number : number + len(steps)] == [id for id, _ in steps]:
+                    parts = list(zip(steps, stretches[number:], strict=False))  # the middle is behind the last mark
+                    ordered = sorted(parts, key=lambda part: part[0][1] == "suffix")
+                    places, width = np.concatenate([one for _, one in ordered]), len(steps)
+                    break
             if len(places):
                 yield places, marks[number]
             number += width
@@ -352,5 +357,5 @@ def special_token_mask(tokenizer: RepoTokenizer) -> NDArray[np.bool_]:
     marks = np.zeros(tokenizer.vocabulary_size, bool)
     fim = tokenizer.fim
     marks[[*tokenizer.structure_ids.values(), tokenizer.end_id, tokenizer.pad_id]] = True
-    marks[[fim.prefix, fim.suffix, fim.middle] if fim else []] = True
+    marks[list(fim.marks) if fim else []] = True
     return marks

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from longrepo.data.dialects import DIALECT_TOKENS, Dialect, FimMark, FimOrder, FimText, find_dialect
 from longrepo.data.tokenizer_files import write_tokenizer_files
 from longrepo.errors import InputError
 from longrepo.utils.hub import check_not_misspelled
@@ -36,20 +37,6 @@ STRUCTURE_TOKENS = (FILE_START, FILE_END, COMMIT_START, COMMIT_END, *SNIPPET_TOK
 # Replacements for redacted text. StarCoder2's tokenizer has a token for each; elsewhere they are plain text.
 PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
 
-_BAR, _LOW = "\N{FULLWIDTH VERTICAL LINE}", "\N{LOWER ONE EIGHTH BLOCK}"
-# The names of the fill-in-the-middle tokens of the bases: prefix, suffix, middle; and whether they were pretrained with
-# the suffix first as well.
-FIM_TOKENS: tuple[tuple[str, str, str, bool], ...] = (
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>", True),  # StarCoder, Granite, Stable Code, Mellum
-    ("<fim-prefix>", "<fim-suffix>", "<fim-middle>", True),  # SantaCoder
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", False),  # Qwen2.5-Coder, CodeGemma
-    (f"<{_BAR}fim{_LOW}begin{_BAR}>", f"<{_BAR}fim{_LOW}hole{_BAR}>", f"<{_BAR}fim{_LOW}end{_BAR}>", False),  # DeepSeek
-    (f"{_LOW}<PRE>", f"{_LOW}<SUF>", f"{_LOW}<MID>", True),  # Code Llama
-    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>", False),  # CodeGeeX
-    ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>", False),  # Seed-Coder
-)
-_FIM_NAMES = frozenset(name for *names, _ in FIM_TOKENS for name in names)
-
 # The first of these that the base tokenizer has is used; if it has none, its end token is.
 INITIAL_TOKENS: dict[str, tuple[str, ...]] = {
     FILE_START: ("<file_sep>",),
@@ -66,12 +53,38 @@ Offsets = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class FimIds:
-    """Ids of the fill-in-the-middle tokens; `suffix_first`: whether the base was pretrained in that order as well."""
+    """Ids of the fill-in-the-middle tokens; `middle` and `end` are None if the base has none of its own. `orders` are
+    those that the base was pretrained with; prompts are in the first."""
 
     prefix: int
     suffix: int
-    middle: int
-    suffix_first: bool = True
+    middle: int | None
+    orders: tuple[FimOrder, ...] = (FimOrder.PSM,)
+    end: int | None = None
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """All of these ids."""
+        return tuple(id for id in (self.prefix, self.suffix, self.middle, self.end) if id is not None)
+
+    def steps(self, order: FimOrder) -> tuple[tuple[int, FimText | None], ...]:
+        """Return the marks in an order, and the text that follows each; the middle comes after all of them."""
+        ids: dict[FimMark, int | None] = {"prefix": self.prefix, "suffix": self.suffix, "middle": self.middle}
+        return tuple((id, text) for mark, text in order.layout if (id := ids[mark]) is not None)
+
+    @property
+    def size(self) -> int:
+        """The tokens that it takes beside the text."""
+        return len(self.marks)
+
+    def prompt(self, before: Sequence[int], after: Sequence[int]) -> list[int]:
+        """Return the ids of a prompt whose completion comes between two texts."""
+        texts: dict[FimText | None, Sequence[int]] = {"prefix": before, "suffix": after, None: ()}
+        return [one for id, text in self.steps(self.orders[0]) for one in (id, *texts[text])]
+
+    def asked_in(self, ids: Sequence[int]) -> bool:
+        """Return whether ids are such a prompt, by its last mark."""
+        return self.steps(self.orders[0])[-1][0] in ids
 
 
 class RepoTokenizer:
@@ -97,11 +110,11 @@ class RepoTokenizer:
         # cover the spaces that ByteLevel's default post-processor trims off. Only the placeholders of redacted text
         # are read from text as tokens.
         state = json.loads(backend.to_str())
-        self._plain_fim = {
-            t["content"] for t in state["added_tokens"] if t["content"] in _FIM_NAMES and not t["special"]
+        self._made_special = {
+            t["content"] for t in state["added_tokens"] if t["content"] in DIALECT_TOKENS and not t["special"]
         }
         for token in state["added_tokens"]:
-            special = token["special"] or token["content"] in _FIM_NAMES  # Qwen's are plain added tokens
+            special = token["special"] or token["content"] in DIALECT_TOKENS  # Qwen's are plain added tokens
             token["special"] = special and token["content"] not in PLACEHOLDERS
         self._text = Tokenizer.from_str(json.dumps(state))
         if structure_tokens:
@@ -179,13 +192,19 @@ class RepoTokenizer:
         return frozenset(id for id, token in self._text.get_added_tokens_decoder().items() if token.special)
 
     @cached_property
+    def dialect(self) -> Dialect:
+        """The tokens of the base's pretraining, by what its vocabulary has; NO_DIALECT if none of them is known."""
+        return find_dialect(self._vocabulary)
+
+    @cached_property
     def fim(self) -> FimIds | None:
-        """The fill-in-the-middle ids by the names that the known bases give them, or None if it has none of these."""
-        for prefix, suffix, middle, suffix_first in FIM_TOKENS:
-            if {prefix, suffix, middle} <= self._vocabulary.keys():
-                known = self._vocabulary
-                return FimIds(known[prefix], known[suffix], known[middle], suffix_first)
-        return None
+        """The fill-in-the-middle ids of the base's dialect, or None if it has none."""
+        names, known = self.dialect.fim, self._vocabulary
+        if names is None:
+            return None
+        middle = None if names.middle is None else known[names.middle]
+        end = None if names.end is None else known[names.end]
+        return FimIds(known[names.prefix], known[names.suffix], middle, names.orders, end)
 
     @cached_property
     def sha256(self) -> str:
@@ -194,7 +213,7 @@ class RepoTokenizer:
         model = state["model"]
         merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges", [])]
         added = sorted(
-            (one["id"], one["content"], one["special"] and one["content"] not in self._plain_fim)
+            (one["id"], one["content"], one["special"] and one["content"] not in self._made_special)
             for one in state["added_tokens"]
         )
         decides = [sorted(self._vocabulary.items()), merges, state["normalizer"], state["pre_tokenizer"], added]

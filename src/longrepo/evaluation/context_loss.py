@@ -176,8 +176,10 @@ def lay_out_fim_prompt(
     """Return a fill-in-the-middle prompt for a span: a context, the text before it, then the text after it (a quarter
     of the room each). None if the tokenizer has no such tokens or the length is too short."""
     fim, sizes = tokenizer.fim, TemplateSizes(tokenizer)
-    room = length - sizes.frame(place.of) - 3 - (place.end - place.at)
-    if fim is None or room < 0:
+    if fim is None:
+        return None
+    room = length - sizes.frame(place.of) - fim.size - (place.end - place.at)
+    if room < 0:
         return None
     before, after = place.before(room // 4), piece_from(place.of, place.end, room // 4)
     builder = SequenceBuilder(tokenizer)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
+from longrepo.data.dialects import DIALECTS, FIM_SPELLINGS
 from longrepo.data.features import FeatureExtractor, FileJob, unpack_features
 from longrepo.data.template import (
     FilePiece,
@@ -28,18 +29,8 @@ from longrepo.errors import InputError
 from longrepo.repository.encodings import decode_text
 from longrepo.serve.working_tree import WorkingTree, newline_of, with_newlines
 
-_SEPARATORS = (FILE_START, "<file_sep>", "<|file_sep|>", "<|file_separator|>")  # a file's path follows
-_FIM_MARKS = (  # of other families of models, whose format an editor may be set to: before, after, fill
-    ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
-    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),
-    ("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),
-    ("<PRE> ", " <SUF>", " <MID>"),
-    (
-        "<\N{FULLWIDTH VERTICAL LINE}fim\N{LOWER ONE EIGHTH BLOCK}begin\N{FULLWIDTH VERTICAL LINE}>",
-        "<\N{FULLWIDTH VERTICAL LINE}fim\N{LOWER ONE EIGHTH BLOCK}hole\N{FULLWIDTH VERTICAL LINE}>",
-        "<\N{FULLWIDTH VERTICAL LINE}fim\N{LOWER ONE EIGHTH BLOCK}end\N{FULLWIDTH VERTICAL LINE}>",
-    ),
-)
+# A file's path follows.
+_SEPARATORS = tuple(dict.fromkeys((FILE_START, *(dialect.file for dialect in DIALECTS if dialect.file))))
 _PATH = r"""[ \t]*([^\n\r<>|"'`]{1,400}?)[ \t]*\r?\n"""
 _URI_COMMENT = re.compile(r"^\W*File uri:\s*(\w[\w+.-]*:///?\S+)", re.MULTILINE | re.IGNORECASE)
 _COMMENT_CHARACTERS = 500  # at the beginning of a text, in which an editor may name the file
@@ -87,11 +78,12 @@ def _own_gap(text: str, tokenizer: RepoTokenizer) -> tuple[str, str, str] | None
     if tokenizer.fim is None:
         return None
     fim = tokenizer.fim
-    return _split_gap(text, *(tokenizer.decode([id]) for id in (fim.prefix, fim.suffix, fim.middle)))
+    middle = None if fim.middle is None else tokenizer.decode([fim.middle])
+    return _split_gap(text, tokenizer.decode([fim.prefix]), tokenizer.decode([fim.suffix]), middle)
 
 
 def _foreign_gap(text: str) -> tuple[str, str, str] | None:
-    for marks in _FIM_MARKS:
+    for marks in FIM_SPELLINGS:
         if (parts := _split_gap(text, *marks)) is not None and not parts[0].strip():
             return parts
     return None
@@ -105,12 +97,17 @@ def _split_files(text: str, header: str) -> EditorText:
     return EditorText(text[: last.end()], last[1], text[last.end() :], None)
 
 
-def _split_gap(text: str, prefix: str, suffix: str, middle: str) -> tuple[str, str, str] | None:
+def _split_gap(text: str, prefix: str, suffix: str, middle: str | None) -> tuple[str, str, str] | None:
     """Return a template's text before its marks, and the code before and after the cursor; None if it has no marks.
 
-    The orders are prefix-suffix-middle, suffix-prefix-middle, and StarCoder's
+    The orders are prefix-suffix-middle, suffix-prefix-middle (without a middle mark as well), and StarCoder's
     prefix-suffix-(suffix)-middle-(prefix)."""
-    starts, gaps, ends = (_places(text, mark) for mark in (prefix, suffix, middle))
+    starts, gaps = _places(text, prefix), _places(text, suffix)
+    if middle is None:
+        if not (starts and gaps and gaps[0] < starts[-1]):
+            return None
+        return text[: gaps[0]], text[starts[-1] + len(prefix) :], text[gaps[0] + len(suffix) : starts[-1]]
+    ends = _places(text, middle)
     if not (starts and gaps and ends):
         return None
     start, end, inner = starts[0], ends[-1], starts[0] + len(prefix)
@@ -184,7 +181,7 @@ class PromptBuilder:
             before, after = with_newlines(before, newline), after and with_newlines(after, newline)
         own, rest = self._read(path, before), self._read(path, after or "")
         sizes = TemplateSizes(self.tokenizer)
-        room -= sizes.frame(own) + (3 if after is not None else 0)
+        room -= sizes.frame(own) + (self._fim().size if after is not None else 0)
         imports = (*own.outline.imports, *rest.outline.imports)
         others = self.around.related(path, imports) if self.around else ()
         rest_piece = None if after is None else piece_from(rest, 0, room // 4)
@@ -195,8 +192,7 @@ class PromptBuilder:
         the texts become these tokens. Raises InputError if the prompt is too long."""
         ids = self._marked(text)
         if after is not None:
-            fim = self._fim()
-            ids = [fim.prefix, *ids, fim.suffix, *self._marked(after), fim.middle]
+            ids = self._fim().prompt(ids, self._marked(after))
         return self.from_ids(ids, new, newline_of(text))
 
     def from_ids(self, ids: list[int], new: int, newline: str = "\n") -> CompletionPrompt:
@@ -210,7 +206,7 @@ class PromptBuilder:
         if wrong := [id for id in ids if not 0 <= id < self.tokenizer.vocabulary_size]:
             raise InputError(f"the prompt's token {wrong[0]} isn't one of the model's {self.tokenizer.vocabulary_size}")
         fim = self.tokenizer.fim
-        return CompletionPrompt(ids, fim is not None and fim.middle in ids, (), newline, new)
+        return CompletionPrompt(ids, fim is not None and fim.asked_in(ids), (), newline, new)
 
     def fitting_ids(self, ids: list[int], new: int, newline: str = "\n") -> CompletionPrompt:
         """Build a prompt of token ids, after which `new` tokens may follow, or as many as it leaves room for."""
@@ -241,8 +237,7 @@ class PromptBuilder:
         before = self.tokenizer.encode(asked.before)
         if asked.after is None:
             return [*head, *before] or [self.tokenizer.end_id]
-        fim = self._fim()
-        return [*head, fim.prefix, *before, fim.suffix, *self.tokenizer.encode(asked.after), fim.middle]
+        return [*head, *self._fim().prompt(before, self.tokenizer.encode(asked.after))]
 
     def _written(
         self, own: TokenizedText, after: FilePiece | None, others: Iterable[FilePiece], room: int, sizes: TemplateSizes
