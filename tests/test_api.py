@@ -13,10 +13,11 @@ from small_repository import small_repository
 import longrepo
 from longrepo.api import PreparedFolder
 from longrepo.errors import InputError
-from longrepo.training.launch import TrainedRun
+from longrepo.training.launch import SilentReporter, TrainedRun
 
 SMALL = (
     "lora.r=4",
+    "lora.target_modules=[q_proj, v_proj, c_fc]",
     "data.held_out_per_length=4",
     "training.base_learning_rate=2e-3",
     "training.gradient_accumulation_steps=4",
@@ -28,6 +29,17 @@ SMALL = (
     "long_context.phase1_epochs=1",
     "long_context.phase2_epochs=0",
 )
+AUTO = "lora.target_modules=auto"
+
+
+class Told(SilentReporter):
+    """What a training says."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +76,14 @@ def test_train_gives_the_adapter_and_finds_a_finished_run_finished(repo: Path, t
     assert (trained.trained / "adapter_model.safetensors").is_file()
     again = longrepo.train(output=trained.output, resume="auto", device="cpu", engine="torch")
     assert (again.trained, again.already_finished) == (trained.trained, True)
+
+
+def test_a_run_goes_on_with_its_modules_and_says_so_where_auto_means_others(trained: TrainedRun) -> None:
+    told = Told()
+    longrepo.train(output=trained.output, resume="auto", device="cpu", engine="torch", reporter=told, overrides=[AUTO])
+    others = "q_proj, k_proj, v_proj, o_proj, c_fc, c_proj"
+    assert "LoRA: q_proj, v_proj, c_fc" in told.notes
+    assert f"lora.target_modules: the checkpoint's modules hold, not auto ({others})" in told.notes
 
 
 def test_evaluate_compares_base_and_tuned_and_writes_the_figures(repo: Path, trained: TrainedRun) -> None:

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from small_repository import small_repository
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,9 @@ LENGTHS = {  # MLX is slow on a CPU: fewer and shorter sequences
 }
 # On one thread a CPU repeats itself; this is room for the rounding of other instruction sets (not measured on any).
 TOLERANCE = 1e-5  # relative
+
+
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"]  # what lora.target_modules=auto comes to
 
 
 @pytest.mark.parametrize("engine", LENGTHS)
@@ -57,4 +61,5 @@ def test_the_demos_losses_are_those_on_file(engine: str, tmp_path: Path) -> None
     file = ROOT / "tests" / "golden" / f"{engine}.json"
     if os.environ.get("LONGREPO_WRITE_GOLDEN"):
         file.write_text(json.dumps({"update losses": found}, indent=2) + "\n")
+    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["lora"]["target_modules"] == MODULES
     assert len(found) > 1 and found == pytest.approx(json.loads(file.read_text())["update losses"], rel=TOLERANCE)

@@ -30,9 +30,10 @@ from shapes import Tokens
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.lora_targets import automatic_targets, with_lora_targets
 from longrepo.engines.mlx.device import select_mlx_device
 from longrepo.engines.mlx.engine import MlxEngine
-from longrepo.engines.mlx.load import load_base
+from longrepo.engines.mlx.load import layer_linears, load_base
 
 RANK, ALPHA = 16, 32
 MEASURED, LAST = 1, 2  # micro-batches
@@ -110,7 +111,8 @@ def ours(model: Any, settings: Settings, batches: list[Any], meter: Meter, chunk
 
 
 def theirs(model: Any, settings: Settings, batches: list[Any], meter: Meter) -> Gradients:
-    keys = {path for path, _ in model.named_modules() if path.rpartition(".")[2] in settings.lora.target_modules}
+    modules = with_lora_targets(settings, automatic_targets(layer_linears(model))).lora.module_names
+    keys = {path for path, _ in model.named_modules() if path.rpartition(".")[2] in modules}
     config = {"rank": RANK, "scale": ALPHA / RANK, "dropout": 0.0, "keys": keys}
     linear_to_lora_layers(model, len(model.layers), config)
     trained = dict(tree_flatten(model.trainable_parameters()))

@@ -173,7 +173,11 @@ def _choose_epochs(chooser: SettingChooser, phase: PhaseConfig, sequences: int, 
 def latest_choices(choices: Iterable[SettingChoice]) -> list[tuple[str, str, str]]:
     """Return (key, value, reason) of the last choice for each key, in the order the keys first came up."""
     last = {choice.key: choice for choice in choices}
-    return [(choice.key, str(choice.value), choice.reason) for choice in last.values()]
+    return [(choice.key, _shown(choice.value), choice.reason) for choice in last.values()]
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 STAGE_FILE = "stage.json"
@@ -248,6 +252,8 @@ class Pipeline:
         for what, why in (self.engine.line, *planner.choices):
             key, value = what.split(": ")
             self.chooser.choices.append(SettingChoice(key, value, why))
+        if settings.lora.target_modules == "auto":
+            self.chooser.choose("lora.target_modules", planner.modules, "every linear layer of a block")
         choose_lengths(self.chooser, planner.budget, PhaseFits(planner))
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:

@@ -24,6 +24,7 @@ from longrepo.memory.planner import MemoryPlanner, allowed_methods, disk_allowan
 SHAPE = ModelShape(
     30, 3072, 24, 49152, 2_878_341_120, 152_030_208,
     {"q_proj": 184320, "k_proj": 99840, "v_proj": 99840, "o_proj": 184320, "c_fc": 460800, "c_proj": 460800}, 16384,
+    ("q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"),
 )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import pytest
 from fake_engine import FakeEngine
 from small_runs import Told, records, run, sequences, weights_of
 
+from longrepo.config.loader import load_settings
 from longrepo.engines.base import Batch
 from longrepo.errors import InputError, RunError
 from longrepo.training.checkpoint import open_run_folder, read_snapshot
@@ -113,6 +114,15 @@ def test_what_would_break_exactness_keeps_the_checkpoints_value_and_says_why(
     run(path, f"{key}={value}", resume="auto", told=told)
     assert any(note.startswith(f"{key}: the checkpoint's ") for note in told.notes)
     assert weights_of(path) == weights_of(tmp_path / "whole")
+
+
+def test_auto_keeps_the_checkpoints_modules_and_is_no_difference(tmp_path: Path) -> None:
+    run(tmp_path / "whole")
+    path, told = stopped(tmp_path / "run", "lora.target_modules=[v_proj]"), Told()
+    run(path, resume="auto", told=told)
+    assert not any("target_modules" in note for note in told.notes)
+    kept = load_settings(path / "settings.yaml").lora
+    assert kept.target_modules == ("v_proj",) and weights_of(path) == weights_of(tmp_path / "whole")
 
 
 def test_new_learning_rates_hold_and_the_run_is_said_to_differ(tmp_path: Path) -> None:

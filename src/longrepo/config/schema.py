@@ -33,14 +33,15 @@ class LoraSettings(Section):
     r: Positive = 32
     alpha: Annotated[float, Field(gt=0)] = 64
     dropout: Fraction = 0.05
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "c_fc",
-        "c_proj",
-    )
+    target_modules: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = "auto"
+
+    @property
+    def module_names(self) -> tuple[str, ...]:
+        """The target modules by name. Raises ValueError for `auto`, which is resolved for a model first
+        (`longrepo.engines.lora_targets`)."""
+        if self.target_modules == "auto":
+            raise ValueError("lora.target_modules: auto isn't resolved for a model yet")
+        return self.target_modules
 
 
 class DataSettings(Section):

@@ -64,7 +64,7 @@ def lora_path(tensor: str) -> str | None:
 def adapter_config(settings: Settings, row_ids: list[int] | None) -> dict[str, Any]:
     """Return `adapter_config.json` of a LoRA adapter; PEFT's defaults apply to the keys it omits."""
     lora = settings.lora
-    return lora_config(settings.model.name, lora.r, lora.alpha, lora.dropout, lora.target_modules, row_ids)
+    return lora_config(settings.model.name, lora.r, lora.alpha, lora.dropout, lora.module_names, row_ids)
 
 
 def lora_config(

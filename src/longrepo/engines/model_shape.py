@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ContextSettings, ModelSettings
+from longrepo.engines.lora_targets import automatic_targets, is_expert
 from longrepo.errors import InputError
 from longrepo.rope.apply import NATIVE_CONTEXT, engine_config_changes
 from longrepo.utils.cache import JsonCache
@@ -33,6 +34,8 @@ class ModelShape:
     other: int  # all other parameters, a tied head counted once
     lora: dict[str, int]  # module name -> in + out features, summed over all layers; times r: its LoRA parameters
     max_positions: int
+    targets: tuple[str, ...]  # what `lora.target_modules: auto` comes to
+    experts: int = 0  # parameters of experts, which aren't linear modules
 
     def lora_parameters(self, r: int, target_modules: tuple[str, ...]) -> int:
         return r * sum(self.lora.get(name, 0) for name in target_modules)
@@ -98,14 +101,15 @@ def read_shape(config: Any, engine: EngineName = "torch") -> ModelShape:
     """Build the architecture without weights in the engine's own library and count its parameters; results are cached.
     Raises InputError if the library has no such model."""
     cache = JsonCache("shapes.json")
-    key = f"{engine}: {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
+    key = f"{SHAPE_FORMAT} {engine}: {json.dumps(config.to_dict(), sort_keys=True, default=str)}"
     if (counts := cache.get(key)) is None:
         counts = asdict(_shape(config, _count_with_mlx(config) if engine == "mlx" else _count_with_torch(config)))
         cache.put(key, counts)
-    return ModelShape(**counts)
+    return ModelShape(**counts | {"targets": tuple(counts["targets"])})
 
 
-ParameterCounts = dict[str, Any]  # `linear`, `other` and `lora`, as in ModelShape
+SHAPE_FORMAT = 2  # of the cached counts
+ParameterCounts = dict[str, Any]  # `linear`, `other`, `lora`, `targets` and `experts`, as in ModelShape
 
 
 def _shape(config: Any, counts: ParameterCounts) -> ModelShape:
@@ -145,7 +149,13 @@ def _count_with_torch(config: Any) -> ParameterCounts:
         key = path.rpartition(".")[2]
         lora[key] = lora.get(key, 0) + module.in_features + module.out_features
     linear = sum(m.weight.numel() for m in linears.values())
-    return {"linear": linear, "other": sum(p.numel() for p in model.parameters()) - linear, "lora": lora}
+    return {
+        "linear": linear,
+        "other": sum(p.numel() for p in model.parameters()) - linear,
+        "lora": lora,
+        "targets": automatic_targets(linears),
+        "experts": sum(p.numel() for name, p in model.named_parameters() if is_expert(name, p.ndim)),
+    }
 
 
 def _config_error(name: str, error: Exception) -> InputError:

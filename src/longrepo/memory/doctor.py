@@ -78,10 +78,12 @@ def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
     """Bytes of all checkpoints a run keeps at once: LoRA and two moments in float32 each, for the last ones, one being
     written, the best and the phases' ends. `settings.model.name` is a folder; raises InputError if it can't be read.
     """
+    from longrepo.engines.lora_targets import with_lora_targets
     from longrepo.engines.model_shape import read_config, read_shape
 
     shape = read_shape(read_config(settings.model.name), engine)
-    lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
+    settings = with_lora_targets(settings, shape.targets)
+    lora = shape.lora_parameters(settings.lora.r, settings.lora.module_names)
     return 3 * 4 * lora * (settings.training.keep_last + 2 + 3)
 
 

@@ -18,6 +18,7 @@ from longrepo.config.schema import ContextSettings, PhaseConfig, Settings
 from longrepo.curriculum.schedule import Phase
 from longrepo.data.tokenizer import STRUCTURE_TOKENS
 from longrepo.engines.base import Placement, StepMethod
+from longrepo.engines.lora_targets import check_lora_targets, with_lora_targets
 from longrepo.engines.model_shape import ModelShape, read_config, read_shape
 from longrepo.engines.registry import select_device
 from longrepo.errors import InputError
@@ -211,20 +212,22 @@ class MemoryPlanner:
         time: Callable[[StepMethod, int], float | None] = lambda method, length: None,
         engine: EngineName = "torch",
     ) -> MemoryPlanner:
-        """Make a planner without a budget. `scratch`: the folder of the disk store. Raises InputError if there is no
-        readable configuration."""
+        """Make a planner without a budget; its settings name the LoRA modules that `auto` comes to. `scratch`: the
+        folder of the disk store. Raises InputError if there is no readable configuration."""
         config = read_config(settings.model.name, settings.model.revision, settings.context)
         shape = read_shape(config, engine)
-        missing = [name for name in settings.lora.target_modules if name not in shape.lora]
-        if missing and settings.training.weights == "lora":
-            raise InputError(
-                f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; "
-                f"it has {', '.join(sorted(shape.lora))}"
-            )
+        settings = with_lora_targets(settings, shape.targets)
+        if settings.training.weights == "lora":
+            check_lora_targets(settings, shape.lora)
         added = len(STRUCTURE_TOKENS) if settings.data.structure_tokens else 0
         estimator = Estimator(config, settings, device, dtype, added, engine)
         overhead = process_overhead(engine) if device == "cpu" else 0
         return MemoryPlanner(settings, shape, estimator, overhead, disk_allowance(settings, scratch), time)
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The names of the modules that LoRA trains."""
+        return with_lora_targets(self.settings, self.shape.targets).lora.module_names
 
     def at(self, context: ContextSettings) -> MemoryPlanner:
         """The planner at other positions. Raises InputError if the model can't be computed at them."""
@@ -293,7 +296,7 @@ def plan_run(planner: MemoryPlanner, phases: Sequence[Phase], budget: Budget) ->
         return Methods(estimates, first, planner.disk)
 
     all_weights = planner.settings.training.weights == "all"
-    trained = tuple(planner.shape.lora) if all_weights else planner.settings.lora.target_modules
+    trained = tuple(planner.shape.lora) if all_weights else planner.modules
     largest = largest_modules(planner.shape.lora, trained)
     return MemoryPlan(planned, budget, planner.estimator.device, shorter, largest)
 

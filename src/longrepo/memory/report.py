@@ -115,7 +115,7 @@ def plan_report(
                 "plan that or less, or have them reach farther with context.target_length and a context.method"
             )
     check_weights_fit(planner, budget)
-    lora = shape.lora_parameters(settings.lora.r, settings.lora.target_modules)
+    lora = shape.lora_parameters(settings.lora.r, planner.modules)
     phases = []
     for name, (tokens, at) in lengths.items():
         fit = at.first_fit(tokens, budget.bytes)
@@ -136,8 +136,9 @@ def plan_report(
             "embeddings and norms": shape.other,
             "lora": lora,
             "structure tokens": planner.estimator.added * shape.hidden,
-            "by_module": {name: settings.lora.r * shape.lora[name] for name in settings.lora.target_modules},
+            "by_module": {name: settings.lora.r * shape.lora[name] for name in planner.modules},
         },
+        "experts": shape.experts,
         "overhead": planner.overhead,
         "phases": phases,
         "plain_only": planner.estimator.chunked_unsupported_reason,

@@ -14,6 +14,7 @@ from typing import Any
 from longrepo.config.schema import Settings
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.engines.base import StepMethod
+from longrepo.engines.lora_targets import with_lora_targets
 from longrepo.engines.model_shape import ModelShape, read_shape
 from longrepo.engines.torch.kv_cache import cache_bytes
 from longrepo.errors import InputError
@@ -131,12 +132,14 @@ def calculate_requirements(asked: RequirementsQuery, machines: bool = True) -> d
 
 
 def lora_settings(settings: Settings, shape: ModelShape) -> Settings | None:
-    """Return the settings with LoRA modules the model has: the configured ones, or all linear ones; None if none."""
-    if not shape.lora:
+    """Return the settings with LoRA modules the model has: the configured ones, or what `auto` comes to; None if
+    none."""
+    if not shape.targets:
         return None
-    known = all(name in shape.lora for name in settings.lora.target_modules)
-    targets = settings.lora.target_modules if known else tuple(shape.lora)
-    return settings.model_copy(update={"lora": settings.lora.model_copy(update={"target_modules": targets})})
+    wanted = settings.lora.target_modules
+    known = wanted != "auto" and all(name in shape.lora for name in wanted)
+    auto = settings.model_copy(update={"lora": settings.lora.model_copy(update={"target_modules": "auto"})})
+    return settings if known else with_lora_targets(auto, shape.targets)
 
 
 def full_finetune_settings(settings: Settings) -> Settings:
@@ -166,7 +169,7 @@ def _parameter_counts(
         "lora": None,
     }
     if lora is not None:
-        targets = lora.lora.target_modules
+        targets = lora.lora.module_names
         result["lora"] = {
             "r": lora.lora.r,
             "modules": list(targets),

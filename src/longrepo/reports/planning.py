@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from longrepo.engines.lora_targets import experts_line
 from longrepo.memory.doctor_checks import DoctorFinding
 from longrepo.rope.apply import NATIVE_CONTEXT, describe_context
 
@@ -38,6 +39,8 @@ def show_plan(report: dict[str, Any], console: Console) -> None:
         f"parameters: {counts['total']:,}, trained {trained:,} "
         f"({', '.join(f'{name} {count / 1e6:.1f} M' for name, count in counts['by_module'].items())})"
     )
+    if report["experts"]:
+        console.print(experts_line(report["experts"]))
     fitting = [entry for entry in report["phases"] if "method" in entry]
     _show_memory_parts(fitting, report["overhead"], console)
     for entry in report["phases"]:

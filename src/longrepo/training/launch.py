@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from longrepo.utils.files import check_folder_name
 
 if TYPE_CHECKING:
     from longrepo.data.dataset import SequenceFile
-    from longrepo.memory.planner import MemoryPlan
+    from longrepo.memory.planner import MemoryPlan, MemoryPlanner
     from longrepo.training.plan import TrainingPlan
     from longrepo.training.resume import ResumableRun
 
@@ -98,16 +99,17 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     source = read_sequences(_find_sequences(request, settings, resumable))
     path = source.path
     plan = _plan_training(request, settings, source, str(path.resolve()), resumable)
-    settings = plan.settings
+    asked, settings = settings, plan.settings
     choice = choose_engine(request.engine, request.device, settings.training.weights)
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
     check_tokenizer(source.header, tokenizer)
     planner = with_calibration(MemoryPlanner.for_run(settings, choice, request.device, _nearest_folder(output)))
+    plan, settings = plan.with_settings(planner.settings), planner.settings
     memory = plan_run(planner, plan.phases_ahead(), planner.budget)
     with open_run_folder(output, resuming=resumable is not None) as run:
         from longrepo.training.loop import train as run_loop
 
-        for line in memory.lines():
+        for line in (*_lora_lines(asked, planner), *memory.lines()):
             reporter.note(line)
         returned = memory.device != "cpu" or _return_freed_memory(memory, reporter)
         engine = create_engine(choice, settings, tokenizer, request.device)
@@ -146,6 +148,20 @@ def _plan_training(
     else:
         start = RunStart("new", settings, epochs=request.epochs)
     return make_plan(start, source, path, source.header.tokenizer.sha256)
+
+
+def _lora_lines(asked: Settings, planner: MemoryPlanner) -> Iterator[str]:
+    """Say which modules get LoRA, and what `asked` asks for in vain."""
+    from longrepo.engines.lora_targets import experts_line
+
+    shape, modules = planner.shape, planner.modules
+    if planner.settings.training.weights == "all":
+        return
+    yield f"LoRA: {', '.join(modules)}"
+    if asked.lora.target_modules == "auto" and set(modules) != set(shape.targets):
+        yield f"lora.target_modules: the checkpoint's modules hold, not auto ({', '.join(shape.targets)})"
+    if shape.experts:
+        yield experts_line(shape.experts)
 
 
 def _nearest_folder(path: Path) -> Path:

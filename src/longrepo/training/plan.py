@@ -68,6 +68,10 @@ class TrainingPlan:
     def settings(self) -> Settings:
         return self.start.settings
 
+    def with_settings(self, settings: Settings) -> TrainingPlan:
+        """Return the plan with settings that say the same, with names in the place of `auto`."""
+        return replace(self, start=replace(self.start, settings=settings))
+
     def phases_ahead(self) -> list[Phase]:
         """The phases that are going to run, the one in progress included."""
         return [self.schedule.phase(number) for number in remaining_epochs(self.state, self.schedule)]

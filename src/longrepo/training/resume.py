@@ -26,6 +26,7 @@ from longrepo.training.checkpoint import (
 from longrepo.training.plan import RunStart
 from longrepo.training.state import CheckpointSnapshot, TrainingState
 
+LORA_MODULES = "lora.target_modules"
 FURTHER_PHASES_KEY = "further_phases"  # a list of sections, compared one by one
 _LIST_INDEX = re.compile(r"\[\d+\]")
 
@@ -41,7 +42,7 @@ _FIXED_BY_ADAPTER = {
     "data.structure_tokens": "the adapter either holds their rows or doesn't",
     "lora.r": _SHAPE_REASON,
     "lora.alpha": _SHAPE_REASON,
-    "lora.target_modules": _SHAPE_REASON,
+    LORA_MODULES: _SHAPE_REASON,
     "training.weights": "its checkpoints hold either an adapter or a whole model",
 }
 # A resumed run uses the checkpoint's value for these.
@@ -142,6 +143,8 @@ def _keep_old_values(old: Mapping[str, Any], new: Settings, fixed: Mapping[str, 
             for part in above:
                 inside = inside[part]
             inside[last] = was
+            if key == LORA_MODULES and now == "auto":
+                continue  # what it comes to is known, and compared, once the base is
             notes.append(f"{key}: the checkpoint's {was} holds, not {now}: {why}")
     settings = Settings.model_validate(tree)
     for key, problem in find_impossible_combinations(settings) if notes else ():

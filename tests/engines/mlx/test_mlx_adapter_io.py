@@ -81,6 +81,9 @@ def slots_of(model: Any, rows: MlxTokenEmbeddings | None) -> list[ParameterSlot]
     return [*lora_slots(model), *([ParameterSlot("rows", rows, "weight")] if rows is not None else [])]
 
 
+SIX = "lora.target_modules=[q_proj, k_proj, v_proj, o_proj, c_fc, c_proj]"
+
+
 def write_mlx_adapter(folder: Path, model: Any, rows: MlxTokenEmbeddings | None, settings: Settings) -> None:
     ids: Any = rows.ids.tolist() if rows is not None else None
     tensors = {name: np.array(tensor) for name, tensor in adapter_tensors(slots_of(model, rows)).items()}
@@ -110,7 +113,7 @@ def test_an_adapter_goes_through_mlx_and_back_bit_by_bit(
     layer = model.model.layers[1].mlp.c_fc
     theirs = engine.parameters["base_model.model.model.layers.1.mlp.c_fc.lora_A.default.weight"].detach().numpy()
     assert layer.lora_a.shape == (64, 4) and np.array_equal(np.array(layer.lora_a), theirs.T)
-    write_mlx_adapter(tmp_path, model, rows, settings(folder))
+    write_mlx_adapter(tmp_path, model, rows, settings(folder, SIX))
     name = "adapter_model.safetensors"
     assert (tmp_path / name).read_bytes() == (path / name).read_bytes()
     ours, theirs_config = (PeftConfig.from_pretrained(str(where)).to_dict() for where in (tmp_path, path))
@@ -120,7 +123,7 @@ def test_an_adapter_goes_through_mlx_and_back_bit_by_bit(
 
 def test_without_structure_rows_there_are_none_in_the_adapter(folder: Path, tmp_path: Path) -> None:
     model, _ = mlx_model(folder)
-    write_mlx_adapter(tmp_path, model, None, settings(folder))
+    write_mlx_adapter(tmp_path, model, None, settings(folder, SIX))
     assert not [name for name in load_file(tmp_path / "adapter_model.safetensors") if "embed" in name]
     assert PeftConfig.from_pretrained(str(tmp_path)).trainable_token_indices is None
     read_mlx_adapter(tmp_path, model, None)

@@ -19,10 +19,11 @@ from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import adapter_config, read_adapter, read_moments, write_adapter, write_moments
 from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser, oom_as_error
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore, StepObserver
+from longrepo.engines.lora_targets import automatic_targets, check_lora_targets, with_lora_targets
 from longrepo.engines.mlx.chunked import MlxChunkedStep, MlxCodec, plain_step, unsupported_reason
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device, to_float
 from longrepo.engines.mlx.kv_cache import generation_options
-from longrepo.engines.mlx.load import load_base
+from longrepo.engines.mlx.load import layer_linears, load_base
 from longrepo.engines.mlx.lora import (
     Gradients,
     LoraLinear,
@@ -58,6 +59,7 @@ class MlxEngine:
     name = "mlx"
 
     def __init__(self, model: Any, rows: MlxTokenEmbeddings | None, settings: Settings, placement: Placement) -> None:
+        settings = with_lora_targets(settings, automatic_targets(layer_linears(model)))
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
         self.device = placement.kind
         self.choices: list[tuple[str, str]] = list(placement.choices)
@@ -77,6 +79,7 @@ class MlxEngine:
         """Load the base, attach the adapter and the structure-token rows. Raises InputError if something is missing."""
         placement = select_mlx_device(device, settings.training.precision)
         model, notes = load_base(settings.model, tokenizer, mlx_dtype(placement), settings.context)
+        check_lora_targets(settings, layer_linears(model))
         ids = list(tokenizer.initial_from)
         rows = add_trained_tokens(model, ids, tokenizer.vocabulary_size) if ids else None
         engine = cls(model, rows, settings, placement)

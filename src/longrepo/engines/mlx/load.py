@@ -8,7 +8,6 @@ weights, as unevaluated arrays of the true shapes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from longrepo.config.schema import ContextSettings, ModelSettings, Settings
 from longrepo.data.tokenizer import new_token_rows
 from longrepo.engines.base import MODEL_DROPOUTS, load_errors
+from longrepo.engines.lora_targets import automatic_targets, is_expert
 from longrepo.engines.mlx.models import build, family_of
 from longrepo.errors import InputError
 from longrepo.rope.apply import NATIVE_CONTEXT, context_messages, engine_config_changes
@@ -321,7 +321,7 @@ def meta_model(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> A
     elif settings.model.quantization == "nf4":
         packed = [
             (path, one.to_quantized(QUANTIZED_GROUP, QUANTIZED_BITS))
-            for path, one in layer_linears(model)
+            for path, one in layer_linears(model).items()
             if _is_quantizable(one)
         ]
         model.update_modules(tree_unflatten(packed))
@@ -331,22 +331,26 @@ def meta_model(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> A
 
 
 def count_parameters(config: dict[str, Any]) -> dict[str, Any]:
-    """Count a model's parameters: `linear` in the layers' linear modules, `other` elsewhere, and `lora`: the in plus
-    out features by name of linear module, summed over all layers."""
+    """Count a model's parameters, as in `longrepo.engines.model_shape.ModelShape`: `linear`, `other`, `lora`, `targets`
+    and `experts`."""
     model = build(config)
     arrays: list[Any] = tree_flatten(model.parameters())  # type: ignore[assignment]
     total = sum(array.size for _, array in arrays)
-    linear, lora = 0, dict[str, int]()
-    for path, module in layer_linears(model):
+    linear, lora, linears = 0, dict[str, int](), layer_linears(model)
+    for path, module in linears.items():
         name = path.rpartition(".")[2]
         linear += module.weight.size
         lora[name] = lora.get(name, 0) + sum(module.weight.shape)
-    return {"linear": linear, "other": total - linear, "lora": lora}
+    experts = sum(array.size for path, array in arrays if is_expert(path, array.ndim))
+    targets = automatic_targets(linears)
+    return {"linear": linear, "other": total - linear, "lora": lora, "targets": targets, "experts": experts}
 
 
-def layer_linears(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the layers' linear modules with their paths."""
-    return ((path, one) for path, one in model.named_modules() if isinstance(one, nn.Linear) and ".layers." in path)
+def layer_linears(model: Any) -> dict[str, Any]:
+    """Return the layers' linear modules, 4-bit or not, by path, in the order in which the model was made."""
+    linears = nn.Linear | nn.QuantizedLinear
+    named = reversed(list(model.named_modules()))  # mlx yields the last child first
+    return {path: one for path, one in named if isinstance(one, linears) and ".layers." in path}
 
 
 def _is_quantizable(linear: Any) -> bool:

@@ -24,8 +24,9 @@ from longrepo.config.schema import Settings
 from longrepo.engines import adapter_io
 from longrepo.engines.adapter_io import Array
 from longrepo.engines.chunked import DROPOUT_BLOCK, DropoutKey, dropout_blocks, dropout_seed
+from longrepo.engines.lora_targets import automatic_targets, with_lora_targets
 from longrepo.engines.mlx.device import to_float
-from longrepo.errors import InputError
+from longrepo.engines.mlx.load import layer_linears
 
 
 class MlxTokenEmbeddings(nn.Module):
@@ -148,20 +149,11 @@ class ParameterSlot:
 
 
 def attach_lora(model: Any, settings: Settings) -> DropoutKey:
-    """Add LoRA to the target modules of an mlx-lm model. Raises InputError if one doesn't exist."""
-    lora, key = settings.lora, DropoutKey()
-    linears = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear | nn.QuantizedLinear) and ".layers." in f".{path}"
-    }
-    names = {path.rpartition(".")[2] for path in linears}
-    if missing := [name for name in lora.target_modules if name not in names]:
-        raise InputError(
-            f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; it has {', '.join(sorted(names))}"
-        )
+    """Add LoRA to those of the target modules that an mlx-lm model has."""
+    key, linears = DropoutKey(), layer_linears(model)
+    lora = with_lora_targets(settings, automatic_targets(linears)).lora
     mx.random.seed(settings.training.seed)  # LoRA's A matrices start random
-    targets = [path for path in sorted(linears, key=_path_sort_key) if path.rpartition(".")[2] in lora.target_modules]
+    targets = [path for path in sorted(linears, key=_path_sort_key) if path.rpartition(".")[2] in lora.module_names]
     for number, path in enumerate(targets):
         parent, name = _parent_module(model, path)
         dropout = MlxDerivedDropout(lora.dropout, number, key)

@@ -25,6 +25,7 @@ from longrepo.engines.chunked import (
     StepSeconds,
     is_middle_chunk,
 )
+from longrepo.engines.lora_targets import with_lora_targets
 from longrepo.engines.mlx.device import mlx_dtype_name
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.load import count_parameters, meta_model
@@ -133,8 +134,9 @@ def model_bytes(config: Any, settings: Settings, dtype: mx.Dtype, added: int) ->
     tree["vocab_size"] += added
     model = meta_model(tree, settings, dtype)
     arrays: list[Any] = tree_flatten(model.parameters())  # type: ignore[assignment]
-    features = count_parameters(tree)["lora"]
-    trained = settings.lora.r * sum(features[name] for name in settings.lora.target_modules)
+    counted = count_parameters(tree)
+    modules = with_lora_targets(settings, counted["targets"]).lora.module_names
+    trained = settings.lora.r * sum(counted["lora"][name] for name in modules)
     trained += added * config.hidden_size
     return sum(array.nbytes for _, array in arrays), trained * mx.float32.size
 

@@ -20,6 +20,7 @@ from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adapter, write_optimizer
 from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser, oom_as_error
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore, StepObserver
+from longrepo.engines.lora_targets import check_lora_targets
 from longrepo.engines.torch import lora
 from longrepo.engines.torch.chunked import TorchChunkedStep, TorchCodec, chunked_mode, unsupported_reason
 from longrepo.engines.torch.device import PeakMemory, select_torch_device, torch_device, torch_dtype
@@ -96,6 +97,8 @@ class TorchEngine:
             settings.model, tokenizer, trained_placement(placement) if whole else placement, settings.context
         )
         _check_plain_head(base, settings.model.name)
+        if not whole:
+            check_lora_targets(settings, lora.linear_modules(base))
         ids = [] if whole else list(tokenizer.initial_from)
         rows = add_trained_tokens(base, ids, bool(base.config.tie_word_embeddings)) if ids else None
         model = train_all_weights(base, settings) if whole else attach_lora(base, settings)

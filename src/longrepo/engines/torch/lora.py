@@ -20,32 +20,35 @@ from torch.autograd.function import once_differentiable
 
 from longrepo.config.schema import Settings
 from longrepo.engines.chunked import DROPOUT_BLOCK, DropoutKey, dropout_blocks, dropout_seed
+from longrepo.engines.lora_targets import automatic_targets, with_lora_targets
 from longrepo.errors import InputError
 
 
 def attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
-    """Add LoRA to a transformers causal language model. Raises InputError if a target module doesn't exist."""
-    lora = settings.lora
-    modules = {name.rpartition(".")[2] for name, m in base.named_modules() if isinstance(m, torch.nn.Linear)}
-    missing = [name for name in lora.target_modules if name not in modules]
-    if missing:
-        raise InputError(
-            f"lora.target_modules: {settings.model.name} has no {', '.join(missing)}; "
-            f"it has {', '.join(sorted(modules))}"
-        )
+    """Add LoRA to a transformers causal language model, on those of its target modules that it has. Raises InputError
+    if PEFT refuses one."""
+    lora = with_lora_targets(settings, automatic_targets(linear_modules(base))).lora
     if settings.training.use_gradient_checkpointing:
         base.activation_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(settings.training.seed)  # LoRA's A matrices start random
-    return peft.get_peft_model(
-        base,
-        peft.LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, used as a factor
-            lora_dropout=lora.dropout,
-            target_modules=list(lora.target_modules),
-            task_type="CAUSAL_LM",
-        ),
+    config = peft.LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # declared int, used as a factor
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.module_names),
+        task_type="CAUSAL_LM",
     )
+    try:
+        return peft.get_peft_model(base, config)
+    except ValueError as error:  # such as a layer that Mamba's fused kernel computes past LoRA
+        reason = next(iter(str(error).splitlines()), "")
+        raise InputError(f"lora.target_modules: PEFT can't train those of {settings.model.name}: {reason}") from None
+
+
+def linear_modules(base: Any) -> list[str]:
+    """Return the paths of a model's linear modules, without its head."""
+    head = base.get_output_embeddings()
+    return [path for path, one in base.named_modules() if isinstance(one, nn.Linear) and one is not head]
 
 
 Tensor = torch.Tensor
