@@ -14,7 +14,9 @@ _CL100K = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| 
 _CL100K += r"""|\s*[\r\n]+|\s+(?!\S)|\s+"""
 _QWEN = _CL100K.replace(r"\p{N}{1,3}", r"\p{N}")
 _QWEN35 = _QWEN.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+_SEED = _QWEN.replace(r"|\p{N}|", r"|\p{N}{1}|").replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+")
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_CJK_V3 = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 _DEEPSEEK_V3 = (
     r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"""
     r"""|\s*[\r\n]+|\s+(?!\S)|\s+"""
@@ -72,9 +74,9 @@ DIALECTS = {
         more=(("add_bos_token", True), ("bos_token", "<|begin|>"), ("legacy", True)),
     ),
     "deepseek's rules on qwen2": Dialect(
-        "qwen2", "LlamaTokenizerFast", _split(r"\p{N}{1,3}", _CJK, _DEEPSEEK_V3), normalizers.Sequence([])
+        "qwen2", "LlamaTokenizerFast", _split(r"\p{N}{1,3}", _CJK_V3, _DEEPSEEK_V3), normalizers.Sequence([])
     ),
-    "seed-coder": Dialect("llama", "PreTrainedTokenizerFast", _split(_QWEN), end="<[end]>"),
+    "seed-coder": Dialect("llama", "PreTrainedTokenizerFast", _split(_SEED), end="<[end]>"),
     "stablelm": Dialect("stablelm", "GPTNeoXTokenizerFast", _GPT2, normalizers.NFC()),
     "codellama": Dialect(
         "llama",

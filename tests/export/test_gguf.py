@@ -7,24 +7,40 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from exported import Run, base_folder, trained_run
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+
+from dialects import TEN_LANGUAGES, write_dialect
 
 from longrepo import embedded
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
 from longrepo.export.formats import export_artifact
-from longrepo.export.run_converter import LORA_SCRIPT, MODEL_SCRIPT, find_converter, find_pre_tokenizer
+from longrepo.export.run_converter import (
+    LORA_SCRIPT,
+    MODEL_SCRIPT,
+    find_converter,
+    find_pre_tokenizer,
+    is_composed_first,
+)
 from longrepo.training.artifact import find_artifact
 
-_BASE = """class TextModel:
+_BASE = """class gguf:
+    class LlamaHfVocab:
+        def get_token_score(self, id):
+            return -1000.0
+class TextModel:
     def get_vocab_base_pre(self, tokenizer):
         raise NotImplementedError("BPE pre-tokenizer was not recognized")
 """
-_MODEL = """import argparse, json, pathlib
-from conversion.base import TextModel
+_MODEL = """import argparse, json, pathlib, types
+from conversion.base import TextModel, gguf
 parser = argparse.ArgumentParser()
 parser.add_argument("model", type=pathlib.Path)
 for name in ("--outfile", "--outtype", "--model-name"):
@@ -32,7 +48,14 @@ for name in ("--outfile", "--outtype", "--model-name"):
 given = parser.parse_args()
 config = json.loads((given.model / "config.json").read_text())
 card = (given.model / "README.md").read_text()
+vocabulary = gguf.LlamaHfVocab()
+vocabulary.fname_tokenizer = given.model / "tokenizer.json"
+merges = json.loads(vocabulary.fname_tokenizer.read_text())["model"]["merges"]
+pieces = ["".join(merges[0]), "".join(merges[2]), "no merge makes this"]
+vocabulary.tokenizer = types.SimpleNamespace(convert_ids_to_tokens=pieces.__getitem__)
+scores = [vocabulary.get_token_score(id) for id in range(3)]
 facts = vars(given) | {"pre": TextModel().get_vocab_base_pre(None), "dtype": config["dtype"], "card": card}
+facts |= {"scores": scores, "merges": len(merges)}
 pathlib.Path(given.outfile).write_text(json.dumps(facts, default=str))
 """
 _LORA = """import argparse, json, pathlib
@@ -73,6 +96,7 @@ def test_the_merged_model_is_converted_and_what_differs_is_said(run: Run, tmp_pa
     assert {file.name for file in (tmp_path / "gguf").iterdir()} == {"model-bf16.gguf", "README.md"}
     given = json.loads((tmp_path / "gguf" / "model-bf16.gguf").read_text())
     assert (given["outtype"], given["dtype"], given["pre"]) == ("bf16", "bfloat16", "starcoder")
+    assert given["scores"] == [0, -2, -given["merges"]]
     assert "license:" in given["card"] and str(run.model.parent) not in given["card"]
     assert any("beyond 16 tokens llama.cpp attends to all" in line for line in lines)
     card = (tmp_path / "gguf" / "README.md").read_text()
@@ -125,13 +149,60 @@ def test_it_is_found_on_path_or_one_line_says_what_to_do(
     assert find_converter(None).folder == checkout
 
 
-def test_a_pre_tokenizer_is_told_by_what_it_does(tmp_path: Path) -> None:
-    file = embedded.path() / "tokenizer.json"
+PRE_TOKENIZERS = {
+    "starcoder2": "starcoder",
+    "smollm2": "starcoder",
+    "gpt2": "gpt-2",
+    "stablelm": "gpt-2",
+    "granite 4": "dbrx",
+    "qwen2.5-coder": "qwen2",
+    "qwen3.5": "qwen35",
+    "seed-coder": "seed-coder",
+    "deepseek-coder": "deepseek-coder",
+    "deepseek's rules on qwen2": "deepseek-v3",
+    "codellama": None,
+    "codegemma": None,
+}
+
+
+@pytest.mark.parametrize("dialect", PRE_TOKENIZERS)
+def test_a_pre_tokenizer_is_told_by_its_rules(tmp_path: Path, dialect: str) -> None:
+    write_dialect(tmp_path / "base", dialect, TEN_LANGUAGES.values(), 400)
+    assert find_pre_tokenizer(tmp_path / "base" / "tokenizer.json") == PRE_TOKENIZERS[dialect]
+    assert is_composed_first(tmp_path / "base" / "tokenizer.json") == (
+        dialect in ("qwen2.5-coder", "qwen3.5", "stablelm")
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pre_tokenizer": {"type": "Digits", "individual_digits": False}},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
+        {"pre_tokenizer": None},
+        {"normalizer": {"type": "NFKC"}},
+        {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}},
+        {"model": {"ignore_merges": True}},
+    ],
+)
+def test_one_that_differs_a_little_is_unknown(tmp_path: Path, changes: dict[str, Any]) -> None:
+    tree = json.loads((embedded.path() / "tokenizer.json").read_text())
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(tree | {"normalizer": {"type": "Sequence", "normalizers": []}}))
     assert find_pre_tokenizer(file) == "starcoder"
-    tree = json.loads(file.read_text())
-    tree["pre_tokenizer"]["pretokenizers"][0]["individual_digits"] = False
-    (tmp_path / "tokenizer.json").write_text(json.dumps(tree))
-    assert find_pre_tokenizer(tmp_path / "tokenizer.json") is None
+    file.write_text(json.dumps(tree | changes))
+    assert find_pre_tokenizer(file) is None
+
+
+def test_a_base_that_composes_text_is_said(tmp_path: Path, checkout: Path) -> None:
+    base = base_folder(tmp_path / "model")
+    tree = json.loads((base / "tokenizer.json").read_text())
+    (base / "tokenizer.json").write_text(json.dumps(tree | {"normalizer": {"type": "NFC"}}))
+    run = trained_run(tmp_path / "run", base)
+    lines = export_artifact(find_artifact(run.folder), "gguf", ExportOptions(llama_cpp=checkout), tmp_path / "gguf")
+    assert json.loads((tmp_path / "gguf" / "model-bf16.gguf").read_text())["pre"] == "starcoder"
+    assert any("NFC gets other ids in llama.cpp" in line for line in lines)
+    assert "NFC gets other ids in llama.cpp" in (tmp_path / "gguf" / "README.md").read_text()
 
 
 @pytest.mark.skipif(not shutil.which(MODEL_SCRIPT), reason="llama.cpp's converter isn't on PATH")

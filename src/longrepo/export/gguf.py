@@ -21,7 +21,7 @@ from longrepo.engines.base import load_errors
 from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter
 from longrepo.export.card import CardUse, base_label, write_card
 from longrepo.export.merged import write_merged_model
-from longrepo.export.run_converter import find_converter
+from longrepo.export.run_converter import find_converter, is_composed_first
 from longrepo.training.artifact import TrainedArtifact
 from longrepo.utils.hub import model_location
 
@@ -44,7 +44,7 @@ def write_gguf(source: TrainedArtifact, options: ExportOptions, folder: Path, fi
         if with_base:
             merged = replace(adapter, lora={}) if options.adapter_only else adapter
             written = write_merged_model(source, replace(parts, adapter=merged), precision, scratch, copies=2)
-            notes += written.notes
+            notes += [*written.notes, *_other_ids(scratch / "tokenizer.json")]
             name = base_label(base) + ("" if options.adapter_only else ", tuned")
             write_card(scratch, source, CardUse("gguf", "", ""))  # the converter takes licence and base from it
             converter.model(scratch, folder / file, kind, name)
@@ -97,6 +97,12 @@ def _write_plain_lora(folder: Path, adapter: PeftAdapter) -> None:
     save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
     config = lora_config(None, adapter.r, adapter.scale * adapter.r, 0.0, (), None)
     (folder / ADAPTER_CONFIG).write_text(json.dumps(config), encoding="utf-8")
+
+
+def _other_ids(tokenizer: Path) -> list[str]:
+    if not is_composed_first(tokenizer):
+        return []
+    return ["text that isn't in Unicode's form NFC gets other ids in llama.cpp than in training: compose it first"]
 
 
 def _unsupported_by_gguf(model: Path) -> list[str]:

@@ -4,6 +4,7 @@ That process is `python -m longrepo.export.run_converter SCRIPT PRE ARGUMENTS`.
 
 Its converter recognises a tokenizer by a hash of some ids, so it doesn't know one that has its own vocabulary, even if
 it splits text exactly as a known one does. PRE names that one; it is used only if the converter recognises none.
+Tokens of a sentencepiece-like tokenizer.json get scores in the order of its merges.
 """
 
 from __future__ import annotations
@@ -22,13 +23,29 @@ from typing import Any
 from longrepo.errors import InputError
 
 MODEL_SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
-# Pre-tokenizers by llama.cpp's name, as tokenizer.json spells them. Its converter recognises a tokenizer by the ids of
-# a sample text, so one with its own vocabulary is unknown to it and is recognised here by its rules.
+_GPT2 = "ByteLevel"  # the rule built into tokenizer.json's ByteLevel
+_DIGIT = r"\p{N}"
+_CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_QWEN2 = _CL100K.replace("{1,3}", "")
+_DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_DEEPSEEK_V3 = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
+# Pre-tokenizers by llama.cpp's name, as tokenizer.json spells their rules. Its converter recognises a tokenizer by the
+# ids of a sample text, so one with its own vocabulary is unknown to it and is recognised here by its rules.
 _KNOWN_PRE_TOKENIZERS = {
-    "starcoder": [
-        {"type": "Digits", "individual_digits": True},
-        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
-    ]
+    "starcoder": (_DIGIT, _GPT2),
+    "gpt-2": (_GPT2,),
+    "dbrx": (_CL100K,),
+    "qwen2": (_QWEN2,),
+    "qwen35": (_QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}"),),
+    "seed-coder": (_QWEN2.replace(_DIGIT + "|", _DIGIT + "{1}|").replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+"),),
+    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, _DIGIT),
+    "deepseek-v3": (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK_V3),
 }
 
 
@@ -78,9 +95,34 @@ def find_converter(given: Path | None) -> LlamaCppConverter:
 def find_pre_tokenizer(file: Path) -> str | None:
     """Return llama.cpp's name of a tokenizer.json's pre-tokenizer, or None if it isn't one of those known here."""
     tree = json.loads(file.read_text(encoding="utf-8"))
-    split, plain = tree.get("pre_tokenizer") or {}, tree.get("normalizer") is None
-    parts = split.get("pretokenizers") if split.get("type") == "Sequence" else [split]
-    return next((name for name, known in _KNOWN_PRE_TOKENIZERS.items() if plain and parts == known), None)
+    if tree["model"].get("ignore_merges") or set(_normalizers(tree)) - {"NFC"}:
+        return None
+    split = tree.get("pre_tokenizer") or {}
+    parts = split["pretokenizers"] if split.get("type") == "Sequence" else [split]
+    rules = tuple(rule for part in parts for rule in _split_rules(part))
+    return next((name for name, known in _KNOWN_PRE_TOKENIZERS.items() if rules == known), None)
+
+
+def is_composed_first(file: Path) -> bool:
+    """Return whether a tokenizer.json brings text to Unicode's form NFC before it splits it, as llama.cpp doesn't."""
+    return "NFC" in _normalizers(json.loads(file.read_text(encoding="utf-8")))
+
+
+def _normalizers(tree: dict[str, Any]) -> list[str]:
+    normalizer = tree.get("normalizer") or {"normalizers": []}
+    return [one["type"] for one in normalizer.get("normalizers", [normalizer])]
+
+
+def _split_rules(part: dict[str, Any]) -> list[str | None]:
+    """Return the rules of one part of a pre-tokenizer; None stands for one that llama.cpp doesn't have."""
+    kind = part.get("type")
+    if kind == "ByteLevel" and not part["add_prefix_space"]:
+        return [_GPT2] if part.get("use_regex", True) else []
+    if kind == "Digits" and part["individual_digits"]:
+        return [_DIGIT]
+    if kind == "Split" and (part["behavior"], part["invert"]) == ("Isolated", False):
+        return [part["pattern"].get("Regex")]
+    return [None]
 
 
 def main() -> None:
@@ -89,6 +131,7 @@ def main() -> None:
     sys.path.insert(0, str(Path(script).parent))
     if pre:
         _register_pre_tokenizer(pre)
+    _score_by_merges()
     runpy.run_path(script, run_name="__main__")
 
 
@@ -103,6 +146,25 @@ def _register_pre_tokenizer(pre: str) -> None:
             return pre
 
     text_model.get_vocab_base_pre = name
+
+
+def _score_by_merges() -> None:
+    """Give the tokens of a sentencepiece-like tokenizer.json the order of its merges as scores.
+
+    Without tokenizer.model the converter gives each token the same score, and llama.cpp then splits text otherwise.
+    """
+    vocabulary: Any = getattr(getattr(import_module("conversion.base"), "gguf", None), "LlamaHfVocab", None)
+    if vocabulary is None:  # a version that has no such class
+        return
+
+    def score(self: Any, id: int) -> float:
+        if not hasattr(self, "merge_ranks"):
+            merges = json.loads(self.fname_tokenizer.read_text(encoding="utf-8"))["model"]["merges"]
+            pieces = ["".join(merge) if isinstance(merge, list) else merge.replace(" ", "") for merge in merges]
+            self.merge_ranks = {piece: rank for rank, piece in reversed([*enumerate(pieces)])}
+        return -float(self.merge_ranks.get(self.tokenizer.convert_ids_to_tokens(id), len(self.merge_ranks)))
+
+    vocabulary.get_token_score = score
 
 
 if __name__ == "__main__":
