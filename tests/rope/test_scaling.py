@@ -14,7 +14,7 @@ from transformers import LlamaConfig, Starcoder2Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from longrepo.config.schema import ContextSettings
-from longrepo.engines.mlx.models import rope
+from longrepo.engines.mlx.rotary import rope
 from longrepo.rope.apply import config_changes, engine_config_changes, fixed_length_changes
 
 Array = npt.NDArray[np.float64]

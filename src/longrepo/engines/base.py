@@ -245,8 +245,12 @@ def extrapolate(x1: int, first: StepBytes, x2: int, second: StepBytes, x: int) -
 
 MODEL_DROPOUTS = (
     "attention_dropout",
-    "residual_dropout",
+    "attn_pdrop",
+    "embd_pdrop",
     "embedding_dropout",
+    "hidden_dropout",
+    "resid_pdrop",
+    "residual_dropout",
 )  # set to 0: lora.dropout is the only one
 
 

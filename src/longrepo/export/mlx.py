@@ -9,12 +9,14 @@ put together from the MLX engine's sources: it imports only mlx and mlx_lm, and 
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import inspect
 import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,14 +24,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from mlx import nn
-from mlx_lm.utils import save_config, save_model
+from mlx_lm.utils import MODEL_REMAPPING, save_config, save_model
 from safetensors.numpy import save_file
 from transformers.utils.hub import cached_file
 
 from longrepo.data.tokenizer import load_tokenizer
 from longrepo.data.tokenizer_files import is_read_unchanged
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, read_adapter_config, tensor_name
-from longrepo.engines.mlx import models
+from longrepo.engines.mlx import models, rotary
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device
 from longrepo.engines.mlx.load import QUANTIZED_BITS, QUANTIZED_GROUP, load_base, read_published_config, read_weights
 from longrepo.errors import InputError
@@ -174,6 +176,11 @@ def _check_base_layers(
     packed = config.get("quantization") or {}
     for path, tensor in tensors.items():
         name, _, matrix = path.rpartition(".")
+        if config["model_type"] == "granitemoehybrid" and ".mlp." in name:
+            raise InputError(
+                f"{source}: {path} is LoRA on half of a matrix, which PEFT can't express: mlx-lm splits the first one "
+                f"of {base}'s MLPs in two; only an adapter for its attention is imported"
+            )
         if f"{name}.weight" not in weights or name.endswith("embed_tokens"):
             raise InputError(f"{source}: an adapter for another base: {base} has no linear layer {name}")
         out, width = weights[f"{name}.weight"].shape
@@ -189,7 +196,11 @@ def _check_base_layers(
 
 
 MODEL_FILE = "longrepo_model.py"
-_ACTIVATIONS = {"starcoder2": "gelu", "gemma": "gelu"}  # of mlx-lm's own classes; the others': silu
+_ACTIVATIONS = {
+    "starcoder2": "gelu",
+    "gemma": "gelu",
+    "gemma3_text": "gelu_pytorch_tanh",
+}  # mlx-lm's; the others': silu
 _FILE_HEAD = '''"""The model that config.json describes, for mlx-lm. Needs --trust-remote-code."""
 
 from __future__ import annotations
@@ -222,28 +233,82 @@ def Model(args: ModelArgs) -> CausalLM:
 def config_differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> list[str]:
     """List what mlx-lm's own class computes differently from `config` (with transformers' defaults) when it reads the
     config.json `read`."""
-    kind, rotary, family = config["model_type"], config["rope_parameters"], models.family_of(dict(config))
-    activation, own = config["hidden_act"], _ACTIVATIONS.get(kind, "silu")
-    theirs: Any = importlib.import_module(f"mlx_lm.models.{family.module}").ModelArgs.from_dict(dict(read))
+    kind, family = config["model_type"], models.family_of(dict(config))
+    activation, own = config[family.activation], _ACTIVATIONS.get(kind, "silu")
+    arch = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}")
+    try:
+        theirs: Any = arch.ModelArgs.from_dict(dict(read))
+    except (TypeError, ValueError) as error:
+        return [f"it can't read this config.json ({error})"]
     found = []
     if activation.replace("swish", "silu") != own:
         found.append(f"its activation is {own}, not {activation}")
-    if windows := {window for window in family.windows(dict(config)) if window}:
-        found.append(f"beyond {min(windows)} tokens it attends to all, not to the last {min(windows)}")
-    if theirs.rope_theta != rotary["rope_theta"]:
-        found.append(f"its rotary base is {theirs.rope_theta:g}, not {rotary['rope_theta']:g}")
-    if rotary.get("rope_type", "default") != "default" and not getattr(theirs, "rope_scaling", None):
-        found.append(f"its rotary angles are unscaled, not {rotary['rope_type']}")
-    if rotary.get("attention_factor") is not None:
-        found.append("it computes YaRN's attention_factor itself")
-    if (kind == "starcoder2" and not config["use_bias"]) or (kind in ("qwen3", "gemma") and config["attention_bias"]):
+    windows, own_windows = family.windows(dict(config)), _own_windows(theirs, config["num_hidden_layers"])
+    if missed := {window for window, seen in zip(windows, own_windows, strict=True) if window and seen is None}:
+        found.append(f"beyond {min(missed)} tokens it attends to all, not to the last {min(missed)}")
+    elif windows != own_windows:
+        found.append("other layers have its windows")
+    found += _rotary_differences(config, theirs)
+    biases = family.biases is not None and kind != "starcoder2" and config[family.biases]
+    if biases or (kind == "starcoder2" and not config["use_bias"]):
         found.append("it has other biases, and can't load this model")
+    if kind == "stablelm" and config["tie_word_embeddings"]:
+        found.append("it has a head of its own, and can't load this model")
+    if kind == "gemma3_text" and read.get("dtype") != "bfloat16":
+        found.append("it rounds the factor of its embeddings to bfloat16")
+    if unknown := set(getattr(theirs, "layer_types", ())) - _LAYER_TYPES.get(kind, _ATTENTION_TYPES):
+        found.append(f"it can't load layers of type {min(unknown)}")
+    if kind == "granitemoehybrid" and theirs.intermediate_size != (width := config["shared_intermediate_size"]):
+        found.append(f"its MLPs are {theirs.intermediate_size} wide, not {width}, and it can't load this model")
+    return found
+
+
+_ATTENTION_TYPES = {"full_attention", "sliding_attention"}
+_LAYER_TYPES = {"granitemoehybrid": {"attention"}}  # mlx-lm's names; transformers 5 writes its own
+
+
+def _own_windows(theirs: Any, layers: int) -> list[int | None]:
+    """Return the windows of the layers of mlx-lm's own class."""
+    if pattern := getattr(theirs, "sliding_window_pattern", None):
+        return [theirs.sliding_window if (number + 1) % pattern else None for number in range(layers)]
+    kinds = getattr(theirs, "layer_types", None) or ["full_attention"] * layers
+    return [theirs.sliding_window if kind == "sliding_attention" else None for kind in kinds]
+
+
+def _rotary_differences(config: Mapping[str, Any], theirs: Any) -> list[str]:
+    rotary = config["rope_parameters"]
+    near = None if "rope_theta" in rotary else rotary.get("sliding_attention")  # of layers with a window
+    full = rotary if "rope_theta" in rotary else rotary["full_attention"]
+    found = []
+    if theirs.rope_theta != full["rope_theta"]:
+        found.append(f"its rotary base is {theirs.rope_theta:g}, not {full['rope_theta']:g}")
+    if full.get("rope_type", "default") != "default" and not getattr(theirs, "rope_scaling", None):
+        found.append(f"its rotary angles are unscaled, not {full['rope_type']}")
+    if full.get("attention_factor") is not None:
+        found.append("it computes attention_factor itself")
+    if full.get("rope_type") == "yarn" and bool(full.get("mscale")) != bool(full.get("mscale_all_dim")):
+        found.append("it applies one of mscale and mscale_all_dim alone")
+    if full.get("rope_type") == "longrope" and full.get("factor"):
+        reach = config["max_position_embeddings"] / full["original_max_position_embeddings"]
+        if reach != full["factor"]:
+            found.append(f"its longrope reaches {reach:g} times as far, not {full['factor']:g}")
+    if near is not None:
+        base = getattr(theirs, "rope_local_base_freq", theirs.rope_theta)
+        if base != near["rope_theta"]:
+            found.append(f"the rotary base of layers with a window is {base:g}, not {near['rope_theta']:g}")
+        if near.get("rope_type", "default") != "default":
+            found.append(f"layers with a window have unscaled rotary angles, not {near['rope_type']}")
+    part = getattr(theirs, "partial_rotary_factor", 1.0)
+    if part != (wanted := full.get("partial_rotary_factor") or 1.0):
+        found.append(f"it rotates {part:g} of a head, not {wanted:g}")
+    if config["model_type"] == "granitemoehybrid" and config["position_embedding_type"] is None:
+        found.append("it rotates its heads, which have no positions")
     return found
 
 
 def model_file_text() -> str:
     """Return the text of a model file for any configuration that the MLX engine computes."""
-    return "\n\n".join([_FILE_HEAD.strip(), _module_body(models), _FILE_TAIL.strip()]) + "\n"
+    return "\n\n".join([_FILE_HEAD.strip(), _module_body(rotary), _module_body(models), _FILE_TAIL.strip()]) + "\n"
 
 
 def _module_body(module: ModuleType) -> str:
@@ -266,6 +331,8 @@ def write_mlx_base(folder: Path, model: Any, adapter: PeftAdapter, with_file: bo
     _check_shapes(model, adapter)
     if adapter.rows is not None:
         _set_rows(model, adapter.row_ids, adapter.rows)
+    if not with_file:
+        _split_shared_mlps(model)
     save_model(folder, model)
     config = mlx_config(model)
     if with_file:
@@ -274,18 +341,61 @@ def write_mlx_base(folder: Path, model: Any, adapter: PeftAdapter, with_file: bo
     save_config(config, folder / "config.json")
 
 
+def _split_shared_mlps(model: Any) -> None:
+    """Give Granite 4's MLPs the matrices and names of mlx-lm's own class."""
+    for layer in model.layers:
+        if (shared := layer.pop("shared_mlp", None)) is None:
+            continue
+        gate, up = copy.copy(shared.input_linear), copy.copy(shared.input_linear)
+        for name, array in shared.input_linear.items():
+            gate[name], up[name] = mx.split(array, 2)
+        layer.mlp = nn.Module()
+        layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj = gate, up, shared.output_linear
+
+
+def own_lora(lora: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    """Return LoRA on the matrices of mlx-lm's own class, which splits the first one of Granite 4's MLPs in two: both
+    halves get its `lora_a`, and each its part of `lora_b`. Other models' stays as it is."""
+    found: dict[str, mx.array] = {}
+    for path, tensor in lora.items():
+        layer, _, rest = path.partition(".shared_mlp.")
+        name, _, matrix = rest.partition(".")
+        if name == "input_linear":
+            gate, up = (tensor, tensor) if matrix == "lora_a" else mx.split(tensor, 2, axis=1)
+            found |= {f"{layer}.mlp.gate_proj.{matrix}": gate, f"{layer}.mlp.up_proj.{matrix}": up}
+        else:
+            found[f"{layer}.mlp.down_proj.{matrix}" if rest else path] = tensor
+    return found
+
+
 def mlx_config(model: Any) -> dict[str, Any]:
     """Return the model's config.json: mlx-lm reads `rope_theta` and `rope_scaling`, transformers `rope_parameters`."""
     unset = ("quantization", "quantization_config")
     config = {name: value for name, value in model.published.items() if value is not None or name not in unset}
-    rope = config["rope_parameters"]
-    config["rope_theta"] = rope["rope_theta"]
-    if rope.get("rope_type", "default") != "default":
-        config["rope_scaling"] = {name: value for name, value in rope.items() if name != "rope_theta"}
+    config |= _own_positions(config)
     config |= {"eos_token_id": list(model.eos_token_ids), "dtype": str(model.model.norm.weight.dtype).split(".")[-1]}
     if any(isinstance(module, nn.QuantizedLinear) for module in model.modules()):
         config.setdefault("quantization", {"group_size": QUANTIZED_GROUP, "bits": QUANTIZED_BITS, "mode": "affine"})
     return config
+
+
+def _own_positions(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what config.json says of positions and layers by the names that mlx-lm's own classes read."""
+    parameters = config["rope_parameters"]
+    full = parameters if "rope_theta" in parameters else parameters["full_attention"]
+    named: dict[str, Any] = {"rope_theta": full["rope_theta"]}
+    if near := parameters.get("sliding_attention"):
+        named["rope_local_base_freq"] = near["rope_theta"]
+    if full.get("partial_rotary_factor"):
+        named["partial_rotary_factor"] = full["partial_rotary_factor"]
+    if (kind := full.get("rope_type", "default")) != "default":
+        named["rope_scaling"] = {"type": kind} | {name: value for name, value in full.items() if name != "rope_theta"}
+    if config["model_type"] == "granitemoehybrid":
+        named["layer_types"] = ["attention"] * config["num_hidden_layers"]  # transformers reads this name, too
+        named["intermediate_size"] = config["shared_intermediate_size"]  # transformers reads it for experts alone
+    if config["model_type"] == "gemma3_text" and "full_attention" in config["layer_types"]:
+        named["sliding_window_pattern"] = config["layer_types"].index("full_attention") + 1
+    return named
 
 
 def _set_rows(model: Any, ids: tuple[int, ...], rows: mx.array) -> None:
@@ -346,7 +456,8 @@ def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fin
     lines = [f"{kind}: {final / part} ({model_settings.name}, {what}, {placement.dtype_name}{rows})"]
     lines += [f"  {note}" for note in (*notes, *tokenizer_notes)]
     if not source.whole:
-        write_mlx_adapters(folder / "adapters", adapter, str(final / "base"), len(model.layers))
+        lora = adapter.lora if with_file else own_lora(adapter.lora)
+        write_mlx_adapters(folder / "adapters", replace(adapter, lora=lora), str(final / "base"), len(model.layers))
         lines += [f"adapter: {final / 'adapters'}"]
     if with_file:
         lines.append(
@@ -368,6 +479,7 @@ def _write_adapter_alone(source: TrainedArtifact, adapter: PeftAdapter, folder: 
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"model {name}: can't be loaded ({reason}); connect once to download it") from None
+    adapter = replace(adapter, lora=own_lora(adapter.lora))
     write_mlx_adapters(folder / "adapters", adapter, where, config["num_hidden_layers"])
     lines = [f"adapter: {final / 'adapters'}", f"base: {where} as it is: no structure rows were trained"]
     if differs := config_differences(config, published):

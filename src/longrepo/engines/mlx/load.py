@@ -228,7 +228,21 @@ def _rename_weights(model: Any, weights: dict[str, mx.array]) -> dict[str, mx.ar
         if name.endswith("rotary_emb.inv_freq") or (module == "lm_head" and module not in modules):
             continue
         named[f"model.{name}" if module not in modules and f"model.{module}" in modules else name] = array
+    for path in modules:
+        if path.endswith(".shared_mlp"):
+            _join_shared_mlp(path, named)
     return named
+
+
+def _join_shared_mlp(path: str, weights: dict[str, mx.array]) -> None:
+    """Rename and join the matrices of Granite 4's MLP if they are mlx-lm's, which splits the first one in two."""
+    theirs = path.removesuffix("shared_mlp") + "mlp"
+    for name in ("weight", "scales", "biases"):
+        halves = [weights.pop(f"{theirs}.{part}_proj.{name}", None) for part in ("gate", "up")]
+        if halves[0] is not None and halves[1] is not None:
+            weights[f"{path}.input_linear.{name}"] = mx.concatenate(halves)  # type: ignore[arg-type]
+        if (down := weights.pop(f"{theirs}.down_proj.{name}", None)) is not None:
+            weights[f"{path}.output_linear.{name}"] = down
 
 
 def _check_weights(model: Any, weights: dict[str, mx.array], rows: int) -> None:
@@ -317,7 +331,12 @@ def meta_model(config: dict[str, Any], settings: Settings, dtype: mx.Dtype) -> A
     model: Any = build(config)
     model.set_dtype(dtype)
     if published := config.get("quantization"):
-        nn.quantize(model, published["group_size"], published["bits"])
+        nn.quantize(
+            model,
+            published["group_size"],
+            published["bits"],
+            class_predicate=lambda path, one: hasattr(one, "to_quantized") and published.get(path, True),
+        )
     elif settings.model.quantization == "nf4":
         packed = [
             (path, one.to_quantized(QUANTIZED_GROUP, QUANTIZED_BITS))

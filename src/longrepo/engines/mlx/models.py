@@ -7,19 +7,18 @@ lists the supported model types and how each differs from mlx-lm's own model.
 from __future__ import annotations
 
 import importlib
-import math
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import create_attention_mask
 from mlx_lm.models.cache import KVCache, RotatingKVCache
-from mlx_lm.models.rope_utils import initialize_rope
 
+from longrepo.engines.mlx.rotary import ENGINE, rope_by_layer
 from longrepo.errors import InputError
 
 Activation = Callable[[mx.array], mx.array]
@@ -53,19 +52,21 @@ class Decoder(nn.Module):
 
 class CausalLM(nn.Module):
     """A model as mlx-lm's training and generation expect it: ids to logits `[rows, tokens, vocabulary]`; `args` are
-    mlx-lm's."""
+    mlx-lm's. If `tied`, the embedding is the head; logits are divided by mlx-lm's `logits_scaling`."""
 
-    def __init__(self, theirs: Any, decoder: Decoder) -> None:
+    def __init__(self, theirs: Any, decoder: Decoder, tied: bool) -> None:
         super().__init__()
         self.args, self.model_type, self.model = theirs.args, theirs.model_type, decoder
-        if "lm_head" in theirs:
+        self.divisor = float(getattr(theirs, "logits_scaling", 1.0))
+        if not tied:
             self.lm_head = theirs.lm_head
 
     def __call__(
         self, inputs: mx.array, cache: Sequence[Any] | None = None, input_embeddings: mx.array | None = None
     ) -> mx.array:
         h = self.model(inputs, cache, input_embeddings)
-        return self.lm_head(h) if "lm_head" in self else self.model.embed_tokens.as_linear(h)
+        logits = self.lm_head(h) if "lm_head" in self else self.model.embed_tokens.as_linear(h)
+        return logits if self.divisor == 1.0 else logits / self.divisor
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -100,84 +101,45 @@ class GatedMlp(nn.Module):
         return self.down_proj(swiglu(gate, up) if self.activation is nn.silu else self.activation(gate) * up)
 
 
-ENGINE = "use --engine torch"
-KINDS = ("default", "linear", "llama3", "yarn", "longrope")
+class FusedMlp(nn.Module):
+    """Phi-3's gated MLP, whose gate and up projections are one matrix, with any activation."""
+
+    def __init__(self, theirs: Any, activation: Activation) -> None:
+        super().__init__()
+        self.gate_up_proj, self.down_proj, self.activation = theirs.gate_up_proj, theirs.down_proj, activation
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self.gate_up_proj(x), 2, axis=-1)
+        return self.down_proj(swiglu(gate, up) if self.activation is nn.silu else self.activation(gate) * up)
 
 
-def rope(parameters: dict[str, Any], head_size: int, positions: int) -> nn.Module:
-    """Return the rotary embedding of `[rows, heads, tokens, head_size]` for transformers' `rope_parameters`, at one
-    length for all texts (`longrepo.rope.apply.fixed_length_changes`).
+class SharedMlp(nn.Module):
+    """Granite 4's gated MLP with any activation. mlx-lm splits its first matrix in two; here it is one, as in the
+    published weights, so that adapters fit both."""
 
-    Raises InputError for what mlx-lm computes differently: a partly rotated head, YaRN's `truncate: false`.
-    """
-    kind = parameters.get("rope_type", "default")
-    if kind not in KINDS:
-        raise InputError(f"the MLX engine has no rope_type {kind}; {ENGINE}")
-    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise InputError(f"the MLX engine rotates whole heads, but its config.json rotates a part of them; {ENGINE}")
-    if kind == "yarn" and not parameters.get("truncate", True):
-        raise InputError(f"the MLX engine has no rope_type yarn with truncate: false; {ENGINE}")
-    if kind == "longrope" and parameters.get("factor"):  # mlx-lm takes it from the positions, transformers from this
-        positions = round(parameters["factor"] * parameters["original_max_position_embeddings"])
-    module: Any = initialize_rope(head_size, parameters["rope_theta"], False, _scaling(parameters), positions)
-    module._freqs = _reciprocals(_frequencies(parameters, head_size))
-    if parameters.get("attention_factor") is not None:
-        setattr(module, "mscale" if kind == "yarn" else "_scale", float(parameters["attention_factor"]))
-    return module
+    def __init__(self, theirs: Any, activation: Activation) -> None:
+        super().__init__()
+        out, width = theirs.gate_proj.weight.shape
+        self.input_linear = nn.Linear(width, 2 * out, bias=False)
+        self.output_linear, self.activation = theirs.down_proj, activation
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gate, up = mx.split(self.input_linear(x), 2, axis=-1)
+        return self.output_linear(swiglu(gate, up) if self.activation is nn.silu else self.activation(gate) * up)
 
 
-def _scaling(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return mlx-lm's `rope_scaling`. It applies one of YaRN's mscales alone, transformers only both together. For
-    unscaled and linear positions its `proportional` module is used because that one accepts frequencies."""
-    mscales = {"mscale", "mscale_all_dim"}
-    dropped = set() if all(parameters.get(name) for name in mscales) else mscales
-    given = {name: value for name, value in parameters.items() if value is not None and name not in dropped}
-    plain = given.get("rope_type", "default") in ("default", "linear")
-    return given | {"type": "proportional" if plain else given["rope_type"]}
+class SharedMlpLayer(nn.Module):
+    """An attention layer of Granite 4 without experts: Granite's layer with a `SharedMlp`."""
 
+    def __init__(self, theirs: Any) -> None:
+        super().__init__()
+        self.self_attn, self.shared_mlp = theirs.self_attn, theirs.mlp
+        self.input_layernorm, self.post_attention_layernorm = theirs.input_layernorm, theirs.post_attention_layernorm
+        self.residual_multiplier = theirs.residual_multiplier
 
-def _frequencies(parameters: dict[str, Any], size: int) -> Any:
-    """Return radians per token, float32 `[size / 2]`, rounded wherever transformers rounds: at token 10,000 the last
-    bit of a frequency is an angle of 0.001."""
-    one, kind = np.float32(1), parameters.get("rope_type", "default")
-    exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
-    wide = (float(np.float32(parameters["rope_theta"])) ** exponents.astype(np.float64)).astype(np.float32)
-    if kind == "longrope":
-        return one / (np.array(parameters["long_factor"], np.float32) * wide)
-    plain = one / wide
-    if kind == "default":
-        return plain
-    factor = np.float32(parameters["factor"])
-    if kind == "linear":
-        return plain / factor
-    native = parameters["original_max_position_embeddings"]
-    if kind == "llama3":
-        slow, fast = np.float32(parameters["low_freq_factor"]), np.float32(parameters["high_freq_factor"])
-        waves = np.float32(2 * math.pi) / plain
-        smooth = np.clip((np.float32(native) / waves - slow) / (fast - slow), 0, 1)
-        between = (one - smooth) * plain / factor + smooth * plain
-        return np.where(smooth == 1, plain, np.where(smooth == 0, plain / factor, between))
-    return _by_parts(parameters, plain, one / (factor * wide), size)
-
-
-def _by_parts(parameters: dict[str, Any], plain: Any, scaled: Any, size: int) -> Any:
-    """Interpolate between `plain` and `scaled` frequencies as YaRN does."""
-    turns = (parameters.get("beta_fast") or 32, parameters.get("beta_slow") or 1)
-    native, theta = parameters["original_max_position_embeddings"], parameters["rope_theta"]
-    low, high = (size * math.log(native / (turn * 2 * math.pi)) / (2 * math.log(theta)) for turn in turns)
-    first, last = max(math.floor(low), 0), min(math.ceil(high), size - 1)
-    ramp = (np.arange(size // 2, dtype=np.float32) - np.float32(first)) / np.float32((last - first) or 0.001)
-    kept = np.float32(1) - np.clip(ramp, 0, 1)
-    return scaled * (np.float32(1) - kept) + plain * kept
-
-
-def _reciprocals(frequencies: Any) -> mx.array:
-    """Return the numbers whose reciprocals, which MLX uses, are nearest to the frequencies; rounded reciprocals of the
-    frequencies aren't always."""
-    middle = np.float32(1) / frequencies
-    near = np.stack([middle, np.nextafter(middle, np.float32(0)), np.nextafter(middle, np.float32(np.inf))])
-    best = np.abs(np.float32(1) / near - frequencies).argmin(axis=0)
-    return mx.array(near[best, np.arange(len(middle))])
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        h = x + self.self_attn(self.input_layernorm(x), mask, cache) * self.residual_multiplier
+        return h + self.shared_mlp(self.post_attention_layernorm(h)) * self.residual_multiplier
 
 
 Config = dict[str, Any]
@@ -200,23 +162,40 @@ def _one_window(config: Config) -> list[int | None]:
 
 
 def _windows_by_layer(config: Config) -> list[int | None]:
-    known = {"full_attention": None, "sliding_attention": config.get("sliding_window")}
+    known = {"full_attention": None, "attention": None, "sliding_attention": config.get("sliding_window")}
     if unknown := set(config["layer_types"]) - known.keys():
         raise InputError(f"the MLX engine has no layer type {min(unknown)}; {ENGINE}")
     return [known[kind] for kind in config["layer_types"]]
 
 
+def _all_rotated(config: Config) -> list[bool]:
+    return [True] * config["num_hidden_layers"]
+
+
+def _rotated_by_layer(config: Config) -> list[bool]:
+    return [bool(one) for one in config["no_rope_layers"][: config["num_hidden_layers"]]]  # 1: with positions
+
+
+def _rotated_if_asked(config: Config) -> list[bool]:
+    return [config["position_embedding_type"] == "rope"] * config["num_hidden_layers"]
+
+
 @dataclass(frozen=True)
 class Family:
     """How a model type maps to mlx-lm. `biases` names the setting for biases in attention (and StarCoder2's MLP) if
-    mlx-lm's model has no choice; `fixed` are arguments of mlx-lm that transformers doesn't read for this type."""
+    mlx-lm's model has no choice; `fixed` are arguments of mlx-lm that transformers doesn't read for this type;
+    `required` are settings that the engine computes only with these values; `rotated` says which layers have
+    positions."""
 
     module: str
     windows: Callable[[Config], list[int | None]] = _no_windows
-    mlp: type[Mlp] | type[GatedMlp] = GatedMlp
+    mlp: type[Mlp] | type[GatedMlp] | type[FusedMlp] | type[SharedMlp] = GatedMlp
     biases: str | None = None
     fixed: Config = field(default_factory=dict)
     own_head_size: bool = True
+    rotated: Callable[[Config], list[bool]] = _all_rotated
+    activation: str = "hidden_act"
+    required: Config = field(default_factory=dict)
 
 
 _PLAIN_LLAMA: Config = {"layer_types": None, "sliding_window": None}
@@ -226,7 +205,38 @@ FAMILIES = {
     "mistral": Family("llama", _one_window, fixed=_PLAIN_LLAMA | {"attention_bias": False, "mlp_bias": False}),
     "qwen2": Family("qwen2", _windows_by_layer, own_head_size=False),
     "qwen3": Family("qwen3", _windows_by_layer, biases="attention_bias"),
-    "gemma": Family("gemma", biases="attention_bias"),
+    "gemma": Family(
+        "gemma",
+        biases="attention_bias",
+        required={"tie_word_embeddings": True, "use_bidirectional_attention": None},
+    ),
+    "gemma3_text": Family(
+        "gemma3_text",
+        _windows_by_layer,
+        biases="attention_bias",
+        activation="hidden_activation",
+        required={
+            "use_bidirectional_attention": None,
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+        },
+    ),
+    "granite": Family("granite", own_head_size=False),
+    "granitemoehybrid": Family(
+        "granite",
+        _windows_by_layer,
+        SharedMlp,
+        fixed={"mlp_bias": False},
+        own_head_size=False,
+        rotated=_rotated_if_asked,
+        required={"num_local_experts": None},
+    ),
+    "olmo2": Family("olmo2", fixed={"mlp_bias": False}),
+    "olmo3": Family("olmo2", _windows_by_layer, fixed={"mlp_bias": False}),
+    "phi3": Family("phi3", _one_window, FusedMlp, own_head_size=False),
+    "seed_oss": Family("seed_oss"),
+    "smollm3": Family("llama", _windows_by_layer, fixed=_PLAIN_LLAMA, rotated=_rotated_by_layer),
+    "stablelm": Family("stablelm", own_head_size=False),
 }
 
 
@@ -246,38 +256,46 @@ def build(config: Config) -> CausalLM:
     """
     family = family_of(config)
     _refuse(config, family)
-    activation = ACTIVATIONS[config["hidden_act"]]
+    activation = ACTIVATIONS[config[family.activation]]
     arch = importlib.import_module(f"mlx_lm.models.{family.module}")
-    known = config | family.fixed | {"rope_theta": config["rope_parameters"]["rope_theta"], "rope_scaling": None}
+    known = config | family.fixed | {"rope_theta": 1e4, "rope_scaling": None, "partial_rotary_factor": 1.0}
+    if family.mlp is SharedMlp:
+        known["intermediate_size"] = config["shared_intermediate_size"]
     theirs = arch.Model(arch.ModelArgs.from_dict(known))
-    for layer in theirs.model.layers:
+    layers = theirs.model.layers
+    for layer in layers:
         layer.mlp = family.mlp(layer.mlp, activation)
         if family.biases is not None:
             _set_biases(layer, bool(config[family.biases]))
-    scale = config["hidden_size"] ** 0.5 if family.module == "gemma" else None
-    model = CausalLM(theirs, Decoder(theirs.model, family.windows(config), scale))
+    if family.mlp is SharedMlp:
+        theirs.model.layers = [SharedMlpLayer(layer) for layer in layers]
+    scale = getattr(theirs.model, "embedding_multiplier", None)
+    if family.module in ("gemma", "gemma3_text"):
+        scale = config["hidden_size"] ** 0.5
+    decoder = Decoder(theirs.model, family.windows(config), scale)
+    model = CausalLM(theirs, decoder, bool(config["tie_word_embeddings"]))
     set_positions(model, config)
     return model
 
 
 def set_positions(model: CausalLM, config: Config) -> None:
     """Set rotary embeddings and windows as `config` says."""
-    head_size = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    angles = rope(config["rope_parameters"], head_size, config["max_position_embeddings"])
-    for layer in model.model.layers:
+    family = family_of(config)
+    for layer, angles in zip(model.model.layers, rope_by_layer(config, family.rotated(config)), strict=True):
         layer.self_attn.rope = angles
-    model.model.windows = tuple(family_of(config).windows(config))
+    model.model.windows = tuple(family.windows(config))
 
 
 def _refuse(config: Config, family: Family) -> None:
-    kind = config["model_type"]
-    if config["hidden_act"] not in ACTIVATIONS:
-        raise InputError(f"the MLX engine has no hidden_act {config['hidden_act']}; {ENGINE}")
+    kind, activation = config["model_type"], config[family.activation]
+    if activation not in ACTIVATIONS:
+        raise InputError(f"the MLX engine has no {family.activation} {activation}; {ENGINE}")
     plain = config["hidden_size"] // config["num_attention_heads"]
     if not family.own_head_size and (config.get("head_dim") or plain) != plain:
         raise InputError(f"the MLX engine computes {kind} with a head_dim of {plain} only; {ENGINE}")
-    if kind == "gemma" and (not config["tie_word_embeddings"] or config.get("use_bidirectional_attention")):
-        raise InputError(f"the MLX engine computes gemma with tied embeddings and causal attention only; {ENGINE}")
+    for name, value in family.required.items():
+        if (config.get(name) or None) != value:
+            raise InputError(f"the MLX engine computes {kind} with {name}: {json.dumps(value)} only; {ENGINE}")
 
 
 def _set_biases(layer: nn.Module, wanted: bool) -> None:

@@ -40,7 +40,7 @@ from longrepo.engines.torch.lora import (
     attach_lora,
     peft_config,
 )
-from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll, token_nll
+from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll, scaled_head, token_nll
 from longrepo.engines.torch.positions import set_positions
 from longrepo.errors import InputError
 from longrepo.rope.apply import write_context
@@ -75,7 +75,7 @@ class TorchEngine:
         self.device = placement.kind
         self.choices: list[tuple[str, str]] = list(placement.choices)
         self.base: Any = model.get_base_model() if self.has_adapter else model
-        self._decoder, self._head = self.base.get_decoder(), self.base.get_output_embeddings()
+        self._decoder, self._head = self.base.get_decoder(), scaled_head(self.base)
         self.pad_id = 0  # any token works: padding is neither attended to nor scored
         self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -96,7 +96,7 @@ class TorchEngine:
         base, notes = load_base(
             settings.model, tokenizer, trained_placement(placement) if whole else placement, settings.context
         )
-        _check_plain_head(base, settings.model.name)
+        _check_head(base, settings.model.name)
         if not whole:
             check_lora_targets(settings, lora.linear_modules(base))
         ids = [] if whole else list(tokenizer.initial_from)
@@ -339,13 +339,13 @@ def _parameter_groups(parameters: Iterable[torch.nn.Parameter], weight_decay: fl
 
 
 @torch.no_grad()
-def _check_plain_head(model: Any, name: str) -> None:
-    """Raise InputError if logits aren't head(last hidden state), as the step computes them: some architectures scale
-    or cap them."""
+def _check_head(model: Any, name: str) -> None:
+    """Raise InputError if logits aren't what `scaled_head` makes of the last hidden state, as the step computes them:
+    some architectures cap them."""
     model.eval()
     ids = torch.tensor([[1, 2]], device=model.device)
-    plain = model.get_output_embeddings()(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
-    if not torch.allclose(model(input_ids=ids, use_cache=False).logits, plain, rtol=1e-2, atol=1e-3):
+    ours = scaled_head(model)(model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state)
+    if not torch.allclose(model(input_ids=ids, use_cache=False).logits, ours, rtol=1e-2, atol=1e-3):
         raise InputError(
             f"model {name}: its logits are not a plain product of its head; this architecture can't be tuned"
         )

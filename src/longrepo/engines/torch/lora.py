@@ -69,7 +69,8 @@ class TorchTokenEmbeddings(nn.Module):
 
 
 class TorchPatchedEmbedding(nn.Module):
-    """The base's embedding, in which some ids are looked up in `rows` instead."""
+    """The base's embedding, in which some ids are looked up in `rows` instead. Gemma's multiplies what it looked up by
+    its `embed_scale`, and so does this."""
 
     def __init__(self, base: nn.Embedding, rows: TorchTokenEmbeddings) -> None:
         super().__init__()
@@ -86,7 +87,10 @@ class TorchPatchedEmbedding(nn.Module):
             return hidden
         index = torch.searchsorted(self.rows.ids, ids.contiguous()).clamp(max=len(self.rows.ids) - 1)
         trained = self.rows.ids[index] == ids
-        return torch.where(trained.unsqueeze(-1), self.rows.weight[index].to(hidden.dtype), hidden)
+        own = self.rows.weight[index].to(hidden.dtype)
+        if (scale := getattr(self.base, "embed_scale", None)) is not None:
+            own = own * torch.as_tensor(scale, dtype=hidden.dtype, device=hidden.device)
+        return torch.where(trained.unsqueeze(-1), own, hidden)
 
 
 class PatchedHead(nn.Module):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,16 @@ Head = Callable[[Tensor], Tensor]
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 LOSS_CHUNK = 512  # positions; 96 MiB of float32 logits at StarCoder2's vocabulary
+
+
+def scaled_head(model: Any) -> Head:
+    """Return what makes logits of a transformers model's last hidden state: its head and, in Granite, the division by
+    `logits_scaling`."""
+    head, divisor = model.get_output_embeddings(), getattr(model.config, "logits_scaling", 1.0)
+    if divisor == 1.0:
+        return head
+    # In place: the product keeps no reference to its output, so the backward pass loses nothing.
+    return lambda hidden: head(hidden).div_(divisor)
 
 
 @dataclass(frozen=True)
