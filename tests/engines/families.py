@@ -137,9 +137,3 @@ def published(folder: Path, name: str, changes: dict[str, Any]) -> Any:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(folder)
     return model
-
-
-def linear_names(model: Any) -> list[str]:
-    """The names of the layers' linear modules in a model of transformers."""
-    found = {path.rpartition(".")[2] for path, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    return sorted(found - {"lm_head"})

@@ -14,7 +14,7 @@ from mlx import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from families import CASES, FAMILIES, VOCABULARY, WINDOW, linear_names, published
+from families import CASES, FAMILIES, VOCABULARY, WINDOW, published
 from tiny import ADDED, TinyTokenizer, settings
 
 from longrepo.engines.adapter_io import TOKEN_ROWS_PATH, parameter_name
@@ -55,13 +55,8 @@ def assert_same(ours: Named, theirs: Named, tolerance: float) -> None:
 
 @pytest.mark.parametrize("case", FAMILIES)
 def test_loss_gradients_scores_and_tokens_are_those_of_the_torch_engine(case: str, tmp_path: Path) -> None:
-    modules = linear_names(published(tmp_path / "model", *CASES[case]))
-    of = settings(
-        tmp_path / "model",
-        "model.quantization=none",
-        "training.use_gradient_checkpointing=false",
-        f"lora.target_modules=[{','.join(modules)}]",
-    )
+    published(tmp_path / "model", *CASES[case])
+    of = settings(tmp_path / "model", "model.quantization=none", "training.use_gradient_checkpointing=false")
     one, other = (kind.create(of, TOKENIZER, "cpu") for kind in (TorchEngine, MlxEngine))  # type: ignore[attr-defined]
     generator = torch.Generator().manual_seed(1)
     for name, parameter in one.parameters.items():
@@ -85,10 +80,10 @@ def test_loss_gradients_scores_and_tokens_are_those_of_the_torch_engine(case: st
 
 @pytest.mark.parametrize("case", FAMILIES)
 def test_in_4_bits_chunks_are_the_plain_step(case: str, tmp_path: Path) -> None:
-    modules = linear_names(published(tmp_path / "model", *CASES[case]))
-    exact = ("model.quantization=nf4", "training.use_gradient_checkpointing=false")
-    of = settings(tmp_path / "model", *exact, f"lora.target_modules=[{','.join(modules)}]")
+    published(tmp_path / "model", *CASES[case])
+    of = settings(tmp_path / "model", "model.quantization=nf4", "training.use_gradient_checkpointing=false")
     engine = MlxEngine.create(of, TOKENIZER, "cpu")
+    modules = engine._settings.lora.module_names
     packed = [one for one in engine.model.modules() if isinstance(one, nn.QuantizedLinear)]
     assert len(packed) >= 3 * len(modules) - 3  # SharedMlp's second matrix is too narrow here
     for slot in engine.slots:
