@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from longrepo.cli.options import MODEL_HELP
 from longrepo.errors import InputError
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ class ExtendMethod(StrEnum):
 
 
 def extend(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub name, folder, or `embedded`.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
     to: Annotated[int, typer.Option("--to", metavar="TOKENS", min=64, help="How far its positions should reach.")],
     method: Annotated[
         ExtendMethod, typer.Option(help="How to scale rotary positions; none: not at all.")
@@ -157,6 +158,7 @@ def extend(
     weights don't."""
     from longrepo.config.loader import load_settings
     from longrepo.engines.base import load_errors
+    from longrepo.export.card import base_label
     from longrepo.rope.apply import context_messages
     from longrepo.rope.extend import ExtendedFolder
 
@@ -173,7 +175,7 @@ def extend(
         if search_on is not None:
             context = _search_factors(model, revision, config, context, search_on, search_length)
         texts, note = _tokenizer_changes(source)
-        extended = ExtendedFolder.of(source, _base_name(model), config, context, texts, note)
+        extended = ExtendedFolder.of(source, base_label(model), config, context, texts, note)
     for line in context_messages(config, context):
         print(line)
     if texts:
@@ -229,12 +231,6 @@ def _tokenizer_changes(folder: Path) -> tuple[dict[str, str], str]:
         return {}, ""
     made = make_tokenizer_files(state, published, folder)
     return {name: text for name, text in made.texts.items() if name != TOKENIZER_FILE}, made.note
-
-
-def _base_name(model: str) -> str:
-    if model == "embedded":
-        return "longrepo's embedded model"
-    return Path(model).name if Path(model).expanduser().is_dir() else model
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

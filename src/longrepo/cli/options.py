@@ -37,9 +37,8 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings file (YAML). Keys it leaves out keep their defaults."),
 ]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="MODEL", help="Hub name, folder, or `embedded`. Default: model.name.")
-]
+MODEL_HELP = "Hub name, folder, GGUF file, `embedded` or `smollm2-135m`."
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="MODEL", help=f"{MODEL_HELP} Default: model.name.")]
 PathOption = Annotated[
     str | None, typer.Option("--path", metavar="SUBFOLDER", help="Read only this folder of the repository.")
 ]

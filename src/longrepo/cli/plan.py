@@ -369,9 +369,10 @@ def _requirements_query(
     from longrepo.errors import InputError
     from longrepo.pretrain.presets import find_preset
     from longrepo.pretrain.requirements import DEFAULT_BATCHES, RequirementsQuery
+    from longrepo.utils.hub import PACKAGED_MODELS
 
     settings = load_settings(None, set_ or ())
-    is_model = "/" in name or name.startswith((".", "~")) or Path(name).exists()
+    is_model = "/" in name or name.startswith((".", "~")) or name in PACKAGED_MODELS or Path(name).exists()
     config = read_config(name) if is_model else _config_of(find_preset(name).config)
     native = config.max_position_embeddings
     if too_long := [tokens for tokens in contexts if tokens > native]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from longrepo import api
-from longrepo.cli.options import SetOption, announce_clone
+from longrepo.cli.options import MODEL_HELP, SetOption, announce_clone
 from longrepo.cli.train import DeviceChoice, end_training
 from longrepo.config.loader import dump_yaml, load_settings
 from longrepo.config.schema import Settings
@@ -50,7 +50,7 @@ def pretrain(
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Hub name, folder, or `embedded`. Default: the one that the preset names."),
+        typer.Option(metavar="MODEL", help=f"{MODEL_HELP} Default: the one that the preset names."),
     ] = None,
     resume: Annotated[str | None, typer.Option(metavar="auto", help="Continue the run in --output.")] = None,
     device: Annotated[DeviceChoice, typer.Option(help="Where to train.")] = DeviceChoice.auto,

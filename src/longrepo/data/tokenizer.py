@@ -22,7 +22,7 @@ import numpy.typing as npt
 from longrepo.data.dialects import DIALECT_TOKENS, Dialect, FimMark, FimOrder, FimText, find_dialect
 from longrepo.data.tokenizer_files import write_tokenizer_files
 from longrepo.errors import InputError
-from longrepo.utils.hub import check_not_misspelled
+from longrepo.utils.hub import check_not_misspelled, local_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -285,7 +285,7 @@ def _rebuild(state: str, *rest: Any) -> RepoTokenizer:
 
 
 def load_tokenizer(name: str, revision: str | None = None, structure_tokens: bool = True) -> RepoTokenizer:
-    """Load the tokenizer of "embedded", of a local model folder, or of a model on the Hugging Face hub.
+    """Load the tokenizer of "embedded", of a model's folder or GGUF file, or of a model on the Hugging Face hub.
 
     It is read from `tokenizer.json` itself, without importing transformers. Raises InputError if that fails: no such
     folder or model, offline and not yet downloaded, not a tokenizer.
@@ -337,13 +337,10 @@ def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
 
 def _local_files(name: str) -> tuple[Path, Path | None] | None:
     """Return `tokenizer.json` and the configuration beside it if `name` is a folder on this machine, else None."""
-    folder = Path(name).expanduser()
+    own = local_folder(name)
+    folder = own or Path(name).expanduser()
     check_not_misspelled(name)
-    if name == "embedded":
-        from longrepo import embedded
-
-        folder = embedded.path()
-    elif not (name.startswith((".", "~", "/")) or folder.exists()):
+    if own is None and not (name.startswith((".", "~", "/")) or folder.exists()):
         return None
     if not (folder / "tokenizer.json").is_file():
         missing = "holds no tokenizer.json" if folder.is_dir() else "no such folder"

@@ -287,7 +287,8 @@ def load_errors(model: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise InputError(f"model {model}: {error}") from None
+        named = str(error).startswith((f"model {model}:", f"--model {model}:"))
+        raise InputError(str(error) if named else f"model {model}: {error}") from None
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

@@ -24,7 +24,7 @@ from longrepo.training.checkpoint import MANIFEST, read_snapshot
 from longrepo.training.events import UpdateRecord
 from longrepo.training.usage import adapter_code
 from longrepo.utils.files import write_text_file
-from longrepo.utils.hub import model_location
+from longrepo.utils.hub import PACKAGED_MODELS, is_hub_id, model_location
 
 _FIGURE_COLUMNS = ("held-out lines", "base", "tuned", "difference", "95 % interval", "samples", "commits")
 _SHOWN_MEASURES = (
@@ -257,10 +257,12 @@ def make_model_card(source: TrainedArtifact, use: CardUse) -> str:
 
 
 def base_label(name: str) -> str:
-    """Return the base's name for a card: of a local folder the last part only, not its path."""
+    """Return the base's name for a card: of a local folder or file the last part only, not its path."""
     if name == "embedded":
         return _EMBEDDED_LABEL
-    return Path(name).name if Path(name).expanduser().is_dir() else name
+    if (packaged := PACKAGED_MODELS.get(name)) is not None:
+        return f"{packaged.file} of {packaged.requirement}"
+    return name if is_hub_id(name) else Path(name).name
 
 
 def peft_usage(folder: str, model: ModelSettings) -> str:
@@ -284,7 +286,7 @@ def _front_matter(source: TrainedArtifact, use: CardUse, licence: BaseLicense, d
         combine_licenses([licence.name, *(one.licence for one in data.repositories)] if data else [""])
     )
     base = source.settings.model.name
-    on_hub = base_label(base) == base
+    on_hub = is_hub_id(base)
     relations = _FULL_FINETUNE_RELATIONS if source.whole else _RELATIONS
     facts = ModelCardData(
         base_model=base if on_hub else None,

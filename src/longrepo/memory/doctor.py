@@ -19,7 +19,7 @@ from longrepo.errors import InputError
 from longrepo.memory import doctor_checks
 from longrepo.memory.budget import GIB
 from longrepo.memory.doctor_checks import DoctorFinding
-from longrepo.utils.hub import model_location
+from longrepo.utils.hub import gguf_file, model_location
 
 if TYPE_CHECKING:
     from longrepo.engines.base import Placement
@@ -54,6 +54,8 @@ def find_model(model: ModelSettings) -> ModelAccess:
         return ModelAccess(_error_finding(error, "model"), None)
     if Path(where).is_dir():
         name = "embedded in this package" if model.name == "embedded" else f"in {where}"
+        if (file := gguf_file(model.name)) is not None:
+            name = f"{file}, de-quantised in {where}"
         if missing := _missing_weights(Path(where)):
             what = f"{name}: no {missing}"
             return ModelAccess(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from longrepo.config.schema import ModelSettings
+from longrepo.utils.hub import OWN_NAMES, PACKAGED_MODELS, gguf_file, is_hub_id
 
 _ADAPTER_CODE = """from peft import {peft}
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -30,19 +31,20 @@ def adapter_code(adapter: str, model: ModelSettings, show_path: bool = True) -> 
     peft, imports, base = "PeftModel", "", f'"{model.name}"'
     if model.name == "embedded":
         imports, base = "\nfrom longrepo import embedded\n", "embedded.path()"
-    elif Path(model.name).expanduser().is_dir():
+    elif not is_hub_id(model.name):
         base = f'"{base_reference(model.name)}"'
-        if not show_path:
+        if not show_path and model.name not in PACKAGED_MODELS:
             peft, base = "PeftConfig, PeftModel", f'PeftConfig.from_pretrained("{adapter}").base_model_name_or_path'
+        if gguf_file(model.name) is not None:
+            imports, base = "\nfrom longrepo.utils.hub import model_location\n", f"model_location({base})"
     elif model.revision:
         base += f', revision="{model.revision}"'
     return _ADAPTER_CODE.format(peft=peft, imports=imports, adapter=adapter, base=base)
 
 
 def base_reference(name: str) -> str:
-    """Return what an adapter's configuration calls its base: a local folder by its whole path."""
-    folder = Path(name).expanduser()
-    return str(folder.absolute()) if name != "embedded" and folder.is_dir() else name
+    """Return what an adapter's configuration calls its base: a local folder or file by its whole path."""
+    return name if is_hub_id(name) or name in OWN_NAMES else str(Path(name).expanduser().absolute())
 
 
 def model_code(model: str) -> str:
