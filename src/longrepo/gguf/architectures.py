@@ -14,6 +14,7 @@ from typing import Any
 
 from longrepo.errors import InputError
 from longrepo.gguf.header import GgufModel
+from longrepo.gguf.tensors import read_tensor
 
 Config = dict[str, Any]
 
@@ -121,8 +122,7 @@ def _common_config(model: GgufModel, architecture: Architecture) -> Config:
         "tie_word_embeddings": "output.weight" not in model.tensors,
     }
     eps = "attention.layer_norm_rms_epsilon" if architecture.eps == "rms_norm_eps" else "attention.layer_norm_epsilon"
-    # The file holds float32: 9.999999747378752e-06 was published as 1e-05.
-    config[architecture.eps] = float(f"{_need(model, eps):.6g}")
+    config[architecture.eps] = _need(model, eps)
     if head_size(model) * _heads(model) != config["hidden_size"] or model.get("attention.key_length"):
         config["head_dim"] = head_size(model)
     return config
@@ -204,15 +204,13 @@ def _yarn(model: GgufModel, factor: float) -> Config:
 
 
 def _longrope(model: GgufModel) -> Config:
-    from longrepo.gguf.tensors import read_tensor
-
     original = _need(model, "rope.scaling.original_context_length")
     found: Config = {
         "rope_type": "longrope",
         "factor": _need(model, "context_length") / original,
         "original_max_position_embeddings": original,
-        "long_factor": read_tensor(model.tensors["rope_factors_long.weight"]).tolist(),
-        "short_factor": read_tensor(model.tensors["rope_factors_short.weight"]).tolist(),
+        "long_factor": _numbers(model, "rope_factors_long.weight"),
+        "short_factor": _numbers(model, "rope_factors_short.weight"),
     }
     if own := model.get("rope.scaling.attn_factor"):
         found["attention_factor"] = float(own)
@@ -222,10 +220,8 @@ def _longrope(model: GgufModel) -> Config:
 def _llama3(model: GgufModel, theta: float) -> Config:
     """Return Llama 3's scaling, of which the file has the divisor of each frequency only. Raises InputError if they
     aren't its own."""
-    from longrepo.gguf.tensors import read_tensor
-
-    divisors = read_tensor(model.tensors["rope_freqs.weight"]).tolist()
-    found = _LLAMA3_BOUNDS | {"rope_type": "llama3", "factor": max(divisors)}
+    divisors = _numbers(model, "rope_freqs.weight")
+    found = _LLAMA3_BOUNDS | {"rope_type": "llama3", "factor": float(f"{max(divisors):.5g}")}
     low, high, native = _LLAMA3_BOUNDS.values()
     for index, divisor in enumerate(divisors):
         turns = native * theta ** (-index / len(divisors)) / (2 * math.pi)
@@ -233,6 +229,11 @@ def _llama3(model: GgufModel, theta: float) -> Config:
         if abs(divisor * ((1 - smooth) / found["factor"] + smooth) - 1) > 1e-3:
             raise InputError("its rope_freqs aren't Llama 3's, and other scalings of that kind aren't read from GGUF")
     return found
+
+
+def _numbers(model: GgufModel, name: str) -> list[float]:
+    """Return a vector of float32, each by its shortest decimal."""
+    return [float(str(value)) for value in read_tensor(model.tensors[name])]
 
 
 def _llama(model: GgufModel) -> Config:

@@ -41,10 +41,15 @@ def write_model_folder(file: Path, folder: Path) -> WrittenModel:
     """
     model = read_gguf(file)
     architecture = find_architecture(model)
+    _check_blocks(model)
     check_kinds(model.kinds)
     tokenizer, tokenizer_config = make_tokenizer(model)
+    rows, known = model.tensors["token_embd.weight"].shape[0], max(tokenizer["model"]["vocab"].values()) + 1
+    if known > rows:
+        raise InputError(f"its tokenizer has {known:,} tokens, its embedding {rows:,} rows; download it again")
     quantised = [tensor for tensor in model.tensors.values() if written_dtype(tensor.kind, "") == ""]
     exact = sum(_elements(tensor) * 4 for tensor in quantised) <= MAX_FLOAT32_BYTES
+    beyond: list[str] = []
     for dtype in ("float32",) if exact else ("float16", "bfloat16"):
         plans = _plan(model, architecture, dtype)
         main = _main_dtype(plans)
@@ -55,13 +60,13 @@ def write_model_folder(file: Path, folder: Path) -> WrittenModel:
             write_safetensors(folder / "model.safetensors", plans)
             break
         except OutOfRange:
-            notes.append("some weights are beyond float16's range")
+            beyond = ["rounded to bfloat16: some weights are beyond float16's range"]
     ends = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     trees = {"config": config, "generation_config": ends, "tokenizer": tokenizer, "tokenizer_config": tokenizer_config}
     for name, tree in trees.items():
         (folder / f"{name}.json").write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(_readme(model, file), encoding="utf-8")
-    return WrittenModel(main, size, tuple(model.kinds), tuple(notes))
+    return WrittenModel(main, size, tuple(model.kinds), (*notes, *beyond))
 
 
 def _main_dtype(plans: list[TensorPlan]) -> str:
@@ -83,7 +88,6 @@ def _plan(model: GgufModel, architecture: Architecture, dtype: str) -> list[Tens
             order = unpermuted_rows(tensor.shape[0], heads[part] or heads["attn_q"])
         shift = architecture.norm_shift if tensor.name.endswith("norm.weight") else 0.0
         plans.append(TensorPlan(tensor, name, written_dtype(tensor.kind, dtype), order, shift))
-    _check_blocks(model)
     return plans
 
 

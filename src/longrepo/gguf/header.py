@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from longrepo.errors import InputError
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
+_FLOAT32, _STRING, _ARRAY = 6, 8, 9
 _ALIGNMENT = 32  # of tensors, where the file names no other
 _PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 # What a file holds in place of a language model, by general.type or general.architecture, and what to do.
@@ -180,6 +182,8 @@ def _text(stream: BinaryIO, size: int) -> str:
 def _value(stream: BinaryIO, size: int, kind: int) -> Any:
     if kind == _STRING:
         return _text(stream, size)
+    if kind == _FLOAT32:
+        return float(str(np.float32(_number(stream, "f"))))  # 1e-05 as published, not 9.999999747378752e-06
     if kind != _ARRAY:
         return _number(stream, _SCALARS[kind])
     item, count = _number(stream, "I"), _number(stream, "Q")
