@@ -10,14 +10,14 @@ from tiny_gguf import SETTINGS, VOCABULARY, tiny_model, write_gguf
 from transformers import AutoModelForCausalLM
 
 from longrepo.gguf.architectures import ARCHITECTURES
-from longrepo.gguf.folder import write_model_folder
+from longrepo.gguf.folder import GgufConversion
 
 TOKENS = torch.arange(80)[None] * 7 % VOCABULARY
 
 
 def written(tmp_path: Path, file: Path) -> Path:
     (tmp_path / "model").mkdir()
-    write_model_folder(file, tmp_path / "model")
+    GgufConversion.of(file).write(tmp_path / "model")
     return tmp_path / "model"
 
 

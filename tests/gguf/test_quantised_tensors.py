@@ -15,7 +15,7 @@ from tiny_gguf import SETTINGS, tiny_model, write_gguf
 from transformers import AutoModelForCausalLM
 
 from longrepo.gguf import folder as gguf_folder
-from longrepo.gguf.folder import WrittenModel, write_model_folder
+from longrepo.gguf.folder import GgufConversion, WrittenModel
 from longrepo.gguf.header import read_gguf
 
 UP, QUERY = "model.layers.1.mlp.up_proj.weight", "model.layers.1.self_attn.q_proj.weight"
@@ -31,7 +31,7 @@ def model() -> Any:
 def converted(tmp_path: Path, model: Any, kind: str) -> tuple[WrittenModel, dict[str, torch.Tensor]]:
     folder = tmp_path / "model"
     folder.mkdir()
-    written = write_model_folder(write_gguf(tmp_path / "tiny.gguf", "wide", model, kind), folder)
+    written = GgufConversion.of(write_gguf(tmp_path / "tiny.gguf", "wide", model, kind)).write(folder)
     with safe_open(folder / "model.safetensors", "pt") as file:
         return written, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
@@ -91,7 +91,7 @@ def test_the_logits_are_those_of_transformers_own_reader(tmp_path: Path) -> None
     """It keeps the plain rope base of Llama, which it drops elsewhere."""
     file = write_gguf(tmp_path / "tiny.gguf", "llama", kind="Q4_1")
     (tmp_path / "model").mkdir()
-    write_model_folder(file, tmp_path / "model")
+    GgufConversion.of(file).write(tmp_path / "model")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=file.name, dtype=torch.float32)
     ours = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     tokens = torch.arange(64)[None]
@@ -125,7 +125,7 @@ def test_a_model_in_several_files_is_read_whole(model: Any, tmp_path: Path) -> N
 def test_settings_and_licence_are_those_of_the_file(tmp_path: Path) -> None:
     file = write_gguf(tmp_path / "tiny.gguf", "starcoder2", general__license="openrail", general__name="A coder")
     (tmp_path / "model").mkdir()
-    written = write_model_folder(file, tmp_path / "model")
+    written = GgufConversion.of(file).write(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["rope_parameters"]["rope_theta"] == 999_999 and config["sliding_window"] == 4096
     assert config["norm_epsilon"] == 1e-5

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from longrepo.errors import InputError
-from longrepo.gguf.architectures import Architecture, find_architecture, make_config, tensor_name
-from longrepo.gguf.header import GgufModel, GgufTensor, read_gguf
+from longrepo.gguf.architectures import find_architecture, make_config, tensor_name
+from longrepo.gguf.header import GgufModel, read_gguf
 from longrepo.gguf.tensors import (
     OutOfRange,
     TensorPlan,
@@ -34,39 +36,57 @@ class WrittenModel:
     notes: tuple[str, ...]
 
 
-def write_model_folder(file: Path, folder: Path) -> WrittenModel:
-    """Fill an existing empty folder with config.json, weights, tokenizer, and a README that names the licence.
+@dataclass(frozen=True)
+class GgufConversion:
+    """A model's file that was read and found whole, and its tokenizer; nothing is written yet."""
 
-    Raises InputError if the file can't be read as a language model, or the disk has no room.
-    """
-    model = read_gguf(file)
-    architecture = find_architecture(model)
-    _check_blocks(model)
-    check_kinds(model.kinds)
-    tokenizer, tokenizer_config = make_tokenizer(model)
-    rows, known = model.tensors["token_embd.weight"].shape[0], max(tokenizer["model"]["vocab"].values()) + 1
-    if known > rows:
-        raise InputError(f"its tokenizer has {known:,} tokens, its embedding {rows:,} rows; download it again")
-    quantised = [tensor for tensor in model.tensors.values() if written_dtype(tensor.kind, "") == ""]
-    exact = sum(_elements(tensor) * 4 for tensor in quantised) <= MAX_FLOAT32_BYTES
-    beyond: list[str] = []
-    for dtype in ("float32",) if exact else ("float16", "bfloat16"):
-        plans = _plan(model, architecture, dtype)
+    file: Path
+    model: GgufModel
+    tokenizer: dict[str, dict[str, Any]]  # file name without .json → content
+
+    @staticmethod
+    def of(file: Path) -> GgufConversion:
+        """Raises InputError if the file can't be read as a language model."""
+        model = read_gguf(file)
+        find_architecture(model)
+        _check_blocks(model)
+        check_kinds(model.kinds)
+        state, config = make_tokenizer(model)
+        rows, known = model.tensors["token_embd.weight"].shape[0], max(state["model"]["vocab"].values()) + 1
+        if known > rows:
+            raise InputError(f"its tokenizer has {known:,} tokens, its embedding {rows:,} rows; download it again")
+        make_config(model, "float32")
+        return GgufConversion(file, model, {"tokenizer": state, "tokenizer_config": config})
+
+    def write(self, folder: Path) -> WrittenModel:
+        """Fill an existing empty folder with config.json, weights, tokenizer, and a README that names the licence.
+
+        Raises InputError if the disk has no room.
+        """
+        beyond: list[str] = []
+        for dtype in self._dtypes():
+            plans = _plan(self.model, dtype)
+            size = sum(plan.bytes for plan in plans)
+            _check_disk_space(folder, size)
+            try:
+                write_safetensors(folder / "model.safetensors", plans)
+                break
+            except OutOfRange:
+                beyond = ["rounded to bfloat16: some weights are beyond float16's range"]
         main = _main_dtype(plans)
-        config, notes = make_config(model, main)
-        size = sum(plan.bytes for plan in plans)
-        _check_disk_space(folder, size)
-        try:
-            write_safetensors(folder / "model.safetensors", plans)
-            break
-        except OutOfRange:
-            beyond = ["rounded to bfloat16: some weights are beyond float16's range"]
-    ends = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    trees = {"config": config, "generation_config": ends, "tokenizer": tokenizer, "tokenizer_config": tokenizer_config}
-    for name, tree in trees.items():
-        (folder / f"{name}.json").write_text(json.dumps(tree, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(_readme(model, file), encoding="utf-8")
-    return WrittenModel(main, size, tuple(model.kinds), (*notes, *beyond))
+        config, notes = make_config(self.model, main)
+        ends = {name: config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        for name, tree in {"config": config, "generation_config": ends, **self.tokenizer}.items():
+            text = json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+            (folder / f"{name}.json").write_text(text, encoding="utf-8")
+        (folder / "README.md").write_text(_readme(self.model, self.file), encoding="utf-8")
+        return WrittenModel(main, size, tuple(self.model.kinds), (*notes, *beyond))
+
+    def _dtypes(self) -> tuple[str, ...]:
+        """Return the types to round de-quantised weights to, the first first."""
+        quantised = [tensor for tensor in self.model.tensors.values() if written_dtype(tensor.kind, "") == ""]
+        exact = sum(4 * math.prod(tensor.shape) for tensor in quantised) <= MAX_FLOAT32_BYTES
+        return ("float32",) if exact else ("float16", "bfloat16")
 
 
 def _main_dtype(plans: list[TensorPlan]) -> str:
@@ -76,8 +96,8 @@ def _main_dtype(plans: list[TensorPlan]) -> str:
     return max(sizes, key=lambda dtype: sizes[dtype])
 
 
-def _plan(model: GgufModel, architecture: Architecture, dtype: str) -> list[TensorPlan]:
-    plans = []
+def _plan(model: GgufModel, dtype: str) -> list[TensorPlan]:
+    architecture, plans = find_architecture(model), []
     heads = {"attn_q": model.get("attention.head_count"), "attn_k": model.get("attention.head_count_kv")}
     for tensor in model.tensors.values():
         if (name := tensor_name(architecture, tensor.name)) is None:
@@ -99,13 +119,6 @@ def _check_blocks(model: GgufModel) -> None:
     if missing or not first:
         what = missing[0] if missing else "any block"
         raise InputError(f"it lacks {what}; download it again")
-
-
-def _elements(tensor: GgufTensor) -> int:
-    count = 1
-    for length in tensor.shape:
-        count *= length
-    return count
 
 
 def _check_disk_space(folder: Path, needed: int) -> None:

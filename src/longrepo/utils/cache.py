@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import sys
 import time
@@ -18,10 +19,11 @@ from typing import Any
 
 import xxhash
 
-from longrepo.utils.files import write_text_file
+from longrepo.utils.files import TEMPORARY_PREFIX, write_text_file
 
 _KEYS_PER_QUERY = 500  # keys in one SQLite query
 _SECONDS_PER_DAY = 86_400
+_STALE_SECONDS = 3600  # after which another process's unfinished folder counts as abandoned
 _CHECKSUM_BYTES = 8
 _FILE_NAME = "texts.sqlite"
 MAX_CACHE_BYTES = 2 << 30
@@ -34,6 +36,17 @@ def cache_folder() -> Path | None:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "longrepo"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "longrepo"
+
+
+def remove_oldest(folder: Path, most: int) -> None:
+    """Remove all but the `most` entries of a cache that were used last, and what processes left behind that died while
+    writing."""
+    with suppress(OSError):
+        paths = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        whole = [path for path in paths if not path.name.startswith(TEMPORARY_PREFIX)]
+        dead = [path for path in paths if path not in whole and path.stat().st_mtime < time.time() - _STALE_SECONDS]
+        for path in whole[most:] + dead:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class SqliteCache:

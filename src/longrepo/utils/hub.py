@@ -15,11 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from longrepo import embedded
 from longrepo.errors import InputError
-from longrepo.utils.cache import cache_folder
+from longrepo.utils.cache import cache_folder, remove_oldest
 from longrepo.utils.files import TEMPORARY_PREFIX, move_into_place
+
+if TYPE_CHECKING:
+    from longrepo.gguf.folder import GgufConversion
 
 _IDENTITY_BYTES = 1 << 20  # at a file's beginning and end, hashed in place of its content
 _FORMAT = 1  # of the written folder; a new number writes all of them again
@@ -124,30 +128,37 @@ def _written_folder(name: str, file: Path) -> Path:
         with contextlib.suppress(OSError):
             os.utime(final)
         return final
-    from longrepo.gguf.folder import write_model_folder
+    from longrepo.gguf.folder import GgufConversion
 
-    print(f"model {name}: de-quantising {file.name}, once", file=sys.stderr)
-    final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _remove_oldest(final.parent)
-    beside = final.with_name(f"{TEMPORARY_PREFIX}{final.name}-{os.getpid()}")
-    beside.mkdir(mode=0o700)
     try:
-        written = write_model_folder(file, beside)
-        for licence in _license_files(file):
-            shutil.copyfile(licence, beside / licence.name)
-        with contextlib.suppress(FileExistsError):  # another process was faster
-            move_into_place(beside, final)
+        conversion = GgufConversion.of(file)
+        print(f"model {name}: de-quantising {file.name}, once", file=sys.stderr)
+        notes = _write(conversion, file, final)
     except InputError as error:
         raise InputError(f"--model {name}: {error}") from None
     except OSError as error:
         raise InputError(f"--model {name}: can't be written to {final.parent} ({error.strerror}); free space") from None
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    kinds = ", ".join(written.kinds)
-    print(f"model {name}: {kinds} to {written.dtype}, {written.bytes / 1e9:.2f} GB in {final}", file=sys.stderr)
-    for note in written.notes:
+    for note in notes:
         print(f"model {name}: {note}", file=sys.stderr)
     return final
+
+
+def _write(conversion: GgufConversion, file: Path, final: Path) -> list[str]:
+    """Write a model beside its final place and move it there; return notes for the terminal."""
+    final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    beside = final.with_name(f"{TEMPORARY_PREFIX}{final.name}-{os.getpid()}")
+    beside.mkdir(mode=0o700)
+    try:
+        written = conversion.write(beside)
+        for licence in _license_files(file):
+            shutil.copyfile(licence, beside / licence.name)
+        if not final.is_dir():  # another process may have been faster
+            move_into_place(beside, final)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    remove_oldest(final.parent, MAX_WRITTEN_MODELS)
+    kinds = ", ".join(written.kinds)
+    return [f"{kinds} to {written.dtype}, {written.bytes / 1e9:.2f} GB in {final}", *written.notes]
 
 
 def _identity(file: Path) -> str:
@@ -161,14 +172,6 @@ def _identity(file: Path) -> str:
         hashed.update(stream.read(_IDENTITY_BYTES))
     hashed.update(f"{_FORMAT} {about.st_size} {about.st_mtime_ns}".encode())
     return hashed.hexdigest()
-
-
-def _remove_oldest(folder: Path) -> None:
-    """Make room for one more model."""
-    with contextlib.suppress(OSError):
-        written = [path for path in folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)]
-        for path in sorted(written, key=lambda path: -path.stat().st_mtime)[MAX_WRITTEN_MODELS - 1 :]:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _license_files(file: Path) -> Iterator[Path]:

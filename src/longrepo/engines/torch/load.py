@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +31,7 @@ from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles
 from longrepo.errors import InputError
 from longrepo.rope.apply import NATIVE_CONTEXT, context_messages, engine_config_changes
 from longrepo.rope.scaling import check_published_config
-from longrepo.utils.cache import cache_folder
+from longrepo.utils.cache import cache_folder, remove_oldest
 from longrepo.utils.files import TEMPORARY_PREFIX
 from longrepo.utils.hub import model_location
 
@@ -45,7 +44,6 @@ CACHE_FORMAT = 1
 MAX_CACHED_BASES = 3  # the least recently used one is removed first
 MIN_CACHED_BYTES = 200 << 20  # a smaller base is quantized in seconds
 _PART_BYTES = 256 << 20  # bytes per file; briefly held twice if the model isn't in the CPU's memory
-_STALE_SECONDS = 3600  # seconds after which another process's unfinished folder counts as abandoned
 
 
 class DamagedCache(Exception):
@@ -118,7 +116,7 @@ def write_cached_base(entry: Path, skeleton: MetaModel) -> int:
     if size < MIN_CACHED_BYTES:
         return 0
     entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _evict_old_bases(entry.parent)
+    remove_oldest(entry.parent, MAX_CACHED_BASES - 1)
     free = shutil.disk_usage(entry.parent).free
     if free < size:
         raise OSError(f"it takes {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
@@ -155,16 +153,6 @@ def _file_parts(skeleton: MetaModel, state: dict[str, Tensor]) -> Iterator[dict[
             part = {}
     if part:
         yield part
-
-
-def _evict_old_bases(folder: Path) -> None:
-    """Make room for one more base, and remove what processes left behind that died while writing."""
-    with contextlib.suppress(OSError):
-        paths = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-        whole = [path for path in paths if not path.name.startswith(TEMPORARY_PREFIX)]
-        dead = [path for path in paths if path not in whole and path.stat().st_mtime < time.time() - _STALE_SECONDS]
-        for path in whole[MAX_CACHED_BASES - 1 :] + dead:
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def _digest(tensor: Tensor) -> str:
