@@ -19,6 +19,7 @@ from tiny import ADDED, TinyTokenizer, settings
 
 from longrepo.engines.adapter_io import TOKEN_ROWS_PATH, parameter_name
 from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.chunked import MemoryStore, StepObserver, StepPart
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.torch.engine import TorchEngine
 
@@ -94,3 +95,26 @@ def test_in_4_bits_chunks_are_the_plain_step(case: str, tmp_path: Path) -> None:
     parts, chunked = gradients(engine, StepMethod("chunked", 16), batch)
     assert parts == pytest.approx(whole, rel=1e-6)
     assert_same(chunked, plain, 1e-5)
+
+
+class HeldAtTheHead(StepObserver):
+    """Bytes that live when the head begins, and those of the store alone."""
+
+    def __init__(self, store: MemoryStore[mx.array]) -> None:
+        self.store, self.live, self.stored = store, 0, 0
+
+    def enter(self, part: StepPart) -> None:
+        if part == "head":
+            self.live, self.stored = mx.get_active_memory(), self.store.nbytes
+
+
+def test_the_values_of_a_fused_projection_do_not_hold_its_queries(tmp_path: Path) -> None:
+    published(tmp_path / "model", *CASES["phi3"])
+    engine = MlxEngine.create(settings(tmp_path / "model", "model.quantization=none"), TOKENIZER, "cpu")
+    watch = HeldAtTheHead(MemoryStore())
+    engine.observe(StepMethod("chunked", 64), watch, watch.store)
+    for _ in range(2):  # from the second step on, gradients exist
+        before = mx.get_active_memory()
+        engine.accumulate(batch_of(256), 1.0, 0)
+    assert watch.stored > 300_000
+    assert watch.live - before <= 1.2 * watch.stored

@@ -93,6 +93,7 @@ class MlxLayerPass:
         and values are computed, unless it is `wanted`. Chunks come in order."""
         earlier = ([kept[i] for i in self._before(index)] for kept in (self.keys, self.values))
         output, keys, values = self._run(index, hidden, *earlier)
+        values = mx.contiguous(values)  # of a fused projection (Phi-3) it would be a view that holds the queries, too
         self.keys[index], self.values[index] = keys, values
         mx.eval(keys, values, [output] if wanted else [])
         return output if wanted else None
