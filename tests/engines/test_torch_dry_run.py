@@ -91,7 +91,9 @@ def test_unlike_layers_are_run_in_whole_periods(tmp_path: Path) -> None:
     kinds = ["sliding_attention", "sliding_attention", "full_attention"]
     run = dry_run(model_folder(tmp_path, **SHAPE), StepMethod())
     run.config.num_hidden_layers, run.config.layer_types = 11, (kinds * 4)[:11]
-    assert probe_depths(run.config, run.method) == (2, 5)
+    assert probe_depths(run.config, run.method) == (5, 8)  # two would hold no layer of full attention
+    run.config.num_hidden_layers, run.config.layer_types = 12, kinds * 4
+    assert probe_depths(run.config, run.method) == (3, 6)
 
 
 def test_metal_is_planned_with_the_scores_materialised(folder: Path) -> None:

@@ -254,17 +254,22 @@ MODEL_DROPOUTS = (
 )  # set to 0: lora.dropout is the only one
 
 
+def layer_types(config: Any) -> list[str] | None:
+    """Return the type of each layer by a transformers configuration, or None if it doesn't tell."""
+    return getattr(config, "layer_types", None) or None
+
+
 def probe_depths(config: Any, method: StepMethod) -> tuple[int, int]:
     """Return two small numbers of layers whose last layers are like the whole model's.
 
-    They differ by the period of the layer types and of the layers that are recomputed together; the smaller holds at
-    least two groups of the latter."""
-    kinds = getattr(config, "layer_types", None) or ["layer"]
+    They differ by the period of the layer types and of the layers that are recomputed together; the smaller holds a
+    layer of each type and at least two groups of the latter."""
+    kinds = layer_types(config) or ["layer"]
     period = next(n for n in range(1, len(kinds) + 1) if all(k == kinds[i % n] for i, k in enumerate(kinds)))
     every = method.every if method.store == "recompute" else 1
     step = math.lcm(period, every)
     small = (config.num_hidden_layers - 1) % step + 1
-    if small <= every > 1:
+    while small <= every > 1 or set(kinds[:small]) < set(kinds):
         small += step
     return small, small + step
 

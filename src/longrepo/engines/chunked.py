@@ -17,7 +17,7 @@ import os
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -53,8 +53,10 @@ def run_schedule(
 
 
 def chunk_spans(tokens: int, chunk: int) -> list[tuple[int, int]]:
-    """Return (start, end) of each chunk of `tokens` tokens."""
-    return [(start, min(start + chunk, tokens)) for start in range(0, tokens, chunk)]
+    """Return (start, end) of each chunk of `tokens` tokens. A last token alone joins the chunk before it: recurrent
+    layers compute a single token in other ways (in transformers with updates in place, which have no gradient)."""
+    starts = range(0, max(tokens - 1, 1), chunk)
+    return [(start, min(start + chunk, tokens)) for start in starts[:-1]] + [(starts[-1], tokens)]
 
 
 class ScratchFile:
@@ -189,29 +191,63 @@ class UnsupportedLayers(Exception):
     """Layers that can't be computed in chunks; the text is the reason."""
 
 
-def probe_two_layers(
+def first_of_each_kind(layers: Sequence[Any], kinds: Sequence[object] | None = None) -> list[int]:
+    """Return the places of the layers that are the first of their kind, ascending.
+
+    Layers are of one kind if they have the same `kinds` (None: unknown) and the same modules: paths, classes, and plain
+    settings (texts, numbers) such as a window, besides their place in the model. LoRA's own modules don't count."""
+    seen: dict[Any, int] = {}
+    for place, layer in enumerate(layers):
+        modules = {
+            (path, type(module).__name__, *sorted(_plain_settings(module).items()))
+            for path, module in layer.named_modules()
+            if "lora_" not in path
+        }
+        seen.setdefault((kinds[place] if kinds else None, frozenset(modules)), place)
+    return list(seen.values())
+
+
+PLACE_NAMES = {"layer_idx", "layer_id", "layer_index", "layer_number"}  # settings that say where a layer is
+
+
+def _plain_settings(module: Any) -> dict[str, str]:
+    return {
+        name: repr(value)
+        for name, value in vars(module).items()
+        if isinstance(value, str | int | float | None) and name not in PLACE_NAMES and not name.startswith("_")
+    }
+
+
+def probe_layers(
     decoder: Any,
     list_type: type,
+    kinds: Callable[[], Sequence[object] | None],
+    pass_through: Callable[[Any], Any],
     whole: Callable[[], T],
     chunks: Callable[[], T],
     differs: Callable[[T, T], bool],
 ) -> str | None:
-    """Return why `decoder` can't be computed in chunks, or None if its first two layers give the same result both ways.
+    """Return why `decoder` can't be computed in chunks, or None if its layers give the same result both ways: the
+    first of each kind, in their places.
 
-    This is tried on the model itself, not guessed from its name. `decoder.layers` must be a `list_type`. `whole` and
-    `chunks` compute `PROBE_TOKENS` tokens at once and in chunks of `PROBE_CHUNK`; `differs` compares their results
-    within `probe_tolerance`. If either raises UnsupportedLayers, or one of most other errors, that is the reason.
+    This is tried on the model itself, not guessed from its name. `decoder.layers` must be a `list_type`; for the time
+    of the try, `pass_through(layer)` takes the place of a layer that is left out, and returns its input. `kinds` are
+    those of `first_of_each_kind`. `whole` and `chunks` compute `PROBE_TOKENS` tokens at once and in chunks of
+    `PROBE_CHUNK`; `differs` compares their results within `probe_tolerance`. If either raises UnsupportedLayers, or
+    one of most other errors, that is the reason.
     """
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, list_type):
         return "its decoder has no list of layers"
-    decoder.layers = layers[:2]  # type: ignore[index]
     try:
+        tried = first_of_each_kind(layers, kinds())  # type: ignore[arg-type]
+        places = enumerate(layers)  # type: ignore[arg-type,var-annotated]
+        decoder.layers = list_type([layer if place in tried else pass_through(layer) for place, layer in places])
         both = whole(), chunks()
     except UnsupportedLayers as reason:
         return str(reason)
     except UNSUPPORTED_ERRORS as error:
-        return f"its layers don't accept cached keys and values ({next(iter(str(error).splitlines()), '')})"
+        return f"its layers don't accept cached keys, values and states ({next(iter(str(error).splitlines()), '')})"
     finally:
         decoder.layers = layers
     return "its layers compute something else in chunks" if differs(*both) else None

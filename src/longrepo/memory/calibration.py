@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from longrepo.engines.base import StepMethod
+from longrepo.engines.base import StepMethod, probe_depths
 from longrepo.errors import InputError
 from longrepo.memory.estimate import code_identity
 from longrepo.memory.planner import MemoryPlanner
@@ -88,33 +88,35 @@ def step_overhead(engine: EngineName = "torch") -> int:
 
 
 def _calibrate(planner: MemoryPlanner) -> CalibratedRates:
-    """Time one layer of the real width with random weights at two lengths, and derive the rates."""
+    """Time a layer of the real width with random weights, or several if layers differ, at two lengths, and derive the
+    rates."""
     of = planner.estimator
     chunk = MLX_CPU_CHUNK if (of.engine, of.device) == ("mlx", "cpu") else CALIBRATION_CHUNK
     run: Any = of.dry_run(StepMethod("chunked", chunk))
     if of.device == "cpu":
         return_freed_memory()  # as a run does that needs most of its budget
-    step = _timed_step(of.engine, run)
+    layers, _ = probe_depths(of.config, StepMethod())
+    step = _timed_step(of.engine, run, layers)
     few, many = SHORT_CHUNKS * chunk, LONG_CHUNKS * chunk
     beside = step.overhead(few)  # also warms up
     if of.device == "cpu":
         JsonCache("process.json").put(f"step {code_identity(of.engine)}", beside)
     short, long = step.seconds(few), step.seconds(many)
-    at_few, at_many = ((one.forward + one.backward) / n for one, n in ((short, few), (long, many)))
+    at_few, at_many = ((one.forward + one.backward) / layers / n for one, n in ((short, few), (long, many)))
     key = max(0.0, at_many - at_few) / ((many - few) / 2)
     forward, ends = long.forward / (long.forward + long.backward), long.head / many
     layer = max(0.0, at_many - key * many / 2)
     return CalibratedRates(layer, key, ends, forward)
 
 
-def _timed_step(engine: EngineName, run: Any) -> Any:
+def _timed_step(engine: EngineName, run: Any, layers: int) -> Any:
     if engine == "mlx":
         from longrepo.engines.mlx import measure as on_mlx
 
-        return on_mlx.MlxTimedStep(run, 1)
+        return on_mlx.MlxTimedStep(run, layers)
     from longrepo.engines.torch import dry_run as on_torch
 
-    return on_torch.TorchTimedStep(run, 1)
+    return on_torch.TorchTimedStep(run, layers)
 
 
 def _key(planner: MemoryPlanner) -> str:

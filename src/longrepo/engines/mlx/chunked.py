@@ -27,8 +27,8 @@ from longrepo.engines.chunked import (
     MemoryStore,
     StepObserver,
     chunk_spans,
+    probe_layers,
     probe_tolerance,
-    probe_two_layers,
     run_schedule,
 )
 from longrepo.engines.mlx.device import to_float
@@ -201,6 +201,15 @@ class _MlxLayerProbe:
     def __call__(self, hidden: mx.array, mask: Any = None, cache: Any = None, **_: Any) -> mx.array:
         self.hidden, self.mask = hidden, mask
         return hidden if self._output is None else self._output
+
+
+class _PassThroughLayer(_MlxLayerProbe):
+    """Returns its input, and asks its cache, if it gets one, as a layer does: with keys of no width."""
+
+    def __call__(self, hidden: mx.array, mask: Any = None, cache: Any = None, **_: Any) -> mx.array:
+        if cache is not None:
+            cache.update_and_fetch(hidden[:, None, :, :0], hidden[:, None, :, :0])
+        return hidden
 
 
 class MlxEmbeddingAndHead:
@@ -444,7 +453,7 @@ def _zeros_like(array: mx.array) -> mx.array:
 
 
 def unsupported_reason(model: Any, rows: ParameterSlot | None, at: ChunkContext) -> str | None:
-    """See `longrepo.engines.chunked.probe_two_layers`."""
+    """See `longrepo.engines.chunked.probe_layers`."""
     model.eval()
     ids = mx.arange(PROBE_TOKENS)[None]
 
@@ -457,7 +466,12 @@ def unsupported_reason(model: Any, rows: ParameterSlot | None, at: ChunkContext)
         tolerance = probe_tolerance(plain.dtype == mx.float32)
         return off > tolerance * to_float(mx.linalg.norm(plain.astype(mx.float32)))
 
-    return probe_two_layers(getattr(model, "model", None), list, lambda: model(ids), chunks, differs)
+    def kinds() -> list[int | None]:
+        return MlxEmbeddingAndHead(model).windows()
+
+    return probe_layers(
+        getattr(model, "model", None), list, kinds, _PassThroughLayer, lambda: model(ids), chunks, differs
+    )
 
 
 def plain_step(

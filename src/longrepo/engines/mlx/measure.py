@@ -13,7 +13,16 @@ import mlx.core as mx
 from mlx.utils import tree_flatten
 
 from longrepo.config.schema import Settings
-from longrepo.engines.base import Batch, Placement, StepBytes, StepMethod, extrapolate, probe_depths, truncate_config
+from longrepo.engines.base import (
+    Batch,
+    Placement,
+    StepBytes,
+    StepMethod,
+    extrapolate,
+    layer_types,
+    probe_depths,
+    truncate_config,
+)
 from longrepo.engines.chunked import (
     STEP_PARTS,
     STEP_PHASES,
@@ -23,6 +32,7 @@ from longrepo.engines.chunked import (
     StepObserver,
     StepPart,
     StepSeconds,
+    first_of_each_kind,
     is_middle_chunk,
 )
 from longrepo.engines.lora_targets import with_lora_targets
@@ -93,7 +103,9 @@ class MlxMeasurement:
 
     def chunked_unsupported_reason(self) -> str | None:
         """Return why the architecture's layers can't be walked in chunks, or None if they can."""
-        with self._engine(min(2, self.config.num_hidden_layers)) as (engine, _):
+        whole = meta_model(self.config.to_dict(), self.settings, self.dtype)
+        layers = first_of_each_kind(whole.model.layers, layer_types(self.config))
+        with self._engine(max(layers) + 1) as (engine, _):
             return engine.chunked_unsupported_reason()
 
     def make_engine(self, layers: int) -> MlxEngine:

@@ -1,12 +1,14 @@
 """The exact chunked step: the loss of a sequence and every gradient, with one chunk's graph alive at a time.
 
-Forward, layer by layer, without a graph, keeping each layer's input, keys and values; the head chunk by chunk;
-backward, layers from last to first, and in each the chunks from last to first.
+Forward, layer by layer, without a graph, keeping each layer's input, keys and values (of a recurrent layer, its states
+between chunks); the head chunk by chunk; backward, layers from last to first, and in each the chunks from last to
+first.
 
 Given the keys and values before it, a transformer layer is token-wise in everything else. So a chunk's backward pass
 makes leaves of its input and of the earlier keys and values, computes the chunk again, and pulls back through three
-outputs at once: the chunk's output and its own keys and values, to which later chunks have left their gradients. It is
-exact, unlike a backward pass for each chunk that takes earlier keys and values as constants.
+outputs at once: the chunk's output and its own keys and values, to which later chunks have left their gradients. In a
+recurrent layer the states before and after the chunk take their place. It is exact, unlike a backward pass for each
+chunk that takes earlier keys, values or states as constants.
 
 Before and after its layers, a decoder computes with its own code (embedding scales, rotary tables, the final norm),
 whatever the architecture: it is run with its layers replaced by stand-ins.
@@ -22,21 +24,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from longrepo.engines.base import Batch, StepMethod
+from longrepo.engines.base import Batch, StepMethod, layer_types
 from longrepo.engines.chunked import (
     PROBE_CHUNK,
     PROBE_TOKENS,
     ActivationStore,
     MemoryStore,
     StepObserver,
-    StoreKey,
     UnsupportedLayers,
     chunk_spans,
+    probe_layers,
     probe_tolerance,
-    probe_two_layers,
     run_schedule,
 )
 from longrepo.engines.torch.attention import ATTENTION_NAME, register_attention, window_of
+from longrepo.engines.torch.chunk_cache import LayerStates, TorchChunkCache
 from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll
 from longrepo.engines.torch.quantization import fused_lora_forward
 
@@ -128,25 +130,6 @@ class LayerArguments:
         return value
 
 
-class TorchChunkCache:
-    """Takes the place of transformers' `Cache` in a layer: gives a chunk the `keys` and `values` of the tokens before
-    it, `[rows, kv heads, tokens, head width]` or None, and records its own."""
-
-    def __init__(self, keys: Tensor | None = None, values: Tensor | None = None) -> None:
-        self.keys, self.values = keys, values
-        self.own: tuple[Tensor, Tensor] | None = None
-
-    def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Return the keys and values up to the chunk's end, as `transformers.Cache.update` does."""
-        self.own = (keys, values)
-        if self.keys is None or self.values is None:
-            return keys, values
-        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
-
-    def get_seq_length(self, *_: Any, **__: Any) -> int:
-        return 0 if self.keys is None else self.keys.shape[2]
-
-
 Spans = list[tuple[int, int]]
 ChunkContext = Callable[
     [int], AbstractContextManager[None]
@@ -154,8 +137,11 @@ ChunkContext = Callable[
 
 
 class TorchLayerPass:
-    """Computes one layer over the chunks of a sequence. `keys`, `values` `[rows, kv heads, tokens, head width]`: of the
-    whole sequence, filled by `forward`."""
+    """Computes one layer over the chunks of a sequence.
+
+    `keys`, `values` `[rows, kv heads, tokens, head width]`: of the whole sequence, None if the layer has none; filled
+    by `forward`. `states`: what a recurrent layer leaves for the chunk that is computed next; in the backward pass the
+    caller sets them."""
 
     def __init__(
         self,
@@ -168,56 +154,74 @@ class TorchLayerPass:
     ) -> None:
         self._layer, self._arguments, self._spans, self._at = layer, arguments, spans, at
         self.keys, self.values = keys, values
+        self.states: LayerStates = {}
         self._windows: list[int | None] | None = None
         self._key_gradients: Tensor | None = None
         self._value_gradients: Tensor | None = None
+        self._state_gradients: LayerStates = {}
 
     @torch.no_grad()
     def forward(self, index: int, hidden: Tensor) -> Tensor:
         """Return the layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`, chunks in order."""
         start, end = self._spans[index]
         first = self._first_key(start)
-        cache = TorchChunkCache(*(self._between(t, first, start) for t in (self.keys, self.values)))
+        keys, values = (self._between(t, first, start) for t in (self.keys, self.values))
+        cache = TorchChunkCache(keys, values, self.states)
         output = self._run(hidden, start, end, cache)
-        if cache.own is None:
+        if cache.own is None and not cache.own_states:
             raise TypeError("a layer did not ask its cache")
-        own_keys, own_values = cache.own
-        if self.keys is None or self.values is None:
-            tokens = self._spans[-1][1]
-            self.keys, self.values = (
-                own.new_empty((*own.shape[:2], tokens, own.shape[3])) for own in (own_keys, own_values)
-            )
-        self.keys[:, :, start:end], self.values[:, :, start:end] = own_keys, own_values
+        if cache.own is not None:
+            self._keep(*cache.own, start, end)
+        # Copies: a state may be a view of a tensor as long as the chunk.
+        self.states = {name: state.clone() for name, state in cache.own_states.items()}
         return output
+
+    def skip_forward(self, index: int, hidden: Tensor) -> Tensor:
+        """As `forward`, but the results have any values: for a dry run."""
+        self.states = {name: torch.empty_like(state) for name, state in self.states.items()}
+        return torch.empty_like(hidden)
 
     def backward(self, index: int, hidden: Tensor, gradient: Tensor) -> Tensor:
         """Return the gradient of chunk `index`'s input, given that of its output; parameters accumulate theirs.
 
-        Chunks come from last to first: when a chunk's turn comes, the gradient of its keys and values is complete.
+        Chunks come from last to first: when a chunk's turn comes, the gradients of its keys and values and of the
+        states that it leaves are complete.
         """
-        assert self.keys is not None and self.values is not None
-        if self._key_gradients is None or self._value_gradients is None:
-            self._key_gradients, self._value_gradients = (
-                torch.zeros_like(t, dtype=torch.float32) for t in (self.keys, self.values)
-            )
         start, end = self._spans[index]
         first = self._first_key(start)
         hidden = hidden.detach().requires_grad_()
-        before = [self._between(t, first, start) for t in (self.keys, self.values)]
-        leaves = [None if t is None else t.detach().requires_grad_() for t in before]
-        cache = TorchChunkCache(*leaves)
+        keys, values = (_leaf(self._between(t, first, start)) for t in (self.keys, self.values))
+        states = {name: state.detach().requires_grad_() for name, state in self.states.items()}
+        cache = TorchChunkCache(keys, values, states)
         with torch.enable_grad():
             output = self._run(hidden, start, end, cache)
-        assert cache.own is not None
-        left = [t[:, :, start:end] for t in (self._key_gradients, self._value_gradients)]
-        torch.autograd.backward(
-            [output, *cache.own], [gradient, *(g.to(own.dtype) for g, own in zip(left, cache.own, strict=True))]
-        )
-        for leaf, total in zip(leaves, (self._key_gradients, self._value_gradients), strict=True):
+        outputs = [(output, gradient), *((cache.own_states[name], g) for name, g in self._state_gradients.items())]
+        totals = self._gradients_of_keys() if cache.own is not None else ()
+        for own, total in zip(cache.own or (), totals, strict=True):
+            outputs.append((own, total[:, :, start:end].to(own.dtype)))
+        tensors, gradients = zip(*outputs, strict=True)
+        torch.autograd.backward(tensors, gradients)
+        for leaf, total in zip((keys, values), totals, strict=False):
             if leaf is not None and leaf.grad is not None:
                 total[:, :, first:start] += leaf.grad
+        self._state_gradients = {name: leaf.grad for name, leaf in states.items() if leaf.grad is not None}
         assert hidden.grad is not None
         return hidden.grad
+
+    def _keep(self, keys: Tensor, values: Tensor, start: int, end: int) -> None:
+        if self.keys is None or self.values is None:
+            tokens = self._spans[-1][1]
+            self.keys, self.values = (own.new_empty((*own.shape[:2], tokens, own.shape[3])) for own in (keys, values))
+        self.keys[:, :, start:end], self.values[:, :, start:end] = keys, values
+
+    def _gradients_of_keys(self) -> tuple[Tensor, Tensor]:
+        """What later chunks left to all keys and values so far, in float32."""
+        if self._key_gradients is None or self._value_gradients is None:
+            assert self.keys is not None and self.values is not None
+            self._key_gradients, self._value_gradients = (
+                torch.zeros_like(t, dtype=torch.float32) for t in (self.keys, self.values)
+            )
+        return self._key_gradients, self._value_gradients
 
     def _run(self, hidden: Tensor, start: int, end: int, cache: TorchChunkCache) -> Tensor:
         args, kwargs = self._arguments.slice_tokens(start, end)
@@ -238,6 +242,10 @@ class TorchLayerPass:
     @staticmethod
     def _between(tensor: Tensor | None, first: int, start: int) -> Tensor | None:
         return tensor[:, :, first:start] if tensor is not None and start > first else None
+
+
+def _leaf(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach().requires_grad_()
 
 
 class TorchCodec:
@@ -272,6 +280,7 @@ class TorchChunkedStep:
         register_attention()
         self._ends, self._head, self._at = TorchEmbeddingAndHead(decoder), head, at
         self._device, self._dtype = device, dtype
+        self._kept: dict[int, tuple[list[str], list[str]]] = {}  # what a layer left in the store: once, and by chunk
         self.observer = StepObserver()
 
     def accumulate(
@@ -350,14 +359,19 @@ class TorchChunkedStep:
             for index in range(len(spans)):
                 key = ("input", number, index)
                 hidden = store.get(key) if keep_input else store.take(key)
-                skipped = self.observer.skips(index, len(spans))
-                output = torch.empty_like(hidden) if skipped else passing.forward(index, hidden)
+                run = passing.skip_forward if self.observer.skips(index, len(spans)) else passing.forward
+                output = run(index, hidden)
                 if not discard_output:
                     store.put(("input", number + 1, index), output)
+                if keep_cache and index + 1 < len(spans):
+                    for name, state in passing.states.items():
+                        store.put((name, number, index), state)
         if keep_cache:
-            assert passing.keys is not None and passing.values is not None
-            store.put(("keys", number, 0), passing.keys)
-            store.put(("values", number, 0), passing.values)
+            whole = {"keys": passing.keys, "values": passing.values}
+            self._kept[number] = [name for name, tensor in whole.items() if tensor is not None], list(passing.states)
+            for name, tensor in whole.items():
+                if tensor is not None:
+                    store.put((name, number, 0), tensor)
 
     def _head_backward(
         self, batch: Batch, spans: Spans, layers: int, normalizer: float, store: ActivationStore[Tensor]
@@ -387,11 +401,14 @@ class TorchChunkedStep:
     ) -> None:
         """Replace each chunk's gradient of the layer's output by that of its input."""
         layer = self._ends.layers[number]
-        names: tuple[StoreKey, ...] = (("keys", number, 0), ("values", number, 0))
-        passing = TorchLayerPass(layer, arguments, spans, self._at, *(store.take(name) for name in names))
+        whole, states = self._kept.pop(number)
+        passing = TorchLayerPass(
+            layer, arguments, spans, self._at, **{name: store.take((name, number, 0)) for name in whole}
+        )
         with fused_lora_forward(layer, self._dtype):
             for index in reversed(range(len(spans))):
                 hidden = store.take(("input", number, index))
+                passing.states = {name: store.take((name, number, index - 1)) for name in states if index}
                 skipped = self.observer.skips(index, len(spans))
                 gradients[index] = (
                     torch.empty_like(hidden) if skipped else passing.backward(index, hidden, gradients[index])
@@ -425,9 +442,19 @@ def chunked_mode(decoder: Any) -> Iterator[None]:
             layer.gradient_checkpointing = True
 
 
+class _PassThrough(nn.Module):
+    """Returns its input, and asks its cache, if it gets one, as a layer does: with keys of no width."""
+
+    def forward(self, hidden: Tensor, *_: Any, past_key_values: Any = None, **__: Any) -> Tensor:
+        if past_key_values is not None:
+            nothing = hidden[:, None, :, :0]
+            past_key_values.update(nothing, nothing)
+        return hidden
+
+
 @torch.no_grad()
 def unsupported_reason(decoder: Any, device: torch.device, dtype: torch.dtype, at: ChunkContext) -> str | None:
-    """See `longrepo.engines.chunked.probe_two_layers`."""
+    """See `longrepo.engines.chunked.probe_layers`."""
     ids = torch.arange(PROBE_TOKENS, device=device)[None]
 
     def whole() -> Tensor:
@@ -444,4 +471,6 @@ def unsupported_reason(decoder: Any, device: torch.device, dtype: torch.dtype, a
     def differs(plain: Tensor, parts: Tensor) -> bool:
         return bool((parts - plain).norm() > probe_tolerance(dtype == torch.float32) * plain.norm())
 
-    return probe_two_layers(decoder, nn.ModuleList, whole, chunks, differs)
+    return probe_layers(
+        decoder, nn.ModuleList, lambda: layer_types(decoder.config), lambda _: _PassThrough(), whole, chunks, differs
+    )

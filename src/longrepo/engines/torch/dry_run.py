@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,6 +27,7 @@ from longrepo.engines.base import (
     StepBytes,
     StepMethod,
     extrapolate,
+    layer_types,
     probe_depths,
     truncate_config,
 )
@@ -36,6 +38,7 @@ from longrepo.engines.chunked import (
     StepObserver,
     StepPart,
     StepSeconds,
+    first_of_each_kind,
     is_middle_chunk,
 )
 from longrepo.engines.torch.attention import Kernel, force_kernel
@@ -72,7 +75,11 @@ class TorchDryRun:
     def chunked_unsupported_reason(self) -> str | None:
         """Return why the architecture's layers can't be computed in chunks, or None if they can. On fake tensors the
         values aren't compared."""
-        with self.fake_engine(min(2, self.config.num_hidden_layers), yes=False) as engine:
+        with torch.device("meta"):
+            whole: Any = transformers.AutoModelForCausalLM.from_config(self.config)
+        layers = getattr(whole.get_decoder(), "layers", ())
+        last = max(first_of_each_kind(layers, layer_types(self.config)), default=0)
+        with self.fake_engine(last + 1, yes=False) as engine:
             return engine.chunked_unsupported_reason()
 
     @contextmanager
