@@ -42,8 +42,9 @@ class ModelShape:
 
 
 def read_config(name: str, revision: str | None = None, context: ContextSettings = NATIVE_CONTEXT) -> Any:
-    """Read a model's transformers configuration, with its positions changed as `context` says. Raises InputError if
-    there is no readable configuration, or its positions can't be changed this way.
+    """Read a model's transformers configuration, with its positions changed as `context` says; of a model that sees
+    images too (Qwen3.5), its language model's. Raises InputError if there is no readable configuration, or its
+    positions can't be changed this way.
 
     The default model's is read from the copy in this package if the hub's isn't on this machine: no network is asked.
     """
@@ -54,7 +55,8 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
             config = AutoConfig.from_pretrained(_SHIPPED_CONFIGS[name])
             config._name_or_path = name
         else:
-            config = AutoConfig.from_pretrained(model_location(name), revision=revision)
+            config = AutoConfig.from_pretrained(model_location(name), revision=revision).get_text_config()
+            config._name_or_path = name
     except (OSError, ValueError, KeyError) as error:
         raise _config_error(name, error) from None
     try:

@@ -183,8 +183,8 @@ def load_base(
     where = model_location(settings.name)
     with load_errors(settings.name):
         published, _ = transformers.PreTrainedConfig.get_config_dict(where, revision=settings.revision)
-        check_published_config(published)
-        config = transformers.AutoConfig.from_pretrained(where, revision=settings.revision)
+        check_published_config(published.get("text_config", published))
+        config = transformers.AutoConfig.from_pretrained(where, revision=settings.revision).get_text_config()
         before = config.to_dict()
         config.update(engine_config_changes(before, context))
         notes += context_messages(before, context)
