@@ -1,7 +1,6 @@
 """The documented command: python prepare_long_context.py --repo … --output-dir …"""
 
-from longrepo.cli.app import run_alone
-from longrepo.cli.data import prepare
+from longrepo.__main__ import main
 
 if __name__ == "__main__":
-    run_alone(prepare)
+    main("prepare")

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from longrepo.config.loader import load_settings
+from longrepo.config.loader import load_settings, path_override
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.errors import InputError
 
@@ -58,15 +58,17 @@ def prepare(
     config: AnyPath | None = None,
     model: str | None = None,
     revision: str = "HEAD",
+    path: str | None = None,
     overrides: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> PreparedFolder:
     """Prepare the training sequences of one or more git repositories and write them, with a summary, to `output_dir`.
 
     `weight`: how often a phase shows each repository's text, one for each; `max_sequence_length`: tokens, by default
-    `model.max_position_embeddings`; `phases`: build phases 1 to N; `model`: whose tokenizer, instead of `model.name`.
+    `model.max_position_embeddings`; `phases`: build phases 1 to N; `model`: whose tokenizer, instead of `model.name`;
+    `path`: read only this folder of the repositories.
     """
-    settings, folder = load_settings(_path(config), overrides), Path(output_dir)
+    settings, folder = load_settings(_path(config), (*overrides, *path_override(path))), Path(output_dir)
     with open_repositories(_paths(repo), weight, revision) as origins:
         from longrepo.data.dataset import SEQUENCES_FOLDER
         from longrepo.data.packing import last_phase

@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": str(cwd), "LONGREPO_CACHE": "off"}
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(cwd),
+        "LONGREPO_CACHE": "off",
+    }
     command = [sys.executable, str(ROOT / words[0]), *map(str, words[1:])]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 
@@ -69,6 +74,7 @@ def test_one_clear_line_and_status_2(door: str, case: str, places: Path) -> None
     assert all(words in error for words in expected), error
     assert len(error.splitlines()) == (3 if "problems" in error else 1), error
     assert not [path for path in (places / "work").rglob("*") if path.is_file()]
+    assert not (places / "work" / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -166,10 +172,13 @@ def test_odd_files_are_prepared_or_counted(case: str, tmp_path: Path) -> None:
     files = {f"{name}.py": source(name, 30) for name in NAMES} | ODD[case]
     edited = {path: text + "last = 1\n" for path, text in files.items() if isinstance(text, str) and len(text) > 9}
     make_repo(tmp_path / "repo", [files, edited], checkout=False)
-    words = ["--repo", "repo", "--output-dir", "out", "--model", "embedded", "--phases", "2", "--set"]
+    words = ["--repo", "repo", "--output-dir", "out", "--model", "embedded", "--phases", "2"]
+    words += ["--quiet" if case == "empty files" else "--json", "--set"]
     done = run("prepare_long_context.py", *words, "data.held_out_per_length=4", cwd=tmp_path)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    summary = json.loads((tmp_path / "out" / "preparation_summary.json").read_text())
+    written = (tmp_path / "out" / "preparation_summary.json").read_text()
+    assert done.stdout == ("out/sequences\n" if case == "empty files" else written)
+    summary = json.loads(written)
     (facts,) = summary["repositories"]
     assert facts["files"]["count"] + sum(facts["files"]["left_out"].values()) == len(files)
     for account in summary["accounts"].values():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 from small_repository import small_repository
 from typer.testing import CliRunner, Result
 
+from longrepo import cli
+from longrepo.__main__ import main
 from longrepo.cli.app import app
 from longrepo.errors import InputError
 
@@ -79,3 +82,19 @@ def test_inspect_takes_the_words_that_its_tables_print(option: str, typed: str, 
 def test_an_unknown_word_still_lists_those_there_are(prepared: Path) -> None:
     done = longrepo("inspect", prepared / "prep", "--split", "x")
     assert "there are: test, train, validation" in str(done.exception)
+
+
+def test_ctrl_c_while_modules_are_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "longrepo.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "longrepo.cli.app")
+    monkeypatch.delattr(cli, "app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "stopped\n")

@@ -242,9 +242,8 @@ def test_a_row_is_read_as_the_model_sees_it(repository: Path, tmp_path: Path, em
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    code = "import typer; from longrepo.cli.app import run_alone\n"
-    code += "from longrepo.cli.data import check_questions\nrun_alone(check_questions)"
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True)
+    command = [sys.executable, "-m", "longrepo", "check-questions", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def test_the_command_confirms_refutes_and_counts_what_is_not_checked(

@@ -67,7 +67,7 @@ def test_the_repository_is_where_the_pipeline_read_it_or_around(
     finally:
         record.unlink()
     monkeypatch.chdir(shop.folder)
-    evaluated(run)
+    assert json.loads(evaluated(run, "--json")) == json.loads((run / "evaluation.json").read_text())
     monkeypatch.chdir(tmp_path)
     git(tmp_path, "clone", "-q", str(shop.folder), str(tmp_path / "clone"))
     shutil.copytree(run, tmp_path / "clone" / "runs" / "one", symlinks=True)

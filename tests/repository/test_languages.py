@@ -100,3 +100,32 @@ def test_every_language_with_a_grammar_has_a_suffix() -> None:
     from longrepo.repository import languages
 
     assert set(GRAMMARS) <= set(languages._BY_SUFFIX.values())
+
+
+BYTES = "\n".join("  " + ", ".join(f"0x{(n * 7919 + k) % 256:02x}" for k in range(12)) + "," for n in range(400))
+ROWS = [f"({n}, 'name {n}', {n * 7919 % 1009})" for n in range(1200)]
+COPIED = "\n".join(f"{n}\tname {n}\t\\N" for n in range(2000))
+SCHEMA = "\n".join(f"CREATE TABLE t{n} (\n  id int,\n  name text\n);" for n in range(600))
+CONSTANTS = "\n".join(f"#define REGISTER_{n} 0x{n:04x}" for n in range(1200))
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "language"),
+    [
+        ("image.h", f"static const unsigned char image[] = {{\n{BYTES}\n}};\n", "Data"),
+        ("asset.go", "var asset = []byte{\n" + BYTES.replace("0x", "0X") + "\n}\n", "Data"),
+        ("blob.c", "char *blob =\n" + '  "\\x1f\\x8b\\x08\\x00\\101"\n' * 1000 + ";\n", "Data"),
+        ("font.py", 'FONT = """\n' + ("QUJD" * 19 + "\n") * 400 + '"""\n', "Data"),
+        ("dump.sql", "INSERT INTO `t` VALUES " + ",".join(ROWS) + ";\n", "Data"),
+        ("dump.sql", "\n".join(f"insert into t values {row};" for row in ROWS), "Data"),
+        ("dump.sql", f"SET x;\nCOPY public.t (a, b, c) FROM stdin;\n{COPIED}\n\\.\n", "Data"),
+        ("structure.sql", f"-- PostgreSQL database dump\n{SCHEMA}\n", "SQL"),
+        ("seeds.sql", "INSERT INTO t VALUES\n" + ",\n".join(ROWS[:90]) + ";\n", "SQL"),
+        ("crc.h", f"static const unsigned char table[] = {{\n{BYTES[:9000]}\n}};\n", "C"),
+        ("registers.h", CONSTANTS, "C"),
+        ("half.c", f"static const unsigned char image[] = {{\n{BYTES}\n}};\n{CONSTANTS}", "C"),
+        ("test_f.py", "\n".join(f"    assert f({n}) == {n * 7}" for n in range(1500)), "Python"),
+    ],
+)
+def test_large_files_of_code_that_are_mostly_values_are_data(path: str, text: str, language: str) -> None:
+    assert language_of(path, text) == language

@@ -67,6 +67,21 @@ def test_attributes_below_decide_over_those_above(tmp_path: Path) -> None:
     assert kept(make_repo(tmp_path / "repo", [files], checkout=False))[0] == ["b/x.py"]
 
 
+def test_attributes_of_the_clone_itself_decide_over_all(tmp_path: Path) -> None:
+    files = {**FILES, ".gitattributes": "*.sql -linguist-generated\nvendors/** linguist-vendored\n"}
+    folder = make_repo(tmp_path / "repo", [files], checkout=False)
+    (folder / ".git" / "info").mkdir(exist_ok=True)
+    (folder / ".git" / "info" / "attributes").write_text("*.sql linguist-generated\nvendor/** -linguist-vendored\n")
+    expected = [path for path in (*BY_NAME, "vendor/lib/b.js") if path not in ("big.sql", "vendors/invoice.py")]
+    assert kept(folder)[0] == sorted(expected)
+    (folder / ".git" / "info" / "attributes").write_text("")
+    assert kept(folder)[0] == [path for path in BY_NAME if path != "vendors/invoice.py"]
+    alone = make_repo(tmp_path / "alone", [FILES], checkout=False)
+    (alone / ".git" / "info").mkdir(exist_ok=True)
+    (alone / ".git" / "info" / "attributes").write_text("*.sql gitlab-generated\n")
+    assert "big.sql" not in kept(alone)[0]
+
+
 def test_the_language_is_the_one_that_the_attributes_name(tmp_path: Path) -> None:
     attributes = "*.inc linguist-language=PHP\n*.x linguist-language=objective-c++\ndocs/** linguist-documentation\n"
     files = {"a.inc": "x\n", "b.x": "x\n", "docs/c.py": "x\n", "d.py": "x\n", ".gitattributes": attributes}

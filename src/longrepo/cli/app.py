@@ -77,10 +77,10 @@ def main() -> None:
     _run(app)
 
 
-def run_alone(command: Callable[..., None]) -> None:
+def run_alone(name: str) -> None:
     """Run one command as a program of its own, as the scripts at the top of the repository do."""
     alone = _new_app()
-    alone.command()(_says_stopped(command))
+    alone.command()(_says_stopped(next(one for one in COMMANDS if one.__name__ == name)))
     _run(alone)
 
 

@@ -20,7 +20,6 @@ from longrepo.cli.options import (
     SetOption,
     TokenizerOption,
     announce_clone,
-    path_override,
 )
 from longrepo.data.sequence import DIFFICULTIES
 from longrepo.errors import InputError, RunError
@@ -66,6 +65,8 @@ def prepare(
         ),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print each step, and list what was left out.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print only the folder of the sequences, and errors.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     config: ConfigOption = None,
     model: ModelOption = None,
     revision: Annotated[str, typer.Option("--revision", metavar="REV", help="Commit, branch or tag to read.")] = "HEAD",
@@ -75,9 +76,12 @@ def prepare(
     """Build training sequences from git repositories."""
     from rich.console import Console
 
+    from longrepo.data.prepare import SUMMARY_FILE
     from longrepo.reports.sequences import show_preparation, show_preparation_details
     from longrepo.reports.training import TerminalProgress
 
+    if quiet + json_ + verbose > 1:
+        raise InputError("--quiet, --json and --verbose exclude each other: give one of them")
     started, console = time.monotonic(), Console()
     done = api.prepare(
         repo,
@@ -88,9 +92,16 @@ def prepare(
         config=config,
         model=model,
         revision=revision,
-        overrides=(*(overrides or ()), *path_override(path)),
-        progress=TerminalProgress(verbose),
+        path=path,
+        overrides=overrides or (),
+        progress=None if quiet else TerminalProgress(verbose),
     )
+    if json_:
+        print((output_dir / SUMMARY_FILE).read_text(encoding="utf-8"), end="")
+        return
+    if quiet:
+        print(done.sequences)
+        return
     show_preparation(console, done.header, done.summary, str(done.sequences), time.monotonic() - started)
     if verbose:
         show_preparation_details(console, done.summary)
@@ -138,7 +149,7 @@ def tokenize(
     verbose: Annotated[bool, typer.Option("--verbose", help="Print each step, and list what was left out.")] = False,
 ) -> None:
     """Cut a repository into overlapping windows of tokens, for every phase up to a length."""
-    from longrepo.config.loader import load_settings
+    from longrepo.config.loader import load_settings, path_override
     from longrepo.errors import InputError
 
     started = time.monotonic()

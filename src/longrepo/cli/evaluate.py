@@ -4,6 +4,8 @@ several compared.
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -43,11 +45,13 @@ def evaluate(
     device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
     engine: EngineOption = EngineChoice.auto,
     set_: PositionsOption = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print evaluation.json; notes go to standard error.")] = False,
 ) -> None:
     """Compare base and tuned on lines that training never saw; write evaluation.json. Continues where it stopped."""
     from rich.console import Console
 
     from longrepo.reports.evaluation import print_evaluation
+    from longrepo.reports.run_record import EVALUATION_FILE
     from longrepo.reports.training import TerminalProgress
 
     found = api.evaluate(
@@ -61,9 +65,12 @@ def evaluate(
         context=parse_positions(set_),
         device=device.value,
         engine=engine.value,
-        note=print,
+        note=partial(print, file=sys.stderr) if json_ else print,
         progress=TerminalProgress(),
     )
+    if json_:
+        print((run / EVALUATION_FILE).read_text(encoding="utf-8"), end="")
+        return
     print_evaluation(found, Console())
     print(f"for a page with charts: longrepo report {run}")
 

@@ -4,6 +4,7 @@ answers editors through OpenAI's completions endpoint.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -116,7 +117,17 @@ def generate(
             print(part.text, end="", flush=True)
             new = part.new
     print(end="\n" if sys.stdout.isatty() else "", flush=True)
+    print(end="\n" if _is_shared_pipe() else "", file=sys.stderr)
     print(_describe(completion_prompt, new, tuned, tier, verbose), file=sys.stderr)
+
+
+def _is_shared_pipe() -> bool:
+    """Return whether both outputs go to the same file or pipe, where a note would stick to the completion."""
+    try:
+        one, other = sys.stdout.fileno(), sys.stderr.fileno()
+    except (OSError, ValueError):  # no real files
+        return False
+    return not os.isatty(one) and os.path.sameopenfile(one, other)
 
 
 def _write_code_as_it_is() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -70,11 +69,6 @@ SetOption = Annotated[
         autocompletion=_complete_setting,
     ),
 ]
-
-
-def path_override(path: str | None) -> tuple[str, ...]:
-    """Return the override of `--path`."""
-    return (f"data.path={json.dumps(path)}",) if path else ()
 
 
 def overrides_of(set_: list[str] | None, model: str | None) -> tuple[str, ...]:

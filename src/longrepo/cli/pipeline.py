@@ -17,10 +17,9 @@ from longrepo.cli.options import (
     PathOption,
     SetOption,
     announce_clone,
-    path_override,
 )
 from longrepo.cli.train import DeviceChoice, end_training
-from longrepo.config.loader import load_settings
+from longrepo.config.loader import load_settings, path_override
 from longrepo.pipeline import Pipeline
 
 

@@ -174,6 +174,11 @@ def all_keys() -> Iterator[str]:
         yield from (f"{name}.{key}" for key in (section.model_fields if section else ()))
 
 
+def path_override(path: str | None) -> tuple[str, ...]:
+    """Return the override that reads only this folder of the repositories; none without a path."""
+    return (f"data.path={json.dumps(path)}",) if path else ()
+
+
 def _closest(word: PathPart, known: Any, cutoff: float) -> str | None:
     match = difflib.get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
     return match[0] if match else None

@@ -111,7 +111,7 @@ HELD_OUT_SPLITS = ("validation", "test")
 DUPLICATE_REASON = "nearly the same as another file"
 _RULES = {  # of the reasons that a text gives
     "generated": "its first lines say so, or its lines are as long as a minified file's",
-    LARGE_DATA_REASON: f"data above {MAX_DATA_BYTES:,} bytes",
+    LARGE_DATA_REASON: f"above {MAX_DATA_BYTES:,} bytes: data, or code that is mostly values (a dump, a byte array)",
 }
 
 

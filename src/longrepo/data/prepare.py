@@ -44,7 +44,7 @@ from longrepo.redaction.redactor import Redactor
 from longrepo.repository.repository import Repository
 from longrepo.utils import hashing
 from longrepo.utils.cache import SqliteCache
-from longrepo.utils.files import write_text_file
+from longrepo.utils.files import existing_folder, write_text_file
 from longrepo.utils.progress import NoProgress, Progress
 
 
@@ -399,12 +399,11 @@ REDACTIONS_FILE = "redactions.tsv"
 
 
 def check_writable(folder: Path) -> None:
-    """Raise InputError before any work if `folder` can't be made or written to."""
+    """Raise InputError before any work if `folder` can't be made or written to. Makes nothing."""
     if folder.is_file():
         raise InputError(f"{folder}: is a file; give a folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=existing_folder(folder)):
             pass
     except OSError as error:
         raise InputError(f"{folder}: can't be written to ({error.strerror or error}); give another folder") from None

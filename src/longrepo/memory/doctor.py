@@ -243,4 +243,4 @@ def _model_checks(
     if access.download:
         yield doctor_checks.check_disk("the model", Path(constants.HF_HUB_CACHE), access.download)
     if (cache := cache_folder()) is not None:
-        yield doctor_checks.check_disk("what was read", cache, MAX_CACHE_BYTES, must=False)
+        yield doctor_checks.check_disk("the cache of what was read", cache, MAX_CACHE_BYTES, must=False)

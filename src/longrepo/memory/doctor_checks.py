@@ -22,6 +22,7 @@ from typing import Any, Literal
 import psutil
 
 from longrepo.memory.budget import GIB, find_budget, limited_cgroups, memory_cgroups, sysctl_text
+from longrepo.utils.files import existing_folder
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def check_cores() -> DoctorFinding:
 def check_disk(what: str, folder: Path, needed: int, must: bool = True) -> DoctorFinding:
     """Compare the free space at `folder`, which needn't exist yet, with `needed` bytes. `must`: whether the job needs
     them."""
-    there = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    there = existing_folder(folder)
     free = shutil.disk_usage(there).free
     status: Literal["note", "problem"] = "problem" if must else "note"
     if not os.access(there, os.W_OK):

@@ -26,6 +26,7 @@ from longrepo.memory.budget import GIB, Budget, find_budget, process_memory
 from longrepo.memory.estimate import Estimator, Methods, StepMemory, code_identity
 from longrepo.rope.apply import NATIVE_CONTEXT, describe_context
 from longrepo.utils.cache import JsonCache
+from longrepo.utils.files import existing_folder
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName, EngineSelection
@@ -387,7 +388,7 @@ def _buffer_bytes(engine: EngineName) -> int:
 
 def disk_allowance(settings: Settings, folder: Path | None) -> int:
     """Bytes that the disk store may hold."""
-    free = shutil.disk_usage(folder or tempfile.gettempdir()).free
+    free = shutil.disk_usage(existing_folder(folder or Path(tempfile.gettempdir()))).free
     if settings.memory.max_disk_gb is None:
         return int(free * DISK_SHARE)
     return min(free, int(settings.memory.max_disk_gb * GIB))

@@ -157,6 +157,11 @@ class ObjectReader:
         shallow = common_dir / "shallow"
         if shallow.exists():  # otherwise git looks for parents that a shallow clone doesn't have
             shutil.copyfile(shallow, own / "shallow")
+        local_attributes = common_dir / "info" / "attributes"
+        self.has_local_attributes = local_attributes.is_file()
+        if self.has_local_attributes:  # git puts them above those of the tree
+            (own / "info").mkdir()
+            shutil.copyfile(local_attributes, own / "info" / "attributes")
         self._environment = safe_environment() | {
             "GIT_DIR": str(own),
             "GIT_OBJECT_DIRECTORY": str(common_dir / "objects"),
@@ -235,8 +240,9 @@ class ObjectReader:
     def attributes(
         self, files: Iterable[tuple[str, str]], paths: Iterable[str], names: Sequence[str]
     ) -> dict[str, dict[str, str]]:
-        """Return path -> attribute -> value as git reads the `.gitattributes` files (blob, path): "set", "unset", a
-        value; what isn't specified is left out. Works on an index of its own with nothing but these files."""
+        """Return path -> attribute -> value as git reads the `.gitattributes` files (blob, path) and the repository's
+        `info/attributes`: "set", "unset", a value; what isn't specified is left out. Works on an index of its own with
+        nothing but these files."""
         lines = [f"100644 {blob} 0\t{path}" for blob, path in files]
         with tempfile.TemporaryDirectory(dir=self._folder.name) as folder:
             index = Path(folder) / "index"

@@ -266,9 +266,38 @@ _CODE_CHARACTERS = re.compile(r"[{}\[\]<>=_$#@;\\|&*+~^%]")
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 
 
+# A line of values in a file of code: numbers (byte arrays, tables), escaped bytes, base64; and rows of an SQL dump.
+_VALUE_LINE = re.compile(
+    r"""[ \t]*(?:[\d.,xa-fulpUL{}()\[\]+;_ \t-]{8,}"""
+    r"""|b?["'](?:\\(?:x[\da-f]{2}|u[\da-f]{4}|[0-7]{1,3})){4,}.*"""
+    r"""|["'`]?[a-z\d+/=]{60,}(?:["'`]?[,+;\\) \t]*))""",
+    re.IGNORECASE,
+)
+_SQL_ROWS = re.compile(
+    r"^[ \t]*(?:(?:INSERT|REPLACE)\s[^\n]*|\([^\n]*\)[,;]?[ \t]*)$|^COPY [^\n]* FROM stdin;\n(?:[^\n]*\n)*?\\\.$",
+    re.MULTILINE | re.IGNORECASE,
+)
+MIN_VALUES = 20_000  # characters; below that a table of values belongs to the code beside it
+_VALUES_SHARE = 2 / 3
+_SAMPLED_LINES = 300
+
+
 def language_of(path: str, text: str = "") -> str:
     """Return the language's name; "Other" is code in an unknown one. `text` decides between languages that share a
-    suffix, whether XML is a program, and what a file without a known name is."""
+    suffix, whether XML is a program, what a file without a known name is, and whether a large one is mostly values."""
+    language = _language_of(path, text)
+    return "Data" if len(text) > MIN_VALUES and _is_mostly_values(language, text) else language
+
+
+def _is_mostly_values(language: str, text: str) -> bool:
+    if language == "SQL":
+        return sum(match.end() - match.start() for match in _SQL_ROWS.finditer(text)) > _VALUES_SHARE * len(text)
+    lines = text.splitlines()
+    some = lines[:: max(1, len(lines) // _SAMPLED_LINES)]
+    return sum(len(line) for line in some if _VALUE_LINE.fullmatch(line)) > _VALUES_SHARE * sum(map(len, some))
+
+
+def _language_of(path: str, text: str) -> str:
     name = PurePosixPath(path).name.lower()
     language = language_of_name(name)
     suffix = name.rpartition(".")[2] if "." in name else ""

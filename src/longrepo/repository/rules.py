@@ -1,7 +1,8 @@
 """Which files of a repository are left out, and by which rule.
 
-In order: the folder asked for, `data.exclude`, `data.include`, the repository's `.gitattributes` (those of Linguist),
-and last the names that usually mean somebody else's or generated files. Attributes are looked up by git itself.
+In order: the folder asked for, `data.exclude`, `data.include`, the repository's `.git/info/attributes` and
+`.gitattributes` (those of Linguist), and last the names that usually mean somebody else's or generated files.
+Attributes are looked up by git itself.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class PathRules:
 
     def load(self, paths: Iterable[str]) -> None:
         """Look up the attributes of many paths at once: one by one each costs a process."""
-        if self._attribute_files:
+        if self._attribute_files or self._reader.has_local_attributes:
             new = [path for path in dict.fromkeys(paths) if path not in self._attributes]
             self._attributes.update(self._reader.attributes(self._attribute_files, new, _ATTRIBUTES) if new else ())
 

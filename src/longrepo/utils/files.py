@@ -99,6 +99,11 @@ def swap_pointer(pointer: Path, target: Path) -> None:
     sync_folder(pointer.parent)
 
 
+def existing_folder(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there, if it isn't made yet."""
+    return next(one for one in (folder, *folder.absolute().parents) if one.exists())
+
+
 @contextlib.contextmanager
 def temporary_folder_beside(final: Path) -> Iterator[Path]:
     """Yield a new empty folder next to `final`; it is removed if an error occurs."""
