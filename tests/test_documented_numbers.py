@@ -23,7 +23,7 @@ from longrepo.config import schema
 from longrepo.config.schema import FurtherPhaseSettings, Settings
 from longrepo.curriculum import schedule
 from longrepo.data import dataset, dedup, difficulty, metadata, repo_tree, splits, summary
-from longrepo.data.tokenizer import STRUCTURE_TOKENS
+from longrepo.data.marks import STRUCTURE_TOKENS
 from longrepo.engines import tiers
 from longrepo.engines.mlx import kv_cache
 from longrepo.engines.torch import load, loss

@@ -16,8 +16,9 @@ import numpy as np
 from arms import LENGTHS, OURS, Arm
 
 from longrepo.data.dataset import SequenceFile
+from longrepo.data.marks import Layout, Marks
 from longrepo.data.metadata import tokenizer_of
-from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.evaluation.blocks import HeldOutBlock
 from longrepo.evaluation.context_loss import (
     SHORT_CONTEXT_TOKENS,
@@ -121,19 +122,15 @@ class _Marks:
 
     def __init__(self, layout: str, tokenizer: RepoTokenizer, held: HeldOutBlock) -> None:
         if layout == "marks":
-            self._ids = {name: tokenizer.mark_ids(name).tolist() for name in (FILE_START, FILE_END)}
+            self.marks = tokenizer.marks
         elif layout == "text":
-            named = load_tokenizer(tokenizer.name, structure_tokens=False)
-            self._ids = {name: named.mark_ids(name).tolist() for name in (FILE_START, FILE_END)}
+            self.marks = load_tokenizer(tokenizer.name, structure_tokens="none").marks
         elif layout == "comment":
             comment = "#" if held.target.of.language == "Python" else "//"
-            self._ids = {FILE_START: tokenizer.encode(comment), FILE_END: tokenizer.encode("\n")}
+            self.marks = Marks("native", Layout(file=comment, file_end="\n"), tokenizer.encode, {})
         else:
-            self._ids = {FILE_START: [tokenizer.id("<file_sep>")], FILE_END: []}
-
-    def mark_ids(self, name: str) -> np.ndarray:
-        """As `RepoTokenizer.mark_ids`."""
-        return np.array(self._ids[name], np.int32)
+            own = {"<file_sep>": tokenizer.id("<file_sep>")}
+            self.marks = Marks("native", Layout(file="<file_sep>", file_end=""), tokenizer.encode, own)
 
     def as_tokenizer(self) -> RepoTokenizer:
         """For `lay`."""

@@ -54,7 +54,7 @@ def measured(chosen: Preset) -> int:
     with tempfile.TemporaryDirectory() as folder:
         chosen.write_config(Path(folder))
         write_random_model(Path(folder), 0)
-        tokenizer = load_tokenizer("embedded", structure_tokens=False)  # its ids are among the preset's
+        tokenizer = load_tokenizer("embedded", structure_tokens="none")  # its ids are among the preset's
         engine = TorchEngine.create(settings_of(folder), tokenizer, "cpu")
     ids = np.random.default_rng(0).integers(0, chosen.config["vocab_size"], chosen.context)
     few, whole = (Batch.of([(ids[:n], np.ones(n))], engine.pad_id) for n in (16, chosen.context))

@@ -23,7 +23,7 @@ from rich.table import Table
 from shapes import Tokens, make_model, shape
 
 from longrepo.config.loader import load_settings
-from longrepo.data.tokenizer import STRUCTURE_TOKENS
+from longrepo.data.marks import STRUCTURE_TOKENS
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.model_shape import read_config

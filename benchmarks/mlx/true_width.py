@@ -32,7 +32,7 @@ from shapes import Tokens, make_model, shape
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
-from longrepo.data.tokenizer import STRUCTURE_TOKENS
+from longrepo.data.marks import STRUCTURE_TOKENS
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.mlx.measure import MlxMeasurement

@@ -30,7 +30,7 @@ AN_UPDATE = 4  # sequences
 HELD = 16  # sequences of each length, of held-out documents
 FIRST_REACH, LAST_REACH = 16, 2048  # tokens
 SETTINGS = {
-    "data.structure_tokens": "false",
+    "data.structure_tokens": "none",
     "data.replay_share": "0",
     "training.gradient_accumulation_steps": str(AN_UPDATE),
     "training.save_every_steps": "200",
@@ -83,7 +83,7 @@ def main() -> int:
     command = [sys.executable, "-m", "longrepo", "pretrain", "--output", str(output)]
     if (output / "pretrain.yaml").exists():
         return subprocess.run([*command, "--resume", "auto"]).returncode
-    of = TokenizerFacts.of(load_tokenizer(str(tokenizer), structure_tokens=False))
+    of = TokenizerFacts.of(load_tokenizer(str(tokenizer), structure_tokens="none"))
     header = Header(of, [RepositoryFacts("packed", "")], made_by="embedded base", seed=options.seed)
     write_sequences(sequences, packed(options.work, options.updates, options.seed), header)
     if options.pack_only:

@@ -116,7 +116,7 @@ def test_a_list_item_in_a_file_is_not_a_removed_row(check, tokenizer: RepoTokeni
 def test_marks_end_a_line_even_as_plain_text(check, tokenizer: RepoTokenizer) -> None:
     pieces = ("<|FILE_START|>", " a.py\nreturn amount * 3", "<|FILE_END|>", "<|FILE_START|>", " b.py\n")
     assert len(check(row(tokenizer, "train", *pieces), held(tokenizer)).leaks) == 1
-    without = load_tokenizer("embedded", structure_tokens=False)
+    without = load_tokenizer("embedded", structure_tokens="none")
     assert len(check(row(without, "train", *pieces), held(without), by=without).leaks) == 1
 
 

@@ -219,7 +219,7 @@ def test_another_tokenizer_is_refused_with_both_names(
 ) -> None:
     check_tokenizer(header, tokenizer)
     with pytest.raises(InputError, match=r"tokenizer of tiny .* that of other"):
-        check_tokenizer(header, RepoTokenizer(backend, "other", structure_tokens=False))
+        check_tokenizer(header, RepoTokenizer(backend, "other", structure_tokens="none"))
 
 
 @pytest.mark.parametrize("name", NAMES)

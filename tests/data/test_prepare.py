@@ -151,7 +151,7 @@ def test_a_repository_without_text_is_refused(tokenizer: RepoTokenizer, tmp_path
 
 
 def test_without_structure_tokens_the_names_are_text(tmp_path: Path, backend: object) -> None:
-    plain = RepoTokenizer(backend, "plain", structure_tokens=False)  # type: ignore[arg-type]
+    plain = RepoTokenizer(backend, "plain", structure_tokens="none")  # type: ignore[arg-type]
     folder = make_repo(tmp_path / "plain", [{f"{name}.py": module(name, None, 8) for name in NAMES}])
     found = prepared(folder, plain, load_settings(None, ["data.structure_tokens=false"]), phases=1)
     assert max(row.input_ids.max() for row in found.rows) < plain.vocabulary_size

@@ -211,9 +211,9 @@ def sequences(folder: Path, out: Path, tokenizer: RepoTokenizer, wrong: bool = F
         said, mark, _ = answer.partition("{snippet}")
         said = "nowhere.py, in " if wrong and not number else said
         ids = [
-            *tokenizer.mark_ids("<|SNIPPET_0|>"), *tokenizer.encode(" other.py\nQUESTION: is it?\nANSWER: no\n"),
-            *tokenizer.mark_ids("<|SNIPPET_1|>"), *tokenizer.encode(f" {path}\n{text}\nQUESTION: {question}\nANSWER:"),
-            *tokenizer.encode(f" {said.rstrip()}"), *(tokenizer.mark_ids("<|SNIPPET_1|>") if mark else ()),
+            *tokenizer.marks.at("<|SNIPPET_0|>"), *tokenizer.encode(" other.py\nQUESTION: is it?\nANSWER: no\n"),
+            *tokenizer.marks.at("<|SNIPPET_1|>"), *tokenizer.encode(f" {path}\n{text}\nQUESTION: {question}\nANSWER:"),
+            *tokenizer.encode(f" {said.rstrip()}"), *(tokenizer.marks.at("<|SNIPPET_1|>") if mark else ()),
             tokenizer.end_id,
         ]  # fmt: skip
         weights = np.ones(len(ids), np.float32)

@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Tokenizer, normalizers
 from whole import prepared
 
 from longrepo.config.loader import load_settings
-from longrepo.data.tokenizer import PLACEHOLDERS, STRUCTURE_TOKENS, RepoTokenizer, load_tokenizer
+from longrepo.data.marks import STRUCTURE_TOKENS
+from longrepo.data.tokenizer import PLACEHOLDERS, RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
 
 
@@ -39,7 +40,7 @@ def test_the_hash_changes_with_the_vocabulary_and_not_with_the_name(
     tokenizer: RepoTokenizer, backend: Tokenizer
 ) -> None:
     assert RepoTokenizer(backend, "another name").sha256 == tokenizer.sha256
-    assert RepoTokenizer(backend, "tiny", structure_tokens=False).sha256 != tokenizer.sha256
+    assert RepoTokenizer(backend, "tiny", structure_tokens="none").sha256 != tokenizer.sha256
 
 
 def test_every_token_begins_where_the_library_says(tokenizer: RepoTokenizer, backend: Tokenizer) -> None:

@@ -13,7 +13,8 @@ from mlx_lm.tokenizer_utils import load as load_for_mlx
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from longrepo.data.tokenizer import STRUCTURE_TOKENS, RepoTokenizer, load_tokenizer
+from longrepo.data.marks import STRUCTURE_TOKENS
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 
 TEXTS = list(TEN_LANGUAGES.values())
 
@@ -106,7 +107,7 @@ def test_the_folder_s_own_additions_survive(bases: dict[str, Path], tmp_path: Pa
     backend.save(str(base / "tokenizer.json"))
     out = tmp_path / "out"
     out.mkdir()
-    trained = load_tokenizer(str(base))
+    trained = load_tokenizer(str(base), structure_tokens="added")
     trained.write(out)
     check_same(out, trained)
     auto = AutoTokenizer.from_pretrained(out)

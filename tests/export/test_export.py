@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import sys
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+import torch
 from exported import (
     Run,
     base_folder,
@@ -20,8 +22,14 @@ from exported import (
     torch_logits,
     trained_run,
 )
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from longrepo.cli.app import main
+from longrepo.data.dialects import DIALECTS
+from longrepo.data.marks import FILE_START
+from longrepo.data.template import TemplateSizes, encode_text
+from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.adapter_io import read_adapter
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.mlx.lora import (
@@ -39,8 +47,10 @@ from longrepo.export.mlx import model_file_text
 from longrepo.training.artifact import find_artifact
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import small_runs
+from dialect_tokenizers import write_in_dialect
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +155,39 @@ def test_without_structure_rows_the_adapter_alone_is_written_and_the_base_named(
     assert "--trust" not in with_base[-1]
     model = loaded(tmp_path / "whole", trust=False)
     assert greedy(model, tmp_path / "whole" / "base", run.prompt, 20)[: len(ours)] == ours
+
+
+def test_an_adapter_of_native_marks_is_plain_lora_for_peft_and_mlx_lm(tmp_path: Path) -> None:
+    """On the base's own vocabulary: no rows, no resizing, and the same greedy completion everywhere."""
+    dialect = next(dialect for dialect in DIALECTS if dialect.name == "Qwen")
+    base = write_in_dialect(dialect, tmp_path / "model")
+    size = load_tokenizer(str(base)).vocabulary_size
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(3)
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=size, num_key_value_heads=2, initializer_range=0.2, eos_token_id=0, **shape)
+    ).save_pretrained(base)
+    spell_rope_for_mlx_lm(base)
+    run = trained_run(tmp_path / "run", base, "lora.target_modules=[q_proj,v_proj]", "data.structure_tokens=native")
+    assert not [name for name in run.engine.parameters if "rows" in name]
+    builder = TemplateSizes(run.tokenizer, "shop").begin()
+    builder.mark(FILE_START, 0.0)
+    builder.plain(encode_text(run.tokenizer, "shop/cart.py\ndef total(cart):\n    "), 0.0)
+    prompt = builder.arrays()[0].tolist()
+    ours = run.engine.generate(prompt, 24)
+    with run.engine.base_only():
+        assert run.engine.generate(prompt, 24) != ours
+    for format in ("peft", "mlx"):
+        export_artifact(find_artifact(run.folder), format, ExportOptions(), tmp_path / format)
+    peft = tmp_path / "peft"
+    assert not json.loads((peft / "adapter_config.json").read_text())["trainable_token_indices"]
+    assert find_artifact(peft).settings.data.structure_tokens == "native"
+    assert "resize" not in (peft / "README.md").read_text() and not (tmp_path / "mlx" / "base").exists()
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tuned = PeftModel.from_pretrained(plain, str(peft)).eval()
+    written = tuned.generate(input_ids=torch.tensor([prompt]), max_new_tokens=24, do_sample=False)
+    assert written[0, len(prompt) :].tolist()[: len(ours)] == ours
+    assert greedy(loaded(tmp_path / "mlx", trust=False, base=base), base, prompt, 24)[: len(ours)] == ours
 
 
 def test_where_mlx_lm_misreads_the_published_base_it_is_said(tmp_path: Path) -> None:

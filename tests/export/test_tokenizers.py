@@ -174,7 +174,7 @@ def test_what_an_adapter_s_readme_and_the_report_print_runs_as_printed(
         codes += [
             (str(tmp_path / kind), code_of(card)),
             (str(other), code_of(other / "adapter" / "README.md")),
-            (str(tmp_path / "elsewhere"), adapter_code(str(other / "adapter"), settings.model)),  # the report's
+            (str(tmp_path / "elsewhere"), adapter_code(str(other / "adapter"), settings)),  # the report's
         ]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_CACHE": str(cache)}
     done = subprocess.run(

@@ -62,7 +62,7 @@ def test_ids_are_those_of_the_published_rules(name: str, tmp_path: Path) -> None
         assert rebuilt.decode(expected, skip_special_tokens=False) == published.decode(
             expected, skip_special_tokens=False
         )
-    ours = RepoTokenizer(rebuilt, "rebuilt", True, config)
+    ours = RepoTokenizer(rebuilt, "rebuilt", "added", config)
     end = config["eos_token"]
     assert ours.end_id == 0 and ours.encode(f"a {end}")[-1] != 0 and ours.encode_marked(end) == [0]
     assert ours.structure_ids and min(ours.structure_ids.values()) == published.get_vocab_size()

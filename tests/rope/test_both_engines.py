@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> RepoTokenizer:
-    return load_tokenizer("embedded", None, False)
+    return load_tokenizer("embedded", None, "none")
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from longrepo.config.loader import load_settings
 from longrepo.engines.base import Batch
 from longrepo.errors import InputError, RunError
 from longrepo.training.checkpoint import open_run_folder, read_snapshot
+from longrepo.training.resume import merge_checkpoint_settings, merge_resumed_settings
 
 
 class Stop(BaseException):
@@ -324,3 +325,18 @@ def test_a_further_phase_that_the_settings_lack_is_named(tmp_path: Path) -> None
         run(tmp_path / "more", checkpoint=(tmp_path / "first" / "last").resolve(), source=source)
     with pytest.raises(InputError, match="phase 4, a phase that the settings don't have"):
         run(tmp_path / "first", more[0], resume="auto", epochs=1, source=source)
+
+
+@pytest.mark.parametrize("was", [True, False, "native"])
+@pytest.mark.parametrize("now", ["auto", "added", "none", "native"])
+def test_a_run_keeps_its_marks(was: bool | str, now: str) -> None:
+    old = load_settings().model_dump(mode="json")
+    old["data"]["structure_tokens"] = was
+    name = {True: "added", False: "none"}.get(was, was)  # type: ignore[call-overload]
+    for merge in (lambda *given: merge_resumed_settings(*given, False), merge_checkpoint_settings):
+        kept, notes = merge(old, load_settings(None, [f"data.structure_tokens={now}"]))
+        assert kept.data.structure_tokens == name
+        said = (
+            f"data.structure_tokens: the checkpoint's {name} holds, not {now}: the adapter was trained with these marks"
+        )
+        assert notes == ([] if now in ("auto", name) else [said])

@@ -166,7 +166,7 @@ class Measuring:
         return {"losses": losses, "facts": engine.facts()}
 
     def _search(self) -> Tree:
-        from longrepo.data.tokenizer import FILE_END, FILE_START
+        from longrepo.data.marks import FILE_END, FILE_START
         from longrepo.engines.longrope_search import search_long_factors
         from longrepo.engines.model_shape import read_config
 

@@ -11,9 +11,10 @@ import numpy.typing as npt
 from rows import LENGTHS, TARGET
 
 from longrepo.config.schema import Settings
+from longrepo.data.marks import FILE_END, FILE_START
 from longrepo.data.repo_tree import RepoTrees
 from longrepo.data.text import TokenizedText
-from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.repository import Repository
 from longrepo.utils import hashing
@@ -85,6 +86,6 @@ def read_texts(folder: Path, commit: str, tokenizer: RepoTokenizer, settings: Se
 def _cut(texts: Sequence[TokenizedText], tokenizer: RepoTokenizer) -> list[Ids]:
     pieces = [np.zeros(0, np.int32)]
     for text in sorted(texts, key=lambda one: one.path):
-        pieces += [tokenizer.mark_ids(FILE_START), text.path_ids, text.ids, tokenizer.mark_ids(FILE_END)]
+        pieces += [tokenizer.marks.at(FILE_START), text.path_ids, text.ids, tokenizer.marks.at(FILE_END)]
     stream = np.concatenate(pieces)
     return list(stream[: len(stream) // TARGET * TARGET].reshape(-1, TARGET))

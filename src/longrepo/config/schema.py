@@ -44,8 +44,17 @@ class LoraSettings(Section):
         return self.target_modules
 
 
+StructureTokens = Literal["auto", "native", "added", "none"]
+_STRUCTURE_TOKENS: dict[bool, StructureTokens] = {True: "added", False: "none"}  # as older settings have it
+
+
+def structure_tokens_name(value: Any) -> Any:
+    """Return a value of `data.structure_tokens` by its name of today; what isn't one stays as it is."""
+    return _STRUCTURE_TOKENS[value] if isinstance(value, bool) else value
+
+
 class DataSettings(Section):
-    structure_tokens: bool = True
+    structure_tokens: Annotated[StructureTokens, BeforeValidator(structure_tokens_name)] = "auto"
     overlap: Annotated[int, Field(ge=0)] = 512
     include: Patterns = ()
     exclude: Patterns = ()

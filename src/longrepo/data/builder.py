@@ -11,6 +11,7 @@ import numpy as np
 from longrepo.config.schema import DataSettings
 from longrepo.data.difficulty import NameIndex, score_difficulty
 from longrepo.data.features import FeatureExtractor, Features, FileJob, Job, StepJob, inline_text, unpack_features
+from longrepo.data.marks import SNIPPET_TOKENS
 from longrepo.data.sequence import LongContextSequence, NotBuilt, SequenceKind
 from longrepo.data.template import (
     BuiltSequence,
@@ -25,7 +26,7 @@ from longrepo.data.template import (
     write_step,
 )
 from longrepo.data.text import TokenizedText, path_tokens
-from longrepo.data.tokenizer import SNIPPET_TOKENS, as_repo_tokenizer
+from longrepo.data.tokenizer import as_repo_tokenizer
 from longrepo.utils import hashing
 
 
@@ -41,7 +42,8 @@ class Version:
 class LongContextSequenceBuilder:
     """Builds sequences of at most `max_length` tokens from texts.
 
-    `tokenizer`: a RepoTokenizer or any fast transformers tokenizer (the structure tokens are added to it). A text that
+    `tokenizer`: a RepoTokenizer or any fast transformers tokenizer, to which the structure tokens are added unless
+    `data.structure_tokens` says `native` or `none`. A text that
     is too long gives NotBuilt, or with `truncate=True` a sequence cut between syntax nodes that still ends with its end
     token. With `pad_to_max=True` the tokens are padded to `max_length`; padding has weight 0 by its position, so that
     an end token that is also the padding token is still learnt. Difficulty is labelled by fixed thresholds, as a single
@@ -51,9 +53,11 @@ class LongContextSequenceBuilder:
     def __init__(
         self, tokenizer: Any, max_length: int = 2048, *, data: DataSettings | None = None, seed: int = 42
     ) -> None:
-        self.tokenizer = as_repo_tokenizer(tokenizer)
-        self.max_length = max_length
         self.data = data or DataSettings()
+        self.tokenizer = as_repo_tokenizer(
+            tokenizer, "added" if self.data.structure_tokens == "auto" else self.data.structure_tokens
+        )
+        self.max_length = max_length
         self.seed = seed
         self._sizes = TemplateSizes(self.tokenizer)
         self._extractor = FeatureExtractor(self.tokenizer, None, self.data.context_weight)

@@ -87,7 +87,7 @@ class Corpus:
     @cached_property
     def sizes(self) -> TemplateSizes:
         """The tokens that each part of a format takes."""
-        return TemplateSizes(self.tokenizer)
+        return TemplateSizes(self.tokenizer, self.facts.name)
 
     @cached_property
     def rank(self) -> dict[str, int]:

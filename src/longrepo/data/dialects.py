@@ -91,7 +91,9 @@ class Dialect:
     """The tokens of a family of bases. `bases`: those it is published for; `told_by`: tokens besides those for
     fill-in-the-middle that tell it from dialects of the same names.
 
-    `repository` stands before a repository's name and `file` before a file's path, which ends with a line break.
+    `repository` stands before a repository's name, `after_repository` after it, and `file` before a file's path, which
+    ends with a line break. Without `file`, `path_line` is what a line with a path begins with, and what parts the two.
+    `added_marks`: longrepo's own marks are added unless a setting says otherwise (`longrepo.data.marks`).
     `path_in_fim`: pretraining had the path between the prefix's mark and the prefix. `end`, `begin` and `pad` are as
     published, to build a tokenizer like theirs; a tokenizer's own files decide which it uses. `begins`: its documents
     begin with the begin token.
@@ -102,8 +104,11 @@ class Dialect:
     fim: FimNames | None = None
     told_by: tuple[str, ...] = ()
     repository: str | None = None
+    after_repository: str = ""
     file: str | None = None
+    path_line: tuple[str, str] = ("#", " ")
     path_in_fim: bool = False
+    added_marks: bool = False
     commit: CommitNames | None = None
     pull_request: PullRequestNames | None = None
     notebook: tuple[str, ...] = ()
@@ -173,6 +178,7 @@ DIALECTS: tuple[Dialect, ...] = (
         repository="<repo_name>",
         file="<file_sep>",
         path_in_fim=True,
+        added_marks=True,
         pull_request=PullRequestNames(
             "<pr>", "<pr_status>", "<pr_base>", "<pr_file>", "<pr_base_code>", "<pr_diff>", "<pr_diff_hunk>"
         ),
@@ -238,6 +244,7 @@ DIALECTS: tuple[Dialect, ...] = (
         _QWEN_FIM,
         told_by=("<|file_sep|>",),
         repository="<|repo_name|>",
+        after_repository="\n",
         file="<|file_sep|>",
         pad="<|endoftext|>",
         source="Alibaba: README of QwenLM/Qwen2.5-Coder (ids 151659 to 151664; in a repository the path comes "
@@ -263,6 +270,7 @@ DIALECTS: tuple[Dialect, ...] = (
         _QWEN_FIM,
         told_by=("<|end_of_text|>", "<|filename|>"),
         repository="<|reponame|>",
+        after_repository="\n",
         file="<|filename|>",
         commit=_PIPED_COMMIT,
         notebook=_PIPED_JUPYTER,
@@ -293,6 +301,7 @@ DIALECTS: tuple[Dialect, ...] = (
         "DeepSeek",
         ("DeepSeek-Coder", "DeepSeek-Coder-V2", "DeepSeek-V3"),
         FimNames(f"<{_BAR}fim{_LOW}begin{_BAR}>", f"<{_BAR}fim{_LOW}hole{_BAR}>", f"<{_BAR}fim{_LOW}end{_BAR}>"),
+        path_line=("#", ""),
         end=f"<{_BAR}end{_LOW}of{_LOW}sentence{_BAR}>",
         begin=f"<{_BAR}begin{_LOW}of{_LOW}sentence{_BAR}>",
         begins=True,
@@ -319,6 +328,7 @@ DIALECTS: tuple[Dialect, ...] = (
         "Codestral",
         ("Codestral 22B",),
         FimNames("[PREFIX]", "[SUFFIX]", None, (_SPM,)),
+        path_line=("+++++", " "),
         end="</s>",
         begin="<s>",
         begins=True,

@@ -14,11 +14,11 @@ import numpy as np
 from longrepo.data.commits import is_large_data
 from longrepo.data.dedup import Shingles, TrainingTexts
 from longrepo.data.features import Features
+from longrepo.data.marks import FILE_END, FILE_START
 from longrepo.data.packing import Band
 from longrepo.data.sequence import NotBuilt
-from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, TemplateSizes, write_file
+from longrepo.data.template import BuiltSequence, FilePiece, TemplateSizes, write_file
 from longrepo.data.text import TokenizedText
-from longrepo.data.tokenizer import FILE_END, FILE_START
 from longrepo.data.workers import AddedRequest, CachedReader, FileRequest, Request, SkippedText
 from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.types import CommitRecord
@@ -185,14 +185,14 @@ class HeldOutBuilder:
 
     def build(self, target: Target, band: Band) -> BuiltSequence | NotBuilt:
         """Build a sequence with the target at its end, filled to the band's cap if the repository has enough text."""
-        room = band.cap - 1 - self._sizes.frame(target.of) - (target.end - target.start)
+        room = band.cap - self._sizes.ends - self._sizes.frame(target.of) - (target.end - target.start)
         if room < 0:
             return NotBuilt("target longer than the phase's cap", target.end - target.start)
         own = target.start - target.of.start_in(target.start, room // 2)
         before, left = self._context(target.of.path, room - own)
         # Room that related files can't fill goes to the file's own beginning.
         start = target.of.start_in(target.start, own + left) if left else target.start - own
-        builder = SequenceBuilder(self._sizes.tokenizer)
+        builder = self._sizes.begin()
         for piece in reversed(before):  # the closest relation comes last, next to the target
             write_file(builder, piece, 0.0)
         builder.mark(FILE_START, 0.0)

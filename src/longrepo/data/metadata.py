@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from longrepo.data.licenses import combine_licenses, hub_license, is_known, license_label
+from longrepo.data.marks import MarksKind
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.errors import InputError
 
@@ -20,14 +21,21 @@ FORMAT_VERSION = 2
 
 @dataclass
 class TokenizerFacts:
-    """The tokenizer of the ids. `structure_tokens` is name → id, `initial_from` new id → the id it is initialised
-    from."""
+    """The tokenizer of the ids, and the kind of marks they were written with. `structure_tokens` is name → id,
+    `initial_from` new id → the id it is initialised from. Files written before `marks` existed have none of them."""
 
     name: str
     sha256: str
     vocabulary_size: int
     structure_tokens: dict[str, int] = field(default_factory=dict)
     initial_from: dict[int, int] = field(default_factory=dict)
+    marks: MarksKind | None = None
+    marked_by: str = ""  # the kind and its tokens, to be read
+
+    @property
+    def kind(self) -> MarksKind:
+        """The kind of marks."""
+        return self.marks or ("added" if self.structure_tokens else "none")
 
     @staticmethod
     def of(tokenizer: RepoTokenizer) -> TokenizerFacts:
@@ -38,6 +46,8 @@ class TokenizerFacts:
             tokenizer.vocabulary_size,
             dict(tokenizer.structure_ids),
             dict(tokenizer.initial_from),
+            tokenizer.kind,
+            str(tokenizer.marks),
         )
 
 
@@ -128,8 +138,13 @@ class Header:
 
 
 def check_tokenizer(header: Header, tokenizer: RepoTokenizer) -> None:
-    """Raise InputError if the sequences were made with a tokenizer other than `tokenizer`."""
+    """Raise InputError if the sequences were made with a tokenizer other than `tokenizer`, or with other marks."""
     made = header.tokenizer
+    if made.kind != tokenizer.kind and (made.name == tokenizer.name or made.sha256 == tokenizer.sha256):
+        raise InputError(
+            f"the sequences are written with data.structure_tokens={made.kind}, and this uses {tokenizer.kind}: "
+            f"prepare them again, or for a new run set data.structure_tokens={made.kind}"
+        )
     if made.sha256 != tokenizer.sha256:
         raise InputError(
             f"the sequences were made with the tokenizer of {made.name} (sha256 {made.sha256[:12]}), the model has "
@@ -143,7 +158,7 @@ def tokenizer_of(header: Header, model: str | None = None) -> RepoTokenizer:
     Raises InputError if it isn't available, or is a different one.
     """
     made = header.tokenizer
-    tokenizer = load_tokenizer(model or made.name, structure_tokens=bool(made.structure_tokens))
+    tokenizer = load_tokenizer(model or made.name, structure_tokens=made.kind)
     if tokenizer.sha256 != made.sha256:
         raise InputError(
             f"--model {tokenizer.name}: its tokenizer (sha256 {tokenizer.sha256[:12]}) is not the one that the "
@@ -158,6 +173,13 @@ _KIND_DESCRIPTIONS = {
     "commit_evolution": "a file as it was, then commits as messages and hunks",
     "qa": "snippets, a question and its answer",
     "window": "a window of the repository's text",
+}
+
+
+_MARK_DESCRIPTIONS: dict[MarksKind, str] = {
+    "added": "by the added tokens.",
+    "native": "as the base was pretrained: by its own tokens, and by text where it has none.",
+    "none": "by the names of longrepo's structure tokens, as text.",
 }
 
 
@@ -209,6 +231,7 @@ def _body(header: Header) -> Iterator[str]:
         f"`{tokenizer.name}`, SHA-256 `{tokenizer.sha256}`, {tokenizer.vocabulary_size:,} ids, of which "
         f"{len(tokenizer.structure_tokens)} are added structure tokens. The ids mean nothing to another tokenizer."
     )
+    yield f"\nFiles, changes and snippets are marked {_MARK_DESCRIPTIONS[tokenizer.kind]}"
     yield "\n## Contents\n"
     yield from _counts(header)
     yield "\n## Secrets and people\n"

@@ -56,7 +56,9 @@ class PhaseMixture:
         self._watch = watch
         self._data = corpus.settings.data
         self._seed = (corpus.settings.training.seed, band.phase, *([turn] if turn else []))
-        self._reserve = 1 + (corpus.tokenizer.fim.size if corpus.tokenizer.fim and self._fim_share else 0)
+        self._reserve = corpus.sizes.ends + (
+            corpus.tokenizer.fim.size if corpus.tokenizer.fim and self._fim_share else 0
+        )
         self._texts = {path: text for path, text in corpus.texts.items() if len(text)}
         self._packs: list[list[FilePiece]] = []
         self._chains: list[CommitPack] = []
@@ -88,7 +90,7 @@ class PhaseMixture:
             {path: steps[-1].of.language for path, steps in chains.items()},
         )
         chains = {path: steps for path, steps in chains.items() if path not in left_out}
-        found = CommitPacker(corpus.sizes, self._frame).pack(chains, band)
+        found = CommitPacker(corpus.sizes, self._frame, corpus.sizes.ends).pack(chains, band)
         most = math.ceil(self._share(data.commit_share))
         for beyond in found[most:]:
             self.account.dropped["changes beyond data.commit_share"] += _pack_tokens(beyond)
@@ -144,7 +146,7 @@ class PhaseMixture:
                 pieces = arrange_pieces(
                     completer.complete(own, self._reserve), corpus.rank, data.random_order_share, *key
                 )
-                builder = SequenceBuilder(corpus.tokenizer)
+                builder = corpus.sizes.begin()
                 for piece in pieces:
                     as_fim = (
                         piece is pieces[-1] and piece.target and hashing.seeded_uniform(*key, "fim") < self._fim_share
@@ -183,8 +185,8 @@ class PhaseMixture:
         corpus, data = self._corpus, self._data
         states = [run.state for run in packed.runs if run.state is not None]
         self.states += [state.of for state in states]
-        builder = SequenceBuilder(corpus.tokenizer)
-        size = 1 + sum(map(corpus.sizes.file, states)) + sum(map(corpus.sizes.step, packed.steps))
+        builder = corpus.sizes.begin()
+        size = corpus.sizes.ends + sum(map(corpus.sizes.file, states)) + sum(map(corpus.sizes.step, packed.steps))
         completer = ContextFiller(self._band, corpus.sizes, corpus.texts, {}, corpus.related, 0.0)
         for piece in completer.before(packed.runs[0].path, {run.path for run in packed.runs}, size):
             write_file(builder, piece, data.context_weight)

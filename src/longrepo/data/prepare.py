@@ -26,6 +26,7 @@ from longrepo.data.dataset import SEQUENCES_FOLDER, write_sequences
 from longrepo.data.dedup import TrainingTexts
 from longrepo.data.difficulty import Scorer, add_model_difficulty, difficulty_label, quantile_thresholds
 from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
+from longrepo.data.marks import MarksKind
 from longrepo.data.metadata import Header, TokenizerFacts
 from longrepo.data.mixture import PhaseAccount, PhaseMixture
 from longrepo.data.packing import Band, Positions, phase_bands, phase_of, reachable_phases
@@ -203,7 +204,7 @@ def _describe(
     return Header(
         TokenizerFacts.of(tools.tokenizer),
         [part.corpus.facts for part in parts],
-        settings=_settings_hash(plan.settings, plan.bands),
+        settings=_settings_hash(plan.settings, plan.bands, tools.tokenizer.kind),
         made_by=plan.made_by,
         seed=plan.settings.training.seed,
         bands=[asdict(band) for band in plan.bands],
@@ -298,9 +299,11 @@ def _label_by_phase(sequences: Sequence[BuiltSequence], chosen: list[Band]) -> d
     return found
 
 
-def _settings_hash(settings: Settings, chosen: Sequence[Band]) -> str:
+def _settings_hash(settings: Settings, chosen: Sequence[Band], marks: MarksKind) -> str:
     """Return a hash of exactly the settings that decide the sequences' content."""
-    decides = [settings.data.model_dump(mode="json"), [asdict(band) for band in chosen], settings.training.seed]
+    data = settings.data.model_dump(mode="json")
+    data["structure_tokens"] = {"added": True, "none": False}.get(marks, marks)  # two kinds were once a switch
+    decides = [data, [asdict(band) for band in chosen], settings.training.seed]
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -325,6 +328,11 @@ def prepare(
         notes.append(
             f"the tokenizer of {tools.tokenizer.name} has no fill-in-the-middle tokens that are known here, so no "
             "sequence is written that way (data.fim_share)"
+        )
+    if tools.tokenizer.kind == "native" and tools.tokenizer.marks.is_text:
+        notes.append(
+            f"the tokenizer of {tools.tokenizer.name} has no tokens for files, so a line of text comes before each: "
+            f"{tools.tokenizer.marks.header_line('path/of/a/file').strip()} (data.structure_tokens)"
         )
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
     return prepare_sequences(origins, LongContextPlan(settings, bands, [*unreached, *notes], "prepare"), tools)

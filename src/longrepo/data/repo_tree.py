@@ -136,13 +136,21 @@ class RepoTrees:
     """The trees of one repository; each text is read once. Close it after use, which closes the repository too."""
 
     def __init__(
-        self, repository: Repository, head: str, tokenizer: RepoTokenizer, settings: Settings, cache: SqliteCache
+        self,
+        repository: Repository,
+        head: str,
+        tokenizer: RepoTokenizer,
+        settings: Settings,
+        cache: SqliteCache,
+        name: str = "",
     ):
-        """`head`: the commit that was prepared; the people known then are redacted."""
+        """`head`: the commit that was prepared; the people known then are redacted. `name`: the repository's, if it
+        isn't its folder's."""
         data = settings.data
         redactor = Redactor(repository.people(head)) if data.redact else None
         pool = ExtractionPool(tokenizer, redactor, data.context_weight, 1)
         self.repository = repository
+        self.name = name or repository.name
         repository.choose_files(head, selection_of(data))
         self.reader = CachedReader(
             repository, tokenizer, redactor, pool, cache, data.max_file_bytes, data.context_weight

@@ -31,17 +31,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrepo.data.dialects import FimText
+from longrepo.data.marks import COMMIT_END, COMMIT_START, FILE_END, FILE_START, SNIPPET_TOKENS
 from longrepo.data.sequence import TARGET_WEIGHT, SequenceKind
 from longrepo.data.text import Int32Array, TokenizedText, special_token_mask
-from longrepo.data.tokenizer import (
-    COMMIT_END,
-    COMMIT_START,
-    FILE_END,
-    FILE_START,
-    SNIPPET_TOKENS,
-    FimIds,
-    RepoTokenizer,
-)
+from longrepo.data.tokenizer import FimIds, RepoTokenizer
 from longrepo.utils.hashing import seeded_int, seeded_uniform
 
 LossWeights = float | NDArray[np.float32]
@@ -70,13 +63,22 @@ class SequenceBuilder:
     _pieces: list[Int32Array] = field(default_factory=list)
     _weights: list[LossWeights] = field(default_factory=list)
     _length: int = 0
+    _end_weight: float = 0.0  # of what has ended without a mark
 
     def __len__(self) -> int:
         return self._length
 
-    def mark(self, name: str, weight: float) -> None:
-        """Append a structure token, or its name as text if the tokenizer has none (`data.structure_tokens: false`)."""
-        self.plain(self.tokenizer.mark_ids(name), weight)
+    def mark(self, place: str, weight: float) -> None:
+        """Append the mark of a place. Where a layout has none for an end, the next mark says it, at that weight."""
+        ids = self.tokenizer.marks.at(place, first=not self._length)
+        if place in (FILE_END, COMMIT_END) and not len(ids):
+            self._end_weight = max(self._end_weight, weight)
+            return
+        if self._end_weight > weight:
+            self.plain(ids[:1], self._end_weight)
+            ids = ids[1:]
+        self._end_weight = 0.0
+        self.plain(ids, weight)
 
     def plain(self, ids: Int32Array, weight: float) -> None:
         """Append tokens of the sequence's structure (marks, paths, labels)."""
@@ -155,11 +157,6 @@ class BuiltSequence:
         return max(sorted(sizes), key=sizes.__getitem__) if sizes else "Other"
 
 
-def mark_size(tokenizer: RepoTokenizer, name: str) -> int:
-    """Return the tokens that `SequenceBuilder.mark` appends."""
-    return len(tokenizer.mark_ids(name))
-
-
 def unique_commits(commits: Sequence[str]) -> tuple[str, ...]:
     """Return the distinct commits, in order."""
     return tuple(dict.fromkeys(commits))
@@ -188,33 +185,6 @@ def choose_fim_middle(text: TokenizedText, start: int, end: int, key: str) -> tu
     return None
 
 
-def write_fim(
-    builder: SequenceBuilder,
-    text: TokenizedText,
-    piece: tuple[int, int],
-    middle: tuple[int, int],
-    key: str,
-    context: float,
-) -> None:
-    """Append the piece with its middle last; all of its tokens are scored. `context`: the weight of the FIM tokens."""
-    fim = builder.tokenizer.fim
-    if fim is None:
-        raise ValueError("the tokenizer has no fill-in-the-middle tokens")
-    texts: dict[FimText | None, tuple[int, int]] = {
-        "prefix": (piece[0], middle[0]),
-        "suffix": (middle[1], piece[1]),
-        None: (0, 0),
-    }
-    # Each order as often as the others, as in the training of the StarCoder models.
-    order = fim.orders[-1 - int(seeded_uniform(key, "order") * len(fim.orders))]
-    for id, following in fim.steps(order):
-        builder.plain(np.array([id], np.int32), context)
-        builder.text(text, *texts[following], TARGET_WEIGHT, True)
-    builder.text(text, *middle, TARGET_WEIGHT, True)
-    if fim.end is not None:
-        builder.plain(np.array([fim.end], np.int32), TARGET_WEIGHT)
-
-
 @dataclass(frozen=True, slots=True)
 class FilePiece:
     """Tokens `start`..`end` of a file. `head`: token ranges shown before it as context: lines above that a later piece
@@ -235,6 +205,29 @@ class FilePiece:
     def size(self) -> int:
         """The tokens of its text, head included."""
         return self.end - self.start + sum(end - start for start, end in self.head)
+
+
+def write_fim(builder: SequenceBuilder, piece: FilePiece, middle: tuple[int, int], key: str, context: float) -> None:
+    """Append the piece with its middle last; all of its tokens are scored. `context`: the weight of the marks, and of
+    the path where it belongs to the prefix."""
+    fim, text = builder.tokenizer.fim, piece.of
+    if fim is None:
+        raise ValueError("the tokenizer has no fill-in-the-middle tokens")
+    texts: dict[FimText | None, tuple[int, int]] = {
+        "prefix": (piece.start, middle[0]),
+        "suffix": (middle[1], piece.end),
+        None: (0, 0),
+    }
+    # Each order as often as the others, as in the training of the StarCoder models.
+    order = fim.orders[-1 - int(seeded_uniform(key, "order") * len(fim.orders))]
+    for id, following in fim.steps(order):
+        builder.plain(np.array([id], np.int32), context)
+        if following == "prefix" and builder.tokenizer.marks.layout.path_in_fim:
+            _write_path(builder, piece, context)
+        builder.text(text, *texts[following], TARGET_WEIGHT, True)
+    builder.text(text, *middle, TARGET_WEIGHT, True)
+    if fim.end is not None:
+        builder.plain(np.array([fim.end], np.int32), TARGET_WEIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,9 +259,26 @@ class CommitStep:
 
 @dataclass(frozen=True)
 class TemplateSizes:
-    """The number of tokens that the parts of a sequence take."""
+    """The number of tokens that the parts of a sequence take; `repository`: the name at its beginning."""
 
     tokenizer: RepoTokenizer
+    repository: str = ""
+
+    @property
+    def head(self) -> int:
+        """The size of the repository's name."""
+        return len(self.tokenizer.marks.repository(self.repository))
+
+    @property
+    def ends(self) -> int:
+        """The size of the repository's name and the end token."""
+        return self.head + 1
+
+    def begin(self) -> SequenceBuilder:
+        """Return a sequence that begins with the repository's name."""
+        builder = SequenceBuilder(self.tokenizer)
+        builder.plain(self.tokenizer.marks.repository(self.repository), 0.0)
+        return builder
 
     def file(self, piece: FilePiece) -> int:
         """Return the size of a file's piece with its marks, path and head."""
@@ -284,15 +294,15 @@ class TemplateSizes:
 
     def step(self, step: CommitStep) -> int:
         """Return the size of a commit's step with its marks and the repeated message."""
-        return self._step + step.repeated + step.stop - step.start
+        return self._step + len(_hunks_mark(self.tokenizer, step)) + step.repeated + step.stop - step.start
 
     def snippet(self, number: int, piece: FilePiece) -> int:
         """Return the size of a snippet with its mark and path."""
         return self.marks(SNIPPET_TOKENS[number]) + len(piece.of.path_ids) + piece.end - piece.start
 
     def marks(self, *names: str) -> int:
-        """Return the size of structure tokens (or of their names as text)."""
-        return sum(mark_size(self.tokenizer, name) for name in names)
+        """Return the size of the marks of places."""
+        return sum(len(self.tokenizer.marks.at(name)) for name in names)
 
     @cached_property
     def _file(self) -> int:
@@ -306,26 +316,43 @@ class TemplateSizes:
 def write_file(builder: SequenceBuilder, piece: FilePiece, context: float, fim_key: str | None = None) -> bool:
     """Append a file's piece, as fill-in-the-middle if there is a `fim_key` and the piece can be cut; return whether it
     was."""
+    fim = builder.tokenizer.fim if fim_key is not None else None
     builder.mark(FILE_START, context)
-    builder.plain(piece.of.path_ids, context)
     middle = choose_fim_middle(piece.of, piece.start, piece.end, fim_key) if fim_key is not None else None
-    for start, end in piece.head:
-        builder.text(piece.of, start, end, context, False)
+    if middle is None or not builder.tokenizer.marks.layout.path_in_fim:
+        _write_path(builder, piece, context)
     if middle is not None and fim_key is not None:
-        write_fim(builder, piece.of, (piece.start, piece.end), middle, fim_key, context)
+        write_fim(builder, piece, middle, fim_key, context)
     else:
         builder.text(piece.of, piece.start, piece.end, TARGET_WEIGHT if piece.target else context, piece.target)
-    builder.mark(FILE_END, TARGET_WEIGHT if piece.target else context)
+    if middle is None or fim is None or fim.end not in builder.tokenizer.marks.at(FILE_END):
+        builder.mark(FILE_END, TARGET_WEIGHT if piece.target else context)
     return middle is not None
+
+
+def _write_path(builder: SequenceBuilder, piece: FilePiece, weight: float) -> None:
+    """Append what comes before a piece's text: the path, and the lines shown from above."""
+    builder.plain(piece.of.path_ids, weight)
+    for start, end in piece.head:
+        builder.text(piece.of, start, end, weight, False)
 
 
 def write_step(builder: SequenceBuilder, step: CommitStep, context: float) -> None:
     """Append a commit's step."""
     assert step.of.weights is not None
+    hunks = _hunks_mark(builder.tokenizer, step)
+    middle = min(max(step.start, step.message), step.stop) if len(hunks) else step.start
     builder.mark(COMMIT_START, context)
     builder.text(step.of, 0, step.repeated, context, False)
-    builder.text(step.of, step.start, step.stop, step.of.weights[step.start : step.stop], True)
+    builder.text(step.of, step.start, middle, step.of.weights[step.start : middle], True)
+    builder.plain(hunks, context)
+    builder.text(step.of, middle, step.stop, step.of.weights[middle : step.stop], True)
     builder.mark(COMMIT_END, TARGET_WEIGHT)
+
+
+def _hunks_mark(tokenizer: RepoTokenizer, step: CommitStep) -> Int32Array:
+    """Return what stands between a step's message and its hunks; nothing if it holds only one of them."""
+    return tokenizer.marks.hunks(step.of.path_ids if 0 < step.message < step.stop else None)
 
 
 @lru_cache(maxsize=1 << 15)  # a question is asked at several lengths
@@ -385,10 +412,13 @@ def write_file_prefix(builder: SequenceBuilder, before: FilePiece) -> None:
 def write_file_gap(builder: SequenceBuilder, before: FilePiece, after: FilePiece, fim: FimIds) -> None:
     """Append a file's path and its text before and after a gap; the text that fills the gap comes next."""
     texts: dict[FimText, FilePiece] = {"prefix": before, "suffix": after}
+    in_fim = builder.tokenizer.marks.layout.path_in_fim
     builder.mark(FILE_START, 0.0)
-    builder.plain(before.of.path_ids, 0.0)
+    builder.plain(before.of.path_ids[: 0 if in_fim else None], 0.0)
     for id, following in fim.steps(fim.orders[0]):
         builder.plain(np.array([id], np.int32), 0.0)
+        if following == "prefix" and in_fim:
+            builder.plain(before.of.path_ids, 0.0)
         if following is not None:
             builder.text(texts[following].of, texts[following].start, texts[following].end, 0.0, False)
 

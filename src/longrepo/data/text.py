@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrepo.data.dialects import FimOrder
+from longrepo.data.marks import COMMIT_START, STRUCTURE_TOKENS
 from longrepo.data.sequence import (
     TARGET_WEIGHT,
 )
-from longrepo.data.tokenizer import COMMIT_START, STRUCTURE_TOKENS, RepoTokenizer
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.outline import Outline
 
@@ -95,7 +96,7 @@ class TokenizedText:
     depth: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
     weights: NDArray[np.float32] | None = None
     defines: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))  # names, ascending
-    path_ids: Int32Array = field(default_factory=_NO_NUMBERS.copy)  # " path\n", as it follows a file's start token
+    path_ids: Int32Array = field(default_factory=_NO_NUMBERS.copy)  # as they follow a file's mark
     outline_json: str = ""
 
     def __len__(self) -> int:
@@ -264,8 +265,8 @@ def token_boundaries(starts: Int32Array, length: int, characters: Iterable[int])
 
 
 def path_tokens(tokenizer: RepoTokenizer, path: str) -> Int32Array:
-    """Return the tokens of " path\\n", without the beginning of a very long path."""
-    return np.array(tokenizer.encode(f" {path}\n")[-MAX_PATH_TOKENS:], np.int32)
+    """Return a path's tokens as they follow a file's mark, without the beginning of a very long path."""
+    return np.array(tokenizer.encode(tokenizer.marks.path_text(path))[-MAX_PATH_TOKENS:], np.int32)
 
 
 _STRUCTURE_TOKEN_PATTERN = re.compile("|".join(map(re.escape, STRUCTURE_TOKENS)))
@@ -284,7 +285,7 @@ class StoredLine:
 class StoredText:
     """Reads the lines of stored rows.
 
-    Marks (structure, end and padding tokens) end a line. Fill-in-the-middle is put back into the file's order, so that
+    Special tokens (marks, end and padding) end a line. Fill-in-the-middle is put back into the file's order, so that
     the lines it was cut in are whole again.
     """
 
@@ -352,10 +353,10 @@ class StoredText:
 
 
 def special_token_mask(tokenizer: RepoTokenizer) -> NDArray[np.bool_]:
-    """Return a mask of the ids that aren't text: structure, end, padding and fill-in-the-middle tokens,
+    """Return a mask of the ids that aren't text: those in marks, end, padding and fill-in-the-middle tokens,
     `[vocabulary]`."""
     marks = np.zeros(tokenizer.vocabulary_size, bool)
     fim = tokenizer.fim
-    marks[[*tokenizer.structure_ids.values(), tokenizer.end_id, tokenizer.pad_id]] = True
+    marks[[*tokenizer.structure_ids.values(), *tokenizer.marks.token_ids, tokenizer.end_id, tokenizer.pad_id]] = True
     marks[list(fim.marks) if fim else []] = True
     return marks

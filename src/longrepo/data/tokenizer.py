@@ -1,8 +1,7 @@
-"""Tokenize repository text: the base's tokenizer with structure tokens, and never a special token read from text.
+"""Tokenize repository text: the base's tokenizer with its marks, and never a special token read from text.
 
-Structure tokens mark files, commits and snippets. As plain text each would take StarCoder2 7-8 tokens, so they join
-the vocabulary as special tokens. A new row of the embedding starts as the row of the nearest token the base knows and
-is trained with the adapter.
+Added marks (`longrepo.data.marks`) join the vocabulary as special tokens: as plain text each would take StarCoder2 7-8
+tokens. A new row of the embedding starts as the row of the nearest token the base knows, and is trained.
 """
 
 from __future__ import annotations
@@ -10,29 +9,41 @@ from __future__ import annotations
 import hashlib
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from longrepo.data.dialects import DIALECT_TOKENS, Dialect, FimMark, FimOrder, FimText, find_dialect
-from longrepo.data.tokenizer_files import write_tokenizer_files
+from longrepo.data.marks import (
+    COMMIT_END,
+    COMMIT_START,
+    FILE_END,
+    FILE_START,
+    NAMED_LAYOUT,
+    SNIPPET_TOKENS,
+    STRUCTURE_TOKENS,
+    Ids,
+    Marks,
+    MarksKind,
+    native_layout,
+)
+from longrepo.data.tokenizer_files import TOKENIZER_CONFIG, write_tokenizer_files
 from longrepo.errors import InputError
 from longrepo.utils.hub import check_not_misspelled, local_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+    from longrepo.config.schema import Settings, StructureTokens
+
 
 END_OF_TEXT = "<|endoftext|>"
-FILE_START, FILE_END = "<|FILE_START|>", "<|FILE_END|>"
-COMMIT_START, COMMIT_END = "<|COMMIT_START|>", "<|COMMIT_END|>"
-SNIPPET_TOKENS = tuple(f"<|SNIPPET_{n}|>" for n in range(16))
-STRUCTURE_TOKENS = (FILE_START, FILE_END, COMMIT_START, COMMIT_END, *SNIPPET_TOKENS)
+MARKS_KEY = "structure_tokens"  # in tokenizer_config.json: the kind of marks that a base was trained with
 
 # Replacements for redacted text. StarCoder2's tokenizer has a token for each; elsewhere they are plain text.
 PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
@@ -47,7 +58,6 @@ INITIAL_TOKENS: dict[str, tuple[str, ...]] = {
 }
 
 
-Ids = npt.NDArray[np.int32]
 Offsets = npt.NDArray[np.int32]
 
 
@@ -91,13 +101,14 @@ class RepoTokenizer:
     """A byte-level tokenizer (the `tokenizers` library's) with the structure tokens as special tokens.
 
     `config` is the base's `tokenizer_config.json`, which names its end and padding tokens; `folder` is the base's.
+    `structure_tokens`: the kind of its marks, as the setting has it.
     """
 
     def __init__(
         self,
         backend: Tokenizer,
         name: str,
-        structure_tokens: bool = True,
+        structure_tokens: StructureTokens = "auto",
         config: Mapping[str, Any] | None = None,
         folder: Path | None = None,
     ) -> None:
@@ -117,7 +128,9 @@ class RepoTokenizer:
             special = token["special"] or token["content"] in DIALECT_TOKENS  # Qwen's are plain added tokens
             token["special"] = special and token["content"] not in PLACEHOLDERS
         self._text = Tokenizer.from_str(json.dumps(state))
-        if structure_tokens:
+        kind = choose_marks(structure_tokens, self._text.get_vocab(with_added_tokens=True), self._config)
+        self.kind: MarksKind = kind
+        if kind == "added":
             self._text.add_special_tokens([AddedToken(token, special=True) for token in STRUCTURE_TOKENS])
         self._text.no_truncation()
         self._text.no_padding()
@@ -129,10 +142,11 @@ class RepoTokenizer:
             raise InputError(f"{name}: its tokenizer has no end token; use a model that has one")
         self.end_id: int = found
         self.pad_id: int = self._vocabulary.get(_token_text(self._config.get("pad_token")) or "", found)
-        self._marks: dict[str, Ids] = {}
-        self._made_from = (backend.to_str(), name, structure_tokens, self._config, folder)
+        self._made_from = (backend.to_str(), name, kind, self._config, folder)
         self.structure_ids: dict[str, int] = {
-            token: self._vocabulary[token] for token in STRUCTURE_TOKENS if token in self._vocabulary
+            token: self._vocabulary[token]
+            for token in STRUCTURE_TOKENS
+            if kind != "native" and token in self._vocabulary
         }
 
     def __reduce__(self) -> tuple[Callable[..., RepoTokenizer], tuple[Any, ...]]:
@@ -144,9 +158,8 @@ class RepoTokenizer:
         """The base's `tokenizer.json` with the structure tokens."""
         from tokenizers import AddedToken, Tokenizer
 
-        state, _, structure_tokens, *_ = self._made_from
-        file = Tokenizer.from_str(state)
-        if structure_tokens:
+        file = Tokenizer.from_str(self._made_from[0])
+        if self.kind == "added":
             file.add_special_tokens([AddedToken(token, special=True) for token in STRUCTURE_TOKENS])
         file.no_truncation()
         file.no_padding()
@@ -159,8 +172,11 @@ class RepoTokenizer:
 
     @property
     def file_config(self) -> dict[str, Any]:
-        """The base's `tokenizer_config.json`, with the end token even if the base has none."""
-        return self._config | {"eos_token": self._config.get("eos_token") or END_OF_TEXT}
+        """The base's `tokenizer_config.json`, with the end token even if the base has none, and with the kind of marks
+        if a tokenizer of these files would have another."""
+        config = {name: value for name, value in self._config.items() if name != MARKS_KEY}
+        own = {} if choose_marks("auto", self._vocabulary, {}) == self.kind else {MARKS_KEY: self.kind}
+        return config | {"eos_token": self._config.get("eos_token") or END_OF_TEXT} | own
 
     def write(self, folder: Path) -> tuple[str, ...]:
         """Write `tokenizer.json` and what goes with it into a model's or an adapter's folder; return notes for its
@@ -195,6 +211,13 @@ class RepoTokenizer:
     def dialect(self) -> Dialect:
         """The tokens of the base's pretraining, by what its vocabulary has; NO_DIALECT if none of them is known."""
         return find_dialect(self._vocabulary)
+
+    @cached_property
+    def marks(self) -> Marks:
+        """How texts show where repositories, files, changes and snippets begin."""
+        layout = native_layout(self.dialect) if self.kind == "native" else NAMED_LAYOUT
+        special = {one.content: id for id, one in self._text.get_added_tokens_decoder().items() if one.special}
+        return Marks(self.kind, layout, self.encode, special)
 
     @cached_property
     def fim(self) -> FimIds | None:
@@ -233,13 +256,6 @@ class RepoTokenizer:
     def end_ids(self) -> Ids:
         """The end token's id, `[1]`."""
         return np.array([self.end_id], np.int32)
-
-    def mark_ids(self, name: str) -> Ids:
-        """Return a structure token's id, `[1]`; without structure tokens, the ids of its name as text."""
-        if name not in self._marks:
-            known = self.structure_ids.get(name)
-            self._marks[name] = np.array(self.encode(name) if known is None else [known], np.int32)
-        return self._marks[name]
 
     def id(self, token: str) -> int:
         """Return the id of a special token. Raises KeyError if the tokenizer has none of that name."""
@@ -284,7 +300,28 @@ def _rebuild(state: str, *rest: Any) -> RepoTokenizer:
     return RepoTokenizer(Tokenizer.from_str(state), *rest)
 
 
-def load_tokenizer(name: str, revision: str | None = None, structure_tokens: bool = True) -> RepoTokenizer:
+def recorded_marks(folder: Path) -> MarksKind | None:
+    """Return the kind of marks that the tokenizer's files in a folder record; None if they record none."""
+    try:
+        config = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    recorded = config.get(MARKS_KEY) if isinstance(config, dict) else None
+    return cast(MarksKind, recorded) if recorded in get_args(MarksKind) else None
+
+
+def choose_marks(asked: StructureTokens, vocabulary: Container[str], config: Mapping[str, Any]) -> MarksKind:
+    """Return the kind of marks: the one asked for, or for `auto` what the tokenizer's configuration records, then
+    `added` if the vocabulary has the added tokens or StarCoder2's, and `native` for any other."""
+    if asked != "auto":
+        return asked
+    recorded = config.get(MARKS_KEY)
+    if recorded in get_args(MarksKind):
+        return cast(MarksKind, recorded)
+    return "added" if FILE_START in vocabulary or find_dialect(vocabulary).added_marks else "native"
+
+
+def load_tokenizer(name: str, revision: str | None = None, structure_tokens: StructureTokens = "auto") -> RepoTokenizer:
     """Load the tokenizer of "embedded", of a model's folder or GGUF file, or of a model on the Hugging Face hub.
 
     It is read from `tokenizer.json` itself, without importing transformers. Raises InputError if that fails: no such
@@ -302,19 +339,36 @@ def load_tokenizer(name: str, revision: str | None = None, structure_tokens: boo
     return RepoTokenizer(backend, name, structure_tokens, tree, file.parent)
 
 
+def marks_of_base(settings: Settings) -> MarksKind:
+    """Return the kind of marks that the settings come to; `added`, which takes more, if only the base's tokenizer could
+    tell and there is none."""
+    model, asked = settings.model, settings.data.structure_tokens
+    if asked != "auto":
+        return asked
+    try:
+        return load_tokenizer(model.name, model.revision).kind
+    except InputError:
+        return "added"
+
+
+def with_marks(settings: Settings, kind: MarksKind) -> Settings:
+    """Return the settings with the kind of marks that they came to."""
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"structure_tokens": kind})})
+
+
 def new_token_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) -> dict[int, int]:
     """Return `initial_from` of the structure tokens that the base's own tokenizer lacks.
 
     A base that has them was trained with them, and keeps their rows. A base without a tokenizer lacks all."""
     try:
-        known = load_tokenizer(base, revision, structure_tokens=False).structure_ids.values()
+        known = load_tokenizer(base, revision, "none").structure_ids.values()
     except InputError:
         return tokenizer.initial_from
     return {new: source for new, source in tokenizer.initial_from.items() if new not in known}
 
 
-def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
-    """Return a RepoTokenizer as it is, or wrap a transformers tokenizer, adding the structure tokens to it.
+def as_repo_tokenizer(tokenizer: Any, structure_tokens: StructureTokens = "added") -> RepoTokenizer:
+    """Return a RepoTokenizer as it is, or wrap a transformers tokenizer; added marks are added to it.
 
     Raises InputError if it isn't a fast one.
     """
@@ -325,10 +379,11 @@ def as_repo_tokenizer(tokenizer: Any) -> RepoTokenizer:
         raise InputError(f"{name}: its tokenizer has no tokenizer.json (a fast one); use a model that has")
     config = {f"{part}_token": getattr(tokenizer, f"{part}_token", None) for part in ("bos", "eos", "unk", "pad")}
     wrapped = RepoTokenizer(
-        tokenizer.backend_tokenizer, name, True, {key: token for key, token in config.items() if token}
+        tokenizer.backend_tokenizer, name, structure_tokens, {key: token for key, token in config.items() if token}
     )
-    added: dict[str, Any] = {"additional_special_tokens": list(STRUCTURE_TOKENS)}
-    tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
+    if wrapped.kind == "added":
+        added: dict[str, Any] = {"additional_special_tokens": list(STRUCTURE_TOKENS)}
+        tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
     for token, id in wrapped.structure_ids.items():
         if tokenizer.convert_tokens_to_ids(token) != id:
             raise ValueError(f"{name}: transformers gives {token} another id than its tokenizer.json ({id})")

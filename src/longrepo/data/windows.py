@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from longrepo.config.schema import Settings
 from longrepo.data.corpus import Corpus
+from longrepo.data.marks import FILE_END, FILE_START
 from longrepo.data.mixture import PhaseAccount
 from longrepo.data.packing import TOO_SHORT_REASON, Band, bands_up_to
 from longrepo.data.prepare import (
@@ -26,7 +27,6 @@ from longrepo.data.prepare import (
 from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.template import BuiltSequence, SequenceBuilder
 from longrepo.data.text import TokenizedText
-from longrepo.data.tokenizer import FILE_END, FILE_START
 from longrepo.errors import InputError
 from longrepo.utils.progress import Progress
 
@@ -90,7 +90,7 @@ def _phase_windows(corpus: Corpus, band: Band, overlap: int) -> tuple[list[Built
     stream, starts, length = _place_files([texts[path] for path in sorted(texts, key=corpus.rank.__getitem__)], corpus)
     account = PhaseAccount(tokenized=sum(map(len, texts.values())))
     built: list[BuiltSequence] = []
-    for start, end, fresh in _spans(length, starts, band, overlap):
+    for start, end, fresh in _spans(length, starts, band, overlap, corpus.sizes.ends):
         builder = _window(corpus, stream, start, end, fresh, end == length)
         used = builder.roles["target"]
         if len(builder) <= band.floor:
@@ -117,12 +117,13 @@ def _place_files(texts: list[TokenizedText], corpus: Corpus) -> tuple[list[_File
     return placed, starts, at
 
 
-def _spans(length: int, starts: list[int], band: Band, overlap: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, end, first fresh token) of each window over a stream of `length` tokens."""
-    room, done, start = band.cap - 1, 0, 0
+def _spans(length: int, starts: list[int], band: Band, overlap: int, ends: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, end, first fresh token) of each window over a stream of `length` tokens; `ends` is the size of what
+    comes before and after a window's part of the stream."""
+    room, done, start = band.cap - ends, 0, 0
     while done < length:
         end = min(length, start + room)
-        if end == length and end - start < band.low - 1:
+        if end == length and end - start < band.low - ends:
             # The last window: more overlap rather than too few tokens.
             start = _line_start_near(starts, max(0, length - room), done)
         elif end < length:
@@ -141,7 +142,7 @@ def _line_start_near(starts: list[int], at: int, before: int) -> int:
 def _window(
     corpus: Corpus, stream: list[_FilePlacement], start: int, end: int, fresh: int, last: bool
 ) -> SequenceBuilder:
-    builder, context = SequenceBuilder(corpus.tokenizer), corpus.settings.data.context_weight
+    builder, context = corpus.sizes.begin(), corpus.settings.data.context_weight
     first = bisect_right([placed.at for placed in stream], start) - 1
     for placed in stream[first:]:
         if placed.at >= end:

@@ -112,11 +112,11 @@ def search_long_factors(
         raise InputError(f"--search-length: {tokens} tokens lie within the native {rotary.native}; give a larger one")
     modules = read_shape(read_config(model, revision)).lora
     adapted = "q_proj" if "q_proj" in modules else min(modules)  # an engine needs an adapter; this one has no effect
-    overrides = [f"model.name={model}", "model.quantization=none", "data.structure_tokens=false", "lora.r=1"]
+    overrides = [f"model.name={model}", "model.quantization=none", "data.structure_tokens=none", "lora.r=1"]
     settings = load_settings(None, [*overrides, f"lora.target_modules=[{adapted}]"])
     named = settings.model.model_copy(update={"revision": revision})
     settings = settings.model_copy(update={"model": named, "context": context})
-    tokenizer = load_tokenizer(model, revision, False)
+    tokenizer = load_tokenizer(model, revision, "none")
     batches = _scored_batches(tokenizer.encode(_read_text(text)), tokens, text)
     engine = create_engine(choose_engine("auto", "auto"), settings, tokenizer)
     if engine.chunked_unsupported_reason() is None:

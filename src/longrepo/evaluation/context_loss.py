@@ -148,19 +148,19 @@ def lay_out_prompt(
     place: TargetSpan, length: int, context: str, seed: int, tokenizer: RepoTokenizer
 ) -> PromptLayout | None:
     """Return the span's text behind a context, `length` tokens at most; None if it doesn't fit."""
-    sizes = TemplateSizes(tokenizer)
-    room = length - sizes.frame(place.of) - (place.end - place.at)
+    sizes = TemplateSizes(tokenizer, place.held.trees.name)
+    room = length - sizes.head - sizes.frame(place.of) - (place.end - place.at)
     if room < 0:
         return None
     before = place.before(room // 2)
-    builder = SequenceBuilder(tokenizer)
+    builder = sizes.begin()
     write_context_files(builder, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size, sizes))
     return _add_block(builder, before, place)
 
 
 def lay_out_short_prompt(place: TargetSpan, tokens: int, tokenizer: RepoTokenizer) -> PromptLayout:
     """Return the span's text behind its path and at most `tokens` tokens of its own file, and nothing else."""
-    return _add_block(SequenceBuilder(tokenizer), place.before(tokens), place)
+    return _add_block(TemplateSizes(tokenizer, place.held.trees.name).begin(), place.before(tokens), place)
 
 
 def _add_block(builder: SequenceBuilder, before: FilePiece, place: TargetSpan) -> PromptLayout:
@@ -175,14 +175,14 @@ def lay_out_fim_prompt(
 ) -> PromptLayout | None:
     """Return a fill-in-the-middle prompt for a span: a context, the text before it, then the text after it (a quarter
     of the room each). None if the tokenizer has no such tokens or the length is too short."""
-    fim, sizes = tokenizer.fim, TemplateSizes(tokenizer)
+    fim, sizes = tokenizer.fim, TemplateSizes(tokenizer, place.held.trees.name)
     if fim is None:
         return None
-    room = length - sizes.frame(place.of) - fim.size - (place.end - place.at)
+    room = length - sizes.head - sizes.frame(place.of) - fim.size - (place.end - place.at)
     if room < 0:
         return None
     before, after = place.before(room // 4), piece_from(place.of, place.end, room // 4)
-    builder = SequenceBuilder(tokenizer)
+    builder = sizes.begin()
     write_context_files(
         builder, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size - after.size, sizes)
     )

@@ -8,9 +8,10 @@ from functools import partial
 
 import numpy as np
 
+from longrepo.data.marks import FILE_END, FILE_START
 from longrepo.data.repo_tree import RepoTree
 from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, completion_text, write_file
-from longrepo.data.tokenizer import FILE_END, FILE_START, RepoTokenizer
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.engines.base import Engine
 from longrepo.evaluation.blocks import EvalData
 from longrepo.evaluation.completion import first_rows
@@ -78,9 +79,10 @@ def needle_measurements(
 
 
 def _measure_needle(data: EvalData, length: int, depth: int, draw: int, seed: int, engine: Engine) -> Measurements:
-    tokenizer, tree = data.tokenizer, data.repositories[draw % len(data.repositories)].trained
+    tokenizer, repository = data.tokenizer, data.repositories[draw % len(data.repositories)]
+    tree, sizes = repository.trained, TemplateSizes(tokenizer, repository.facts.name)
     needle, *decoys = _make_needle(tree, draw, seed)
-    builder = _write_context(tokenizer, tree, needle, decoys, length, depth, (seed, "needle", draw))
+    builder = _write_context(sizes, tree, needle, decoys, length, depth, (seed, "needle", draw))
     ids = builder.arrays()[0]
     answer = np.array(tokenizer.encode(f" {needle.value}"), np.int32)
     whole = np.concatenate([ids, answer])
@@ -118,7 +120,7 @@ def _make_needle(tree: RepoTree, draw: int, seed: int) -> list[PlantedDefinition
 
 
 def _write_context(
-    tokenizer: RepoTokenizer,
+    sizes: TemplateSizes,
     tree: RepoTree,
     needle: PlantedDefinition,
     decoys: Sequence[PlantedDefinition],
@@ -128,11 +130,11 @@ def _write_context(
 ) -> SequenceBuilder:
     """Write a context that takes at most `length` tokens with the answer: the needle `depth` percent down, decoys
     anywhere."""
-    sizes = TemplateSizes(tokenizer)
+    tokenizer = sizes.tokenizer
     asked = _file_piece(tokenizer, "settings/copy" + needle.path[needle.path.rfind(".") :], f"{needle.text}")
     planted = {one: _file_piece(tokenizer, one.path, f"{one.text} {one.value}\n") for one in (needle, *decoys)}
     ends = sizes.marks(FILE_START, FILE_END)
-    room = length - len(asked) - ends - 8 - sum(len(ids) + ends for ids in planted.values())
+    room = length - len(asked) - ends - 7 - sizes.ends - sum(len(ids) + ends for ids in planted.values())
     pieces: list[FilePiece | PlantedDefinition] = []
     total = 0
     for path in sorted(tree.texts, key=lambda path: hashing.seeded_int(*key, path)):
@@ -144,7 +146,7 @@ def _write_context(
     for decoy in decoys:
         pieces.insert(hashing.seeded_int(*key, decoy.path) % (len(pieces) + 1), decoy)
     pieces.insert(round(len(pieces) * depth / 100), needle)
-    builder = SequenceBuilder(tokenizer)
+    builder = sizes.begin()
     for one in pieces:
         if isinstance(one, FilePiece):
             write_file(builder, one, 0.0)
@@ -158,7 +160,7 @@ def _write_context(
 
 
 def _file_piece(tokenizer: RepoTokenizer, path: str, text: str) -> IdArray:
-    return np.array(tokenizer.encode(f" {path}\n{text}"), np.int32)
+    return np.array(tokenizer.encode(tokenizer.marks.path_text(path) + text), np.int32)
 
 
 def _first_number(text: str) -> str:

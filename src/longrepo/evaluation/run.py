@@ -249,7 +249,7 @@ def open_eval_data(
         stack.callback(cache.close)
         repositories = []
         for facts in file.header.repositories:
-            trees = RepoTrees(Repository.open(folders[facts.name]), facts.head, tokenizer, settings, cache)
+            trees = RepoTrees(Repository.open(folders[facts.name]), facts.head, tokenizer, settings, cache, facts.name)
             repositories.append(EvalRepository(facts, trees))
             stack.callback(repositories[-1].close)
         elsewhere = []

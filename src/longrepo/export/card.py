@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from longrepo import __version__
-from longrepo.config.schema import ModelSettings
+from longrepo.config.schema import Settings
 from longrepo.data.licenses import combine_licenses, hub_license, is_known, license_label
 from longrepo.data.metadata import Header, markdown_cell, markdown_table
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, read_adapter_config
@@ -22,7 +22,7 @@ from longrepo.reports.run_record import RunRecord, read_run_record
 from longrepo.training.artifact import TrainedArtifact
 from longrepo.training.checkpoint import MANIFEST, read_snapshot
 from longrepo.training.events import UpdateRecord
-from longrepo.training.usage import adapter_code
+from longrepo.training.usage import adapter_code, has_new_rows
 from longrepo.utils.files import write_text_file
 from longrepo.utils.hub import PACKAGED_MODELS, is_hub_id, model_location
 
@@ -94,6 +94,8 @@ def _adapter_lines(source: TrainedArtifact) -> list[tuple[str, str]]:
     rows = [("method", "LoRA"), ("LoRA", f"{lora}, on {', '.join(sorted(modules))}")]
     if marks := adapter.get("trainable_token_indices"):
         rows.append(("trained tokens", f"{len(marks)} structure tokens, rows of their own in the embedding"))
+    elif source.settings.data.structure_tokens == "native":
+        rows.append(("marks", "the base's own tokens, as it was pretrained: LoRA alone, no rows of added tokens"))
     return rows
 
 
@@ -205,12 +207,15 @@ _RELATIONS = {"peft": "adapter", "mlx": "adapter", "transformers": "finetune", "
 _FULL_FINETUNE_RELATIONS = {**_RELATIONS, "mlx": "finetune"}
 
 
-_PEFT_USAGE = """From the folder that holds this one, load {shown}, then the adapter. The embedding needs room for the
-tokens that the tokenizer in this folder has more than the base's:
+_PEFT_USAGE = """From the folder that holds this one, load {shown}, then the adapter.{room}
 
 ```python
 {code}
 ```"""
+
+
+_ROOM = """ The embedding needs room for the
+tokens that the tokenizer in this folder has more than the base's:"""
 
 
 @dataclass(frozen=True)
@@ -265,9 +270,10 @@ def base_label(name: str) -> str:
     return name if is_hub_id(name) else Path(name).name
 
 
-def peft_usage(folder: str, model: ModelSettings) -> str:
+def peft_usage(folder: str, settings: Settings) -> str:
     """Return how to load an adapter in a folder of that name, for `CardUse.how`. It shows no path of this machine."""
-    return _PEFT_USAGE.format(code=adapter_code(folder, model, show_path=False), shown=base_label(model.name))
+    code, room = adapter_code(folder, settings, show_path=False), _ROOM if has_new_rows(settings) else ""
+    return _PEFT_USAGE.format(code=code, shown=base_label(settings.model.name), room=room)
 
 
 def _read_run_of(source: TrainedArtifact) -> RunRecord | None:

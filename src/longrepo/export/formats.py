@@ -156,6 +156,6 @@ def copy_peft_adapter(source: TrainedArtifact, folder: Path, final: Path) -> lis
         write_text_file(folder / ADAPTER_CONFIG, text + "\n")
     if source.has_own_positions:
         notes += (_POSITIONS_NOTE.format(context=describe_context(settings.context)),)
-    how = peft_usage(final.name, settings.model)
+    how = peft_usage(final.name, settings)
     write_card(folder, source, CardUse("peft", "A LoRA adapter in PEFT's format.", how, notes))
     return [f"adapter: {final} (base: {name})", *notes]

@@ -117,7 +117,7 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
         notes.append(f"{base} is an MLX folder: for PEFT, name the model it was made from with --model")
     notes += _write_base_tokenizer(base, where, folder)
     imported = find_artifact(folder)
-    how = peft_usage(final.name, imported.settings.model)
+    how = peft_usage(final.name, imported.settings)
     write_card(folder, imported, CardUse("peft", "A LoRA adapter of mlx_lm.lora, in PEFT's format.", how, notes))
     return [*lines, *notes]
 
@@ -125,7 +125,7 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
 def _write_base_tokenizer(base: str, where: str, folder: Path) -> list[str]:
     """Write the base's tokenizer beside an imported adapter; return notes."""
     try:
-        tokenizer = load_tokenizer(base, None, structure_tokens=False)
+        tokenizer = load_tokenizer(base, None, "native")
     except InputError:
         return [f"{base} has no tokenizer.json: this folder has no tokenizer"]
     notes = list(tokenizer.write(folder))

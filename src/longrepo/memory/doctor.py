@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from longrepo.config.schema import ModelSettings, Settings
+from longrepo.config.schema import ModelSettings, Settings, StructureTokens
 from longrepo.engines.registry import choose_engine, select_device
 from longrepo.errors import InputError
 from longrepo.memory import doctor_checks
@@ -65,7 +65,7 @@ def find_model(model: ModelSettings) -> ModelAccess:
     return _find_on_hub(model)
 
 
-def check_tokenizer(folder: Path, structure_tokens: bool) -> DoctorFinding:
+def check_tokenizer(folder: Path, structure_tokens: StructureTokens) -> DoctorFinding:
     """Check that the tokenizer beside the configuration loads."""
     from longrepo.data.tokenizer import load_tokenizer
 
@@ -73,7 +73,7 @@ def check_tokenizer(folder: Path, structure_tokens: bool) -> DoctorFinding:
         tokenizer = load_tokenizer(str(folder), None, structure_tokens)
     except InputError as error:
         return _error_finding(error, "tokenizer")
-    return DoctorFinding("ok", "tokenizer", f"{tokenizer.vocabulary_size:,} tokens")
+    return DoctorFinding("ok", "tokenizer", f"{tokenizer.vocabulary_size:,} tokens, marks: {tokenizer.marks}")
 
 
 def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ContextSettings, PhaseConfig, Settings
 from longrepo.curriculum.schedule import Phase
-from longrepo.data.tokenizer import STRUCTURE_TOKENS
+from longrepo.data.marks import STRUCTURE_TOKENS
+from longrepo.data.tokenizer import marks_of_base
 from longrepo.engines.base import Placement, StepMethod
 from longrepo.engines.lora_targets import check_lora_targets, with_lora_targets
 from longrepo.engines.model_shape import ModelShape, read_config, read_shape
@@ -220,7 +221,7 @@ class MemoryPlanner:
         settings = with_lora_targets(settings, shape.targets)
         if settings.training.weights == "lora":
             check_lora_targets(settings, shape.lora)
-        added = len(STRUCTURE_TOKENS) if settings.data.structure_tokens else 0
+        added = len(STRUCTURE_TOKENS) if marks_of_base(settings) == "added" else 0
         estimator = Estimator(config, settings, device, dtype, added, engine)
         overhead = process_overhead(engine) if device == "cpu" else 0
         return MemoryPlanner(settings, shape, estimator, overhead, disk_allowance(settings, scratch), time)

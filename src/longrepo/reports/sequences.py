@@ -21,19 +21,12 @@ from rich.table import Table
 from rich.text import Text
 
 from longrepo.data.dataset import SequenceFile
+from longrepo.data.marks import COMMIT_END, COMMIT_START, FILE_END, FILE_START, HUNKS, REPOSITORY, SNIPPET_TOKENS
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
 from longrepo.data.sequence import DIFFICULTIES
 from longrepo.data.text import special_token_mask
-from longrepo.data.tokenizer import (
-    COMMIT_END,
-    COMMIT_START,
-    END_OF_TEXT,
-    FILE_END,
-    FILE_START,
-    SNIPPET_TOKENS,
-    RepoTokenizer,
-)
+from longrepo.data.tokenizer import END_OF_TEXT, RepoTokenizer
 
 _KIND_LABELS = {"hierarchical": "files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}
 
@@ -52,6 +45,7 @@ def show_preparation(console: Console, header: Header, summary: dict[str, Any], 
         )
         for line in _left_out_lines(files, history):
             console.print(line, highlight=False, markup=False)
+    console.print(f"marks: {header.tokenizer.marked_by or header.tokenizer.kind}", highlight=False, markup=False)
     console.print(_sequence_table(header))
     for line in _token_account(header):
         console.print(line, highlight=False)
@@ -218,9 +212,8 @@ def print_sequences_summary(
     chosen = f" ({', '.join(f'{name} {value}' for name, value in asked.items())})" if asked else ""
     tokens = _short_tokens(int(lengths[rows].sum()))
     console.print(Text(escape_control(heads), "bold"), soft_wrap=True)
-    console.print(
-        Text(f"sequences: {len(rows):,}{chosen}, {tokens} tokens of {header.tokenizer.name}\n"), soft_wrap=True
-    )
+    console.print(Text(f"sequences: {len(rows):,}{chosen}, {tokens} tokens of {header.tokenizer.name}"), soft_wrap=True)
+    console.print(Text(f"marks: {header.tokenizer.marked_by or header.tokenizer.kind}\n"), soft_wrap=True)
     console.print(_counts_table(file, rows, phases))
     console.print()
     console.print(_histogram_table(file, rows, phases))
@@ -326,9 +319,12 @@ _MARK_STYLES = {
     FILE_END: "cyan",
     COMMIT_START: "magenta",
     COMMIT_END: "magenta",
+    HUNKS: "magenta",
+    REPOSITORY: "blue",
     END_OF_TEXT: "red",
 }
-_OPENING_MARKS = (FILE_START, COMMIT_START, *SNIPPET_TOKENS)  # a mark that begins a line, and whose line is a heading
+# A mark that begins a line, and whose line is a heading.
+_OPENING_MARKS = (FILE_START, COMMIT_START, HUNKS, REPOSITORY, *SNIPPET_TOKENS)
 _TAB_WIDTH = 4  # columns
 _MAX_NAMES = 12  # columns before a fact
 
@@ -397,16 +393,17 @@ def _weight_legend(weights: list[float]) -> Text:
 
 
 def _screen_lines(about: dict[str, Any], tokenizer: RepoTokenizer) -> Iterator[_ScreenLine]:
-    line = _ScreenLine()
+    line, places = _ScreenLine(), tokenizer.marks.places
     for text, weight, is_mark in _weighted_pieces(about, tokenizer):
         if is_mark:
-            if text in _OPENING_MARKS and line.text:
+            place = places.get(text, text)
+            if place in _OPENING_MARKS and line.text:
                 yield line
                 line = _ScreenLine()
-            colour = _MARK_STYLES.get(text, "green" if text in SNIPPET_TOKENS else "yellow")
+            colour = _MARK_STYLES.get(place, "green" if place in SNIPPET_TOKENS else "yellow")
             line.text.append(text, f"{colour} reverse")
             line.weights.append(weight)
-            line.heading = text in _OPENING_MARKS
+            line.heading = place in _OPENING_MARKS
             continue
         for number, part in enumerate(text.split("\n")):
             if number:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 from longrepo.data.dialects import DIALECTS, FIM_SPELLINGS
 from longrepo.data.features import FeatureExtractor, FileJob, unpack_features
+from longrepo.data.marks import FILE_START
 from longrepo.data.template import (
     FilePiece,
-    SequenceBuilder,
     TemplateSizes,
     fit_pieces,
     piece_from,
@@ -24,7 +24,7 @@ from longrepo.data.template import (
     write_file_prefix,
 )
 from longrepo.data.text import TokenizedText, path_tokens
-from longrepo.data.tokenizer import FILE_START, FimIds, RepoTokenizer
+from longrepo.data.tokenizer import FimIds, RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.repository.encodings import decode_text
 from longrepo.serve.working_tree import WorkingTree, newline_of, with_newlines
@@ -68,6 +68,8 @@ def take_apart(text: str, after: str | None, tokenizer: RepoTokenizer) -> Editor
         head, before, after = parts
         head = head if head.strip() else ""
         named = re.search(f"{header}$", head)
+        if named is None and tokenizer.marks.ends_in_mark(head):
+            named = re.match(_PATH, before)  # the path belongs to the prefix
         return EditorText(head, named[1] if named else _name_in_comment(before), before, after)
     if text.lstrip().startswith((FILE_START, *special)):
         return _split_files(text, header)
@@ -180,8 +182,8 @@ class PromptBuilder:
         if self.around:
             before, after = with_newlines(before, newline), after and with_newlines(after, newline)
         own, rest = self._read(path, before), self._read(path, after or "")
-        sizes = TemplateSizes(self.tokenizer)
-        room -= sizes.frame(own) + (self._fim().size if after is not None else 0)
+        sizes = TemplateSizes(self.tokenizer, self.around.name if self.around else "")
+        room -= sizes.head + sizes.frame(own) + (self._fim().size if after is not None else 0)
         imports = (*own.outline.imports, *rest.outline.imports)
         others = self.around.related(path, imports) if self.around else ()
         rest_piece = None if after is None else piece_from(rest, 0, room // 4)
@@ -219,7 +221,10 @@ class PromptBuilder:
         of special tokens in code as text. `new` is reduced if the prompt leaves less room."""
         asked = take_apart(text, after or None, self.tokenizer)
         if (path := self._path_of(asked)) is not None:
-            return self.at(path, asked.before, asked.after, min(new, self.length // 2))
+            before, marks = asked.before, self.tokenizer.marks
+            if marks.is_text or marks.ends_in_mark(asked.head):
+                before = before.removeprefix(marks.header_line(asked.name or path))  # which `at` writes
+            return self.at(path, before, asked.after, min(new, self.length // 2))
         newline = self.around.newline(None) if self.around else "\n"
         ids = self._ids_of(asked.convert(lambda part: with_newlines(part, newline)))
         return self.fitting_ids(ids, new, newline)
@@ -246,7 +251,7 @@ class PromptBuilder:
         chosen = fit_pieces(others, room - min(len(own), room // 2), sizes)
         left = room - sum(map(sizes.file, chosen))
         before = FilePiece(own, own.start_in(len(own), left), len(own), (), False)
-        builder = SequenceBuilder(self.tokenizer)
+        builder = sizes.begin()
         write_context_files(builder, chosen)
         if after is None:
             write_file_prefix(builder, before)

@@ -55,6 +55,11 @@ class WorkingTree:
         finally:
             cache.close()
 
+    @property
+    def name(self) -> str:
+        """The repository's name: its folder's."""
+        return self.folder.name.removesuffix(".git")
+
     def related(self, path: str, imports: Iterable[Import]) -> Iterator[FilePiece]:
         """Yield the files related to the one at `path`, the nearest first; `imports` are its current import
         statements."""

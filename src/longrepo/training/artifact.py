@@ -9,6 +9,7 @@ from typing import Any
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
+from longrepo.data.tokenizer import recorded_marks
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, read_adapter_config, read_lora_modules, read_lora_scheme
 from longrepo.errors import InputError
 from longrepo.rope.apply import read_context
@@ -130,7 +131,7 @@ def _settings_from_config(config: Mapping[str, Any], folder: Path) -> Settings:
     if not base:
         raise InputError(f"{folder / ADAPTER_CONFIG}: names no base model (base_model_name_or_path); add it")
     model = {"name": base, "revision": config.get("revision"), "quantization": "none"}
-    rows = config.get("trainable_token_indices") is not None
+    marks = "added" if config.get("trainable_token_indices") is not None else recorded_marks(folder) or "native"
     scheme = read_lora_scheme(folder)
     lora = {
         "r": scheme.largest_rank,
@@ -138,4 +139,4 @@ def _settings_from_config(config: Mapping[str, Any], folder: Path) -> Settings:
         "dropout": float(config.get("lora_dropout") or 0.0),
         "target_modules": read_lora_modules(folder),
     }
-    return Settings.model_validate({"model": model, "data": {"structure_tokens": rows}, "lora": lora})
+    return Settings.model_validate({"model": model, "data": {"structure_tokens": marks}, "lora": lora})

@@ -25,7 +25,7 @@ from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
 from longrepo.rope.apply import NATIVE_CONTEXT, describe_context, read_context
 from longrepo.training.state import CheckpointSnapshot
-from longrepo.training.usage import adapter_code, model_code
+from longrepo.training.usage import adapter_code, has_new_rows, model_code
 from longrepo.utils import files
 from longrepo.utils.files import TEMPORARY_PREFIX, write_text_file
 
@@ -250,14 +250,17 @@ def _has_other_files(path: Path) -> bool:
 _ADAPTER_README = """# LoRA adapter
 
 Trained with longrepo on `{base}` (weights of checkpoint `{checkpoint}`, the lowest validation loss of its run).
-In PEFT's format. The tokenizer in this folder has the structure tokens, for which the embedding needs room; their
-trained rows travel in the adapter (`trainable_token_indices`), so resize before loading it. From the folder that holds
+In PEFT's format. {holds} From the folder that holds
 this one:
 
 ```python
 {code}
 ```
 """
+
+_NEW_ROWS = """The tokenizer in this folder has the structure tokens, for which the embedding needs room; their
+trained rows travel in the adapter (`trainable_token_indices`), so resize before loading it."""
+_NO_NEW_ROWS = """It is LoRA alone, on the base's own vocabulary, so tools that know no other tokens take it too."""
 
 _MODEL_README = """# Model
 
@@ -276,8 +279,9 @@ def _readme(folder: Path, best: Path, settings: Settings, notes: Sequence[str]) 
     if name == MODEL:
         text = _MODEL_README.format(base=base, checkpoint=checkpoint, code=model_code(name))
     else:
-        code = adapter_code(name, settings.model)
-        text = _ADAPTER_README.format(base=base, checkpoint=checkpoint, code=code)
+        code = adapter_code(name, settings)
+        holds = _NEW_ROWS if has_new_rows(settings) else _NO_NEW_ROWS
+        text = _ADAPTER_README.format(base=base, checkpoint=checkpoint, code=code, holds=holds)
         if (context := read_context(folder)) != NATIVE_CONTEXT:
             notes = (
                 *notes,

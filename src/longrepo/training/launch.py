@@ -83,7 +83,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     """
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import check_tokenizer
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer import load_tokenizer, with_marks
     from longrepo.engines.registry import choose_engine, create_engine
     from longrepo.memory.calibration import with_calibration
     from longrepo.memory.guard import machine_guard
@@ -103,6 +103,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     choice = choose_engine(request.engine, request.device, settings.training.weights)
     tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
     check_tokenizer(source.header, tokenizer)
+    settings = with_marks(settings, tokenizer.kind)
     planner = with_calibration(MemoryPlanner.for_run(settings, choice, request.device, _nearest_folder(output)))
     plan, settings = plan.with_settings(planner.settings), planner.settings
     memory = plan_run(planner, plan.phases_ahead(), planner.budget)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from longrepo.config.loader import find_impossible_combinations, parse_key
-from longrepo.config.schema import Settings
+from longrepo.config.schema import Settings, structure_tokens_name
 from longrepo.errors import InputError
 from longrepo.training.checkpoint import (
     LOCK_FILE,
@@ -39,12 +39,14 @@ _FIXED_BY_ADAPTER = {
     "model.revision": _BASE_REASON,
     "model.quantization": _BASE_REASON,
     "model.double_quantization": _BASE_REASON,
-    "data.structure_tokens": "the adapter either holds their rows or doesn't",
+    "data.structure_tokens": "the adapter was trained with these marks",
     "lora.r": _SHAPE_REASON,
     "lora.alpha": _SHAPE_REASON,
     LORA_MODULES: _SHAPE_REASON,
     "training.weights": "its checkpoints hold either an adapter or a whole model",
 }
+# `auto` means what the run began with; what LoRA's comes to is compared once the base is known.
+_CHOSEN_AT_START = (LORA_MODULES, "data.structure_tokens")
 # A resumed run uses the checkpoint's value for these.
 _FIXED_BY_RUN = _FIXED_BY_ADAPTER | {
     "context.method": _POSITIONS_REASON,
@@ -129,8 +131,10 @@ def _diff_value(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> It
                     yield place, was or "not there", now or "not there"
                 else:
                     yield from _diff_value(place, was, now)
-        elif (was := old.get(key, value)) != value:
-            yield f"{name}.{key}", was, value
+        else:
+            was = structure_tokens_name(old.get(key, value)) if key == "structure_tokens" else old.get(key, value)
+            if was != value:
+                yield f"{name}.{key}", was, value
 
 
 def _keep_old_values(old: Mapping[str, Any], new: Settings, fixed: Mapping[str, str]) -> tuple[Settings, list[str]]:
@@ -143,9 +147,8 @@ def _keep_old_values(old: Mapping[str, Any], new: Settings, fixed: Mapping[str, 
             for part in above:
                 inside = inside[part]
             inside[last] = was
-            if key == LORA_MODULES and now == "auto":
-                continue  # what it comes to is known, and compared, once the base is
-            notes.append(f"{key}: the checkpoint's {was} holds, not {now}: {why}")
+            if now != "auto" or key not in _CHOSEN_AT_START:
+                notes.append(f"{key}: the checkpoint's {was} holds, not {now}: {why}")
     settings = Settings.model_validate(tree)
     for key, problem in find_impossible_combinations(settings) if notes else ():
         raise InputError(f"{key}: {problem}, with what holds of the checkpoint's settings: {notes[0]}")

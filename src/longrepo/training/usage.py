@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from longrepo.config.schema import ModelSettings
+from longrepo.config.schema import Settings
 from longrepo.utils.hub import OWN_NAMES, PACKAGED_MODELS, gguf_file, is_hub_id
 
 _ADAPTER_CODE = """from peft import {peft}
@@ -12,22 +12,29 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 {imports}
 tokenizer = AutoTokenizer.from_pretrained("{adapter}")
 model = AutoModelForCausalLM.from_pretrained({base})
-if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+{resize}model = PeftModel.from_pretrained(model, "{adapter}")"""
+_RESIZE_CODE = """if len(tokenizer) > model.get_input_embeddings().num_embeddings:
     model.resize_token_embeddings(len(tokenizer))
-model = PeftModel.from_pretrained(model, "{adapter}")"""
+"""
 _MODEL_CODE = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("{model}")
 model = AutoModelForCausalLM.from_pretrained("{model}")"""
 
 
-def adapter_code(adapter: str, model: ModelSettings, show_path: bool = True) -> str:
+def has_new_rows(settings: Settings) -> bool:
+    """Return whether an adapter has rows of added tokens, and its tokenizer more tokens than the base's."""
+    return settings.data.structure_tokens in ("added", "auto")
+
+
+def adapter_code(adapter: str, settings: Settings, show_path: bool = True) -> str:
     """Return code that loads an adapter's folder onto its base.
 
-    The embedding needs room for the structure tokens before the adapter is loaded, which has their rows. Without
+    The embedding needs room for added tokens before the adapter is loaded, which has their rows. Without
     `show_path` a base in a local folder is looked up in the adapter's configuration, so that no path of this machine
     is published.
     """
+    model = settings.model
     peft, imports, base = "PeftModel", "", f'"{model.name}"'
     if model.name == "embedded":
         imports, base = "\nfrom longrepo import embedded\n", "embedded.path()"
@@ -39,7 +46,8 @@ def adapter_code(adapter: str, model: ModelSettings, show_path: bool = True) -> 
             imports, base = "\nfrom longrepo.utils.hub import model_location\n", f"model_location({base})"
     elif model.revision:
         base += f', revision="{model.revision}"'
-    return _ADAPTER_CODE.format(peft=peft, imports=imports, adapter=adapter, base=base)
+    resize = _RESIZE_CODE if has_new_rows(settings) else ""
+    return _ADAPTER_CODE.format(peft=peft, imports=imports, adapter=adapter, base=base, resize=resize)
 
 
 def base_reference(name: str) -> str:

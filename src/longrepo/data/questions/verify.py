@@ -22,7 +22,7 @@ from longrepo.data.questions.evidence import (
     same_signature,
 )
 
-_SNIPPET = re.compile(r", in ?<\|SNIPPET_(\d+)\|>$")
+_SNIPPET = re.compile(r", in ?(?:<\|SNIPPET|snippet)_(\d+)(?:\|>)?$")
 _PLACEHOLDER = re.compile(r"<[A-Z][A-Z_]+>")
 
 

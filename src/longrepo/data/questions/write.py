@@ -5,7 +5,6 @@ A question comes after the snippets that answer it and after related ones, which
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.features import inline_text
+from longrepo.data.marks import SNIPPET_TOKENS
 from longrepo.data.metadata import RepositoryFacts
 from longrepo.data.packing import Band
 from longrepo.data.questions.definition_questions import Question
@@ -22,7 +22,7 @@ from longrepo.data.questions.evidence import holds_commit
 from longrepo.data.questions.verify import AnswerChecker, AnswerVerdict
 from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, encode_text, question_ids, write_question
 from longrepo.data.text import Int32Array, TokenizedText
-from longrepo.data.tokenizer import SNIPPET_TOKENS, RepoTokenizer
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.utils import hashing
 
@@ -54,8 +54,8 @@ class QuestionWriter:
         """Return the sequence; None, with the reason counted, if the question can't be asked."""
         key = (self._seed, band.phase, question.kind, question.text)
         asked = question_ids(self._tokenizer, question.text)
-        longest = self._answer_ids(question, SNIPPET_TOKENS[-1])
-        room = band.cap - 1 - len(asked) - len(longest)
+        longest = self._answer_ids(question, len(SNIPPET_TOKENS) - 1)
+        room = band.cap - self._sizes.ends - len(asked) - len(longest)
         wanted = _SNIPPETS_WANTED.get(band.phase, 8)
         needed = [self._piece(path, at, room // max(wanted, len(question.needs) + 1)) for path, at in question.needs]
         pieces = [piece for piece in needed if piece is not None]
@@ -74,9 +74,9 @@ class QuestionWriter:
         shown = [*pieces, *others]
         shown.sort(key=lambda piece: hashing.seeded_int(*key, piece.of.path, piece.start))
         shown.append(last)
-        ids = self._answer_ids(question, SNIPPET_TOKENS[shown.index(pieces[0])])
+        ids = self._answer_ids(question, shown.index(pieces[0]))
         answer = inline_text(f"{question.text} {question.answer}", ids)  # its names: in the question and the answer
-        builder = SequenceBuilder(self._tokenizer)
+        builder = self._sizes.begin()
         write_question(builder, shown, asked, answer, self._context)
         builder.end()
         if len(builder) <= band.floor:
@@ -84,12 +84,12 @@ class QuestionWriter:
             return None
         return builder
 
-    def _answer_ids(self, question: Question, snippet: str) -> Int32Array:
-        """Return the answer's ids, with the snippet's name as a special token if the tokenizer has it."""
+    def _answer_ids(self, question: Question, number: int) -> Int32Array:
+        """Return the answer's ids, with the name of the snippet of that number."""
         before, mark, after = question.answer.partition("{snippet}")
         ids = [encode_text(self._tokenizer, f" {before}".rstrip(" ") if mark else f" {before}")]
         if mark:
-            ids.append(self._tokenizer.mark_ids(snippet))
+            ids.append(self._tokenizer.marks.snippet_name(number))
         if after:
             ids.append(encode_text(self._tokenizer, after))
         return np.concatenate(ids)
@@ -226,8 +226,8 @@ def _split_snippets(ids: list[int], tokenizer: RepoTokenizer) -> list[tuple[int 
     numbers = {
         tokenizer.structure_ids[name]: n for n, name in enumerate(SNIPPET_TOKENS) if name in tokenizer.structure_ids
     }
-    if not numbers:  # the marks are plain text
-        marks = re.split(r"<\|SNIPPET_(\d+)\|>", tokenizer.decode(ids))
+    if not numbers:  # the marks aren't single tokens
+        marks = tokenizer.marks.snippet_pattern.split(tokenizer.decode(ids))
         return [(None, marks[0]), *((int(n), text) for n, text in zip(marks[1::2], marks[2::2], strict=True))]
     cuts = [at for at, id in enumerate(ids) if id in numbers]
     pieces: list[tuple[int | None, str]] = [(None, tokenizer.decode(ids[: cuts[0]] if cuts else ids))]

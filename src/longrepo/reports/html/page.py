@@ -60,7 +60,7 @@ def use_commands(run: RunRecord) -> list[UseCommand]:
 def _adapter_commands(run: RunRecord, path: str) -> list[UseCommand]:
     return [
         UseCommand("For transformers and PEFT", f"longrepo export {path} --format peft --output DIR"),
-        UseCommand("In Python", adapter_code(str(run.trained), run.settings.model)),
+        UseCommand("In Python", adapter_code(str(run.trained), run.settings)),
     ]
 
 
