@@ -107,10 +107,12 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 _PERMUTED = ("llama", "granite", "smollm3")
 
 
-def tiny_model(case: str) -> Any:
+def tiny_model(case: str, **changes: Any) -> Any:
     _, model_type, settings, _ = SETTINGS[case]
     torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **SHAPE | settings), dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(model_type, **SHAPE | settings | changes), dtype=torch.float32
+    )
     with torch.no_grad():
         for weight in model.parameters():  # norms of one and biases of zero would hide a wrong place
             if weight.ndim == 1:

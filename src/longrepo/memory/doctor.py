@@ -55,7 +55,7 @@ def find_model(model: ModelSettings) -> ModelAccess:
     if Path(where).is_dir():
         name = "embedded in this package" if model.name == "embedded" else f"in {where}"
         if (file := gguf_file(model.name)) is not None:
-            name = f"{file}, de-quantised in {where}"
+            name = f"{file.name}, de-quantised in {where}"
         if missing := _missing_weights(Path(where)):
             what = f"{name}: no {missing}"
             return ModelAccess(
