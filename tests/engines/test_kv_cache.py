@@ -54,10 +54,13 @@ def test_transformers_holds_what_is_computed(
     engine, config = engines["torch"], read_config(str(model), None, context)
     assert on_torch.unsupported_bits_reason(config, bits, "cpu") is None
     engine.position(context)
+    for module in (on_torch, torch_engine):
+        monkeypatch.setattr(module, "PROMPT_PART", PART)
     for tokens in LENGTHS:
         cache = on_torch.make_cache(engine.base.config, bits)
-        monkeypatch.setattr(torch_engine, "make_cache", lambda *_, cache=cache: cache)
-        engine.generate(prompt(tokens), 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(on_torch, "make_cache", lambda *_, cache=cache: cache)
+            engine.generate(prompt(tokens), 1)
         assert on_torch.cache_bytes(config, tokens, "float32", bits) == on_torch.held_bytes(cache)
     if bits == 8:  # a byte a value, and a scale for each layer's keys and values
         assert on_torch.cache_bytes(config, 300, "float32", 8) == 2 * 2 * (300 * 2 * 64 + 4)
@@ -67,7 +70,7 @@ def test_transformers_holds_what_is_computed(
 def test_mlx_lm_holds_what_is_computed(
     model: Path, engines: dict[str, Any], context: ContextSettings, bits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(on_mlx, "PREFILL_STEP", PART)
+    monkeypatch.setattr(on_mlx, "PROMPT_PART", PART)
     engine, config = engines["mlx"], read_config(str(model), None, context)
     assert on_mlx.unsupported_bits_reason(config, bits, "cpu") is None
     engine.position(context)

@@ -11,6 +11,7 @@ from export.exported import base_folder, trained_run
 
 from longrepo.config.schema import ContextSettings
 from longrepo.data.template import completion_text
+from longrepo.engines.prompt_cache import PromptCache
 from longrepo.engines.registry import choose_engine
 from longrepo.serve.model import TunedModel
 from longrepo.serve.server import CompletionServer, listen
@@ -43,7 +44,7 @@ def test_each_request_is_answered_at_its_tier(run: Path, engine: str) -> None:
         "positions make a difference"
     )
     listening = listen("127.0.0.1", 0)
-    server = CompletionServer(listening, tuned, tuned.prompts(None, None))
+    server = CompletionServer(listening, tuned, tuned.prompts(None, None), PromptCache(2**28, 4))
     thread = Thread(target=server.run)
     thread.start()
     try:

@@ -15,6 +15,7 @@ import pytest
 from serve.tried import Tried
 
 from longrepo.data.template import completion_text
+from longrepo.engines.prompt_cache import PromptCache
 from longrepo.serve.model import TunedModel
 from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
 from longrepo.serve.server import CompletionServer, listen
@@ -49,7 +50,7 @@ def served(request: pytest.FixtureRequest, shop: Tried) -> Iterator[Served]:
     tuned = shop.tuned[request.param]
     prompts = tuned.prompts(512, shop.repo)
     listening = listen("127.0.0.1", 0)
-    server = CompletionServer(listening, tuned, prompts)
+    server = CompletionServer(listening, tuned, prompts, PromptCache(2**28, 4))
     thread = Thread(target=server.run)
     thread.start()
     address = "http://{}:{}/v1".format(*listening.getsockname())

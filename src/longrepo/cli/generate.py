@@ -23,6 +23,7 @@ from longrepo.errors import InputError
 
 if TYPE_CHECKING:
     from longrepo.config.schema import ContextSettings
+    from longrepo.engines.prompt_cache import PromptCache
     from longrepo.engines.tiers import Tier
     from longrepo.serve.model import TunedModel
     from longrepo.serve.prompts import CompletionPrompt
@@ -176,6 +177,17 @@ def serve(
     device: Annotated[DeviceChoice, typer.Option(help="Where to compute.")] = DeviceChoice.auto,
     engine: EngineOption = EngineChoice.auto,
     set_: PositionsOption = None,
+    slots: Annotated[
+        int, typer.Option(min=0, help="How many prompts to keep the keys and values of, for prompts that begin alike.")
+    ] = 4,
+    cache_gb: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="GIB",
+            help="Their memory. Default: what they need at --length, up to a quarter of what there is.",
+        ),
+    ] = None,
 ) -> None:
     """Answer completion and fill-in-the-middle requests until Ctrl-C."""
     api.choose_engine_of(run, device.value, engine.value)
@@ -187,13 +199,28 @@ def serve(
         tuned = api.load(run, model=model, context=parse_positions(set_), device=device.value, engine=engine.value)
         for note in (*tuned.notes, *(f"{what}: {why}" for what, why in tuned.engine.choices)):
             print(note)
-        server = CompletionServer(listening, tuned, tuned.prompts(length, repo))
+        prompts = tuned.prompts(length, repo)
+        kept = tuned.prompt_cache(prompts.length, slots, cache_gb)
+        print(_describe_kept(kept, tuned, prompts.length))
+        server = CompletionServer(listening, tuned, prompts, kept)
         address, number, *_ = listening.getsockname()
         if not is_loopback(address):
             print(f"--host {host}: whoever reaches this machine can use the server; there is no key")
         shown = f"[{address}]" if ":" in address else address
         print(f"http://{shown}:{number}/v1 answers as {tuned.name}; Ctrl-C ends it", flush=True)
         server.run()
+
+
+def _describe_kept(kept: PromptCache, tuned: TunedModel, length: int) -> str:
+    from longrepo.memory.budget import GIB
+
+    one = tuned.engine.kept_bytes(length)
+    room = f"{kept.budget / GIB:.2f} GiB; one of {length:,} tokens takes {one / GIB:.2f}"
+    if not kept.slots:
+        return "prompts kept: none (--slots 0)"
+    if one > kept.budget:
+        return f"prompts kept: up to {kept.slots} shorter ones, in {room}: raise --cache-gb or lower --length"
+    return f"prompts kept: up to {kept.slots}, in {room}"
 
 
 @contextmanager

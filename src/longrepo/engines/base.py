@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from longrepo.config.schema import ContextSettings
+from longrepo.engines.prompt_cache import PromptCache, PromptProgress
 from longrepo.errors import InputError, OutOfMemory
 
 TokenChooser = Callable[[npt.NDArray[np.float32]], int]  # scores `[vocabulary]` to the id of the next token
@@ -173,6 +174,8 @@ class Engine(Protocol):
         bits: int = 16,
         tick: Callable[[], None] | None = None,
         choose: TokenChooser | None = None,
+        kept: PromptCache | None = None,
+        progress: PromptProgress | None = None,
     ) -> Generator[int]:
         """Yield the continuation of a prompt token by token, without the end token; each token is computed on demand.
 
@@ -180,8 +183,16 @@ class Engine(Protocol):
         yielded; None is greedy. `bits` per cached key and value: 8 or 4 only if the engine's `unsupported_bits_reason`
         is None. `tick` is called for each new token, the end token included.
 
+        The prompt is read in parts of `PROMPT_PART` tokens, between which `progress` may raise. What `kept` holds of
+        its beginning isn't computed again, and what is computed is kept there; with no new tokens that is all.
+
         Exhaust or close the generator, in the thread that started it, before the engine computes anything else.
         """
+        ...
+
+    def kept_bytes(self, tokens: int, bits: int = 16) -> int:
+        """Return about how many bytes the keys and values of a text have in a `PromptCache`, at the current
+        positions."""
         ...
 
     def generate(

@@ -6,15 +6,18 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.data.template import completion_text
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
 from longrepo.engines.base import Engine
+from longrepo.engines.prompt_cache import PromptCache, PromptProgress
 from longrepo.engines.registry import EngineSelection, cache_library, create_engine
 from longrepo.engines.tiers import Tier, TieredEngine, model_tiers
 from longrepo.errors import InputError
+from longrepo.memory.budget import GIB, available_bytes
 from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
 from longrepo.serve.sampling import CompletionText, Sampling, ScoredToken
 from longrepo.serve.working_tree import WorkingTree
@@ -90,6 +93,13 @@ class TunedModel:
         if reason := library.unsupported_bits_reason(config, bits, self.engine.device):
             raise InputError(f"--cache-bits {bits}: {reason}; omit it, or see longrepo plan --inference")
 
+    def prompt_cache(self, length: int, slots: int, gib: float | None) -> PromptCache:
+        """Return a cache for `slots` prompts of `length` tokens with their answers, in at most `gib` GiB (None: a
+        quarter of the memory that this process may hold)."""
+        most = available_bytes(self.engine.device) // 4 if gib is None else int(gib * GIB)
+        self.adaptive.select_tier(length)
+        return PromptCache(min(most, slots * self.engine.kept_bytes(length)) if gib is None else most, slots)
+
     def prompts(self, length: int | None, repo: Path | None) -> PromptBuilder:
         """Return a builder of prompts of `length` tokens (see there), which show related files if `repo` is given.
         Without a `length`, a text that is used as it is may have as many tokens as the positions reach."""
@@ -105,11 +115,14 @@ class TunedModel:
         stop: Sequence[str] = (),
         newline: str | None = None,
         bits: int = 16,
+        kept: PromptCache | None = None,
+        progress: PromptProgress | None = None,
     ) -> Generator[TextPart]:
         """Complete a prompt: yield a part for each token, and a last one with the reason for the end.
 
         `choice`: the number of this completion among those of the same `sampling`; `newline`: line ends of the text
-        (None: those of the prompt). Exhaust or close the generator in the thread that started it."""
+        (None: those of the prompt); `bits`, `kept` and `progress` as in `Engine.stream`. Exhaust or close the generator
+        in the thread that started it."""
         self.adaptive.select_tier(len(prompt.ids) + prompt.new)
         sampler, text = sampling.sampler(choice), CompletionText(self.tokenizer, stop, prompt.newline, newline)
         scored: list[ScoredToken] = []
@@ -123,7 +136,8 @@ class TunedModel:
             return tuple(scored[first:])
 
         new, piece = 0, ""
-        with closing(self.engine.stream(prompt.ids, prompt.new, bits=bits, choose=sampler)) as tokens:
+        options: dict[str, Any] = {"bits": bits, "choose": sampler, "kept": kept, "progress": progress}
+        with closing(self.engine.stream(prompt.ids, prompt.new, **options)) as tokens:
             for new, token in enumerate(tokens, start=1):
                 piece = text.add(token)
                 if text.ended:

@@ -18,7 +18,8 @@ PromptText = str | tuple[int, ...]  # or token ids
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """The fields of a request; unknown ones are ignored. `prompts` has one or more; `n` answers are given to each."""
+    """The fields of a request; unknown ones are ignored. `prompts` has one or more; `n` answers are given to each.
+    `editor` says who asks, if the request does: `user`, or llama.cpp's `id_slot`."""
 
     prompts: tuple[PromptText, ...]
     suffix: str | None
@@ -29,6 +30,7 @@ class CompletionRequest:
     n: int
     echo: bool
     sampling: Sampling
+    editor: str | None = None
 
     @staticmethod
     def parse(body: object) -> CompletionRequest:
@@ -65,7 +67,15 @@ class CompletionRequest:
             n=n,
             echo=echo,
             sampling=sampling,
+            editor=_editor(fields),
         )
+
+
+def _editor(fields: Mapping[str, Any]) -> str | None:
+    user, slot = fields.get("user"), fields.get("id_slot")
+    if isinstance(user, str) and user:
+        return f"user {user}"
+    return f"id_slot {slot}" if type(slot) is int and slot >= 0 else None
 
 
 def _prompts(prompt: object) -> tuple[PromptText, ...]:

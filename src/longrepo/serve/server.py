@@ -1,4 +1,4 @@
-"""A server for editors: OpenAI's completions endpoint with either engine's model.
+"""A server for editors: OpenAI's completions endpoint with either engine's model, and figures for Prometheus.
 
 Starlette on uvicorn reads requests in one thread. Answers are computed one after another in the thread that calls
 `CompletionServer.run`, because MLX keeps compiled code with Python objects in thread-local storage, and destroying that
@@ -17,13 +17,15 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
+from weakref import WeakValueDictionary
 
 import uvicorn
+from prometheus_client import CONTENT_TYPE_LATEST as METRICS_TYPE
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -33,7 +35,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from longrepo.engines.prompt_cache import PromptCache
 from longrepo.errors import InputError
+from longrepo.serve.metrics import RequestTiming, ServeMetrics
 from longrepo.serve.model import TextPart, TunedModel
 from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
 from longrepo.serve.protocol import CompletionRequest, PromptText, choice, error_body, usage
@@ -86,15 +90,21 @@ class AnswerBrokenOff(Exception):
         self.status = status
 
 
-@dataclass
+@dataclass(eq=False)
 class Answer:
     """A request that the two threads share. The computing one puts parts into `parts`, the last with a finish reason,
     or an error; the other sets `abandoned` when the client is gone."""
 
     request: CompletionRequest
+    timing: RequestTiming = field(default_factory=RequestTiming)
     parts: asyncio.Queue[AnswerPart | AnswerEnd | Exception] = field(default_factory=asyncio.Queue)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     abandoned: bool = False
+
+    def break_off(self, reason: str) -> None:
+        """Abandon this answer, from the loop's thread."""
+        self.abandoned = True
+        self.parts.put_nowait(AnswerBrokenOff(reason, 499))
 
     def put(self, part: AnswerPart | AnswerEnd | Exception) -> None:
         """Add a part, from the computing thread."""
@@ -108,15 +118,33 @@ class Answer:
         return part
 
 
+def _print_line(line: str) -> None:
+    with suppress(OSError):  # nobody reads the output any more
+        print(line, flush=True)
+
+
+class _Abandoned(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class CompletionServer:
     """Answers requests until it is stopped."""
 
-    def __init__(self, listening: socket.socket, tuned: TunedModel, prompts: PromptBuilder) -> None:
-        self._listening, self._tuned, self._prompts = listening, tuned, prompts
+    def __init__(
+        self,
+        listening: socket.socket,
+        tuned: TunedModel,
+        prompts: PromptBuilder,
+        kept: PromptCache | None = None,
+        log: Callable[[str], None] = _print_line,
+    ) -> None:
+        """`kept`: where keys and values of prompts stay between requests; `log` gets a line for each request."""
+        self._listening, self._tuned, self._prompts, self._kept, self._log = listening, tuned, prompts, kept, log
         self._waiting: SimpleQueue[Answer | None] = SimpleQueue()
         self._stopping = False
         allows = allowed_hosts(listening.getsockname()[0])
-        app = application(tuned.name, prompts.longest or prompts.length, self._waiting.put, allows)
+        self._metrics = ServeMetrics(self._waiting.qsize, kept)
+        app = application(tuned.name, prompts.longest or prompts.length, self._waiting.put, allows, self._metrics)
         options: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
         self._http = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, **options))
 
@@ -157,54 +185,85 @@ class CompletionServer:
 
     def _compute(self, answer: Answer) -> None:
         """Compute an answer; an error becomes the answer, and the server goes on."""
-        if answer.abandoned:
-            return
+        outcome = "abandoned"
         try:
-            self._write(answer)
+            self._check_wanted(answer)
+            answer.timing.begun = time.perf_counter()
+            outcome = self._write(answer)
+        except _Abandoned:
+            pass
         except InputError as error:
+            outcome = "refused"
             answer.put(error)
         except Exception as error:
+            outcome = "error"
             _LOG.exception("an answer could not be computed")
             answer.put(AnswerBrokenOff(str(error) or type(error).__name__, 500))
+        self._metrics.add(answer.timing, outcome)
+        self._log(answer.timing.line(outcome))
 
-    def _write(self, answer: Answer) -> None:
-        request, size = answer.request, self._tuned.tokenizer.vocabulary_size
+    def _check_wanted(self, answer: Answer) -> None:
+        if answer.abandoned or self._stopping:
+            raise _Abandoned
+
+    def _write(self, answer: Answer) -> str:
+        """Compute all answers to a request; return why the last one ended."""
+        request, size, reason = answer.request, self._tuned.tokenizer.vocabulary_size, "length"
         if wrong := [id for id in request.sampling.logit_bias if id >= size]:
             raise InputError(f"logit_bias: token {wrong[0]} isn't one of the model's {size}")
-        prompts, new = [self._prompt(request, text) for text in request.prompts], 0
+        prompts = [self._prompt(request, text) for text in request.prompts]
         for index in range(len(prompts) * request.n):
             number = index // request.n
-            count = self._write_one(answer, index, request.prompts[number], prompts[number])
-            if count is None:
-                return
-            new += count
-        answer.put(AnswerEnd(sum(len(prompt.ids) for prompt in prompts), new))
+            reason = self._write_one(answer, index, request.prompts[number], prompts[number])
+        answer.put(AnswerEnd(sum(len(prompt.ids) for prompt in prompts), answer.timing.new))
+        return reason
 
     def _prompt(self, request: CompletionRequest, prompt: PromptText) -> CompletionPrompt:
         if isinstance(prompt, str):
             return self._prompts.asked(prompt, request.suffix, request.max_tokens)
         return self._prompts.fitting_ids(list(prompt), request.max_tokens)
 
-    def _write_one(self, answer: Answer, index: int, asked: PromptText, prompt: CompletionPrompt) -> int | None:
-        """Compute the answer number `index`; return its number of tokens, or None if nobody waits for it any more."""
-        request, new = answer.request, 0
+    def _write_one(self, answer: Answer, index: int, asked: PromptText, prompt: CompletionPrompt) -> str:
+        """Compute the answer number `index`; return why it ended. Raises _Abandoned if nobody waits any more."""
+        request, timing, begun = answer.request, answer.timing, False
         text = asked if isinstance(asked, str) else self._tuned.tokenizer.decode(asked)
         if request.echo:
             answer.put(AnswerPart(index, TextPart(text, 0)))
+
+        def progress(read: int, tokens: int) -> None:
+            nonlocal begun
+            self._check_wanted(answer)
+            if not begun:
+                begun = True
+                timing.read_from(read, tokens)
+
         options: dict[str, Any] = {"choice": index % request.n, "stop": request.stop, "newline": newline_of(text)}
-        with closing(self._tuned.stream(prompt, request.sampling, **options)) as parts:
+        count, reason = 0, "length"
+        with closing(
+            self._tuned.stream(prompt, request.sampling, **options, kept=self._kept, progress=progress)
+        ) as parts:
             for part in parts:
-                if answer.abandoned or self._stopping:
-                    return None
-                new = part.new
+                self._check_wanted(answer)
+                if part.new > count:
+                    count = part.new
+                    timing.token()
                 if part.text or part.finish_reason:
                     answer.put(AnswerPart(index, part))
-        return new
+                reason = part.finish_reason or reason
+        return reason
 
 
-def application(name: str, longest: int, enqueue: Callable[[Answer], None], allows: Callable[[str], bool]) -> Starlette:
+def application(
+    name: str,
+    longest: int,
+    enqueue: Callable[[Answer], None],
+    allows: Callable[[str], bool],
+    figures: ServeMetrics,
+) -> Starlette:
     """Return the HTTP application: it passes requests to `enqueue` and sends the parts of answers as they come.
-    `allows` decides which host names requests may be addressed to; `longest`: tokens of prompt and completion."""
+    `allows` decides which host names requests may be addressed to; `longest`: tokens of prompt and completion. An
+    editor's newer request takes the place of its older one."""
+    latest: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # of each editor that says who it is
 
     async def complete(request: Request) -> Response:
         try:
@@ -212,6 +271,10 @@ def application(name: str, longest: int, enqueue: Callable[[Answer], None], allo
         except (ValueError, RecursionError):
             raise InputError("the request isn't valid JSON: send an object with a prompt") from None
         answer = Answer(CompletionRequest.parse(body))
+        if editor := answer.request.editor:
+            if older := latest.get(editor):
+                older.break_off(f"a newer request of {editor} took the place of this one")
+            latest[editor] = answer
         enqueue(answer)
         hung_up = asyncio.create_task(_hang_up(request, answer))
         header = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
@@ -234,8 +297,15 @@ def application(name: str, longest: int, enqueue: Callable[[Answer], None], allo
         model = {"id": name, "object": "model", "created": 0, "owned_by": "longrepo", "max_model_len": longest}
         return JSONResponse({"object": "list", "data": [model]})
 
+    async def metrics(_: Request) -> Response:
+        return Response(figures.text(), media_type=METRICS_TYPE)
+
     return Starlette(
-        routes=[Route("/v1/completions", complete, methods=["POST"]), Route("/v1/models", models, methods=["GET"])],
+        routes=[
+            Route("/v1/completions", complete, methods=["POST"]),
+            Route("/v1/models", models, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+        ],
         middleware=[Middleware(AddressCheck, allows=allows)],
         exception_handlers=dict.fromkeys((InputError, HTTPException, AnswerBrokenOff), _error_response),
     )
@@ -285,8 +355,7 @@ async def _hang_up(request: Request, answer: Answer) -> None:
     """Abandon an answer when its client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-    answer.abandoned = True
-    answer.parts.put_nowait(AnswerBrokenOff("the client is gone", 499))
+    answer.break_off("the client is gone")
 
 
 async def _events(
@@ -336,7 +405,7 @@ def _error(error: Exception) -> tuple[dict[str, Any], int]:
     if isinstance(error, AnswerBrokenOff):
         status = error.status
     elif isinstance(error, HTTPException):
-        status, message = error.status_code, f"{error.detail}: use POST /v1/completions or GET /v1/models"
+        status, message = error.status_code, f"{error.detail}: use POST /v1/completions, GET /v1/models or GET /metrics"
     return error_body(message, status), status
 
 

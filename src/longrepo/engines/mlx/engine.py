@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
@@ -20,9 +20,9 @@ from longrepo.engines.adapter_io import adapter_config, read_adapter, read_momen
 from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser, oom_as_error
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore, StepObserver
 from longrepo.engines.lora_targets import automatic_targets, check_lora_targets, with_lora_targets
+from longrepo.engines.mlx import kv_cache
 from longrepo.engines.mlx.chunked import MlxChunkedStep, MlxCodec, plain_step, unsupported_reason
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device, to_float
-from longrepo.engines.mlx.kv_cache import generation_options
 from longrepo.engines.mlx.load import layer_linears, load_base
 from longrepo.engines.mlx.lora import (
     Gradients,
@@ -41,6 +41,7 @@ from longrepo.engines.mlx.lora import (
 )
 from longrepo.engines.mlx.loss import MlxScoredPositions, token_nll
 from longrepo.engines.mlx.models import set_positions
+from longrepo.engines.prompt_cache import PROMPT_PART, CachedText, CacheState, PromptCache, PromptProgress
 from longrepo.errors import InputError
 from longrepo.rope.apply import engine_config_changes, write_context
 from longrepo.utils import process
@@ -62,6 +63,8 @@ class MlxEngine:
         settings = with_lora_targets(settings, automatic_targets(layer_linears(model)))
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
         self.device = placement.kind
+        self._weights = 0  # how often they changed
+        self._part_bytes: dict[CacheState, int] = {}  # of the keys and values of `PLACES` tokens
         self.choices: list[tuple[str, str]] = list(placement.choices)
         self.pad_id = 0  # any token works: padding is neither attended to nor scored
         self._dropout = attach_lora(model, settings)
@@ -127,6 +130,7 @@ class MlxEngine:
     def apply_update(self, learning_rate: float, max_grad_norm: float) -> float:
         norm = self._optimizer.update(self.slots, self._gradients, learning_rate, max_grad_norm)
         self.drop_gradients()
+        self._weights += 1
         return norm
 
     def drop_gradients(self) -> None:
@@ -164,23 +168,75 @@ class MlxEngine:
         bits: int = 16,
         tick: Callable[[], None] | None = None,
         choose: TokenChooser | None = None,
+        kept: PromptCache | None = None,
+        progress: PromptProgress | None = None,
     ) -> Generator[int]:
-        from mlx_lm.generate import generate_step, generation_stream
+        from mlx_lm.generate import generation_stream
 
+        if not max_new_tokens and kept is None:
+            return
         self.model.eval()
-        packed = generation_options(self.model.published, bits)
-        sampler = None if choose is None else _as_sampler(choose)
-        steps = generate_step(mx.array(list(prompt)), self.model, max_tokens=max_new_tokens, sampler=sampler, **packed)
+        text = self._cached_text(prompt, max_new_tokens, bits, kept)
+        steps, begun = self._steps(prompt, max_new_tokens, bits, choose, text, progress), list(prompt)
         try:
-            for token, _ in steps:
+            for token in steps:
+                begun.append(token)
                 if tick:
                     tick()
-                if int(token) in self.model.eos_token_ids:
+                if token in self.model.eos_token_ids:
                     return
-                yield int(token)
+                yield token
         finally:
             steps.close()
             mx.synchronize(generation_stream)  # it computes a token ahead; a process must not exit during that
+            if kept is not None:
+                held = kv_cache.held_tokens(text.cache)
+                text.whole = held is not None and held <= len(begun)
+                text.ids = begun[:held]
+                kept.put(text, min(len(text.ids), len(prompt) - 1), kv_cache)
+
+    def _steps(
+        self,
+        prompt: Sequence[int],
+        max_new_tokens: int,
+        bits: int,
+        choose: TokenChooser | None,
+        text: CachedText,
+        progress: PromptProgress | None,
+    ) -> Generator[int]:
+        """Yield mlx-lm's tokens after a prompt whose beginning a cache holds."""
+        from mlx_lm.generate import generate_step
+
+        start = len(text.ids)
+        steps = generate_step(
+            mx.array(list(prompt[start:])),
+            self.model,
+            max_tokens=max_new_tokens,
+            sampler=None if choose is None else _as_sampler(choose),
+            prompt_cache=text.cache,
+            prefill_step_size=PROMPT_PART,
+            prompt_progress_callback=progress and (lambda read, _: progress(start + read, len(prompt))),
+            **kv_cache.generation_options(self.model.published, bits),
+        )
+        with closing(steps):
+            for token, _ in steps:
+                yield int(token)
+
+    def kept_bytes(self, tokens: int, bits: int = 16) -> int:
+        state = CacheState(0, repr(self._settings.context), bits)
+        if state not in self._part_bytes:
+            self._part_bytes[state] = kv_cache.kept_bytes(self.model, self._placement.dtype_name, bits)
+        return -(-tokens // kv_cache.PLACES) * self._part_bytes[state]
+
+    def _cached_text(
+        self, prompt: Sequence[int], max_new_tokens: int, bits: int, kept: PromptCache | None
+    ) -> CachedText:
+        """Return the kept keys and values of the beginning of a prompt, or an empty cache."""
+        state = CacheState(self._weights, repr(self._settings.context), bits)
+        if kept is not None and (needed := self.kept_bytes(len(prompt) + max_new_tokens + 1, bits)) <= kept.budget:
+            found = kept.take(prompt, state, needed, kv_cache)
+            return found or CachedText(kv_cache.make_cache(self.model), state)
+        return CachedText(self.model.make_cache(), state, keep=False)
 
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
@@ -189,6 +245,7 @@ class MlxEngine:
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
+        self._weights += 1
         switches: list[Any] = [module for module in self.model.modules() if isinstance(module, LoraLinear)]
         switches += [self.rows] if self.rows is not None else []
         for switch in switches:
@@ -198,6 +255,7 @@ class MlxEngine:
         finally:
             for switch in switches:
                 switch.active = True
+            self._weights += 1
 
     def save_adapter(self, folder: Path) -> None:
         ids: Any = self.rows.ids.tolist() if self.rows is not None else None
@@ -206,6 +264,7 @@ class MlxEngine:
         write_context(folder, self._settings.context)
 
     def load_adapter(self, folder: Path) -> None:
+        self._weights += 1
         shapes = {name: tensor.shape for name, tensor in adapter_tensors(self.slots).items()}
         set_adapter(self.slots, read_adapter(folder, shapes))
 

@@ -3,15 +3,19 @@ generation."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
 
 from longrepo.engines.mlx.models import build, family_of
+from longrepo.engines.prompt_cache import PROMPT_PART
 
-PREFILL_STEP = 2048  # tokens of a prompt that mlx-lm's generation takes at a time
 GROUP_SIZES = (64, 32)  # values that share a scale and a bias; the first size that divides a head is used
+PLACES = KVCache.step  # tokens by which mlx-lm's caches grow
 
 
 def unsupported_bits_reason(config: Any, bits: int, device: str) -> str | None:
@@ -34,15 +38,65 @@ def generation_options(config: Mapping[str, Any], bits: int) -> dict[str, Any]:
     return {} if bits == 16 else {"kv_bits": bits, "kv_group_size": _group_size(config), "quantized_kv_start": 0}
 
 
+def make_cache(model: Any) -> list[Any]:
+    """Return an empty cache for each layer of a model. Layers with a window see as little as otherwise, but hold all
+    tokens, so that the cache can be shortened."""
+    return [KVCache() if type(one) is RotatingKVCache else one for one in model.make_cache()]
+
+
+def can_shorten(cache: Any) -> bool:
+    """See `CacheEditor`."""
+    return all(type(one) in (KVCache, QuantizedKVCache) for one in cache)
+
+
+def shorten(cache: Any, tokens: int) -> None:
+    """See `CacheEditor`; mlx-lm keeps the places for later tokens."""
+    for one in cache:
+        one.trim(one.offset - tokens)
+
+
+def copied(cache: Any, tokens: int) -> Any:
+    """See `CacheEditor`."""
+    copies = []
+    for one in cache:
+        copies.append(new := copy.copy(one))
+        new.offset = tokens
+        new.keys, new.values = (
+            tree_map(lambda array: mx.contiguous(array[..., :tokens, :]), two) for two in (one.keys, one.values)
+        )
+    mx.eval([(new.keys, new.values) for new in copies])
+    return copies
+
+
+def held_bytes(cache: Any) -> int:
+    """See `CacheEditor`."""
+    return sum(one.nbytes for one in cache)
+
+
+def held_tokens(cache: Any) -> int | None:
+    """Return how many tokens every layer of a cache has; None if they differ or don't say."""
+    counts = {getattr(one, "offset", None) for one in cache}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def kept_bytes(model: Any, dtype: str, bits: int = 16) -> int:
+    """Return the size in bytes of a cache that is made to be kept, for each `PLACES` tokens."""
+    return _largest_bytes(model.published, make_cache(model), [PLACES], dtype, bits)
+
+
 def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
     """Return the largest size in bytes, summed over the layers, while a prompt of `tokens` tokens is read.
 
     A layer with a window holds the whole part that is being read before it drops what lies behind the window."""
     tree = config.to_dict()
+    return _largest_bytes(tree, build(tree).make_cache(), list(prompt_parts(tokens)), dtype, bits)
+
+
+def _largest_bytes(tree: Mapping[str, Any], caches: list[Any], parts: list[int], dtype: str, bits: int) -> int:
     heads = tree.get("num_key_value_heads") or tree["num_attention_heads"]
-    totals = [0] * len(list(prompt_parts(tokens)))
-    for cache in build(tree).make_cache():
-        for number, part in enumerate(prompt_parts(tokens)):
+    totals = [0] * len(parts)
+    for cache in caches:
+        for number, part in enumerate(parts):
             states = mx.zeros((1, heads, part, _head_width(tree)), getattr(mx, dtype))
             cache.update_and_fetch(states, states)
             if bits < 16 and hasattr(cache, "to_quantized"):
@@ -53,7 +107,7 @@ def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
 
 def prompt_parts(tokens: int) -> Iterator[int]:
     """Yield the sizes of the parts in which mlx-lm reads a prompt; its last token comes alone."""
-    yield from (min(PREFILL_STEP, tokens - 1 - start) for start in range(0, tokens - 1, PREFILL_STEP))
+    yield from (min(PROMPT_PART, tokens - 1 - start) for start in range(0, tokens - 1, PROMPT_PART))
     yield 1
 
 

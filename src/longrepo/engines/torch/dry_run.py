@@ -45,7 +45,7 @@ from longrepo.engines.torch.attention import Kernel, force_kernel
 from longrepo.engines.torch.device import torch_dtype_name
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, materialize, meta_model, tensors_of
-from longrepo.engines.torch.kv_cache import make_cache
+from longrepo.engines.torch.kv_cache import fill, last_part, make_cache, takes_parts
 from longrepo.utils.process import peak_resident, reset_peak_resident
 
 Tensor = torch.Tensor
@@ -251,6 +251,9 @@ def _generation_bytes(run: TorchDryRun, layers: int, tokens: int, bits: int) -> 
         for entered in (torch.no_grad(), engine.autocast(), tracker):
             stack.enter_context(entered)
         cache, ids = make_cache(engine.base.config, bits), torch.ones(1, tokens, dtype=torch.long)
+        if takes_parts(cache):  # the last part of the prompt needs the most
+            ids = ids[:, : last_part(tokens)]
+            fill(cache, engine.base.config, tokens - ids.shape[1], run.dtype)
         for part, seen in ((ids, tokens), (ids[:, :1], tokens + 1)):
             mask = torch.ones(1, seen, dtype=torch.long)
             asked = {"input_ids": part, "attention_mask": mask, "past_key_values": cache, "logits_to_keep": 1}

@@ -21,7 +21,8 @@ from longrepo.engines.adapter_io import read_adapter, read_optimizer, write_adap
 from longrepo.engines.base import Batch, Placement, StepMethod, TokenChooser, oom_as_error
 from longrepo.engines.chunked import ActivationStore, DiskStore, MemoryStore, StepObserver
 from longrepo.engines.lora_targets import check_lora_targets
-from longrepo.engines.torch import lora
+from longrepo.engines.prompt_cache import PROMPT_PART, CachedText, CacheState, PromptCache, PromptProgress
+from longrepo.engines.torch import kv_cache, lora
 from longrepo.engines.torch.chunked import TorchChunkedStep, TorchCodec, chunked_mode, unsupported_reason
 from longrepo.engines.torch.device import PeakMemory, select_torch_device, torch_device, torch_dtype
 from longrepo.engines.torch.full_finetune import (
@@ -31,7 +32,6 @@ from longrepo.engines.torch.full_finetune import (
     trained_placement,
     write_model,
 )
-from longrepo.engines.torch.kv_cache import make_cache
 from longrepo.engines.torch.load import load_base
 from longrepo.engines.torch.lora import (
     TorchTokenEmbeddings,
@@ -73,6 +73,8 @@ class TorchEngine:
         self._device, self._dtype = torch_device(placement), torch_dtype(placement)
         self.has_adapter = isinstance(model, peft.PeftModel)
         self.device = placement.kind
+        self._weights = 0  # how often they changed
+        self._part_bytes: dict[CacheState, int] = {}  # of the keys and values of a prompt's part
         self.choices: list[tuple[str, str]] = list(placement.choices)
         self.base: Any = model.get_base_model() if self.has_adapter else model
         self._decoder, self._head = self.base.get_decoder(), scaled_head(self.base)
@@ -162,6 +164,7 @@ class TorchEngine:
         if np.isfinite(norm):  # otherwise the caller ends the run and the weights stay unchanged
             self.optimizer.step()
         self.drop_gradients()
+        self._weights += 1
         return norm
 
     def drop_gradients(self) -> None:
@@ -205,22 +208,61 @@ class TorchEngine:
         bits: int = 16,
         tick: Callable[[], None] | None = None,
         choose: TokenChooser | None = None,
+        kept: PromptCache | None = None,
+        progress: PromptProgress | None = None,
     ) -> Generator[int]:
+        if not max_new_tokens and kept is None:
+            return
         self.model.eval()
         end = self.model.generation_config.eos_token_id
         ends = end if isinstance(end, list) else [end]
-        cache = make_cache(self.base.config, bits)
-        ids = torch.tensor([list(prompt)], device=self._device)
-        with self.autocast():  # open across tokens: it caches the weights that it has cast
-            for _ in range(max_new_tokens):
-                scores = self._next_scores(ids, cache)
-                token = int(scores.argmax()) if choose is None else choose(scores.float().cpu().numpy())
-                ids = torch.tensor([[token]], device=self._device)
-                if tick:
-                    tick()
-                if token in ends:
-                    return
-                yield token
+        text = self._cached_text(prompt, max_new_tokens, bits, kept)
+        try:
+            with self.autocast():  # open across tokens: it caches the weights that it has cast
+                scores = self._read_prompt(prompt, text, progress)
+                for number in range(max_new_tokens):
+                    token = int(scores.argmax()) if choose is None else choose(scores.float().cpu().numpy())
+                    if tick:
+                        tick()
+                    if token in ends:
+                        return
+                    yield token
+                    if number + 1 < max_new_tokens:
+                        scores = self._next_scores([token], text)
+        finally:
+            if kept is not None:
+                kept.put(text, min(len(text.ids), len(prompt)), kv_cache)
+
+    def kept_bytes(self, tokens: int, bits: int = 16) -> int:
+        state = CacheState(0, repr(self._settings.context), bits)
+        if state not in self._part_bytes:
+            dtype = self._placement.dtype_name
+            self._part_bytes[state] = kv_cache.kept_bytes(self.base.config, PROMPT_PART, dtype, bits)
+        return -(-tokens * self._part_bytes[state] // PROMPT_PART)
+
+    def _cached_text(
+        self, prompt: Sequence[int], max_new_tokens: int, bits: int, kept: PromptCache | None
+    ) -> CachedText:
+        """Return the kept keys and values of the beginning of a prompt, or an empty cache."""
+        config, state = self.base.config, CacheState(self._weights, repr(self._settings.context), bits)
+        if kept is not None and kv_cache.can_shorten(kv_cache.make_cache(config, bits)):
+            needed = self.kept_bytes(len(prompt) + max_new_tokens, bits)
+            if needed <= kept.budget:
+                found = kept.take(prompt, state, needed, kv_cache)
+                return found or CachedText(kv_cache.make_cache(config, bits, keep=True), state)
+        return CachedText(kv_cache.make_cache(config, bits), state, keep=False)
+
+    def _read_prompt(self, prompt: Sequence[int], text: CachedText, progress: PromptProgress | None) -> torch.Tensor:
+        """Read what a cache doesn't hold of a prompt; return the scores of the token after it, `[vocabulary]`."""
+        size = PROMPT_PART if kv_cache.takes_parts(text.cache) else len(prompt)
+        scores = torch.empty(0)
+        while len(text.ids) < len(prompt):
+            if progress:
+                progress(len(text.ids), len(prompt))
+            scores = self._next_scores(prompt[len(text.ids) :][:size], text)
+        if progress:
+            progress(len(prompt), len(prompt))
+        return scores
 
     def generate(
         self, prompt: Sequence[int], max_new_tokens: int, *, bits: int = 16, tick: Callable[[], None] | None = None
@@ -229,6 +271,15 @@ class TorchEngine:
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
+        self._weights += 1
+        try:
+            with self._only_base():
+                yield
+        finally:
+            self._weights += 1
+
+    @contextmanager
+    def _only_base(self) -> Iterator[None]:
         if self._start is not None:
             with self._start.swap_in(self.model):
                 yield
@@ -253,6 +304,7 @@ class TorchEngine:
 
     @torch.no_grad()
     def load_adapter(self, folder: Path) -> None:
+        self._weights += 1
         if self.has_adapter:
             tensors = adapter_tensors(self.model, self.rows)
             saved = read_adapter(folder, {name: tensor.shape for name, tensor in tensors.items()})
@@ -298,10 +350,15 @@ class TorchEngine:
             "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft, bitsandbytes)},
         }
 
-    def _next_scores(self, ids: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Return the scores of the token after `ids` `[1, tokens]` and what the cache holds, `[vocabulary]`."""
-        states = self._decoder(input_ids=ids, past_key_values=cache, use_cache=True).last_hidden_state
-        return self._head(states[:, -1:]).flatten()
+    def _next_scores(self, ids: Sequence[int], text: CachedText) -> torch.Tensor:
+        """Return the scores of the token after what a cache holds and `ids`, `[vocabulary]`."""
+        text.whole = False
+        given = torch.tensor([list(ids)], device=self._device)
+        states = self._decoder(input_ids=given, past_key_values=text.cache, use_cache=True).last_hidden_state
+        scores: torch.Tensor = self._head(states[:, -1:]).flatten()
+        text.ids += ids
+        text.whole = True
+        return scores
 
     def _hidden_parts(self, ids: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
         if self.method.step == "plain":

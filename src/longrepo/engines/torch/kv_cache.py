@@ -3,13 +3,15 @@ values."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from longrepo.engines.base import layer_types, truncate_config
+from longrepo.engines.prompt_cache import PROMPT_PART
 
 _CACHE_ATTRIBUTES = ("keys", "values", "_quantized_keys", "_quantized_values", "conv_states", "recurrent_states")
 
@@ -29,28 +31,92 @@ def unsupported_bits_reason(config: Any, bits: int, device: str) -> str | None:
     return None
 
 
-def make_cache(config: Any, bits: int = 16) -> Any:
-    """Return an empty cache; with 8 bits it is float8 with one scale for each layer's keys and values."""
+def make_cache(config: Any, bits: int = 16, keep: bool = False) -> Any:
+    """Return an empty cache; with 8 bits it is float8 with one scale for each layer's keys and values.
+
+    `keep`: layers with a window see as little as otherwise, but hold all tokens, so that the cache can be shortened."""
     from transformers import DynamicCache, QuantizedCache
 
-    return DynamicCache(config=config) if bits == 16 else QuantizedCache("fp8", config)
+    cache = DynamicCache(config=config) if bits == 16 else QuantizedCache("fp8", config)
+    if keep and can_shorten(cache):
+        cache.activate_past_recording()
+    return cache
+
+
+def takes_parts(cache: Any) -> bool:
+    """Return whether a prompt can be read in parts: recurrent layers of transformers take a prompt as a whole."""
+    return can_shorten(cache)
+
+
+def can_shorten(cache: Any) -> bool:
+    """See `CacheEditor`; layers of other kinds than keys and values can't."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, Fp8QuantizedLayer
+
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer, Fp8QuantizedLayer) for layer in cache.layers)
+
+
+def shorten(cache: Any, tokens: int) -> None:
+    """See `CacheEditor`. (transformers' own `crop` also drops what lies behind a window.)"""
+    for layer in cache.layers:
+        if not layer.is_initialized:
+            continue
+        if hasattr(layer, "_quantized_keys"):
+            layer._quantized_keys, layer._quantized_values = (
+                (values[..., :tokens, :], scale) for values, scale in (layer._quantized_keys, layer._quantized_values)
+            )
+        else:
+            layer.keys, layer.values = layer.keys[..., :tokens, :], layer.values[..., :tokens, :]
+        if hasattr(layer, "cumulative_length"):
+            layer.cumulative_length = tokens
+
+
+def copied(cache: Any, tokens: int) -> Any:
+    """See `CacheEditor`."""
+    other = copy.copy(cache)
+    other.layers = [copy.copy(layer) for layer in cache.layers]
+    shorten(other, tokens)
+    for layer in other.layers:
+        for name in vars(layer).keys() & set(_CACHE_ATTRIBUTES):
+            states = getattr(layer, name)
+            setattr(layer, name, tree_map(lambda leaf: leaf.clone() if torch.is_tensor(leaf) else leaf, states))
+    return other
 
 
 def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
     """Return the size in bytes right after a prompt of `tokens` tokens, before the first new token.
 
-    Until then even a layer with a sliding window holds the whole prompt (it keeps a view of it). The states of
-    recurrent layers don't grow with it."""
+    Until then a layer with a sliding window holds the whole part that was read last (it keeps a view of it). The states
+    of recurrent layers don't grow with the prompt."""
+    recurrent = _recurrent_layers(config)
+    of_states = _state_bytes(config, recurrent[0], dtype) * len(recurrent) if recurrent else 0
+    return _filled_bytes(config, make_cache(config, bits), tokens, dtype) + of_states
+
+
+def kept_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
+    """Return the size in bytes of a cache that is made to be kept, with this many tokens."""
+    return _filled_bytes(config, make_cache(config, bits, keep=True), tokens, dtype)
+
+
+def _filled_bytes(config: Any, cache: Any, tokens: int, dtype: str) -> int:
+    last = last_part(tokens) if takes_parts(cache) else tokens
+    with FakeTensorMode():
+        for part in (tokens - last, last):
+            fill(cache, config, part, getattr(torch, dtype))
+    return held_bytes(cache)
+
+
+def last_part(tokens: int) -> int:
+    """Return the tokens of the last part in which a prompt is read."""
+    return (tokens - 1) % PROMPT_PART + 1
+
+
+def fill(cache: Any, config: Any, tokens: int, dtype: torch.dtype) -> None:
+    """Add keys and values of any value for `tokens` tokens, which are read together, to the layers of attention."""
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    recurrent = _recurrent_layers(config)
-    with FakeTensorMode():
-        cache = make_cache(config, bits)
-        for layer in sorted(set(range(config.num_hidden_layers)) - set(recurrent)):
-            states = torch.empty(1, heads, tokens, width, dtype=getattr(torch, dtype))
-            cache.update(states, states.clone(), layer)
-    of_states = _state_bytes(config, recurrent[0], dtype) * len(recurrent) if recurrent else 0
-    return held_bytes(cache) + of_states
+    for layer in sorted(set(range(config.num_hidden_layers if tokens else 0)) - set(_recurrent_layers(config))):
+        states = torch.empty(1, heads, tokens, width, dtype=dtype)
+        cache.update(states, states.clone(), layer)
 
 
 def held_bytes(cache: Any) -> int:
