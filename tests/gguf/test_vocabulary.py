@@ -27,6 +27,9 @@ PRE = {
     "qwen3": "qwen2",
     "deepseek-coder": "deepseek-coder",
     "llama 3": "llama-bpe",
+    "qwen3.5": "qwen35",
+    "deepseek's rules on qwen2": "deepseek-v3",
+    "seed-coder": "seed-coder",
 }
 TEXTS = [*TEN_LANGUAGES.values(), PROBE, "<|endoftext|> x", "<|user|>hello"]
 

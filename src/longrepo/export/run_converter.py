@@ -21,32 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from longrepo.errors import InputError
+from longrepo.gguf.vocabulary import DIGIT, GPT2_WORDS, SPLITTINGS
 
 MODEL_SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
-_GPT2 = "ByteLevel"  # the rule built into tokenizer.json's ByteLevel
-_DIGIT = r"\p{N}"
-_CL100K = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_QWEN2 = _CL100K.replace("{1,3}", "")
-_DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
-_DEEPSEEK_V3 = (
-    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
-    r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
-)
-# Pre-tokenizers by llama.cpp's name, as tokenizer.json spells their rules. Its converter recognises a tokenizer by the
-# ids of a sample text, so one with its own vocabulary is unknown to it and is recognised here by its rules.
-_KNOWN_PRE_TOKENIZERS = {
-    "starcoder": (_DIGIT, _GPT2),
-    "gpt-2": (_GPT2,),
-    "dbrx": (_CL100K,),
-    "qwen2": (_QWEN2,),
-    "qwen35": (_QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}"),),
-    "seed-coder": (_QWEN2.replace(_DIGIT + "|", _DIGIT + "{1}|").replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+"),),
-    "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, _DIGIT),
-    "deepseek-v3": (r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK_V3),
-}
 
 
 @dataclass(frozen=True)
@@ -93,14 +70,17 @@ def find_converter(given: Path | None) -> LlamaCppConverter:
 
 
 def find_pre_tokenizer(file: Path) -> str | None:
-    """Return llama.cpp's name of a tokenizer.json's pre-tokenizer, or None if it isn't one of those known here."""
+    """Return llama.cpp's name of a tokenizer.json's pre-tokenizer, or None if it isn't one of those known here.
+
+    The converter recognises a tokenizer by the ids of a sample text, so it does not know one with its own vocabulary,
+    which is recognised here by its rules."""
     tree = json.loads(file.read_text(encoding="utf-8"))
     if tree["model"].get("ignore_merges") or set(_normalizers(tree)) - {"NFC"}:
         return None
     split = tree.get("pre_tokenizer") or {}
     parts = split["pretokenizers"] if split.get("type") == "Sequence" else [split]
     rules = tuple(rule for part in parts for rule in _split_rules(part))
-    return next((name for name, known in _KNOWN_PRE_TOKENIZERS.items() if rules == known), None)
+    return next((name for name, known in SPLITTINGS.items() if rules == known.rules), None)
 
 
 def is_composed_first(file: Path) -> bool:
@@ -117,9 +97,9 @@ def _split_rules(part: dict[str, Any]) -> list[str | None]:
     """Return the rules of one part of a pre-tokenizer; None stands for one that llama.cpp doesn't have."""
     kind = part.get("type")
     if kind == "ByteLevel" and not part["add_prefix_space"]:
-        return [_GPT2] if part.get("use_regex", True) else []
+        return [GPT2_WORDS] if part.get("use_regex", True) else []
     if kind == "Digits" and part["individual_digits"]:
-        return [_DIGIT]
+        return [DIGIT]
     if kind == "Split" and (part["behavior"], part["invert"]) == ("Isolated", False):
         return [part["pattern"].get("Regex")]
     return [None]

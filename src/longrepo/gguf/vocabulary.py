@@ -16,49 +16,52 @@ from longrepo.gguf.header import GgufModel
 Json = dict[str, Any]
 
 _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 3, 4, 5, 6  # of tokenizer.ggml.token_type
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_CASED = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+%s|"
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*%s"
+GPT2_WORDS = "ByteLevel"  # the rule built into tokenizer.json's ByteLevel
+DIGIT = r"\p{N}"
+_CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_SIGNS, _SIGNS_OR_SLASHES = r" ?[^\s\p{L}\p{N}]+[\r\n]*", r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
-_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
-
-
-def _one_of(*patterns: str) -> str:
-    return "|".join(patterns)
+_QWEN2 = _CL100K.replace("{1,3}", "")
+_CASED = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+END|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*END|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DEEPSEEK_CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
+_DEEPSEEK_V3 = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"""| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
 
 
 @dataclass(frozen=True)
-class _Splitting:
-    """How text is split before merges: `patterns` one after the other (None: single digits), then by GPT-2's rules if
-    `words`. `nfc`: Unicode's canonical composition before it; `whole_words`: a word in the vocabulary isn't merged."""
+class Splitting:
+    """How text is split before merges, by `rules` one after the other. `nfc`: Unicode's canonical composition before
+    it; `whole_words`: a word in the vocabulary isn't merged."""
 
-    patterns: tuple[str | None, ...] = ()
-    words: bool = False
+    rules: tuple[str, ...]
     nfc: bool = False
     whole_words: bool = False
 
 
-_GPT2 = _Splitting(words=True)
-_STARCODER = _Splitting((None,), words=True)
-_QWEN2 = _Splitting((_one_of(_CONTRACTIONS, _WORDS, r"\p{N}", _SIGNS, _SPACES),), nfc=True)
-_CL100K = (_one_of(_CONTRACTIONS, _WORDS, r"\p{N}{1,3}", _SIGNS, _SPACES),)
-_O200K_WORDS = _CASED % (f"{_CONTRACTIONS}?", f"{_CONTRACTIONS}?")
-_SPLITTINGS = {
+_GPT2, _STARCODER = Splitting((GPT2_WORDS,)), Splitting((DIGIT, GPT2_WORDS))
+# By llama.cpp's name, as tokenizer.json spells the rules; of names for the same rules the best known comes first.
+SPLITTINGS = {
     **dict.fromkeys(("gpt-2", "phi-2", "olmo", "mellum", "mpt", "granite-docling", "exaone4"), _GPT2),
     **dict.fromkeys(("starcoder", "refact", "command-r", "smollm", "codeshell", "mellum2"), _STARCODER),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), _QWEN2),
-    "stablelm2": _Splitting(_QWEN2.patterns),
-    **dict.fromkeys(("llama3", "llama-v3", "llama-bpe", "falcon3"), _Splitting(_CL100K, whole_words=True)),
-    **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), _Splitting(_CL100K)),
-    "gpt-4o": _Splitting((_one_of(_O200K_WORDS, r"\p{N}{1,3}", _SIGNS_OR_SLASHES, _SPACES),)),
-    "tekken": _Splitting((_one_of(_CASED % ("", ""), r"\p{N}", _SIGNS_OR_SLASHES, _SPACES),), whole_words=True),
-    "seed-coder": _Splitting(
-        (_one_of(_CONTRACTIONS, _WORDS, r"\p{N}{1}", r" ?[^\s\p{L}\p{N}\r\n]+", _SPACES),),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen", "megrez"), Splitting((_QWEN2,), nfc=True)),
+    "qwen35": Splitting(
+        (_QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}"),), nfc=True
     ),
-    "deepseek-coder": _Splitting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", None)),
+    "stablelm2": Splitting((_QWEN2,)),
+    **dict.fromkeys(("dbrx", "smaug-bpe", "glm4", "chatglm-bpe"), Splitting((_CL100K,))),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3"), Splitting((_CL100K,), whole_words=True)),
+    "gpt-4o": Splitting((_CASED.replace("END", "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"),)),
+    "tekken": Splitting((_CASED.replace("END", "").replace("{1,3}", ""),), whole_words=True),
+    "seed-coder": Splitting((_QWEN2.replace(DIGIT + "|", DIGIT + "{1}|").replace(r"\p{N}]+[\r\n]*", r"\p{N}\r\n]+"),)),
+    "deepseek-coder": Splitting((r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _DEEPSEEK_CJK, DIGIT)),
+    "deepseek-v3": Splitting((r"\p{N}{1,3}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+", _DEEPSEEK_V3)),
 }
 
 
@@ -128,15 +131,15 @@ def _vocabulary(tokens: list[str], types: list[int]) -> dict[str, int]:
 
 def _byte_level(model: GgufModel, tokens: list[str], types: list[int]) -> Json:
     name = model.metadata.get("tokenizer.ggml.pre", "default")
-    if name not in _SPLITTINGS:
+    if name not in SPLITTINGS:
         raise InputError(
             f"its tokenizer splits text by the rules {name!r}, unknown here; convert the model again with a newer "
             "llama.cpp, or give its Hugging Face folder"
         )
-    splitting = _SPLITTINGS[name]
+    splitting = SPLITTINGS[name]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    steps: list[Json] = [_split(pattern) for pattern in splitting.patterns]
-    steps.append(byte_level | {"use_regex": splitting.words})
+    steps: list[Json] = [_split(rule) for rule in splitting.rules if rule != GPT2_WORDS]
+    steps.append(byte_level | {"use_regex": GPT2_WORDS in splitting.rules})
     merges = model.metadata.get("tokenizer.ggml.merges")
     if not merges:
         raise InputError("its tokenizer has no merges; give the file of a whole model")
@@ -150,10 +153,10 @@ def _byte_level(model: GgufModel, tokens: list[str], types: list[int]) -> Json:
     }
 
 
-def _split(pattern: str | None) -> Json:
-    if pattern is None:
+def _split(rule: str) -> Json:
+    if rule == DIGIT:
         return {"type": "Digits", "individual_digits": True}
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Split", "pattern": {"Regex": rule}, "behavior": "Isolated", "invert": False}
 
 
 def _bpe_model(vocabulary: dict[str, int], merges: list[list[str]]) -> Json:
