@@ -79,7 +79,7 @@ def test_loss_gradients_scores_and_tokens_are_those_of_the_torch_engine(case: st
     assert other.generate(prompt, WINDOW) == one.generate(prompt, WINDOW)
 
 
-@pytest.mark.parametrize("case", FAMILIES)
+@pytest.mark.parametrize("case", ["gemma3_text", "granitemoehybrid", "phi3", "stablelm"])
 def test_in_4_bits_chunks_are_the_plain_step(case: str, tmp_path: Path) -> None:
     published(tmp_path / "model", *CASES[case])
     of = settings(tmp_path / "model", "model.quantization=nf4", "training.use_gradient_checkpointing=false")
