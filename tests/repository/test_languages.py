@@ -102,6 +102,23 @@ def test_every_language_with_a_grammar_has_a_suffix() -> None:
     assert set(GRAMMARS) <= set(languages._BY_SUFFIX.values())
 
 
+@pytest.mark.parametrize(
+    ("path", "language"),
+    [
+        ("a.rkt", "Racket"),
+        ("proof/a.lean", "Lean"),
+        ("a.agda", "Agda"),
+        ("a.rego", "Rego"),
+        ("SConstruct", "Python"),
+        ("de/messages.po", "Data"),
+        ("notes.tid", "Text"),
+        ("a.nosuchlanguage", "Other"),
+    ],
+)
+def test_languages_without_a_grammar_here_have_the_names_of_a_kept_list(path: str, language: str) -> None:
+    assert language_of(path) == language
+
+
 BYTES = "\n".join("  " + ", ".join(f"0x{(n * 7919 + k) % 256:02x}" for k in range(12)) + "," for n in range(400))
 ROWS = [f"({n}, 'name {n}', {n * 7919 % 1009})" for n in range(1200)]
 COPIED = "\n".join(f"{n}\tname {n}\t\\N" for n in range(2000))
