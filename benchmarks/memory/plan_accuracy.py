@@ -1,6 +1,6 @@
 """The plan against what is measured: a real step's highest moment of tensors, over models, lengths and methods.
 
-    python benchmarks/memory/plan_accuracy.py --work /tmp/plan-accuracy [--only 3]
+    python benchmarks/memory/plan_accuracy.py --work /tmp/plan-accuracy [--only 3] [--model qwen3.5]
 
 Resumable: each configuration's figures stay in --work. The plan is made first, from the configuration alone (the dry
 run of one and two layers, extrapolated); then the model is made with random weights, and two micro-batches and an
@@ -31,10 +31,17 @@ from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
 from longrepo.memory.planner import MemoryPlanner
 
 ADDED = 20
+SHORT = 32  # tokens of the steps before the measured one
 SMALL = {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2, "vocab_size": 8192}
 TRUE = {"hidden_size": 3072, "intermediate_size": 12288, "num_attention_heads": 24, "num_key_value_heads": 2}
 ENDS = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "max_position_embeddings": 16384}
 ATTENTION = "q_proj,k_proj,v_proj,o_proj"
+GATED = "gate_proj,up_proj,down_proj"
+# As Qwen3.5-2B and Granite-4.0-H-Micro have them: gated DeltaNet or Mamba-2, then attention.
+DELTA = {"model_type": "qwen3_5_text", "tie_word_embeddings": True}
+MAMBA = {"model_type": "granitemoehybrid", "tie_word_embeddings": True, "num_local_experts": 0, "mamba_n_groups": 1}
+ONE_OF_EACH = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"], "vocab_size": 8192}
+RECURRENT = ("in_proj_qkv,in_proj_z,in_proj_b,in_proj_a,out_proj", "in_proj,out_proj,input_linear,output_linear")
 MODELS: dict[str, tuple[dict[str, Any], str]] = {
     "starcoder2": (
         {
@@ -48,7 +55,7 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "llama": (
         {"model_type": "llama", **SMALL, "intermediate_size": 1408, "num_hidden_layers": 5},
-        f"{ATTENTION},gate_proj,up_proj,down_proj",
+        f"{ATTENTION},{GATED}",
     ),
     "qwen2": (
         {
@@ -58,11 +65,62 @@ MODELS: dict[str, tuple[dict[str, Any], str]] = {
             "num_hidden_layers": 4,
             "tie_word_embeddings": True,
         },
-        f"{ATTENTION},gate_proj,up_proj,down_proj",
+        f"{ATTENTION},{GATED}",
     ),
     "true width": (
         {"model_type": "starcoder2", **TRUE, "vocab_size": 49152, "num_hidden_layers": 2, "sliding_window": 4096},
         f"{ATTENTION},c_fc,c_proj",
+    ),
+    "qwen3.5": (
+        {
+            **DELTA,
+            **SMALL,
+            "intermediate_size": 1408,
+            "num_hidden_layers": 12,
+            "head_dim": 128,
+            "linear_num_key_heads": 4,
+            "linear_num_value_heads": 4,
+        },
+        f"{ATTENTION},{GATED},{RECURRENT[0]}",
+    ),
+    "granite 4 h": (
+        {
+            **MAMBA,
+            **SMALL,
+            "shared_intermediate_size": 2048,
+            "num_hidden_layers": 10,
+            "layer_types": [*["linear_attention"] * 3, "full_attention", "linear_attention"] * 2,
+            "mamba_n_heads": 16,
+            "mamba_d_state": 128,
+        },
+        f"{ATTENTION},{RECURRENT[1]}",
+    ),
+    "qwen3.5, true width": (
+        {
+            **DELTA,
+            **ONE_OF_EACH,
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "head_dim": 256,
+            "linear_num_key_heads": 16,
+            "linear_num_value_heads": 16,
+        },
+        f"{ATTENTION},{GATED},{RECURRENT[0]}",
+    ),
+    "granite 4 h, true width": (
+        {
+            **MAMBA,
+            **ONE_OF_EACH,
+            "hidden_size": 2048,
+            "shared_intermediate_size": 8192,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "mamba_n_heads": 64,
+            "mamba_d_state": 128,
+        },
+        f"{ATTENTION},{RECURRENT[1]}",
     ),
 }
 
@@ -115,6 +173,16 @@ CASES = (
     Case("true width", 256, r=32, precision="bfloat16"),
     Case("true width", 1024, chunks(256), r=32, precision="bfloat16"),
     Case("true width", 1024, chunks(256, "disk"), r=32, precision="bfloat16"),
+    Case("qwen3.5", 700),
+    Case("qwen3.5", 1100, chunks(256)),
+    Case("qwen3.5", 1100, chunks(128, "recompute", 2), precision="bfloat16"),
+    Case("qwen3.5", 1500, chunks(256, "disk"), quantization="none"),
+    Case("granite 4 h", 700),
+    Case("granite 4 h", 1100, chunks(256)),
+    Case("granite 4 h", 1100, chunks(128, "recompute", 3), precision="bfloat16"),
+    Case("granite 4 h", 1500, chunks(256, "disk"), quantization="none"),
+    Case("qwen3.5, true width", 4096, chunks(256), r=32),
+    Case("granite 4 h, true width", 4096, chunks(256), r=32),
 )
 
 
@@ -182,9 +250,10 @@ def measured(case: Case) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_model(case, Path(folder))
         engine, batch = ready(case, Path(folder))
-    engine.accumulate(batch, 2 * batch.weight, 0)
-    engine.apply_update(1e-5, 1.0)
-    engine.accumulate(batch, 2 * batch.weight, 1)
+    for key in (0, 1):  # gradients and moments exist from then on, as in any later step
+        engine.accumulate(Batch.dummy(SHORT), SHORT, key)
+        if key == 0:
+            engine.apply_update(1e-5, 1.0)
     tracker = PeakTracker()
     tracker.adopt(tensors_of(engine.model), "model")
     tracker.adopt([p.grad for p in engine.parameters.values() if p.grad is not None], "gradients")
@@ -200,13 +269,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", type=int, default=len(CASES), help="the first so many configurations")
+    parser.add_argument("--model", choices=MODELS, help="the configurations of one model")
     given = parser.parse_args()
+    cases = [case for case in CASES[: given.only] if given.model in (None, case.model)]
     given.work.mkdir(parents=True, exist_ok=True)
     table = Table(title=f"planned and measured peak of a step's tensors, MiB; CPU, torch {torch.__version__}")
     for column in ("configuration", "planned", "measured", "error"):
         table.add_column(column, justify="left" if column == "configuration" else "right")
     errors = []
-    for case in CASES[: given.only]:
+    for case in cases:
         file = given.work / f"{case.name.replace(' ', '_').replace(',', '')}.json"
         if not file.exists():
             print(case.name, file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from test_torch_chunked import EXACT, SHAPE, assert_same, engine_of, gradients, random_batch
+from tiny import ADDED
 from transformers import (
     AutoModelForCausalLM,
     GraniteMoeHybridConfig,
@@ -19,12 +20,14 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from longrepo.engines.base import StepMethod
+from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.chunked import chunk_spans, first_of_each_kind
 from longrepo.engines.model_shape import read_config
 from longrepo.engines.torch import engine as torch_engine
 from longrepo.engines.torch import kv_cache
+from longrepo.engines.torch.dry_run import TorchDryRun
 from longrepo.engines.torch.engine import TorchEngine
+from longrepo.engines.torch.fake_model import PeakTracker, tensors_of
 from longrepo.errors import InputError
 
 KINDS = ["linear_attention", "linear_attention", "full_attention"]
@@ -175,6 +178,29 @@ def test_a_kind_of_layer_that_comes_late_is_tried(folders: dict[str, Path], monk
     with pytest.raises(InputError, match=r"can't be trained in chunks: .*a layer did not ask its cache"):
         engine.use(StepMethod("chunked", 24))
     assert len(engine.base.get_decoder().layers) == 3
+
+
+def test_a_step_is_planned_as_it_is_measured(folders: dict[str, Path]) -> None:
+    engine, method = engine_on(folders["granitemoehybrid"], "model.quantization=nf4"), StepMethod("chunked", 50)
+    engine.use(method)
+    batch = Batch.dummy(100)
+    engine.accumulate(batch, 1.0, 0)
+    engine.apply_update(1e-4, 1.0)
+    engine.accumulate(batch, 1.0, 1)
+    tracker = PeakTracker()
+    moments = [moment for state in engine.optimizer.state.values() for moment in state.values()]
+    gradients_held = [parameter.grad for parameter in engine.parameters.values() if parameter.grad is not None]
+    tracker.adopt([*tensors_of(engine.model), *gradients_held, *moments], "held")
+    with tracker:
+        engine.accumulate(batch, 1.0, 2)
+        engine.apply_update(1e-4, 1.0)
+    run = TorchDryRun(
+        read_config(str(folders["granitemoehybrid"])), engine._settings, method, "cpu", torch.float32, ADDED
+    )
+    planned = run.whole(100)
+    assert max(size for name, size in planned.items() if name.startswith("peak ")) == pytest.approx(
+        tracker.peak, rel=0.01
+    )
 
 
 def test_a_single_token_is_no_chunk_unless_it_is_all() -> None:

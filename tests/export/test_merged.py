@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from exported import Run, base_folder, torch_logits, trained_run
+from exported import Run, base_folder, peft_logits, torch_logits, trained_run
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GraniteMoeHybridConfig,
+    GraniteMoeHybridForCausalLM,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+)
 
+from longrepo import embedded
 from longrepo.errors import InputError
 from longrepo.export import merged
 from longrepo.export.adapter import ExportOptions
@@ -73,6 +82,46 @@ def test_without_structure_rows_the_vocabulary_stays(tmp_path: Path) -> None:
     export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "merged")
     check_same(run, tmp_path / "merged")
     assert json.loads((tmp_path / "merged" / "config.json").read_text())["vocab_size"] == 4096
+
+
+TEXT = {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16,
+    "num_key_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"], "vocab_size": 4096,
+    "eos_token_id": 0, "bos_token_id": 0, "tie_word_embeddings": True,
+}  # fmt: skip
+VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 64}
+MAMBA = {
+    "hidden_size": 64, "shared_intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "num_local_experts": 0, "layer_types": ["mamba", "attention"], "mamba_n_heads": 8,
+    "mamba_d_head": 16, "mamba_d_state": 12, "mamba_chunk_size": 16, "vocab_size": 4096, "logits_scaling": 8,
+    "eos_token_id": 0, "bos_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["qwen3_5", "granitemoehybrid"])
+def test_a_model_with_recurrent_layers_and_qwen3_5_s_language_model_without_its_eyes(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    if kind == "qwen3_5":
+        eyes: Any = Qwen3_5Config(text_config=TEXT, vision_config=VISION, tie_word_embeddings=True)
+        model: Any = Qwen3_5ForConditionalGeneration(eyes)
+    else:
+        model = GraniteMoeHybridForCausalLM(GraniteMoeHybridConfig(**MAMBA, tie_word_embeddings=True))
+    model.save_pretrained(tmp_path / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(embedded.path() / name, tmp_path / "model" / name)
+    run = trained_run(tmp_path / "run", tmp_path / "model")
+    ids = [*run.prompt, *range(900, 940)]
+    theirs = peft_logits(run.model, run.folder / "adapter", run.tokenizer.vocabulary_size, ids)
+    np.testing.assert_allclose(theirs, torch_logits(run, ids), rtol=0, atol=1e-4)
+    export_artifact(find_artifact(run.folder), "merged", FLOAT32, tmp_path / "merged")
+    merged_model = plain(tmp_path / "merged")
+    np.testing.assert_allclose(logits_of(merged_model, ids), torch_logits(run, ids), rtol=0, atol=1e-4)
+    config = json.loads((tmp_path / "merged" / "config.json").read_text())
+    assert config["model_type"] == {"qwen3_5": "qwen3_5_text"}.get(kind, kind)
+    assert config["vocab_size"] == run.tokenizer.vocabulary_size and "vision_config" not in config
+    with pytest.raises(InputError, match=r"(type qwen3_5|no layer type linear_attention); use --engine torch"):
+        export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
 
 
 def test_bfloat16_is_float32_rounded_once_and_files_hold_a_part_each(

@@ -69,6 +69,7 @@ class MergedWeights:
         self._shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         for ours, theirs in self._published.items():
             skeleton.check_shape(ours, checkpoint.shape(theirs))
+        self.architecture = type(model).__name__
         self._table = _published_name(model, model.get_input_embeddings())
         self._head = _published_name(model, model.get_output_embeddings())
         if config.get_text_config().tie_word_embeddings:
@@ -215,11 +216,14 @@ def write_merged_model(
         _check_unquantised(published)
         if (checkpoint := find_weight_files(where, settings.revision)) is None:
             raise InputError("it has no safetensors files; save it again with transformers and name that with --base")
-        config = AutoConfig.from_pretrained(where, revision=settings.revision)
+        whole = AutoConfig.from_pretrained(where, revision=settings.revision)
+        config = whole.get_text_config()
         rows = new_token_rows(parts.tokenizer, settings.name, settings.revision)
         weights = MergedWeights(checkpoint, config, parts.adapter, parts.tokenizer, rows, MERGED_DTYPES[precision])
         _check_disk_space(folder, weights.bytes * copies)
         weights.write(folder)
+    if config is not whole:  # of a model that sees images too, the language model is what was trained
+        published = config.to_dict() | {"architectures": [weights.architecture]}
     published |= config_changes(config.to_dict(), parts.context)
     _write_config(folder / "config.json", published, weights)
     with contextlib.suppress(OSError):  # then generation follows config.json
