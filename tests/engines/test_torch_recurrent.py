@@ -23,7 +23,7 @@ from transformers import (
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.chunked import chunk_spans, first_of_each_kind
 from longrepo.engines.model_shape import read_config
-from longrepo.engines.torch import engine as torch_engine
+from longrepo.engines.prompt_cache import PromptCache
 from longrepo.engines.torch import kv_cache
 from longrepo.engines.torch.dry_run import TorchDryRun
 from longrepo.engines.torch.engine import TorchEngine
@@ -155,9 +155,14 @@ def test_transformers_holds_the_states_that_are_computed(
     engine, config = engine_on(folders[kind]), read_config(str(folders[kind]))
     for tokens in (2, 100):
         cache = kv_cache.make_cache(engine.base.config)
-        monkeypatch.setattr(torch_engine, "make_cache", lambda *_, cache=cache: cache)
-        engine.generate(list(range(1, tokens + 1)) if tokens < 90 else [5] * tokens, 1)
+        prompt = list(range(1, tokens + 1)) if tokens < 90 else [5] * tokens
+        with monkeypatch.context() as patched:
+            patched.setattr(kv_cache, "make_cache", lambda *_, cache=cache: cache)
+            written = engine.generate(prompt, 1)
         assert kv_cache.cache_bytes(config, tokens, "float32") == kv_cache.held_bytes(cache)
+        kept = PromptCache(2**30, 2)
+        for _ in range(2):  # states can't be cut, so they aren't kept
+            assert list(engine.stream(prompt, 1, kept=kept)) == written and len(kept) == 0
     assert "for recurrent layers" in str(kv_cache.unsupported_bits_reason(config, 8, "cpu"))
 
 

@@ -57,8 +57,21 @@ def test_the_file_has_all_the_room_that_others_leave(shop: Tried, length: int) -
         prompts = shop.tuned["torch"].prompts(length, around)
         for rest in (None, after * 20):
             prompt = prompts.at(PATH, text, rest, 32)
-            assert length - 32 - 40 < len(prompt.ids) <= length - 32
+            assert 7 / 8 * (length - 32) - 40 < len(prompt.ids) <= length - 32
             assert bool(prompt.files) <= (around is not None)
+
+
+@pytest.mark.parametrize("times", [1, 20])
+def test_a_prompt_begins_as_the_last_one_did_while_its_file_grows(
+    shop: Tried, prompts: PromptBuilder, times: int
+) -> None:
+    before, after = parts(shop, 14)
+    last, other = prompts.at(PATH, before * times, after, 32).ids, 0
+    for typed in range(1, 40):
+        ids = prompts.at(PATH, before * times + "total = price; "[: typed % 15] + "x = 1\n" * typed, after, 32).ids
+        start = next(at for at, (one, two) in enumerate(zip(last, ids, strict=False)) if one != two)
+        other, last = other + (start < len(prompts.tokenizer.encode(before))), ids
+    assert other <= 2
 
 
 def test_an_empty_file_has_a_prompt(prompts: PromptBuilder) -> None:

@@ -145,6 +145,9 @@ def _name_in_comment(text: str) -> str | None:
 
 
 _MIN_PROMPT_TOKENS = 64  # tokens of room that a prompt needs
+# What is omitted grows in steps of the room's eighth: between them a prompt's beginning stays as it is while its file
+# grows, so that its keys and values can be used again.
+_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -248,9 +251,11 @@ class PromptBuilder:
         self, own: TokenizedText, after: FilePiece | None, others: Iterable[FilePiece], room: int, sizes: TemplateSizes
     ) -> CompletionPrompt:
         room -= after.size if after else 0
-        chosen = fit_pieces(others, room - min(len(own), room // 2), sizes)
+        step = max(1, room // _STEPS)
+        chosen = fit_pieces(others, room - min(_whole_steps(len(own), step), room // 2), sizes)
         left = room - sum(map(sizes.file, chosen))
-        before = FilePiece(own, own.start_in(len(own), left), len(own), (), False)
+        omitted = _whole_steps(max(0, len(own) - left), step)
+        before = FilePiece(own, own.start_in(len(own), len(own) - omitted) if omitted else 0, len(own), (), False)
         builder = sizes.begin()
         write_context_files(builder, chosen)
         if after is None:
@@ -272,6 +277,11 @@ class PromptBuilder:
         if self.tokenizer.fim is None:
             raise InputError(f"{self.tokenizer.name}: its tokenizer has no fill-in-the-middle tokens")
         return self.tokenizer.fim
+
+
+def _whole_steps(tokens: int, step: int) -> int:
+    """Round up to whole steps."""
+    return -(-tokens // step) * step
 
 
 def _prompt_room(length: int, new: int) -> int:
