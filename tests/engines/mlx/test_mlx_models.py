@@ -19,7 +19,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from families import CASES, FAMILIES, LINEAR, VOCABULARY, WINDOW, YARN, published
+from families import CASES, FAMILIES, LINEAR, LONGROPE, MIXED, VOCABULARY, WINDOW, YARN, published
 
 from longrepo import embedded
 from longrepo.config.schema import ModelSettings
@@ -99,6 +99,8 @@ def test_the_embedded_base_past_a_window_of_512(tmp_path: Path) -> None:
     assert_close(load(tmp_path)(mx.array(ids)), logits(theirs, ids))
 
 
+HYBRID = {"model_type": "granitemoehybrid", "hidden_act": "silu", "num_local_experts": 4, "mamba_n_heads": 8}
+LONG_FULL = {"full_attention": LONGROPE | {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8}}
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown type": ({"model_type": "nonsense"}, "not model type nonsense"),
     "type it doesn't hold": ({"model_type": "gpt2"}, "not model type gpt2"),
@@ -110,6 +112,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "layers of another kind": (
         {"model_type": "qwen2", "rms_norm_eps": 1e-6, "hidden_act": "silu", "layer_types": ["chunked_attention"] * 3},
         "no layer type chunked_attention",
+    ),
+    "Granite 4 with experts": (
+        HYBRID | {"layer_types": ["attention"] * 3},
+        "granitemoehybrid with num_local_experts: 0 only",
+    ),
+    "Granite 4 with Mamba": (
+        HYBRID | {"num_local_experts": 0, "layer_types": ["attention", "mamba", "attention"]},
+        "no layer type linear_attention",
+    ),
+    "capped logits": (
+        {"model_type": "gemma3_text", "final_logit_softcapping": 30.0},
+        "gemma3_text with final_logit_softcapping: null only",
+    ),
+    "longrope by layer type": (
+        {
+            "model_type": "olmo3",
+            "hidden_act": "silu",
+            "layer_types": MIXED,
+            "rope_parameters": {"sliding_attention": LINEAR, **LONG_FULL},
+        },
+        "no rope_type longrope for one of several layer types",
     ),
     "untied gemma": (
         {"model_type": "gemma", "rms_norm_eps": 1e-6, "head_dim": 16, "tie_word_embeddings": False},

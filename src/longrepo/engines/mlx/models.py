@@ -229,7 +229,7 @@ FAMILIES = {
         fixed={"mlp_bias": False},
         own_head_size=False,
         rotated=_rotated_if_asked,
-        required={"num_local_experts": None},
+        required={"num_local_experts": 0},
     ),
     "olmo2": Family("olmo2", fixed={"mlp_bias": False}),
     "olmo3": Family("olmo2", _windows_by_layer, fixed={"mlp_bias": False}),
@@ -294,7 +294,8 @@ def _refuse(config: Config, family: Family) -> None:
     if not family.own_head_size and (config.get("head_dim") or plain) != plain:
         raise InputError(f"the MLX engine computes {kind} with a head_dim of {plain} only; {ENGINE}")
     for name, value in family.required.items():
-        if (config.get(name) or None) != value:
+        given = config.get(name)
+        if given != value and (given or value):  # null, false and 0 are the same
             raise InputError(f"the MLX engine computes {kind} with {name}: {json.dumps(value)} only; {ENGINE}")
 
 
