@@ -231,12 +231,12 @@ def prepare_tools(
     `progress` is told how far the work is; `choice`: the engine that scores difficulty (default: what `auto` chooses).
     """
     from longrepo.data.prepare import PreparationTools
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer import base_tokenizer
     from longrepo.utils.cache import SqliteCache, cache_folder
     from longrepo.utils.progress import NoProgress
 
     settings = with_model(settings, model)
-    tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
+    tokenizer = base_tokenizer(settings)
     cache, listener = SqliteCache(cache_folder()), progress or NoProgress()
     try:
         scorer = _base_model_scorer(settings, tokenizer, choice) if settings.data.model_difficulty else None

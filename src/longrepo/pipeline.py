@@ -259,13 +259,11 @@ class Pipeline:
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
         from longrepo.data.dataset import SEQUENCES_FOLDER, read_sequences
         from longrepo.data.prepare import prepare, write_prepared
-        from longrepo.data.tokenizer import load_tokenizer
+        from longrepo.data.tokenizer import base_tokenizer
         from longrepo.data.windows import build_windows
 
         settings = self.chooser.settings
-        tokenizer: RepoTokenizer = load_tokenizer(
-            settings.model.name, settings.model.revision, settings.data.structure_tokens
-        )
+        tokenizer: RepoTokenizer = base_tokenizer(settings)
         longest = make_schedule(settings)[-1]
         stage = PipelineStage(
             output,

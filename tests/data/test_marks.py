@@ -228,4 +228,5 @@ def test_a_prompt_in_the_base_s_marks_is_recognized_and_not_doubled(
     assert tokenizer.decode(wanted.ids).count("web/a.py") == 1
     alone = PromptBuilder(tokenizer, 600)
     text = ASKED[name].format(path="new/c.py", before=before, after=after)
-    assert tokenizer.decode(alone.asked(text, None, 8).ids) == text
+    begin = [] if tokenizer.begin_id is None else [tokenizer.begin_id]
+    assert tokenizer.decode(alone.asked(text, None, 8).ids) == tokenizer.decode(begin) + text

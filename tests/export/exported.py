@@ -22,7 +22,7 @@ from tiny import model_folder
 
 from longrepo import embedded
 from longrepo.config.loader import dump_yaml, load_settings
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer, base_tokenizer
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.training.checkpoint import trained_folder
 
@@ -61,7 +61,7 @@ def trained_run(folder: Path, model: Path | str, *overrides: str) -> Run:
         None,
         [f"model.name={model}", "model.quantization=none", "lora.r=4", "training.precision=float32", *overrides],
     )
-    tokenizer = load_tokenizer(str(model), settings.model.revision, settings.data.structure_tokens)
+    tokenizer = base_tokenizer(settings)
     engine = TorchEngine.create(settings, tokenizer, "cpu")
     torch.manual_seed(1)
     for name, parameter in engine.parameters.items():

@@ -26,10 +26,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from longrepo.cli.app import main
-from longrepo.data.dialects import DIALECTS
+from longrepo.config.loader import load_settings
+from longrepo.data.dialects import DIALECTS, NO_DIALECT
 from longrepo.data.marks import FILE_START
 from longrepo.data.template import TemplateSizes, encode_text
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer import base_tokenizer, load_tokenizer, new_token_rows
 from longrepo.engines.adapter_io import read_adapter
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.mlx.lora import (
@@ -188,6 +189,46 @@ def test_an_adapter_of_native_marks_is_plain_lora_for_peft_and_mlx_lm(tmp_path: 
     written = tuned.generate(input_ids=torch.tensor([prompt]), max_new_tokens=24, do_sample=False)
     assert written[0, len(prompt) :].tolist()[: len(ours)] == ours
     assert greedy(loaded(tmp_path / "mlx", trust=False, base=base), base, prompt, 24)[: len(ours)] == ours
+
+
+def test_added_fill_in_the_middle_tokens_go_with_the_adapter(tmp_path: Path) -> None:
+    """A base without such tokens gets three, whose rows PEFT, mlx-lm and a merged model read as training did."""
+    base = write_in_dialect(NO_DIALECT, tmp_path / "model")
+    size = load_tokenizer(str(base)).vocabulary_size
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(3)
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=size, num_key_value_heads=2, initializer_range=0.2, eos_token_id=0, **shape)
+    ).save_pretrained(base)
+    spell_rope_for_mlx_lm(base)
+    run = trained_run(tmp_path / "run", base, "lora.target_modules=[q_proj,v_proj]", "data.fim=add")
+    added = [size, size + 1, size + 2]
+    assert run.tokenizer.kind == "native" and sorted(run.tokenizer.structure_ids.values()) == added
+    assert run.tokenizer.fim is not None
+    prompt = run.tokenizer.fim.prompt(
+        *(run.tokenizer.encode(text) for text in ("def total(cart):\n", "    return n\n"))
+    )
+    ours = run.engine.generate(prompt, 16)
+    for format in ("peft", "mlx", "merged"):
+        options = ExportOptions() if format == "peft" else ExportOptions(precision="float32")
+        export_artifact(find_artifact(run.folder), format, options, tmp_path / format)
+    peft, merged = tmp_path / "peft", tmp_path / "merged"
+    found = find_artifact(peft)
+    assert found.settings.data.structure_tokens == "native"
+    assert found.load_tokenizer().fim_added and found.load_tokenizer().sha256 == run.tokenizer.sha256
+    assert "resize" in (peft / "README.md").read_text()
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    plain.resize_token_embeddings(size + 3)
+    for model in (
+        PeftModel.from_pretrained(plain, str(peft)),
+        AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32),
+    ):
+        written = model.eval().generate(input_ids=torch.tensor([prompt]), max_new_tokens=16, do_sample=False)
+        assert written[0, len(prompt) :].tolist()[: len(ours)] == ours
+    own = tmp_path / "mlx" / "base"
+    assert greedy(loaded(tmp_path / "mlx", base=own), own, prompt, 16)[: len(ours)] == ours
+    again = base_tokenizer(load_settings(None, [f"model.name={merged}"]))  # as a base it has what it was trained with
+    assert again.fim_added and new_token_rows(again, str(merged), None) == {}
 
 
 def test_where_mlx_lm_misreads_the_published_base_it_is_said(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from longrepo.data.dialects import NO_DIALECT
 from longrepo.data.tokenizer import load_tokenizer
 from longrepo.errors import InputError
 from longrepo.serve.prompts import EditorText, PromptBuilder, take_apart
@@ -105,11 +106,8 @@ def test_marks_of_a_template_are_tokens() -> None:
 
 
 def test_a_model_without_marks_for_a_gap_says_so() -> None:
-    class Plain(type(load_tokenizer("embedded"))):  # type: ignore[misc]
-        fim = None
-
     plain = load_tokenizer("embedded")
-    plain.__class__ = Plain
+    plain.dialect = NO_DIALECT
     for text, after in ((f"{P}{BEFORE}{S}{AFTER}{M}", None), (BEFORE, AFTER)):
         with pytest.raises(InputError, match="no fill-in-the-middle tokens"):
             PromptBuilder(plain, 2048).asked(text, after, 64)

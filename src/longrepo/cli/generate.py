@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
+from dataclasses import replace
 from enum import StrEnum
 from io import TextIOWrapper
 from pathlib import Path
@@ -103,6 +104,8 @@ def generate(
         print(note, file=sys.stderr)
     builder = tuned.prompts(length, position.repo if position else None)
     if position is not None:
+        if fim is None and position.after and tuned.tokenizer.fim is None:  # which a note has said
+            position = replace(position, after=None)
         completion_prompt = builder.at(position.path, position.before, position.after, max_tokens)
     else:
         completion_prompt = builder.from_text(text, None, max_tokens)

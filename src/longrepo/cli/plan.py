@@ -98,7 +98,9 @@ def _measure_speeds(
     from longrepo.engines.tiers import TieredEngine, measure_speeds
 
     settings, model = answering.settings, answering.settings.model
-    tokenizer = load_tokenizer(answering.tokenizer or model.name, model.revision, settings.data.structure_tokens)
+    tokenizer = load_tokenizer(
+        answering.tokenizer or model.name, model.revision, settings.data.structure_tokens, settings.data.fim
+    )
     engine = create_engine(choice, settings, tokenizer, "auto" if kind == "metal" else kind)
     if answering.adapter is not None:
         engine.load_adapter(answering.adapter)

@@ -117,7 +117,9 @@ def _prepare_run(
     start = f"model.name={(output / START_FOLDER).resolve()}"
     settings = load_settings(None, (*pretrain_overrides(chosen, max_steps), *overrides, start))
     _check_unused(output)
-    tokenizer = load_tokenizer(tokenizer_name or chosen.tokenizer, None, settings.data.structure_tokens)
+    tokenizer = load_tokenizer(
+        tokenizer_name or chosen.tokenizer, None, settings.data.structure_tokens, settings.data.fim
+    )
     check_vocabulary(chosen, tokenizer)
     check_writable(output)
     _check_plan(chosen, settings, device, output)

@@ -45,6 +45,7 @@ class LoraSettings(Section):
 
 
 StructureTokens = Literal["auto", "native", "added", "none"]
+FimSetting = Literal["auto", "add"]
 _STRUCTURE_TOKENS: dict[bool, StructureTokens] = {True: "added", False: "none"}  # as older settings have it
 
 
@@ -66,6 +67,7 @@ class DataSettings(Section):
     prose_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     commit_share: Fraction = 0.1
     question_share: Fraction = 0.04
+    fim: FimSetting = "auto"
     fim_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     context_share: Annotated[float, Field(ge=0, le=0.5)] = 0.12
     random_order_share: Annotated[float, Field(ge=0, le=1)] = 0.25

@@ -55,7 +55,7 @@ class LongContextSequenceBuilder:
     ) -> None:
         self.data = data or DataSettings()
         self.tokenizer = as_repo_tokenizer(
-            tokenizer, "added" if self.data.structure_tokens == "auto" else self.data.structure_tokens
+            tokenizer, "added" if self.data.structure_tokens == "auto" else self.data.structure_tokens, self.data.fim
         )
         self.max_length = max_length
         self.seed = seed
@@ -78,7 +78,7 @@ class LongContextSequenceBuilder:
         key = hashing.seeded_int(self.seed, *[(piece.of.path, piece.of.text) for piece in pieces])
         fim = self.tokenizer.fim
         wants_fim = fim is not None and hashing.seeded_uniform(key, "fim") < self.data.fim_share
-        room = self.max_length - 1 - (fim.size if fim and wants_fim else 0)
+        room = self.max_length - self._sizes.ends - (fim.size if fim and wants_fim else 0)
         total = sum(map(self._sizes.file, pieces))
         if total > room and not truncate:
             return self._too_long(total)
@@ -91,7 +91,7 @@ class LongContextSequenceBuilder:
             room -= self._sizes.file(kept[-1])
         if not kept:
             return self._too_long(total)
-        builder = SequenceBuilder(self.tokenizer)
+        builder = self._sizes.begin()
         for piece in kept:
             last = piece is kept[-1]
             write_file(builder, piece, self.data.context_weight, str(key) if last and wants_fim else None)
@@ -127,9 +127,9 @@ class LongContextSequenceBuilder:
         state, after = self._tokenize([(path, before or ""), (path, versions[-1].text)])
         size = len(state) and self._sizes.frame(state) + len(state)
         total = size + sum(map(self._sizes.step, steps))
-        if total > self.max_length - 1 and not truncate:
+        if total > self.max_length - self._sizes.ends and not truncate:
             return self._too_long(total)
-        room = self.max_length - 1 - size
+        room = self.max_length - self._sizes.ends - size
         kept: list[CommitStep] = []
         for step in steps:
             frame = self._sizes.step(step) - len(step.of)
@@ -140,7 +140,7 @@ class LongContextSequenceBuilder:
             room -= self._sizes.step(kept[-1])
         if not kept:
             return self._too_long(total)
-        builder = SequenceBuilder(self.tokenizer)
+        builder = self._sizes.begin()
         if len(state):
             write_file(builder, FilePiece.whole(state, target=False), context)
         for step in kept:
@@ -173,16 +173,16 @@ class LongContextSequenceBuilder:
             return shown + len(asked) + len(answered)
 
         full = total()
-        if full > self.max_length - 1 and not truncate:
+        if full > self.max_length - self._sizes.ends and not truncate:
             return self._too_long(full)
-        while (over := total() - (self.max_length - 1)) > 0:
+        while (over := total() - (self.max_length - self._sizes.ends)) > 0:
             index = max(range(len(pieces)), key=lambda at: pieces[at].end, default=-1)
             if index < 0 or pieces[index].end <= 1:
                 return self._too_long(full)
             longest = pieces[index]
             # Halved at most in each round, so that one long snippet isn't emptied while others stay whole.
             pieces[index] = _shorten(longest, max(longest.end - over, longest.end // 2))
-        builder = SequenceBuilder(self.tokenizer)
+        builder = self._sizes.begin()
         write_question(builder, pieces, asked, answered, self.data.context_weight)
         texts = [piece.of for piece in pieces]
         return self._finish(builder, "qa", texts, metadata_base, pad_to_max, tokens_cut=full - total())

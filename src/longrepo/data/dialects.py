@@ -6,10 +6,10 @@ row and what of it isn't verified: an order of fill-in-the-middle is listed only
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 FimText = Literal["prefix", "suffix"]
 FimMark = Literal["prefix", "suffix", "middle"]
@@ -61,6 +61,42 @@ class FimNames:
     def in_text(self) -> tuple[str, str, str | None]:
         """How editors spell prefix, suffix and middle."""
         return self.spelled or (self.prefix, self.suffix, self.middle)
+
+
+@dataclass(frozen=True)
+class FimIds:
+    """Ids of the fill-in-the-middle tokens; `middle` and `end` are None if the base has none of its own. `orders` are
+    those that the base was pretrained with; prompts are in the first."""
+
+    prefix: int
+    suffix: int
+    middle: int | None
+    orders: tuple[FimOrder, ...] = (FimOrder.PSM,)
+    end: int | None = None
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """All of these ids."""
+        return tuple(id for id in (self.prefix, self.suffix, self.middle, self.end) if id is not None)
+
+    def steps(self, order: FimOrder) -> tuple[tuple[int, FimText | None], ...]:
+        """Return the marks in an order, and the text that follows each; the middle comes after all of them."""
+        ids: dict[FimMark, int | None] = {"prefix": self.prefix, "suffix": self.suffix, "middle": self.middle}
+        return tuple((id, text) for mark, text in order.layout if (id := ids[mark]) is not None)
+
+    @property
+    def size(self) -> int:
+        """The tokens that it takes beside the text."""
+        return len(self.marks)
+
+    def prompt(self, before: Sequence[int], after: Sequence[int]) -> list[int]:
+        """Return the ids of a prompt whose completion comes between two texts."""
+        texts: dict[FimText | None, Sequence[int]] = {"prefix": before, "suffix": after, None: ()}
+        return [one for id, text in self.steps(self.orders[0]) for one in (id, *texts[text])]
+
+    def asked_in(self, ids: Sequence[int]) -> bool:
+        """Return whether ids are such a prompt, by its last mark."""
+        return self.steps(self.orders[0])[-1][0] in ids
 
 
 @dataclass(frozen=True)
@@ -196,9 +232,9 @@ DIALECTS: tuple[Dialect, ...] = (
         commit=_COMMIT,
         notebook=_JUPYTER,
         begin="<|endoftext|>",
-        source="JetBrains: model card and special_tokens_map.json of Mellum-4b-base, as quoted in "
-        "g0t4/ask-openai.nvim; unverified: Mellum2's list (its published stop token is <filename>), use of "
-        "the commit tokens in pretraining",
+        source="JetBrains: Mellum (arXiv 2510.05788: suffix, prefix, middle in half of the files); model card and "
+        "special_tokens_map.json of Mellum-4b-base, as quoted in g0t4/ask-openai.nvim; unverified: Mellum2's list (its "
+        "published stop tokens are <|endoftext|> and <filename>), use of the commit tokens in pretraining",
     ),
     Dialect(
         "Stable Code",
@@ -261,8 +297,8 @@ DIALECTS: tuple[Dialect, ...] = (
         begin="<bos>",
         begins=True,
         pad="<pad>",
-        source="Google: CodeGemma (arXiv 2406.11409), table 1 and model card: both orders, half and half; "
-        "unverified: the form of suffix first, so only prefix first is written",
+        source="Google: CodeGemma (arXiv 2406.11409), table 1, figure 2 (the path before the prefix's mark) and model "
+        "card: both orders, half and half; unverified: the form of suffix first, so only prefix first is written",
     ),
     Dialect(
         "Granite 4",
@@ -276,8 +312,8 @@ DIALECTS: tuple[Dialect, ...] = (
         notebook=_PIPED_JUPYTER,
         end="<|end_of_text|>",
         pad="<|pad|>",
-        source="IBM: Granite documentation, fill-in-the-middle (prefix first); unverified: the file and repository "
-        "tokens' use in pretraining (undocumented), other orders",
+        source="IBM: Granite documentation, as in continuedev/continue (prefix first); unverified: the file and "
+        "repository tokens' use in pretraining (undocumented), the commit and notebook tokens, other orders",
     ),
     Dialect(
         "StableLM 2",
@@ -350,8 +386,8 @@ DIALECTS: tuple[Dialect, ...] = (
         begin=f"<[begin{_LOW}of{_LOW}sentence]>",
         pad=f"<[PAD{_LOW}TOKEN]>",
         source="ByteDance: Seed-Coder (arXiv 2506.03524), section 2.2.6: suffix first only; begin, end and padding "
-        "tokens as in continuedev/continue; unverified: whether a begin token is wanted (its tokenizer's "
-        "files decide)",
+        "tokens of its tokenizer_config.json as quoted in g0t4/ask-openai.nvim; unverified: whether a begin token is "
+        "wanted (its tokenizer's files decide)",
     ),
     Dialect(
         "SmolLM",
@@ -379,3 +415,20 @@ def find_dialect(vocabulary: Container[str]) -> Dialect:
         if all(name in vocabulary for name in dialect.needed):
             return dialect.within(vocabulary)
     return NO_DIALECT
+
+
+# What `data.fim: add` adds to a base that has no such tokens, under the names that llama.cpp and editors know.
+ADDED_FIM = FimNames("<fim_prefix>", "<fim_suffix>", "<fim_middle>")
+
+
+def missing_fim_note(vocabulary: Container[str], config: Mapping[str, Any]) -> str:
+    """Return what a tokenizer without usable fill-in-the-middle tokens has instead of them."""
+    listed = str(config)
+    for names in dict.fromkeys(dialect.fim for dialect in DIALECTS if dialect.fim):
+        has = [name for name in names.marks if name in vocabulary]
+        lacks = [name for name in names.marks if name not in vocabulary]
+        if has and lacks:
+            return f"has {' and '.join(has)}, but not {' and '.join(lacks)}"
+        if not has and all(repr(name) in listed for name in lacks):
+            return f"reads {', '.join(names.marks)} as plain text, though tokenizer_config.json names them"
+    return "has no fill-in-the-middle tokens that are known here"

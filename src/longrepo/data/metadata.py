@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from longrepo.config.schema import FimSetting
+from longrepo.data.dialects import ADDED_FIM
 from longrepo.data.licenses import combine_licenses, hub_license, is_known, license_label
 from longrepo.data.marks import MarksKind
 from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
@@ -22,7 +24,8 @@ FORMAT_VERSION = 2
 @dataclass
 class TokenizerFacts:
     """The tokenizer of the ids, and the kind of marks they were written with. `structure_tokens` is name → id,
-    `initial_from` new id → the id it is initialised from. Files written before `marks` existed have none of them."""
+    `initial_from` new id → the id it is initialised from. Files written before `marks` existed have none of them.
+    `begins`: whether each sequence begins with the base's begin token."""
 
     name: str
     sha256: str
@@ -31,11 +34,17 @@ class TokenizerFacts:
     initial_from: dict[int, int] = field(default_factory=dict)
     marks: MarksKind | None = None
     marked_by: str = ""  # the kind and its tokens, to be read
+    begins: bool = False
 
     @property
     def kind(self) -> MarksKind:
         """The kind of marks."""
         return self.marks or ("added" if self.structure_tokens else "none")
+
+    @property
+    def fim(self) -> FimSetting:
+        """The value of `data.fim` that gives its tokens."""
+        return "add" if ADDED_FIM.prefix in self.structure_tokens else "auto"
 
     @staticmethod
     def of(tokenizer: RepoTokenizer) -> TokenizerFacts:
@@ -48,6 +57,7 @@ class TokenizerFacts:
             dict(tokenizer.initial_from),
             tokenizer.kind,
             str(tokenizer.marks),
+            tokenizer.begin_id is not None,
         )
 
 
@@ -138,18 +148,31 @@ class Header:
 
 
 def check_tokenizer(header: Header, tokenizer: RepoTokenizer) -> None:
-    """Raise InputError if the sequences were made with a tokenizer other than `tokenizer`, or with other marks."""
+    """Raise InputError if the sequences were made with a tokenizer other than `tokenizer`, or with other marks; make
+    it begin texts as the sequences do."""
     made = header.tokenizer
     if made.kind != tokenizer.kind and (made.name == tokenizer.name or made.sha256 == tokenizer.sha256):
         raise InputError(
             f"the sequences are written with data.structure_tokens={made.kind}, and this uses {tokenizer.kind}: "
             f"prepare them again, or for a new run set data.structure_tokens={made.kind}"
         )
-    if made.sha256 != tokenizer.sha256:
+    if (made.fim == "add") != tokenizer.fim_added:
+        used = "add" if tokenizer.fim_added else "auto"
+        raise InputError(
+            f"the sequences are written with data.fim={made.fim}, and this uses {used}: prepare them again, or for a "
+            f"new run set data.fim={made.fim}"
+        )
+    if not tokenizer.has_hash(made.sha256):
         raise InputError(
             f"the sequences were made with the tokenizer of {made.name} (sha256 {made.sha256[:12]}), the model has "
             f"that of {tokenizer.name} ({tokenizer.sha256[:12]}); prepare them again with --model {tokenizer.name}"
         )
+    _begin_as(made, tokenizer)
+
+
+def _begin_as(made: TokenizerFacts, tokenizer: RepoTokenizer) -> None:
+    if not made.begins:  # files written before there was a begin token in them
+        tokenizer.begin_id = None
 
 
 def tokenizer_of(header: Header, model: str | None = None) -> RepoTokenizer:
@@ -158,12 +181,13 @@ def tokenizer_of(header: Header, model: str | None = None) -> RepoTokenizer:
     Raises InputError if it isn't available, or is a different one.
     """
     made = header.tokenizer
-    tokenizer = load_tokenizer(model or made.name, structure_tokens=made.kind)
-    if tokenizer.sha256 != made.sha256:
+    tokenizer = load_tokenizer(model or made.name, None, made.kind, made.fim)
+    if not tokenizer.has_hash(made.sha256):
         raise InputError(
             f"--model {tokenizer.name}: its tokenizer (sha256 {tokenizer.sha256[:12]}) is not the one that the "
             f"sequences were made with ({made.name}, {made.sha256[:12]}); give the model they were made with"
         )
+    _begin_as(made, tokenizer)
     return tokenizer
 
 

@@ -324,11 +324,8 @@ def prepare(
     """
     phases, unreached = reachable_phases(settings, phases, tools.positions)
     bands, notes = phase_bands(settings.long_context, phases, max_length)
-    if settings.data.fim_share and tools.tokenizer.fim is None:
-        notes.append(
-            f"the tokenizer of {tools.tokenizer.name} has no fill-in-the-middle tokens that are known here, so no "
-            "sequence is written that way (data.fim_share)"
-        )
+    if settings.data.fim_share and tools.tokenizer.fim_note:
+        notes.append(tools.tokenizer.fim_note)
     if tools.tokenizer.kind == "native" and tools.tokenizer.marks.is_text:
         notes.append(
             f"the tokenizer of {tools.tokenizer.name} has no tokens for files, so a line of text comes before each: "

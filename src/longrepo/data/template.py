@@ -30,11 +30,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.data.dialects import FimText
+from longrepo.data.dialects import FimIds, FimText
 from longrepo.data.marks import COMMIT_END, COMMIT_START, FILE_END, FILE_START, SNIPPET_TOKENS
 from longrepo.data.sequence import TARGET_WEIGHT, SequenceKind
 from longrepo.data.text import Int32Array, TokenizedText, special_token_mask
-from longrepo.data.tokenizer import FimIds, RepoTokenizer
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.utils.hashing import seeded_int, seeded_uniform
 
 LossWeights = float | NDArray[np.float32]
@@ -70,7 +70,7 @@ class SequenceBuilder:
 
     def mark(self, place: str, weight: float) -> None:
         """Append the mark of a place. Where a layout has none for an end, the next mark says it, at that weight."""
-        ids = self.tokenizer.marks.at(place, first=not self._length)
+        ids = self.tokenizer.marks.at(place, first=self._length <= (self.tokenizer.begin_id is not None))
         if place in (FILE_END, COMMIT_END) and not len(ids):
             self._end_weight = max(self._end_weight, weight)
             return
@@ -266,19 +266,24 @@ class TemplateSizes:
 
     @property
     def head(self) -> int:
-        """The size of the repository's name."""
-        return len(self.tokenizer.marks.repository(self.repository))
+        """The size of the begin token and the repository's name."""
+        return len(self._head)
 
     @property
     def ends(self) -> int:
-        """The size of the repository's name and the end token."""
+        """The size of what comes before a sequence's first file, and of the end token."""
         return self.head + 1
 
     def begin(self) -> SequenceBuilder:
-        """Return a sequence that begins with the repository's name."""
+        """Return a sequence that begins with the base's begin token, if it has one, and the repository's name."""
         builder = SequenceBuilder(self.tokenizer)
-        builder.plain(self.tokenizer.marks.repository(self.repository), 0.0)
+        builder.plain(self._head, 0.0)
         return builder
+
+    @cached_property
+    def _head(self) -> Int32Array:
+        begin = [] if self.tokenizer.begin_id is None else [self.tokenizer.begin_id]
+        return np.concatenate([np.array(begin, np.int32), self.tokenizer.marks.repository(self.repository)])
 
     def file(self, piece: FilePiece) -> int:
         """Return the size of a file's piece with its marks, path and head."""

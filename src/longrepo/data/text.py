@@ -349,7 +349,7 @@ class StoredText:
 
     def _decode(self, ids: NDArray[np.int32]) -> str:
         text = self._tokenizer.decode(ids.tolist())
-        return text if self._tokenizer.structure_ids else _STRUCTURE_TOKEN_PATTERN.sub("\n", text)
+        return text if self._tokenizer.kind != "none" else _STRUCTURE_TOKEN_PATTERN.sub("\n", text)
 
 
 def special_token_mask(tokenizer: RepoTokenizer) -> NDArray[np.bool_]:

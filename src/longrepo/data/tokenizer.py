@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import textwrap
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import numpy as np
 import numpy.typing as npt
 
-from longrepo.data.dialects import DIALECT_TOKENS, Dialect, FimMark, FimOrder, FimText, find_dialect
+from longrepo.data.dialects import (
+    ADDED_FIM,
+    DIALECT_TOKENS,
+    Dialect,
+    FimIds,
+    find_dialect,
+    missing_fim_note,
+)
 from longrepo.data.marks import (
     COMMIT_END,
     COMMIT_START,
@@ -33,17 +40,20 @@ from longrepo.data.marks import (
     native_layout,
 )
 from longrepo.data.tokenizer_files import TOKENIZER_CONFIG, write_tokenizer_files
+from longrepo.data.tokenizer_rules import begin_token, drop_implied_space
 from longrepo.errors import InputError
 from longrepo.utils.hub import check_not_misspelled, local_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from longrepo.config.schema import Settings, StructureTokens
+    from longrepo.config.schema import FimSetting, Settings, StructureTokens
 
 
 END_OF_TEXT = "<|endoftext|>"
-MARKS_KEY = "structure_tokens"  # in tokenizer_config.json: the kind of marks that a base was trained with
+# In tokenizer_config.json: the kind of marks that a base was trained with, whether fill-in-the-middle tokens were added
+# to it, and whether its sequences began with the begin token.
+MARKS_KEY, FIM_KEY, BEGIN_KEY = "structure_tokens", "fim", "begins"
 
 # Replacements for redacted text. StarCoder2's tokenizer has a token for each; elsewhere they are plain text.
 PLACEHOLDERS = ("<NAME>", "<EMAIL>", "<KEY>", "<PASSWORD>")
@@ -56,52 +66,19 @@ INITIAL_TOKENS: dict[str, tuple[str, ...]] = {
     COMMIT_END: (END_OF_TEXT,),
     **dict.fromkeys(SNIPPET_TOKENS, ("<pr_diff_hunk>", "<file_sep>")),
 }
+INITIAL_WORDS = dict(zip(ADDED_FIM.marks, (" prefix", " suffix", " middle"), strict=True))
 
 
 Offsets = npt.NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class FimIds:
-    """Ids of the fill-in-the-middle tokens; `middle` and `end` are None if the base has none of its own. `orders` are
-    those that the base was pretrained with; prompts are in the first."""
-
-    prefix: int
-    suffix: int
-    middle: int | None
-    orders: tuple[FimOrder, ...] = (FimOrder.PSM,)
-    end: int | None = None
-
-    @property
-    def marks(self) -> tuple[int, ...]:
-        """All of these ids."""
-        return tuple(id for id in (self.prefix, self.suffix, self.middle, self.end) if id is not None)
-
-    def steps(self, order: FimOrder) -> tuple[tuple[int, FimText | None], ...]:
-        """Return the marks in an order, and the text that follows each; the middle comes after all of them."""
-        ids: dict[FimMark, int | None] = {"prefix": self.prefix, "suffix": self.suffix, "middle": self.middle}
-        return tuple((id, text) for mark, text in order.layout if (id := ids[mark]) is not None)
-
-    @property
-    def size(self) -> int:
-        """The tokens that it takes beside the text."""
-        return len(self.marks)
-
-    def prompt(self, before: Sequence[int], after: Sequence[int]) -> list[int]:
-        """Return the ids of a prompt whose completion comes between two texts."""
-        texts: dict[FimText | None, Sequence[int]] = {"prefix": before, "suffix": after, None: ()}
-        return [one for id, text in self.steps(self.orders[0]) for one in (id, *texts[text])]
-
-    def asked_in(self, ids: Sequence[int]) -> bool:
-        """Return whether ids are such a prompt, by its last mark."""
-        return self.steps(self.orders[0])[-1][0] in ids
 
 
 class RepoTokenizer:
     """A byte-level tokenizer (the `tokenizers` library's) with the structure tokens as special tokens.
 
     `config` is the base's `tokenizer_config.json`, which names its end and padding tokens; `folder` is the base's.
-    `structure_tokens`: the kind of its marks, as the setting has it.
+    `structure_tokens`: the kind of its marks, as the setting has it; `fim`: as `data.fim` has it. `begin_id` is what
+    begins a document, if its own files put something there; `fim_added`: whether its fill-in-the-middle tokens are
+    added ones.
     """
 
     def __init__(
@@ -111,27 +88,33 @@ class RepoTokenizer:
         structure_tokens: StructureTokens = "auto",
         config: Mapping[str, Any] | None = None,
         folder: Path | None = None,
+        fim: FimSetting = "auto",
     ) -> None:
         """Raises InputError if it has no end token."""
-        from tokenizers import AddedToken, Tokenizer, processors
+        from tokenizers import Tokenizer, processors
 
         self.name = name
         self._config, self._folder = dict(config or {}), folder
         # A private copy: `encode_special_tokens` makes "<|FILE_START|>" in a source file plain text, and offsets must
         # cover the spaces that ByteLevel's default post-processor trims off. Only the placeholders of redacted text
         # are read from text as tokens.
-        state = json.loads(backend.to_str())
+        file_text = backend.to_str()
+        state = json.loads(file_text)
+        self._rules = (state["normalizer"], state["pre_tokenizer"])
         self._made_special = {
             t["content"] for t in state["added_tokens"] if t["content"] in DIALECT_TOKENS and not t["special"]
         }
         for token in state["added_tokens"]:
             special = token["special"] or token["content"] in DIALECT_TOKENS  # Qwen's are plain added tokens
             token["special"] = special and token["content"] not in PLACEHOLDERS
+        begin = begin_token(state, self._config)
+        self._dropped_space = drop_implied_space(state)
         self._text = Tokenizer.from_str(json.dumps(state))
-        kind = choose_marks(structure_tokens, self._text.get_vocab(with_added_tokens=True), self._config)
+        vocabulary = self._text.get_vocab(with_added_tokens=True)
+        kind = choose_marks(structure_tokens, vocabulary, self._config)
         self.kind: MarksKind = kind
-        if kind == "added":
-            self._text.add_special_tokens([AddedToken(token, special=True) for token in STRUCTURE_TOKENS])
+        self._choose_dialect(vocabulary, fim)
+        self._add_tokens(self._text)
         self._text.no_truncation()
         self._text.no_padding()
         self._text.encode_special_tokens = True
@@ -142,25 +125,46 @@ class RepoTokenizer:
             raise InputError(f"{name}: its tokenizer has no end token; use a model that has one")
         self.end_id: int = found
         self.pad_id: int = self._vocabulary.get(_token_text(self._config.get("pad_token")) or "", found)
-        self._made_from = (backend.to_str(), name, kind, self._config, folder)
+        self._begin = vocabulary.get(begin or "")
+        # Files that longrepo wrote before it recorded this were trained without.
+        begins = self._config.get(BEGIN_KEY, FILE_START not in vocabulary)
+        self.begin_id: int | None = self._begin if begins else None
+        self._made_from = (file_text, name, kind, self._config, folder, fim)
+        marked = () if kind == "native" else STRUCTURE_TOKENS
         self.structure_ids: dict[str, int] = {
             token: self._vocabulary[token]
-            for token in STRUCTURE_TOKENS
-            if kind != "native" and token in self._vocabulary
+            for token in (*marked, *(ADDED_FIM.marks if self.fim_added else ()))
+            if token in self._vocabulary
         }
 
-    def __reduce__(self) -> tuple[Callable[..., RepoTokenizer], tuple[Any, ...]]:
+    def _choose_dialect(self, vocabulary: Mapping[str, int], fim: FimSetting) -> None:
+        recorded = self._config.get(FIM_KEY) == "added"
+        dialect = find_dialect(vocabulary.keys() - ADDED_FIM.marks if recorded else vocabulary)
+        self._fim_asked = fim == "add"
+        self.fim_added: bool = recorded or (self._fim_asked and dialect.fim is None)
+        self.dialect: Dialect = replace(dialect, fim=ADDED_FIM) if self.fim_added else dialect
+
+    def _add_tokens(self, to: Tokenizer) -> None:
+        from tokenizers import AddedToken
+
+        added = (STRUCTURE_TOKENS if self.kind == "added" else ()) + (ADDED_FIM.marks if self.fim_added else ())
+        to.add_special_tokens([AddedToken(token, special=True) for token in added])
+
+    def __reduce__(self) -> tuple[Any, ...]:
         """Pickle for another process."""
-        return _rebuild, self._made_from
+        return _rebuild, self._made_from, {"begin_id": self.begin_id}
 
     @cached_property
     def _file(self) -> Tokenizer:
         """The base's `tokenizer.json` with the structure tokens."""
-        from tokenizers import AddedToken, Tokenizer
+        from tokenizers import Tokenizer
 
-        file = Tokenizer.from_str(self._made_from[0])
-        if self.kind == "added":
-            file.add_special_tokens([AddedToken(token, special=True) for token in STRUCTURE_TOKENS])
+        text: str = self._made_from[0]
+        if self._dropped_space:
+            drop_implied_space(state := json.loads(text))
+            text = json.dumps(state)
+        file = Tokenizer.from_str(text)
+        self._add_tokens(file)
         file.no_truncation()
         file.no_padding()
         return file
@@ -174,8 +178,12 @@ class RepoTokenizer:
     def file_config(self) -> dict[str, Any]:
         """The base's `tokenizer_config.json`, with the end token even if the base has none, and with the kind of marks
         if a tokenizer of these files would have another."""
-        config = {name: value for name, value in self._config.items() if name != MARKS_KEY}
-        own = {} if choose_marks("auto", self._vocabulary, {}) == self.kind else {MARKS_KEY: self.kind}
+        config = {name: value for name, value in self._config.items() if name not in (MARKS_KEY, FIM_KEY, BEGIN_KEY)}
+        own: dict[str, Any] = {FIM_KEY: "added"} if self.fim_added else {}
+        if own or choose_marks("auto", self._vocabulary, {}) != self.kind:
+            own[MARKS_KEY] = self.kind
+        own |= {"add_prefix_space": False} if self._dropped_space else {}
+        own |= {} if self._begin is None else {BEGIN_KEY: self.begin_id is not None}
         return config | {"eos_token": self._config.get("eos_token") or END_OF_TEXT} | own
 
     def write(self, folder: Path) -> tuple[str, ...]:
@@ -185,7 +193,15 @@ class RepoTokenizer:
 
     def encode_marked(self, text: str) -> list[int]:
         """Return the token ids of text in which the names of special tokens stand for them."""
-        return list(self._file.encode(text, add_special_tokens=False).ids)
+        return list(self._marked_text.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def _marked_text(self) -> Tokenizer:
+        from tokenizers import Tokenizer
+
+        marked = Tokenizer.from_str(self._text.to_str())
+        marked.encode_special_tokens = False
+        return marked
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -195,22 +211,20 @@ class RepoTokenizer:
     @cached_property
     def initial_from(self) -> dict[int, int]:
         """Structure token id → id of the token whose embedding row it starts from."""
-        return {
-            id: next(
-                (self._vocabulary[known] for known in INITIAL_TOKENS[token] if known in self._vocabulary), self.end_id
-            )
-            for token, id in self.structure_ids.items()
-        }
+        return {id: self._initial_id(token) for token, id in self.structure_ids.items()}
+
+    def _initial_id(self, token: str) -> int:
+        """A fill-in-the-middle token starts from the word for it, so that the three differ."""
+        if token in INITIAL_WORDS:
+            return self.encode(INITIAL_WORDS[token])[-1]
+        return next(
+            (self._vocabulary[known] for known in INITIAL_TOKENS[token] if known in self._vocabulary), self.end_id
+        )
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """The ids of all special tokens, the base's included; the placeholders of redacted text aren't special."""
         return frozenset(id for id, token in self._text.get_added_tokens_decoder().items() if token.special)
-
-    @cached_property
-    def dialect(self) -> Dialect:
-        """The tokens of the base's pretraining, by what its vocabulary has; NO_DIALECT if none of them is known."""
-        return find_dialect(self._vocabulary)
 
     @cached_property
     def marks(self) -> Marks:
@@ -229,17 +243,44 @@ class RepoTokenizer:
         end = None if names.end is None else known[names.end]
         return FimIds(known[names.prefix], known[names.suffix], middle, names.orders, end)
 
+    @property
+    def fim_note(self) -> str | None:
+        """A line on what fill-in-the-middle comes to, or None if the base has its own tokens, as most do."""
+        own = self.dialect.fim
+        if self.fim_added:
+            return (
+                f"data.fim=add: {', '.join(ADDED_FIM.marks)} are added to {self.name}, which has no such tokens; what "
+                "they mean is learnt from these sequences alone"
+            )
+        if own is None:
+            lack = missing_fim_note(self._vocabulary, self._config)
+            return (
+                f"the tokenizer of {self.name} {lack}: text is continued, and never filled in before other text; "
+                "data.fim=add teaches it, with three added tokens"
+            )
+        if self._fim_asked:
+            return f"data.fim=add: nothing is added, as {self.name} has {', '.join(own.marks)}"
+        return None
+
     @cached_property
     def sha256(self) -> str:
         """Hash of everything that decides ids: vocabulary, merges, normaliser, pre-tokenizer, added tokens."""
+        return self._hash(None)
+
+    def has_hash(self, sha256: str) -> bool:
+        """Return whether its hash is this one, or was when a text still got a space at its beginning."""
+        return sha256 == self.sha256 or (self._dropped_space and sha256 == self._hash(self._rules))
+
+    def _hash(self, rules: tuple[Any, Any] | None) -> str:
         state = json.loads(self._text.to_str())
+        rules = rules or (state["normalizer"], state["pre_tokenizer"])
         model = state["model"]
         merges = [" ".join(merge) if isinstance(merge, list) else merge for merge in model.get("merges", [])]
         added = sorted(
             (one["id"], one["content"], one["special"] and one["content"] not in self._made_special)
             for one in state["added_tokens"]
         )
-        decides = [sorted(self._vocabulary.items()), merges, state["normalizer"], state["pre_tokenizer"], added]
+        decides = [sorted(self._vocabulary.items()), merges, *rules, added]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
     @cached_property
@@ -256,6 +297,10 @@ class RepoTokenizer:
     def end_ids(self) -> Ids:
         """The end token's id, `[1]`."""
         return np.array([self.end_id], np.int32)
+
+    def has(self, id: int) -> bool:
+        """Return whether an id is a token's."""
+        return self._text.id_to_token(id) is not None
 
     def id(self, token: str) -> int:
         """Return the id of a special token. Raises KeyError if the tokenizer has none of that name."""
@@ -302,12 +347,26 @@ def _rebuild(state: str, *rest: Any) -> RepoTokenizer:
 
 def recorded_marks(folder: Path) -> MarksKind | None:
     """Return the kind of marks that the tokenizer's files in a folder record; None if they record none."""
+    recorded = _recorded(folder).get(MARKS_KEY)
+    return cast(MarksKind, recorded) if recorded in get_args(MarksKind) else None
+
+
+def trained_with_begin(folder: Path) -> bool:
+    """Return whether what was trained with the tokenizer's files in a folder began with its begin token: as they record
+    it, and if they record nothing, unless they are longrepo's, which then wrote none."""
+    config = _recorded(folder)
+    if BEGIN_KEY in config:
+        return bool(config[BEGIN_KEY])
+    listed = (*config.get("additional_special_tokens", ()), *config.get("extra_special_tokens", ()))
+    return FILE_START not in listed
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    recorded = config.get(MARKS_KEY) if isinstance(config, dict) else None
-    return cast(MarksKind, recorded) if recorded in get_args(MarksKind) else None
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def choose_marks(asked: StructureTokens, vocabulary: Container[str], config: Mapping[str, Any]) -> MarksKind:
@@ -321,7 +380,9 @@ def choose_marks(asked: StructureTokens, vocabulary: Container[str], config: Map
     return "added" if FILE_START in vocabulary or find_dialect(vocabulary).added_marks else "native"
 
 
-def load_tokenizer(name: str, revision: str | None = None, structure_tokens: StructureTokens = "auto") -> RepoTokenizer:
+def load_tokenizer(
+    name: str, revision: str | None = None, structure_tokens: StructureTokens = "auto", fim: FimSetting = "auto"
+) -> RepoTokenizer:
     """Load the tokenizer of "embedded", of a model's folder or GGUF file, or of a model on the Hugging Face hub.
 
     It is read from `tokenizer.json` itself, without importing transformers. Raises InputError if that fails: no such
@@ -336,7 +397,14 @@ def load_tokenizer(name: str, revision: str | None = None, structure_tokens: Str
     except Exception as error:  # the Rust library raises Exception itself
         raise InputError(f"--model {name}: {file} can't be read as a tokenizer ({_first_line(error)})") from None
 
-    return RepoTokenizer(backend, name, structure_tokens, tree, file.parent)
+    return RepoTokenizer(backend, name, structure_tokens, tree, file.parent, fim)
+
+
+def base_tokenizer(settings: Settings) -> RepoTokenizer:
+    """Load the tokenizer of the settings' model, with the tokens that they add. Raises InputError as
+    `load_tokenizer`."""
+    model, data = settings.model, settings.data
+    return load_tokenizer(model.name, model.revision, data.structure_tokens, data.fim)
 
 
 def marks_of_base(settings: Settings) -> MarksKind:
@@ -351,24 +419,27 @@ def marks_of_base(settings: Settings) -> MarksKind:
         return "added"
 
 
-def with_marks(settings: Settings, kind: MarksKind) -> Settings:
-    """Return the settings with the kind of marks that they came to."""
-    return settings.model_copy(update={"data": settings.data.model_copy(update={"structure_tokens": kind})})
+def with_marks(settings: Settings, tokenizer: RepoTokenizer) -> Settings:
+    """Return the settings with what `data.structure_tokens` and `data.fim` came to."""
+    chosen = {"structure_tokens": tokenizer.kind, "fim": "add" if tokenizer.fim_added else "auto"}
+    return settings.model_copy(update={"data": settings.data.model_copy(update=chosen)})
 
 
 def new_token_rows(tokenizer: RepoTokenizer, base: str, revision: str | None) -> dict[int, int]:
-    """Return `initial_from` of the structure tokens that the base's own tokenizer lacks.
+    """Return `initial_from` of the added tokens that the base's own tokenizer lacks.
 
     A base that has them was trained with them, and keeps their rows. A base without a tokenizer lacks all."""
     try:
-        known = load_tokenizer(base, revision, "none").structure_ids.values()
+        known = load_tokenizer(base, revision, "none")
     except InputError:
         return tokenizer.initial_from
-    return {new: source for new, source in tokenizer.initial_from.items() if new not in known}
+    return {new: source for new, source in tokenizer.initial_from.items() if not known.has(new)}
 
 
-def as_repo_tokenizer(tokenizer: Any, structure_tokens: StructureTokens = "added") -> RepoTokenizer:
-    """Return a RepoTokenizer as it is, or wrap a transformers tokenizer; added marks are added to it.
+def as_repo_tokenizer(
+    tokenizer: Any, structure_tokens: StructureTokens = "added", fim: FimSetting = "auto"
+) -> RepoTokenizer:
+    """Return a RepoTokenizer as it is, or wrap a transformers tokenizer; added tokens are added to it.
 
     Raises InputError if it isn't a fast one.
     """
@@ -378,11 +449,10 @@ def as_repo_tokenizer(tokenizer: Any, structure_tokens: StructureTokens = "added
     if not hasattr(tokenizer, "backend_tokenizer"):
         raise InputError(f"{name}: its tokenizer has no tokenizer.json (a fast one); use a model that has")
     config = {f"{part}_token": getattr(tokenizer, f"{part}_token", None) for part in ("bos", "eos", "unk", "pad")}
-    wrapped = RepoTokenizer(
-        tokenizer.backend_tokenizer, name, structure_tokens, {key: token for key, token in config.items() if token}
-    )
-    if wrapped.kind == "added":
-        added: dict[str, Any] = {"additional_special_tokens": list(STRUCTURE_TOKENS)}
+    named = {key: str(token) for key, token in config.items() if token}
+    wrapped = RepoTokenizer(tokenizer.backend_tokenizer, name, structure_tokens, named, None, fim)
+    if wrapped.structure_ids:
+        added: dict[str, Any] = {"additional_special_tokens": list(wrapped.structure_ids)}
         tokenizer.add_special_tokens(added, replace_extra_special_tokens=False)
     for token, id in wrapped.structure_ids.items():
         if tokenizer.convert_tokens_to_ids(token) != id:

@@ -25,7 +25,7 @@ from longrepo.data.dataset import SequenceFile, read_sequences
 from longrepo.data.metadata import check_tokenizer
 from longrepo.data.questions.write import match_folders
 from longrepo.data.repo_tree import RepoTrees
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer, base_tokenizer
 from longrepo.engines.adapter_io import read_adapter_config
 from longrepo.engines.registry import EngineSelection, create_engine
 from longrepo.engines.tiers import TieredEngine, Tiers, model_tiers
@@ -323,7 +323,7 @@ class EvaluationRun:
         if split not in file.column("split"):
             raise InputError(f"{file.path}: holds no {split} sequences to compare on; prepare them again")
         folders = find_repositories(file, run, repos)
-        tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
+        tokenizer = base_tokenizer(settings)
         check_tokenizer(file.header, tokenizer)
         engine = create_engine(choice, settings, tokenizer, device)
         engine.load_adapter(source.adapter)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longrepo.config.schema import ContextSettings, ModelSettings
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.engines.adapter_io import Array, read_plain_lora
 from longrepo.rope.apply import NATIVE_CONTEXT
 from longrepo.training.artifact import TrainedArtifact
@@ -72,7 +72,7 @@ class MergeInputs:
     def of(source: TrainedArtifact, convert: Callable[[Array], Any]) -> MergeInputs:
         """`convert` as in `read_peft_adapter`. Raises InputError if the adapter or the tokenizer can't be read."""
         settings = source.settings
-        tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
+        tokenizer = source.load_tokenizer()
         if not source.whole:
             return MergeInputs(settings.model, tokenizer, settings.context, read_peft_adapter(source.adapter, convert))
         tokenizer.initial_from = {}

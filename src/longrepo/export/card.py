@@ -93,7 +93,7 @@ def _adapter_lines(source: TrainedArtifact) -> list[tuple[str, str]]:
     modules = adapter.get("target_modules") or ()
     rows = [("method", "LoRA"), ("LoRA", f"{lora}, on {', '.join(sorted(modules))}")]
     if marks := adapter.get("trainable_token_indices"):
-        rows.append(("trained tokens", f"{len(marks)} structure tokens, rows of their own in the embedding"))
+        rows.append(("trained tokens", f"{len(marks)} added tokens, rows of their own in the embedding"))
     elif source.settings.data.structure_tokens == "native":
         rows.append(("marks", "the base's own tokens, as it was pretrained: LoRA alone, no rows of added tokens"))
     return rows

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from longrepo.data.tokenizer import load_tokenizer
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, read_adapter_config
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
@@ -146,7 +145,7 @@ def copy_peft_adapter(source: TrainedArtifact, folder: Path, final: Path) -> lis
     """Copy the adapter's folder into an existing empty one; return lines for the terminal."""
     shutil.copytree(source.adapter, folder, dirs_exist_ok=True)
     settings, config = source.settings, read_adapter_config(folder)
-    tokenizer = load_tokenizer(source.tokenizer, settings.model.revision, settings.data.structure_tokens)
+    tokenizer = source.load_tokenizer()
     notes = tokenizer.write(folder)
     name = settings.model.name
     base = {"base_model_name_or_path": base_reference(name)}

@@ -28,7 +28,7 @@ from mlx_lm.utils import MODEL_REMAPPING, save_config, save_model
 from safetensors.numpy import save_file
 from transformers.utils.hub import cached_file
 
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer import base_tokenizer, load_tokenizer
 from longrepo.data.tokenizer_files import is_read_unchanged
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, read_adapter_config, tensor_name
 from longrepo.engines.mlx import models, rotary
@@ -495,7 +495,7 @@ def _write_adapter_alone(source: TrainedArtifact, adapter: PeftAdapter, folder: 
 def _reads_base_tokenizer(source: TrainedArtifact, where: str) -> bool:
     """Return whether the published base gives mlx-lm, which loads it by AutoTokenizer, the ids that training used."""
     settings = source.settings
-    tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
+    tokenizer = base_tokenizer(settings)
     file = cached_file(where, "config.json", revision=settings.model.revision)
     return is_read_unchanged(tokenizer.file_text, tokenizer.file_config, Path(str(file)).parent)
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ContextSettings, PhaseConfig, Settings
 from longrepo.curriculum.schedule import Phase
+from longrepo.data.dialects import ADDED_FIM
 from longrepo.data.marks import STRUCTURE_TOKENS
 from longrepo.data.tokenizer import marks_of_base
 from longrepo.engines.base import Placement, StepMethod
@@ -222,6 +223,7 @@ class MemoryPlanner:
         if settings.training.weights == "lora":
             check_lora_targets(settings, shape.lora)
         added = len(STRUCTURE_TOKENS) if marks_of_base(settings) == "added" else 0
+        added += len(ADDED_FIM.marks) if settings.data.fim == "add" else 0
         estimator = Estimator(config, settings, device, dtype, added, engine)
         overhead = process_overhead(engine) if device == "cpu" else 0
         return MemoryPlanner(settings, shape, estimator, overhead, disk_allowance(settings, scratch), time)

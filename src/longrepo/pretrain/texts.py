@@ -39,7 +39,7 @@ def text_windows(file: Path, tokenizer: RepoTokenizer, length: int, redact: bool
             f"needed; give more text or a preset with a shorter context"
         )
     header = Header(
-        TokenizerFacts.of(tokenizer),
+        replace(TokenizerFacts.of(tokenizer), begins=False),  # a window begins anywhere in the text
         [RepositoryFacts(file.name, "")],
         made_by=f"pretrain, windows of {length}",
         redactions=dict(redactions),

@@ -11,7 +11,7 @@ from typing import Any
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.data.template import completion_text
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.engines.base import Engine
 from longrepo.engines.prompt_cache import PromptCache, PromptProgress
 from longrepo.engines.registry import EngineSelection, cache_library, create_engine
@@ -65,7 +65,8 @@ class TunedModel:
             named = f"training began with {own}" if source.whole else f"the adapter names {own} as its base"
             notes += (f"{named}; {base.name} is used, as requested",)
         tiers = model_tiers(base, settings.context, context, _longest_length(settings))
-        tokenizer = load_tokenizer(source.tokenizer, base.revision, settings.data.structure_tokens)
+        tokenizer = source.load_tokenizer()
+        notes += (tokenizer.fim_note,) if tokenizer.fim_note else ()
         engine = create_engine(choice, settings, tokenizer, device)
         engine.load_adapter(source.adapter)
         name = f"{Path(base.name).name}-{path.resolve().name}"

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
-from longrepo.data.dialects import DIALECTS, FIM_SPELLINGS
+from longrepo.data.dialects import DIALECTS, FIM_SPELLINGS, FimIds
 from longrepo.data.features import FeatureExtractor, FileJob, unpack_features
 from longrepo.data.marks import FILE_START
 from longrepo.data.template import (
@@ -24,7 +24,7 @@ from longrepo.data.template import (
     write_file_prefix,
 )
 from longrepo.data.text import TokenizedText, path_tokens
-from longrepo.data.tokenizer import FimIds, RepoTokenizer
+from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.repository.encodings import decode_text
 from longrepo.serve.working_tree import WorkingTree, newline_of, with_newlines
@@ -198,7 +198,7 @@ class PromptBuilder:
         ids = self._marked(text)
         if after is not None:
             ids = self._fim().prompt(ids, self._marked(after))
-        return self.from_ids(ids, new, newline_of(text))
+        return self.from_ids(self._begun(ids), new, newline_of(text))
 
     def from_ids(self, ids: list[int], new: int, newline: str = "\n") -> CompletionPrompt:
         """Build a prompt of token ids. Raises InputError if there are too many or one doesn't exist."""
@@ -240,12 +240,17 @@ class PromptBuilder:
         return self.around.path_named(asked.name, text) if asked.name else self.around.path_of(text)
 
     def _ids_of(self, asked: EditorText) -> list[int]:
-        """Return the ids of an editor's texts; with none at all, the end token, after which a document begins."""
+        """Return the ids of an editor's texts; with none at all, the token with which or after which one begins."""
         head = self._marked(asked.head) if asked.head else []
         before = self.tokenizer.encode(asked.before)
         if asked.after is None:
-            return [*head, *before] or [self.tokenizer.end_id]
-        return [*head, *self._fim().prompt(before, self.tokenizer.encode(asked.after))]
+            return self._begun([*head, *before]) or [self.tokenizer.end_id]
+        return self._begun([*head, *self._fim().prompt(before, self.tokenizer.encode(asked.after))])
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        """Return the ids with the begin token before them, if the base has one and they don't begin with it."""
+        begin = self.tokenizer.begin_id
+        return ids if begin is None or ids[:1] == [begin] else [begin, *ids]
 
     def _written(
         self, own: TokenizedText, after: FilePiece | None, others: Iterable[FilePiece], room: int, sizes: TemplateSizes
@@ -275,7 +280,7 @@ class PromptBuilder:
 
     def _fim(self) -> FimIds:
         if self.tokenizer.fim is None:
-            raise InputError(f"{self.tokenizer.name}: its tokenizer has no fill-in-the-middle tokens")
+            raise InputError(str(self.tokenizer.fim_note))
         return self.tokenizer.fim
 
 

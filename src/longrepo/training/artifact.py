@@ -9,7 +9,7 @@ from typing import Any
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.data.tokenizer import recorded_marks
+from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer, recorded_marks, trained_with_begin
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, read_adapter_config, read_lora_modules, read_lora_scheme
 from longrepo.errors import InputError
 from longrepo.rope.apply import read_context
@@ -46,6 +46,14 @@ class TrainedArtifact:
     def has_own_positions(self) -> bool:
         """Whether it was trained at other positions than those the base was published with."""
         return self.settings.context != ContextSettings()
+
+    def load_tokenizer(self) -> RepoTokenizer:
+        """Load its tokenizer, which begins a text as it did in training. Raises InputError if it can't be read."""
+        data, revision = self.settings.data, self.settings.model.revision
+        tokenizer = load_tokenizer(self.tokenizer, revision, data.structure_tokens, data.fim)
+        if not trained_with_begin(self.adapter):
+            tokenizer.begin_id = None
+        return tokenizer
 
     def on(self, base: str | None) -> TrainedArtifact:
         """The same on a base of another name (None: its own). Raises InputError if that is missing."""
@@ -131,7 +139,8 @@ def _settings_from_config(config: Mapping[str, Any], folder: Path) -> Settings:
     if not base:
         raise InputError(f"{folder / ADAPTER_CONFIG}: names no base model (base_model_name_or_path); add it")
     model = {"name": base, "revision": config.get("revision"), "quantization": "none"}
-    marks = "added" if config.get("trainable_token_indices") is not None else recorded_marks(folder) or "native"
+    rows = config.get("trainable_token_indices") is not None
+    marks = recorded_marks(folder) or ("added" if rows else "native")
     scheme = read_lora_scheme(folder)
     lora = {
         "r": scheme.largest_rank,

@@ -83,7 +83,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     """
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import check_tokenizer
-    from longrepo.data.tokenizer import load_tokenizer, with_marks
+    from longrepo.data.tokenizer import base_tokenizer, with_marks
     from longrepo.engines.registry import choose_engine, create_engine
     from longrepo.memory.calibration import with_calibration
     from longrepo.memory.guard import machine_guard
@@ -101,16 +101,17 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     plan = _plan_training(request, settings, source, str(path.resolve()), resumable)
     asked, settings = settings, plan.settings
     choice = choose_engine(request.engine, request.device, settings.training.weights)
-    tokenizer = load_tokenizer(settings.model.name, settings.model.revision, settings.data.structure_tokens)
+    tokenizer = base_tokenizer(settings)
     check_tokenizer(source.header, tokenizer)
-    settings = with_marks(settings, tokenizer.kind)
+    settings = with_marks(settings, tokenizer)
     planner = with_calibration(MemoryPlanner.for_run(settings, choice, request.device, _nearest_folder(output)))
     plan, settings = plan.with_settings(planner.settings), planner.settings
     memory = plan_run(planner, plan.phases_ahead(), planner.budget)
     with open_run_folder(output, resuming=resumable is not None) as run:
         from longrepo.training.loop import train as run_loop
 
-        for line in (*_lora_lines(asked, planner), *memory.lines()):
+        said = (tokenizer.fim_note,) if tokenizer.fim_note else ()
+        for line in (*_lora_lines(asked, planner), *memory.lines(), *said):
             reporter.note(line)
         returned = memory.device != "cpu" or _return_freed_memory(memory, reporter)
         engine = create_engine(choice, settings, tokenizer, request.device)

@@ -40,6 +40,7 @@ _FIXED_BY_ADAPTER = {
     "model.quantization": _BASE_REASON,
     "model.double_quantization": _BASE_REASON,
     "data.structure_tokens": "the adapter was trained with these marks",
+    "data.fim": "the adapter was trained with these tokens",
     "lora.r": _SHAPE_REASON,
     "lora.alpha": _SHAPE_REASON,
     LORA_MODULES: _SHAPE_REASON,

@@ -24,7 +24,7 @@ model = AutoModelForCausalLM.from_pretrained("{model}")"""
 
 def has_new_rows(settings: Settings) -> bool:
     """Return whether an adapter has rows of added tokens, and its tokenizer more tokens than the base's."""
-    return settings.data.structure_tokens in ("added", "auto")
+    return settings.data.structure_tokens in ("added", "auto") or settings.data.fim == "add"
 
 
 def adapter_code(adapter: str, settings: Settings, show_path: bool = True) -> str:

@@ -227,7 +227,8 @@ def _split_snippets(ids: list[int], tokenizer: RepoTokenizer) -> list[tuple[int 
         tokenizer.structure_ids[name]: n for n, name in enumerate(SNIPPET_TOKENS) if name in tokenizer.structure_ids
     }
     if not numbers:  # the marks aren't single tokens
-        marks = tokenizer.marks.snippet_pattern.split(tokenizer.decode(ids))
+        begun = int(ids[:1] == [tokenizer.begin_id])
+        marks = tokenizer.marks.snippet_pattern.split(tokenizer.decode(ids[begun:]))
         return [(None, marks[0]), *((int(n), text) for n, text in zip(marks[1::2], marks[2::2], strict=True))]
     cuts = [at for at, id in enumerate(ids) if id in numbers]
     pieces: list[tuple[int | None, str]] = [(None, tokenizer.decode(ids[: cuts[0]] if cuts else ids))]
