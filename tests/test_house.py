@@ -85,6 +85,7 @@ COMMANDS = {
     "longrepo check-leaks": "SEQUENCES",
     "longrepo check-questions": "--repo",
     "longrepo doctor": "--device",
+    "longrepo bases": "--json",
     "longrepo evaluate": "--repo",
     "longrepo export": "--format",
     "longrepo extend": "--method",

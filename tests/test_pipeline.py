@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import PhaseConfig
@@ -11,7 +13,16 @@ from longrepo.engines.base import StepMethod
 from longrepo.memory.budget import GIB, Budget
 from longrepo.memory.estimate import StepMemory
 from longrepo.memory.planner import StepEstimate
-from longrepo.pipeline import PipelineStage, SettingChooser, choose_amounts, choose_lengths, latest_choices
+from longrepo.pipeline import (
+    PipelineStage,
+    SettingChooser,
+    choose_amounts,
+    choose_lengths,
+    default_base_line,
+    latest_choices,
+)
+
+BEST = ["JetBrains/Mellum-4b-base", "ByteDance-Seed/Seed-Coder-8B-Base", "Qwen/Qwen2.5-Coder-0.5B"]
 
 
 def budget(gib: float) -> Budget:
@@ -140,3 +151,13 @@ def test_a_stage_is_done_for_its_inputs_alone(tmp_path: Path) -> None:
     assert not other.done and other.folder != stage.folder
     (stage.folder / "stage.json").write_text('{"cut": ')
     assert not stage.done
+
+
+def test_the_default_base_names_the_one_that_fits_best() -> None:
+    """On 5.33 GiB of a Mac, on a GPU of 24 GB, and on a CPU."""
+    default, lines = "bigcode/starcoder2-3b", []
+    for device, gib in (("mps", 5.33), ("cuda", 22.0), ("cpu", 22.0)):
+        planner: Any = SimpleNamespace(estimator=SimpleNamespace(device=device), budget=budget(gib))
+        lines.append(default_base_line(default, planner))
+    assert all(line.startswith(f"base: {default}, the default (BigCode OpenRAIL-M; ") for line in lines)
+    assert [line.partition("--model ")[2].partition(";")[0] for line in lines] == BEST

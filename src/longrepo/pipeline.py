@@ -249,6 +249,8 @@ class Pipeline:
 
         settings = self.chooser.settings
         planner = MemoryPlanner.for_run(settings, self.engine, self.device)
+        if not self.chooser.is_set("model.name"):
+            self.reporter.note(default_base_line(settings.model.name, planner))
         for what, why in (self.engine.line, *planner.choices):
             key, value = what.split(": ")
             self.chooser.choices.append(SettingChoice(key, value, why))
@@ -370,6 +372,20 @@ class Pipeline:
         if measured or not page.is_file():
             write_report(found)
         self.reporter.figures(make_headlines(found), page)
+
+
+def default_base_line(name: str, planner: MemoryPlanner) -> str:
+    """Say that the default base is trained, and which known one fits the machine best."""
+    from longrepo.engines.known_bases import PLANNED_LENGTHS, USES, best_fit, known_bases
+
+    default = known_bases()[name]
+    device = {"metal": "mps"}.get(planner.estimator.device, planner.estimator.device)
+    found = best_fit(device, PLANNED_LENGTHS[0], planner.budget.bytes)
+    why = "the smallest, on a CPU" if device == "cpu" else "the largest that fits here"
+    better = f"; free to use and made for code, {why}: --model {found.name}" if found else ""
+    return (
+        f"base: {name}, the default ({default.license}; use at work: {USES[default.use]}){better}; all: longrepo bases"
+    )
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,21 @@ import pytest
 import torch
 import typer
 from rich.console import Console
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from typer.testing import CliRunner
 
 from longrepo.cli.plan import doctor
-from longrepo.memory import doctor_checks
+from longrepo.config.loader import load_settings
+from longrepo.data.tokenizer import load_tokenizer
+from longrepo.engines.registry import EngineSelection
+from longrepo.memory import doctor_checks, doctor_model
 from longrepo.memory.doctor_checks import DoctorFinding
 from longrepo.reports.planning import doctor_verdict, print_findings
 
 SHORT = ("--set", "long_context.phase1_max_length=128", "--set", "long_context.phase2_epochs=0")
 ANYWHERE = {"engine", "engines", "git", "chip", "device", "precision", "4-bit", "memory", "cgroup"}
+OF_THE_BASE = {"license", "FIM", "torch", "chunks", "MLX", "LoRA"}
 TOPICS = ANYWHERE | {"cores", "attention", "kernels"}
 
 
@@ -46,7 +52,10 @@ def ask(*words: str) -> tuple[int, dict[str, list[dict[str, str]]]]:
 def test_the_embedded_model_would_run_here() -> None:
     status, found = ask("--model", "embedded", "--device", "cpu", *SHORT)
     assert status == 0
-    assert set(found) == TOPICS | {"model", "tokenizer", "main job", "disk"}
+    assert set(found) == TOPICS | {"model", "tokenizer", "main job", "disk"} | OF_THE_BASE
+    assert found["FIM"][0]["what"].endswith("tokens, prefix-suffix-middle and suffix-prefix-middle, joined")
+    assert found["LoRA"][0]["what"] == "q_proj, k_proj, v_proj, o_proj, c_fc, c_proj"
+    assert {found[topic][0]["status"] for topic in OF_THE_BASE} == {"ok"}
     assert found["device"][0]["what"].startswith("cpu: ")
     assert "forwards and backwards" in found["4-bit"][0]["what"]
     assert "fits in" in found["main job"][0]["what"]
@@ -66,6 +75,41 @@ def test_a_job_that_cannot_be_planned_is_a_problem() -> None:
     assert status == 2
     assert found["main job"][0]["status"] == "problem"
     assert "embedded" in found["main job"][0]["what"] and "c_attn" in found["main job"][0]["what"]
+
+
+def test_what_of_a_base_does_not_work_is_said(tmp_path: Path) -> None:
+    """One with experts, code of its own, and tokens without fill-in-the-middle."""
+    shape = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2, "vocab_size": 96}
+    code = {"auto_map": {"AutoModelForCausalLM": "modeling_own.Own"}}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_moe", **shape, **experts, **code}))
+    Tokenizer(WordLevel({"<|endoftext|>": 0, "a": 1}, "a")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<|endoftext|>"}')
+    settings = load_settings(None, [f"model.name={tmp_path}"])
+    findings = [*doctor_model.check_code(tmp_path), *doctor_model.check_dialect(load_tokenizer(str(tmp_path)))]
+    findings += doctor_model.check_architecture(settings, EngineSelection("torch", "as asked"))
+    found = {finding.topic: finding for finding in findings}
+    assert [found[topic].status for topic in ("own code", "FIM", "MLX", "LoRA")] == ["note"] * 4
+    assert "never run" in found["own code"].what and "no gaps are learned" in found["FIM"].what
+    assert "not model type qwen3_moe" in found["MLX"].what
+    assert found["LoRA"].what.startswith("q_proj, k_proj, v_proj, o_proj; its experts (0 M parameters) get no LoRA")
+
+
+def test_the_license_of_a_base_is_said_where_it_is_known() -> None:
+    free, research, unknown = map(
+        doctor_model.check_license, ("Qwen/Qwen2.5-Coder-1.5B", "Qwen/Qwen2.5-Coder-3B", "owner/other")
+    )
+    assert free.status == "ok" and "Apache-2.0, use at work: yes" in free.what
+    assert research.status == "note" and "use at work: no: for research" in research.what
+    assert unknown.status == "note" and "read its model card" in unknown.remedy
+
+
+def test_a_known_base_is_judged_before_it_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "Qwen/Qwen2.5-Coder-1.5B"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    status, found = ask("--model", name, "--device", "cpu", *SHORT)
+    assert status == 2 and found["model"][0]["what"].endswith("HF_HUB_OFFLINE is set")
+    assert found["torch"][0]["what"] == "qwen2, 1.54 B parameters" and found["chunks"][0]["status"] == "ok"
 
 
 def test_a_damaged_folder_names_what_is_missing(tmp_path: Path) -> None:

@@ -59,6 +59,21 @@ def test_what_cannot_be_planned_is_said_in_one_line(case: str) -> None:
         raise out.exception
 
 
+def test_bases_are_listed_as_a_table_and_as_figures() -> None:
+    shown = CliRunner().invoke(app, ["bases"], env={"COLUMNS": "80"}, catch_exceptions=False).stdout
+    assert max(map(len, shown.splitlines())) <= 80
+    told = json.loads(CliRunner().invoke(app, ["bases", "--json"], catch_exceptions=False).stdout)
+    rows = {row["name"]: row for row in told["bases"]}
+    one = rows["Qwen/Qwen2.5-Coder-1.5B"]
+    assert (one["license"], one["use_at_work"], one["positions"], one["fim"], one["mlx"]) == (
+        "Apache-2.0", "yes", 32768, True, True
+    )  # fmt: skip
+    assert one["fits"]["Mac 8 GB"]["2048"][1] <= told["machines"]["Mac 8 GB"] < one["fits"]["Mac 16 GB"]["4096"][1] * 3
+    unknown = rows["Qwen/Qwen3.5-2B-Base"]
+    assert unknown["parameters"] is None and set(unknown["fits"]["Mac 8 GB"].values()) == {None}
+    assert all(name.partition("/")[2][:20] in shown for name in rows)
+
+
 @pytest.mark.parametrize("engine", ["torch", "mlx"])
 def test_answering_is_planned_tier_by_tier(engine: str) -> None:
     farther = ("--set", "context.method=yarn", "--set", "context.target_length=8192", "--set", "context.window=full")

@@ -56,5 +56,28 @@ def test_what_the_hub_gave_comes_first(offline: Path, monkeypatch: pytest.Monkey
 def test_nothing_else_is_taken_for_it(name: str, revision: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert not is_shipped_config(name, revision)
-    with pytest.raises(InputError, match=f"model {name}: no readable configuration"):
+    with pytest.raises(InputError, match=f"^model {name}: it is not in the hub's cache, and HF_HUB_OFFLINE is set"):
         read_config(name, revision)
+
+
+def own_code(folder: Path, kind: str) -> Path:
+    code = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.Own"}
+    shape = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    (folder / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": code, "vocab_size": 96} | shape))
+    for name in ("configuration_own.py", "modeling_own.py"):
+        (folder / name).write_text("raise SystemExit('it was run')\n")
+    return folder
+
+
+def test_code_of_a_models_own_is_never_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^model .*: its config\.json asks for code of its own \(auto_map\)") as found:
+        read_config(str(own_code(tmp_path, "own")))
+    assert "no model type own" in str(found.value) and "\n" not in str(found.value)
+    assert type(read_config(str(own_code(tmp_path, "llama")))).__name__ == "LlamaConfig"
+
+
+def test_a_model_of_text_and_pictures_is_its_text_part(tmp_path: Path) -> None:
+    text = {"num_hidden_layers": 4, "hidden_size": 64, "vocab_size": 96, "layer_types": ["full_attention"] * 4}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_5", "text_config": text}))
+    config = read_config(str(tmp_path))
+    assert (config.num_hidden_layers, read_shape(config).hidden) == (4, 64)

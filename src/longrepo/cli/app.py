@@ -16,14 +16,14 @@ from longrepo.cli.evaluate import evaluate, report
 from longrepo.cli.export import export, extend, import_adapter
 from longrepo.cli.generate import generate, serve
 from longrepo.cli.pipeline import pipeline
-from longrepo.cli.plan import doctor, init, models_app, plan
+from longrepo.cli.plan import bases, doctor, init, models_app, plan
 from longrepo.cli.pretrain import pretrain
 from longrepo.cli.train import train
 from longrepo.errors import InputError, RunError
 
 COMMANDS = (
-    init, prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, export,
-    import_adapter, extend, report, generate, serve, pretrain,
+    init, prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, bases,
+    export, import_adapter, extend, report, generate, serve, pretrain,
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Commands to begin with: `init` (a settings file), `plan` (what training or answering needs, and how long it takes),
-`doctor` (whether training would run here) and `models` (the presets, and what a model needs).
+`doctor` (whether training would run here), `bases` (those that are known) and `models` (the presets, and what a model
+needs).
 """
 
 from __future__ import annotations
@@ -266,6 +267,19 @@ def doctor(
         findings = print_findings(found, Console(highlight=False))
     if any(finding.status == "problem" for finding in findings):
         raise typer.Exit(2)
+
+
+def bases(
+    json_: Annotated[bool, typer.Option("--json", help="Print the table as JSON, in parameters and bytes.")] = False,
+) -> None:
+    """List known bases: size, license, context, fill-in-the-middle, engines, and the memory that training takes."""
+    from rich.console import Console
+
+    from longrepo.memory.report import bases_report
+    from longrepo.reports.planning import show_bases
+
+    told = bases_report()
+    print(json.dumps(told, indent=2)) if json_ else show_bases(told, Console(highlight=False))
 
 
 def init(

@@ -43,6 +43,7 @@ from longrepo.data.tokenizer_files import TOKENIZER_CONFIG, write_tokenizer_file
 from longrepo.data.tokenizer_rules import begin_token, drop_implied_space
 from longrepo.errors import InputError
 from longrepo.utils.hub import check_not_misspelled, local_folder
+from longrepo.utils.hub_access import check_on_hub
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -390,7 +391,10 @@ def load_tokenizer(
     """
     from tokenizers import Tokenizer
 
-    file, config = _local_files(name) or _from_hub(name, revision)
+    if (files := _local_files(name)) is None:
+        check_on_hub(name, revision, "tokenizer.json")
+        files = _from_hub(name, revision)
+    file, config = files
     try:
         backend = Tokenizer.from_file(str(file))
         tree = json.loads(config.read_text("utf-8")) if config else {}

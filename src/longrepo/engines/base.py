@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -295,6 +295,18 @@ def truncate_config(config: Any, layers: int) -> Any:
         if getattr(config, name, 0):
             setattr(config, name, 0.0)
     return config
+
+
+def check_own_code(published: Mapping[str, Any]) -> None:
+    """Raise InputError if only code of a model's own, which is never run, computes it. `published`: config.json."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    kind, code = published.get("model_type"), published.get("auto_map")
+    if code and kind not in CONFIG_MAPPING:
+        raise InputError(
+            f"its config.json asks for code of its own (auto_map), which is never run, and transformers has no model "
+            f"type {kind}; take a base of an architecture that transformers has (longrepo bases)"
+        )
 
 
 @contextmanager

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ContextSettings, ModelSettings
+from longrepo.engines.base import check_own_code
+from longrepo.engines.known_bases import known_bases
 from longrepo.engines.lora_targets import automatic_targets, is_expert
 from longrepo.errors import InputError
 from longrepo.rope.apply import NATIVE_CONTEXT, engine_config_changes
 from longrepo.utils.cache import JsonCache
 from longrepo.utils.hub import model_location
+from longrepo.utils.hub_access import check_on_hub
 
 if TYPE_CHECKING:
     from longrepo.engines.registry import EngineName
-
-
-_SHIPPED_CONFIGS = {"bigcode/starcoder2-3b": Path(__file__).with_name("starcoder2-3b.json")}
 
 
 @dataclass(frozen=True)
@@ -46,17 +46,22 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
     images too (Qwen3.5), its language model's. Raises InputError if there is no readable configuration, or its
     positions can't be changed this way.
 
-    The default model's is read from the copy in this package if the hub's isn't on this machine: no network is asked.
+    A known base's is read from the copy in this package if the hub's isn't on this machine: no network is asked.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, PreTrainedConfig
 
     try:
         if is_shipped_config(name, revision):
-            config = AutoConfig.from_pretrained(_SHIPPED_CONFIGS[name])
-            config._name_or_path = name
+            config = _shipped_config(name)
         else:
-            config = AutoConfig.from_pretrained(model_location(name), revision=revision).get_text_config()
+            check_on_hub(name, revision)
+            where = model_location(name)
+            published, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
+            check_own_code(published)
+            config = AutoConfig.from_pretrained(where, revision=revision).get_text_config()
             config._name_or_path = name
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith("model ") else f"model {name}: {error}") from None
     except (OSError, ValueError, KeyError) as error:
         raise _config_error(name, error) from None
     try:
@@ -68,11 +73,22 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
 
 def is_shipped_config(name: str, revision: str | None = None) -> bool:
     """Return whether a model's configuration is read from this package, since the hub's isn't on this machine."""
-    if name not in _SHIPPED_CONFIGS or revision is not None:
+    known = known_bases().get(name)
+    if known is None or known.config is None or revision is not None:
         return False
     from huggingface_hub import try_to_load_from_cache
 
     return not isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def _shipped_config(name: str) -> Any:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    published = known_bases()[name].config
+    assert published is not None
+    config = CONFIG_MAPPING[published["model_type"]].from_dict(dict(published))
+    config._name_or_path = name
+    return config
 
 
 def local_positions(model: ModelSettings, context: ContextSettings) -> int | None:
@@ -90,9 +106,11 @@ def local_positions(model: ModelSettings, context: ContextSettings) -> int | Non
             return None
         where = str(Path(cached).parent)
     if context == NATIVE_CONTEXT:  # as published: read without transformers, which takes seconds to import
-        file = _SHIPPED_CONFIGS[model.name] if not Path(where).is_dir() else Path(where) / "config.json"
+        if not Path(where).is_dir():
+            return known_bases()[model.name].positions
         with suppress(OSError, ValueError):
-            reach = json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings")
+            text = (Path(where) / "config.json").read_text(encoding="utf-8")
+            reach = json.loads(text).get("max_position_embeddings")
             if isinstance(reach, int):
                 return reach
     config = read_config(model.name if not Path(where).is_dir() else where, revision, context)

@@ -7,33 +7,31 @@ whether training it fits. Each check gives a finding with its remedy, in the ord
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from longrepo.config.schema import ModelSettings, Settings, StructureTokens
 from longrepo.engines.registry import choose_engine, select_device
 from longrepo.errors import InputError
-from longrepo.memory import doctor_checks
+from longrepo.memory import doctor_checks, doctor_model
 from longrepo.memory.budget import GIB
 from longrepo.memory.doctor_checks import DoctorFinding
 from longrepo.utils.hub import gguf_file, model_location
+from longrepo.utils.hub_access import OFFLINE_REMEDY, HubProblem, ask_hub
 
 if TYPE_CHECKING:
     from longrepo.engines.base import Placement
     from longrepo.engines.registry import EngineName, EngineSelection
 
 
-HUB_TIMEOUT = 3.0  # seconds the network may take to answer
 WEIGHT_FILES = (
     "model.safetensors.index.json",
     "model.safetensors",
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
-OFFLINE_REMEDY = "connect to the network once, give --model FOLDER with a downloaded one, or --model embedded"
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,17 @@ def find_model(model: ModelSettings) -> ModelAccess:
     return _find_on_hub(model)
 
 
-def check_tokenizer(folder: Path, structure_tokens: StructureTokens) -> DoctorFinding:
-    """Check that the tokenizer beside the configuration loads."""
+def check_tokenizer(folder: Path, structure_tokens: StructureTokens) -> Iterator[DoctorFinding]:
+    """Check that the tokenizer beside the configuration loads; tell the base's dialect by it."""
     from longrepo.data.tokenizer import load_tokenizer
 
     try:
         tokenizer = load_tokenizer(str(folder), None, structure_tokens)
     except InputError as error:
-        return _error_finding(error, "tokenizer")
-    return DoctorFinding("ok", "tokenizer", f"{tokenizer.vocabulary_size:,} tokens, marks: {tokenizer.marks}")
+        yield _error_finding(error, "tokenizer")
+        return
+    yield DoctorFinding("ok", "tokenizer", f"{tokenizer.vocabulary_size:,} tokens, marks: {tokenizer.marks}")
+    yield from doctor_model.check_dialect(tokenizer)
 
 
 def checkpoint_bytes(settings: Settings, engine: EngineName) -> int:
@@ -108,35 +108,27 @@ def check_fit(settings: Settings, choice: EngineSelection, device: str) -> Docto
 
 
 def _find_on_hub(model: ModelSettings) -> ModelAccess:
-    from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache, utils
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    utils.logging.set_verbosity_error()  # it logs each try
     cached = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
     folder = Path(cached).parent if isinstance(cached, str) else None
     if folder and not _missing_weights(folder):
         return ModelAccess(
             DoctorFinding("ok", "model", f"{model.name} is in the hub's cache: no network needed"), folder
         )
-    there = "its weights are not" if folder else "it is not"
-    if constants.HF_HUB_OFFLINE:
-        what = f"{model.name}: {there} in the hub's cache, and HF_HUB_OFFLINE is set"
-        return ModelAccess(DoctorFinding("problem", "model", what, f"unset it; or {OFFLINE_REMEDY}"), folder)
-
-    def ask() -> tuple[Path, int]:
-        info = HfApi().model_info(model.name, revision=model.revision, files_metadata=True)
-        sizes = [file.size or 0 for file in info.siblings or () if file.rfilename.endswith(".safetensors")]
-        return Path(hf_hub_download(model.name, "config.json", revision=model.revision)).parent, sum(sizes)
-
-    answer = _with_timeout(HUB_TIMEOUT, ask)
-    if isinstance(answer, tuple):
-        folder, size = answer
-        what = f"{model.name}: {there} in the hub's cache yet, the hub gives it ({size / GIB:.1f} GiB)"
-        return ModelAccess(DoctorFinding("note", "model", what, "nothing: the first run downloads it"), folder, size)
-    reason = type(answer).__name__ if answer is not None else f"no answer in {HUB_TIMEOUT:.0f} s"
-    what = f"{model.name}: {there} in the hub's cache, and the hub can't be reached ({reason})"
-    if reason in ("RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "EntryNotFoundError"):
-        what = f"{model.name}: the hub doesn't give it ({reason})"
-    return ModelAccess(DoctorFinding("problem", "model", what, OFFLINE_REMEDY), folder)
+    answer = ask_hub(model.name, model.revision)
+    if isinstance(answer, HubProblem):
+        what = answer.what.replace("it is not in", "its weights are not in") if folder else answer.what
+        return ModelAccess(DoctorFinding("problem", "model", f"{model.name}: {what}", answer.remedy), folder)
+    size = sum(file.size or 0 for file in answer.siblings or () if file.rfilename.endswith(".safetensors"))
+    if folder is None:
+        try:
+            folder = Path(hf_hub_download(model.name, "config.json", revision=model.revision)).parent
+        except OSError as error:
+            what = f"{model.name}: the hub doesn't give its config.json ({type(error).__name__})"
+            return ModelAccess(DoctorFinding("problem", "model", what, OFFLINE_REMEDY), None)
+    what = f"{model.name}: not in the hub's cache yet, the hub gives it ({size / GIB:.1f} GiB)"
+    return ModelAccess(DoctorFinding("note", "model", what, "nothing: the first run downloads it"), folder, size)
 
 
 def _missing_weights(folder: Path) -> str:
@@ -148,23 +140,6 @@ def _missing_weights(folder: Path) -> str:
         return ""
     shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     return next((name for name in shards if not (folder / name).is_file()), "")
-
-
-def _with_timeout(seconds: float, ask: Callable[[], Any]) -> Any:
-    """Return what `ask` returns or the error it raises, or None if it takes longer. Its thread may outlive the call:
-    looking up a name can't be interrupted."""
-    answer: list[Any] = []
-
-    def run() -> None:
-        try:
-            answer.append(ask())
-        except Exception as error:  # the hub raises a dozen kinds; the caller tells them apart by name
-            answer.append(error)
-
-    thread = Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return answer[0] if answer else None
 
 
 def _error_finding(error: InputError, topic: str) -> DoctorFinding:
@@ -227,15 +202,21 @@ def _model_checks(
     """`device`: None if there is no such device here, or not for this engine."""
     from huggingface_hub import constants
 
+    from longrepo.engines.model_shape import is_shipped_config
     from longrepo.utils.cache import MAX_CACHE_BYTES, cache_folder
 
     access = find_model(settings.model)
     yield access.finding
+    yield doctor_model.check_license(settings.model.name)
+    if access.folder is None and is_shipped_config(settings.model.name, settings.model.revision):
+        yield from doctor_model.check_architecture(settings, choice)
     if access.folder is not None:
         if (access.folder / "tokenizer.json").is_file() or not access.download:
-            yield check_tokenizer(access.folder, settings.data.structure_tokens)
+            yield from check_tokenizer(access.folder, settings.data.structure_tokens)
+        yield from doctor_model.check_code(access.folder)
         there = settings.model.model_copy(update={"name": str(access.folder), "revision": None})
         settings = settings.model_copy(update={"model": there})
+        yield from doctor_model.check_architecture(settings, choice)
         if device is not None:
             yield (job := check_fit(settings, choice, device))
             if job.status == "ok":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.engines.base import StepBytes, StepMethod
+from longrepo.engines.known_bases import PLANNED_LENGTHS, USES, KnownBase, date_of_facts, known_bases
 from longrepo.engines.model_shape import read_config
 from longrepo.engines.registry import CacheLibrary, cache_library
 from longrepo.engines.tiers import Tier, Tiers
@@ -96,6 +97,53 @@ def known_machines() -> tuple[Machine, ...]:
 
 
 TABLE_LENGTHS = (1024, 2048, 4096, 8192, 16384)
+
+
+BASE_MACHINES = ("Mac 8 GB", "Mac 16 GB", "Mac 24 GB", "RTX 4060 8 GB", "T4 16 GB", "RTX 4090 24 GB")
+
+
+def base_machines() -> list[Machine]:
+    """The machines that bases are planned for, each kind from the smallest to the largest."""
+    return [machine for machine in known_machines() if machine.name in BASE_MACHINES]
+
+
+def bases_report() -> dict[str, Any]:
+    """Report the known bases: what was published, and by machine and length the fastest planned method that fits, with
+    its peak in bytes; None if none fits, or its shape isn't known. Nothing is planned now."""
+    machines = base_machines()
+    return {
+        "date": date_of_facts(),
+        "machines": {machine.name: machine.usable for machine in machines},
+        "bases": [_base_row(base, machines) for base in known_bases().values()],
+    }
+
+
+def _base_row(base: KnownBase, machines: Sequence[Machine]) -> dict[str, Any]:
+    planned = base.planned
+    fits = {
+        machine.name: {
+            tokens: None if planned is None else planned.first_fit(machine.device, tokens, machine.usable)
+            for tokens in PLANNED_LENGTHS
+        }
+        for machine in machines
+    }
+    return {
+        "name": base.name,
+        "parameters": planned and planned.parameters,
+        "license": base.license,
+        "use_at_work": USES[base.use],
+        "code": base.code,
+        "positions": base.positions,
+        "fim": base.fim,
+        "dialect": base.dialect,
+        "torch": planned is not None,
+        "planned": bool(planned and planned.steps),
+        "chunks": planned and planned.plain_only is None,
+        "mlx": planned and planned.mlx,
+        "fits": fits,
+        "source": base.source,
+        "unverified": list(base.unverified),
+    }
 
 
 def plan_report(

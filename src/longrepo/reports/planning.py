@@ -253,6 +253,56 @@ def _show_preset_steps(rows: Sequence[Mapping[str, Any]], console: Console) -> N
     console.print(table)
 
 
+def show_bases(report: Mapping[str, Any], console: Console) -> None:
+    """Print the result of `longrepo.memory.report.bases_report`."""
+    facts = Table(title=f"bases to tune, as of {report['date']}", padding=(0, 0))
+    for column in ("base (--model)", "B", "use at work", "tokens", "FIM", "engines"):
+        facts.add_column(column, justify="right" if column in ("B", "tokens") else "left", overflow="fold")
+    for row in report["bases"]:
+        size = f"{row['parameters'] / 1e9:.1f}" if row["parameters"] else "?"
+        tokens = f"{row['positions'] // 1024}K" if row["positions"] else "?"
+        fim = {True: "yes", False: "no", None: "?"}[row["fim"]]
+        use = f"{row['use_at_work']} ({row['license']})"
+        facts.add_row(row["name"], size, use, tokens, fim, _engines_label(row))
+    console.print(facts)
+    for kind, kinds in (("Macs", "Mac"), ("GPUs", "")):
+        names = [name for name in report["machines"] if name.startswith("Mac") == bool(kinds)]
+        console.print(_memory_of_bases(report["bases"], kind, names))
+    console.print(
+        "memory: GiB of a step of one sequence with the default settings, 4-bit, by torch in bfloat16 (Macs: Metal's "
+        "working set; GPUs: an RTX 4060, a T4, an RTX 4090). c: in chunks, –: more than that, ?: not planned.\n"
+        "for this machine, by more methods: longrepo plan --model BASE; what of it works: longrepo doctor --model BASE"
+    )
+    unverified = [f"{row['name']} ({', '.join(row['unverified'])})" for row in report["bases"] if row["unverified"]]
+    console.print(f"not verified: {'; '.join(unverified)}")
+
+
+def _engines_label(row: Mapping[str, Any]) -> str:
+    if not row["torch"]:
+        return "?"
+    return " ".join(("torch" if row["chunks"] else "torch, no chunks", *(["MLX"] if row["mlx"] else [])))
+
+
+def _memory_of_bases(rows: Sequence[Mapping[str, Any]], kind: str, machines: Sequence[str]) -> Table:
+    lengths = list(rows[0]["fits"][machines[0]])
+    table = Table(title=f"memory on {kind}", padding=(0, 0))
+    table.add_column("base")
+    for tokens in lengths:
+        for name in machines:
+            table.add_column(f"{tokens // 1024}K on {name.split()[-2]}", justify="right")
+    for row in rows:
+        cells = (_fit_cell(row, row["fits"][name][tokens]) for tokens in lengths for name in machines)
+        table.add_row(row["name"].partition("/")[2], *cells)
+    return table
+
+
+def _fit_cell(row: Mapping[str, Any], fit: tuple[str, int] | None) -> str:
+    if fit is None:
+        return "–" if row["planned"] else "?"
+    method, peak = fit
+    return f"{peak / GIB:.1f}{'' if method == 'plain' else 'c'}"
+
+
 def show_requirements(name: str, report: Mapping[str, Any], console: Console) -> None:
     """Print the result of `longrepo.pretrain.requirements.calculate_requirements`."""
     window = f", attention over {report['window']:,}" if report["window"] else ""

@@ -18,7 +18,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from longrepo.config.schema import ContextSettings, ModelSettings, Settings
 from longrepo.data.tokenizer import new_token_rows
-from longrepo.engines.base import MODEL_DROPOUTS, load_errors
+from longrepo.engines.base import MODEL_DROPOUTS, check_own_code, load_errors
 from longrepo.engines.lora_targets import automatic_targets, is_expert
 from longrepo.engines.mlx.models import build, family_of
 from longrepo.errors import InputError
@@ -40,6 +40,7 @@ def read_published_config(where: str, revision: str | None) -> dict[str, Any]:
     from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
     published, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
+    check_own_code(published)
     family_of(published)
     check_published_config(published)
     try:

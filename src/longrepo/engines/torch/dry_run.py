@@ -141,7 +141,8 @@ def _measure_step(engine: TorchEngine, batch: Batch, method: StepMethod, device:
 
 
 class _FakeValues(TorchDispatchMode):
-    """Answers when a step reads a tensor's value, which a fake one doesn't have: `yes` for a bool, 1 for a number."""
+    """Answers when a step reads a tensor's value, which a fake one doesn't have: `yes` for a bool, 1 for a number.
+    Gives experts' products in every dtype, as devices do: torch's own fakes have them in bfloat16 only."""
 
     def __init__(self, yes: bool) -> None:
         super().__init__()
@@ -152,6 +153,10 @@ class _FakeValues(TorchDispatchMode):
             return args[0].fake_device
         if func is torch.ops.aten._local_scalar_dense.default:
             return self._yes if args[0].dtype is torch.bool else 1.0 if args[0].is_floating_point() else 1
+        if func is torch.ops.aten._grouped_mm.default:
+            a, b, *offsets = args
+            groups = () if {a.ndim, b.ndim} == {2, 3} else (len(offsets[0]) if a.ndim == 2 else len(a),)
+            return a.new_empty(*groups, a.shape[-2], b.shape[-1])
         return func(*args, **(kwargs or {}))
 
 
