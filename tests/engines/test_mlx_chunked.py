@@ -295,3 +295,18 @@ def test_an_architecture_that_does_not_ask_its_cache_is_refused() -> None:
     with pytest.raises(InputError, match="can't be trained in chunks"):
         engine.use(StepMethod("chunked", 16))
     assert engine.method == StepMethod()
+
+
+def test_a_kind_of_layer_that_comes_late_is_tried() -> None:
+    """Two layers of full attention, then two with a window: the first of these ignores its cache."""
+    model = model_of("qwen2")
+    engine = engine_of(model)
+    assert engine.chunked_unsupported_reason() is None
+    attention = model.model.layers[2].self_attn
+    base = type(attention)
+    attention.__class__ = type(
+        "Forgetful", (base,), {"__call__": lambda self, x, mask, _: base.__call__(self, x, mask)}
+    )
+    again = MlxEngine(model, engine.rows, engine._settings, select_mlx_device("cpu", "float32"))
+    assert "a layer did not ask its cache" in str(again.chunked_unsupported_reason())
+    assert len(model.model.layers) == LAYERS
