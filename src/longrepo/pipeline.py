@@ -245,9 +245,12 @@ class Pipeline:
         return trained
 
     def _look(self) -> None:
+        from longrepo.data.workers import selection_of
         from longrepo.memory.planner import MemoryPlanner
 
         settings = self.chooser.settings
+        for origin in self.origins:  # a wrong pattern or folder is said before the plan, which takes seconds
+            origin.repository.choose_files(origin.commit, selection_of(settings.data))
         planner = MemoryPlanner.for_run(settings, self.engine, self.device)
         if not self.chooser.is_set("model.name"):
             self.reporter.note(default_base_line(settings.model.name, planner))

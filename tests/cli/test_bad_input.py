@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -18,12 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        "HF_HUB_OFFLINE": "1",
-        "PATH": "/usr/bin:/bin",
-        "HOME": str(cwd),
-        "LONGREPO_CACHE": "off",
-    }
+    kept = {"LONGREPO_CACHE": os.environ["LONGREPO_CACHE"]}  # one plan of the embedded model is enough
+    environment = {"HF_HUB_OFFLINE": "1", "PATH": "/usr/bin:/bin", "HOME": str(cwd), **kept}
     command = [sys.executable, str(ROOT / words[0]), *map(str, words[1:])]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
 
