@@ -301,6 +301,19 @@ CELLS: dict[str, Callable[[BaseRun], str]] = {
     "mlx_lm": BaseRun.plain_mlx,
 }
 
+NEEDS = {  # what a cell goes on from, if not from the sequences
+    "evaluate": "train",
+    "generate": "train",
+    "serve": "train",
+    "resume": "in chunks",
+    "export peft": "train",
+    "PEFT": "export peft",
+    "export merged": "train",
+    "transformers": "export merged",
+    "export mlx": "train",
+    "mlx_lm": "export mlx",
+}
+
 
 def run_base(base: TinyBase, work: Path) -> None:
     """Fill one row; write it to `row.json`, and the tracebacks of failures beside it."""
@@ -313,6 +326,10 @@ def run_base(base: TinyBase, work: Path) -> None:
     write(base, one.model)
     row: dict[str, tuple[str, str]] = {}
     for name, cell in CELLS.items():
+        before = NEEDS.get(name, "prepare")
+        if before in row and row[before][0] != "ok":
+            row[name] = ("–", row[before][1] if row[before][0] == "–" else f"needs {before}")
+            continue
         try:
             row[name] = ("ok", cell(one))
         except (Refused, InputError) as reason:
@@ -354,7 +371,9 @@ def main() -> int:
             settings = [word for one in arguments.set for word in ("--set", one)]
             subprocess.run([sys.executable, __file__, "--work", work, "--alone", base.name, *settings], check=True)
         rows[base.name] = json.loads(file.read_text())
-        print(base.name, {name: state for name, (state, _) in rows[base.name].items() if state != "ok"}, file=sys.stderr)
+        print(
+            base.name, {name: state for name, (state, _) in rows[base.name].items() if state != "ok"}, file=sys.stderr
+        )
     print(table(rows))
     return int(any(state == "FAIL" for row in rows.values() for state, _ in row.values()))
 

@@ -1,13 +1,18 @@
-"""Tiny random models of each architecture people tune, with a tokenizer of each dialect: folders as the hub has them."""
+"""Tiny random models of each architecture people tune, each with a tokenizer of its dialect: folders as on the hub."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from longrepo import embedded
+from longrepo.data.dialects import DIALECTS, NO_DIALECT
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from dialect_tokenizers import write_in_dialect
 
 WIDTH = {
     "hidden_size": 64,
@@ -19,7 +24,9 @@ WIDTH = {
     "initializer_range": 0.2,
 }
 FOUR_LAYERS = {"num_hidden_layers": 4}
-MAMBA = {
+NO_EXPERTS = {
+    "num_local_experts": 0,
+    "shared_intermediate_size": 128,
     "mamba_n_heads": 8,
     "mamba_d_head": 16,
     "mamba_d_state": 16,
@@ -30,61 +37,48 @@ MAMBA = {
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
-STARCODER = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>", "<fim_pad>")
-QWEN = ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>")
-DEEPSEEK = ("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>")
-SMOLLM = ("<repo_name>", "<reponame>", "<file_sep>", "<filename>", "<jupyter_start>", "<jupyter_text>",
-          "<jupyter_code>", "<jupyter_output>", "<jupyter_script>", "<empty_output>")  # fmt: skip
-
 
 @dataclass(frozen=True)
 class TinyBase:
-    """A base by the name of the real one that it stands for. `model_type` and `shape`: of its config.json; `tokens`:
-    what its tokenizer has beside the vocabulary; `plain`: those of them that aren't special."""
+    """A base by the name of the real one that it stands for. `model_type` and `shape`: of its config.json; `dialect`: a
+    row of `longrepo.data.dialects`; `special`: whether its tokens are special ones, as its publisher has them."""
 
     name: str
     model_type: str
-    tokens: tuple[str, ...] = ()
+    dialect: str = "none"
     shape: dict[str, Any] = field(default_factory=dict)
-    begin: str | None = None
-    plain: frozenset[str] = frozenset()
+    special: bool = True
 
 
 BASES = (
-    TinyBase("StarCoder2-3B", "starcoder2", (), {"sliding_window": 64}),
-    TinyBase("Qwen2.5-Coder-1.5B", "qwen2", QWEN, plain=frozenset(QWEN)),
-    TinyBase("Qwen3-1.7B-Base", "qwen3", QWEN, {"head_dim": 32}, plain=frozenset(QWEN)),
-    TinyBase("Qwen3.5-2B-Base", "qwen3_5_text", QWEN, FOUR_LAYERS | {
+    TinyBase("StarCoder2-3B", "starcoder2", "StarCoder2", {"sliding_window": 64}),
+    TinyBase("Qwen2.5-Coder-1.5B", "qwen2", "Qwen", special=False),
+    TinyBase("Qwen3-1.7B-Base", "qwen3", "Qwen", {"head_dim": 32}, special=False),
+    TinyBase("Qwen3.5-2B-Base", "qwen3_5_text", "Qwen", FOUR_LAYERS | {
         "head_dim": 32, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4}, plain=frozenset(QWEN)),
-    TinyBase("DeepSeek-Coder-1.3B", "llama", DEEPSEEK, begin="<\uff5cbegin\u2581of\u2581sentence\uff5c>"),
-    TinyBase("CodeLlama-7B", "llama", ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>"), begin="<s>"),
-    TinyBase("CodeGemma-2B", "gemma", ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|file_separator|>"),
-             {"head_dim": 32}, begin="<bos>"),
-    TinyBase("Gemma-3-1B", "gemma3_text", (), FOUR_LAYERS | {"head_dim": 32, "sliding_window": 64}, begin="<bos>"),
-    TinyBase("Codestral-22B", "mistral", ("[PREFIX]", "[SUFFIX]"), begin="<s>"),
-    TinyBase("Granite-4.1-3B-Base", "granite", ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
-             {"embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.0625,
-              "logits_scaling": 8.0}),
-    TinyBase("Granite-4.0-1B", "granitemoehybrid",
-             ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
-             {"num_local_experts": 0, "shared_intermediate_size": 128, "layer_types": ["attention"] * 2} | MAMBA),
-    TinyBase("Granite-4.0-H-1B", "granitemoehybrid",
-             ("<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>"),
-             FOUR_LAYERS | {"num_local_experts": 0, "shared_intermediate_size": 128,
-                            "layer_types": ["mamba", "mamba", "mamba", "attention"]} | MAMBA),
-    TinyBase("Mellum-4b-base", "llama", (*STARCODER, "<filename>", "<reponame>")),
-    TinyBase("Seed-Coder-8B-Base", "llama", ("<[fim-prefix]>", "<[fim-suffix]>", "<[fim-middle]>"),
-             begin="<[begin\u2581of\u2581sentence]>"),
-    TinyBase("StableCode-3B", "stablelm", (*STARCODER, "<reponame>", "<filename>"), {"partial_rotary_factor": 0.25}),
-    TinyBase("SmolLM2-135M", "llama", SMOLLM),
-    TinyBase("SmolLM3-3B", "smollm3", (), FOUR_LAYERS | {"no_rope_layers": [1, 1, 1, 0]}),
+        "linear_num_value_heads": 4}, special=False),
+    TinyBase("DeepSeek-Coder-1.3B", "llama", "DeepSeek", special=False),
+    TinyBase("CodeLlama-7B", "llama", "Code Llama"),
+    TinyBase("CodeGemma-2B", "gemma", "CodeGemma", {"head_dim": 32}),
+    TinyBase("Gemma-3-1B", "gemma3_text", "none", FOUR_LAYERS | {"head_dim": 32, "sliding_window": 64}),
+    TinyBase("Codestral-22B", "mistral", "Codestral"),
+    TinyBase("Granite-4.1-3B-Base", "granite", "Granite 4", {
+        "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "attention_multiplier": 0.0625,
+        "logits_scaling": 8.0}),
+    TinyBase("Granite-4.0-1B", "granitemoehybrid", "Granite 4", NO_EXPERTS | {"layer_types": ["attention"] * 2}),
+    TinyBase("Granite-4.0-H-1B", "granitemoehybrid", "Granite 4", FOUR_LAYERS | NO_EXPERTS | {
+        "layer_types": ["mamba", "mamba", "mamba", "attention"]}),
+    TinyBase("Mellum-4b-base", "llama", "Mellum"),
+    TinyBase("Mellum2-12B", "mellum", "Mellum", EXPERTS | {"head_dim": 16}),
+    TinyBase("Seed-Coder-8B-Base", "llama", "Seed-Coder"),
+    TinyBase("StableCode-3B", "stablelm", "Stable Code", {"partial_rotary_factor": 0.25}),
+    TinyBase("Granite-3B-Code", "llama", "StarCoder"),
+    TinyBase("CodeGeeX4-9B", "glm4", "CodeGeeX4", {"head_dim": 16}),
+    TinyBase("SmolLM2-135M", "llama", "SmolLM"),
+    TinyBase("SmolLM3-3B", "smollm3", "none", FOUR_LAYERS | {"no_rope_layers": [1, 1, 1, 0]}),
     TinyBase("OpenCoder-1.5B", "llama"),
-    TinyBase("OLMo-2-1B", "olmo2"),
+    TinyBase("OLMo-2-1B", "olmo2", "names of Qwen"),
     TinyBase("Phi-3-mini", "phi3"),
-    TinyBase("GLM-4-9B", "glm4", ("<|code_prefix|>", "<|code_middle|>", "<|code_suffix|>"), {"head_dim": 16},
-             begin="[gMASK]"),
-    TinyBase("Mellum2-12B", "mellum", (*STARCODER, "<filename>", "<reponame>"), EXPERTS | {"head_dim": 16}),
 )  # fmt: skip
 
 
@@ -93,56 +87,14 @@ def write(base: TinyBase, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    tokenizer = _tokenizer(base)
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    end = vocabulary["<|endoftext|>"]
-    ends = {"bos_token_id": vocabulary.get(base.begin or "<|endoftext|>"), "eos_token_id": end, "pad_token_id": end}
-    config = AutoConfig.for_model(base.model_type, **WIDTH | {"vocab_size": len(vocabulary)} | ends | base.shape)
+    dialect = next(one for one in (*DIALECTS, NO_DIALECT) if one.name == base.dialect)
+    write_in_dialect(dialect, folder, special=base.special)
+    known = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    ids = known["model"]["vocab"] | {token["content"]: token["id"] for token in known["added_tokens"]}
+    ends = {
+        "bos_token_id": ids.get(dialect.begin), "eos_token_id": ids[dialect.end],
+        "pad_token_id": ids[dialect.pad or dialect.end],
+    }  # fmt: skip
+    config = AutoConfig.for_model(base.model_type, **WIDTH | {"vocab_size": len(ids)} | ends | base.shape)
     torch.manual_seed(7)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"tokenizer_class": "TokenizersBackend", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
-    if base.begin:
-        settings |= {"bos_token": base.begin, "add_bos_token": True}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-
-
-def _tokenizer(base: TinyBase) -> Any:
-    """Return the embedded model's tokenizer; its own special tokens stay for StarCoder2, others get the base's."""
-    from tokenizers import AddedToken, Tokenizer, processors
-
-    state = json.loads((embedded.path() / "tokenizer.json").read_text(encoding="utf-8"))
-    if base.model_type != "starcoder2":
-        renamed = _neutral_names(state)
-        state = json.loads(renamed)
-    tokenizer = Tokenizer.from_str(json.dumps(state))
-    tokens = [*([base.begin] if base.begin else []), *base.tokens]
-    for token in tokens:
-        tokenizer.add_special_tokens([AddedToken(token, special=token not in base.plain, normalized=False)])
-    if base.begin:
-        known = tokenizer.token_to_id(base.begin)
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single=f"{base.begin} $A", pair=f"{base.begin} $A $B", special_tokens=[(base.begin, known)]
-        )
-    return tokenizer
-
-
-def _neutral_names(state: dict[str, Any]) -> str:
-    """Return the tokenizer's state with all special tokens but the end token under names that no dialect has."""
-    vocabulary = state["model"]["vocab"]
-    for number, token in enumerate(state["added_tokens"]):
-        if token["content"] != "<|endoftext|>":
-            name = f"<|unused_{number}|>"
-            if token["content"] in vocabulary:
-                vocabulary[name] = vocabulary.pop(token["content"])
-            token["content"] = name
-    return json.dumps(state)
-
-
-def by_name(names: list[str]) -> list[TinyBase]:
-    """Return the bases of these names, or all."""
-    return [base for base in BASES if not names or base.name in names]
-
-
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
