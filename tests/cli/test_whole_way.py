@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -141,10 +140,12 @@ def test_plain_peft_gives_the_engine_s_logits_structure_rows_included(piped: tup
     torch.testing.assert_close(ours, plain["logits"], rtol=0, atol=1e-4)
 
 
-def test_ctrl_c_saves_and_the_same_command_goes_on(piped: tuple[Path, str], repo: Path, tmp_path: Path) -> None:
-    prepared = only(piped[0], "sequences-*")
-    shutil.copytree(prepared, tmp_path / "out" / prepared.name)
-    words = command("run_pipeline_dynamic.py", "--repo", repo, "--model", "embedded", "--output", "out", *SETTINGS)
+ONE_PHASE = ("long_context.phase2_epochs=0", "long_context.phase3_enabled=false", "data.held_out_per_length=2")
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(repo: Path, tmp_path: Path) -> None:
+    settings = [*SETTINGS, *(word for one in ONE_PHASE for word in ("--set", one))]
+    words = command("run_pipeline_dynamic.py", "--repo", repo, "--model", "embedded", "--output", "out", *settings)
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not list(tmp_path.glob("out/training-*/last")):
