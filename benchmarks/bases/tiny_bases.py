@@ -97,4 +97,7 @@ def write(base: TinyBase, folder: Path) -> None:
     }  # fmt: skip
     config = AutoConfig.for_model(base.model_type, **WIDTH | {"vocab_size": len(ids)} | ends | base.shape)
     torch.manual_seed(7)
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # transformers begins with zeros there, and norms of zeros have gradients beyond all measure
+        model.get_input_embeddings().weight[ends["pad_token_id"]].normal_(0, WIDTH["initializer_range"])
+    model.save_pretrained(folder)
