@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,9 +216,15 @@ class BaseRun:
         return ""
 
     def export(self, kind: str) -> str:
-        run("export", self.folder / "plain", "--format", kind, "--output", self.folder / f"export-{kind}",
-            *(["--precision", "float32"] if kind != "peft" else []))  # fmt: skip
-        return ""
+        """Export a run; to mlx with a base of its own if that is what the first export advises."""
+        options = ["--format", kind, *(["--precision", "float32"] if kind != "peft" else [])]
+        folder = self.folder / f"export-{kind}"
+        said = run("export", self.folder / "plain", *options, "--output", folder)
+        if "--with-base writes" not in said:
+            return ""
+        shutil.rmtree(folder)
+        run("export", self.folder / "plain", *options, "--with-base", "--output", folder)
+        return "with a base of its own, as it advises"
 
     def _greedy(self) -> tuple[list[int], list[int]]:
         """A prompt and the engine's own greedy continuation."""
