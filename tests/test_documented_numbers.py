@@ -26,6 +26,7 @@ from longrepo.data import dataset, dedup, difficulty, metadata, repo_tree, split
 from longrepo.data.marks import STRUCTURE_TOKENS
 from longrepo.engines import tiers
 from longrepo.engines.mlx import kv_cache
+from longrepo.engines.prompt_cache import PROMPT_PART
 from longrepo.engines.torch import load, loss
 from longrepo.evaluation import context_loss, needle, results, scoring
 from longrepo.evaluation.completion import TASKS
@@ -130,7 +131,7 @@ ROWS: list[Row] = [
     ("docs/context.md", "| {} and its doublings up to the trained reach", "4,096", tiers.FIRST_TIER),
     ("docs/context.md", "{} new tokens are generated", "16", tiers.NEW_TOKENS),
     ("docs/context.md", "within `--measure-seconds` ({};", "60", option(plan, "seconds")),
-    ("docs/context.md", "and what is read together ({} tokens)", "2,048", kv_cache.PREFILL_STEP),
+    ("docs/context.md", "and what is read together ({} tokens)", "256", PROMPT_PART),
     ("docs/context.md", "groups of {} values (32 if", "64", kv_cache.GROUP_SIZES[0]),
     ("docs/context.md", "64 values ({} if the head size", "32", kv_cache.GROUP_SIZES[1]),
     # sequences

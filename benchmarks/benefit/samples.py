@@ -120,6 +120,8 @@ class _Marks:
     """What stands before a file's path and after its text: structure tokens, their names as text, the base's own file
     separator (`native`), or a comment. All that laying out asks of a tokenizer."""
 
+    begin_id = None
+
     def __init__(self, layout: str, tokenizer: RepoTokenizer, held: HeldOutBlock) -> None:
         if layout == "marks":
             self.marks = tokenizer.marks

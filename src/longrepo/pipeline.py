@@ -177,7 +177,7 @@ def latest_choices(choices: Iterable[SettingChoice]) -> list[tuple[str, str, str
 
 
 def _shown(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(value)
+    return f"{len(value)} modules" if isinstance(value, tuple) else str(value)
 
 
 STAGE_FILE = "stage.json"
@@ -258,7 +258,8 @@ class Pipeline:
             key, value = what.split(": ")
             self.chooser.choices.append(SettingChoice(key, value, why))
         if settings.lora.target_modules == "auto":
-            self.chooser.choose("lora.target_modules", planner.modules, "every linear layer of a block")
+            why = f"every linear layer of a block: {', '.join(planner.modules)}"
+            self.chooser.choose("lora.target_modules", planner.modules, why)
         choose_lengths(self.chooser, planner.budget, PhaseFits(planner))
 
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:

@@ -109,7 +109,7 @@ def test_sequences_of_another_tokenizer(places: Path, tmp_path: Path) -> None:
     train = ["training/model_trainer_unified.py", "--sequences", "s.jsonl", "--model", "embedded", "--output", "run"]
     done = run(*train, "--set", "long_context.phase2_epochs=0", cwd=tmp_path)
     assert done.returncode == 2
-    assert "the sequences were made with the tokenizer of embedded" in done.stderr
+    assert "the sequences are written with data.structure_tokens=none, and this uses added" in done.stderr
     assert not (tmp_path / "run").exists()
     whole = (tmp_path / "s.jsonl").read_bytes()
     (tmp_path / "s.jsonl").write_bytes(whole[: len(whole) // 2])

@@ -102,8 +102,8 @@ def test_a_model_that_cannot_be_reached_says_what_to_do(monkeypatch: pytest.Monk
         raise ConnectionError("no route to host\nand more lines")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    with pytest.raises(InputError, match=r"--model some/model: .*no route to host.*--model embedded") as caught:
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", offline)
+    with pytest.raises(InputError, match=r"model some/model: .*can't be reached.*--model embedded") as caught:
         load_tokenizer("some/model")
     assert "\n" not in str(caught.value)
 

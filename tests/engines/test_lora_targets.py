@@ -60,6 +60,7 @@ def test_the_default_base_keeps_its_six_modules_in_their_order() -> None:
 
 IN_MLX: dict[str, dict[str, Any]] = {
     "phi3": {"pad_token_id": 0},
+    "smollm3": {"pad_token_id": 0},
     "mellum": EXPERTS,
     "granitemoehybrid": {"layer_types": ["attention"] * 2, "num_local_experts": 0},
 }

@@ -54,7 +54,7 @@ def test_the_printed_code_loads_the_adapter_on_the_file(run: Run, tmp_path: Path
     )
     assert str(run.model.parent) not in card
     found: dict[str, Any] = {}
-    exec(adapter_code(str(tmp_path / "out"), ModelSettings(name=str(run.model)), show_path=False), found)
+    exec(adapter_code(str(tmp_path / "out"), find_artifact(run.folder).settings, show_path=False), found)
     with torch.no_grad():
         logits = found["model"](input_ids=torch.tensor([run.prompt])).logits[0].numpy()
     np.testing.assert_allclose(logits[:, : engine_logits(run).shape[1]], engine_logits(run), rtol=0, atol=1e-4)

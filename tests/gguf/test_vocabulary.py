@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from data.dialects import TEN_LANGUAGES, write_dialect
 from tokenizers import Tokenizer
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+
+from dialects import TEN_LANGUAGES, write_dialect
 
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.tokenizer_files import _PROBE as PROBE

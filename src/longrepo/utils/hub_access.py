@@ -11,7 +11,7 @@ from typing import Any
 from longrepo.errors import InputError
 from longrepo.utils.hub import model_location
 
-HUB_TIMEOUT = 3.0  # seconds the network may take to answer
+HUB_TIMEOUT = 10.0  # seconds the network may take to answer
 OFFLINE_REMEDY = "connect to the network once, give --model FOLDER with a downloaded one, or --model embedded"
 
 
