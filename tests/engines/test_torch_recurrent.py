@@ -110,6 +110,21 @@ def test_what_a_state_hands_on_counts(folders: dict[str, Path], kind: str) -> No
     assert any((other[name] - g).norm() > 0.01 * g.norm() for name, g in chunked.items())
 
 
+def test_no_kernel_takes_a_weight_past_its_lora(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`mamba_ssm`'s kernel, if it is installed, is given the weight of `out_proj` alone while a layer is training."""
+    from transformers.models.granitemoehybrid import modeling_granitemoehybrid as modeling
+
+    engine, batch = engine_on(folders["granitemoehybrid"]), random_batch(40)
+    loss, plain = gradients(engine, StepMethod(), batch)
+
+    def kernel(projected: torch.Tensor, *_: Any, outproj_weight: torch.Tensor, **__: Any) -> torch.Tensor:
+        return projected[..., : outproj_weight.shape[1]] @ outproj_weight.T
+
+    monkeypatch.setattr(modeling, "mamba2_split_conv1d_scan_combined", kernel)
+    again, gradient = gradients(engine, StepMethod(), batch)
+    assert again == loss and all(torch.equal(gradient[name], one) for name, one in plain.items())
+
+
 @pytest.mark.parametrize("kind", ["qwen3_5", "granitemoehybrid"])
 def test_frozen_modules_leave_the_other_gradients_as_they_are(folders: dict[str, Path], kind: str) -> None:
     engine = engine_on(folders[kind])

@@ -39,6 +39,7 @@ from longrepo.engines.torch.lora import (
     add_trained_tokens,
     attach_lora,
     peft_config,
+    set_training,
 )
 from longrepo.engines.torch.loss import TorchScoredPositions, backward_weighted_nll, scaled_head, token_nll
 from longrepo.engines.torch.positions import set_positions
@@ -144,7 +145,7 @@ class TorchEngine:
     def add_gradients(self, batch: Batch, normalizer: float, key: int) -> list[torch.Tensor]:
         """As `accumulate`, but return the loss as scalars on the device: nothing here depends on a tensor's value."""
         self._dropout.key = key
-        self.model.train()
+        set_training(self.model)
         if self.method.step == "chunked":
             with self.autocast(), chunked_mode(self._decoder):
                 return self._chunks.accumulate(batch, normalizer, self.method, self._store)

@@ -45,6 +45,15 @@ def attach_lora(base: Any, settings: Settings) -> peft.PeftModel:
         raise InputError(f"lora.target_modules: PEFT can't train those of {settings.model.name}: {reason}") from None
 
 
+def set_training(model: nn.Module) -> None:
+    """Set a model to training, but for Mamba-2's mixers, in which that changes only one thing: with the `mamba_ssm`
+    package, transformers (5.23, granitemoehybrid) then gives the weight of `out_proj` to a kernel, past its LoRA."""
+    model.train()
+    for module in model.modules():
+        if hasattr(module, "A_log") and hasattr(module, "out_proj"):
+            module.training = False
+
+
 def linear_modules(base: Any) -> list[str]:
     """Return the paths of a model's linear modules, without its head."""
     head = base.get_output_embeddings()
