@@ -101,6 +101,7 @@ COMMANDS = {
     "longrepo pretrain": "--preset",
     "longrepo report": "RUN",
     "longrepo serve": "--port",
+    "longrepo setup-editor": "--write",
     "longrepo tokenize": "--sequence-length",
     "longrepo train": "--sequences",
 }

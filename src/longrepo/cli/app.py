@@ -12,6 +12,7 @@ import typer
 
 from longrepo import __version__
 from longrepo.cli.data import check_leaks, check_questions, inspect, prepare, tokenize
+from longrepo.cli.editor import setup_editor
 from longrepo.cli.evaluate import evaluate, report
 from longrepo.cli.export import export, extend, import_adapter
 from longrepo.cli.generate import generate, serve
@@ -23,7 +24,7 @@ from longrepo.errors import InputError, RunError
 
 COMMANDS = (
     init, prepare, inspect, check_leaks, check_questions, tokenize, train, evaluate, pipeline, plan, doctor, bases,
-    export, import_adapter, extend, report, generate, serve, pretrain,
+    export, import_adapter, extend, report, generate, serve, setup_editor, pretrain,
 )  # fmt: skip
 
 

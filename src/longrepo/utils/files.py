@@ -29,11 +29,16 @@ def check_folder_name(folder: Path, option: str = "--output") -> None:
 
 
 def write_text_file(file: Path, text: str) -> None:
-    """Write a small file atomically. Raises InputError if the folder isn't writable, RunError if the disk is full."""
+    """Write a small file atomically, with the permissions of the one it replaces.
+
+    Raises InputError if the folder isn't writable, RunError if the disk is full.
+    """
     beside = file.with_name(TEMPORARY_PREFIX + file.name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as stream:
+        with beside.open("w", encoding="utf-8", newline="") as stream:
+            if file.exists():
+                shutil.copymode(file, beside)
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
