@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from longrepo.config.schema import ModelSettings, Settings, StructureTokens
+from longrepo.config.schema import DataSettings, ModelSettings, Settings
 from longrepo.engines.registry import choose_engine, select_device
 from longrepo.errors import InputError
 from longrepo.memory import doctor_checks, doctor_model
@@ -63,12 +63,12 @@ def find_model(model: ModelSettings) -> ModelAccess:
     return _find_on_hub(model)
 
 
-def check_tokenizer(folder: Path, structure_tokens: StructureTokens) -> Iterator[DoctorFinding]:
+def check_tokenizer(folder: Path, data: DataSettings) -> Iterator[DoctorFinding]:
     """Check that the tokenizer beside the configuration loads; tell the base's dialect by it."""
     from longrepo.data.tokenizer import load_tokenizer
 
     try:
-        tokenizer = load_tokenizer(str(folder), None, structure_tokens)
+        tokenizer = load_tokenizer(str(folder), None, data.structure_tokens, data.fim)
     except InputError as error:
         yield _error_finding(error, "tokenizer")
         return
@@ -212,7 +212,7 @@ def _model_checks(
         yield from doctor_model.check_architecture(settings, choice)
     if access.folder is not None:
         if (access.folder / "tokenizer.json").is_file() or not access.download:
-            yield from check_tokenizer(access.folder, settings.data.structure_tokens)
+            yield from check_tokenizer(access.folder, settings.data)
         yield from doctor_model.check_code(access.folder)
         there = settings.model.model_copy(update={"name": str(access.folder), "revision": None})
         settings = settings.model_copy(update={"model": there})

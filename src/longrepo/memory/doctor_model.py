@@ -49,9 +49,11 @@ def check_code(folder: Path) -> Iterator[DoctorFinding]:
 def check_dialect(tokenizer: RepoTokenizer) -> Iterator[DoctorFinding]:
     """The tokens in which the base was pretrained to fill gaps."""
     dialect = tokenizer.dialect
-    if dialect.fim is None:
+    if tokenizer.fim is None:
         what = "none among its tokens: no gaps are learned, and serve refuses a suffix"
-        yield DoctorFinding("note", "FIM", what)
+        yield DoctorFinding("note", "FIM", what, "data.fim=add teaches it, with three added tokens")
+    elif dialect.fim is None:
+        yield DoctorFinding("ok", "FIM", "three added tokens (data.fim=add), prefix-suffix-middle")
     else:
         orders = " and ".join(order.value for order in dialect.fim.orders)
         yield DoctorFinding("ok", "FIM", f"{dialect.name}'s tokens, {orders}")
