@@ -11,7 +11,6 @@ from typing import Any
 from longrepo.errors import InputError
 from longrepo.utils.hub import model_location
 
-HUB_TIMEOUT = 10.0  # seconds the network may take to answer
 OFFLINE_REMEDY = "connect to the network once, give --model FOLDER with a downloaded one, or --model embedded"
 
 
@@ -44,7 +43,8 @@ def ask_hub(name: str, revision: str | None) -> Any:
     utils.logging.set_verbosity_error()  # it logs each try
     if constants.HF_HUB_OFFLINE:
         return HubProblem("it is not in the hub's cache, and HF_HUB_OFFLINE is set", f"unset it; or {OFFLINE_REMEDY}")
-    answer = _with_timeout(HUB_TIMEOUT, lambda: HfApi().model_info(name, revision=revision, files_metadata=True))
+    seconds = constants.HF_HUB_ETAG_TIMEOUT  # of the hub's own library, for a small answer
+    answer = _with_timeout(seconds, lambda: HfApi().model_info(name, revision=revision, files_metadata=True))
     if answer is None or isinstance(answer, Exception):
         return _problem_of(name, answer)
     if answer.gated and get_token() is None:
@@ -53,7 +53,9 @@ def ask_hub(name: str, revision: str | None) -> Any:
 
 
 def _problem_of(name: str, error: Exception | None) -> HubProblem:
-    kind = type(error).__name__ if error is not None else f"no answer in {HUB_TIMEOUT:.0f} s"
+    from huggingface_hub.constants import HF_HUB_ETAG_TIMEOUT
+
+    kind = type(error).__name__ if error is not None else f"no answer in {HF_HUB_ETAG_TIMEOUT} s"
     if kind == "GatedRepoError":
         return _gated(name)
     if kind in ("RepositoryNotFoundError", "RevisionNotFoundError", "EntryNotFoundError"):
