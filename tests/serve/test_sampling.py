@@ -42,6 +42,25 @@ def test_only_the_likeliest_tokens_up_to_top_p_are_drawn(top_p: float, kept: lis
     assert shares(temperature=1, top_p=top_p, seed=2) == pytest.approx(expected, abs=0.03)
 
 
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_k": 1}, [1]),
+        ({"top_k": 3}, [1, 3, 2]),
+        ({"top_k": 9}, [1, 3, 2, 0]),
+        ({"top_k": 3, "top_p": 0.7}, [1, 3]),  # of those three's probability
+        ({"min_p": 0.74}, [1, 3]),
+        ({"min_p": 0.76}, [1]),
+        ({"min_p": 0.24}, [1, 3, 2, 0]),
+        ({"min_p": 1}, [1]),
+    ],
+)
+def test_only_some_of_the_likeliest_tokens_are_drawn(settings: dict[str, float], kept: list[int]) -> None:
+    total = sum(PROBABILITIES[token] for token in kept)
+    expected = [PROBABILITIES[token] / total if token in kept else 0 for token in range(4)]
+    assert shares(temperature=1, seed=2, **settings) == pytest.approx(expected, abs=0.03)
+
+
 def test_without_a_temperature_the_likeliest_token_is_taken() -> None:
     assert {sampler(logprobs=1)(SCORES) for _ in range(20)} == {1}
     assert Sampling().sampler() is None and Sampling(top_p=0.5, seed=3).sampler() is None
@@ -83,13 +102,13 @@ def test_log_probabilities_are_those_of_the_model_whatever_is_drawn() -> None:
 TEXT = "total = 0\n    total = naïve — 🙂\n"
 
 
-def pieces(text: str, stop: list[str], newline: str = "\n", wanted: str | None = None) -> list[str]:
+def pieces(text: str, stop: list[str], newline: str = "\n", wanted: str | None = None, indent: int = 0) -> list[str]:
     """The parts that come of a text's tokens, one after the other."""
     tokenizer = load_tokenizer("embedded")
-    out, parts = CompletionText(tokenizer, stop, newline, wanted), []
+    out, parts = CompletionText(tokenizer, stop, newline, wanted, indent), []
     for token in tokenizer.encode(text):
         parts.append(out.add(token))
-        if out.ended:
+        if out.reason:
             return parts
     return [*parts, out.rest()]
 
@@ -102,6 +121,26 @@ def test_text_ends_before_a_stop_sequence_whichever_tokens_it_falls_into(stop: s
 
 def test_the_first_of_several_stop_sequences_ends_the_text() -> None:
     assert "".join(pieces(TEXT, ["naïve", "    ", "total = n"])) == "total = 0\n"
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    ("indent", "expected"),
+    [
+        (0, "a = 1\n    b = 2\n\tc\n  d\n"),
+        (1, "a = 1\n    b = 2\n\tc\n  d\n"),
+        (2, "a = 1\n    b = 2\n\t"),
+        (5, "a = 1\n    "),
+    ],
+)
+def test_a_line_with_less_indentation_ends_the_text(indent: int, expected: str, newline: str) -> None:
+    text = "a = 1\n    b = 2\n\tc\n  d\n".replace("\n", newline)
+    assert "".join(pieces(text, [], newline, indent=indent)) == expected.replace("\n", newline)
+
+
+def test_an_empty_line_has_no_indentation_and_what_comes_first_ends_a_text() -> None:
+    assert "".join(pieces("a\n    b\n\n    c\n", [], indent=4)) == "a\n    b\n"
+    assert "".join(pieces("a\n    b\nc\n", ["b\nc"], indent=4)) == "a\n    "
 
 
 def test_an_unfinished_character_is_held_back_and_left_out_at_the_end() -> None:

@@ -54,7 +54,7 @@ def test_each_request_is_answered_at_its_tier(run: Path, engine: str) -> None:
                 answer = client.completions.create(model="any", prompt=texts[number], max_tokens=NEW)
                 assert answer.choices[0].text == expected[number]
             with pytest.raises(openai.BadRequestError) as caught:
-                client.completions.create(model="any", prompt=TEXT * 60, max_tokens=NEW)
+                client.completions.create(model="any", prompt=tuned.tokenizer.encode(TEXT * 60), max_tokens=NEW)
             assert "the prompt has 1440 tokens" in caught.value.response.text
     finally:
         server.stop()

@@ -17,7 +17,8 @@ _RATES = (1, 2, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200, 400)
 @dataclass
 class RequestTiming:
     """Times of a request (seconds of `time.perf_counter`) and counts of tokens, over all its answers. `prompt` counts a
-    prompt for each answer to it, `reused` those of its tokens whose keys and values were kept."""
+    prompt for each answer to it, `reused` those of its tokens whose keys and values were kept; `cut`: whether a
+    part of the prompt had to be omitted."""
 
     asked: float = field(default_factory=time.perf_counter)
     begun: float | None = None
@@ -25,6 +26,8 @@ class RequestTiming:
     prompt: int = 0
     reused: int = 0
     new: int = 0
+    cut: bool = False
+    ended: float | None = None
     _decoded: int = 0
     _decoding: float = 0.0
     _last: float | None = None
@@ -53,13 +56,33 @@ class RequestTiming:
         return None if self.first is None else self.first - self.asked
 
     @property
+    def reading(self) -> float:
+        """Seconds from the beginning of its computation to its first token, or to its end."""
+        return (self.first or self._end) - (self.begun or self.asked)
+
+    @property
+    def writing(self) -> float:
+        """Seconds from its first token to its end."""
+        return self._end - (self.first or self._end)
+
+    @property
+    def total(self) -> float:
+        """Seconds from the request to its end."""
+        return self._end - self.asked
+
+    @property
+    def _end(self) -> float:
+        return self.ended or time.perf_counter()
+
+    @property
     def rate(self) -> float | None:
         """Tokens per second after each answer's first; None without any."""
         return self._decoded / self._decoding if self._decoding else None
 
     def line(self, outcome: str) -> str:
         """Describe the request in a line."""
-        parts = [f"prompt {self.prompt:,} tokens ({self.reused:,} kept)", f"queue {self.queued:.2f} s"]
+        cut = ", cut to fit" if self.cut else ""
+        parts = [f"prompt {self.prompt:,} tokens ({self.reused:,} kept){cut}", f"queue {self.queued:.2f} s"]
         if self.first_token is not None:
             parts.append(f"first token after {self.first_token:.2f} s")
         rate = "" if self.rate is None else f" at {self.rate:.1f}/s"

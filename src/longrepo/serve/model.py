@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -29,12 +30,14 @@ GREEDY = Sampling()
 @dataclass(frozen=True)
 class TextPart:
     """A part of a completion, which has `new` tokens so far; `finish_reason` ("stop" or "length") is None in all parts
-    but the last. `tokens` are those with log-probabilities, if they are recorded."""
+    but the last, `stop_word` is the stop sequence that ended it. `tokens` are those with log-probabilities, if they are
+    recorded."""
 
     text: str
     new: int
     finish_reason: str | None = None
     tokens: tuple[ScoredToken, ...] = ()
+    stop_word: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ class TunedModel:
         *,
         choice: int = 0,
         stop: Sequence[str] = (),
+        indent: int = 0,
+        seconds: float | None = None,
         newline: str | None = None,
         bits: int = 16,
         kept: PromptCache | None = None,
@@ -121,11 +126,13 @@ class TunedModel:
     ) -> Generator[TextPart]:
         """Complete a prompt: yield a part for each token, and a last one with the reason for the end.
 
-        `choice`: the number of this completion among those of the same `sampling`; `newline`: line ends of the text
-        (None: those of the prompt); `bits`, `kept` and `progress` as in `Engine.stream`. Exhaust or close the generator
-        in the thread that started it."""
+        `choice`: the number of this completion among those of the same `sampling`; `indent`: the least indentation of a
+        line after the first; `seconds`: the time after the first token when a text of several lines ends; `newline`:
+        line ends of the text (None: those of the prompt); `bits`, `kept` and `progress` as in `Engine.stream`. Exhaust
+        or close the generator in the thread that started it."""
         self.adaptive.select_tier(len(prompt.ids) + prompt.new)
-        sampler, text = sampling.sampler(choice), CompletionText(self.tokenizer, stop, prompt.newline, newline)
+        sampler = sampling.sampler(choice)
+        text = CompletionText(self.tokenizer, stop, prompt.newline, newline, indent)
         scored: list[ScoredToken] = []
 
         def take(every: bool) -> tuple[ScoredToken, ...]:
@@ -136,18 +143,22 @@ class TunedModel:
                     scored.append(ScoredToken.of(record, start, self.tokenizer))
             return tuple(scored[first:])
 
-        new, piece = 0, ""
+        new, piece, first, late = 0, "", 0.0, False
         options: dict[str, Any] = {"bits": bits, "choose": sampler, "kept": kept, "progress": progress}
         with closing(self.engine.stream(prompt.ids, prompt.new, **options)) as tokens:
             for new, token in enumerate(tokens, start=1):
+                first = first or time.perf_counter()
                 piece = text.add(token)
-                if text.ended:
+                if text.reason:
                     break
                 yield TextPart(piece, new, None, take(False))
-        if text.ended:
-            yield TextPart(piece, new, "stop", take(False))
+                late = seconds is not None and text.has_newline and time.perf_counter() - first > seconds
+                if late:
+                    break
+        if text.reason:
+            yield TextPart(piece, new, text.reason, take(False), text.stop_word)
         else:
-            yield TextPart(text.rest(), new, "length" if new == prompt.new else "stop", take(True))
+            yield TextPart(text.rest(), new, "length" if late or new == prompt.new else "stop", take(True))
 
     def complete(self, text: str, max_tokens: int = 64, length: int | None = None) -> str:
         """Return the model's greedy completion of a text; `length` limits the tokens of both together. Raises

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 from longrepo.data.dialects import DIALECTS, FIM_SPELLINGS, FimIds
 from longrepo.data.features import FeatureExtractor, FileJob, unpack_features
@@ -35,6 +37,7 @@ _PATH = r"""[ \t]*([^\n\r<>|"'`]{1,400}?)[ \t]*\r?\n"""
 _URI_COMMENT = re.compile(r"^\W*File uri:\s*(\w[\w+.-]*:///?\S+)", re.MULTILINE | re.IGNORECASE)
 _COMMENT_CHARACTERS = 500  # at the beginning of a text, in which an editor may name the file
 _QUOTES = "\"'`"
+_UNNAMED = "untitled"  # a file between others, if nobody says which it is
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,14 @@ class EditorText:
         return EditorText(
             change(self.head), self.name, change(self.before), None if self.after is None else change(self.after)
         )
+
+
+@dataclass(frozen=True)
+class EditorFile:
+    """A file, or a piece of one, that an editor shows beside the file in question."""
+
+    name: str
+    text: str
 
 
 def take_apart(text: str, after: str | None, tokenizer: RepoTokenizer) -> EditorText:
@@ -148,18 +159,23 @@ _MIN_PROMPT_TOKENS = 64  # tokens of room that a prompt needs
 # What is omitted grows in steps of the room's eighth: between them a prompt's beginning stays as it is while its file
 # grows, so that its keys and values can be used again.
 _STEPS = 8
+# The share of the length that the files which an editor sends may take. The length is the same for all requests, so
+# these files, which come first, are the same tokens in each.
+_SHOWN_SHARE = 3 / 8
 
 
 @dataclass(frozen=True)
 class CompletionPrompt:
     """A prompt's `ids` `[tokens]`; `fim`: whether it asks to fill a gap; `files`: the related files in it, the nearest
-    first; `newline`: its line ends; `new`: how many tokens may follow."""
+    first; `newline`: its line ends; `new`: how many tokens may follow; `cut`: whether something that the request had
+    was omitted."""
 
     ids: list[int]
     fim: bool
     files: tuple[str, ...] = ()
     newline: str = "\n"
     new: int = 0
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -175,11 +191,14 @@ class PromptBuilder:
     around: WorkingTree | None = None
     longest: int | None = None
 
-    def at(self, path: str, before: str, after: str | None, new: int) -> CompletionPrompt:
+    def at(
+        self, path: str, before: str, after: str | None, new: int, shown: Sequence[EditorFile] = ()
+    ) -> CompletionPrompt:
         """Build a prompt for `new` tokens in the file at `path`, between two texts (`after` None: at the end).
 
-        Text that doesn't fit is omitted, the farthest first; the file itself gets at least half of the room. Line ends
-        are those that git stores."""
+        Text that doesn't fit is omitted, the farthest first; the file itself gets at least half of the room that
+        `shown`, the files that an editor sends, leave. These come first, in their order. Line ends are those that git
+        stores."""
         room = _prompt_room(self.length, new)
         newline = self.around.newline(path) if self.around else newline_of(before + (after or ""))
         if self.around:
@@ -190,7 +209,10 @@ class PromptBuilder:
         imports = (*own.outline.imports, *rest.outline.imports)
         others = self.around.related(path, imports) if self.around else ()
         rest_piece = None if after is None else piece_from(rest, 0, room // 4)
-        return replace(self._written(own, rest_piece, others, room, sizes), newline=newline, new=new)
+        pieces = self._pieces([EditorFile(file.name, with_newlines(file.text, newline)) for file in shown])
+        prompt = self._written(own, rest_piece, pieces, others, room, sizes)
+        cut = prompt.cut or (rest_piece is not None and rest_piece.size < len(rest))
+        return replace(prompt, newline=newline, new=new, cut=cut)
 
     def from_text(self, text: str, after: str | None, new: int) -> CompletionPrompt:
         """Build a prompt for `new` tokens after a text as it is, or between it and `after`. Names of special tokens in
@@ -221,16 +243,28 @@ class PromptBuilder:
     def asked(self, text: str, after: str | None, new: int) -> CompletionPrompt:
         """Build a prompt for an editor's request. If its file is one of the repository (named in the text, or
         recognized by its lines), the prompt shows related files; otherwise the texts are used as they are, with names
-        of special tokens in code as text. `new` is reduced if the prompt leaves less room."""
-        asked = take_apart(text, after or None, self.tokenizer)
-        if (path := self._path_of(asked)) is not None:
+        of special tokens in code as text. `new` is reduced if the prompt leaves less room; of a text that leaves less
+        than an eighth for them, what is farthest from the cursor is omitted."""
+        return self._laid_out(take_apart(text, after or None, self.tokenizer), new)
+
+    def infill(self, before: str, after: str, shown: Sequence[EditorFile], new: int) -> CompletionPrompt:
+        """Build a prompt like `asked` for an editor that sends code alone (`after` without text: at the end), with the
+        files that it shows before all else."""
+        code = EditorText("", _name_in_comment(before), before, after if after.strip() else None)
+        return self._laid_out(code, new, shown)
+
+    def _laid_out(self, asked: EditorText, new: int, shown: Sequence[EditorFile] = ()) -> CompletionPrompt:
+        path = self._path_of(asked)
+        if path is None and shown:  # between files, the file in question is one
+            suffixes = Counter(PurePosixPath(file.name).suffix for file in shown)
+            path = _UNNAMED + suffixes.most_common(1)[0][0]
+        if path is not None:
             before, marks = asked.before, self.tokenizer.marks
             if marks.is_text or marks.ends_in_mark(asked.head):
                 before = before.removeprefix(marks.header_line(asked.name or path))  # which `at` writes
-            return self.at(path, before, asked.after, min(new, self.length // 2))
+            return self.at(path, before, asked.after, min(new, self.length // 2), shown)
         newline = self.around.newline(None) if self.around else "\n"
-        ids = self._ids_of(asked.convert(lambda part: with_newlines(part, newline)))
-        return self.fitting_ids(ids, new, newline)
+        return self._as_it_is(asked.convert(lambda part: with_newlines(part, newline)), new, newline)
 
     def _path_of(self, asked: EditorText) -> str | None:
         """Return the path in the repository of the file that an editor asks about, which may be new."""
@@ -239,13 +273,22 @@ class PromptBuilder:
         text = f"{asked.before}\n{asked.after or ''}"
         return self.around.path_named(asked.name, text) if asked.name else self.around.path_of(text)
 
-    def _ids_of(self, asked: EditorText) -> list[int]:
-        """Return the ids of an editor's texts; with none at all, the token with which or after which one begins."""
+    def _as_it_is(self, asked: EditorText, new: int, newline: str) -> CompletionPrompt:
+        """Build a prompt of an editor's texts alone; with none at all, of the token with which or after which one
+        begins."""
         head = self._marked(asked.head) if asked.head else []
-        before = self.tokenizer.encode(asked.before)
-        if asked.after is None:
-            return self._begun([*head, *before]) or [self.tokenizer.end_id]
-        return self._begun([*head, *self._fim().prompt(before, self.tokenizer.encode(asked.after))])
+        before, after = self.tokenizer.encode(asked.before), self.tokenizer.encode(asked.after or "")
+        longest = self.longest or self.length
+        frame = (self.tokenizer.begin_id is not None) + (0 if asked.after is None else self._fim().size)
+        size = frame + len(head) + len(before) + len(after)
+        new = min(new, max(longest // _STEPS, longest - max(size, _MIN_PROMPT_TOKENS)))
+        if cut := size > (room := _prompt_room(longest, new)):
+            room -= frame
+            after = after[: max(room // 4, room - len(head) - len(before))]
+            over = _whole_steps(max(0, len(head) + len(before) + len(after) - room), max(1, room // _STEPS))
+            head, before = head[over:], before[max(0, over - len(head)) :]
+        ids = [*head, *before] if asked.after is None else [*head, *self._fim().prompt(before, after)]
+        return replace(self.from_ids(self._begun(ids) or [self.tokenizer.end_id], new, newline), cut=cut)
 
     def _begun(self, ids: list[int]) -> list[int]:
         """Return the ids with the begin token before them, if the base has one and they don't begin with it."""
@@ -253,22 +296,46 @@ class PromptBuilder:
         return ids if begin is None or ids[:1] == [begin] else [begin, *ids]
 
     def _written(
-        self, own: TokenizedText, after: FilePiece | None, others: Iterable[FilePiece], room: int, sizes: TemplateSizes
+        self,
+        own: TokenizedText,
+        after: FilePiece | None,
+        shown: Sequence[FilePiece],
+        others: Iterable[FilePiece],
+        room: int,
+        sizes: TemplateSizes,
     ) -> CompletionPrompt:
         room -= after.size if after else 0
+        first = fit_pieces(reversed(shown), min(int(self.length * _SHOWN_SHARE), room // 2), sizes)
+        room -= sum(map(sizes.file, first))
         step = max(1, room // _STEPS)
         chosen = fit_pieces(others, room - min(_whole_steps(len(own), step), room // 2), sizes)
         left = room - sum(map(sizes.file, chosen))
         omitted = _whole_steps(max(0, len(own) - left), step)
         before = FilePiece(own, own.start_in(len(own), len(own) - omitted) if omitted else 0, len(own), (), False)
         builder = sizes.begin()
-        write_context_files(builder, chosen)
+        write_context_files(builder, [*chosen, *first])
         if after is None:
             write_file_prefix(builder, before)
         else:
             write_file_gap(builder, before, after, self._fim())
-        files = tuple(dict.fromkeys(piece.of.path for piece in chosen))
-        return CompletionPrompt(builder.arrays()[0].tolist(), after is not None, files)
+        files = tuple(dict.fromkeys(piece.of.path for piece in (*chosen, *first)))
+        cut = omitted > 0 or sum(piece.size for piece in first) < sum(piece.size for piece in shown)
+        return CompletionPrompt(builder.arrays()[0].tolist(), after is not None, files, cut=cut)
+
+    def _pieces(self, shown: Sequence[EditorFile]) -> list[FilePiece]:
+        """Read the files that an editor shows, under their paths in the repository if they are from there."""
+        jobs = [FileJob(self._shown_path(file), file.text) for file in shown]
+        read = FeatureExtractor(self.tokenizer, None, 1.0).extract(jobs) if jobs else []
+        return [
+            FilePiece.whole(unpack_features(features, job.path, path_tokens(self.tokenizer, job.path)).text, False)
+            for features, job in zip(read, jobs, strict=True)
+        ]
+
+    def _shown_path(self, file: EditorFile) -> str:
+        path = self.around.path_named(file.name, file.text) if self.around else None
+        name = "/".join(file.name.replace("\\", "/").splitlines()[:1]).strip()
+        outside = ":" in name or name.startswith("/") or ".." in name.split("/")
+        return path or (PurePosixPath(name).name if outside else name) or _UNNAMED
 
     def _read(self, path: str, text: str) -> TokenizedText:
         """Read a text like a file of training, but without redaction, since the completion has to continue it."""

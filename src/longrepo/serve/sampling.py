@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,8 @@ _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what an incomplete UTF-8 character 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. `temperature` 0 is greedy; `top_p` keeps the smallest set of tokens with that probability.
+    """How tokens are chosen. `temperature` 0 is greedy; `top_k` keeps that many of the likeliest tokens (0: all),
+    `top_p` the smallest set with that probability, `min_p` those with that share of the likeliest one's probability.
     `frequency_penalty`, `presence_penalty` and `logit_bias` change the scores as in OpenAI's interface; `logprobs` is
     the number of likeliest tokens to record at each step (None: record nothing)."""
 
@@ -27,6 +29,8 @@ class Sampling:
     presence_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
+    top_k: int = 0
+    min_p: float = 0.0
 
     @property
     def is_plain_greedy(self) -> bool:
@@ -100,11 +104,14 @@ class TokenSampler:
     def _choose(self, logs: NDArray[np.float64]) -> int:
         if self._sampling.temperature == 0:
             return int(logs.argmax())
-        order = np.argsort(-logs, kind="stable")
+        order = np.argsort(-logs, kind="stable")[: self._sampling.top_k or None]
         scaled = logs[order] / self._sampling.temperature
         weights = np.exp(scaled - scaled[0])
         totals = np.cumsum(weights / weights.sum())
-        kept = min(int(np.searchsorted(totals, self._sampling.top_p)) + 1, len(totals))
+        kept = min(
+            int(np.searchsorted(totals, self._sampling.top_p)) + 1,
+            int(np.count_nonzero(weights >= self._sampling.min_p)),
+        )
         draw = self._generator.random() * totals[kept - 1]
         return int(order[min(int(np.searchsorted(totals, draw, "right")), kept - 1)])
 
@@ -112,12 +119,19 @@ class TokenSampler:
 class CompletionText:
     """The text of an answer, token by token.
 
-    It ends at any special token, or at a stop sequence, whichever tokens that falls into. Text that may be the start of
-    a stop sequence is held back until that is decided. Line ends are `newline` in the tokens and `wanted` in the text
-    and the stops."""
+    It ends at any special token, or at a stop sequence, whichever tokens that falls into, or where a line after the
+    first has something after fewer than `indent` blanks and tabs. Text that may be the start of a stop sequence is held
+    back until that is decided. Line ends are `newline` in the tokens and `wanted` in the text and the stops.
+
+    `reason` says why it ended, as OpenAI's finish reason; `stop_word` is the stop sequence that ended it."""
 
     def __init__(
-        self, tokenizer: RepoTokenizer, stop: Sequence[str] = (), newline: str = "\n", wanted: str | None = None
+        self,
+        tokenizer: RepoTokenizer,
+        stop: Sequence[str] = (),
+        newline: str = "\n",
+        wanted: str | None = None,
+        indent: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
         self._wanted = wanted or newline
@@ -128,21 +142,30 @@ class CompletionText:
         self._sent = 0  # characters of it
         self.starts: list[int] = []  # where each token begins, in characters of what is sent
         self.sent = 0  # characters of what was sent
-        self.ended = False
+        self._outdent = re.compile(rf"\n[ \t]{{0,{indent - 1}}}(?=[^ \t])") if indent else None
+        self.reason: str | None = None
+        self.stop_word = ""
+
+    @property
+    def has_newline(self) -> bool:
+        """Whether it has more than one line."""
+        return "\n" in self._text
 
     def add(self, token: int) -> str:
         """Return the text that the token makes certain."""
         if token not in completion_ids(self._tokenizer):
-            self.ended = True
+            self.reason = "stop"
             return self.rest()
         self.starts.append(len(self._as_wanted(self._text.rstrip(_UNFINISHED))))
         self._ids.append(token)
         text = completion_text(self._tokenizer, self._ids)
         self._text = text = text.replace("\r\n", "\n") if self._has_returns else text
-        found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
-        if found:
-            self.ended = True
-            return self._send(text, min(found))
+        ends = [(at, "stop", stop) for stop in self._stop if (at := text.find(stop)) >= 0]
+        if self._outdent and (outdent := self._outdent.search(text)):
+            ends.append((outdent.end(), "length", ""))
+        if ends:
+            end, self.reason, self.stop_word = min(ends)
+            return self._send(text, end)
         return self._send(text, len(text) - self._held_back(text))
 
     def rest(self) -> str:

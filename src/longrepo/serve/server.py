@@ -1,4 +1,5 @@
-"""A server for editors: OpenAI's completions endpoint with either engine's model, and figures for Prometheus.
+"""A server for editors with either engine's model: OpenAI's completions, llama.cpp's and Ollama's own endpoints, and
+figures for Prometheus.
 
 Starlette on uvicorn reads requests in one thread. Answers are computed one after another in the thread that calls
 `CompletionServer.run`, because MLX keeps compiled code with Python objects in thread-local storage, and destroying that
@@ -9,16 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import logging
 import os
 import re
 import socket
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -35,16 +35,31 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from longrepo import __version__
 from longrepo.engines.prompt_cache import PromptCache
 from longrepo.errors import InputError
+from longrepo.serve.llama_protocol import LlamaFormat, properties
 from longrepo.serve.metrics import RequestTiming, ServeMetrics
 from longrepo.serve.model import TextPart, TunedModel
+from longrepo.serve.ollama_protocol import OllamaFormat, error_line, shown_model, tags
 from longrepo.serve.prompts import CompletionPrompt, PromptBuilder
-from longrepo.serve.protocol import CompletionRequest, PromptText, choice, error_body, usage
+from longrepo.serve.protocol import (
+    AnswerEnd,
+    AnswerFormat,
+    AnswerPart,
+    CompletionRequest,
+    OpenAiFormat,
+    PromptText,
+    error_body,
+)
 from longrepo.serve.working_tree import newline_of
 
 SERVER_HOST = "127.0.0.1"
 _SHUTDOWN_SECONDS = 2  # for clients to receive what was sent before the server stops
+_ENDPOINTS = (
+    "use POST /v1/completions, /infill, /completion or /api/generate, or GET /v1/models, /health, /props, /api/tags or "
+    "/metrics"
+)
 _LOG = logging.getLogger("uvicorn.error")
 
 
@@ -67,19 +82,14 @@ def is_loopback(address: str) -> bool:
 
 
 @dataclass(frozen=True)
-class AnswerPart:
-    """A part of the answer number `index` to a request."""
+class ServedModel:
+    """What the server says about its model: the most tokens of prompt and completion, the prompts that are kept, and
+    whether it fills gaps."""
 
-    index: int
-    part: TextPart
-
-
-@dataclass(frozen=True)
-class AnswerEnd:
-    """The end of all answers to a request, with the counts of tokens."""
-
-    prompt_tokens: int
-    completion_tokens: int
+    name: str
+    longest: int
+    slots: int
+    fills_gaps: bool
 
 
 class AnswerBrokenOff(Exception):
@@ -144,7 +154,9 @@ class CompletionServer:
         self._stopping = False
         allows = allowed_hosts(listening.getsockname()[0])
         self._metrics = ServeMetrics(self._waiting.qsize, kept)
-        app = application(tuned.name, prompts.longest or prompts.length, self._waiting.put, allows, self._metrics)
+        longest, fills_gaps = prompts.longest or prompts.length, tuned.tokenizer.fim is not None
+        model = ServedModel(tuned.name, longest, 0 if kept is None else kept.slots, fills_gaps)
+        app = application(model, self._waiting.put, allows, self._metrics)
         options: dict[str, Any] = {"log_level": "warning", "access_log": False, "lifespan": "off"}
         self._http = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=_SHUTDOWN_SECONDS, **options))
 
@@ -208,23 +220,28 @@ class CompletionServer:
 
     def _write(self, answer: Answer) -> str:
         """Compute all answers to a request; return why the last one ended."""
-        request, size, reason = answer.request, self._tuned.tokenizer.vocabulary_size, "length"
+        request, size, last = answer.request, self._tuned.tokenizer.vocabulary_size, TextPart("", 0, "length")
         if wrong := [id for id in request.sampling.logit_bias if id >= size]:
             raise InputError(f"logit_bias: token {wrong[0]} isn't one of the model's {size}")
         prompts = [self._prompt(request, text) for text in request.prompts]
+        answer.timing.cut = any(prompt.cut for prompt in prompts)
         for index in range(len(prompts) * request.n):
             number = index // request.n
-            reason = self._write_one(answer, index, request.prompts[number], prompts[number])
-        answer.put(AnswerEnd(sum(len(prompt.ids) for prompt in prompts), answer.timing.new))
-        return reason
+            last = self._write_one(answer, index, request.prompts[number], prompts[number])
+        answer.timing.ended = time.perf_counter()
+        read = sum(len(prompt.ids) for prompt in prompts)
+        answer.put(AnswerEnd(read, answer.timing.new, last, answer.timing, answer.timing.cut))
+        return last.finish_reason or "length"
 
     def _prompt(self, request: CompletionRequest, prompt: PromptText) -> CompletionPrompt:
+        if isinstance(prompt, str) and request.shown is not None:
+            return self._prompts.infill(prompt, request.suffix or "", request.shown, request.max_tokens)
         if isinstance(prompt, str):
             return self._prompts.asked(prompt, request.suffix, request.max_tokens)
         return self._prompts.fitting_ids(list(prompt), request.max_tokens)
 
-    def _write_one(self, answer: Answer, index: int, asked: PromptText, prompt: CompletionPrompt) -> str:
-        """Compute the answer number `index`; return why it ended. Raises _Abandoned if nobody waits any more."""
+    def _write_one(self, answer: Answer, index: int, asked: PromptText, prompt: CompletionPrompt) -> TextPart:
+        """Compute the answer number `index`; return its last part. Raises _Abandoned if nobody waits any more."""
         request, timing, begun = answer.request, answer.timing, False
         text = asked if isinstance(asked, str) else self._tuned.tokenizer.decode(asked)
         if request.echo:
@@ -238,7 +255,8 @@ class CompletionServer:
                 timing.read_from(read, tokens)
 
         options: dict[str, Any] = {"choice": index % request.n, "stop": request.stop, "newline": newline_of(text)}
-        count, reason = 0, "length"
+        options |= {"indent": request.indent, "seconds": request.seconds}
+        count, part = 0, TextPart("", 0, "length")
         with closing(
             self._tuned.stream(prompt, request.sampling, **options, kept=self._kept, progress=progress)
         ) as parts:
@@ -249,66 +267,86 @@ class CompletionServer:
                     timing.token()
                 if part.text or part.finish_reason:
                     answer.put(AnswerPart(index, part))
-                reason = part.finish_reason or reason
-        return reason
+        return part
 
 
 def application(
-    name: str,
-    longest: int,
-    enqueue: Callable[[Answer], None],
-    allows: Callable[[str], bool],
-    figures: ServeMetrics,
+    model: ServedModel, enqueue: Callable[[Answer], None], allows: Callable[[str], bool], figures: ServeMetrics
 ) -> Starlette:
     """Return the HTTP application: it passes requests to `enqueue` and sends the parts of answers as they come.
-    `allows` decides which host names requests may be addressed to; `longest`: tokens of prompt and completion. An
-    editor's newer request takes the place of its older one."""
+    `allows` decides which host names requests may be addressed to."""
     latest: WeakValueDictionary[str, Answer] = WeakValueDictionary()  # of each editor that says who it is
 
-    async def complete(request: Request) -> Response:
-        try:
-            body = await request.json()
-        except (ValueError, RecursionError):
-            raise InputError("the request isn't valid JSON: send an object with a prompt") from None
-        answer = Answer(CompletionRequest.parse(body))
-        if editor := answer.request.editor:
-            if older := latest.get(editor):
-                older.break_off(f"a newer request of {editor} took the place of this one")
-            latest[editor] = answer
-        enqueue(answer)
-        hung_up = asyncio.create_task(_hang_up(request, answer))
-        header = {"id": f"cmpl-{uuid.uuid4().hex}", "object": "text_completion", "created": int(time.time())}
-        try:
-            first = await answer.get()
-            if answer.request.stream:
-                events = _events(answer, first, header | {"model": name}, hung_up)
-                return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-            parts = [first]
-            while not isinstance(parts[-1], AnswerEnd):
-                parts.append(await answer.get())
-        except BaseException:
-            answer.abandoned = True
-            hung_up.cancel()
-            raise
-        hung_up.cancel()
-        return JSONResponse({**header, "model": name, **_whole_answer(answer.request, parts)})
+    def asks(path: str, new_format: Callable[[str], AnswerFormat]) -> Route:
+        async def complete(request: Request) -> Response:
+            return await _complete(request, new_format(model.name), latest, enqueue)
 
-    async def models(_: Request) -> Response:
-        model = {"id": name, "object": "model", "created": 0, "owned_by": "longrepo", "max_model_len": longest}
-        return JSONResponse({"object": "list", "data": [model]})
+        return Route(path, complete, methods=["POST"])
+
+    def tells(path: str, tree: dict[str, Any], method: str = "GET") -> Route:
+        async def tell(_: Request) -> Response:
+            return JSONResponse(tree)
+
+        return Route(path, tell, methods=[method])
 
     async def metrics(_: Request) -> Response:
         return Response(figures.text(), media_type=METRICS_TYPE)
 
+    listed = {"id": model.name, "object": "model", "created": 0, "owned_by": "longrepo", "max_model_len": model.longest}
     return Starlette(
         routes=[
-            Route("/v1/completions", complete, methods=["POST"]),
-            Route("/v1/models", models, methods=["GET"]),
+            asks("/v1/completions", OpenAiFormat),
+            asks("/infill", partial(LlamaFormat, infill=True)),
+            asks("/completion", partial(LlamaFormat, infill=False)),
+            asks("/completions", partial(LlamaFormat, infill=False)),
+            asks("/api/generate", OllamaFormat),
+            tells("/v1/models", {"object": "list", "data": [listed]}),
+            tells("/health", {"status": "ok"}),
+            tells("/v1/health", {"status": "ok"}),
+            tells("/props", properties(model.name, model.longest, model.slots)),
+            tells("/api/tags", tags(model.name)),
+            tells("/api/show", shown_model(model.longest, model.fills_gaps), "POST"),
+            tells("/api/version", {"version": __version__}),
             Route("/metrics", metrics, methods=["GET"]),
         ],
         middleware=[Middleware(AddressCheck, allows=allows)],
         exception_handlers=dict.fromkeys((InputError, HTTPException, AnswerBrokenOff), _error_response),
     )
+
+
+async def _complete(
+    request: Request,
+    form: AnswerFormat,
+    latest: WeakValueDictionary[str, Answer],
+    enqueue: Callable[[Answer], None],
+) -> Response:
+    """Answer a request. An editor's newer request takes the place of its older one."""
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError):
+        raise InputError("the request isn't valid JSON: send an object with a prompt") from None
+    answer = Answer(form.parse(body))
+    if editor := answer.request.editor:
+        if older := latest.get(editor):
+            older.break_off(f"a newer request of {editor} took the place of this one")
+        latest[editor] = answer
+    enqueue(answer)
+    hung_up = asyncio.create_task(_hang_up(request, answer))
+    try:
+        one = await answer.get()
+        if answer.request.stream:
+            pieces = _pieces(answer, one, form, hung_up)
+            return StreamingResponse(pieces, media_type=form.media_type, headers={"Cache-Control": "no-cache"})
+        parts = []
+        while not isinstance(one, AnswerEnd):
+            parts.append(one)
+            one = await answer.get()
+    except BaseException:
+        answer.abandoned = True
+        hung_up.cancel()
+        raise
+    hung_up.cancel()
+    return JSONResponse(form.whole(answer.request, parts, one))
 
 
 class AddressCheck:
@@ -358,45 +396,19 @@ async def _hang_up(request: Request, answer: Answer) -> None:
     answer.break_off("the client is gone")
 
 
-async def _events(
-    answer: Answer, first: AnswerPart | AnswerEnd, header: dict[str, Any], hung_up: asyncio.Task[None]
+async def _pieces(
+    answer: Answer, one: AnswerPart | AnswerEnd, form: AnswerFormat, hung_up: asyncio.Task[None]
 ) -> AsyncIterator[str]:
-    request, part = answer.request, first
-    no_usage = {"usage": None} if request.include_usage else {}
     try:
-        while not isinstance(part, AnswerEnd):
-            yield _event({**header, "choices": [_choice(request, part.index, [part.part])], **no_usage})
-            part = await answer.get()
-        if request.include_usage:
-            yield _event({**header, "choices": [], "usage": usage(part.prompt_tokens, part.completion_tokens)})
-        yield "data: [DONE]\n\n"
+        while not isinstance(one, AnswerEnd):
+            yield form.piece(answer.request, one)
+            one = await answer.get()
+        yield form.ending(answer.request, one)
     except Exception as error:
-        yield _event(_error(error)[0])
+        yield form.failure(_error(error)[0])
     finally:
         answer.abandoned = True
         hung_up.cancel()
-
-
-def _event(tree: dict[str, Any]) -> str:
-    return f"data: {json.dumps(tree)}\n\n"
-
-
-def _whole_answer(request: CompletionRequest, parts: Sequence[AnswerPart | AnswerEnd]) -> dict[str, Any]:
-    """Return the choices and the counts of tokens of an answer whose last part is its end."""
-    end = parts[-1]
-    assert isinstance(end, AnswerEnd)
-    texts: dict[int, list[TextPart]] = {}
-    for one in parts:
-        if isinstance(one, AnswerPart):
-            texts.setdefault(one.index, []).append(one.part)
-    choices = [_choice(request, index, texts[index]) for index in sorted(texts)]
-    return {"choices": choices, "usage": usage(end.prompt_tokens, end.completion_tokens)}
-
-
-def _choice(request: CompletionRequest, index: int, parts: Sequence[TextPart]) -> dict[str, Any]:
-    tokens = [token for part in parts for token in part.tokens]
-    text = "".join(part.text for part in parts)
-    return choice(index, text, parts[-1].finish_reason, tokens if request.sampling.logprobs is not None else None)
 
 
 def _error(error: Exception) -> tuple[dict[str, Any], int]:
@@ -405,10 +417,10 @@ def _error(error: Exception) -> tuple[dict[str, Any], int]:
     if isinstance(error, AnswerBrokenOff):
         status = error.status
     elif isinstance(error, HTTPException):
-        status, message = error.status_code, f"{error.detail}: use POST /v1/completions, GET /v1/models or GET /metrics"
+        status, message = error.status_code, f"{error.detail}: {_ENDPOINTS}"
     return error_body(message, status), status
 
 
-async def _error_response(_: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     body, status = _error(error)
-    return JSONResponse(body, status)
+    return JSONResponse(error_line(body) if request.url.path.startswith("/api/") else body, status)
