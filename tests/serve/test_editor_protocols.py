@@ -107,6 +107,19 @@ def test_a_file_that_nobody_names_is_one_among_those_shown(served: Served) -> No
     assert answer["content"] == served.engine_writes(prompt) != served.infill(BEFORE + TYPED, AFTER)["content"]
 
 
+def test_shown_files_have_their_paths_in_the_repository(served: Served, shop: Tried) -> None:
+    names = {
+        (shop.repo / "shop/invoice.py").as_posix(): "shop/invoice.py",
+        "/elsewhere/notes.py": "notes.py",
+        "../notes.py": "notes.py",
+        "C:\\work\\notes.rs": "notes.rs",
+        "new/notes.py\nx": "new/notes.py",
+        "": "untitled",
+    }
+    for name, path in names.items():
+        assert served.prompts.infill(BEFORE, AFTER, [EditorFile(name, "x = 1\n")], NEW).files[-1] == path
+
+
 def test_the_shown_files_are_read_ahead(served: Served) -> None:
     extra = [{"filename": f"shop/ahead_{number}.py", "text": f"AHEAD = {number}\n" * 30} for number in range(3)]
     warm = served.infill("", "", input_extra=extra, n_predict=0, samplers=[], t_max_predict_ms=1)

@@ -196,8 +196,8 @@ class PromptBuilder:
     ) -> CompletionPrompt:
         """Build a prompt for `new` tokens in the file at `path`, between two texts (`after` None: at the end).
 
-        Text that doesn't fit is omitted, the farthest first; the file itself gets at least half of the room that
-        `shown`, the files that an editor sends, leave. These come first, in their order. Line ends are those that git
+        Text that doesn't fit is omitted, the farthest first. The files `shown`, named by their paths, come first in
+        their order; the file itself gets at least half of the room that they leave. Line ends are those that git
         stores."""
         room = _prompt_room(self.length, new)
         newline = self.around.newline(path) if self.around else newline_of(before + (after or ""))
@@ -251,7 +251,7 @@ class PromptBuilder:
         """Build a prompt like `asked` for an editor that sends code alone (`after` without text: at the end), with the
         files that it shows before all else."""
         code = EditorText("", _name_in_comment(before), before, after if after.strip() else None)
-        return self._laid_out(code, new, shown)
+        return self._laid_out(code, new, [EditorFile(self._path_shown(file), file.text) for file in shown])
 
     def _laid_out(self, asked: EditorText, new: int, shown: Sequence[EditorFile] = ()) -> CompletionPrompt:
         path = self._path_of(asked)
@@ -323,17 +323,19 @@ class PromptBuilder:
         return CompletionPrompt(builder.arrays()[0].tolist(), after is not None, files, cut=cut)
 
     def _pieces(self, shown: Sequence[EditorFile]) -> list[FilePiece]:
-        """Read the files that an editor shows, under their paths in the repository if they are from there."""
-        jobs = [FileJob(self._shown_path(file), file.text) for file in shown]
+        """Read the files that an editor shows, whose names are paths."""
+        jobs = [FileJob(file.name, file.text) for file in shown]
         read = FeatureExtractor(self.tokenizer, None, 1.0).extract(jobs) if jobs else []
         return [
             FilePiece.whole(unpack_features(features, job.path, path_tokens(self.tokenizer, job.path)).text, False)
             for features, job in zip(read, jobs, strict=True)
         ]
 
-    def _shown_path(self, file: EditorFile) -> str:
-        path = self.around.path_named(file.name, file.text) if self.around else None
-        name = "/".join(file.name.replace("\\", "/").splitlines()[:1]).strip()
+    def _path_shown(self, file: EditorFile) -> str:
+        """Return the path of a file that an editor shows: in the repository, or what the editor calls it."""
+        name = "".join(file.name.splitlines()[:1]).strip()
+        path = self.around.path_named(name, file.text) if self.around and name else None
+        name = name.replace("\\", "/")
         outside = ":" in name or name.startswith("/") or ".." in name.split("/")
         return path or (PurePosixPath(name).name if outside else name) or _UNNAMED
 
