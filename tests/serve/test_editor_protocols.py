@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event, Thread
@@ -16,6 +16,7 @@ import ollama
 import pytest
 from serve.tried import Tried
 
+from longrepo.data.features import FeatureExtractor, FileJob
 from longrepo.data.template import completion_text
 from longrepo.engines.prompt_cache import PromptCache
 from longrepo.serve.model import TunedModel
@@ -118,6 +119,21 @@ def test_shown_files_have_their_paths_in_the_repository(served: Served, shop: Tr
     }
     for name, path in names.items():
         assert served.prompts.infill(BEFORE, AFTER, [EditorFile(name, "x = 1\n")], NEW).files[-1] == path
+
+
+def test_files_that_were_shown_before_are_not_read_again(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, extract = [], FeatureExtractor.extract
+
+    def count(self: FeatureExtractor, jobs: Sequence[FileJob]) -> Any:
+        read.extend(job.path for job in jobs)
+        return extract(self, jobs)
+
+    served.prompts.infill(BEFORE, AFTER, [], NEW)
+    monkeypatch.setattr(FeatureExtractor, "extract", count)
+    prompts = [served.prompts.infill(BEFORE, AFTER, SHOWN, NEW).ids for _ in range(2)]
+    assert prompts[0] == prompts[1] and [read.count(file.name) for file in SHOWN] == [1, 1]
+    served.prompts.infill(BEFORE, AFTER, [EditorFile("shop/a.py", "A = 2\n"), SHOWN[0], SHOWN[0]], NEW)
+    assert [read.count(file.name) for file in SHOWN] == [1, 2]
 
 
 def test_the_shown_files_are_read_ahead(served: Served) -> None:

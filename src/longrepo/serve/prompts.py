@@ -10,7 +10,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from longrepo.data.dialects import DIALECTS, FIM_SPELLINGS, FimIds
@@ -190,6 +190,7 @@ class PromptBuilder:
     length: int
     around: WorkingTree | None = None
     longest: int | None = None
+    _last_shown: dict[EditorFile, FilePiece] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def at(
         self, path: str, before: str, after: str | None, new: int, shown: Sequence[EditorFile] = ()
@@ -323,13 +324,16 @@ class PromptBuilder:
         return CompletionPrompt(builder.arrays()[0].tolist(), after is not None, files, cut=cut)
 
     def _pieces(self, shown: Sequence[EditorFile]) -> list[FilePiece]:
-        """Read the files that an editor shows, whose names are paths."""
-        jobs = [FileJob(file.name, file.text) for file in shown]
-        read = FeatureExtractor(self.tokenizer, None, 1.0).extract(jobs) if jobs else []
-        return [
-            FilePiece.whole(unpack_features(features, job.path, path_tokens(self.tokenizer, job.path)).text, False)
-            for features, job in zip(read, jobs, strict=True)
-        ]
+        """Read the files that an editor shows, whose names are paths; those of the last request are read already."""
+        new = [file for file in dict.fromkeys(shown) if file not in self._last_shown]
+        jobs = [FileJob(file.name, file.text) for file in new]
+        pieces = {file: self._last_shown[file] for file in shown if file in self._last_shown}
+        for file, features in zip(new, FeatureExtractor(self.tokenizer, None, 1.0).extract(jobs), strict=True):
+            text = unpack_features(features, file.name, path_tokens(self.tokenizer, file.name)).text
+            pieces[file] = FilePiece.whole(text, False)
+        self._last_shown.clear()
+        self._last_shown.update(pieces)
+        return [pieces[file] for file in shown]
 
     def _path_shown(self, file: EditorFile) -> str:
         """Return the path of a file that an editor shows: in the repository, or what the editor calls it."""
