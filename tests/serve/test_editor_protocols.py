@@ -32,6 +32,7 @@ SHOWN = [EditorFile(one["filename"], one["text"]) for one in EXTRA]
 # What llama.vscode sends beside its texts.
 VSCODE = {"top_k": 40, "top_p": 0.99, "stream": False, "samplers": ["top_k", "top_p", "infill"], "cache_prompt": True}
 VSCODE |= {"t_max_prompt_ms": 500, "t_max_predict_ms": 60_000, "lora": [{"id": 0, "scale": 0.5}], "n_predict": NEW}
+VSCODE |= {"id_slot": 0, "n_cmpl": 1}
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,34 @@ def test_ollama_s_client_gets_what_the_engine_writes(served: Served) -> None:
     assert caught.value.status_code == 400
 
 
+def test_several_answers_are_a_list_and_equal_ones_are_given_once(served: Served) -> None:
+    alone = served.infill(BEFORE, "", prompt=TYPED)
+    (greedy,) = served.infill(BEFORE, "", prompt=TYPED, n_cmpl=3)
+    assert greedy["content"] == alone["content"]
+    drawn = served.infill(BEFORE, "", prompt=TYPED, n_cmpl=3, temperature=1.5, seed=4)
+    assert [one["index"] for one in drawn] == [0, 1, 2] and len({one["content"] for one in drawn}) == 3
+    assert all(0 < one["tokens_predicted"] <= NEW for one in drawn)
+
+
+def test_reading_ahead_ends_no_answer_that_someone_waits_for(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, asked, write = Event(), Event(), served.tuned.engine.stream
+
+    def wait(*given: Any, **more: Any) -> Iterator[int]:
+        begun.set()
+        asked.wait(20)
+        yield from write(*given, **more)
+
+    text = served.infill(BEFORE, AFTER, prompt=TYPED)["content"]
+    monkeypatch.setattr(served.tuned.engine, "stream", wait)
+    with ThreadPoolExecutor(2) as pool:
+        older = pool.submit(served.infill, BEFORE, AFTER, prompt=TYPED)
+        assert begun.wait(20)
+        ahead = pool.submit(served.infill, "", "", input_extra=EXTRA, n_predict=0)
+        sleep(0.3)
+        asked.set()
+        assert older.result()["content"] == text and ahead.result()["content"] == ""
+
+
 def test_a_newer_request_of_a_slot_ends_an_older_one_of_any_interface(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +303,8 @@ REFUSED = {
         "stream must be true or false": {"stream": "no"},
         "top_k must be a whole number": {"top_k": 1.5},
         "min_p must be a number from 0 to 1": {"min_p": 2},
+        "n_cmpl isn't supported in a stream": {"n_cmpl": 2, "temperature": 1, "stream": True},
+        "n_cmpl must be a whole number from 1": {"n_cmpl": 0},
         "grammar isn't supported": {"grammar": "root ::= x"},
         "n_probs isn't supported: ask /v1/completions": {"n_probs": 3},
     },

@@ -8,9 +8,11 @@ from typing import Any
 
 from longrepo import __version__
 from longrepo.errors import InputError
+from longrepo.serve.model import TextPart
 from longrepo.serve.prompts import EditorFile
 from longrepo.serve.protocol import (
     DEFAULT_MAX_TOKENS,
+    MAX_ANSWERS,
     AnswerEnd,
     AnswerPart,
     CompletionRequest,
@@ -42,13 +44,18 @@ class LlamaFormat:
     media_type = "text/event-stream"
 
     def __init__(self, model: str, infill: bool) -> None:
-        self._model, self._infill = model, infill
+        self._model, self._infill, self._several = model, infill, False
 
     def parse(self, body: object) -> CompletionRequest:
         fields = given_fields(body)
         for name, instead in _REFUSED.items():
             if fields.get(name):
                 raise InputError(f"{name} isn't supported: {instead}")
+        sampling, wanted = (
+            read_sampling(fields, top_p=0.95, min_p=0.05),
+            read_whole(fields, "n_cmpl", 1, 1, MAX_ANSWERS),
+        )
+        self._several = wanted > 1
         request = CompletionRequest(
             prompts=read_prompts(fields.get("prompt", "")),
             suffix=None,
@@ -56,40 +63,46 @@ class LlamaFormat:
             stop=read_stops(fields),
             stream=read_flag(fields, "stream"),
             include_usage=False,
-            n=1,
+            n=wanted if sampling.temperature else 1,  # greedy ones would all be the same
             echo=False,
-            sampling=read_sampling(fields, top_p=0.95, min_p=0.05),
+            sampling=sampling,
             editor=read_editor(fields),
             indent=read_whole(fields, "n_indent", 0, 0, 1000),
             seconds=_milliseconds(fields, "t_max_predict_ms"),
         )
         _milliseconds(fields, "t_max_prompt_ms")
+        if request.n > 1 and request.stream:
+            raise InputError("n_cmpl isn't supported in a stream: ask without stream")
         if len(request.prompts) > 1:
             raise InputError("prompt must be one text or one list of token ids here: ask once for each")
         return _as_infill(request, fields) if self._infill else request
 
-    def whole(self, request: CompletionRequest, parts: Sequence[AnswerPart], end: AnswerEnd) -> dict[str, Any]:
-        return self._ended(request, "".join(one.part.text for one in parts), end)
+    def whole(self, request: CompletionRequest, parts: Sequence[AnswerPart], end: AnswerEnd) -> Any:
+        answers = []
+        for index in range(request.n):
+            own = [one.part for one in parts if one.index == index]
+            answers.append(self._ended(request, "".join(part.text for part in own), own[-1], end) | {"index": index})
+        return answers if self._several else answers[0]
 
     def piece(self, request: CompletionRequest, part: AnswerPart) -> str:
-        tree = {"index": 0, "content": part.part.text, "tokens": [], "stop": False, "tokens_predicted": part.part.new}
-        return event(tree)
+        tree = {"index": part.index, "content": part.part.text, "tokens": [], "stop": False}
+        return event({**tree, "tokens_predicted": part.part.new})
 
     def ending(self, request: CompletionRequest, end: AnswerEnd) -> str:
-        return event(self._ended(request, "", end))
+        return event(self._ended(request, "", end.last, end))
 
     def failure(self, body: dict[str, Any]) -> str:
         return event(body)
 
-    def _ended(self, request: CompletionRequest, content: str, end: AnswerEnd) -> dict[str, Any]:
-        sampling, last = request.sampling, end.last
+    def _ended(self, request: CompletionRequest, content: str, last: TextPart, end: AnswerEnd) -> dict[str, Any]:
+        sampling = request.sampling
         return {
             "index": 0,
             "content": content,
             "tokens": [],
             "stop": True,
             "model": self._model,
-            "tokens_predicted": end.completion_tokens,
+            "tokens_predicted": last.new,
             "tokens_evaluated": end.prompt_tokens,
             "tokens_cached": end.timing.reused,
             "generation_settings": {

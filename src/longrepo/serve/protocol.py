@@ -204,8 +204,8 @@ class AnswerFormat(Protocol):
         """Read the request's body. Raises InputError as `CompletionRequest.parse` does."""
         ...
 
-    def whole(self, request: CompletionRequest, parts: Sequence[AnswerPart], end: AnswerEnd) -> dict[str, Any]:
-        """Return the answer."""
+    def whole(self, request: CompletionRequest, parts: Sequence[AnswerPart], end: AnswerEnd) -> Any:
+        """Return the answer, a tree for JSON."""
         ...
 
     def piece(self, request: CompletionRequest, part: AnswerPart) -> str:

@@ -320,16 +320,19 @@ async def _complete(
     latest: WeakValueDictionary[str, Answer],
     enqueue: Callable[[Answer], None],
 ) -> Response:
-    """Answer a request. An editor's newer request takes the place of its older one."""
+    """Answer a request. An editor's newer request takes the place of its older one, but one that only reads ahead (no
+    new tokens) of nothing else than another such one."""
     try:
         body = await request.json()
     except (ValueError, RecursionError):
         raise InputError("the request isn't valid JSON: send an object with a prompt") from None
     answer = Answer(form.parse(body))
     if editor := answer.request.editor:
-        if older := latest.get(editor):
-            older.break_off(f"a newer request of {editor} took the place of this one")
-        latest[editor] = answer
+        older = latest.get(editor)
+        if older is None or answer.request.max_tokens or not older.request.max_tokens:
+            latest[editor] = answer
+            if older:
+                older.break_off(f"a newer request of {editor} took the place of this one")
     enqueue(answer)
     hung_up = asyncio.create_task(_hang_up(request, answer))
     try:
