@@ -51,14 +51,14 @@ class TinyBase:
 
 
 # Qwen3.5's linear attention with random weights makes much of rounding: its plain float32 step is 5e-5 away from
-# float64's, which a larger `rms_norm_eps` keeps in bounds.
+# float64's. A larger `rms_norm_eps`, and decays and convolutions as trained models have them, keep that in bounds.
 BASES = (
     TinyBase("StarCoder2-3B", "starcoder2", "StarCoder2", {"sliding_window": 64}),
     TinyBase("Qwen2.5-Coder-1.5B", "qwen2", "Qwen", special=False),
     TinyBase("Qwen3-1.7B-Base", "qwen3", "Qwen", {"head_dim": 32}, special=False),
     TinyBase("Qwen3.5-2B-Base", "qwen3_5_text", "Qwen", FOUR_LAYERS | {
         "head_dim": 32, "linear_key_head_dim": 16, "linear_value_head_dim": 16, "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4, "rms_norm_eps": 1e-2}, special=False),
+        "linear_num_value_heads": 4, "rms_norm_eps": 1e-2, "initializer_range": 0.1}, special=False),
     TinyBase("DeepSeek-Coder-1.3B", "llama", "DeepSeek", special=False),
     TinyBase("CodeLlama-7B", "llama", "Code Llama"),
     TinyBase("CodeGemma-2B", "gemma", "CodeGemma", {"head_dim": 32}),
@@ -69,7 +69,7 @@ BASES = (
         "logits_scaling": 8.0}),
     TinyBase("Granite-4.0-1B", "granitemoehybrid", "Granite 4", NO_EXPERTS | {"layer_types": ["attention"] * 2}),
     TinyBase("Granite-4.0-H-1B", "granitemoehybrid", "Granite 4", FOUR_LAYERS | NO_EXPERTS | {
-        "layer_types": ["mamba", "mamba", "mamba", "attention"]}),
+        "layer_types": ["mamba", "mamba", "mamba", "attention"], "initializer_range": 0.1}),
     TinyBase("Mellum-4b-base", "llama", "Mellum"),
     TinyBase("Mellum2-12B", "mellum", "Mellum", EXPERTS | {"head_dim": 16}),
     TinyBase("Seed-Coder-8B-Base", "llama", "Seed-Coder"),
@@ -102,4 +102,10 @@ def write(base: TinyBase, folder: Path) -> None:
     model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():  # transformers begins with zeros there, and norms of zeros have gradients beyond all measure
         model.get_input_embeddings().weight[ends["pad_token_id"]].normal_(0, WIDTH["initializer_range"])
+        for name, parameter in model.named_parameters():
+            if name.endswith("dt_bias"):  # steps of 0.001 to 0.1, with which these layers begin their training
+                step = 0.001 + 0.1 * torch.rand_like(parameter)
+                parameter.copy_(step + torch.log(-torch.expm1(-step)))
+            elif name.endswith("conv1d.weight"):
+                parameter.uniform_(-0.5, 0.5)
     model.save_pretrained(folder)
