@@ -400,7 +400,6 @@ def load_tokenizer(
         tree = json.loads(config.read_text("utf-8")) if config else {}
     except Exception as error:  # the Rust library raises Exception itself
         raise InputError(f"--model {name}: {file} can't be read as a tokenizer ({_first_line(error)})") from None
-
     return RepoTokenizer(backend, name, structure_tokens, tree, file.parent, fim)
 
 
