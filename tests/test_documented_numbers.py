@@ -177,7 +177,7 @@ ROWS: list[Row] = [
     (GUIDE, "speed {} a second", "once", guard.SAMPLE_SECONDS),
     ("docs/use.md", "at `--max-tokens` ({})", "64", option(generate, "max_tokens")),
     # answers
-    (README, "OpenAI completions, 127.0.0.1:{}/v1", "8080", option(serve, "port")),
+    (README, "as OpenAI, llama.cpp, Ollama; port {}", "8080", option(serve, "port")),
     ("docs/use.md", "longrepo serve RUN # http://127.0.0.1:{}/v1", "8080", option(serve, "port")),
     ("docs/use.md", "at least {} of those asked about", "three", working_tree._MIN_MATCH_LINES),
     ("docs/use.md", "{} of those that any file has", "nine tenths", working_tree._MIN_KNOWN_SHARE),
