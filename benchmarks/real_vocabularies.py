@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from longrepo.data.dialects import Dialect, find_dialect
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 
 SPACE_OF_SENTENCEPIECE = "\N{LOWER ONE EIGHTH BLOCK}"  # which these tokenizers can't tell from a space
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from longrepo.config.loader import load_settings
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.serve.working_tree import WorkingTree
 
 WINDOWS, BEGINNINGS, MIN_CHARACTERS = 400, 300, 400

@@ -26,7 +26,8 @@ from mlx_lm.tokenizer_utils import load as load_for_mlx
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 
 SUFFIXES = (".py", ".js", ".ts", ".go", ".rs", ".c", ".h", ".cpp", ".java", ".rb", ".sql", ".yml", ".sh", ".pl", ".css")
 

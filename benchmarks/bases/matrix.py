@@ -127,7 +127,7 @@ class BaseRun:
         import torch
 
         from longrepo.config.loader import load_settings
-        from longrepo.data.tokenizer import load_tokenizer
+        from longrepo.data.tokenizer_loading import load_tokenizer
         from longrepo.engines.base import Batch, StepMethod
         from longrepo.engines.torch.engine import TorchEngine
 

@@ -20,7 +20,8 @@ from longrepo.data.repo_tree import RepoTrees
 from longrepo.data.rows import SequenceRow
 from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, write_file
 from longrepo.data.text import TokenizedText
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.evaluation.blocks import EvalRepository
 from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.repository import Repository

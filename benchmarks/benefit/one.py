@@ -24,7 +24,7 @@ from samples import CHOSEN_AT, Sample, layouts_of, make_samples, samples_of
 
 from longrepo.config.schema import Settings
 from longrepo.data.dataset import SequenceFile
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.base import Batch, Engine
 from longrepo.engines.registry import choose_engine, create_engine
 from longrepo.engines.torch.engine import TorchEngine

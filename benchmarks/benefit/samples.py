@@ -18,7 +18,8 @@ from arms import LENGTHS, OURS, Arm
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.marks import Layout, Marks
 from longrepo.data.metadata import tokenizer_of
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.evaluation.blocks import HeldOutBlock
 from longrepo.evaluation.context_loss import (
     SHORT_CONTEXT_TOKENS,

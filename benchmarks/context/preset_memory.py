@@ -25,7 +25,7 @@ from rich.table import Table
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.engines.torch.fake_model import PeakTracker, tensors_of

@@ -66,7 +66,7 @@ def load(model: str, precision: str, found: Any) -> None:
     import transformers
 
     from longrepo.config.loader import load_settings
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer_loading import load_tokenizer
     from longrepo.engines.torch.device import select_torch_device
     from longrepo.engines.torch.load import load_base
     from longrepo.engines.torch.weights import MetaModel  # noqa: F401

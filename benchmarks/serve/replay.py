@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longrepo.config.loader import load_settings
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.registry import choose_engine, create_engine
 from longrepo.engines.tiers import TieredEngine, model_tiers
 from longrepo.serve.model import TunedModel

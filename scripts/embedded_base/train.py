@@ -23,7 +23,7 @@ from packing import Corpus, sequence
 from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.rows import SequenceRow
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 
 SHARES = {512: 0.45, 1024: 0.17, 2048: 0.38}  # tokens a sequence → of the updates
 AN_UPDATE = 4  # sequences

@@ -231,7 +231,7 @@ def prepare_tools(
     `progress` is told how far the work is; `choice`: the engine that scores difficulty (default: what `auto` chooses).
     """
     from longrepo.data.prepare import PreparationTools
-    from longrepo.data.tokenizer import base_tokenizer
+    from longrepo.data.tokenizer_loading import base_tokenizer
     from longrepo.utils.cache import SqliteCache, cache_folder
     from longrepo.utils.progress import NoProgress
 

@@ -265,7 +265,7 @@ class Pipeline:
     def _prepare(self, output: Path, long_context: bool) -> tuple[Path, Header]:
         from longrepo.data.dataset import SEQUENCES_FOLDER, read_sequences
         from longrepo.data.prepare import prepare, write_prepared
-        from longrepo.data.tokenizer import base_tokenizer
+        from longrepo.data.tokenizer_loading import base_tokenizer
         from longrepo.data.windows import build_windows
 
         settings = self.chooser.settings

@@ -11,7 +11,8 @@ from longrepo.cli.app import main
 from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.rows import SequenceRow
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 
 Check = Callable[..., tuple[int, str, str]]
 TRAINED = "def total(amounts):\n    return sum(amounts)\n\x1b[2Jprint('\u202e')\n"

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from longrepo.cli.plan import doctor
 from longrepo.config.loader import load_settings
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.registry import EngineSelection
 from longrepo.memory import doctor_checks, doctor_model
 from longrepo.memory.doctor_checks import DoctorFinding

@@ -17,7 +17,7 @@ from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.rows import SequenceRow, row_from_sequence
 from longrepo.data.sequence import LongContextSequence
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 
 Look = Callable[..., tuple[int, str, str]]
 CODE = "import os\n\n\ndef total(amounts):\n    return sum(amounts)\n"

@@ -118,7 +118,7 @@ def test_plain_peft_gives_the_engine_s_logits_structure_rows_included(piped: tup
 
     from longrepo import embedded
     from longrepo.config.loader import load_settings
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer_loading import load_tokenizer
     from longrepo.engines.torch.engine import TorchEngine
 
     run_folder = only(piped[0], "training-*/adapter").parent

@@ -15,7 +15,8 @@ from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.rows import SequenceRow, row_from_sequence
 from longrepo.data.sequence import LongContextSequence
 from longrepo.data.text import StoredText
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.utils.hashing import line_hash, normalize_line
 
 Piece = str | tuple[str, float]  # text or a mark's name, and its weight (text alone: 0.1)

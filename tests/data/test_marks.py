@@ -22,7 +22,8 @@ from longrepo.data.metadata import Header, TokenizerFacts, check_tokenizer, data
 from longrepo.data.prepare import write_prepared
 from longrepo.data.questions.write import check_question_rows
 from longrepo.data.sequence import LongContextSequence, NotBuilt
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.errors import InputError
 from longrepo.serve.prompts import PromptBuilder
 from longrepo.serve.working_tree import WorkingTree

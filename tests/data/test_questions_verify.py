@@ -16,7 +16,8 @@ from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.questions.verify import AnswerChecker, AnswerVerdict
 from longrepo.data.questions.write import read_question
 from longrepo.data.rows import SequenceRow
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.errors import InputError
 
 HERE = ", in <|SNIPPET_0|>"

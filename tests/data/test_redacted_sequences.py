@@ -15,7 +15,8 @@ from whole import Case, prepared, shown
 
 from longrepo.config.loader import load_settings
 from longrepo.data.prepare import write_prepared
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 PEOPLE = ("Ottilie Fernbach", "Bartholomew Quist", "Solveig Ramnefalk")

@@ -12,7 +12,8 @@ from whole import prepared
 
 from longrepo.config.loader import load_settings
 from longrepo.data.marks import STRUCTURE_TOKENS
-from longrepo.data.tokenizer import PLACEHOLDERS, RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import PLACEHOLDERS, RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.errors import InputError
 
 

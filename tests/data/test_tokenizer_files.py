@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from longrepo.data.marks import STRUCTURE_TOKENS
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 
 TEXTS = list(TEN_LANGUAGES.values())
 

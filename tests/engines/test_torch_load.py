@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings, trained_rows_folder
 
 from longrepo.config.schema import ModelSettings
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.torch import load as load_module
 from longrepo.engines.torch.device import select_torch_device
 from longrepo.engines.torch.load import load_base

@@ -49,7 +49,7 @@ def settings(folder: Path, *overrides: str) -> Settings:
 def trained_rows_folder(folder: Path) -> Path:
     """The embedded model as one that was trained with structure tokens: rows of theirs, and a tokenizer with them."""
     from longrepo.config.schema import ModelSettings
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer_loading import load_tokenizer
     from longrepo.engines.torch.device import select_torch_device
     from longrepo.engines.torch.load import load_base
 

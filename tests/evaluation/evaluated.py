@@ -15,7 +15,8 @@ from longrepo.config.loader import dump_yaml, load_settings
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.data.dataset import SEQUENCES_FOLDER, SequenceFile, read_sequences
 from longrepo.data.prepare import PreparationTools, RepositorySpec, prepare, write_prepared
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.base import Batch
 from longrepo.evaluation.blocks import EvalData
 from longrepo.evaluation.run import OtherRepository, open_eval_data

@@ -22,7 +22,8 @@ from tiny import model_folder
 
 from longrepo import embedded
 from longrepo.config.loader import dump_yaml, load_settings
-from longrepo.data.tokenizer import RepoTokenizer, base_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import base_tokenizer
 from longrepo.engines.torch.engine import TorchEngine
 from longrepo.training.checkpoint import trained_folder
 

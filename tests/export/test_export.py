@@ -30,7 +30,7 @@ from longrepo.config.loader import load_settings
 from longrepo.data.dialects import DIALECTS, NO_DIALECT
 from longrepo.data.marks import FILE_START
 from longrepo.data.template import TemplateSizes, encode_text
-from longrepo.data.tokenizer import base_tokenizer, load_tokenizer, new_token_rows
+from longrepo.data.tokenizer_loading import base_tokenizer, load_tokenizer, new_token_rows
 from longrepo.engines.adapter_io import read_adapter
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.mlx.lora import (

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM, Starcoder2Config, Starcoder2ForCa
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.registry import choose_engine
 from longrepo.engines.torch.engine import TorchEngine

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.reports.sequences import show_preparation
 
 

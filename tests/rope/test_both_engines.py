@@ -14,7 +14,8 @@ import torch
 
 from longrepo import embedded
 from longrepo.config.loader import load_settings
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.base import Batch, StepMethod
 from longrepo.engines.mlx.engine import MlxEngine
 from longrepo.engines.torch.engine import TorchEngine

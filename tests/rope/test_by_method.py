@@ -21,7 +21,7 @@ import run
 import table
 import texts
 
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.base import Batch
 from longrepo.engines.model_shape import read_config
 from longrepo.rope.apply import config_changes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from longrepo.data.dialects import NO_DIALECT
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.errors import InputError
 from longrepo.serve.prompts import EditorText, PromptBuilder, take_apart
 

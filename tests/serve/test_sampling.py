@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.serve.sampling import CompletionText, Sampling, ScoredToken, TokenSampler
 
 PROBABILITIES = (0.1, 0.4, 0.2, 0.3)

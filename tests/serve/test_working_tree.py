@@ -9,7 +9,8 @@ import pytest
 from git_helper import make_repo
 
 from longrepo.config.loader import load_settings
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.serve.prompts import PromptBuilder
 from longrepo.serve.working_tree import WorkingTree, newline_of, read_position, with_newlines
 

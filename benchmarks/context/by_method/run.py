@@ -187,7 +187,7 @@ def _stretches(losses: Any) -> list[Any]:
 
 
 def _texts(folder: Path, commit: str) -> Texts:
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer_loading import load_tokenizer
 
     settings = ROWS[0].settings()
     return read_texts(folder, commit, load_tokenizer(settings.model.name), settings)

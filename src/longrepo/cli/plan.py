@@ -94,7 +94,7 @@ def plan_inference(
 def _measure_speeds(
     answering: InferenceModel, tiers: Tiers, choice: EngineSelection, kind: str, seconds: float
 ) -> list[dict[str, Any]]:
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer_loading import load_tokenizer
     from longrepo.engines.registry import create_engine
     from longrepo.engines.tiers import TieredEngine, measure_speeds
 

@@ -97,7 +97,7 @@ def _prepare_run(
 ) -> None:
     """Write everything that training starts from to `output`; the settings last, as the sign that the rest is there."""
     from longrepo.data.prepare import check_writable
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer_loading import load_tokenizer
     from longrepo.pretrain.presets import (
         check_vocabulary,
         find_preset,

@@ -26,7 +26,7 @@ from longrepo.data.template import (
     write_step,
 )
 from longrepo.data.text import TokenizedText, path_tokens
-from longrepo.data.tokenizer import as_repo_tokenizer
+from longrepo.data.tokenizer_loading import as_repo_tokenizer
 from longrepo.utils import hashing
 
 

@@ -15,7 +15,8 @@ from longrepo.config.schema import FimSetting
 from longrepo.data.dialects import ADDED_FIM
 from longrepo.data.licenses import combine_licenses, hub_license, is_known, license_label
 from longrepo.data.marks import MarksKind
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.errors import InputError
 
 FORMAT_VERSION = 2

@@ -18,7 +18,7 @@ import numpy as np
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.base import Batch, Engine, StepMethod
 from longrepo.engines.model_shape import read_config, read_shape
 from longrepo.engines.registry import choose_engine, create_engine

@@ -25,7 +25,8 @@ from longrepo.data.dataset import SequenceFile, read_sequences
 from longrepo.data.metadata import check_tokenizer
 from longrepo.data.questions.write import match_folders
 from longrepo.data.repo_tree import RepoTrees
-from longrepo.data.tokenizer import RepoTokenizer, base_tokenizer
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import base_tokenizer
 from longrepo.engines.adapter_io import read_adapter_config
 from longrepo.engines.registry import EngineSelection, create_engine
 from longrepo.engines.tiers import TieredEngine, Tiers, model_tiers

@@ -23,7 +23,8 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 from transformers.utils import logging
 
 from longrepo.config.schema import ModelSettings
-from longrepo.data.tokenizer import RepoTokenizer, new_token_rows
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import new_token_rows
 from longrepo.engines.base import Placement, load_errors
 from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles, find_weight_files
 from longrepo.errors import InputError

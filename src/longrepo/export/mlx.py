@@ -27,8 +27,8 @@ from mlx_lm.utils import save_config, save_model
 from safetensors.numpy import save_file
 from transformers.utils.hub import cached_file
 
-from longrepo.data.tokenizer import base_tokenizer, load_tokenizer
 from longrepo.data.tokenizer_files import is_read_unchanged
+from longrepo.data.tokenizer_loading import base_tokenizer, load_tokenizer
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, read_adapter_config, tensor_name
 from longrepo.engines.mlx import models, rotary
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device

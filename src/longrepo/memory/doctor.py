@@ -65,7 +65,7 @@ def find_model(model: ModelSettings) -> ModelAccess:
 
 def check_tokenizer(folder: Path, data: DataSettings) -> Iterator[DoctorFinding]:
     """Check that the tokenizer beside the configuration loads; tell the base's dialect by it."""
-    from longrepo.data.tokenizer import load_tokenizer
+    from longrepo.data.tokenizer_loading import load_tokenizer
 
     try:
         tokenizer = load_tokenizer(str(folder), None, data.structure_tokens, data.fim)

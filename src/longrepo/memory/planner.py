@@ -18,7 +18,7 @@ from longrepo.config.schema import ContextSettings, PhaseConfig, Settings
 from longrepo.curriculum.schedule import Phase
 from longrepo.data.dialects import ADDED_FIM
 from longrepo.data.marks import STRUCTURE_TOKENS
-from longrepo.data.tokenizer import marks_of_base
+from longrepo.data.tokenizer_loading import marks_of_base
 from longrepo.engines.base import Placement, StepMethod
 from longrepo.engines.lora_targets import check_lora_targets, with_lora_targets
 from longrepo.engines.model_shape import ModelShape, read_config, read_shape

@@ -9,7 +9,8 @@ from typing import Any
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import ContextSettings, Settings
-from longrepo.data.tokenizer import RepoTokenizer, load_tokenizer, recorded_marks, trained_with_begin
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer, recorded_marks, trained_with_begin
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, read_adapter_config, read_lora_modules, read_lora_scheme
 from longrepo.errors import InputError
 from longrepo.rope.apply import read_context

@@ -83,7 +83,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     """
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import check_tokenizer
-    from longrepo.data.tokenizer import base_tokenizer, with_marks
+    from longrepo.data.tokenizer_loading import base_tokenizer, with_marks
     from longrepo.engines.registry import choose_engine, create_engine
     from longrepo.memory.calibration import with_calibration
     from longrepo.memory.guard import machine_guard

@@ -22,7 +22,7 @@ from tiny import trained_rows_folder
 
 from longrepo import embedded
 from longrepo.config.schema import ModelSettings
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.mlx.load import load_base
 from longrepo.engines.registry import require_mlx
 from longrepo.errors import InputError

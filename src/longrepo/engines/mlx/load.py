@@ -17,7 +17,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from longrepo.config.schema import ContextSettings, ModelSettings, Settings
-from longrepo.data.tokenizer import new_token_rows
+from longrepo.data.tokenizer_loading import new_token_rows
 from longrepo.engines.base import MODEL_DROPOUTS, check_own_code, load_errors
 from longrepo.engines.lora_targets import automatic_targets, is_expert
 from longrepo.engines.mlx.models import build, family_of

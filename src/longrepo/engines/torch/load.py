@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from longrepo.config.schema import ContextSettings, ModelSettings
-from longrepo.data.tokenizer import new_token_rows
+from longrepo.data.tokenizer_loading import new_token_rows
 from longrepo.engines.base import MODEL_DROPOUTS, Placement, check_own_code, load_errors
 from longrepo.engines.torch.device import torch_device, torch_dtype
 from longrepo.engines.torch.quantization import quantize_nf4
