@@ -216,7 +216,7 @@ def calls_in(parsed: SyntaxTree, definitions: Sequence[Definition]) -> tuple[Cal
     """Return a text's calls by name, in order. `a.b.c(…)` calls c; calls of an expression have no name and are left
     out."""
     starts, inside = _enclosing(definitions, len(parsed.text))
-    named = _named_calls(parsed)
+    named = named_calls(parsed)
     if parsed.language in _DEFINING_NODES:
         named = _without_heads(parsed, named)
     characters = parsed.characters
@@ -227,7 +227,8 @@ def calls_in(parsed: SyntaxTree, definitions: Sequence[Definition]) -> tuple[Cal
     return tuple(found)
 
 
-def _named_calls(parsed: SyntaxTree) -> Iterator[tuple[int, Node, str]]:
+def named_calls(parsed: SyntaxTree) -> Iterator[tuple[int, Node, str]]:
+    """Yield (index, node, name) of each call by name, in order."""
     for index, node in parsed.find(CALL_NODES):
         if name := _callee(parsed, node):
             yield index, node, name
