@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
@@ -124,7 +124,7 @@ class RepoTree:
             own = TextFile(path, "", "", language_of(path))
             files = self._files if path in self.texts else [*self._files, own]
             imports = ImportResolver(files, {**self.statements, path: list(statements)}).of(own)
-            graph = ImportGraph({**graph.imports, path: imports}, graph.imported_by)
+            graph = replace(graph, imports={**graph.imports, path: imports})
         return [one for one in graph.related(path, MAX_RELATED_FILES) if one in self.texts and one != path]
 
     @cached_property

@@ -15,11 +15,13 @@ from functools import cached_property
 
 from longrepo.repository.imports.javascript import ScriptResolver
 from longrepo.repository.imports.others import GoResolver, IncludeResolver, JvmResolver
+from longrepo.repository.imports.packages import SharedNames
 from longrepo.repository.imports.paths import PathIndex, PathNearness
 from longrepo.repository.imports.python import PythonResolver
 from longrepo.repository.imports.rust import RustResolver
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.imports.statements import read_imports as statements_of
+from longrepo.repository.imports.visibility import MAX_VISIBLE_FILES, Edge, VisibleFiles
 from longrepo.repository.types import TextFile
 
 _LanguageResolver = GoResolver | IncludeResolver | JvmResolver | PythonResolver | RustResolver | ScriptResolver
@@ -44,6 +46,16 @@ class ImportResolver:
             yield from resolver.of(file, one)
         if isinstance(resolver, RustResolver):
             yield from resolver.extern_crates(file)
+
+    @cached_property
+    def visible(self) -> VisibleFiles:
+        """What files can name beyond their imports."""
+        return VisibleFiles(self._paths.files, self._packages)
+
+    def _packages(self, file: TextFile) -> Iterator[SharedNames]:
+        resolver = self._resolver(file.language)
+        if isinstance(resolver, GoResolver | JvmResolver):
+            yield from resolver.shared(file)
 
     def _resolver(self, language: str) -> _LanguageResolver | None:
         match language:
@@ -89,10 +101,29 @@ class ImportResolver:
 @dataclass(frozen=True)
 class ImportGraph:
     """`imports`: path -> the paths in this repository that it imports, in the order it names them; `imported_by` is
-    the reverse, in path order. Every file's path is a key of both."""
+    the reverse, in path order. Every file's path is a key of both. `beyond`: what files can name without an import."""
 
     imports: dict[str, tuple[str, ...]]
     imported_by: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    beyond: VisibleFiles | None = field(default=None, repr=False, compare=False)
+
+    def visible(self, path: str) -> tuple[str, ...]:
+        """Return the other files whose definitions a file can name, nearest first: its imports, the files it uses
+        without one, and of the rest of its package at most `MAX_VISIBLE_FILES`, less those before."""
+        return tuple(edge.path for edge in self.edges(path))
+
+    def edges(self, path: str) -> tuple[Edge, ...]:
+        """Return the files of `visible`, each with its kind."""
+        found = {one: Edge(one, "import") for one in self.imports.get(path, ())}
+        if self.beyond is not None:
+            for edge in self.beyond.used(path):
+                found.setdefault(edge.path, edge)
+            for edge in self.beyond.members(path):
+                if len(found) >= MAX_VISIBLE_FILES:
+                    break
+                if edge.path != path:
+                    found.setdefault(edge.path, edge)
+        return tuple(found.values())
 
     def definitions_first(self, paths: Iterable[str]) -> list[str]:
         """Return the paths, once each, with every file after those it imports.
@@ -126,8 +157,9 @@ class ImportGraph:
         return ordered
 
     def related(self, path: str, limit: int) -> list[str]:
-        """Return up to `limit` other paths, nearest first: by steps along imports (what it imports before what imports
-        it), then its tests or files of the same stem, then by common folders. The result is always the same."""
+        """Return up to `limit` other paths, nearest first: by steps along imports and uses without one (what it needs
+        before what needs it), then its tests or files of the same stem, then by common folders. The result is always
+        the same."""
         found = dict.fromkeys(itertools.islice(self._by_steps(path), max(limit, 0)))
         by_folders = self._nearness.from_path(path)
         while len(found) < limit and (other := next(by_folders, None)) is not None:
@@ -140,12 +172,13 @@ class ImportGraph:
         return PathNearness(self.imports)
 
     def _by_steps(self, path: str) -> Iterator[str]:
-        """Yield the paths that imports lead to, in either direction, step by step."""
+        """Yield the paths that imports, in either direction, and uses without an import lead to, step by step."""
         seen = {path: None}
         queue = deque((path,))
         while queue:
             one = queue.popleft()
-            for other in (*self.imports.get(one, ()), *self.imported_by.get(one, ())):
+            used = (edge.path for edge in self.beyond.used(one)) if self.beyond is not None else ()
+            for other in (*self.imports.get(one, ()), *used, *self.imported_by.get(one, ())):
                 if other not in seen:
                     seen[other] = None
                     queue.append(other)
@@ -164,7 +197,7 @@ def build_import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence
     for path, ones in found.items():
         for one in ones:
             imported_by[one].append(path)
-    return ImportGraph(found, {path: tuple(imported_by[path]) for path in found})
+    return ImportGraph(found, {path: tuple(imported_by[path]) for path in found}, targets.visible)
 
 
 def _cycles(uses: dict[str, list[str]]) -> Iterator[list[str]]:

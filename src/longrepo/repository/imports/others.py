@@ -10,11 +10,13 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 
+from longrepo.repository.imports.packages import SharedNames, sees_across, strip_non_code
 from longrepo.repository.imports.paths import (
     PathIndex,
+    PathNearness,
     folder_of,
     folders_with_inner,
     join_path,
@@ -25,9 +27,6 @@ from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
 
 _GO_MODULE = re.compile(r"^[ \t]*module[ \t]+\"?([^\s\"]+)", re.MULTILINE)
-_NON_CODE = re.compile(  # an unclosed one runs to the end of the text: otherwise broken code takes quadratic time
-    r"""//[^\n]*+|/\*(?:.*?\*/|.*+)|`[^`]*+`?|"(?:[^"\\\n]++|\\[^\n])*+"?|'(?:[^'\\\n]++|\\[^\n])*+'?""", re.DOTALL
-)
 _WORD = re.compile(r"\w+")
 _NAME_PART = re.compile(r"[\w.]")
 _GO_PACKAGE = re.compile(r"^package\s+(\w+)", re.MULTILINE)
@@ -45,7 +44,11 @@ class GoResolver:
         found = [(match.group(1), folder) for match, folder in modules if match]
         self._modules = sorted(found, key=lambda module: -len(module[0]))
         self._definitions = cache(self._find_definitions)
-        self._code = cache(lambda path: _NON_CODE.sub('""', paths.text(path)))  # without comments and strings
+        self._clause = cache(self._find_clause)
+        self._members = cache(
+            lambda folder: PathNearness(path for path in paths.inside[folder] if path.endswith(".go"))
+        )
+        self._code = cache(lambda path: strip_non_code(paths.text(path)))  # without comments and strings
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
         folder = self._folder(one.module)
@@ -56,6 +59,20 @@ class GoResolver:
         own_tests = file.path.endswith("_test.go") and folder_of(file.path) == folder
         paths = {path for name in self._used(file.path, given) for path in defined.get(name, ())}
         yield from sorted(path for path in paths if own_tests or not path.endswith("_test.go"))
+
+    def shared(self, file: TextFile) -> Iterator[SharedNames]:
+        """Yield the package of a file: those of its folder's files that have the same package clause."""
+        folder, own = folder_of(file.path), self._clause(file.path)
+        tests = file.path.endswith("_test.go")
+
+        def sees(other: str) -> bool:
+            return self._clause(other) == own and (tests or not other.endswith("_test.go"))
+
+        yield SharedNames(self._definitions(folder)[1], partial(self._members, folder), sees)
+
+    def _find_clause(self, path: str) -> str:
+        match = _GO_PACKAGE.search(self._code(path)) if path.endswith(".go") else None
+        return match.group(1) if match else ""
 
     def _used(self, path: str, package: str) -> set[str]:
         """Return the names a file uses of a package, by the name that it gives the package."""
@@ -82,8 +99,8 @@ class GoResolver:
             if not path.endswith(".go"):
                 continue
             code = self._code(path)
-            if not path.endswith("_test.go") and not package and (match := _GO_PACKAGE.search(code)):
-                package = match.group(1)
+            if not path.endswith("_test.go"):
+                package = package or self._clause(path)
             found = _GO_DEFINITION.findall(code)
             found += [names for group in _GO_GROUP.findall(code) for names in _GO_GROUP_MEMBER.findall(group)]
             for name in {name.strip() for names in found for name in names.split(",")}:
@@ -110,10 +127,12 @@ class JvmResolver:
     def __init__(self, paths: PathIndex) -> None:
         self._paths = paths
         self._declared: defaultdict[str, dict[str, list[str]]] = defaultdict(dict)  # package -> name -> paths
+        self._inside: defaultdict[str, list[str]] = defaultdict(list)  # package -> paths
+        self._members = cache(lambda package: PathNearness(self._inside[package]))
         for path, file in paths.files.items():
             if path.endswith(_JVM_SUFFIXES):
-                packages = _JVM_PACKAGE.findall(file.text)[: None if file.language == "Scala" else 1]
-                package = ".".join(packages).replace("`", "")
+                package = ".".join(_package_clauses(file))
+                self._inside[package].append(path)
                 for name in _declarations(file):
                     self._declared[package].setdefault(name, []).append(path)
         self._words = cache(lambda path: frozenset(_WORD.findall(paths.text(path))))
@@ -134,9 +153,21 @@ class JvmResolver:
                 yield from self._meant(file, found)
                 return
 
+    def shared(self, file: TextFile) -> Iterator[SharedNames]:
+        """Yield the package of a file, and those around it that have a clause of their own (Scala)."""
+        clauses, sees = _package_clauses(file), sees_across(file.path)
+        for end in range(max(len(clauses), 1), 0, -1):
+            package = ".".join(clauses[:end])
+            yield SharedNames(self._declared.get(package, {}), partial(self._members, package), sees)
+
     def _meant(self, file: TextFile, found: list[str]) -> list[str]:
         """A class has one file; Kotlin's functions of one name, and `expect` and `actual`, may have several."""
         return found if file.language == "Kotlin" and found[0].endswith(".kt") else nearest_paths(file.path, found)[:1]
+
+
+def _package_clauses(file: TextFile) -> list[str]:
+    found = _JVM_PACKAGE.findall(file.text)[: None if file.language == "Scala" else 1]
+    return [one.replace("`", "") for one in found]
 
 
 def _declarations(file: TextFile) -> set[str]:

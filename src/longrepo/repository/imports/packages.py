@@ -1,0 +1,61 @@
+"""Names that files share without an import: those of one package, module or namespace, and who may use them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from longrepo.repository.imports.paths import PathNearness
+
+_TEST_PATH = re.compile(
+    r"(^|/)(tests?|__tests__|specs?|testing|testdata|testlib|fixtures|\w+Tests?|[a-z]+[._-]tests?)/"
+    r"|(^|/)(tests?_[^/]*|conftest\.py)$|[._-](tests?|spec|unittests?)\.\w+$|[a-z0-9](Tests?|Spec|Suite|IT)\.\w+$"
+)
+_SOURCE_SET = re.compile(r"(^|.*?/)(?:src|Sources|Tests)/")
+
+
+class SharedNames(NamedTuple):
+    """A package as one file sees it. `declared`: name → the paths that declare it; `members` returns the package's
+    files, an index by nearness; `sees`: whether the file may use what another declares."""
+
+    declared: Mapping[str, Sequence[str]]
+    members: Callable[[], PathNearness]
+    sees: Callable[[str], bool]
+
+
+def is_test_path(path: str) -> bool:
+    """Return whether a path is that of a test, or of a file among tests."""
+    return _TEST_PATH.search(path) is not None
+
+
+def sees_across(path: str) -> Callable[[str], bool]:
+    """Return whether a file may use another of its package: a test uses its module's tests and everything that is no
+    test; anything else uses no tests."""
+    if not is_test_path(path):
+        return lambda other: not is_test_path(other)
+    own = module_folder(path)
+    return lambda other: not is_test_path(other) or module_folder(other) == own
+
+
+def module_folder(path: str) -> str:
+    """Return the folder that a build tool's module has: the one that holds `src`, or else the first folder."""
+    match = _SOURCE_SET.match(path)
+    return match.group(1).rstrip("/") if match else path.partition("/")[0] if "/" in path else ""
+
+
+_NON_CODE = re.compile(  # an unclosed one runs to the end of the text: otherwise broken code takes quadratic time
+    r"""//[^\n]*+|/\*(?:.*?\*/|.*+)|`[^`]*+`?|"(?:[^"\\\n]++|\\[^\n])*+"?|'(?:[^'\\\n]++|\\[^\n])*+'?""", re.DOTALL
+)
+_FREE_WORD = re.compile(r"(?<![\w.])[^\W\d]\w*")
+_WORD = re.compile(r"[^\W\d]\w*")
+
+
+def strip_non_code(text: str) -> str:
+    """Return a text of a language with C's comments and quotes without them."""
+    return _NON_CODE.sub('""', text)
+
+
+def words_in_order(code: str, members: bool) -> Iterator[str]:
+    """Yield the identifiers of code; without `members`, only those that don't follow a dot."""
+    return (match.group() for match in (_WORD if members else _FREE_WORD).finditer(code))
