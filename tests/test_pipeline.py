@@ -74,6 +74,7 @@ def test_a_length_that_was_asked_for_bounds_the_phases() -> None:
     assert shorter.settings.long_context.phase2_epochs == 0
 
 
+HOURS = "training.time_budget_hours"
 FURTHER = "long_context.further_phases"
 EIGHT = "{min_length: 6144, max_length: 8192, epochs: 2}"
 
@@ -127,6 +128,16 @@ def test_small_data_gets_smaller_windows_and_phases_without_data_are_left_out() 
     assert chooser.settings.training.gradient_accumulation_steps == 2  # 20 sequences / 8 updates
     assert chooser.settings.long_context.phase3_enabled is False
     assert (chooser.settings.long_context.phase1_epochs, chooser.settings.long_context.phase2_epochs) == (5, 8)
+
+
+def test_an_evening_is_planned_unless_hours_are_given() -> None:
+    evening, week = SettingChooser(load_settings(None)), SettingChooser(load_settings(None, [f"{HOURS}=50"]))
+    for chooser in (evening, week):
+        choose_amounts(chooser, {1: 40, 2: 20})
+    assert evening.settings.training.time_budget_hours == 3.0
+    assert week.settings.training.time_budget_hours == 50
+    reasons = {key: reason for key, _, reason in latest_choices(week.choices)}
+    assert reasons[HOURS] == "as you set it"
 
 
 def test_large_data_gets_fewer_epochs() -> None:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MIN_PHASE_SEQUENCES = 8  # training sequences; fewer are memorized in an epoch or two
 UPDATES_PER_EPOCH = 8  # at least; with fewer, warm-up and decay have no room
+EVENING = 3.0  # hours of training
 UPDATES_PER_PHASE = 100  # what the guide's epochs give on a repository of a few hundred sequences
 
 
@@ -155,6 +156,7 @@ def choose_amounts(chooser: SettingChooser, training_sequences: Mapping[int, int
         else f"so that {fewest} sequences give {UPDATES_PER_EPOCH} updates an epoch"
     )
     chooser.choose("training.gradient_accumulation_steps", steps, why)
+    chooser.choose("training.time_budget_hours", EVENING, "an evening; the epochs below are fitted to it (--hours)")
     steps = chooser.settings.training.gradient_accumulation_steps
     for phase in enabled:
         _choose_epochs(chooser, phase, training_sequences.get(phase.number, 0), rows * steps)

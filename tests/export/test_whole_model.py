@@ -127,7 +127,7 @@ def test_a_run_is_found_by_its_folder_and_by_its_model(run: Run, tmp_path: Path)
     with pytest.raises(InputError, match=r"this run has no adapter yet"):
         find_artifact(tmp_path)
     (tmp_path / "settings.yaml").write_text(text)
-    with pytest.raises(InputError, match=r"this run has no model yet \(no epoch was validated\)"):
+    with pytest.raises(InputError, match=r"this run has no model yet \(nothing was trained\)"):
         find_artifact(tmp_path)
 
 

@@ -18,6 +18,7 @@ from longrepo.errors import InputError
 from longrepo.memory import planner as planner_module
 from longrepo.memory.budget import GIB, Budget, find_budget
 from longrepo.memory.calibration import with_calibration
+from longrepo.memory.disk_writes import DiskWrites, PhaseWork
 from longrepo.memory.estimate import StepMemory
 from longrepo.memory.planner import MemoryPlanner, allowed_methods, disk_allowance, plan_run
 
@@ -113,6 +114,24 @@ def test_weights_above_the_budget_have_a_line_of_their_own() -> None:
         plan_run(planner(), [phase(1, 1024)], budget(0.5))
     with pytest.raises(InputError, match=r"1\.00 GiB and 0\.50 GiB of libraries"):
         plan_run(planner(overhead=GIB // 2), [phase(1, 1024)], budget(1.2))
+
+
+def test_what_may_be_written_decides_between_a_disk_and_a_refusal() -> None:
+    """1.5 GiB fit phase 3 only with a store on disk, 1.7 GiB also with layers computed again."""
+    work = {3: PhaseWork(4096 * 10, 0)}
+    one = plan_run(planner(), [phase(3, 4096)], budget(1.5)).phases[3].chosen
+    enough = 10 * one.disk_written
+
+    def method(gib: float, limit: int) -> StepMethod:
+        writes = DiskWrites(limit, 0, 1, 0, lambda: work)
+        return plan_run(planner(), [phase(3, 4096)], budget(gib), writes).phases[3].chosen.method
+
+    assert one.disk_written > 0 and method(1.5, enough) == one.method
+    assert method(1.7, enough - 1) == StepMethod("chunked", 256, "recompute", 4)
+    with pytest.raises(InputError, match=r"^memory.disk_write_gb: phase 3 fits 1.50 GiB .* only with a store on disk"):
+        method(1.5, enough - 1)
+    with pytest.raises(InputError, match=r"^memory.budget_gb: phase 3"):  # no store would help
+        method(1.05, enough)
 
 
 def test_a_refusal_names_settings_that_do_fit() -> None:

@@ -49,6 +49,10 @@ def pipeline(
     overlap: Annotated[
         int | None, typer.Option(metavar="TOKENS", help="Shared by neighboring windows. Default: data.overlap.")
     ] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Hours of training that the epochs are fitted to. Default: 3, an evening."),
+    ] = None,
     long_context_mode: Annotated[
         bool,
         typer.Option(help="Build sequences of related files, commits and questions; off: plain overlapping windows."),
@@ -60,7 +64,12 @@ def pipeline(
     verbose: Annotated[bool, typer.Option("--verbose", help="Print a line for every update and save.")] = False,
 ) -> None:
     """Prepare, train and evaluate. Finished stages are skipped if nothing changed; a stopped one continues."""
-    named = {"model.name": model, "model.max_position_embeddings": sequence_length, "data.overlap": overlap}
+    named = {
+        "model.name": model,
+        "model.max_position_embeddings": sequence_length,
+        "data.overlap": overlap,
+        "training.time_budget_hours": hours,
+    }
     overrides = [
         *(set_ or ()),
         *path_override(path),

@@ -153,6 +153,7 @@ class MemorySettings(Section):
     chunk_tokens: Annotated[int, Field(ge=16)] | Literal["auto"] = "auto"
     allow_lossy: bool = False
     max_disk_gb: Annotated[float, Field(gt=0)] | None = None
+    disk_write_gb: Annotated[float, Field(gt=0)] | None = None
 
 
 class Settings(Section):

@@ -107,10 +107,10 @@ def epoch_order(catalog: SequenceCatalog, phase: Phase, epoch: int, settings: Se
     of (seed, phase, epoch). Sorted by (1 - j) × rank + j × random, where j grows evenly from 0.3 in the phase's first
     epoch to 1 in its last: first from easy to hard with some jitter, at the end a plain shuffle.
 
-    *Cap*: with `training.max_tokens_per_epoch` each epoch takes the next stretch of one fixed permutation, so that
-    over the epochs all sequences are used. Files are dealt out to the phases by chance, in proportion to their epochs.
-    A phase's permutation begins with the sequences of its own files (of these, with those in its difficulty bands), so
-    that little is learnt twice before everything was learnt once.
+    *Cap*: with `training.max_tokens_per_epoch` or `phase.max_tokens` each epoch takes the next stretch of one fixed
+    permutation, so that over the epochs all sequences are used. Files are dealt out to the phases by chance, in
+    proportion to their epochs. A phase's permutation begins with the sequences of its own files (of these, with those
+    in its difficulty bands), so that little is learnt twice before everything was learnt once.
 
     *Replay*: after phase 1 the share `phase.replay_share` of the epoch's tokens comes from shorter sequences, again by
     stretches of a fixed permutation, spread evenly by chance.
@@ -118,7 +118,8 @@ def epoch_order(catalog: SequenceCatalog, phase: Phase, epoch: int, settings: Se
     own, left_out = _phase_sequences(catalog, phase, settings)
     shorter = catalog.indices("train", at_most=phase.above) if phase.replay_share > 0 else []
     share = phase.replay_share if shorter else 0.0
-    cap = settings.training.max_tokens_per_epoch
+    caps = [tokens for tokens in (settings.training.max_tokens_per_epoch, phase.max_tokens) if tokens is not None]
+    cap = min(caps, default=None)
     seed = settings.training.seed
     chosen, dealt = own, set[str]()
     if cap is not None:

@@ -32,7 +32,8 @@ class Phase:
     """One phase. Sequences are built to hold at least `min_length` tokens if they can; a phase *takes* every sequence
     longer than `above`, the cap of the phase before it, and of at most `max_length` tokens: caps touch, so that no
     length falls between two phases. `context`: its positions; `replay_share`: the share of its tokens in shorter
-    sequences; `gated`: it runs only if the phase before it converged; `given`: its settings."""
+    sequences; `gated`: it runs only if the phase before it converged; `given`: its settings; `max_tokens`: of each
+    epoch, if a time budget allows fewer than there are."""
 
     number: int
     min_length: int
@@ -45,6 +46,7 @@ class Phase:
     replay_share: float
     gated: bool = False
     above: int = 0
+    max_tokens: int | None = None
 
     @property
     def positions(self) -> dict[str, Any]:
@@ -103,6 +105,10 @@ class Schedule:
     def with_epochs(self, epochs: Mapping[int, int]) -> Schedule:
         """Return the same phases with other numbers of epochs."""
         return Schedule(tuple(replace(phase, epochs=epochs.get(phase.number, phase.epochs)) for phase in self.phases))
+
+    def with_max_tokens(self, tokens: int | None) -> Schedule:
+        """Return the same phases with epochs of at most `tokens` tokens."""
+        return Schedule(tuple(replace(phase, max_tokens=tokens) for phase in self.phases))
 
 
 def make_schedule(settings: Settings) -> tuple[Phase, ...]:

@@ -225,8 +225,8 @@ def code_identity(engine: EngineName = "torch") -> str:
 
 
 class MethodEstimate(Protocol):
-    """A method as planned for sequences of `length` tokens: it needs `peak` bytes, and `disk_held` on disk. Asking
-    for them may take seconds the first time."""
+    """A method as planned for sequences of `length` tokens: it needs `peak` bytes, and `disk_held` on disk, where a
+    micro-batch writes `disk_written`. Asking for them may take seconds the first time."""
 
     @property
     def method(self) -> StepMethod: ...
@@ -239,6 +239,9 @@ class MethodEstimate(Protocol):
 
     @property
     def disk_held(self) -> int: ...
+
+    @property
+    def disk_written(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from longrepo.engines.model_shape import ModelShape, read_config, read_shape
 from longrepo.engines.registry import select_device
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB, Budget, find_budget, process_memory
+from longrepo.memory.disk_writes import DiskWrites
 from longrepo.memory.estimate import Estimator, Methods, StepMemory, code_identity
 from longrepo.rope.apply import NATIVE_CONTEXT, describe_context
 from longrepo.utils.cache import JsonCache
@@ -119,6 +120,7 @@ class MemoryPlan:
     device: str = "cpu"
     shorter: Callable[[int, int], Methods] | None = None  # (phase, tokens)
     largest: tuple[str, ...] = ()
+    writes: DiskWrites | None = None
 
     def methods(self, phase: int, cut_to: int | None = None) -> Methods | None:
         """The methods of a phase, its sequences cut to `cut_to` tokens; None if it isn't planned."""
@@ -138,8 +140,10 @@ class MemoryPlan:
         return self.peak <= self.budget.bytes // 2
 
     def lines(self) -> Iterator[str]:
-        """Describe the plan, one line per phase."""
-        return (phase.line(self.budget) for phase in self.phases.values())
+        """Describe the plan, one line per phase, and what is written to the disk if a step's store is there."""
+        yield from (phase.line(self.budget) for phase in self.phases.values())
+        if self.writes is not None and (line := self.writes.line()):
+            yield line
 
     def as_json(self, former: Mapping[str, Any] | None = None, begun: int = 0) -> str:
         """The content of `memory_plan.json`. For a resumed run, the `former` content is kept for phases that
@@ -285,16 +289,23 @@ class MemoryPlanner:
         return low.length
 
 
-def plan_run(planner: MemoryPlanner, phases: Sequence[Phase], budget: Budget) -> MemoryPlan:
-    """Plan each phase at its positions by the cheapest method that fits its longest sequence.
+def plan_run(
+    planner: MemoryPlanner, phases: Sequence[Phase], budget: Budget, writes: DiskWrites | None = None
+) -> MemoryPlan:
+    """Plan each phase at its positions by the cheapest method that fits its longest sequence and writes no more to the
+    disk than `writes` allows.
 
     Raises InputError if none does, naming the nearest settings that do, or if the model can't be computed so.
     """
     check_weights_fit(planner, budget)
-    planned = {phase.number: _plan_phase(planner, phase, budget) for phase in phases}
+    if writes is not None:
+        writes.check_checkpoints()
+    planned = {phase.number: _plan_phase(planner, phase, budget, writes) for phase in phases}
 
     def shorter(phase: int, length: int) -> Methods:
         estimates = planner.at(planned[phase].context).estimates(length)
+        if writes is not None:
+            estimates = tuple(one for one in estimates if writes.allow(phase, one))
         # Not the plain step if there is another: the validation set, which isn't cut, is scored by it, too.
         first = next((estimate for estimate in estimates if estimate.method.step == "chunked"), estimates[0])
         return Methods(estimates, first, planner.disk)
@@ -302,18 +313,28 @@ def plan_run(planner: MemoryPlanner, phases: Sequence[Phase], budget: Budget) ->
     all_weights = planner.settings.training.weights == "all"
     trained = tuple(planner.shape.lora) if all_weights else planner.modules
     largest = largest_modules(planner.shape.lora, trained)
-    return MemoryPlan(planned, budget, planner.estimator.device, shorter, largest)
+    return MemoryPlan(planned, budget, planner.estimator.device, shorter, largest, writes)
 
 
-def _plan_phase(planner: MemoryPlanner, phase: Phase, budget: Budget) -> PhaseMemoryPlan:
+def _plan_phase(planner: MemoryPlanner, phase: Phase, budget: Budget, writes: DiskWrites | None) -> PhaseMemoryPlan:
     at = checked_phase_planner(planner, phase)
-    estimates = at.estimates(phase.max_length)
+    every = estimates = at.estimates(phase.max_length)
+    if writes is not None and writes.limit is not None:
+        estimates = tuple(one for one in every if writes.allow(phase.number, one))
+        if not any(one.fits(budget.bytes, at.disk) for one in estimates) and (
+            stored := [one for one in every if one not in estimates and one.fits(budget.bytes, at.disk)]
+        ):
+            room = f"{budget.bytes / GIB:.2f} GiB ({budget.reason})"
+            raise InputError(writes.refusal(phase.number, stored, room))
+        estimates = estimates or every
     chosen = estimates[0] if estimates[0].fits(budget.bytes, at.disk) else None
     if chosen is None and estimates[-1].peak > budget.bytes:  # the leanest: no need to plan those between
         raise InputError(_refusal_message(at, phase, estimates[-1:], budget))
     chosen = chosen or next((estimate for estimate in estimates if estimate.fits(budget.bytes, at.disk)), None)
     if chosen is None:
         raise InputError(_refusal_message(at, phase, estimates, budget))
+    if writes is not None:
+        writes.chosen[phase.number] = chosen
     return PhaseMemoryPlan(
         estimates=estimates, chosen=chosen, disk=planner.disk, number=phase.number, context=phase.context
     )

@@ -80,8 +80,8 @@ class TrainedArtifact:
 def find_artifact(path: Path) -> TrainedArtifact:
     """Find the adapter or model of a run's folder, a checkpoint's (also `RUN/best`), or a folder of its own.
 
-    An unfinished run's is its best so far. The positions in its settings are those it was trained at. Raises InputError
-    if there is none, or it is damaged.
+    An unfinished run's is its best so far, or its last checkpoint if no epoch is finished. The positions in its
+    settings are those it was trained at. Raises InputError if there is none, or it is damaged.
     """
     found = _find_folder(path)
     return replace(found, settings=found.settings.model_copy(update={"context": read_context(found.adapter)}))
@@ -103,7 +103,11 @@ def _find_folder(path: Path) -> TrainedArtifact:
         found = _from_checkpoint(path / "best")
         note = f"the run isn't finished: its best checkpoint so far is taken, {(path / 'best').resolve().name}"
         return replace(found, notes=(note,))
-    raise InputError(f"{path}: this run has no {trained} yet (no epoch was validated); give one of its checkpoints")
+    if (path / "last").is_dir() and (updates := read_snapshot(path / "last").state.update):
+        found = _from_checkpoint(path / "last")
+        note = f"no epoch of the run is finished: its last checkpoint is taken, after {updates:,} updates"
+        return replace(found, notes=(note,))
+    raise InputError(f"{path}: this run has no {trained} yet (nothing was trained); go on with --resume auto")
 
 
 def _from_checkpoint(folder: Path) -> TrainedArtifact:

@@ -15,6 +15,7 @@ from longrepo.utils.files import check_folder_name
 
 if TYPE_CHECKING:
     from longrepo.data.dataset import SequenceFile
+    from longrepo.memory.disk_writes import DiskWrites
     from longrepo.memory.planner import MemoryPlan, MemoryPlanner
     from longrepo.training.plan import TrainingPlan
     from longrepo.training.resume import ResumableRun
@@ -106,7 +107,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     settings = with_marks(settings, tokenizer)
     planner = with_calibration(MemoryPlanner.for_run(settings, choice, request.device, _nearest_folder(output)))
     plan, settings = plan.with_settings(planner.settings), planner.settings
-    memory = plan_run(planner, plan.phases_ahead(), planner.budget)
+    memory = plan_run(planner, plan.phases_ahead(), planner.budget, _planned_writes(planner, plan))
     with open_run_folder(output, resuming=resumable is not None) as run:
         from longrepo.training.loop import train as run_loop
 
@@ -150,6 +151,18 @@ def _plan_training(
     else:
         start = RunStart("new", settings, epochs=request.epochs)
     return make_plan(start, source, path, source.header.tokenizer.sha256)
+
+
+def _planned_writes(planner: MemoryPlanner, plan: TrainingPlan) -> DiskWrites:
+    from longrepo.memory.budget import GIB
+    from longrepo.memory.disk_writes import DiskWrites
+
+    shape, training = planner.shape, planner.settings.training
+    every = training.weights == "all"
+    trained = shape.linear + shape.other if every else shape.lora_parameters(planner.settings.lora.r, planner.modules)
+    limit_gb = planner.settings.memory.disk_write_gb
+    limit = None if limit_gb is None else int(limit_gb * GIB)
+    return DiskWrites(limit, plan.state.disk_written, training.batch_size_reference, trained, plan.work_ahead)
 
 
 def _lora_lines(asked: Settings, planner: MemoryPlanner) -> Iterator[str]:

@@ -113,8 +113,10 @@ def run_session(session: Session) -> None:
             session.save_if_changed()
             raise
         session.save_if_changed()
-    for line in session.memory.summary() if session.state.finished else ():
-        session.reporter.note(line)
+    if session.state.finished:
+        another_hour = session.progress.another_hour(session.state)
+        for line in (*session.memory.summary(), *filter(None, (another_hour,))):
+            session.reporter.note(line)
 
 
 def open_phase(session: Session) -> bool:
@@ -220,6 +222,7 @@ def run_update(
     state.position += 1
     state.so_far.add(totals.loss, totals.weight, totals.tokens, seconds, norm)
     state.tokens += totals.tokens
+    state.disk_written += session.memory.stored_bytes(totals.tokens, training.batch_size_reference)
     session.progress.count(state.phase, totals.tokens, seconds)
     if message := session.memory.guard.step(totals.tokens, seconds, totals.longest):
         session.reporter.note(message)

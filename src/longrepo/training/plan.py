@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from longrepo.curriculum.sampler import (
 )
 from longrepo.curriculum.schedule import Phase, Schedule, make_schedule
 from longrepo.errors import InputError
+from longrepo.memory.disk_writes import PhaseWork
 from longrepo.training.state import RunIdentity, TrainingState
 from longrepo.training.validation import ValidationSet, make_validation_set, with_validation_split
 
@@ -89,6 +90,20 @@ class TrainingPlan:
             orders[-1] = limit_updates(orders[-1], left, self.catalog, phase, self.settings)
         return PhaseSchedule(phase, tuple(orders), tuple(count_updates(order, self.settings) for order in orders))
 
+    def work_ahead(self) -> dict[int, PhaseWork]:
+        """Count, for each phase that is going to run, the tokens to train on and the checkpoints to write."""
+        phases = {
+            number: self.phase_plan(self.schedule, number) for number in remaining_epochs(self.state, self.schedule)
+        }
+        tokens, every = (
+            tokens_left(self.state, self.schedule, phases.__getitem__),
+            self.settings.training.save_every_steps,
+        )
+        return {
+            number: PhaseWork(tokens[number], sum(1 + (updates // every if every else 0) for updates in of.updates))
+            for number, of in phases.items()
+        }
+
     def identity(self, engine: str, versions: Mapping[str, str]) -> RunIdentity:
         settings = self.settings
         return RunIdentity(
@@ -120,6 +135,7 @@ def make_plan(
     schedule = _limit_updates(schedule, catalog, settings)
     if by_time_budget:
         schedule = schedule.with_epochs({int(number): epochs for number, epochs in state.schedule.items()})
+        schedule = schedule.with_max_tokens(state.max_tokens_per_epoch)
     if not _has_nothing_to_train(state, schedule):
         state.resume_in(schedule)
     state.schedule = epochs_by_phase(schedule)
@@ -221,6 +237,17 @@ def remaining_epochs(state: TrainingState, schedule: Schedule) -> dict[int, int]
                 ahead[phase.number] = epochs
                 left -= epochs
     return ahead
+
+
+def tokens_left(state: TrainingState, schedule: Schedule, phase_plan: Callable[[int], PhaseSchedule]) -> dict[int, int]:
+    """Count the tokens to train on by phase, within `--epochs`."""
+    left = {}
+    for number, epochs in remaining_epochs(state, schedule).items():
+        first = state.epoch_in_phase - 1 if number == state.phase else 0
+        orders = phase_plan(number).orders[first : first + epochs]
+        done = state.so_far.tokens if number == state.phase else 0
+        left[number] = max(0, sum(order.tokens for order in orders) - done)
+    return left
 
 
 def _check_has_data(schedule: Schedule, phase: Phase, catalog: SequenceCatalog, settings: Settings) -> None:

@@ -92,6 +92,7 @@ _HARMLESS_SETTINGS = (
     "memory.budget_gb",
     "memory.store",
     "memory.max_disk_gb",
+    "memory.disk_write_gb",
 )
 _DATA_SETTINGS = ("data.", "model.max_position_embeddings")  # used when sequences are built, not here
 

@@ -23,7 +23,7 @@ from longrepo.training.state import CheckpointSnapshot, RunIdentity, TrainingSta
 from longrepo.training.step_down import StepDown
 from longrepo.training.time_left import ProgressEstimate, schedule_within_budget
 from longrepo.training.validation import validate
-from longrepo.utils.files import write_text_file
+from longrepo.utils.files import folder_bytes, write_text_file
 
 
 @dataclass
@@ -118,6 +118,7 @@ class Session:
         self.state.records = self.metrics.records
         folder = self.checkpoints.save(name, self.engine, CheckpointSnapshot(self.identity, self.state))
         self.saved = self._mark()
+        self.state.disk_written += folder_bytes(folder)
         self.reporter.saved(folder, best)
 
     def save_if_changed(self) -> None:
@@ -233,6 +234,7 @@ def prepare_first_update(session: Session) -> None:
     if budget is not None and not (resuming and state.schedule_from == "time budget"):
         session.schedule, sentence = schedule_within_budget(session.engine, session.plan, session.memory, budget)
         state.schedule, state.schedule_from = epochs_by_phase(session.schedule), "time budget"
+        state.max_tokens_per_epoch = session.schedule.phases[0].max_tokens
         session.reporter.note(sentence)
     if session.saved is None:
         session.memory.enter(state.phase)

@@ -112,6 +112,7 @@ class TrainingState:
 
     schedule: dict[str, int]  # epochs of each phase, as chosen at the start
     schedule_from: Literal["settings", "time budget"] = "settings"
+    max_tokens_per_epoch: int | None = None  # chosen by a time budget that one epoch of each phase exceeds
     phase: int = 1
     epoch_in_phase: int = 1
     position: int = 0
@@ -131,6 +132,7 @@ class TrainingState:
     memory: MemoryState = field(default_factory=MemoryState)
     opened: int = 0  # the phase whose record was written last
     tokens: int = 0  # trained on in this run
+    disk_written: int = 0  # bytes, by the store of chunked steps and checkpoints; as planned, not measured
 
     @property
     def finished(self) -> bool:

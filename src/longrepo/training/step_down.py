@@ -15,6 +15,7 @@ from longrepo.config.schema import ContextSettings, MemorySettings
 from longrepo.engines.base import Engine, StepMethod
 from longrepo.errors import OutOfMemory
 from longrepo.memory.budget import GIB
+from longrepo.memory.disk_writes import stored_bytes
 from longrepo.memory.estimate import MethodEstimate, Methods, differ_in_store_only
 from longrepo.memory.guard import GuardFactory
 from longrepo.memory.planner import MemoryPlan
@@ -158,6 +159,10 @@ class StepDown:
             for number, phase in self._plan.phases.items()
             if (chosen := phase.chosen).seconds
         }
+
+    def stored_bytes(self, tokens: int, batch: int) -> int:
+        """Bytes that the current method wrote to its disk store for so many tokens, as planned; 0 if it has none."""
+        return stored_bytes(self._current, tokens, batch) if self._current else 0
 
     def reset_peak(self) -> None:
         """Begin a new peak of memory."""

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from longrepo.curriculum.schedule import Schedule
 from longrepo.engines.base import Engine
-from longrepo.training.plan import PhaseSchedule, TrainingPlan, remaining_epochs
+from longrepo.training.plan import PhaseSchedule, TrainingPlan, remaining_epochs, tokens_left
 from longrepo.training.state import TrainingState
 from longrepo.training.step_down import StepDown
 from longrepo.training.validation import accumulation_groups, make_batch
 
 FORWARD_SHARE = 1 / 3  # of a training step with gradient checkpointing (forward, forward again, backward: at least)
+
+
+MAX_GAIN_RATIO = 0.9  # of an epoch's gain to that of the epoch before it: gains that grow don't go on growing
+
+
+def gain_ahead(losses: Sequence[float], epochs: float) -> float:
+    """Return how much lower (nats) the loss would be after so many more epochs, which may be a fraction.
+
+    `losses`: at a phase's start and after each of its epochs, at least two. Each further epoch is taken to gain as much
+    less than the one before it as the last did (a geometric series); 0 if the last gained nothing."""
+    before, middle, last = losses[-3:]
+    gain, former = middle - last, before - middle
+    if gain <= 0:
+        return 0.0
+    ratio = min(gain / former, MAX_GAIN_RATIO) if former > 0 else MAX_GAIN_RATIO
+    return gain * ratio * (1 - ratio**epochs) / (1 - ratio)
 
 
 class ProgressEstimate:
@@ -35,13 +52,13 @@ class ProgressEstimate:
 
     def share(self, state: TrainingState) -> float:
         """The share of the run's tokens that were trained on."""
-        left = sum(self._tokens_left(state).values())
+        left = sum(tokens_left(state, self._schedule, self._phase).values())
         return state.tokens / (state.tokens + left) if left else 1.0
 
     def seconds_left(self, state: TrainingState) -> float | None:
         """The time to the end, validations included; None if no speed is known."""
         epochs, seconds = remaining_epochs(state, self._schedule), 0.0
-        for number, tokens in self._tokens_left(state).items():
+        for number, tokens in tokens_left(state, self._schedule, self._phase).items():
             speed = self._seconds_per_token(number)
             if speed is None:
                 return None
@@ -49,15 +66,22 @@ class ProgressEstimate:
             seconds += speed * (tokens + FORWARD_SHARE * validations * self._validation_tokens(number))
         return seconds
 
-    def _tokens_left(self, state: TrainingState) -> dict[int, int]:
-        """Tokens to train on by phase, within `--epochs`."""
-        left = {}
-        for number, epochs in remaining_epochs(state, self._schedule).items():
-            first = state.epoch_in_phase - 1 if number == state.phase else 0
-            orders = self._phase(number).orders[first : first + epochs]
-            done = state.so_far.tokens if number == state.phase else 0
-            left[number] = max(0, sum(order.tokens for order in orders) - done)
-        return left
+    def another_hour(self, state: TrainingState) -> str | None:
+        """Say what another hour would bring, by the losses of the phase that was trained last; None if its epochs are
+        too few to tell, or none of them was trained by this process."""
+        losses, number = state.losses_of(state.done_phase), state.done_phase
+        if losses.start is None or len(losses.epochs) < 2 or number not in self._measured:
+            return None
+        tokens = self._phase(number).orders[-1].tokens + FORWARD_SHARE * self._validation_tokens(number)
+        epochs = 3600 / max(self._seconds_per_token(number) or 0.0, 1e-9) / max(tokens, 1)
+        gain, best = gain_ahead([losses.start, *losses.epochs], epochs), min(losses.epochs)
+        hour = f"another hour (about {epochs:,.1f} more epochs of phase {number})"
+        if gain <= 0:
+            return f"{hour} would bring nothing, by its validation losses: the last epoch gained nothing"
+        return (
+            f"{hour} would lower its validation loss by about {gain / best:.1%}, to {best - gain:.4f}, if the gains "
+            "go on shrinking as they did"
+        )
 
     def _seconds_per_token(self, number: int) -> float | None:
         if tokens := self._measured.get(number, (0, 0.0))[0]:
@@ -84,16 +108,54 @@ class ProgressEstimate:
         return self._phases[number]
 
 
+@dataclass(frozen=True)
+class EpochCost:
+    """What an epoch of a phase costs: its `tokens`, seconds per token, and seconds of the validation after it."""
+
+    tokens: int
+    per_token: float
+    validation: float
+
+    @property
+    def seconds(self) -> float:
+        return self.tokens * self.per_token + self.validation
+
+
 def schedule_within_budget(engine: Engine, plan: TrainingPlan, memory: StepDown, hours: float) -> tuple[Schedule, str]:
-    """Scale the remaining epochs down to the budget. Return the schedule and a sentence on what was chosen."""
+    """Scale the remaining epochs down to the budget; if one of each phase is too much, shorten the epochs themselves.
+    Return the schedule and a sentence on what was chosen."""
     ahead = remaining_epochs(plan.state, plan.schedule)
-    cost = {number: _seconds_per_epoch(engine, plan, memory, number) for number in ahead}
-    chosen, sentence = scale_epochs(ahead, cost, hours * 3600)
+    costs = {number: _epoch_cost(engine, plan, memory, number) for number in ahead}
+    chosen, sentence = scale_epochs(ahead, {number: cost.seconds for number, cost in costs.items()}, hours * 3600)
     done = {plan.state.phase: plan.state.epoch_in_phase - 1}
     totals = {number: done.get(number, 0) + epochs for number, epochs in chosen.items()}
     # With --epochs only what is going to run was timed; phases that are cut keep at most their configured epochs.
     fewer = {number: total for number, total in totals.items() if chosen[number] < ahead[number]}
-    return plan.schedule.with_epochs(fewer), sentence
+    schedule = plan.schedule.with_epochs(fewer)
+    if sum(cost.seconds for cost in costs.values()) <= hours * 3600:
+        return schedule, sentence
+    most = tokens_within(list(costs.values()), hours * 3600)
+    return schedule.with_max_tokens(max(1, most)), f"{sentence}, {_shortened(costs, most)}"
+
+
+def tokens_within(costs: Sequence[EpochCost], budget: float) -> int:
+    """Return the most tokens that an epoch of each phase may have so that one of each takes `budget` seconds; phases
+    with fewer are trained whole. At most 0 if the validations alone take longer."""
+    left, per_token = budget - sum(cost.validation for cost in costs), sum(cost.per_token for cost in costs)
+    for cost in sorted(costs, key=lambda cost: cost.tokens):
+        if left < per_token * cost.tokens:
+            return int(left / per_token)
+        left -= cost.tokens * cost.per_token
+        per_token -= cost.per_token
+    return max(cost.tokens for cost in costs)
+
+
+def _shortened(costs: Mapping[int, EpochCost], most: int) -> str:
+    if most < 1:
+        alone = _format_hours(sum(cost.validation for cost in costs.values()))
+        return f"of one sequence: the validations alone need about {alone} (training.max_validation_sequences)"
+    parts = (f"phase {number}: {min(most, cost.tokens):,} of {cost.tokens:,}" for number, cost in costs.items())
+    return f"of at most {most:,} tokens ({', '.join(parts)})"
 
 
 def scale_epochs(epochs: Mapping[int, int], seconds: Mapping[int, float], budget: float) -> tuple[dict[int, int], str]:
@@ -108,8 +170,7 @@ def scale_epochs(epochs: Mapping[int, int], seconds: Mapping[int, float], budget
     if least > budget:
         return dict.fromkeys(epochs, 1), (
             f"one epoch of each phase already needs about {_format_hours(least)}, more than the "
-            f"{_format_hours(budget)} given: one "
-            "each is trained; to stay within it set training.max_tokens_per_epoch"
+            f"{_format_hours(budget)} given: one shorter epoch each"
         )
     chosen = {number: max(1, int(count * budget / total)) for number, count in epochs.items()}
 
@@ -128,7 +189,7 @@ def scale_epochs(epochs: Mapping[int, int], seconds: Mapping[int, float], budget
     )
 
 
-def _seconds_per_epoch(engine: Engine, plan: TrainingPlan, memory: StepDown, number: int) -> float:
+def _epoch_cost(engine: Engine, plan: TrainingPlan, memory: StepDown, number: int) -> EpochCost:
     """Time one forward and backward of the phase's first micro-batch (the second of two: the first also warms up), and
     scale it by tokens to an epoch and the validation after it. The gradients are dropped."""
     order = plan.phase_plan(plan.schedule, number).orders[0]
@@ -146,7 +207,8 @@ def _seconds_per_epoch(engine: Engine, plan: TrainingPlan, memory: StepDown, num
 
     groups = plan.validation(number).groups
     scored = sum(int(plan.catalog.lengths[index]) for group in groups.values() for index in group)
-    return memory.run_with_fallback(per_token) * (order.tokens + FORWARD_SHARE * scored)
+    seconds = memory.run_with_fallback(per_token)
+    return EpochCost(order.tokens, seconds, FORWARD_SHARE * scored * seconds)
 
 
 def _format_hours(seconds: float) -> str:

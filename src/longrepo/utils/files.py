@@ -134,6 +134,11 @@ def remove_unfinished(folder: Path) -> list[str]:
     return names
 
 
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of a folder's files, those in folders below included."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def sha256_of(file: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as data:
