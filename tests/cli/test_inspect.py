@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -169,3 +170,43 @@ def test_ctrl_c_is_answered(command: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(dataset, "read_sequences", interrupted)
     stopped = CliRunner().invoke(app, [command, str(tmp_path)])
     assert (stopped.exit_code, stopped.output) == (130, "stopped\n")
+
+
+@pytest.fixture
+def asked_twice(tmp_path: Path) -> Path:
+    question = made_rows()[2]
+    bands = [{"phase": 2, "floor": 0, "low": 20, "cap": 512}]
+    facts = TokenizerFacts.of(load_tokenizer("embedded"))
+    write_sequences(tmp_path / "out", [question, question], Header(facts, [RepositoryFacts("shop", "h")], bands=bands))
+    return tmp_path / "out"
+
+
+def test_lint_fails_loudly_and_shows_where(look: Look, asked_twice: Path) -> None:
+    status, out, err = look("--lint", path=asked_twice)
+    assert status == 1 and err.startswith("error: ") and "1 findings in 2 sequences" in err
+    assert len(err.splitlines()) == 1
+    assert cells(out, "repeated-question")[1:4] == ["2", "1", "1"]
+    assert out.splitlines()[-1] == "  repeated-question: phase 2, sequence 1: Where is total?"
+
+
+def test_lint_of_what_is_clean_says_so(look: Look) -> None:
+    status, out, err = look("--lint")
+    assert (status, err) == (0, "") and out.splitlines()[-1] == "Nothing found in 5 sequences."
+    assert cells(out, "few-targets")[1:4] == ["4", "0", "0"] and cells(out, "cut-file-end")[1:3] == ["2", "0"]
+    assert look("--lint", "--split", "test")[1].splitlines()[-1] == "Nothing found in 1 sequences."
+
+
+def test_lint_as_json_counts_by_rule(look: Look, asked_twice: Path) -> None:
+    status, out, _ = look("--lint", "--json", path=asked_twice)
+    found = json.loads(out)
+    assert status == 1 and (found["sequences"], found["findings"]) == (2, 1)
+    rule = found["rules"]["repeated-question"]
+    assert (rule["checked"], rule["found"], rule["sequences"]) == (2, 1, 1)
+    assert rule["examples"] == [{"phase": 2, "row": 1, "shows": "Where is total?"}]
+    assert found["rules"]["cut-file-end"]["checked"] == 0
+
+
+@pytest.mark.parametrize("options", [("--json",), ("--lint", "--index", "0")])
+def test_lint_with_options_that_do_not_go_together(look: Look, options: tuple[str, ...]) -> None:
+    status, out, err = look(*options)
+    assert status == 2 and out == "" and "--lint" in err and len(err.splitlines()) == 1

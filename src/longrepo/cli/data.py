@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +28,7 @@ from longrepo.errors import InputError, RunError
 
 if TYPE_CHECKING:
     from longrepo.data.dataset import SequenceFile
+    from longrepo.data.tokenizer import RepoTokenizer
 
 
 def prepare(
@@ -198,20 +201,32 @@ def inspect(
     index: Annotated[
         int | None, typer.Option(metavar="N", help="Show sequence N, counted from 0 among those selected.")
     ] = None,
+    lint: Annotated[
+        bool, typer.Option("--lint", help="Check what the sequences teach; exit status 1 if a rule finds something.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="With --lint: print the findings as JSON.")] = False,
     model: TokenizerOption = None,
 ) -> None:
-    """Show a summary of sequences with small histograms, or with --index one of them as the model sees it."""
+    """Show a summary of sequences with small histograms; with --index one of them as the model sees it; with --lint
+    what is wrong with them."""
     from rich.console import Console
 
     from longrepo.data.dataset import read_sequences
     from longrepo.data.metadata import tokenizer_of
     from longrepo.reports.sequences import phases_of, print_sequence, print_sequences_summary
 
+    if json_ and not lint:
+        raise InputError("--json goes with --lint; a summary isn't printed as JSON")
+    if lint and index is not None:
+        raise InputError("--lint and --index exclude each other: give one of them")
     file = read_sequences(sequences)
     phases = phases_of(file)
     asked: dict[str, Any] = {"kind": kind, "difficulty": difficulty, "phase": phase, "split": split}
     asked = {name: _stored_name(name, value) for name, value in asked.items() if value is not None}
     rows = _choose_rows(file, phases, asked)
+    if lint:
+        _lint(file, rows, phases, tokenizer_of(file.header, model), json_)
+        return
     if index is None:
         print_sequences_summary(file, rows, phases, asked, Console())
         return
@@ -220,6 +235,29 @@ def inspect(
     tokenizer = tokenizer_of(file.header, model)
     place = f"{index} of {len(rows):,}" + (f" (row {rows[index]})" if asked else "")
     print_sequence(file, rows[index], phases[rows[index]], place, tokenizer, Console())
+
+
+def _lint(
+    file: SequenceFile, rows: Sequence[int], phases: Sequence[int], tokenizer: RepoTokenizer, as_json: bool
+) -> None:
+    """Check rows and print what was found. Raises RunError if anything was."""
+    from rich.console import Console
+
+    from longrepo.data.lint import lint_sequences
+    from longrepo.reports.sequences import print_lint
+    from longrepo.reports.training import progress_bar
+
+    with progress_bar("reading sequences twice", 2 * len(rows)) as tick:
+        report = lint_sequences(file, tokenizer, rows, tick)
+    if as_json:
+        print(json.dumps(report.as_dict(phases), indent=2))
+    else:
+        print_lint(report, phases, Console())
+    if report.findings:
+        raise RunError(
+            f"{file.path}: {report.findings:,} findings in {report.rows:,} sequences; make them again if an older "
+            "version of longrepo did, and report what is left"
+        )
 
 
 _STORED = {

@@ -162,6 +162,11 @@ class Marks:
         """Whether a file's mark is plain text."""
         return bool(self.layout.file) and self.layout.file not in self._special
 
+    @property
+    def special_names(self) -> Mapping[str, int]:
+        """The special tokens by name, whether or not a mark has them."""
+        return self._special
+
     @cached_property
     def token_ids(self) -> frozenset[int]:
         """The special tokens in its marks."""

@@ -21,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from longrepo.data.dataset import SequenceFile
+from longrepo.data.lint import LINT_RULES, LintReport
 from longrepo.data.marks import COMMIT_END, COMMIT_START, FILE_END, FILE_START, HUNKS, REPOSITORY, SNIPPET_TOKENS
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
@@ -219,6 +220,29 @@ def print_sequences_summary(
     console.print(_histogram_table(file, rows, phases))
     console.print()
     console.print(_shares_table(file, rows))
+
+
+_LINT_EXAMPLES, _MAX_LINT_CHARACTERS = 3, 110
+
+
+def print_lint(report: LintReport, phases: Sequence[int], console: Console) -> None:
+    """Print what each rule looked at and found, then the first few findings of each."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("rule", "checked", "found", "in sequences", "what it finds"):
+        table.add_column(name, justify="right" if name in ("checked", "found", "in sequences") else "left")
+    for rule, about in LINT_RULES.items():
+        counts = [f"{one[rule]:,}" for one in (report.checked, report.found, report.rows_found)]
+        style = "bold red" if report.found[rule] else "" if report.checked[rule] else "dim"
+        table.add_row(Text(rule, no_wrap=True), *counts, about, style=style)
+    console.print(table)
+    for rule in LINT_RULES:
+        for one in report.examples.get(rule, [])[:_LINT_EXAMPLES]:
+            of = f"phase {phases[one.row]}, " if phases[one.row] else ""
+            shows = escape_control(one.shows)
+            shows = shows if len(shows) <= _MAX_LINT_CHARACTERS else shows[: _MAX_LINT_CHARACTERS - 1] + "…"
+            console.print(Text(f"  {rule}: {of}sequence {one.row}: {shows}"), soft_wrap=True)
+    if not report.findings:
+        console.print(f"Nothing found in {report.rows:,} sequences.", highlight=False)
 
 
 def _counts_table(file: SequenceFile, rows: Sequence[int], phases: Sequence[int]) -> Table:

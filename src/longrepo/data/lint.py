@@ -1,0 +1,499 @@
+"""Checks stored sequences for what teaches nothing, or the wrong thing. Works on stored rows alone.
+
+Rows are read one at a time, twice: first for the names that are everyday words in the repository, and for how each file
+and each change ends, then for the findings. What is kept grows with the number of names, files and changes, not with
+the text. A rule that a row's kind of marks doesn't let tell isn't counted as checked there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longrepo.data.dataset import SequenceFile
+from longrepo.data.segments import Segment, SegmentReader
+from longrepo.data.sequence import TARGET_WEIGHT
+from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.utils import hashing
+
+LINT_RULES = {
+    "cut-file-end": "end of a file where it goes on",
+    "cut-context-end": "the same of a file shown as context",
+    "cut-change-end": "end of a change where it goes on",
+    "one-sided-gap": "gap without text before or after it",
+    "empty-gap": "gap with nothing to fill in",
+    "no-hunk-head": 'change that begins without "@@"',
+    "other-region": "change of lines that aren't shown",
+    "unused-context": "context of which the target uses no name",
+    "alone-target": "target that uses none of its context",
+    "poor-context": "context that isn't worth its tokens",
+    "stray-bracket": "head that leaves a bracket alone",
+    "repeated-head": "head, or a line of it, shown twice",
+    "unused-import": "import in a head that nothing uses",
+    "few-targets": "hardly any target tokens",
+    "repeated-question": "question asked before",
+    "odd-subject": "question on a nested or test's name",
+}
+MIN_TARGETS, MIN_ANSWERS = 0.02, 0.05  # of a sequence's tokens
+MAX_EXAMPLES = 20  # kept of each rule
+_TAIL_CHARACTERS = 64  # by which the ends of a file are compared
+_EVERYDAY_SHARE = 5  # a name in more than a fifth of the pieces says nothing about what belongs together
+_EVERYDAY_PIECES = 3
+_NAME = re.compile(r"[^\W\d]\w{2,}")
+_WORD = re.compile(r"\w+")
+_KEYWORD = re.compile(
+    r"and|any|async|await|bool|boolean|break|case|catch|char|class|const|continue|def|default|del|else|elif|"
+    r"enum|except|export|extends|extern|false|finally|float|for|from|func|function|global|goto|if|impl|"
+    r"implements|import|include|int|interface|internal|is|let|long|match|module|mut|namespace|new|nil|none|"
+    r"None|not|null|object|override|package|pass|private|protected|pub|public|raise|return|self|short|static|"
+    r"string|struct|super|switch|this|throw|throws|trait|true|True|False|try|type|typedef|undefined|unsigned|"
+    r"use|using|var|virtual|void|where|while|with|yield|the"
+)
+_HUNK_TITLE = re.compile(r"@@ -\d+,(\d+) \+\d+,(\d+) @@")
+_MIN_ROW_CHARACTERS = 4  # of a hunk's row that is looked for in the file as it was
+_QUOTED = re.compile(r"""\"(?:\\.|[^"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`[^`\n]*`""")
+_COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)|(?:^|(?<=\s))#[^\n]*", re.DOTALL)
+_PAIRS = {")": "(", "]": "[", "}": "{"}
+_POOR_FILE = re.compile(
+    r"(?:licen[cs]e|copying|notice|code_of_conduct|security|authors|contributors|maintainers|gradlew|mvnw)(?:[.-].*)?"
+    r"|.*\.lock|(?:package-lock|pnpm-lock|npm-shrinkwrap)\..*|go\.sum",
+    re.IGNORECASE,
+)
+_POOR_FOLDERS = frozenset(("fixtures", "__fixtures__", "testdata", "__snapshots__", "vendor", "third_party"))
+_TEST_FOLDERS = frozenset(("test", "tests", "__tests__", "spec", "specs", "testing", *_POOR_FOLDERS))
+_TEST_FILE = re.compile(r"(?:test_.*|conftest|.*[._-](?:test|tests|spec)|.*(?:Test|Tests|TestCase|IT))\.\w+")
+_SUBJECT = re.compile(
+    r"(?:the \w+|signature of|parameter \w+ of|has the method|class does|calls|extends|calls the \w+) (\w+)\b"
+)
+_IMPORT = re.compile(
+    r"(?:from\s+(?!__future__)[\w.]+\s+import\s+(?P<python>[^(#]+)|import\s+(?P<names>\{[^}]*\}|\w+)\s+from\b"
+    r"|(?:import(?:\s+static)?|(?:pub\s+)?use)\s+(?P<last>[\w.:$]+(?:\s+as\s+\w+)?)\s*;?)\s*(?:$|[#/'\"])"
+)
+_FUNCTION_LINE = re.compile(r"(?:async\s+)?(?:def|function|fn|func)\b|.*=>\s*\{?$")
+
+
+@dataclass(frozen=True)
+class LintFinding:
+    """Something a rule found: the row, and a line of its text."""
+
+    rule: str
+    row: int
+    shows: str
+
+
+@dataclass
+class LintReport:
+    """How much each rule looked at, how often it found something, in how many rows, and the first examples."""
+
+    rows: int = 0
+    checked: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)
+    rows_found: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[LintFinding]] = field(default_factory=dict)
+
+    @property
+    def findings(self) -> int:
+        """How much all rules found."""
+        return self.found.total()
+
+    def as_dict(self, phases: Sequence[int]) -> dict[str, Any]:
+        """Return the JSON form; `phases`: that of each row of the file."""
+        return {
+            "sequences": self.rows,
+            "findings": self.findings,
+            "rules": {
+                rule: {
+                    "about": about,
+                    "checked": self.checked[rule],
+                    "found": self.found[rule],
+                    "sequences": self.rows_found[rule],
+                    "examples": [
+                        {"phase": phases[one.row], "row": one.row, "shows": one.shows}
+                        for one in self.examples.get(rule, ())
+                    ],
+                }
+                for rule, about in LINT_RULES.items()
+            },
+        }
+
+    def add(self, finding: LintFinding, again: bool) -> None:
+        """Count a finding; `again`: the row had one of the same rule before."""
+        self.found[finding.rule] += 1
+        self.rows_found[finding.rule] += not again
+        listed = self.examples.setdefault(finding.rule, [])
+        if len(listed) < MAX_EXAMPLES:
+            listed.append(finding)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row with what the rules look at."""
+
+    number: int
+    kind: str
+    split: str
+    repository: str
+    segments: list[Segment]
+    targets: float  # share of its tokens
+
+    @property
+    def files(self) -> list[Segment]:
+        return [one for one in self.segments if one.kind == "file"]
+
+    @property
+    def changes(self) -> list[Segment]:
+        return [one for one in self.segments if one.kind == "commit"]
+
+    @property
+    def context(self) -> list[Segment]:
+        """The files without a target, but for the one that a change's hunks follow: it is what they change."""
+        following = [*self.segments[1:], None]
+        return [
+            one
+            for one, after in zip(self.segments, following, strict=False)
+            if one.kind == "file" and not one.target and not (after and after.kind == "commit")
+        ]
+
+
+def lint_sequences(
+    file: SequenceFile, tokenizer: RepoTokenizer, rows: Sequence[int], tick: Callable[[], None] = lambda: None
+) -> LintReport:
+    """Check rows by every rule; `tick` is called twice for each."""
+    reader = SegmentReader(tokenizer)
+    names, ends = _NameCounts(), _KnownEnds()
+    for row in _read_rows(file, reader, rows, tick):
+        names.add(row)
+        ends.add(row)
+    rules = _Rules(names, ends)
+    report = LintReport(rows=len(rows))
+    for row in _read_rows(file, reader, rows, tick):
+        seen: set[str] = set()
+        for finding in rules.check(row, report.checked):
+            report.add(finding, finding.rule in seen)
+            seen.add(finding.rule)
+    return report
+
+
+def _read_rows(
+    file: SequenceFile, reader: SegmentReader, rows: Sequence[int], tick: Callable[[], None]
+) -> Iterator[_Row]:
+    kinds, splits, repositories, files = map(file.column, ("kind", "split", "repository", "files"))
+    for number in rows:
+        ids, weights = file.tokens(number), file.weights(number)
+        segments = reader.read(ids, weights, files[number])
+        yield _Row(number, kinds[number], splits[number], repositories[number], segments, _target_share(weights))
+        tick()
+
+
+def _target_share(weights: NDArray[np.float32]) -> float:
+    return float(np.count_nonzero(weights == TARGET_WEIGHT)) / max(1, len(weights))
+
+
+class _NameCounts:
+    """In how many target pieces each name occurs."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._pieces = 0
+
+    def add(self, row: _Row) -> None:
+        for one in row.segments:
+            if one.target:
+                self._pieces += 1
+                self._counts.update(set(_NAME.findall(one.text)))
+
+    def telling(self, text: str) -> set[str]:
+        """Return the names of a text that aren't everyday words here."""
+        most = max(_EVERYDAY_PIECES, self._pieces / _EVERYDAY_SHARE)
+        return {name for name in _NAME.findall(text) if self._counts[name] <= most and not _KEYWORD.fullmatch(name)}
+
+
+@dataclass
+class _KnownEnds:
+    """How files and changes end, by the marks that are targets: each has one end, so a text with another one that is
+    marked as the end was cut. The end that most pieces have is the real one; of equals, the last."""
+
+    _tails: dict[int, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))  # last characters → pieces
+    _real: dict[int, str] = field(default_factory=dict)
+
+    def add(self, row: _Row) -> None:
+        for segment, key in _ending_segments(row):
+            if segment.end_weight == TARGET_WEIGHT and segment.target:
+                tails, tail = self._tails[key], _tail(segment)
+                tails[tail] = tails.pop(tail, 0) + 1  # the last one is last
+
+    def is_real(self, segment: Segment, key: int) -> bool | None:
+        """Return whether a text ends as its file or change does; None if that isn't known."""
+        tails = self._tails.get(key)
+        if not tails:
+            return None
+        if key not in self._real:
+            support = {one: sum(tails[other] for other in tails if _same_end(one, other)) for one in tails}
+            self._real[key] = max(reversed(tails), key=lambda tail: (support[tail], len(tail) == _TAIL_CHARACTERS))
+        return _same_end(self._real[key], _tail(segment))
+
+
+def _ending_segments(row: _Row) -> Iterator[tuple[Segment, int]]:
+    """Yield the files and changes of a row that can be compared with others, with what they are pieces of. A
+    fill-in-the-middle ends where its gap does, and a file before a change is an older version."""
+    known = {one.path for one in row.files}
+    path, alone = "", len(known) == 1
+    for one, after in zip(row.segments, [*row.segments[1:], None], strict=False):
+        if one.kind == "file":
+            path = one.path
+            if not one.gap and not (after and after.kind == "commit"):
+                yield one, hashing.seeded_int("file", row.repository, row.split, one.path)
+        elif one.kind == "commit" and (one.path or alone):
+            yield one, hashing.seeded_int("change", row.repository, one.name, one.path or path)
+
+
+def _tail(segment: Segment) -> str:
+    return (_message(segment) + segment.text).rstrip()[-_TAIL_CHARACTERS:]
+
+
+def _same_end(one: str, other: str) -> bool:
+    """Whether two texts may have the same end: one is the end of the other."""
+    return one.endswith(other) or other.endswith(one)
+
+
+Found = tuple[str, str]  # the rule, and a line to show
+
+
+class _Rules:
+    """The rules, one method for each family; each yields what it finds and counts what it looked at."""
+
+    def __init__(self, names: _NameCounts, ends: _KnownEnds) -> None:
+        self._names = names
+        self._ends = ends
+        self._asked: set[tuple[str, str]] = set()
+
+    def check(self, row: _Row, checked: Counter[str]) -> Iterator[LintFinding]:
+        """Yield the findings in a row."""
+        for family in (self._endings, self._gaps, self._hunks, self._context, self._heads, self._questions):
+            for rule, shows in family(row, checked):
+                yield LintFinding(rule, row.number, shows)
+        if row.split == "train":
+            checked["few-targets"] += 1
+            if row.targets < (MIN_ANSWERS if row.kind == "qa" else MIN_TARGETS):
+                yield LintFinding("few-targets", row.number, f"{row.targets:.2%} of the tokens of a row of {row.kind}")
+
+    def _endings(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
+        for segment, key in _ending_segments(row):
+            if segment.end_weight <= 0 or segment.kind == "commit":
+                continue
+            real = self._ends.is_real(segment, key)
+            rule = "cut-file-end" if segment.end_weight == TARGET_WEIGHT else "cut-context-end"
+            checked[rule] += real is not None
+            if real is False:
+                yield rule, f"{segment.path}: {_last_line(segment.text)}"
+        known = {id(segment): key for segment, key in _ending_segments(row)}
+        for change in row.changes:
+            if change.end_weight > 0:
+                checked["cut-change-end"] += 1
+                real = self._ends.is_real(change, known[id(change)]) if id(change) in known else None
+                if real is False or not _is_whole_hunk(change.text):
+                    yield "cut-change-end", f"{change.name}: {_last_line(change.text)}"
+
+    def _gaps(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
+        for segment in row.files:
+            if (gap := segment.gap) is None:
+                continue
+            checked.update(("one-sided-gap", "empty-gap"))
+            missing = "suffix" if not gap.suffix.strip() else "prefix" if not (gap.joined or gap.prefix.strip()) else ""
+            if missing:
+                yield "one-sided-gap", f"{segment.path}, no {missing}: {_first_line(gap.middle)}"
+            if not gap.middle.strip():
+                yield "empty-gap", f"{segment.path}: {_last_line(gap.prefix)}"
+
+    def _hunks(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
+        for before, change in zip([None, *row.segments], row.segments, strict=False):
+            if change.kind != "commit":
+                continue
+            checked["no-hunk-head"] += 1
+            if not change.text.startswith("@@") or _is_uneven(change.message):
+                shown = change.text or _message(change)
+                yield "no-hunk-head", f"{change.name}: {_first_line(shown)}"
+            if before and before.kind == "file" and (old := _old_rows(change.text)):
+                checked["other-region"] += 1
+                shown_rows = {line.strip() for line in before.text.split("\n")}
+                if not old & shown_rows:
+                    yield "other-region", f"{before.path}, {change.name}: {_first_line(change.text)}"
+
+    def _context(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
+        for one in row.segments:
+            if one.kind != "commit" and not one.target:
+                checked["poor-context"] += 1
+                if is_poor_context(one.path):
+                    yield "poor-context", one.path
+        targets = [one for one in row.segments if one.target]
+        if row.kind == "qa" or not targets or not row.context:
+            return
+        used = set[str]().union(*(_NAME.findall(f"{_message(one)}\n{one.text}") for one in targets))
+        unused = [one for one in row.context if not used & self._names.telling(f"{one.text}\n{_stem(one.path)}")]
+        checked["unused-context"] += len(row.context)
+        checked["alone-target"] += 1
+        for one in unused:
+            yield "unused-context", f"{one.path}, for {targets[-1].path or targets[-1].name}: {_first_line(one.text)}"
+        if len(unused) == len(row.context):
+            yield "alone-target", f"{targets[-1].path or targets[-1].name}: {_first_line(targets[-1].text)}"
+
+    def _heads(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
+        shown: set[tuple[str, str]] = set()
+        for segment in row.files:
+            head = segment.head
+            if row.split != "train" or row.kind != "hierarchical" or not head.strip():
+                continue
+            checked.update(("stray-bracket", "repeated-head", "unused-import"))
+            if unused := unused_import(head, segment.text[len(head) :]):
+                yield "unused-import", f"{segment.path}: {unused}"
+            if stray := stray_bracket(head, segment.text[len(head) :]):
+                yield "stray-bracket", f"{segment.path}: {stray}"
+            lines = [line.strip() for line in head.split("\n") if len(line.strip()) > 3]
+            twice = next((line for line in lines if lines.count(line) > 1), "")
+            if twice or (segment.path, head) in shown:
+                yield "repeated-head", f"{segment.path}: {twice or lines[0]}"
+            shown.add((segment.path, head))
+
+    def _questions(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
+        snippets = [one for one in row.segments if one.kind == "snippet"]
+        for asked in (question for one in snippets for question in one.questions):
+            checked.update(("repeated-question", "odd-subject"))
+            key = (row.repository, asked.question)
+            if row.split == "train" and key in self._asked:
+                yield "repeated-question", asked.question
+            self._asked.add(key)
+            if odd := _odd_subject(asked.question, asked.answer, snippets):
+                yield "odd-subject", f"{asked.question} ({odd})"
+
+
+def is_poor_context(path: str) -> bool:
+    """Whether a file isn't worth showing as context for others."""
+    *folders, name = path.split("/")
+    return bool(_POOR_FILE.fullmatch(name)) or any(one.lower() in _POOR_FOLDERS for one in folders)
+
+
+def is_test_path(path: str) -> bool:
+    """Whether a path is a test's, or one of what tests use."""
+    *folders, name = path.split("/")
+    return bool(_TEST_FILE.fullmatch(name)) or any(one.lower() in _TEST_FOLDERS for one in folders)
+
+
+def stray_bracket(head: str, following: str) -> str:
+    """Return the line of a bracket that a repeated head leaves alone; empty if there is none: one that nothing opens, a
+    round or square one that nothing closes, or one at the beginning of the text that follows, if no line of the head
+    with its indentation opens one. Brackets in strings and comments don't count."""
+    opened: list[tuple[str, str]] = []
+    for line in _COMMENT.sub("", _QUOTED.sub("", head)).split("\n"):
+        for one in line:
+            if one in "([{":
+                opened.append((one, line))
+            elif one in _PAIRS:
+                if not opened or opened[-1][0] != _PAIRS[one]:
+                    return line.strip()
+                opened.pop()
+    first = next((line for line in following.split("\n") if line.strip()), "")
+    if first.lstrip()[:1] in _PAIRS and _indentation(first) not in {_indentation(line) for _, line in opened}:
+        return first.strip()
+    return next((line.strip() for one, line in opened if one != "{"), "")
+
+
+def unused_import(head: str, following: str) -> str:
+    """Return the first import of a head none of whose names occurs in the text that follows; empty if there is none.
+    Imports over several lines, and those that name no name, aren't judged."""
+    used = set(_WORD.findall(following))
+    for line in head.split("\n"):
+        if (found := _IMPORT.match(line.strip())) and not used & set(_imported_names(found)):
+            return line.strip()
+    return ""
+
+
+def _imported_names(found: re.Match[str]) -> Iterator[str]:
+    """Yield the names that an import brings: the last of each part, as it is called here."""
+    for part in re.split(r"[,{}]", found["python"] or found["names"] or found["last"]):
+        words: list[str] = _WORD.findall(part)
+        yield from words[-1:]
+        if found["last"]:  # `import a.b` in Python is used as `a`
+            yield from words[:1]
+
+
+def _is_whole_hunk(text: str) -> bool:
+    """Whether the last hunk of a text has as many rows, and whole ones, as its "@@" says; a text without one isn't
+    judged."""
+    titles = list(re.finditer(f"^{_HUNK_TITLE.pattern}$", text, re.MULTILINE))
+    if not titles:
+        return True
+    rows = text[titles[-1].end() + 1 :].removesuffix("\n").split("\n")
+    old = sum(not row.startswith("+") for row in rows)
+    new = sum(not row.startswith("-") for row in rows)
+    return text.endswith("\n") and old >= int(titles[-1][1]) and new >= int(titles[-1][2])
+
+
+def _is_uneven(message: Sequence[tuple[str, float]]) -> bool:
+    """Whether a change's text before its first "@@" is rows of a hunk: a message has one weight (but for its first
+    word, which may be part of a token with the commit's id), rows have several."""
+    runs = [(text, weight) for text, weight in message if text.strip()]
+    if runs and len(runs[0][0].split()) <= 1:
+        runs = runs[1:]
+    return len({weight for _, weight in runs}) > 1
+
+
+def _old_rows(hunks: str) -> set[str]:
+    rows = (row[1:].strip() for row in hunks.split("\n") if row[:1] in (" ", "-"))
+    return {row for row in rows if len(row) >= _MIN_ROW_CHARACTERS}
+
+
+def _message(segment: Segment) -> str:
+    return "".join(text for text, _ in segment.message)
+
+
+def _odd_subject(question: str, answer: str, snippets: Sequence[Segment]) -> str:
+    """Return what is odd about the name that a question is about; empty if nothing is, or if that can't be told."""
+    found = _SUBJECT.search(question)
+    number = re.search(r"(?:SNIPPET|snippet)_(\d+)", answer)
+    if not found or not number or question.startswith("Which test file"):
+        return ""
+    place = next((one for one in snippets if one.name == number[1]), None)
+    if place is None:
+        return "its snippet isn't shown"
+    if is_test_path(place.path):
+        return f"of tests: {place.path}"
+    return "nested in a function" if _is_nested(found[1], place.text) else ""
+
+
+def _is_nested(name: str, text: str) -> bool:
+    """Whether a name is defined inside a function, by the indentation of the lines above."""
+    lines = text.split("\n")
+    definition = re.compile(rf"\s*(?:async\s+)?(?:def|class|function|fn|func|const|let)\s+{re.escape(name)}\b")
+    for number, line in enumerate(lines):
+        if not definition.match(line):
+            continue
+        width = _indentation(line)
+        for above in reversed(lines[:number]):
+            if above.strip() and _indentation(above) < width and above.strip()[0] not in ")]}#":
+                if _FUNCTION_LINE.match(above.strip()):
+                    return True
+                width = _indentation(above)
+        return False
+    return False
+
+
+def _indentation(line: str) -> int:
+    return len(line) - len(line.lstrip(" \t"))
+
+
+def _stem(path: str) -> str:
+    return path.rpartition("/")[2].partition(".")[0]
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.split("\n") if line.strip()), "")
+
+
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.split("\n")) if line.strip()), "")
