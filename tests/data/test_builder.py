@@ -43,7 +43,7 @@ def test_fim_is_starcoder2s_and_puts_together_the_same_file(tokenizer: RepoToken
         text = tokenizer.decode(built(builder.build_hierarchical_sequence(FILES)).tokens)
         head, _, last = text.partition(f"<|FILE_START|> {FILES[1][0]}\n")
         assert "<fim_prefix>" not in head
-        last = last.removesuffix("<|FILE_END|><|endoftext|>")
+        last = last.removesuffix("<|endoftext|>")
         if last.startswith("<fim_prefix><fim_suffix>"):
             suffix, _, rest = last.removeprefix("<fim_prefix><fim_suffix>").partition("<fim_middle>")
             orders.add("spm")
@@ -75,12 +75,13 @@ def test_too_long_is_not_built_and_says_how_long_it_is(tokenizer: RepoTokenizer)
 
 
 @pytest.mark.parametrize("length", [150, 300, 450])
-def test_truncation_cuts_between_functions_and_keeps_the_end(tokenizer: RepoTokenizer, length: int) -> None:
+def test_truncation_cuts_between_functions_and_scores_no_end(tokenizer: RepoTokenizer, length: int) -> None:
     builder = LongContextSequenceBuilder(tokenizer, length, data=PLAIN)
     sequence = built(builder.build_hierarchical_sequence(FILES[:1], truncate=True))
     text = tokenizer.decode(sequence.tokens)
-    assert len(sequence) <= length and text.endswith("<|FILE_END|><|endoftext|>") and sequence.loss_weights[-1] == 1
-    code = text.partition("\n")[2].removesuffix("<|FILE_END|><|endoftext|>")
+    assert len(sequence) <= length and text.endswith("<|endoftext|>")
+    code = text.partition("\n")[2].removesuffix("<|endoftext|>").removesuffix("<|FILE_END|>")
+    assert sequence.loss_weights[-1] == (code == FILES[0][1]) == text.endswith("<|FILE_END|><|endoftext|>")
     assert FILES[0][1].startswith(code)
     rest = FILES[0][1][len(code) :].lstrip("\n")
     assert not rest or rest.startswith(("def ", "from "))

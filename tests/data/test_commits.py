@@ -16,7 +16,7 @@ from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer
 
 SECTION = re.compile(
-    r"<\|FILE_START\|> (?P<path>.*?)\n(?P<code>.*?)<\|FILE_END\|>|<\|COMMIT_START\|>(?P<step>.*?)<\|COMMIT_END\|>", re.S
+    r"<\|FILE_START\|> (?P<path>.*?)\n(?P<code>.*?)(?=<\|[A-Ze])|<\|COMMIT_START\|>(?P<step>.*?)(?=<\|[A-Ze])", re.S
 )
 MUCH = ["data.commit_share=0.6", "data.question_share=0", "data.held_out_per_length=4"]
 LATE = ["data.test_share=0.01", "data.validation_share=0.01"]  # no commits are held out

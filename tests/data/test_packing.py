@@ -189,7 +189,7 @@ def test_context_has_context_weight_and_targets_have_full_weight(case: Case) -> 
         if row.split != "train" or row.kind != "hierarchical":
             continue
         assert {round(weight, 4) for weight in row.loss_weights.tolist()} <= {0.0, 0.1, 1.0}
-        assert not row.loss_weights[0] and row.loss_weights[-1] == 1
+        assert not row.loss_weights[0]
         for part in built.builder.parts:
             span = slice(max(1, part.at), part.at + part.end - part.start)
             assert row.input_ids[part.at : span.stop].tolist() == part.of.ids[part.start : part.end].tolist()
@@ -204,7 +204,7 @@ def test_lines_of_context_never_run_together(case: Case, tokenizer: RepoTokenize
     for row in case.of("train", kind="hierarchical"):
         for section in shown(tokenizer, row).split("<|FILE_START|> ")[1:]:
             path, _, code = section.partition("\n")
-            code = code.partition("<|FILE_END|>")[0]
+            code = code.partition("<|FILE_END|>")[0].removesuffix("<|endoftext|>")
             assert path in wide()
             if "<fim_" not in code:
                 assert {line.rstrip() for line in code.split("\n")[:-1]} <= lines, path
@@ -232,12 +232,13 @@ def test_fill_in_the_middle_gives_the_piece_back(case: Case, tokenizer: RepoToke
             continue
         found += 1
         path, _, code = text.rpartition("<|FILE_START|> ")[2].partition("\n")
-        head, _, rest = code.removesuffix("<|FILE_END|><|endoftext|>").partition("<fim_prefix>")
+        head, _, rest = code.removesuffix("<|endoftext|>").partition("<fim_prefix>")
         prefix, _, rest = rest.partition("<fim_suffix>")
         suffix, _, middle = rest.partition("<fim_middle>")
         whole = prefix + middle + suffix if prefix else middle + suffix
         assert middle and whole in files[path]
         assert all(line in files[path].split("\n") for line in head.split("\n"))
-        assert (row.loss_weights[row.input_ids == tokenizer.id("<fim_middle>")] < 0.2).all()
+        assert not row.loss_weights[row.input_ids == tokenizer.id("<fim_middle>")].any()
+        assert row.loss_weights[-1] == 1 and "<|FILE_END|>" not in code
     accounts = case.prepared.header.accounts.values()
     assert found == sum(account["fim"] for account in accounts) > 10

@@ -60,6 +60,7 @@ def unpack_features(data: bytes, path: str, path_ids: Int32Array) -> Features:
         defines=arrays["defines"].copy(),
         path_ids=path_ids,
         outline_json=arrays["outline"].tobytes().decode("utf-8", "surrogatepass"),
+        ends=about.pop("ends", True),
     )
     return Features(of, about)
 
@@ -110,7 +111,7 @@ def _unpack_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     return arrays, about
 
 
-FEATURES_VERSION = f"9.{OUTLINE_VERSION}"
+FEATURES_VERSION = f"10.{OUTLINE_VERSION}"
 _NAME_PATTERN = re.compile(r"[^\W\d]\w+")  # names have two letters or more, of any script
 # What languages allow in a name beyond letters, digits and underscores.
 _NAME_PATTERNS = {
@@ -259,17 +260,19 @@ class FeatureExtractor:
     def _added(self, job: AddedJob) -> tuple[str, RedactedText, dict[str, Any]]:
         added = added_row_ranges(job.before, job.after)
         language = job.language or language_of(job.path, job.after)
-        redacted, first, last = self._around(language, job.after, added[0][0] if added else 0, _CONTEXT_CHARACTERS)
+        redacted, first, last, ends = self._around(
+            language, job.after, added[0][0] if added else 0, _CONTEXT_CHARACTERS
+        )
         runs = [[max(one, first) - first, min(end, last) - first] for one, end in added if one < last and end > first]
-        return redacted.text, redacted, {"added": runs, "size": len(job.after)}
+        return redacted.text, redacted, {"added": runs, "size": len(job.after), "ends": ends}
 
     def _window(self, job: WindowJob) -> tuple[str, RedactedText, dict[str, Any]]:
         language = job.language or language_of(job.path, job.text)
-        redacted, first, _ = self._around(language, job.text, job.row, job.characters)
-        return redacted.text, redacted, {"row": job.row - first}
+        redacted, first, _, ends = self._around(language, job.text, job.row, job.characters)
+        return redacted.text, redacted, {"row": job.row - first, "ends": ends}
 
-    def _around(self, language: str, text: str, row: int, characters: int) -> tuple[RedactedText, int, int]:
-        """Return about `characters` characters of a text around a row, and the rows they are."""
+    def _around(self, language: str, text: str, row: int, characters: int) -> tuple[RedactedText, int, int, bool]:
+        """Return about `characters` characters of a text around a row, the rows they are, and whether it ends there."""
         lines = text.split("\n")
         first, last = _rows_around(lines, row, characters)
         if _may_hold_multiline_secret(text):
@@ -278,7 +281,8 @@ class FeatureExtractor:
         else:
             redacted = self._lines(lines, first, lines[first:last], language)
             kept = redacted.text
-        return replace(redacted, text=kept + ("\n" if last < len(lines) else "")), first, last
+        ends = last == len(lines)
+        return replace(redacted, text=kept + ("" if ends else "\n")), first, last, ends
 
     def _pack(
         self, job: Job, text: str, redacted: RedactedText, facts: dict[str, Any], ids: Int32Array, starts: Int32Array

@@ -202,7 +202,7 @@ class HeldOutBuilder:
         for first, last in target.scored:
             weights[first - target.start : last - target.start] = 1.0
         builder.text(target.of, target.start, target.end, weights, True)
-        builder.mark(FILE_END, 0.0)
+        builder.stop(FILE_END, 0.0, target.end == len(target.of) and target.of.ends)
         builder.end(0.0)
         if len(builder) <= band.floor:
             return NotBuilt("too little text in the training snapshot to fill this length", len(builder))

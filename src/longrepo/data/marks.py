@@ -158,6 +158,11 @@ class Marks:
         return self.layout.file in self._special and text.endswith(self.layout.file)
 
     @property
+    def ends_part_files(self) -> bool:
+        """Whether only the mark of a file's end parts it from the next file: then it stands behind a cut piece, too."""
+        return not self.layout.file
+
+    @property
     def is_text(self) -> bool:
         """Whether a file's mark is plain text."""
         return bool(self.layout.file) and self.layout.file not in self._special

@@ -20,6 +20,7 @@ from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.errors import InputError
 
 FORMAT_VERSION = 2
+PREPARATION_VERSION = 2  # how `prepare` lays texts out; sequences that don't record it were laid out as 1
 
 
 @dataclass
@@ -89,6 +90,7 @@ class Header:
     `accounts`: phase → {tokenized, used, dropped: {reason: tokens}, context, structure}, in tokens.
     `thresholds`: phase → the difficulty scores at 25, 50, 75 % of its training sequences.
     `redactions`: kind of secret or personal data → how many were replaced.
+    `preparation`: PREPARATION_VERSION when they were made.
     """
 
     tokenizer: TokenizerFacts
@@ -104,6 +106,7 @@ class Header:
     rows: int = 0
     content_sha256: str = ""
     format_version: int = FORMAT_VERSION
+    preparation: int = 1
 
     @property
     def name(self) -> str:

@@ -27,7 +27,7 @@ from longrepo.data.dedup import TrainingTexts
 from longrepo.data.difficulty import Scorer, add_model_difficulty, difficulty_label, quantile_thresholds
 from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
 from longrepo.data.marks import MarksKind
-from longrepo.data.metadata import Header, TokenizerFacts
+from longrepo.data.metadata import PREPARATION_VERSION, Header, TokenizerFacts
 from longrepo.data.mixture import PhaseAccount, PhaseMixture
 from longrepo.data.packing import Band, Positions, phase_bands, phase_of, reachable_phases
 from longrepo.data.questions.definition_questions import Question
@@ -213,6 +213,7 @@ def _describe(
         thresholds=thresholds,
         redactions=dict(sorted(redactions.items())),
         rows=len(sequences),
+        preparation=PREPARATION_VERSION,
     )
 
 

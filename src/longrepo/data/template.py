@@ -64,6 +64,7 @@ class SequenceBuilder:
     _weights: list[LossWeights] = field(default_factory=list)
     _length: int = 0
     _end_weight: float = 0.0  # of what has ended without a mark
+    _cut: bool = False  # whether the last text ends where its file or change goes on
 
     def __len__(self) -> int:
         return self._length
@@ -80,8 +81,23 @@ class SequenceBuilder:
         self._end_weight = 0.0
         self.plain(ids, weight)
 
+    def stop(self, place: str, weight: float, whole: bool) -> None:
+        """End a file or a change: with the mark of `place`, or without one if it isn't `whole`, as it goes on."""
+        if whole:
+            self.mark(place, weight)
+            return
+        if self.tokenizer.marks.ends_part_files:
+            self.mark(place, 0.0)
+        self.cut()
+
+    def cut(self) -> None:
+        """Say that the last text is cut: nothing ends there, so what is appended next has no weight."""
+        self._cut = True
+
     def plain(self, ids: Int32Array, weight: float) -> None:
-        """Append tokens of the sequence's structure (marks, paths, labels)."""
+        """Append tokens of the sequence's structure (marks, paths, labels); behind a cut they have no weight."""
+        if len(ids):
+            weight, self._cut = 0.0 if self._cut else weight, False
         self._add(ids, weight, "structure")
 
     def text(self, of: TokenizedText, start: int, end: int, weight: LossWeights, target: bool) -> None:
@@ -91,7 +107,7 @@ class SequenceBuilder:
             self._add(of.ids[start:end], weight, "target" if target else "context")
 
     def end(self, weight: float = TARGET_WEIGHT) -> None:
-        """Append the end token; call it once, last."""
+        """Append the end token, without weight if the last text is cut; call it once, last."""
         self.plain(self.tokenizer.end_ids, weight)
 
     def _add(self, ids: Int32Array, weight: LossWeights, role: str) -> None:
@@ -202,14 +218,20 @@ class FilePiece:
         return FilePiece(of, 0, len(of), (), target)
 
     @property
+    def ends(self) -> bool:
+        """Whether the file ends with it."""
+        return self.end == len(self.of) and self.of.ends
+
+    @property
     def size(self) -> int:
         """The tokens of its text, head included."""
         return self.end - self.start + sum(end - start for start, end in self.head)
 
 
 def write_fim(builder: SequenceBuilder, piece: FilePiece, middle: tuple[int, int], key: str, context: float) -> None:
-    """Append the piece with its middle last; all of its tokens are scored. `context`: the weight of the marks, and of
-    the path where it belongs to the prefix."""
+    """Append the piece with its middle last; all of its tokens are scored, but not the marks between them: a prompt has
+    them. The end of the middle is the base's own mark for it, else the sequence's end. `context`: the weight of the
+    path where it belongs to the prefix."""
     fim, text = builder.tokenizer.fim, piece.of
     if fim is None:
         raise ValueError("the tokenizer has no fill-in-the-middle tokens")
@@ -221,7 +243,7 @@ def write_fim(builder: SequenceBuilder, piece: FilePiece, middle: tuple[int, int
     # Each order as often as the others, as in the training of the StarCoder models.
     order = fim.orders[-1 - int(seeded_uniform(key, "order") * len(fim.orders))]
     for id, following in fim.steps(order):
-        builder.plain(np.array([id], np.int32), context)
+        builder.plain(np.array([id], np.int32), 0.0)
         if following == "prefix" and builder.tokenizer.marks.layout.path_in_fim:
             _write_path(builder, piece, context)
         builder.text(text, *texts[following], TARGET_WEIGHT, True)
@@ -250,6 +272,11 @@ class CommitStep:
     def stop(self) -> int:
         """The end of its tokens."""
         return len(self.of) if self.end < 0 else self.end
+
+    @property
+    def ends(self) -> bool:
+        """Whether the change ends with it."""
+        return self.stop == len(self.of)
 
     @property
     def repeated(self) -> int:
@@ -287,7 +314,7 @@ class TemplateSizes:
 
     def file(self, piece: FilePiece) -> int:
         """Return the size of a file's piece with its marks, path and head."""
-        return self._file + len(piece.of.path_ids) + piece.size
+        return self.frame(piece.of) + piece.size - self._unmarked(FILE_END, piece.ends)
 
     def frame(self, of: TokenizedText) -> int:
         """Return the size of a file's marks and path."""
@@ -299,7 +326,8 @@ class TemplateSizes:
 
     def step(self, step: CommitStep) -> int:
         """Return the size of a commit's step with its marks and the repeated message."""
-        return self._step + len(_hunks_mark(self.tokenizer, step)) + step.repeated + step.stop - step.start
+        frame = self._step - self._unmarked(COMMIT_END, step.ends) + len(_hunks_mark(self.tokenizer, step))
+        return frame + step.repeated + step.stop - step.start
 
     def snippet(self, number: int, piece: FilePiece) -> int:
         """Return the size of a snippet with its mark and path."""
@@ -308,6 +336,10 @@ class TemplateSizes:
     def marks(self, *names: str) -> int:
         """Return the size of the marks of places."""
         return sum(len(self.tokenizer.marks.at(name)) for name in names)
+
+    def _unmarked(self, place: str, whole: bool) -> int:
+        """Return the size of the mark that isn't written where a text is cut."""
+        return 0 if whole or self.tokenizer.marks.ends_part_files else self.marks(place)
 
     @cached_property
     def _file(self) -> int:
@@ -321,7 +353,6 @@ class TemplateSizes:
 def write_file(builder: SequenceBuilder, piece: FilePiece, context: float, fim_key: str | None = None) -> bool:
     """Append a file's piece, as fill-in-the-middle if there is a `fim_key` and the piece can be cut; return whether it
     was."""
-    fim = builder.tokenizer.fim if fim_key is not None else None
     builder.mark(FILE_START, context)
     middle = choose_fim_middle(piece.of, piece.start, piece.end, fim_key) if fim_key is not None else None
     if middle is None or not builder.tokenizer.marks.layout.path_in_fim:
@@ -330,8 +361,7 @@ def write_file(builder: SequenceBuilder, piece: FilePiece, context: float, fim_k
         write_fim(builder, piece, middle, fim_key, context)
     else:
         builder.text(piece.of, piece.start, piece.end, TARGET_WEIGHT if piece.target else context, piece.target)
-    if middle is None or fim is None or fim.end not in builder.tokenizer.marks.at(FILE_END):
-        builder.mark(FILE_END, TARGET_WEIGHT if piece.target else context)
+        builder.stop(FILE_END, TARGET_WEIGHT if piece.target else context, piece.ends)
     return middle is not None
 
 
@@ -352,7 +382,7 @@ def write_step(builder: SequenceBuilder, step: CommitStep, context: float) -> No
     builder.text(step.of, step.start, middle, step.of.weights[step.start : middle], True)
     builder.plain(hunks, context)
     builder.text(step.of, middle, step.stop, step.of.weights[middle : step.stop], True)
-    builder.mark(COMMIT_END, TARGET_WEIGHT)
+    builder.stop(COMMIT_END, TARGET_WEIGHT, step.ends)
 
 
 def _hunks_mark(tokenizer: RepoTokenizer, step: CommitStep) -> Int32Array:
@@ -379,7 +409,10 @@ def write_question(
         builder.mark(SNIPPET_TOKENS[index], context)
         builder.plain(piece.of.path_ids, context)
         builder.text(piece.of, piece.start, piece.end, context, False)
-    builder.plain(question, context)
+        if not piece.ends:
+            builder.cut()
+    builder.plain(question[:1], context)
+    builder.plain(question[1:], context)
     builder.text(answer, 0, len(answer), TARGET_WEIGHT, True)
 
 

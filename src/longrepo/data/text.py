@@ -98,6 +98,7 @@ class TokenizedText:
     defines: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))  # names, ascending
     path_ids: Int32Array = field(default_factory=_NO_NUMBERS.copy)  # as they follow a file's mark
     outline_json: str = ""
+    ends: bool = True  # whether its end is its file's
 
     def __len__(self) -> int:
         return len(self.ids)
