@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.dataset import read_sequences
 from longrepo.data.prepare import check_writable, write_prepared
+from longrepo.data.text import StoredText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.repository.repository import Repository
@@ -50,11 +52,16 @@ def test_each_training_file_is_scored_once_in_each_phase(case: Case, tokenizer: 
     with Repository.open(case.folder) as repository:
         files = repository.snapshot(case.prepared.header.repositories[0].validation_from or "").files
     for phase in (1, 2, 3):
-        code = "".join(weighed(tokenizer, row) for row in case.of("train", phase, "hierarchical"))
+        scored = Counter(
+            line.text
+            for row in case.of("train", phase, "hierarchical")
+            for line in StoredText(tokenizer).lines(row.input_ids, row.kind, row.loss_weights)
+            if line.scored
+        )
         for file in files:
             for line in file.text.split("\n"):
                 if line.startswith("def "):
-                    assert code.count(line) == 1, (phase, file.path, line)
+                    assert scored[line] == 1, (phase, file.path, line)
 
 
 def test_held_out_commits_are_not_reachable_from_training(case: Case) -> None:
@@ -169,6 +176,8 @@ def test_windows_score_each_token_once_and_overlap_without_weight(windowed: Case
             assert len(row.input_ids) > cap // 2 and row.input_ids[-1] == tokenizer.end_id
         code = "".join(weighed(tokenizer, row) for row in rows)
         assert code.count("def amber_step_0(") == code.count("def heath_step_3(") == 1
+        assert code.count("<|FILE_END|>") == code.count("a module of the test") + 1 > 6  # and README.md
+        assert [row.loss_weights[-1] for row in rows] == [0.0] * (len(rows) - 1) + [1.0]
     assert windowed.of("validation", 1) and windowed.of("test", 2)
 
 

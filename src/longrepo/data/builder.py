@@ -14,6 +14,7 @@ from longrepo.data.features import FeatureExtractor, Features, FileJob, Job, Ste
 from longrepo.data.marks import SNIPPET_TOKENS
 from longrepo.data.sequence import LongContextSequence, NotBuilt, SequenceKind
 from longrepo.data.template import (
+    FIM_SPLIT_TOKENS,
     BuiltSequence,
     CommitStep,
     FilePiece,
@@ -78,7 +79,7 @@ class LongContextSequenceBuilder:
         key = hashing.seeded_int(self.seed, *[(piece.of.path, piece.of.text) for piece in pieces])
         fim = self.tokenizer.fim
         wants_fim = fim is not None and hashing.seeded_uniform(key, "fim") < self.data.fim_share
-        room = self.max_length - self._sizes.ends - (fim.size if fim and wants_fim else 0)
+        room = self.max_length - self._sizes.ends - (fim.size + FIM_SPLIT_TOKENS if fim and wants_fim else 0)
         total = sum(map(self._sizes.file, pieces))
         if total > room and not truncate:
             return self._too_long(total)

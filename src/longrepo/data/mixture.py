@@ -13,7 +13,15 @@ from longrepo.data.corpus import Corpus
 from longrepo.data.packing import TOO_SHORT_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
 from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.write import QuestionWriter
-from longrepo.data.template import BuiltSequence, FilePiece, SequenceBuilder, unique_commits, write_file, write_step
+from longrepo.data.template import (
+    FIM_SPLIT_TOKENS,
+    BuiltSequence,
+    FilePiece,
+    SequenceBuilder,
+    unique_commits,
+    write_file,
+    write_step,
+)
 from longrepo.data.text import TokenizedText
 from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.utils import hashing
@@ -57,7 +65,7 @@ class PhaseMixture:
         self._data = corpus.settings.data
         self._seed = (corpus.settings.training.seed, band.phase, *([turn] if turn else []))
         self._reserve = corpus.sizes.ends + (
-            corpus.tokenizer.fim.size if corpus.tokenizer.fim and self._fim_share else 0
+            corpus.tokenizer.fim.size + FIM_SPLIT_TOKENS if corpus.tokenizer.fim and self._fim_share else 0
         )
         self._texts = {path: text for path, text in corpus.texts.items() if len(text)}
         self._packs: list[list[FilePiece]] = []

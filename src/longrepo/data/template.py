@@ -31,11 +31,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrepo.data.dialects import FimIds, FimText
+from longrepo.data.fim_spans import FimSpan, choose_fim_span
 from longrepo.data.marks import COMMIT_END, COMMIT_START, FILE_END, FILE_START, SNIPPET_TOKENS
 from longrepo.data.sequence import TARGET_WEIGHT, SequenceKind
 from longrepo.data.text import Int32Array, TokenizedText, special_token_mask
 from longrepo.data.tokenizer import RepoTokenizer
-from longrepo.utils.hashing import seeded_int, seeded_uniform
+from longrepo.utils.hashing import seeded_uniform
 
 LossWeights = float | NDArray[np.float32]
 
@@ -105,6 +106,15 @@ class SequenceBuilder:
         if start < end:
             self.parts.append(SequencePart(of, start, end, self._length, target))
             self._add(of.ids[start:end], weight, "target" if target else "context")
+
+    def retokenized(self, of: TokenizedText, span: FimSpan, ids: Int32Array, weight: float) -> None:
+        """Append a span of a text as target, as the tokens `ids`; as many of them count as used as the text has."""
+        start, end = of.starts.searchsorted([span.start, span.end]).tolist()
+        if start < end:
+            self.parts.append(SequencePart(of, start, end, self._length, True))
+        self._add(ids, weight, "target")
+        self.roles["target"] -= len(ids) - (end - start)
+        self.roles["structure"] += len(ids) - (end - start)
 
     def end(self, weight: float = TARGET_WEIGHT) -> None:
         """Append the end token, without weight if the last text is cut; call it once, last."""
@@ -178,29 +188,6 @@ def unique_commits(commits: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(commits))
 
 
-_MAX_MIDDLE_CUTS = 8  # a middle spans at most this many cuts
-
-
-def choose_fim_middle(text: TokenizedText, start: int, end: int, key: str) -> tuple[int, int] | None:
-    """Choose the token range of the piece start..end to be filled in: between two syntax cuts (else line starts), at
-    most half of the piece. None if the piece has no two places to cut."""
-    for places in (text.cuts, text.lines):
-        inside = places[places.searchsorted(start, "right") : places.searchsorted(end)].tolist()
-        if not inside:
-            continue
-        first = seeded_int(key, "first") % len(inside)
-        for turn in range(len(inside)):
-            at = (first + turn) % len(inside)
-            ends = [
-                last
-                for last in [*inside[at + 1 : at + 1 + _MAX_MIDDLE_CUTS], end]
-                if last - inside[at] <= (end - start) // 2
-            ]
-            if ends:
-                return inside[at], ends[seeded_int(key, "last") % len(ends)]
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class FilePiece:
     """Tokens `start`..`end` of a file. `head`: token ranges shown before it as context: lines above that a later piece
@@ -228,26 +215,49 @@ class FilePiece:
         return self.end - self.start + sum(end - start for start, end in self.head)
 
 
-def write_fim(builder: SequenceBuilder, piece: FilePiece, middle: tuple[int, int], key: str, context: float) -> None:
+FIM_SPLIT_TOKENS = 8  # more tokens that a piece may take with its texts tokenized apart
+_FIM_TRIES = 4
+_FimParts = dict[FimText | None, tuple[FimSpan, Int32Array]]  # None: the middle
+
+
+def _fim_parts(tokenizer: RepoTokenizer, piece: FilePiece, key: str) -> _FimParts | None:
+    """Return a piece's prefix, suffix and middle, each tokenized by itself, as the text on each side of a cursor is.
+    None if the piece can't be cut, or would take more than FIM_SPLIT_TOKENS tokens beyond its own."""
+    of = piece.of
+    ends = [int(of.starts[at]) if at < len(of) else len(of.text) for at in (piece.start, piece.end)]
+    for turn in range(_FIM_TRIES):
+        span = choose_fim_span(of, piece.start, piece.end, f"{key}/{turn}" if turn else key)
+        if span is None:
+            return None
+        spans: dict[FimText | None, FimSpan] = {
+            "prefix": FimSpan(ends[0], span.start, ""),
+            "suffix": FimSpan(span.end, ends[1], ""),
+            None: span,
+        }
+        parts = {
+            side: (one, np.array(tokenizer.encode(of.text[one.start : one.end]), np.int32))
+            for side, one in spans.items()
+        }
+        if sum(len(ids) for _, ids in parts.values()) <= piece.end - piece.start + FIM_SPLIT_TOKENS:
+            return parts
+    return None
+
+
+def _write_fim(builder: SequenceBuilder, piece: FilePiece, parts: _FimParts, key: str, context: float) -> None:
     """Append the piece with its middle last; all of its tokens are scored, but not the marks between them: a prompt has
     them. The end of the middle is the base's own mark for it, else the sequence's end. `context`: the weight of the
     path where it belongs to the prefix."""
-    fim, text = builder.tokenizer.fim, piece.of
-    if fim is None:
-        raise ValueError("the tokenizer has no fill-in-the-middle tokens")
-    texts: dict[FimText | None, tuple[int, int]] = {
-        "prefix": (piece.start, middle[0]),
-        "suffix": (middle[1], piece.end),
-        None: (0, 0),
-    }
+    fim = builder.tokenizer.fim
+    assert fim is not None
     # Each order as often as the others, as in the training of the StarCoder models.
     order = fim.orders[-1 - int(seeded_uniform(key, "order") * len(fim.orders))]
     for id, following in fim.steps(order):
         builder.plain(np.array([id], np.int32), 0.0)
         if following == "prefix" and builder.tokenizer.marks.layout.path_in_fim:
             _write_path(builder, piece, context)
-        builder.text(text, *texts[following], TARGET_WEIGHT, True)
-    builder.text(text, *middle, TARGET_WEIGHT, True)
+        if following is not None:
+            builder.retokenized(piece.of, *parts[following], TARGET_WEIGHT)
+    builder.retokenized(piece.of, *parts[None], TARGET_WEIGHT)
     if fim.end is not None:
         builder.plain(np.array([fim.end], np.int32), TARGET_WEIGHT)
 
@@ -352,17 +362,18 @@ class TemplateSizes:
 
 def write_file(builder: SequenceBuilder, piece: FilePiece, context: float, fim_key: str | None = None) -> bool:
     """Append a file's piece, as fill-in-the-middle if there is a `fim_key` and the piece can be cut; return whether it
-    was."""
+    was. Then it must be the sequence's last."""
     builder.mark(FILE_START, context)
-    middle = choose_fim_middle(piece.of, piece.start, piece.end, fim_key) if fim_key is not None else None
-    if middle is None or not builder.tokenizer.marks.layout.path_in_fim:
+    tokenizer = builder.tokenizer
+    parts = _fim_parts(tokenizer, piece, fim_key) if fim_key is not None and tokenizer.fim else None
+    if parts is None or not tokenizer.marks.layout.path_in_fim:
         _write_path(builder, piece, context)
-    if middle is not None and fim_key is not None:
-        write_fim(builder, piece, middle, fim_key, context)
-    else:
-        builder.text(piece.of, piece.start, piece.end, TARGET_WEIGHT if piece.target else context, piece.target)
-        builder.stop(FILE_END, TARGET_WEIGHT if piece.target else context, piece.ends)
-    return middle is not None
+    if parts is not None and fim_key is not None:
+        _write_fim(builder, piece, parts, fim_key, context)
+        return True
+    builder.text(piece.of, piece.start, piece.end, TARGET_WEIGHT if piece.target else context, piece.target)
+    builder.stop(FILE_END, TARGET_WEIGHT if piece.target else context, piece.ends)
+    return False
 
 
 def _write_path(builder: SequenceBuilder, piece: FilePiece, weight: float) -> None:
