@@ -11,7 +11,7 @@ from longrepo.data.dataset import read_sequences, write_sequences
 from longrepo.data.lint import LINT_RULES, LintReport, lint_sequences, stray_bracket, unused_import
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.rows import SequenceRow
-from longrepo.data.tokenizer import load_tokenizer
+from longrepo.data.tokenizer_loading import load_tokenizer
 
 Piece = tuple[str, float]  # text with marks by their names, and its weight
 Row = tuple[str, list[Piece]]  # kind, pieces
