@@ -97,6 +97,43 @@ def test_go_files_see_their_package_but_no_tests_and_no_other_package_of_the_fol
     assert kinds(found, "p/gen.go") == kinds(found, "q/b.go") == {}
 
 
+def test_a_go_name_bound_in_the_file_is_not_the_packages() -> None:
+    """Fields, keys, parameters and local variables, unless what they are made of has the same name."""
+    shared = (
+        "package p\ntype Size struct{}\nfunc label() {}\nfunc shell() {}\ntype revision int\nvar _ = 1\nconst Key = 1\n"
+    )
+    code = {
+        "field": "type T struct { Size int }",
+        "parameter": "func f(label string) { use(label) }",
+        "local": "func f() { label, err := g(); use(label) }",
+        "blank": "func f() { _ = g() }",
+        "key": "var x = T{Key: 1}",
+        "member": "func f() { x.shell() }",
+        "case": "func f() { switch { case Key: } }",
+        "own call": "func f() { shell, err := shell() }",
+        "own type": "type T struct { revision revision }",
+        "type": "func f(s *Size) {}",
+    }
+    found = {
+        name: kinds(graph({"p/a.go": f"package p\n{text}\n", "p/shared.go": shared}), "p/a.go")["p/shared.go"]
+        for name, text in code.items()
+    }
+    assert [name for name, kind in found.items() if kind == "package"] == ["case", "own call", "own type", "type"]
+
+
+def test_java_does_not_name_kotlins_functions_but_their_class() -> None:
+    found = graph(
+        {
+            "a/One.kt": "package x\nfun create() = 1\n",
+            "a/Two.kt": "package x\ninterface Two\n",
+            "a/Create.java": "package x;\nclass Create { Two two = create(); }\n",
+            "a/Facade.java": "package x;\nclass Facade { int n = OneKt.create(); }\n",
+        }
+    )
+    assert kinds(found, "a/Create.java")["a/One.kt"] == "package member"
+    assert kinds(found, "a/Create.java")["a/Two.kt"] == kinds(found, "a/Facade.java")["a/One.kt"] == "package"
+
+
 def test_kotlin_and_scala_share_functions_and_outer_packages_by_clause() -> None:
     found = graph(
         {

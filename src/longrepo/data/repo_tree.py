@@ -23,7 +23,8 @@ from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.workers import CachedReader, ExtractionPool, FileRequest, SkippedText, selection_of
 from longrepo.redaction.redactor import Redactor
-from longrepo.repository.imports.graph import ImportGraph, ImportResolver, build_import_graph
+from longrepo.repository.imports.graph import ImportGraph, build_import_graph
+from longrepo.repository.imports.resolver import ImportResolver
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.languages import language_of
 from longrepo.repository.repository import Repository

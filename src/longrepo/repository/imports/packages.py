@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from longrepo.repository.imports.paths import PathNearness
@@ -16,9 +16,11 @@ _SOURCE_SET = re.compile(r"(^|.*?/)(?:src|Sources|Tests)/")
 
 
 class SharedNames(NamedTuple):
-    """A package as one file sees it. `declared`: name → the paths that declare it; `members` returns the package's
-    files, an index by nearness; `sees`: whether the file may use what another declares."""
+    """A package as one file sees it. `named`: the names that the file may mean by it, in order; `declared`: name → the
+    paths that declare it; `members` returns the package's files, an index by nearness; `sees`: whether the file may use
+    what another declares."""
 
+    named: Iterable[str]
     declared: Mapping[str, Sequence[str]]
     members: Callable[[], PathNearness]
     sees: Callable[[str], bool]
@@ -56,6 +58,6 @@ def strip_non_code(text: str) -> str:
     return _NON_CODE.sub('""', text)
 
 
-def words_in_order(code: str, members: bool) -> Iterator[str]:
-    """Yield the identifiers of code; without `members`, only those that don't follow a dot."""
-    return (match.group() for match in (_WORD if members else _FREE_WORD).finditer(code))
+def identifiers(code: str, members: bool) -> dict[str, None]:
+    """Return the identifiers of code in order, once each; without `members`, only those that don't follow a dot."""
+    return dict.fromkeys((_WORD if members else _FREE_WORD).findall(code))

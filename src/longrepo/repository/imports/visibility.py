@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Literal, NamedTuple
 
-from longrepo.repository.imports.packages import SharedNames, strip_non_code, words_in_order
+from longrepo.repository.imports.packages import SharedNames
 from longrepo.repository.imports.paths import nearest_paths
 from longrepo.repository.types import TextFile
 
 EdgeKind = Literal["import", "package", "package member"]
 MAX_VISIBLE_FILES = 256  # above this, files of the same package that aren't used are left out
-_AFTER_A_DOT = frozenset({"Kotlin", "Scala", "Swift"})  # functions declared outside a class are called like members
 
 
 class Edge(NamedTuple):
@@ -43,11 +42,12 @@ class VisibleFiles:
         file = self._files.get(path)
         if file is None:
             return ()
-        shared = [*self._packages(file)]
-        if not shared:
-            return ()
-        words = list(dict.fromkeys(words_in_order(strip_non_code(file.text), file.language in _AFTER_A_DOT)))
-        found = (other for one in shared for word in words for other in _declaring(one, word, path))
+        found = (
+            other
+            for shared in self._packages(file)
+            for name in shared.named
+            for other in _declaring(shared, name, path)
+        )
         return tuple(Edge(other, "package") for other in dict.fromkeys(found))
 
     def members(self, path: str) -> Iterator[Edge]:
