@@ -100,9 +100,10 @@ class Prepared:
             yield found
 
 
-def prepared(folder: Path, to: Path) -> Prepared:
+def prepared(folder: Path, to: Path, tokenizer: RepoTokenizer | None = None) -> Prepared:
+    """Prepare a repository, with the embedded model's tokenizer unless another is given."""
     settings = load_settings(None, _SMALL)
-    tokenizer = load_tokenizer("embedded")
+    tokenizer = tokenizer or load_tokenizer("embedded")
     with Repository.open(folder) as repository:
         write_prepared(to, prepare([RepositorySpec(repository)], settings, PreparationTools(tokenizer), 3, 1024))
     return Prepared(folder, read_sequences(to / SEQUENCES_FOLDER), tokenizer, settings, to / SEQUENCES_FOLDER)

@@ -189,6 +189,10 @@ def test_what_is_printed_fits_a_terminal_and_leaves_no_figure_out() -> None:
         figure("context", "loss", 8, context="related", length=2048),
         figure("line", "loss", 3, **{"class": "in_project", "context": "none", "length": 2048}),
         figure("completion", "identifiers", 8, task="block", place="cross_file", length=2048),
+        figure("fim", "loss", 8, scope="identifier", length=2048),
+        figure("fim", "edit", 8, scope="identifier", length=2048),
+        figure("next_edit", "loss", 8, length=2048),
+        figure("api_use", "exact", 8, what="arguments", place="cross_file", length=2048),
         figure("needle", "exact", 1, depth=-1, length=2048),
     ]
     rows = [Comparison(2048, 2048, 8, 400, 8, 3.0, 2.8, -0.2, -0.25, -0.15)]
@@ -200,8 +204,9 @@ def test_what_is_printed_fits_a_terminal_and_leaves_no_figure_out() -> None:
     assert "Tuned is below base at every length" in said and "note: a note [not markup]" in said
     assert "behind different other files, 2,048 tokens" in said and "512 tokens" not in said
     rows_said = [line for line in lines if "-0.200, " in line]
-    assert len(rows_said) == 5 and sum("3.000" in line and "2.800" in line for line in rows_said) == 5
-    assert [line.split()[-1] for line in rows_said] == ["better", "better", "-0.150", "better", "interval"]
+    assert len(rows_said) == 9 and sum("3.000" in line and "2.800" in line for line in rows_said) == 9
+    assert [line.split()[-1] for line in rows_said] == ["better", "better", "-0.150", *["better"] * 5, "interval"]
+    assert "identifier (loss)" in said and "identifier (edit)" in said and "The next edit" in said
     assert "all depths (exact)" in said and "no interval" in said and "12 (8)" in said and " of " not in rows_said[0]
 
 
@@ -222,6 +227,9 @@ def quick_figures(length: int) -> list[Figure]:
             for task in ("line", "fim")
             for place in ("in_file", "cross_file", "all")
         ),
+        *(figure("fim", "loss", 1, scope=scope, length=length) for scope in ("identifier", "block", "all")),
+        *(figure(name, "loss", 1, length=length) for name in ("next_edit", "commit_message")),
+        *(figure("api_use", "loss", 1, what="callee", place=place, length=length) for place in ("in_file", "all")),
         *(figure("question", metric, 1, kind=kind) for metric in ("exact", "right") for kind in ("caller", "all")),
         *(
             figure("needle", metric, 1, depth=depth, length=length)
@@ -240,7 +248,7 @@ def test_a_quick_evaluation_is_one_screen() -> None:
     found = Evaluation({"amount": "quick", "held_out": "files"}, rows, quick_figures(2048), [], ["few", "few"])
     print_evaluation(found, Console(file=out, width=80))
     lines = out.getvalue().splitlines()
-    assert len(lines) <= 32 and "(files)" in out.getvalue() and "Without --quick" in out.getvalue()
-    assert sum("-0.200" in line for line in lines) == 3 + 10
+    assert len(lines) <= 36 and "(files)" in out.getvalue() and "Without --quick" in out.getvalue()
+    assert sum("-0.200" in line for line in lines) == 3 + 14
     assert lines.count("note: few") == 1
     assert not re.search(r"\d of \d", out.getvalue())

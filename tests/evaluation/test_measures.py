@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -286,15 +287,23 @@ def test_what_isn_t_measured_is_noted(
     """No middle without its tokens, no questions that training asked, no code in another repository."""
     prose = make_repo(tmp_path / "prose", [{"README.md": "Words of a book, none of them code.\n" * 40}])
     with shop.opened(prose) as (found, (other,)):
-        found.held = material.held
+        found.held, found.commits = material.held, material.commits
         whole = {unit.key.split("/")[0] for unit in plan_measurements(found, (512,), QUICK, SEED)}
-        assert found.notes == [] and whole == {"context", "completion", "question", "needle"}
+        unmeasured = [
+            "next edits: no held-out commit adds a new line within 256 tokens, so nothing is measured",
+            "calls: no held-out line calls a function that the repository defines, so nothing is measured",
+        ]
+        assert found.notes == unmeasured and whole == {
+            "context", "completion", "question", "needle", "fim", "commit_message",
+        }  # fmt: skip
+        found.notes.clear()
         monkeypatch.setattr(found.tokenizer, "fim", None)
         monkeypatch.setattr(questions, "_choose_questions", lambda *_: [])
         units = [unit.key for unit in plan_measurements(found, (512,), QUICK, SEED, [other])]
     assert not any(key.startswith(("completion/fim", "question", "other")) for key in units)
     assert any(key.startswith("completion/line") for key in units)
     assert found.notes == [
+        *unmeasured,
         "the tokenizer has no fill-in-the-middle tokens, so no middle of a file is measured",
         "questions: none could be made that training doesn't ask, so nothing is measured",
         "--other prose: it has no code file of 64 tokens, so nothing is measured",
@@ -304,7 +313,7 @@ def test_what_isn_t_measured_is_noted(
 def test_a_measure_that_isn_t_wanted_needs_no_note(material: EvalData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(material.tokenizer, "fim", None)
     before = list(material.notes)
-    assert list(plan_measurements(material, (256,), GLANCE, SEED))
+    assert list(plan_measurements(material, (256,), replace(GLANCE, scored=0), SEED))
     assert material.notes == before
 
 

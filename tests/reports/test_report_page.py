@@ -12,7 +12,8 @@ from playwright.sync_api import Browser
 from reports.browser import opened, started
 from reports.written_run import STEP_DOWN, cut, evaluate, write_run
 
-from longrepo.reports.html.page import write_report
+from longrepo.evaluation.results import Example
+from longrepo.reports.html.page import choose_examples, write_report
 from longrepo.reports.run_record import read_run_record
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -101,6 +102,33 @@ def test_what_was_bought_comes_first_and_everything_has_its_place(browser: Brows
         pictures = page.get_by_role("img").all()
         assert len(pictures) > 8
         assert all(len(one.get_attribute("aria-label") or "") > 20 for one in pictures)
+
+
+def test_gains_stand_by_task_before_everything_else(browser: Browser, page_file: Path) -> None:
+    with opened(browser, page_file) as (page, _):
+        titles = page.locator("#result figcaption").all_inner_texts()
+        assert [one.split("\n")[0] for one in titles[:2]] == [
+            "Gain by task: change of the loss", "Gain by task: written as committed",
+        ]  # fmt: skip
+        said = page.locator("#result .wide svg").first.get_attribute("aria-label") or ""
+        for task in ("new lines −5.7 % (better)", "in the middle −13.3 % (better)", "their arguments −13.3 % (better)"):
+            assert task in said
+        exact = page.locator("#result .wide svg").nth(1).get_attribute("aria-label") or ""
+        assert "next edit: base 20.0 %, tuned 30.0 %" in exact and "subject" not in exact
+
+
+def test_examples_are_one_of_each_tenth_and_no_winners() -> None:
+    def example(measure: str, number: int, gain: float) -> Example:
+        return Example(
+            measure, {}, f"{number:03}.py", "", "", "x", "", "", "", {"edit": 0.5}, {"edit": 0.5 + gain}
+        )  # fmt: skip
+
+    some = [example("fim", number, (number * 7 % 40 - 20) / 40) for number in range(40)]
+    gains = [round(one.tuned_scores["edit"] - 0.5, 3) for one in choose_examples([*some, example("question", 0, 0.5)])]
+    assert gains == [round((19 - (2 + 4 * number)) / 40, 3) for number in range(10)]
+    assert choose_examples(some[:3]) == sorted(some[:3], key=lambda one: -one.tuned_scores["edit"])
+    assert choose_examples([]) == [] and len(choose_examples([example("question", 0, 0.5)])) == 1
+    assert choose_examples(some) == choose_examples(some[::-1])
 
 
 def test_differences_of_completions_are_marked_and_text_stays_text(browser: Browser, page_file: Path) -> None:

@@ -65,6 +65,18 @@ def evaluate(run: Path, difference: float = -0.2) -> None:
     figures.append(_figure("gain", "gain", {"context": "related", "length": 2048}, "nats a token", 0.1, 0.3, "higher"))
     parts = {"task": "line", "place": "all", "length": 2048}
     figures.append(_figure("completion", "edit", parts, "share", 0.4, 0.5, "higher"))
+    figures += [
+        _figure(measure, metric, {**more, "length": 2048}, unit, base, tuned, better)
+        for measure, more in (
+            *(("fim", {"scope": scope}) for scope in ("identifier", "block", "all")), ("next_edit", {}),
+            ("commit_message", {}),
+            *(("api_use", {"what": what, "place": "all"}) for what in ("callee", "arguments")),
+        )
+        for metric, unit, base, tuned, better in (
+            ("loss", "nats a token", 1.5, 1.5 + difference, "lower"), ("exact", "share", 0.2, 0.3, "higher")
+        )
+        if (measure, metric) != ("commit_message", "exact")
+    ]  # fmt: skip
     figures.append(_figure("hitherto unknown", "loss", {"thing": "x"}, "nats a token", 2.0, 1.9))
     example = Example(
         "completion", parts, "src/<b>.py", "c" * 40, "def f():\n    ", "return one + two\n", "\n# after\n",

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from longrepo.data.diff import Hunk, added_row_ranges, diff_hunks, is_formatting
@@ -25,7 +24,7 @@ from longrepo.redaction.redactor import RedactedText, RedactionFinding, Redactor
 from longrepo.repository.grammars import GRAMMARS
 from longrepo.repository.languages import PROSE_LANGUAGES, language_of
 from longrepo.repository.outline import OUTLINE_VERSION, Outline, build_outline
-from longrepo.utils.hashing import line_hash
+from longrepo.utils.hashing import line_hash, name_hash
 
 
 @dataclass(frozen=True)
@@ -386,7 +385,7 @@ class _NameHashes(dict[str, int]):
     def __missing__(self, name: str) -> int:
         if len(self) > _MAX_CACHED_NAMES:
             self.clear()
-        found = self[name] = xxhash.xxh32_intdigest(name.encode("utf-8", "surrogatepass"))
+        found = self[name] = name_hash(name)
         return found
 
 

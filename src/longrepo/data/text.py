@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -263,6 +263,26 @@ def token_boundaries(starts: Int32Array, length: int, characters: Iterable[int])
     inside[inside] &= np.append(starts, np.int32(-1))[found[inside]] != at[inside]
     found[inside] = starts.searchsorted(starts[found[inside] - 1])
     return found.astype(np.int32)
+
+
+def split_at(tokenizer: RepoTokenizer, of: TokenizedText, characters: Sequence[int]) -> TokenizedText:
+    """Return a text tokenized anew, so that a token begins at each of these characters, as where a cursor stands."""
+    bounds = [0, *(at for at in sorted(set(characters)) if 0 < at < len(of.text)), len(of.text)]
+    parts = tokenizer.encode_many(of.text[first:last] for first, last in pairwise(bounds))
+    ids = np.concatenate([part for part, _ in parts])
+    starts = np.concatenate([one + at for (_, one), at in zip(parts, bounds, strict=False)]).astype(np.int32)
+    ends = np.append(of.starts[1:], np.int32(len(of.text)))
+    old = np.minimum(of.starts.searchsorted(starts, "right") - 1, max(0, len(of) - 1))
+    return replace(
+        of,
+        ids=ids,
+        starts=starts,
+        rows=token_boundaries(starts, len(of.text), of._row_starts),
+        cuts=np.unique(token_boundaries(starts, len(of.text), of.starts[of.cuts].tolist())),
+        # A name in a token that is divided counts behind the division.
+        name_tokens=(starts.searchsorted(ends[of.name_tokens] - 1, "right") - 1).astype(np.int32),
+        depth=of.depth[old] if len(of.depth) else of.depth,
+    )
 
 
 def path_tokens(tokenizer: RepoTokenizer, path: str) -> Int32Array:

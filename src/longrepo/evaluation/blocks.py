@@ -23,6 +23,7 @@ from longrepo.data.splits import MAX_HELD_OUT_COMMITS, Splits
 from longrepo.data.text import StoredText, TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.repository.imports.statements import Import
+from longrepo.repository.types import CommitRecord
 from longrepo.utils.hashing import line_hash
 
 _QUESTION_MARK = "QUESTION: "
@@ -168,13 +169,15 @@ class EvalRepository:
 
 @dataclass
 class EvalData:
-    """What to measure on. `seen`: what training shows; `held`: the blocks, those of one commit in a row."""
+    """What to measure on. `seen`: what training shows; `held`: the blocks, those of one commit in a row; `commits`: the
+    commits of the split that is measured, newest first."""
 
     tokenizer: RepoTokenizer
     repositories: Sequence[EvalRepository]
     seen: TrainingIndex
     held: list[HeldOutBlock] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    commits: list[tuple[EvalRepository, CommitRecord]] = field(default_factory=list)
 
     def close(self) -> None:
         """Close the repositories."""
@@ -194,13 +197,14 @@ class EvalData:
         }
 
     def choose(self, split: str, wanted: int, size: int, seed: int) -> None:
-        """Fill `held` with up to `wanted` blocks of at most `size` tokens, from held-out commits and, if those give
-        too few, from held-out files."""
+        """Fill `commits`, and `held` with up to `wanted` blocks of at most `size` tokens, from these commits and, if
+        they give too few, from held-out files."""
         for number, repo in enumerate(self.repositories):
             share = wanted // len(self.repositories) + (number < wanted % len(self.repositories))
             chooser = TargetChooser(repo.trees.reader, self.seen.shown, size, seed)
             splits = Splits(repo.facts.head, training_commit(repo.facts), repo.facts.test_from or repo.facts.head)
             records = list(splits.held_out(repo.trees.repository, split, MAX_HELD_OUT_COMMITS, repo.trees.reader.cache))
+            self.commits += [(repo, record) for record in records]
             found = chooser.choose({split: commit_candidates(split, records)}, {split: share})[split]
             by_id = {record.id: record for record in records}
             for target in found:

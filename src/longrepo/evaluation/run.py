@@ -45,6 +45,7 @@ from longrepo.evaluation.results import (
     Figure,
     write_evaluation,
 )
+from longrepo.evaluation.scope_tasks import CALL_PARTS
 from longrepo.evaluation.scoring import (
     FloatArray,
     Interval,
@@ -53,7 +54,9 @@ from longrepo.evaluation.scoring import (
     Measurements,
     paired_intervals,
 )
+from longrepo.evaluation.tasks import TASK_MEASURES, task_measurements
 from longrepo.repository.repository import Repository
+from longrepo.repository.scopes import SCOPES
 from longrepo.rope.apply import describe_context
 from longrepo.training.artifact import TrainedArtifact, find_artifact
 from longrepo.training.checkpoint import STATE
@@ -82,14 +85,16 @@ METRICS = {
     "identifiers": _SHARE_METRIC,
 }
 MEASURES = (
-    "context", "gain", "line", "completion", "question", "needle", "longppl", "distance", "position", "short", "other",
+    "context", "gain", "line", "completion", *TASK_MEASURES, "question", "needle", "longppl", "distance", "position",
+    "short", "other",
 )  # fmt: skip
 _PART_ORDER = (
     *CONTEXTS,
     *LINE_CLASSES,
     "line",
-    "block",
+    *SCOPES,
     "fim",
+    *CALL_PARTS,
     "cross_file",
     "new",
     "seen",
@@ -147,7 +152,8 @@ def _make_estimate(interval: Interval) -> Estimate:
 class Amount:
     """How much to measure: prepared `sequences` of each length (None: all), held-out `blocks` of lines, points of
     `completions` with the `tasks` at each, `questions`, `needles` at each of `depths` (percent), `files` of another
-    repository; at `every_length`, or at the longest alone."""
+    repository; at `every_length`, or at the longest alone. The other tasks: losses at `scored` places of each, texts at
+    the first `written` of them."""
 
     name: str
     sequences: int | None
@@ -159,11 +165,13 @@ class Amount:
     depths: tuple[int, ...]
     files: int
     every_length: bool = False
+    scored: int = 0
+    written: int = 0
 
 
-FULL = Amount("full", None, 32, 48, tuple(completion.TASKS), 64, 4, (0, 25, 50, 75, 100), 40, every_length=True)
-QUICK = Amount("quick", 4, 4, 3, ("line", "fim"), 2, 1, (50,), 4)
-GLANCE = Amount("glance", None, 4, 3, ("line",), 0, 0, (), 0)  # the last stage of the pipeline
+FULL = Amount("full", None, 32, 48, tuple(completion.TASKS), 64, 4, (0, 25, 50, 75, 100), 40, True, 24, 12)
+QUICK = Amount("quick", 4, 4, 3, ("line", "fim"), 2, 1, (50,), 4, scored=2, written=1)
+GLANCE = Amount("glance", None, 4, 3, ("line",), 0, 0, (), 0, scored=2)  # the last stage of the pipeline
 
 
 @dataclass(frozen=True)
@@ -185,9 +193,10 @@ def plan_measurements(
     """Yield all measurements beyond the prepared sequences; completions and questions at the longest length alone."""
     longest = max(lengths)
     chosen = lengths if amount.every_length else [longest]
+    yield from task_measurements(data, longest, amount.scored, amount.written, seed)
     yield from context_loss.context_measurements(data, chosen, seed)
     tasks = [task for task in amount.tasks if task != "fim" or data.tokenizer.fim is not None]
-    if len(tasks) < len(amount.tasks):
+    if data.tokenizer.fim is None and (amount.scored or "fim" in amount.tasks):
         data.notes.append("the tokenizer has no fill-in-the-middle tokens, so no middle of a file is measured")
     completions = completion.completion_measurements(data, longest, tasks, amount.completions, seed)
     yield from _noted(completions, amount.completions, data, "completions: no held-out line is long enough")

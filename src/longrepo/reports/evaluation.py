@@ -23,6 +23,10 @@ _TITLES = {
     "gain": "What other files are worth: loss saved against none",
     "line": "By what a line names",
     "completion": "Completions",
+    "fim": "Middles at syntax scopes",
+    "next_edit": "The next edit, given what its commit is for",
+    "commit_message": "A commit's subject, given its hunks",
+    "api_use": "Calls of the repository's own functions",
     "question": "Questions that training didn't ask",
     "needle": "A planted definition among decoys",
     "longppl": "LongPPL: tokens that need long context",
@@ -48,6 +52,10 @@ _KEY_FIGURES = (
     _KeyFigure("lines on own code (loss)", "line", "loss", _IN_PROJECT),
     _KeyFigure("next lines, exact", "completion", "exact", {"task": "line", "place": "all"}),
     _KeyFigure("middles, exact", "completion", "exact", {"task": "fim", "place": "all"}),
+    _KeyFigure("middles at scopes (loss)", "fim", "loss", {"scope": "all"}),
+    _KeyFigure("next edits (loss)", "next_edit", "loss", {}),
+    _KeyFigure("commit subjects (loss)", "commit_message", "loss", {}),
+    _KeyFigure("own functions called (loss)", "api_use", "loss", {"what": "callee", "place": "all"}),
     _KeyFigure("questions, exact", "question", "exact", {"kind": "all"}),
     _KeyFigure("planted values, exact", "needle", "exact", {"depth": -1}),
     _KeyFigure("LongPPL (perplexity)", "longppl", "longppl", {}),
@@ -135,9 +143,11 @@ def _key_table(evaluation: Evaluation, units: str) -> Table:
 def _measure_table(title: str, figures: Sequence[Figure], units: str) -> Table:
     length = figures[0].parts.get("length")
     table = _new_table(f"{title}, {length:,} tokens" if length else title, f"samples\n({units})")
+    several = len({one.metric for one in figures}) > 1
     for one in figures:
         parts = ", ".join(_part_label(name, value) for name, value in one.parts.items() if name != "length")
-        _add_figure(table, f"{parts} ({one.metric})" if one.metric not in ("loss", "gain", "longppl") else parts, one)
+        said = several or one.metric not in ("loss", "gain", "longppl")
+        _add_figure(table, f"{parts} ({one.metric})" if parts and said else parts or one.metric, one)
     return table
 
 

@@ -24,6 +24,11 @@ def seeded_uniform(*about: object) -> float:
     return seeded_int(*about) / 2**64
 
 
+def name_hash(name: str) -> int:
+    """Return the 32-bit hash by which names are compared."""
+    return xxhash.xxh32_intdigest(name.encode("utf-8", "surrogatepass"))
+
+
 MIN_CHARACTERS = 4  # shorter lines (without white space) never count
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,24 @@ CLASS_LABELS = {
 _TEXT_LABELS = {"new": "lines training never showed", "seen": "lines it showed"}
 TASK_LABELS = {"line": "next line", "block": "block", "fim": "in the middle"}
 PLACE_LABELS = {"cross_file": "cross-file", "in_file": "in-file", "all": "all"}
+SCOPE_LABELS = {
+    "identifier": "a name", "expression": "an expression", "statement": "a statement", "block": "a block", "all": "all"
+}  # fmt: skip
+CALL_LABELS = {"callee": "what is called", "arguments": "its arguments"}
 NEEDLE_LABELS = {"exact": "written as planted", "loss": "loss of its digits"}
-METRIC_LABELS = {"exact": "equal", "edit": "edit similarity", "identifiers": "F1 of identifiers", "right": "confirmed"}
+METRIC_LABELS = {
+    "loss": "loss",
+    "exact": "equal",
+    "edit": "edit similarity",
+    "identifiers": "F1 of identifiers",
+    "right": "confirmed",
+}
+
+
+_EXAMPLE_LABELS = {
+    "question": "a question", "needle": "a planted definition", "next_edit": "the next edit",
+    "commit_message": "a commit's subject",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,19 @@ def _class_label(figure: Figure) -> str:
 def _completion_label(figure: Figure) -> str:
     task, place = str(figure.parts["task"]), str(figure.parts["place"])
     return f"{TASK_LABELS.get(task, task)}, {PLACE_LABELS.get(place, place)}"
+
+
+def _scope_label(figure: Figure) -> str:
+    return SCOPE_LABELS.get(str(figure.parts["scope"]), str(figure.parts["scope"]))
+
+
+def _call_label(figure: Figure) -> str:
+    what, place = str(figure.parts["what"]), str(figure.parts["place"])
+    return f"{CALL_LABELS.get(what, what)}, {PLACE_LABELS.get(place, place)}"
+
+
+def _task_title(figure: Figure) -> str:
+    return f"{METRIC_LABELS.get(figure.metric, figure.metric)}, {_length_label(figure)}"
 
 
 def _needle_label(figure: Figure) -> str:
@@ -101,7 +130,26 @@ VIEWS = (
     MeasureView(
         "completion", "Completions",
         "Greedy completions against the text that was committed.",
-        _completion_label, lambda one: f"{METRIC_LABELS.get(one.metric, one.metric)}, {_length_label(one)}",
+        _completion_label, _task_title,
+    ),
+    MeasureView(
+        "fim", "Middles at syntax scopes",
+        "Text that is cut out of a file where its syntax allows, as an editor asks for it: both sides are shown.",
+        _scope_label, _task_title,
+    ),
+    MeasureView(
+        "next_edit", "The next edit",
+        "Given the file as it was and what the commit is for: the rows that it changes next.",
+        lambda one: METRIC_LABELS.get(one.metric, one.metric), _length_label,
+    ),
+    MeasureView(
+        "commit_message", "A commit's subject", "Given its hunks.",
+        lambda one: METRIC_LABELS.get(one.metric, one.metric), _length_label,
+    ),
+    MeasureView(
+        "api_use", "Calls of the repository's own functions",
+        "The name of what is called, and what it is given, after all that stands before it.",
+        _call_label, _task_title,
     ),
     MeasureView(
         "question", "Questions about the repository",
@@ -156,7 +204,13 @@ def example_label(example: Example) -> str:
     if example.measure == "completion":
         task, place = (str(example.parts.get(name, "")) for name in ("task", "place"))
         return ", ".join(filter(None, (TASK_LABELS.get(task, task), PLACE_LABELS.get(place, place))))
-    return {"question": "a question", "needle": "a planted definition"}.get(example.measure, example.measure)
+    if example.measure == "fim":
+        scope = str(example.parts.get("scope", ""))
+        return f"in the middle: {SCOPE_LABELS.get(scope, scope)}"
+    if example.measure == "api_use":
+        what, place = (str(example.parts.get(name, "")) for name in ("what", "place"))
+        return f"a call, {CALL_LABELS.get(what, what)}, {PLACE_LABELS.get(place, place)}"
+    return _EXAMPLE_LABELS.get(example.measure, example.measure)
 
 
 def _all_views(evaluation: Evaluation) -> list[MeasureView]:
@@ -173,6 +227,82 @@ def _parts_label(figure: Figure) -> str:
 def _at_longest(figures: Sequence[Figure]) -> list[Figure]:
     most = max((int(one.parts.get("length", 0)) for one in figures), default=0)
     return [one for one in figures if int(one.parts.get("length", 0)) == most]
+
+
+@dataclass(frozen=True)
+class _TaskFigure:
+    """A task's row in the charts of what was gained by task."""
+
+    label: str
+    measure: str
+    parts: Mapping[str, str]
+
+
+_TASKS_BY_LOSS = (
+    _TaskFigure("new lines", "context", {"context": "related"}),
+    _TaskFigure("in the middle", "fim", {"scope": "all"}),
+    _TaskFigure("next edit", "next_edit", {}),
+    _TaskFigure("commit's subject", "commit_message", {}),
+    _TaskFigure("own functions called", "api_use", {"what": "callee", "place": "all"}),
+    _TaskFigure("their arguments", "api_use", {"what": "arguments", "place": "all"}),
+)
+_TASKS_BY_TEXT = (
+    _TaskFigure("next line", "completion", {"task": "line", "place": "all"}),
+    *(one for one in _TASKS_BY_LOSS[1:] if one.measure != "commit_message"),
+    _TaskFigure("questions", "question", {"kind": "all"}),
+)
+
+
+def task_charts(evaluation: Evaluation) -> list[Chart]:
+    """Chart what was gained by task: the change of loss in percent, and how often the text is the wanted one. Empty if
+    no task but the next lines was measured."""
+    by_loss, by_text = (
+        [
+            (task, figure)
+            for task in tasks
+            for figure in _at_longest(evaluation.find(task.measure, metric, **task.parts))
+        ]
+        for metric, tasks in (("loss", _TASKS_BY_LOSS), ("exact", _TASKS_BY_TEXT))
+    )
+    charts_of_tasks = [_gain_chart(by_loss)] if any(one.measure != "context" for _, one in by_loss) else []
+    if any(one.measure in ("fim", "next_edit", "api_use") for _, one in by_text):
+        rows = [make_chart_row(one, task.label) for task, one in by_text]
+        note = "How often what a model writes is the text that was committed, or the expected answer."
+        charts_of_tasks.append(_draw_rows("tasks-exact", "Gain by task: written as committed", rows, note))
+    return charts_of_tasks
+
+
+def _gain_chart(found: Sequence[tuple[_TaskFigure, Figure]]) -> Chart:
+    """Chart the change of each task's loss, in percent of base's, with its interval."""
+    rows = [make_chart_row(one, task.label) for task, one in found]
+    changes = [[100 * part / row.base[0] for part in row.difference] for row in rows]
+
+    def paint(axes: Axes, narrow: bool) -> None:
+        axes.axvline(0, color=charts.MUTED, linewidth=1)
+        for number, (row, (value, low, high)) in enumerate(zip(rows, changes, strict=True)):
+            at, colour = len(rows) - 1 - number, _VERDICT_COLORS.get(row.verdict, charts.MUTED)
+            axes.plot([low, high], [at, at], color=colour, linewidth=1.6)
+            axes.plot([value], [at], "o", markersize=6, color=colour)
+            axes.annotate(
+                _format_percent(value), (1, at), xycoords=("axes fraction", "data"), xytext=(6, 0),
+                textcoords="offset points", va="center", annotation_clip=False, color=colour,
+                weight="bold" if row.certain else "normal",
+            )  # fmt: skip
+        _label_rows(axes, rows, narrow)
+        axes.set_xlabel("% of base's loss")
+
+    title = "Gain by task: change of the loss"
+    table = [
+        [*row.cells()[:3], _format_percent(one[0]), *row.cells()[4:]] for row, one in zip(rows, changes, strict=True)
+    ]
+    columns = (*FIGURE_COLUMNS[:3], "change", *FIGURE_COLUMNS[4:])
+    says = "; ".join(f"{row[0]} {row[3]} ({row[-1]})" for row in table)
+    note = "Loss of the wanted text, tuned against base: left of 0 is better. Lines: 95 % intervals over commits."
+    return draw_chart("tasks-loss", title, f"{title}. {says}", paint, 62 + 34 * len(rows), columns, table, note)
+
+
+def _format_percent(value: float) -> str:
+    return f"{value:+.1f} %".replace("-", "−")
 
 
 def held_out_charts(comparisons: Sequence[Comparison]) -> Chart:
@@ -270,17 +400,10 @@ def _draw_rows(name: str, title: str, rows: Sequence[ChartRow], note: str = "") 
                 textcoords="offset points", va="center", annotation_clip=False,
                 color=_VERDICT_COLORS.get(row.verdict, charts.MUTED), weight="bold" if row.certain else "normal",
             )  # fmt: skip
-        labels = [_fold_label(row.label) if narrow else row.label for row in rows]
-        axes.set_yticks(range(len(rows) - 1, -1, -1), labels)
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.margins(x=0.08)
+        _label_rows(axes, rows, narrow)
         if unit == "share":  # equal values would be drawn in thousandths of a percent, on both sides of 0
             left, right = axes.get_xlim()
             axes.set_xlim(max(left, -0.5), max(right, _MIN_SHARE_AXIS))
-        axes.grid(axis="x")
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", labelcolor=charts.INK)
-        axes.locator_params(axis="x", nbins=4 if narrow else 6)
         axes.set_xlabel({"share": "%"}.get(unit, unit))
 
     says = "; ".join(f"{row.label}: base {row.cells()[1]}, tuned {row.cells()[2]} ({row.verdict})" for row in rows)
@@ -288,6 +411,17 @@ def _draw_rows(name: str, title: str, rows: Sequence[ChartRow], note: str = "") 
     return draw_chart(
         name, title, f"{title}. {says}", paint, height, FIGURE_COLUMNS, [row.cells() for row in rows], note
     )
+
+
+def _label_rows(axes: Axes, rows: Sequence[ChartRow], narrow: bool) -> None:
+    labels = [_fold_label(row.label) if narrow else row.label for row in rows]
+    axes.set_yticks(range(len(rows) - 1, -1, -1), labels)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    axes.margins(x=0.08)
+    axes.grid(axis="x")
+    axes.grid(axis="y", visible=False)
+    axes.tick_params(axis="y", labelcolor=charts.INK)
+    axes.locator_params(axis="x", nbins=4 if narrow else 6)
 
 
 def _draw_interval(

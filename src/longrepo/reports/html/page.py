@@ -22,6 +22,7 @@ from longrepo.reports.html.figures import (
     format_value,
     held_out_charts,
     shorter_table,
+    task_charts,
 )
 from longrepo.reports.run_record import RunRecord
 from longrepo.reports.sequences import escape_control
@@ -72,7 +73,7 @@ def _model_commands(run: RunRecord, path: str) -> list[UseCommand]:
 
 
 _DIFF_TOKENS = re.compile(r"\w+|\s+|[^\w\s]")
-_MAX_EXAMPLES = 6
+_SHOWN_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -98,12 +99,12 @@ def diff_pieces(wanted: str, got: str) -> list[DiffPiece]:
 
 
 def choose_examples(examples: Sequence[Example]) -> list[Example]:
-    """Choose a few examples: those in which tuned gained most on base, and, to be fair, those in which it lost most."""
-    ranked = sorted(examples, key=_example_gain, reverse=True)
-    if len(ranked) <= _MAX_EXAMPLES:
-        return ranked
-    lost = [one for one in ranked[-_MAX_EXAMPLES // 3 :] if _example_gain(one) < 0]
-    return ranked[: _MAX_EXAMPLES - len(lost)] + lost
+    """Choose ten examples by a rule that picks no winners: of all written texts, ordered from most gained to most lost,
+    the one in the middle of each tenth. Answers to questions are taken only if there is no other text."""
+    texts = [one for one in examples if one.measure not in ("question", "needle")] or list(examples)
+    ranked = sorted(texts, key=lambda one: (-_example_gain(one), one.commit, one.path, one.measure))
+    shown = min(_SHOWN_EXAMPLES, len(ranked))
+    return [ranked[(2 * number + 1) * len(ranked) // (2 * shown)] for number in range(shown)]
 
 
 def _example_gain(example: Example) -> float:
@@ -257,6 +258,7 @@ def _run_contents(run: RunRecord) -> dict[str, Any]:
         "title": f"{run.data.name if run.data else run.name}, tuned",
         "run": run,
         "headlines": make_headlines(run),
+        "by_task": task_charts(evaluation) if evaluation else [],
         "held_out": [held_out_charts(evaluation.comparisons)] if evaluation and evaluation.comparisons else [],
         "measured": evaluation_charts(evaluation) if evaluation else [],
         "shorter": tables.PageTable(FIGURE_COLUMNS, shorter_table(evaluation) if evaluation else ()),
