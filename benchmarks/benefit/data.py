@@ -133,7 +133,7 @@ def _plain(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer) -> list[Se
 def _single(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, settings: Settings) -> Iterator[SequenceRow]:
     """Each file alone at each phase's length, cut as ours are, fill-in-the-middle on as many."""
     data, sizes = settings.data, TemplateSizes(tokenizer)
-    for band in phase_bands(settings.long_context, 3, LENGTH)[0]:
+    for band in phase_bands(settings, 3, LENGTH)[0]:
         for path, text in texts.items():
             at, room = 0, band.cap - sizes.frame(text) - 4
             while at < len(text):
@@ -162,7 +162,7 @@ def _shuffled(rows: Iterator[SequenceRow]) -> list[SequenceRow]:
 
 
 def _in_ranges(rows: Iterator[SequenceRow], settings: Settings) -> list[SequenceRow]:
-    chosen, _ = phase_bands(settings.long_context, 3, LENGTH)
+    chosen, _ = phase_bands(settings, 3, LENGTH)
     return [
         row
         for row in rows

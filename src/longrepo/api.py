@@ -83,7 +83,7 @@ def prepare(
         settings = with_model(settings, model)
         with prepare_tools(settings, None, progress) as ready:
             ready.positions = partial(local_positions, settings.model)
-            prepared = build(origins, settings, ready, phases or last_phase(settings.long_context), length)
+            prepared = build(origins, settings, ready, phases or last_phase(settings), length)
             header = write_prepared(folder, prepared, ready.watch)
     return PreparedFolder(folder / SEQUENCES_FOLDER, header, prepared.summary)
 

@@ -119,7 +119,7 @@ def choose_lengths(chooser: SettingChooser, budget: Budget, fits: FitCheck) -> N
     room = f"{budget.bytes / GIB:.1f} GiB ({budget.reason})"
     asked = chooser.is_set("model.max_position_embeddings")
     length = chooser.settings.model.max_position_embeddings
-    for phase in phase_list(chooser.settings.long_context)[1:]:
+    for phase in phase_list(chooser.settings)[1:]:
         if phase.is_further and phase.enabled is False:
             continue
         fit = None
@@ -144,7 +144,7 @@ def _disable_phase(chooser: SettingChooser, phase: PhaseConfig, why: str) -> Non
 
 def choose_amounts(chooser: SettingChooser, training_sequences: Mapping[int, int]) -> None:
     """Choose epochs and accumulation from the number of training sequences in each phase (`{1: 296, 2: 154, …}`)."""
-    enabled = [phase for phase in phase_list(chooser.settings.long_context) if phase.enabled is not False]
+    enabled = [phase for phase in phase_list(chooser.settings) if phase.enabled is not False]
     worth = [phase.number for phase in enabled if training_sequences.get(phase.number, 0) >= MIN_PHASE_SEQUENCES]
     fewest = min((training_sequences[number] for number in worth), default=MIN_PHASE_SEQUENCES)
     rows = chooser.settings.training.batch_size_reference

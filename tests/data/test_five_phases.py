@@ -24,7 +24,7 @@ SHORT = (
 
 
 def test_what_is_off_below_the_last_is_not_built_and_moves_no_other() -> None:
-    given = load_settings(None, SHORT).long_context
+    given = load_settings(None, SHORT)
     assert last_phase(given) == 5
     chosen, notes = phase_bands(given, 5, 512)
     assert [(band.phase, band.floor, band.cap) for band in chosen] == [

@@ -212,7 +212,7 @@ def error_path(location: Sequence[PathPart]) -> tuple[PathPart, ...]:
 
 def find_impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong and what was expected) for each impossible combination."""
-    data, model, phases = settings.data, settings.model, phase_list(settings.long_context)
+    data, model, phases = settings.data, settings.model, phase_list(settings)
     if data.overlap >= model.max_position_embeddings:
         yield (
             "data.overlap",

@@ -55,6 +55,7 @@ def structure_tokens_name(value: Any) -> Any:
 
 
 class DataSettings(Section):
+    recipe: Literal["structured", "plain"] = "structured"
     structure_tokens: Annotated[StructureTokens, BeforeValidator(structure_tokens_name)] = "auto"
     overlap: Annotated[int, Field(ge=0)] = 512
     include: Patterns = ()
@@ -222,20 +223,24 @@ class PhaseConfig:
         return message if self.context is None else _CONTEXT_KEYS.sub(self.setting("context."), message)
 
 
-def phase_list(settings: LongContextSettings) -> tuple[PhaseConfig, ...]:
-    """Return every phase in order: 1 to 3 by their keys, then `further_phases`, including those that are disabled."""
+def phase_list(settings: Settings) -> tuple[PhaseConfig, ...]:
+    """Return every phase in order: 1 to 3 by their keys, then `further_phases`, including those that are disabled. The
+    plain recipe has phase 1 alone."""
+    given = settings.long_context
 
     def numbered(number: int) -> PhaseConfig:
         def value(name: str) -> Any:
-            return getattr(settings, f"phase{number}_{name}", True)  # phases 1 and 2 can't be off
+            return getattr(given, f"phase{number}_{name}", True)  # phases 1 and 2 can't be off
 
         return PhaseConfig(
             number, f"long_context.phase{number}_", value("min_length"), value("max_length"), value("epochs"),
             value("lr_multiplier"), value("enabled"),
         )  # fmt: skip
 
+    if settings.data.recipe == "plain":
+        return (numbered(1),)
     further = (
         PhaseConfig(NUMBERED_PHASES + 1 + index, f"long_context.further_phases[{index}].", **dict(one))
-        for index, one in enumerate(settings.further_phases)
+        for index, one in enumerate(given.further_phases)
     )
     return (*map(numbered, range(1, NUMBERED_PHASES + 1)), *further)

@@ -105,7 +105,8 @@ def epoch_order(catalog: SequenceCatalog, phase: Phase, epoch: int, settings: Se
 
     *Order*: each sequence has a rank 0..1 by difficulty (class, then score) within the phase and a random number 0..1
     of (seed, phase, epoch). Sorted by (1 - j) × rank + j × random, where j grows evenly from 0.3 in the phase's first
-    epoch to 1 in its last: first from easy to hard with some jitter, at the end a plain shuffle.
+    epoch to 1 in its last: first from easy to hard with some jitter, at the end a plain shuffle; in a
+    `shuffled` phase it is one from the start.
 
     *Cap*: with `training.max_tokens_per_epoch` or `phase.max_tokens` each epoch takes the next stretch of one fixed
     permutation, so that over the epochs all sequences are used. Files are dealt out to the phases by chance, in
@@ -207,7 +208,7 @@ def _arrange(
     catalog: SequenceCatalog, chosen: list[int], replay: list[int], phase: Phase, epoch: int, seed: int
 ) -> list[int]:
     progress = (epoch - 1) / (phase.epochs - 1) if phase.epochs > 1 else 0.0
-    jitter = FIRST_EPOCH_JITTER + (1 - FIRST_EPOCH_JITTER) * min(1.0, progress)
+    jitter = 1.0 if phase.shuffled else FIRST_EPOCH_JITTER + (1 - FIRST_EPOCH_JITTER) * min(1.0, progress)
     chance = _uniform_numbers(len(chosen), seed, phase.number, 3, epoch)
     ranked = sorted(
         chosen, key=lambda index: (DIFFICULTIES.index(catalog.difficulty[index]), catalog.score[index], index)

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from longrepo.config.loader import dotted_key, error_path, find_impossible_combinations, load_settings
 from longrepo.config.schema import ContextSettings, PhaseConfig, Settings, TrainingSettings, phase_list
-from longrepo.data.sequence import LongContextSequence
+from longrepo.data.sequence import DIFFICULTIES, LongContextSequence
 from longrepo.errors import InputError
 from longrepo.rope.apply import describe_context
 
@@ -32,8 +32,8 @@ class Phase:
     """One phase. Sequences are built to hold at least `min_length` tokens if they can; a phase *takes* every sequence
     longer than `above`, the cap of the phase before it, and of at most `max_length` tokens: caps touch, so that no
     length falls between two phases. `context`: its positions; `replay_share`: the share of its tokens in shorter
-    sequences; `gated`: it runs only if the phase before it converged; `given`: its settings; `max_tokens`: of each
-    epoch, if a time budget allows fewer than there are."""
+    sequences; `gated`: it runs only if the phase before it converged; `shuffled`: its order is all chance; `given`: its
+    settings; `max_tokens`: of each epoch, if a time budget allows fewer than there are."""
 
     number: int
     min_length: int
@@ -46,6 +46,7 @@ class Phase:
     replay_share: float
     gated: bool = False
     above: int = 0
+    shuffled: bool = False
     max_tokens: int | None = None
 
     @property
@@ -112,16 +113,18 @@ class Schedule:
 
 
 def make_schedule(settings: Settings) -> tuple[Phase, ...]:
-    """Return every phase that isn't off. A gated one (`auto`) is judged when the phase before it has ended."""
+    """Return every phase that isn't off. A gated one (`auto`) is judged when the phase before it has ended. The one of
+    the plain recipe takes all difficulties alike."""
     phases, above = [], 0
-    for given in phase_list(settings.long_context):
+    plain = settings.data.recipe == "plain"
+    for given in phase_list(settings):
         if given.enabled is not False:
             share = settings.data.replay_share if given.replay_share is None else given.replay_share
+            bands = DIFFICULTIES if plain else DIFFICULTY_BANDS[min(given.number, len(DIFFICULTY_BANDS)) - 1]
             phases.append(
                 Phase(
                     given.number, given.min_length, given.max_length, given.epochs, given.lr_multiplier,
-                    DIFFICULTY_BANDS[min(given.number, len(DIFFICULTY_BANDS)) - 1], given,
-                    given.positions(settings.context), share, given.enabled == "auto", above,
+                    bands, given, given.positions(settings.context), share, given.enabled == "auto", above, plain,
                 )
             )  # fmt: skip
         above = given.max_length

@@ -151,6 +151,18 @@ class Header:
             raise InputError(f"{where}: its header is damaged ({error!r}); make the file again") from None
 
 
+PLAIN_CHUNKS = "prepare, plain chunks"
+
+
+def check_recipe(header: Header, recipe: str) -> None:
+    """Raise InputError if the sequences are plain chunks and `data.recipe` is another: its phases would lack theirs."""
+    if header.made_by == PLAIN_CHUNKS and recipe != "plain":
+        raise InputError(
+            f"the sequences are plain chunks, which have one phase, and data.recipe={recipe} has several: set "
+            "data.recipe=plain, or prepare them again"
+        )
+
+
 def check_tokenizer(header: Header, tokenizer: RepoTokenizer) -> None:
     """Raise InputError if the sequences were made with a tokenizer other than `tokenizer`, or with other marks; make
     it begin texts as the sequences do."""

@@ -105,18 +105,7 @@ class PhaseMixture:
         self._chains = found[:most]
 
     def _much_prose(self, sizes: Mapping[str, int], languages: Mapping[str, str]) -> set[str]:
-        """Return the prose to leave out, so that its share of these files' tokens is `data.prose_share`: other files in
-        each phase and turn, none if there is no code."""
-        prose = [path for path in sizes if languages[path] in PROSE_LANGUAGES]
-        share, beyond = self._data.prose_share, set[str]()
-        if share == 1 or len(prose) == len(sizes):
-            return beyond
-        room = (sum(sizes.values()) - sum(sizes[path] for path in prose)) * share / (1 - share)
-        for path in sorted(prose, key=lambda path: hashing.seeded_int(*self._seed, "prose", path)):
-            if sizes[path] <= room:
-                room -= sizes[path]
-            else:
-                beyond.add(path)
+        beyond = prose_beyond(sizes, languages, self._data.prose_share, *self._seed)
         self.account.dropped[TOO_MUCH_PROSE] += sum(sizes[path] for path in beyond)
         return beyond
 
@@ -220,6 +209,22 @@ class PhaseMixture:
         self.account.questions_dropped += writer.dropped
         self.account.tokenized += sum(sequence.builder.roles["target"] for sequence in sequences)
         return sequences
+
+
+def prose_beyond(sizes: Mapping[str, int], languages: Mapping[str, str], share: float, *seed: object) -> set[str]:
+    """Return the prose to leave out, so that its share of these files' tokens is `share` (`data.prose_share`): other
+    files with each seed, none if there is no code. `sizes`: path → tokens."""
+    prose = [path for path in sizes if languages[path] in PROSE_LANGUAGES]
+    beyond = set[str]()
+    if share == 1 or len(prose) == len(sizes):
+        return beyond
+    room = (sum(sizes.values()) - sum(sizes[path] for path in prose)) * share / (1 - share)
+    for path in sorted(prose, key=lambda path: hashing.seeded_int(*seed, "prose", path)):
+        if sizes[path] <= room:
+            room -= sizes[path]
+        else:
+            beyond.add(path)
+    return beyond
 
 
 def _pack_tokens(packed: CommitPack) -> int:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from longrepo.config.schema import NUMBERED_PHASES, ContextSettings, LongContextSettings, Settings, phase_list
+from longrepo.config.schema import NUMBERED_PHASES, ContextSettings, Settings, phase_list
 from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.errors import InputError
@@ -33,18 +33,22 @@ class Band:
     cap: int
 
 
-def last_phase(settings: LongContextSettings) -> int:
-    """Return the last phase to build sequences for by default: 3, or the last further one that isn't off."""
-    return max(NUMBERED_PHASES, *(given.number for given in phase_list(settings) if given.enabled is not False))
+def last_phase(settings: Settings) -> int:
+    """Return the last phase to build sequences for by default: 3, or the last further one that isn't off; with the
+    plain recipe its only one."""
+    known = phase_list(settings)
+    return max(given.number for given in known if given.number <= NUMBERED_PHASES or given.enabled is not False)
 
 
-def phase_bands(settings: LongContextSettings, phases: int, max_length: int) -> tuple[list[Band], list[str]]:
+def phase_bands(settings: Settings, phases: int, max_length: int) -> tuple[list[Band], list[str]]:
     """Return the bands of phases 1..`phases` without those before the last that are off, and notes on the choice.
 
     A `max_length` below the longest of them is raised to it, with a note; a larger one doesn't stretch the last band.
     Raises InputError if there aren't as many phases.
     """
     known = phase_list(settings)
+    if phases > len(known) and settings.data.recipe == "plain":
+        raise InputError(f"phase {phases} is asked for, and data.recipe=plain has phase 1 alone: leave out --phases")
     if phases > len(known):
         raise InputError(
             f"phase {phases} is asked for, but the settings have {len(known)}: add it to long_context.further_phases"
@@ -68,7 +72,7 @@ def reachable_phases(settings: Settings, phases: int, positions: Positions) -> t
     Only a phase that is off is left out. Raises InputError if one that is trained is beyond the positions.
     """
     name, notes = settings.model.name, []
-    known = phase_list(settings.long_context)
+    known = phase_list(settings)
     for phase in reversed(known[:phases] if phases <= len(known) else ()):  # `phase_bands` refuses more
         reach = positions(phase.positions(settings.context))
         if reach is None or phase.max_length <= reach:
@@ -83,7 +87,7 @@ def reachable_phases(settings: Settings, phases: int, positions: Positions) -> t
     return phases, notes
 
 
-def bands_up_to(settings: LongContextSettings, length: int) -> list[Band]:
+def bands_up_to(settings: Settings, length: int) -> list[Band]:
     """Return the bands whose caps are within `length`, and a last one cut to `length` if that is between two caps."""
     found, _ = phase_bands(settings, last_phase(settings), length)
     whole = [band for band in found if band.cap <= length]

@@ -21,13 +21,14 @@ from typing import Any
 
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
+from longrepo.data.chunks import build_chunks
 from longrepo.data.corpus import HELD_OUT_SPLITS, Corpus, candidates_by_split, max_target_size, read_corpus
 from longrepo.data.dataset import SEQUENCES_FOLDER, write_sequences
 from longrepo.data.dedup import TrainingTexts
 from longrepo.data.difficulty import Scorer, add_model_difficulty, difficulty_label, quantile_thresholds
 from longrepo.data.held_out import Candidate, HeldOutBuilder, TargetChooser
 from longrepo.data.marks import MarksKind
-from longrepo.data.metadata import PREPARATION_VERSION, Header, TokenizerFacts
+from longrepo.data.metadata import PLAIN_CHUNKS, PREPARATION_VERSION, Header, TokenizerFacts
 from longrepo.data.mixture import PhaseAccount, PhaseMixture
 from longrepo.data.packing import Band, Positions, phase_bands, phase_of, reachable_phases
 from longrepo.data.questions.definition_questions import Question
@@ -324,7 +325,7 @@ def prepare(
     Raises InputError if one holds nothing to train on, there aren't as many phases, or the positions don't reach one.
     """
     phases, unreached = reachable_phases(settings, phases, tools.positions)
-    bands, notes = phase_bands(settings.long_context, phases, max_length)
+    bands, notes = phase_bands(settings, phases, max_length)
     if settings.data.fim_share and tools.tokenizer.fim_note:
         notes.append(tools.tokenizer.fim_note)
     if tools.tokenizer.kind == "native" and tools.tokenizer.marks.is_text:
@@ -333,7 +334,10 @@ def prepare(
             f"{tools.tokenizer.marks.header_line('path/of/a/file').strip()} (data.structure_tokens)"
         )
     origins = [replace(one, commit=one.repository.resolve(one.commit)) for one in origins]
-    return prepare_sequences(origins, LongContextPlan(settings, bands, [*unreached, *notes], "prepare"), tools)
+    notes = [*unreached, *notes]
+    if settings.data.recipe == "plain":
+        return prepare_sequences(origins, PlainPlan(settings, bands, notes, PLAIN_CHUNKS), tools)
+    return prepare_sequences(origins, LongContextPlan(settings, bands, notes, "prepare"), tools)
 
 
 class LongContextPlan(SequencePlan):
@@ -352,24 +356,35 @@ class LongContextPlan(SequencePlan):
             beside.submit(corpus.reader.pool.close)  # its processes take memory
             asked, dropped = _make_questions(corpus, self.bands)
             for (band, _, share), (builder, states) in zip(planned, builders, strict=True):
-                _take_share(part, band, builder, builder.build(asked, states), share)
+                _take_share(part, band, builder.account, builder.build(asked, states), share)
+                part.states += builder.states
         for band in self.bands:
             part.accounts[band.phase].questions_dropped += dropped
 
 
+class PlainPlan(SequencePlan):
+    """A plan for chunks of single files."""
+
+    def build(self, part: RepositoryPart, watch: Progress) -> None:
+        """Cut the repository's text as often as its weight says, and take a share of the last cutting."""
+        for band in self.bands:
+            for turn, share in enumerate(_pass_shares(part.corpus.facts.weight)):
+                built, account = build_chunks(part.corpus, band, turn, watch)
+                _take_share(part, band, account, built, share)
+
+
 def _take_share(
-    part: RepositoryPart, band: Band, builder: PhaseMixture, built: Sequence[BuiltSequence], share: float
+    part: RepositoryPart, band: Band, account: PhaseAccount, built: Sequence[BuiltSequence], share: float
 ) -> None:
     """Add a share of the built sequences, chosen by hash, to the repository's part, and count the rest as dropped."""
     kept = [one for number, one in enumerate(built) if share >= 1 or _is_kept(part.corpus, band, number, share)]
     used = sum(one.builder.roles["target"] for one in kept)
-    if used < builder.account.used:
-        builder.account.dropped[BELOW_FULL_WEIGHT] += builder.account.used - used
-        builder.account.used = used
-    account = part.accounts.setdefault(band.phase, PhaseAccount())
-    account += builder.account
+    if used < account.used:
+        account.dropped[BELOW_FULL_WEIGHT] += account.used - used
+        account.used = used
+    total = part.accounts.setdefault(band.phase, PhaseAccount())
+    total += account
     part.training += kept
-    part.states += builder.states
 
 
 def _make_questions(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Question], Counter[str]]:

@@ -56,7 +56,7 @@ def build_windows(
         )
     if any(origin.weight != 1 for origin in origins):
         raise InputError("--weight: windows show every text once; leave it out, or build long-context sequences")
-    bands = bands_up_to(settings.long_context, length)
+    bands = bands_up_to(settings, length)
     without_changes = settings.model_copy(
         update={"data": settings.data.model_copy(update={"commit_share": 0.0, "question_share": 0.0})}
     )

@@ -83,7 +83,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     First what to train (`TrainingPlan`), then what that needs (`MemoryPlan`), then the run itself (`Session`).
     """
     from longrepo.data.dataset import read_sequences
-    from longrepo.data.metadata import check_tokenizer
+    from longrepo.data.metadata import check_recipe, check_tokenizer
     from longrepo.data.tokenizer_loading import base_tokenizer, with_marks
     from longrepo.engines.registry import choose_engine, create_engine
     from longrepo.memory.calibration import with_calibration
@@ -99,6 +99,7 @@ def launch_training(request: TrainingRequest, reporter: Reporter) -> TrainedRun:
     check_logger_installed(settings.training.report_to)
     source = read_sequences(_find_sequences(request, settings, resumable))
     path = source.path
+    check_recipe(source.header, settings.data.recipe)
     plan = _plan_training(request, settings, source, str(path.resolve()), resumable)
     asked, settings = settings, plan.settings
     choice = choose_engine(request.engine, request.device, settings.training.weights)
