@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,7 +23,7 @@ from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.evaluation.blocks import EvalData
 from longrepo.evaluation.change_tasks import MAX_EDIT_TOKENS, edit_points, message_points
 from longrepo.evaluation.run import make_figures
-from longrepo.evaluation.scope_tasks import CALL_PARTS, api_points, fim_points, until_closed
+from longrepo.evaluation.scope_tasks import CALL_PARTS, api_points, fim_points, held_out_spans, until_closed
 from longrepo.evaluation.task_points import TaskPoint, in_turns
 from longrepo.evaluation.tasks import TASK_MEASURES, TASK_TOKENS, task_measurements
 from longrepo.repository.scopes import SCOPES
@@ -46,15 +47,24 @@ def pricing_repository(folder: Path) -> Path:
         lines = files[name].rstrip("\n").split("\n")
         changed = sorted(at for at, line in enumerate(lines) if line.strip().startswith("return"))[-2]
         lines[changed] += f" + {number + 2}"
+        one, two, three = ("".join(chr(97 + (number * k + at * (k + 2)) % 26) for at in range(7)) for k in (3, 5, 11))
         lines += [
-            "", f"def {thing}_price_{number}(rate: int) -> int:",
-            f"    if rate > {number}00:",
-            f"        base_{number} = {other.capitalize()}(rate, {number})",
-            f"        return base_{number}.{other}_step_{number % 4}(rate * {number}, {thing}_extra_{number})",
-            f"    return {other.capitalize()}(rate, 'price {number}').{other}_step_1(rate - {number})",
+            "", f"def {thing}_{one}_{number}({two}: int) -> int:",
+            f"    if {two} > {number}00:",
+            f"        {three}_{number} = {other.capitalize()}({two}, {one!r})",
+            f"        return {three}_{number}.{other}_step_{number % 4}({two} * {number}, {one}_{two})",
+            f"    return {other.capitalize()}({three!r}, {one!r}).{other}_step_1({two} - {number})",
         ]  # fmt: skip
         files[name] = "\n".join(lines) + "\n"
-        commits.append(Made({name: files[name]}, f"Price the {thing} by the {other} number {number}"))
+        body = (
+            "\n".join(f"Reason {n} of the {thing}: as the {other} asks for it." for n in range(40))
+            if number > 26
+            else ""
+        )
+        message = f"Price the {thing} by the {other} number {number} (#{number}7)\n\n{body}"
+        commits.append(Made({name: files[name]}, message))
+        if number in (13, 28):
+            commits.append(Made({"ci.yml": f"steps:\n  - uses: a/checkout@{number}81f\n"}, f"Check out with {number}"))
     return make_repo(folder, commits)
 
 
@@ -66,13 +76,14 @@ def prices(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def material(prices: Path) -> Iterator[EvalData]:
     with prepared(prices, prices.parent / "data").opened() as (found, _):
-        found.choose("test", 12, 200, SEED)
+        found.choose("test", 12, 280, SEED)
         yield found
 
 
 def every_point(data: EvalData) -> list[TaskPoint]:
-    fim = [point for scope in SCOPES for point in fim_points(data, scope, 6, SEED)]
-    calls = [point for what in CALL_PARTS for point in api_points(data, what, 6, SEED)]
+    blocks = held_out_spans(data)
+    fim = [point for scope in SCOPES for point in fim_points(data, blocks, scope, 6, SEED)]
+    calls = [point for what in CALL_PARTS for point in api_points(data, blocks, what, 6, SEED)]
     return [*fim, *edit_points(data, 6, SEED), *message_points(data, 6, SEED), *calls]
 
 
@@ -128,7 +139,7 @@ def test_every_base_s_own_marks_ask_for_the_same_texts(
     tokenizer = RepoTokenizer(Tokenizer.from_str(json.dumps(state)), name, "native", config)
     assert (tokenizer.fim is None) == (dialect.fim is None)
     with prepared(prices, tmp_path / "data", tokenizer).opened() as (found, _):
-        found.choose("test", 12, 200, SEED)
+        found.choose("test", 12, 280, SEED)
         own = [one for one in every_point(found) if one.measure != "fim" or tokenizer.fim is not None]
         oracle = Oracle(found, own)
         for point in own:
@@ -174,15 +185,17 @@ def test_a_next_edit_is_asked_for_as_training_writes_changes(material: EvalData,
         prompt = point.lay_out(LENGTH)
         assert prompt is not None and len(prompt.scored) <= MAX_EDIT_TOKENS
         text = material.tokenizer.decode(prompt.ids[: prompt.start].tolist())
-        state, _, change = text.partition("<|COMMIT_START|>")
+        state, _, change = text.rpartition("<|COMMIT_START|>")
         assert state.startswith(f"<|FILE_START|> {point.path}\n") and change.startswith(
             f" {point.commit[:8]} Price the"
         )
-        title, *context = change.split("\n")[1:]
+        title, *context = change[change.index("@@ -") :].split("\n")
         assert title.startswith("@@ -") and all(row[:1] in (" ", "") for row in context)
         assert all(row[1:] in state for row in context if row)
         added = [row[1:] for row in point.wanted.split("\n") if row.startswith("+")]
         assert added and any(row not in state for row in added)
+    cut = [len(one.before) for one in points if one.measure == "next_edit" and "Reason 3 " in one.before]
+    assert cut, "a message of many lines leaves room for the file"
 
 
 def test_an_edit_counts_by_what_it_leaves_not_by_the_order_of_its_rows(material: EvalData) -> None:
@@ -200,6 +213,11 @@ def test_an_edit_counts_by_what_it_leaves_not_by_the_order_of_its_rows(material:
 def test_a_message_is_asked_for_behind_the_hunks_and_never_shown(material: EvalData, points: list[TaskPoint]) -> None:
     some = [one for one in points if one.measure == "commit_message"]
     assert len({one.commit for one in some}) == len(some) > 1
+    changed = {record.id for _, record in material.commits for one in record.changes if one.path == "ci.yml"}
+    assert changed and not changed & {one.commit for one in points if one.measure in TASK_MEASURES[1:3]}, (
+        "a version can't be foreseen"
+    )
+    assert all(re.search(r"number \d+$", one.wanted) for one in some), "nor a request's number"
     for point in some:
         prompt = point.lay_out(LENGTH)
         assert prompt is not None
@@ -285,7 +303,7 @@ def test_files_without_calls_and_messages_of_one_word_are_said(tmp_path: Path) -
 
 
 def test_tokens_begin_where_a_text_is_divided(material: EvalData) -> None:
-    of = material.held[0].target.of
+    of = next(one.target.of for one in material.held if one.path.endswith(".py"))
     for places in ((5, 9), (0, len(of.text)), (of.text.index("\n") + 3,), ()):
         found = split_at(material.tokenizer, of, places)
         assert material.tokenizer.decode(found.ids.tolist()) == of.text

@@ -28,7 +28,9 @@ from longrepo.utils import hashing
 
 MAX_EDIT_TOKENS = 256
 _MAX_HUNK_TOKENS = 512  # of a hunk up to the end of the edit: the rest of the prompt shows the file
+_MAX_MESSAGE_TOKENS = 256
 MAX_SUBJECT_TOKENS = 48
+_REQUEST_NUMBER = re.compile(r"\s*\(#\d+\)$")  # of a pull request, as a subject ends with it: nobody can know it
 _MIN_SUBJECT_WORDS = 2
 _MIN_ROOM = 32  # tokens of a file's hunks that are worth their head
 _MAX_FILES = 8  # of a commit whose hunks are shown
@@ -48,7 +50,6 @@ class HeldOutChange:
 def _changes(repo: EvalRepository, record: CommitRecord, seed: int) -> Iterator[HeldOutChange]:
     """Yield the changes of a commit's files, code before prose."""
     reader = repo.trees.reader
-    reader.rules.load(change.path for change in record.changes)
     changed = [one for one in record.changes if one.before and one.after and one.before != one.after]
     order = sorted(
         changed,
@@ -67,10 +68,21 @@ def _changes(repo: EvalRepository, record: CommitRecord, seed: int) -> Iterator[
             yield HeldOutChange(change.path, step)
 
 
+def _code_commits(data: EvalData) -> list[tuple[EvalRepository, CommitRecord]]:
+    """Return the commits that change code; if none does, all: versions of dependencies can't be foreseen."""
+    found = []
+    for repo, record in data.commits:
+        rules = repo.trees.reader.rules
+        rules.load(change.path for change in record.changes)
+        if any(one.before and rules.language_of(one.path) not in PROSE_LANGUAGES for one in record.changes):
+            found.append((repo, record))
+    return found or data.commits
+
+
 def edit_points(data: EvalData, wanted: int, seed: int) -> list[TaskPoint]:
     """Return up to `wanted` next edits: of each changed file the first run of changed rows that adds a line which
     training never showed and is short enough."""
-    commits = [(record.id, _edits_of(data, repo, record, seed)) for repo, record in data.commits]
+    commits = [(record.id, _edits_of(data, repo, record, seed)) for repo, record in _code_commits(data)]
     return in_turns(commits, wanted, seed, "edit")
 
 
@@ -112,7 +124,8 @@ def _edits(data: EvalData, step: CommitStep) -> Iterator[HeldOutEdit]:
         scored = np.zeros(stop - at, bool)
         for row in new:
             scored[of.row_token(row) - at : of.row_token(row + 1) - at] = True
-        cut = replace(step, start=first, end=stop, row=place)
+        message = of.cut_in(0, min(step.message, _MAX_MESSAGE_TOKENS))[0] if step.message else 0
+        cut = replace(step, start=first, end=stop, row=place, message=message)
         shown = [of.text[_HEAD : int(of.starts[step.message])].rstrip(), *rows[title : run[0]]]
         yield HeldOutEdit(cut, at, scored, "\n".join(shown) + "\n", "\n".join(rows[run[0] : end]))
 
@@ -172,7 +185,7 @@ def _judge_edit(wanted: str, written: str) -> Mapping[str, float]:
 
 def message_points(data: EvalData, wanted: int, seed: int) -> list[TaskPoint]:
     """Return up to `wanted` commits whose subject is asked for, given the hunks of their first files."""
-    commits = [(record.id, _messages_of(repo, record, seed)) for repo, record in data.commits]
+    commits = [(record.id, _messages_of(repo, record, seed)) for repo, record in _code_commits(data)]
     return in_turns(commits, wanted, seed, "message")
 
 
@@ -187,7 +200,7 @@ def _messages_of(repo: EvalRepository, record: CommitRecord, seed: int) -> Itera
     if not changes:
         return
     of = changes[0].step.of
-    subject = of.text[_HEAD:].split("\n")[0]
+    subject = _REQUEST_NUMBER.sub("", of.text[_HEAD:].split("\n")[0].rstrip())
     at, end = of.token_at(_HEAD), end_token(of, _HEAD + len(subject))
     if not 0 < end - at <= MAX_SUBJECT_TOKENS or len(subject.split()) < _MIN_SUBJECT_WORDS:
         return

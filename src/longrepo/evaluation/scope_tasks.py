@@ -7,7 +7,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -28,26 +29,62 @@ _MAX_ARGUMENT_CHARACTERS = 160
 CALL_PARTS = ("callee", "arguments")
 
 
-def fim_points(data: EvalData, scope: str, wanted: int, seed: int) -> list[TaskPoint]:
-    """Return up to `wanted` middles of a scope, all of whose lines that count are held out."""
-    return in_turns(_by_group(data, partial(_scope_points, data, scope, seed)), wanted, seed, "scope", scope)
+@dataclass(frozen=True)
+class HeldOutSpans:
+    """What can be asked for in a block: spans of held-out rows, and calls of the repository's own functions with the
+    place of their definition (`cross_file` or `in_file`)."""
+
+    held: HeldOutBlock
+    spans: Sequence[ScopeSpan]
+    calls: Sequence[tuple[CallSpan, str]]
+
+
+def held_out_spans(data: EvalData) -> list[HeldOutSpans]:
+    """Return what can be asked for in each block; in their order, so that each tree is read once."""
+    return [HeldOutSpans(held, list(_spans_of(held)), list(_calls_of(held))) for held in data.held]
+
+
+def _spans_of(held: HeldOutBlock) -> Iterator[ScopeSpan]:
+    of, rows = held.target.of, _HeldRows(held)
+    for one in scope_spans(of.text, of.language):
+        everywhere = one.scope == "identifier" and name_hash(of.text[one.start : one.end]) in held.tree.common
+        if rows.hold(one.start, one.end) and not everywhere:
+            yield one
+
+
+def _calls_of(held: HeldOutBlock) -> Iterator[tuple[CallSpan, str]]:
+    of, tree, rows = held.target.of, held.tree, _HeldRows(held)
+    calls = [one for one in call_spans(of.text, of.language) if rows.hold(one.start, max(one.end, one.last))]
+    before = tree.texts.get(of.path) if calls else None
+    own = {*of.defines.tolist(), *(before.defines.tolist() if before else ())}
+    for call in calls:
+        name = name_hash(call.name)
+        if name in tree.common:  # a name of every other file says little, and is often a library's, too
+            continue
+        if name in own:
+            yield call, "in_file"
+        elif name in tree.defined_in and name not in tree.ambiguous:
+            yield call, "cross_file"
 
 
 def _by_group(
-    data: EvalData, points: Callable[[HeldOutBlock], Iterator[TaskPoint]]
+    blocks: Sequence[HeldOutSpans], points: Callable[[HeldOutSpans], Iterator[TaskPoint]]
 ) -> list[tuple[str, Iterator[TaskPoint]]]:
-    blocks: defaultdict[str, list[HeldOutBlock]] = defaultdict(list)
-    for held in data.held:
-        blocks[held.group].append(held)
-    return [(group, (point for held in some for point in points(held))) for group, some in blocks.items()]
+    groups: defaultdict[str, list[HeldOutSpans]] = defaultdict(list)
+    for one in blocks:
+        groups[one.held.group].append(one)
+    return [(group, (point for one in some for point in points(one))) for group, some in groups.items()]
 
 
-def _scope_points(data: EvalData, scope: str, seed: int, held: HeldOutBlock) -> Iterator[TaskPoint]:
-    of = held.target.of
-    rows = _HeldRows(held)
-    spans = [one for one in scope_spans(of.text, of.language) if one.scope == scope and rows.hold(one.start, one.end)]
-    if scope == "identifier":  # a name that is everywhere says little
-        spans = [one for one in spans if name_hash(of.text[one.start : one.end]) not in held.tree.common]
+def fim_points(data: EvalData, blocks: Sequence[HeldOutSpans], scope: str, wanted: int, seed: int) -> list[TaskPoint]:
+    """Return up to `wanted` middles of a scope, all of whose lines that count are held out."""
+    points = _by_group(blocks, partial(_scope_points, data.tokenizer, scope, seed))
+    return in_turns(points, wanted, seed, "scope", scope)
+
+
+def _scope_points(tokenizer: RepoTokenizer, scope: str, seed: int, block: HeldOutSpans) -> Iterator[TaskPoint]:
+    held, of = block.held, block.held.target.of
+    spans = [one for one in block.spans if one.scope == scope]
     for span in sorted(spans, key=lambda one: hashing.seeded_int(seed, held.key, scope, one.start)):
         wanted = of.text[span.start : span.end]
         yield TaskPoint(
@@ -60,7 +97,7 @@ def _scope_points(data: EvalData, scope: str, seed: int, held: HeldOutBlock) -> 
             before=shown_before(of, span.start),
             wanted=wanted,
             after=shown_after(of, span.end),
-            lay_out=partial(_lay_out_middle, data.tokenizer, held, span, seed),
+            lay_out=partial(_lay_out_middle, tokenizer, held, span, seed),
             read=partial(first_rows, rows=wanted.count("\n") + 1),
             judge=partial(_judge_middle, first_rows(wanted, wanted.count("\n") + 1)),
         )
@@ -100,55 +137,49 @@ class _HeldRows:
         )
 
 
-def api_points(data: EvalData, what: str, wanted: int, seed: int) -> list[TaskPoint]:
+def api_points(data: EvalData, blocks: Sequence[HeldOutSpans], what: str, wanted: int, seed: int) -> list[TaskPoint]:
     """Return up to `wanted` calls on held-out lines, of functions that the repository defined before or that the file
     itself defines; `what` of each is asked for: its callee or its arguments."""
-    return in_turns(_by_group(data, partial(_call_points, data, what, seed)), wanted, seed, "call", what)
+    points = _by_group(blocks, partial(_call_points, data.tokenizer, what, seed))
+    return in_turns(points, wanted, seed, "call", what)
 
 
-def _call_points(data: EvalData, what: str, seed: int, held: HeldOutBlock) -> Iterator[TaskPoint]:
-    make = _callee_point if what == "callee" else _argument_point
-    of, tree, rows = held.target.of, held.tree, _HeldRows(held)
-    before = tree.texts.get(of.path)
-    own = {*of.defines.tolist(), *(before.defines.tolist() if before else ())}
-    elsewhere = tree.defined_in.keys() - own - tree.ambiguous
-    calls = [one for one in call_spans(of.text, of.language) if rows.hold(one.start, max(one.end, one.last))]
-    for call in sorted(calls, key=lambda one: hashing.seeded_int(seed, held.key, one.start)):
-        name = name_hash(call.name)
-        if name in elsewhere or name in own:
-            point = make(data, held, call, "in_file" if name in own else "cross_file", seed)
-            if point is not None:
-                yield point
+def _call_points(tokenizer: RepoTokenizer, what: str, seed: int, block: HeldOutSpans) -> Iterator[TaskPoint]:
+    make, held = (_callee_point if what == "callee" else _argument_point), block.held
+    for call, place in sorted(block.calls, key=lambda one: hashing.seeded_int(seed, held.key, one[0].start)):
+        if (point := make(tokenizer, held, call, place, seed)) is not None:
+            yield point
 
 
-def _callee_point(data: EvalData, held: HeldOutBlock, call: CallSpan, place: str, seed: int) -> TaskPoint:
+def _callee_point(tokenizer: RepoTokenizer, held: HeldOutBlock, call: CallSpan, place: str, seed: int) -> TaskPoint:
     of = held.target.of
     at = of.token_at(call.start)
     skipped = of.text[int(of.starts[at]) : call.start]  # of the token that the name begins in
     return _call_point(
-        data, held, call, "callee", place, (call.start, call.end), seed,
+        tokenizer, held, "callee", place, (call.start, call.end), seed,
         read=lambda text: _name_at_start(text.removeprefix(skipped)),
         judge=lambda text: {"exact": float(text == call.name)},
     )  # fmt: skip
 
 
-def _argument_point(data: EvalData, held: HeldOutBlock, call: CallSpan, place: str, seed: int) -> TaskPoint | None:
+def _argument_point(
+    tokenizer: RepoTokenizer, held: HeldOutBlock, call: CallSpan, place: str, seed: int
+) -> TaskPoint | None:
     of = held.target.of
     wanted = of.text[max(call.first, 0) : max(call.last, 0)]
     if not wanted.strip() or len(wanted) > _MAX_ARGUMENT_CHARACTERS:
         return None
     skipped = of.text[int(of.starts[of.token_at(call.first)]) : call.first]
     return _call_point(
-        data, held, call, "arguments", place, (call.first, call.last), seed,
+        tokenizer, held, "arguments", place, (call.first, call.last), seed,
         read=lambda text: until_closed(text.removeprefix(skipped)),
         judge=lambda text: _judge_middle(" ".join(wanted.split()), " ".join(text.split())),
     )  # fmt: skip
 
 
 def _call_point(
-    data: EvalData,
+    tokenizer: RepoTokenizer,
     held: HeldOutBlock,
-    call: CallSpan,
     what: str,
     place: str,
     span: tuple[int, int],
@@ -169,7 +200,7 @@ def _call_point(
         before=shown_before(of, span[0]),
         wanted=of.text[span[0] : span[1]],
         after="",
-        lay_out=partial(_lay_out_text, data.tokenizer, held, span, seed),
+        lay_out=partial(_lay_out_text, tokenizer, held, span, seed),
         read=read,
         judge=judge,
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from longrepo.evaluation.blocks import EvalData
 from longrepo.evaluation.change_tasks import MAX_EDIT_TOKENS, edit_points, message_points
-from longrepo.evaluation.scope_tasks import CALL_PARTS, api_points, fim_points
+from longrepo.evaluation.scope_tasks import CALL_PARTS, api_points, fim_points, held_out_spans
 from longrepo.evaluation.scoring import Measurement
 from longrepo.evaluation.task_points import TaskPoint
 from longrepo.repository.scopes import SCOPES
@@ -33,20 +33,26 @@ def task_measurements(data: EvalData, longest: int, scored: int, written: int, s
     length = min(longest, TASK_TOKENS)
     kinds = _task_points(data, scored, seed)
     _note_missing(data, kinds)
+    order = {held.group: number for number, held in enumerate(data.held)}  # so that few trees are read twice
     every = [points for some in kinds.values() for points in some]
-    yield from (point.scoring(length) for points in every for point in points)
-    yield from (point.writing(length, data.tokenizer) for points in every for point in points[:written])
+    scored_points, written_points = (
+        sorted((one for points in every for one in points[:most]), key=lambda one: order.get(one.group, -1))
+        for most in (scored, written)
+    )
+    yield from (point.scoring(length) for point in scored_points)
+    yield from (point.writing(length, data.tokenizer) for point in written_points)
 
 
 def _task_points(data: EvalData, wanted: int, seed: int) -> dict[str, list[list[TaskPoint]]]:
     """Return the points of each task that can be measured, by kind."""
     found: dict[str, list[list[TaskPoint]]] = {}
+    blocks = held_out_spans(data)
     if data.tokenizer.fim is not None:
-        found["fim"] = [fim_points(data, scope, wanted, seed) for scope in SCOPES]
+        found["fim"] = [fim_points(data, blocks, scope, wanted, seed) for scope in SCOPES]
     if data.commits:
         found["next_edit"] = [edit_points(data, wanted, seed)]
         found["commit_message"] = [message_points(data, wanted, seed)]
-    return {**found, "api_use": [api_points(data, what, wanted, seed) for what in CALL_PARTS]}
+    return {**found, "api_use": [api_points(data, blocks, what, wanted, seed) for what in CALL_PARTS]}
 
 
 def _note_missing(data: EvalData, kinds: dict[str, list[list[TaskPoint]]]) -> None:
