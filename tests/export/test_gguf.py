@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from dialects import TEN_LANGUAGES, write_dialect
 
 from longrepo import embedded
+from longrepo.data.dialects import DIALECTS, NO_DIALECT
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions
 from longrepo.export.formats import export_artifact
+from longrepo.export.ollama import make_modelfile
 from longrepo.export.run_converter import (
     LORA_SCRIPT,
     MODEL_SCRIPT,
@@ -203,6 +206,82 @@ def test_a_base_that_composes_text_is_said(tmp_path: Path, checkout: Path) -> No
     assert json.loads((tmp_path / "gguf" / "model-bf16.gguf").read_text())["pre"] == "starcoder"
     assert any("NFC gets other ids in llama.cpp" in line for line in lines)
     assert "NFC gets other ids in llama.cpp" in (tmp_path / "gguf" / "README.md").read_text()
+
+
+def test_an_adapter_for_a_client_of_half_strength_is_twice_as_strong(run: Run, tmp_path: Path, checkout: Path) -> None:
+    found = {}
+    for name in (None, "llama.vscode"):
+        options, output = ExportOptions(adapter_only=True, llama_cpp=checkout, for_=name), tmp_path / str(name)
+        lines = export_artifact(find_artifact(run.folder), "gguf", options, output)
+        found[name] = json.loads((output / "adapter-f32.gguf").read_text()), lines
+    (plain, _), (strong, lines) = found.values()
+    assert (strong["alpha"], strong["r"]) == (2 * plain["alpha"], plain["r"])
+    assert lines[-1].endswith("llama-server -m base-bf16.gguf --lora-scaled adapter-f32.gguf:0.5")
+    assert any(line.startswith("llama.vscode applies adapters at scale 0.5") for line in lines)
+    assert "--lora-scaled adapter-f32.gguf:0.5" in (tmp_path / "llama.vscode" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("format", "options", "said"),
+    [
+        ("gguf", ExportOptions(for_="llama.vscode"), "--for llama.vscode: only an adapter in its own file"),
+        ("gguf", ExportOptions(for_="zed", adapter_only=True), "--for zed: --format gguf takes llama.vscode"),
+        ("ollama", ExportOptions(for_="llama.vscode"), "--for: --format ollama doesn't take it"),
+        ("ollama", ExportOptions(quantization="4bit"), "--quantization 4bit: --format ollama takes none, 8bit"),
+    ],
+)
+def test_what_a_format_cannot_do_is_refused(
+    run: Run, tmp_path: Path, format: str, options: ExportOptions, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        export_artifact(find_artifact(run.folder), format, options, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ollama_gets_a_modelfile_beside_the_model(run: Run, tmp_path: Path, checkout: Path) -> None:
+    lines = export_artifact(find_artifact(run.folder), "ollama", ExportOptions(llama_cpp=checkout), tmp_path / "Tuned")
+    assert {file.name for file in (tmp_path / "Tuned").iterdir()} == {"model-bf16.gguf", "Modelfile", "README.md"}
+    written = (tmp_path / "Tuned" / "Modelfile").read_text().splitlines()
+    gap = "<fim_prefix>{{ .Prompt }}<fim_suffix>{{ .Suffix }}<fim_middle>"
+    assert written[:2] == [
+        "FROM ./model-bf16.gguf",
+        f'TEMPLATE """{{{{ if .Suffix }}}}{gap}{{{{ else }}}}{{{{ .Prompt }}}}{{{{ end }}}}"""',
+    ]
+    assert 'PARAMETER stop "<|FILE_END|>"' in written and 'PARAMETER stop "<file_sep>"' in written
+    assert f"PARAMETER num_ctx {find_artifact(run.folder).settings.model.max_position_embeddings}" in written
+    assert lines[-1].endswith("ollama create tuned -f Modelfile")
+
+
+def test_ollama_takes_the_adapter_apart_on_a_base_beside_it(tmp_path: Path, checkout: Path) -> None:
+    """Of native marks, too, whose base would do as published: a Modelfile names a file."""
+    run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"), "data.structure_tokens=native")
+    options = ExportOptions(adapter_only=True, llama_cpp=checkout)
+    export_artifact(find_artifact(run.folder), "ollama", options, tmp_path / "out")
+    written = (tmp_path / "out" / "Modelfile").read_text().splitlines()
+    assert written[:2] == ["FROM ./base-bf16.gguf", "ADAPTER ./adapter-f32.gguf"]
+    assert (tmp_path / "out" / "base-bf16.gguf").is_file()
+    assert not any("FILE_END" in line for line in written)
+
+
+@pytest.mark.parametrize(
+    ("name", "gap"),
+    [
+        ("Qwen", "<|fim_prefix|>{{ .Prompt }}<|fim_suffix|>{{ .Suffix }}<|fim_middle|>"),
+        ("Mellum", "<fim_suffix>{{ .Suffix }}<fim_prefix>{{ .Prompt }}<fim_middle>"),
+        ("Codestral", "[SUFFIX]{{ .Suffix }}[PREFIX]{{ .Prompt }}"),
+    ],
+)
+def test_a_modelfile_asks_in_the_bases_own_order(name: str, gap: str) -> None:
+    dialect = next(one for one in DIALECTS if one.name == name)
+    written = make_modelfile(SimpleNamespace(dialect=dialect, structure_ids={}), "model.gguf", None, 512)  # type: ignore[arg-type]
+    assert f'TEMPLATE """{{{{ if .Suffix }}}}{gap}{{{{ else }}}}{{{{ .Prompt }}}}{{{{ end }}}}"""\n' in written
+    assert all(f'PARAMETER stop "{mark}"\n' in written for mark in dialect.fim.marks)
+
+
+def test_a_base_that_fills_no_gaps_gets_no_suffix() -> None:
+    tokenizer = SimpleNamespace(dialect=NO_DIALECT, structure_ids={})
+    written = make_modelfile(tokenizer, "model.gguf", None, 512)  # type: ignore[arg-type]
+    assert 'TEMPLATE """{{ .Prompt }}"""' in written and "PARAMETER stop" not in written
 
 
 @pytest.mark.skipif(not shutil.which(MODEL_SCRIPT), reason="llama.cpp's converter isn't on PATH")

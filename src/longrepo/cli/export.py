@@ -28,6 +28,7 @@ class ExportFormat(StrEnum):
     peft = "peft"
     merged = "merged"
     gguf = "gguf"
+    ollama = "ollama"
 
 
 class ExportBits(StrEnum):
@@ -50,7 +51,7 @@ def export(
         ExportFormat,
         typer.Option(
             help="peft: the adapter and its tokenizer; mlx: for mlx_lm.generate and mlx_lm.server; merged: a whole "
-            "model for transformers; gguf: a whole model for llama.cpp."
+            "model for transformers; gguf: a whole model for llama.cpp; ollama: the same, with a Modelfile."
         ),
     ],
     base: Annotated[
@@ -67,12 +68,22 @@ def export(
         typer.Option(help="Of what isn't quantized. Default: bfloat16 (mlx: the run's). auto: the base's own."),
     ] = None,
     adapter_only: Annotated[
-        bool, typer.Option("--adapter-only", help="gguf: write the adapter in its own file, not merged.")
+        bool, typer.Option("--adapter-only", help="gguf, ollama: write the adapter in its own file, not merged.")
     ] = False,
     llama_cpp: Annotated[
         Path | None,
         typer.Option(
-            "--llama-cpp", metavar="DIR", help="gguf: a checkout of llama.cpp. Default: convert_hf_to_gguf.py on PATH."
+            "--llama-cpp",
+            metavar="DIR",
+            help="gguf, ollama: llama.cpp's sources. Default: where convert_hf_to_gguf.py on PATH is.",
+        ),
+    ] = None,
+    for_: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            metavar="CLIENT",
+            help="gguf --adapter-only: llama.vscode, which applies adapters by half.",
         ),
     ] = None,
     with_base: Annotated[
@@ -96,6 +107,7 @@ def export(
         model_file,
         adapter_only,
         llama_cpp,
+        for_,
     )
     for line in export_artifact(find_artifact(run).on(base), format.value, choices, output):
         print(line)

@@ -27,6 +27,7 @@ class ExportOptions:
     model_file: bool = True  # add a model file if mlx-lm's own model computes something else
     adapter_only: bool = False  # gguf: write the adapter to its own file
     llama_cpp: Path | None = None  # folder of its converters; None: look on PATH
+    for_: str | None = None  # gguf --adapter-only: a client that applies adapters at a scale of its own
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def export_artifact(source: TrainedArtifact, format: str, options: ExportOptions
     _check_options(format, options)
     if source.whole:
         _check_full_finetune(source, format, options)
-    if format == "gguf":
+    if format in ("gguf", "ollama"):
         find_converter(options.llama_cpp)  # before anything is loaded
     return [
         *source.notes,
@@ -63,7 +63,7 @@ def write_new_folder(output: Path, fill: Callable[[Path], list[str]]) -> list[st
 def _check_options(format: str, options: ExportOptions) -> None:
     """Raises InputError for an option that the format doesn't take, or not with that value."""
     for field in fields(options):
-        value, option = getattr(options, field.name), f"--{field.name.replace('_', '-')}"
+        value, option = getattr(options, field.name), f"--{field.name.strip('_').replace('_', '-')}"
         taken = _ACCEPTED_VALUES[field.name].get(format)
         if value == field.default or taken == ():
             continue
@@ -71,6 +71,8 @@ def _check_options(format: str, options: ExportOptions) -> None:
             raise InputError(f"{option}: --format {format} doesn't take it; leave it out")
         if value not in taken:
             raise InputError(f"{option} {value}: --format {format} takes {', '.join(taken)}")
+    if options.for_ and not options.adapter_only:
+        raise InputError(f"--for {options.for_}: only an adapter in its own file has a scale; add --adapter-only")
 
 
 def _check_full_finetune(source: TrainedArtifact, format: str, options: ExportOptions) -> None:
@@ -108,6 +110,12 @@ def _write_gguf(source: TrainedArtifact, options: ExportOptions, folder: Path, f
     return write_gguf(source, options, folder, final)
 
 
+def _write_ollama(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
+    from longrepo.export.ollama import write_ollama
+
+    return write_ollama(source, options, folder, final)
+
+
 def _require_mlx() -> None:
     from longrepo.engines.registry import require_mlx
 
@@ -117,22 +125,25 @@ def _require_mlx() -> None:
 _ACCEPTED_VALUES: dict[
     str, dict[str, tuple[str, ...]]
 ] = {  # option -> the formats that take it -> their values; (): any
-    "quantization": {"mlx": ("none", "4bit"), "gguf": ("none", "8bit")},
+    "quantization": {"mlx": ("none", "4bit"), "gguf": ("none", "8bit"), "ollama": ("none", "8bit")},
     "precision": {
         "mlx": ("auto", "bfloat16", "float32"),
         "merged": ("auto", "bfloat16", "float16", "float32"),
         "gguf": ("bfloat16", "float16", "float32"),
+        "ollama": ("bfloat16", "float16", "float32"),
     },
     "with_base": {"mlx": (), "gguf": ()},
     "model_file": {"mlx": ()},
-    "adapter_only": {"gguf": ()},
-    "llama_cpp": {"gguf": ()},
+    "adapter_only": {"gguf": (), "ollama": ()},
+    "llama_cpp": {"gguf": (), "ollama": ()},
+    "for_": {"gguf": ("llama.vscode",)},
 }
 FORMAT_WRITERS: dict[str, FormatWriter] = {
     "mlx": _write_mlx,
     "peft": _write_peft,
     "merged": _write_merged,
     "gguf": _write_gguf,
+    "ollama": _write_ollama,
 }
 
 

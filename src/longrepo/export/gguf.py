@@ -10,7 +10,7 @@ import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,12 +26,37 @@ from longrepo.training.artifact import TrainedArtifact
 from longrepo.utils.hub import model_location
 
 _OUTTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
-_LORA_FILE = "adapter-f32.gguf"
+LORA_FILE = "adapter-f32.gguf"
+CLIENT_SCALES = {"llama.vscode": 0.5}  # the scale that a client asks for whatever is set (llama.vscode 0.0.63)
 _WITHOUT_WINDOW = ("starcoder2",)  # model types whose sliding window llama.cpp leaves out
+
+
+@dataclass(frozen=True)
+class GgufFiles:
+    """What was written: the name of the `model` file (None: the published base's serves), `lines` on the files, and
+    `notes` on what differs in llama.cpp."""
+
+    model: str | None
+    lines: list[str]
+    notes: list[str]
 
 
 def write_gguf(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> list[str]:
     """Fill an existing empty folder that will become `final`; return lines for the terminal. Raises InputError."""
+    written = write_gguf_files(source, options, folder, final)
+    scale = CLIENT_SCALES[options.for_] if options.for_ else 1
+    lora = f" --lora {LORA_FILE}" if scale == 1 else f" --lora-scaled {LORA_FILE}:{scale}"
+    flags = f"-m {written.model or 'BASE.gguf'}" + (lora if options.adapter_only else "")
+    commands = [f"llama-completion {flags} -p 'def main(' -n 40 --temp 0", f"llama-server {flags}"]
+    how = "In this folder, with any build of llama.cpp:\n\n```sh\n" + "\n".join(commands) + "\n```"
+    apart = ": the base and the adapter apart" if options.adapter_only else ""
+    holds = f"GGUF files for llama.cpp, {_choose_types(options)[1]}{apart}."
+    write_card(folder, source, CardUse("gguf", holds, how, written.notes))
+    return [*written.lines, *written.notes, f"cd {shlex.quote(str(final))} && {commands[1]}"]
+
+
+def write_gguf_files(source: TrainedArtifact, options: ExportOptions, folder: Path, final: Path) -> GgufFiles:
+    """Write the tuned model's file, or the base's and the adapter's; no card. Raises InputError."""
     precision, kind = _choose_types(options)
     converter, parts = find_converter(options.llama_cpp), MergeInputs.of(source, torch.from_numpy)
     adapter = parts.adapter
@@ -55,15 +80,13 @@ def write_gguf(source: TrainedArtifact, options: ExportOptions, folder: Path, fi
             _copy_config(source, scratch)
         notes += _unsupported_by_gguf(scratch)
         if options.adapter_only:
-            _write_plain_lora(scratch / "adapter", adapter)
-            converter.adapter(scratch / "adapter", scratch, folder / _LORA_FILE, "f32")
-            lines.append(f"{final / _LORA_FILE} (the adapter, of {file if with_base else base})")
-    flags = f"-m {file if with_base else 'BASE.gguf'}" + (f" --lora {_LORA_FILE}" if options.adapter_only else "")
-    commands = [f"llama-completion {flags} -p 'def main(' -n 40 --temp 0", f"llama-server {flags}"]
-    how = "In this folder, with any build of llama.cpp:\n\n```sh\n" + "\n".join(commands) + "\n```"
-    holds = f"GGUF files for llama.cpp, {kind}" + (": the base and the adapter apart." if options.adapter_only else ".")
-    write_card(folder, source, CardUse("gguf", holds, how, notes))
-    return [*lines, *notes, f"cd {shlex.quote(str(final))} && {commands[1]}"]
+            scale = CLIENT_SCALES[options.for_] if options.for_ else 1
+            _write_plain_lora(scratch / "adapter", replace(adapter, scale=adapter.scale / scale))
+            converter.adapter(scratch / "adapter", scratch, folder / LORA_FILE, "f32")
+            lines.append(f"{final / LORA_FILE} (the adapter, of {file if with_base else base})")
+            if options.for_:
+                notes.append(f"{options.for_} applies adapters at scale {scale:g}: this one's own makes up for it")
+    return GgufFiles(file if with_base else None, lines, notes)
 
 
 def _choose_types(options: ExportOptions) -> tuple[str, str]:
