@@ -28,7 +28,7 @@ from longrepo.engines import tiers
 from longrepo.engines.mlx import kv_cache
 from longrepo.engines.prompt_cache import PROMPT_PART
 from longrepo.engines.torch import load, loss
-from longrepo.evaluation import context_loss, needle, results, scoring
+from longrepo.evaluation import context_loss, controls, needle, results, scoring
 from longrepo.evaluation.completion import TASKS
 from longrepo.evaluation.run import FULL, GLANCE, QUICK
 from longrepo.export import merged
@@ -237,12 +237,17 @@ def test_the_evaluations_amounts_are_those_of_the_table() -> None:
     assert FULL.tasks == (*TASKS,) and QUICK.tasks == ("line", "fim") and GLANCE.tasks == ("line",)
     assert len(FULL.depths) == 5 and QUICK.depths == (50,) and not GLANCE.needles
     for row in (
-        f"| full | {FULL.blocks} | {FULL.completions} points: line, block, middle | {FULL.questions} "
-        f"| {FULL.needles} at each of {len(FULL.depths)} depths | all | each |",
-        f"| `--quick` | {QUICK.blocks} | {QUICK.completions} points: line, middle | {QUICK.questions} "
-        f"| {QUICK.needles}, halfway down | {QUICK.sequences} of each length | the longest |",
+        f"| full | {FULL.blocks} | {FULL.completions} points: line, block, middle "
+        f"| {FULL.scored}, {FULL.written} places each | {FULL.questions} "
+        f"| {FULL.needles} at each of {len(FULL.depths)} depths | {FULL.neutral} | all | each |",
+        f"| `--quick` | {QUICK.blocks} | {QUICK.completions} points: line, middle "
+        f"| {QUICK.scored}, {QUICK.written} | {QUICK.questions} "
+        f"| {QUICK.needles}, halfway down | {QUICK.neutral} | {QUICK.sequences} of each length | the longest |",
     ):
         assert row in text_of("docs/evaluation.md")
+    said = f"{FULL.neutral} pieces of public code in nine languages that ship with longrepo"
+    assert said in text_of("docs/evaluation.md") and len(controls.neutral_texts()) == FULL.neutral
+    assert f"at most {controls.NEUTRAL_TOKENS} tokens each, plain" in text_of("docs/evaluation.md")
     assert "with fewer than four nothing is called better or worse" in text_of("docs/evaluation.md")
     assert results.FEW_GROUPS == 4
 

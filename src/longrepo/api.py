@@ -132,6 +132,8 @@ def evaluate(
     split: Literal["validation", "test"] | str = "test",
     amount: Literal["full", "quick", "glance"] = "full",
     other: Sequence[AnyPath] = (),
+    against: AnyPath | Sequence[AnyPath] = (),
+    control: AnyPath | Sequence[AnyPath] = (),
     length: Sequence[int] = (),
     context: ContextSettings | None = None,
     device: DeviceName | str = "auto",
@@ -143,7 +145,9 @@ def evaluate(
     """Compare the base and the tuned model of a run on lines that training never saw; write `RUN/evaluation.json`.
 
     What was measured before is not measured again. `repo`, `sequences`: by default those that the run was trained on;
-    `amount`: "glance" is what the pipeline ends with; `other`: repositories to check forgetting on; `length`: tokens,
+    `amount`: "glance" is what the pipeline ends with; `other`: repositories to check forgetting on, besides neutral
+    code; `against`: runs or adapters of the same base, measured on the same lines; `control`: repositories whose newest
+    lines are measured too; `length`: tokens,
     by default the longest of each phase; `context`: positions for lengths beyond the model's own; `result`: another
     file to write; `note`: receives lines worth knowing before the measurements begin.
     """
@@ -154,13 +158,15 @@ def evaluate(
     folder = Path(run)
     check_is_run(folder)
     choice = choose_engine_of(folder, device, engine)
-    loaded = EvaluationRun.of(folder, _path(sequences), _paths(repo), split, choice, device, length, context)
+    loaded = EvaluationRun.of(
+        folder, _path(sequences), _paths(repo), split, choice, device, length, context, _paths(against)
+    )
     if note is not None:
         for line in (": ".join(choice.line), *(f"note: {one}" for one in loaded.notes)):
             note(line)
     much = {one.name: one for one in (FULL, QUICK, GLANCE)}[amount]
     written = _path(result) or folder / EVALUATION_FILE
-    return loaded.measured(much, _paths(other), written, progress or NoProgress())
+    return loaded.measured(much, _paths(other), written, progress or NoProgress(), _paths(control))
 
 
 def load(

@@ -128,7 +128,9 @@ def test_lengths_beyond_its_positions_are_measured_at_their_tiers(shop: Prepared
     longer = (*repo, "--length", 4096, *full, "--set", "context.target_length=8192")
     said = evaluated(run, *longer, "--set", "context.method=yarn")
     assert "4,096 tokens: longer than the positions in training" in " ".join(said.split())
-    assert [(one.method, one.target_length) for one in engine.positions] == [("yarn", 4096)], "not for phases"
+    assert [(one.method, one.target_length) for one in engine.positions] == [("yarn", 4096), ("none", None)], (
+        "not for phases; neutral code as in training"
+    )
     positions = read_evaluation(run / "evaluation.json").about["positions"]
     assert positions["512"]["method"] == "none"
     assert (positions["4096"]["method"], positions["4096"]["target_length"]) == ("yarn", 4096)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,17 @@ import pytest
 from evaluated import TwoLosses
 
 from longrepo.errors import InputError
+from longrepo.evaluation.aggregation import make_figures
 from longrepo.evaluation.completion import similarity
 from longrepo.evaluation.held_out_loss import make_comparisons, prepared_measurements
-from longrepo.evaluation.results import Comparison, Evaluation, Example, read_evaluation, write_evaluation
-from longrepo.evaluation.run import make_figures
+from longrepo.evaluation.results import (
+    AgainstAdapter,
+    Comparison,
+    Evaluation,
+    Example,
+    read_evaluation,
+    write_evaluation,
+)
 from longrepo.evaluation.scoring import MeasurementRow, mean_interval, paired_intervals
 from longrepo.reports.evaluation import comparison_verdict
 
@@ -117,10 +125,16 @@ def test_a_whole_evaluation_reads_back_and_another_format_is_refused(tmp_path: P
     file = tmp_path / "evaluation.json"
     found = MeasurementRow("line", "loss", {"class": "in_file", "context": "none", "length": 512}, "a", 4, 8.0, 6.0)
     example = Example("completion", {"task": "line"}, "a.py", "", "x", "y", "", "", "y", {"exact": 0.0}, {"exact": 1.0})
-    whole = Evaluation({"seed": 1}, [row(512, -0.2, -0.3, -0.1)], make_figures([found], 1), [example], ["a note"])
+    figures = make_figures([found], 1)
+    against = [AgainstAdapter("runs/other", "ab" * 32, figures)]
+    whole = Evaluation({"seed": 1}, [row(512, -0.2, -0.3, -0.1)], figures, [example], ["a note"], against)
     write_evaluation(file, whole)
     assert read_evaluation(file) == whole
     assert whole.find("line", length=512)[0].base.value == 2.0 and not whole.find("line", length=1024)
+    content = json.loads(file.read_text())
+    del content["against"]  # as it was written before there was any
+    file.write_text(json.dumps(content))
+    assert read_evaluation(file).against == [] and read_evaluation(file).figures == figures
     file.write_text(file.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(InputError, match="run longrepo evaluate again"):
         read_evaluation(file)

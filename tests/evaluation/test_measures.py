@@ -21,6 +21,7 @@ from longrepo.engines.base import Batch
 from longrepo.engines.tiers import Tier, TieredEngine, Tiers
 from longrepo.errors import InputError
 from longrepo.evaluation import completion, context_loss, held_out_loss, needle, questions
+from longrepo.evaluation.aggregation import make_figures, summarize_measurements
 from longrepo.evaluation.blocks import EvalData
 from longrepo.evaluation.context_loss import (
     CONTEXTS,
@@ -32,15 +33,7 @@ from longrepo.evaluation.context_loss import (
     lay_out_short_prompt,
 )
 from longrepo.evaluation.inputs import MeasurementStore
-from longrepo.evaluation.run import (
-    FULL,
-    GLANCE,
-    QUICK,
-    make_figures,
-    plan_measurements,
-    run_measurements,
-    summarize_measurements,
-)
+from longrepo.evaluation.run import FULL, GLANCE, QUICK, plan_measurements, run_measurements
 from longrepo.evaluation.scoring import Measurement, Measurements
 from longrepo.repository.languages import language_of
 from longrepo.repository.repository import Repository
@@ -261,10 +254,10 @@ def test_a_stopped_measurement_goes_on_and_says_the_same(material: EvalData, eng
         stream.write('{"key": "cut sho')
     with MeasurementStore(file, about) as store:
         ticks: list[int] = []
-        again = summarize_measurements(run_measurements(adaptive, counted, store, lambda: ticks.append(1)), SEED)
+        again = summarize_measurements(run_measurements(adaptive, counted, store, lambda: ticks.append(1)), SEED, 256)
     assert len(ticks) == len(units) and len(done) == len(set(done)) == len(units)
     with MeasurementStore(tmp_path / "other.jsonl", about) as store:
-        assert again == summarize_measurements(run_measurements(adaptive, units, store, lambda: None), SEED)
+        assert again == summarize_measurements(run_measurements(adaptive, units, store, lambda: None), SEED, 256)
     with MeasurementStore(file, {"adapter": "another"}) as store:
         assert units[0].key not in store
 
@@ -294,7 +287,7 @@ def test_what_isn_t_measured_is_noted(
             "calls: no held-out line calls a function that the repository defines, so nothing is measured",
         ]
         assert found.notes == unmeasured and whole == {
-            "context", "completion", "question", "needle", "fim", "commit_message",
+            "context", "completion", "question", "needle", "fim", "commit_message", "neutral",
         }  # fmt: skip
         found.notes.clear()
         monkeypatch.setattr(found.tokenizer, "fim", None)

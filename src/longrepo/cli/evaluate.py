@@ -35,7 +35,20 @@ def evaluate(
     other: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="PATH", help="Another repository, to see what the tuning made the model forget. Repeatable."
+            metavar="PATH", help="Another repository, whose files may be forgotten, besides neutral code. Repeatable."
+        ),
+    ] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN|ADAPTER", help="Another run or adapter of the same base, on the same lines. Repeatable."
+        ),
+    ] = None,
+    control: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="REPO",
+            help="Another repository: if its newest lines got easier too, the gain isn't this one's. Repeatable.",
         ),
     ] = None,
     length: Annotated[
@@ -61,6 +74,8 @@ def evaluate(
         split=split,
         amount="quick" if quick else "full",
         other=other or (),
+        against=against or (),
+        control=control or (),
         length=length or (),
         context=parse_positions(set_),
         device=device.value,

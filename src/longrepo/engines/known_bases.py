@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from longrepo.data.dialects import DIALECTS, NO_DIALECT
+from longrepo.utils.hub import PACKAGED_MODELS
 
 PLANNED_LENGTHS = (2048, 4096)  # tokens of a sequence
 FIM_FACT = "fill-in-the-middle in pretraining"
@@ -48,7 +49,7 @@ class PlannedBase:
 class KnownBase:
     """A base as published. `use`: whether its license lets it be used at work; `code`: made for code; `dialect`: the
     name of its row in `longrepo.data.dialects`, or None; `unverified`: facts to check. `config` and `planned` are None
-    if its shape isn't verified."""
+    if its shape isn't verified. `published`: the month, `YYYY-MM`, of its weights; None if that isn't verified."""
 
     name: str
     license: str
@@ -59,6 +60,7 @@ class KnownBase:
     unverified: tuple[str, ...] = ()
     config: Mapping[str, Any] | None = field(default=None, repr=False)
     planned: PlannedBase | None = field(default=None, repr=False)
+    published: str | None = None
 
     @property
     def fim(self) -> bool | None:
@@ -91,6 +93,16 @@ def best_fit(device: str, tokens: int, budget: int) -> KnownBase | None:
         return None
     choose = min if device == "cpu" else max
     return choose(fitting, key=lambda pair: pair[0])[1]
+
+
+def release_month(model: str) -> str | None:
+    """Return the month in which a model's weights were published, `YYYY-MM`; None if that isn't known. `model`: a hub
+    name, a folder or file named like one of the bases, or a packaged model."""
+    if model in PACKAGED_MODELS:
+        model = PACKAGED_MODELS[model].file
+    name = Path(model).name.lower()
+    bases = [one for one in known_bases().values() if name.startswith(one.name.rpartition("/")[2].lower())]
+    return max(bases, key=lambda one: len(one.name)).published if bases else None
 
 
 def date_of_facts() -> str:

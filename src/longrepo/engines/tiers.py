@@ -6,8 +6,9 @@ and `measure_speeds` measures how fast it generates in each.
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from longrepo.config.schema import ContextSettings, ModelSettings
@@ -116,6 +117,12 @@ class TieredEngine:
 
     def __post_init__(self) -> None:
         self._at = self.tiers.trained
+
+    def exchange(self, load: Callable[[], Engine], tiers: Tiers) -> None:
+        """Let the engine go, so that only one is in memory, then take the one that `load` makes."""
+        del self.engine
+        gc.collect()
+        self.engine, self.tiers, self._at = load(), tiers, tiers.trained
 
     def select_tier(self, tokens: int) -> Tier:
         """Use the positions of the smallest tier that holds `tokens` tokens, new ones included, from now on. Cached

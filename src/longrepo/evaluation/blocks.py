@@ -137,6 +137,18 @@ class HeldOutBlock:
         return {name for text in self.trees.files(self.others).values() for name in text.defines.tolist()}
 
 
+def blocks_of_commits(
+    targets: Sequence[Target], records: Sequence[CommitRecord], trees: RepoTrees, root: str
+) -> Iterator[HeldOutBlock]:
+    """Yield the blocks of targets that these commits added. `root`: the commit whose tree is the context of one that
+    has no parent."""
+    by_id = {record.id: record for record in records}
+    for target in targets:
+        record = by_id[target.commit or ""]
+        changed = {one.path: one.after for one in record.changes if one.after and one.path != target.of.path}
+        yield HeldOutBlock(target, record.parent or root, trees, changed)
+
+
 @dataclass(frozen=True)
 class EvalRepository:
     """One of the prepared repositories: its facts from the header, and its trees."""
@@ -206,11 +218,7 @@ class EvalData:
             records = list(splits.held_out(repo.trees.repository, split, MAX_HELD_OUT_COMMITS, repo.trees.reader.cache))
             self.commits += [(repo, record) for record in records]
             found = chooser.choose({split: commit_candidates(split, records)}, {split: share})[split]
-            by_id = {record.id: record for record in records}
-            for target in found:
-                record = by_id[target.commit or ""]
-                changed = {one.path: one.after for one in record.changes if one.after and one.path != target.of.path}
-                self.held.append(HeldOutBlock(target, record.parent or splits.train, repo.trees, changed))
+            self.held += blocks_of_commits(found, records, repo.trees, splits.train)
             if len(found) < share:
                 self._choose_files(repo, chooser, split, share - len(found), len(found))
         self.held.sort(key=lambda one: (one.before, one.key))

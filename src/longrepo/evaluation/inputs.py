@@ -17,6 +17,7 @@ from longrepo.data.questions.evidence import holds_commit
 from longrepo.data.questions.write import match_folders, training_commit
 from longrepo.errors import InputError, RunError
 from longrepo.evaluation.scoring import Measurements
+from longrepo.training.checkpoint import STATE
 
 STAGE_FILE, REPOSITORIES_KEY = "stage.json", "repositories"  # the pipeline's record beside the sequences; name → folder
 
@@ -47,6 +48,14 @@ def find_repositories(file: SequenceFile, run: Path, given: Sequence[Path]) -> l
             raise InputError(f"no repository with commit {commit[:10]} of {facts.name}: {where}; give it with --repo")
         found.append(folder)
     return found
+
+
+def recorded_sequences(run: Path) -> Path:
+    """Return the path of the sequences that a run records as its training data. Raises InputError if it doesn't."""
+    try:
+        return Path(json.loads((run / "last" / STATE).read_text(encoding="utf-8"))["sequences"])
+    except (OSError, ValueError, KeyError):
+        raise InputError(f"{run}: doesn't record what it was trained on; give --sequences FILE") from None
 
 
 def _recorded_folders(sequences: Path) -> Mapping[str, str]:

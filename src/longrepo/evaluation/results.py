@@ -97,14 +97,26 @@ class Example:
 
 
 @dataclass(frozen=True)
+class AgainstAdapter:
+    """A run against another adapter of its base, on the same lines: in each figure `base` is that adapter's value.
+    `name`: as given; `adapter`: the SHA-256 of its files."""
+
+    name: str
+    adapter: str
+    figures: Sequence[Figure] = ()
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """All results of one `longrepo evaluate`. `about`: model, engine, data, seed; `notes`: plain sentences."""
+    """All results of one `longrepo evaluate`. `about`: model, engine, data, seed; `notes`: plain sentences; `against`:
+    other adapters measured on the same lines."""
 
     about: Mapping[str, Any]
     comparisons: Sequence[Comparison] = ()
     figures: Sequence[Figure] = ()
     examples: Sequence[Example] = ()
     notes: Sequence[str] = field(default=())
+    against: Sequence[AgainstAdapter] = field(default=())
 
     def find(self, measure: str, metric: str | None = None, **parts: str | int) -> list[Figure]:
         """Return the figures of a measure whose parts include these values, in the order they were written."""
@@ -137,6 +149,10 @@ def read_evaluation(file: Path) -> Evaluation:
         [figure_from_json(one) for one in content["figures"]],
         [Example(**one) for one in content["examples"]],
         content["notes"],
+        [
+            AgainstAdapter(one["name"], one["adapter"], [figure_from_json(figure) for figure in one["figures"]])
+            for one in content.get("against", ())
+        ],
     )
 
 

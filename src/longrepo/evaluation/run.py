@@ -7,153 +7,67 @@ of one kind, with their intervals.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import numpy as np
+from typing import Any, cast
 
 from longrepo.config.schema import ContextSettings, Settings
 from longrepo.curriculum.schedule import make_schedule
 from longrepo.data.dataset import SequenceFile, read_sequences
-from longrepo.data.metadata import check_tokenizer
-from longrepo.data.questions.write import match_folders
+from longrepo.data.metadata import RepositoryFacts, check_tokenizer
+from longrepo.data.questions.evidence import holds_commit
+from longrepo.data.questions.write import match_folders, training_commit
 from longrepo.data.repo_tree import RepoTrees
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.tokenizer_loading import base_tokenizer
 from longrepo.engines.adapter_io import read_adapter_config
+from longrepo.engines.base import Engine
 from longrepo.engines.registry import EngineSelection, create_engine
 from longrepo.engines.tiers import TieredEngine, Tiers, model_tiers
 from longrepo.errors import InputError
 from longrepo.evaluation import completion, context_loss, held_out_loss, needle, questions
+from longrepo.evaluation.against import OtherAdapter, TunedAlone, is_comparable, pair_adapters
+from longrepo.evaluation.aggregation import make_figures, summarize_measurements
 from longrepo.evaluation.blocks import EvalData, EvalRepository, index_training_rows
-from longrepo.evaluation.context_loss import CONTEXTS, LINE_CLASSES
-from longrepo.evaluation.held_out_loss import PREPARED, make_comparisons
-from longrepo.evaluation.inputs import MEASUREMENTS_FILE, MeasurementStore, find_repositories
+from longrepo.evaluation.controls import (
+    NEUTRAL_TOKENS,
+    ControlRepository,
+    age_notes,
+    change_rows,
+    choose_control,
+    control_measurements,
+    neutral_measurements,
+)
+from longrepo.evaluation.inputs import MEASUREMENTS_FILE, MeasurementStore, find_repositories, recorded_sequences
 from longrepo.evaluation.results import (
     EVALUATION_FORMAT,
-    Comparison,
-    Estimate,
+    AgainstAdapter,
     Evaluation,
-    Example,
-    Figure,
     write_evaluation,
 )
-from longrepo.evaluation.scope_tasks import CALL_PARTS
 from longrepo.evaluation.scoring import (
-    FloatArray,
-    Interval,
     Measurement,
-    MeasurementRow,
     Measurements,
-    paired_intervals,
 )
-from longrepo.evaluation.tasks import TASK_MEASURES, task_measurements
+from longrepo.evaluation.tasks import task_measurements
 from longrepo.repository.repository import Repository
-from longrepo.repository.scopes import SCOPES
 from longrepo.rope.apply import describe_context
 from longrepo.training.artifact import TrainedArtifact, find_artifact
-from longrepo.training.checkpoint import STATE
 from longrepo.utils import files
 from longrepo.utils.cache import SqliteCache, cache_folder
 from longrepo.utils.progress import Progress
-
-
-class MetricInfo(NamedTuple):
-    """A metric. `transform` is applied to its mean; `of_tokens`: the mean runs over tokens."""
-
-    unit: str
-    better: Literal["lower", "higher"]
-    of_tokens: bool
-    transform: Callable[[FloatArray], FloatArray] = lambda values: values
-
-
-_SHARE_METRIC = MetricInfo("share", "higher", False)
-METRICS = {
-    "loss": MetricInfo("nats a token", "lower", True),
-    "gain": MetricInfo("nats a token", "higher", True),
-    "longppl": MetricInfo("perplexity", "lower", True, np.exp),
-    "exact": _SHARE_METRIC,
-    "right": _SHARE_METRIC,
-    "edit": _SHARE_METRIC,
-    "identifiers": _SHARE_METRIC,
-}
-MEASURES = (
-    "context", "gain", "line", "completion", *TASK_MEASURES, "question", "needle", "longppl", "distance", "position",
-    "short", "other",
-)  # fmt: skip
-_PART_ORDER = (
-    *CONTEXTS,
-    *LINE_CLASSES,
-    "line",
-    *SCOPES,
-    "fim",
-    *CALL_PARTS,
-    "cross_file",
-    "new",
-    "seen",
-    "all",
-)  # of parts that are words
-
-
-def make_figures(rows: Iterable[MeasurementRow], seed: int) -> list[Figure]:
-    """Return one figure for each measure, metric and parts, in reading order."""
-    found: defaultdict[tuple[object, ...], list[MeasurementRow]] = defaultdict(list)
-    for row in rows:
-        if row.count and row.measure != PREPARED:
-            found[row.measure, row.metric, *sorted(row.parts.items())].append(row)
-    return sorted((_make_figure(some, seed) for some in found.values()), key=_sort_key)
-
-
-def _sort_key(figure: Figure) -> tuple[object, ...]:
-    parts = [_part_rank(value) for _, value in sorted(figure.parts.items())]
-    return MEASURES.index(figure.measure), list(METRICS).index(figure.metric), parts
-
-
-def _part_rank(value: str | int) -> tuple[float, str]:
-    """Rank numbers by value, negative ones (all, no limit) last, and words in the order of the documentation."""
-    if isinstance(value, int):
-        return (value if value >= 0 else np.inf, "")
-    return (_PART_ORDER.index(value) if value in _PART_ORDER else -1, value)
-
-
-def _make_figure(rows: Sequence[MeasurementRow], seed: int) -> Figure:
-    first, metric = rows[0], METRICS[rows[0].metric]
-    counts, groups = [row.count for row in rows], [row.group for row in rows]
-    columns = [[row.base for row in rows], [row.tuned for row in rows]]
-    base, tuned, difference = paired_intervals(columns, counts, groups, seed, transform=metric.transform)
-    return Figure(
-        measure=first.measure,
-        metric=first.metric,
-        parts=dict(first.parts),
-        unit=metric.unit,
-        better=metric.better,
-        base=_make_estimate(base),
-        tuned=_make_estimate(tuned),
-        difference=_make_estimate(difference),
-        samples=len(rows),
-        tokens=round(sum(counts)) if metric.of_tokens else 0,
-        groups=len(set(groups)),
-        seed=seed,
-    )
-
-
-def _make_estimate(interval: Interval) -> Estimate:
-    return Estimate(*interval)
 
 
 @dataclass(frozen=True)
 class Amount:
     """How much to measure: prepared `sequences` of each length (None: all), held-out `blocks` of lines, points of
     `completions` with the `tasks` at each, `questions`, `needles` at each of `depths` (percent), `files` of another
-    repository; at `every_length`, or at the longest alone. The other tasks: losses at `scored` places of each, texts at
-    the first `written` of them."""
+    repository, `neutral` pieces of code; at `every_length`, or at the longest alone. The other tasks: losses at
+    `scored` places of each, texts at the first `written` of them."""
 
     name: str
     sequences: int | None
@@ -164,14 +78,15 @@ class Amount:
     needles: int
     depths: tuple[int, ...]
     files: int
+    neutral: int
     every_length: bool = False
     scored: int = 0
     written: int = 0
 
 
-FULL = Amount("full", None, 32, 48, tuple(completion.TASKS), 64, 4, (0, 25, 50, 75, 100), 40, True, 24, 12)
-QUICK = Amount("quick", 4, 4, 3, ("line", "fim"), 2, 1, (50,), 4, scored=2, written=1)
-GLANCE = Amount("glance", None, 4, 3, ("line",), 0, 0, (), 0, scored=2)  # the last stage of the pipeline
+FULL = Amount("full", None, 32, 48, tuple(completion.TASKS), 64, 4, (0, 25, 50, 75, 100), 40, 52, True, 24, 12)
+QUICK = Amount("quick", 4, 4, 3, ("line", "fim"), 2, 1, (50,), 4, 9, scored=2, written=1)
+GLANCE = Amount("glance", None, 4, 3, ("line",), 0, 0, (), 0, 9, scored=2)  # the last stage of the pipeline
 
 
 @dataclass(frozen=True)
@@ -188,7 +103,12 @@ def max_block_tokens(lengths: Sequence[int], most: int = 400) -> int:
 
 
 def plan_measurements(
-    data: EvalData, lengths: Sequence[int], amount: Amount, seed: int, others: Sequence[OtherRepository] = ()
+    data: EvalData,
+    lengths: Sequence[int],
+    amount: Amount,
+    seed: int,
+    others: Sequence[OtherRepository] = (),
+    controls: Sequence[ControlRepository] = (),
 ) -> Iterator[Measurement]:
     """Yield all measurements beyond the prepared sequences; completions and questions at the longest length alone."""
     longest = max(lengths)
@@ -207,6 +127,9 @@ def plan_measurements(
         files = held_out_loss.forgetting_measurements(one.trees, one.commit, longest, amount.files, seed)
         reason = f"--other {one.trees.repository.name}: it has no code file of {held_out_loss.MIN_FILE_TOKENS} tokens"
         yield from _noted(files, amount.files, data, reason)
+    for control in controls:
+        yield from control_measurements(data, control, longest, seed)
+    yield from neutral_measurements(data, amount.neutral, min(NEUTRAL_TOKENS, longest))
 
 
 def _noted(found: Iterator[Measurement], wanted: int, data: EvalData, reason: str) -> Iterator[Measurement]:
@@ -232,14 +155,6 @@ def run_measurements(
     return found
 
 
-def summarize_measurements(
-    found: Sequence[Measurements], seed: int
-) -> tuple[list[Comparison], list[Figure], list[Example]]:
-    """Return the comparisons, figures and examples of all measurements."""
-    rows = list(chain.from_iterable(one.rows for one in found))
-    return make_comparisons(rows), make_figures(rows, seed), [example for one in found for example in one.examples]
-
-
 @contextmanager
 def open_eval_data(
     file: SequenceFile,
@@ -248,8 +163,10 @@ def open_eval_data(
     given: Sequence[Path],
     others: Sequence[Path],
     watch: Progress,
+    controls: Sequence[Path] = (),
 ) -> Iterator[tuple[EvalData, list[OtherRepository]]]:
-    """Open the data to measure on, no blocks chosen yet, and the other repositories at HEAD, for the block's duration.
+    """Open the data to measure on, no blocks chosen yet, and the other repositories at HEAD, then the `controls`, for
+    the block's duration.
 
     Raises InputError if a repository of the file is in none of the `given` folders, or another can't be read.
     """
@@ -263,17 +180,24 @@ def open_eval_data(
             repositories.append(EvalRepository(facts, trees))
             stack.callback(repositories[-1].close)
         elsewhere = []
-        for path in others:
+        for option, path in (*(("--other", one) for one in others), *(("--control", one) for one in controls)):
             repository = Repository.open(path)
+            stack.callback(repository.close)
             commit = repository.resolve()
-            if any(commit == facts.head for facts in file.header.repositories):
-                repository.close()
-                raise InputError(f"--other {path}: is the repository trained on; give another one")
+            if any(_is_same(repository, commit, facts, option) for facts in file.header.repositories):
+                raise InputError(f"{option} {path}: is the repository trained on; give another one")
             elsewhere.append(OtherRepository(RepoTrees(repository, commit, tokenizer, settings, cache), commit))
             stack.callback(elsewhere[-1].trees.close)
         with watch.count("reading what training shows (sequences)", len(file)) as done:
             seen = index_training_rows(file, tokenizer, lambda: done(1))
         yield EvalData(tokenizer, repositories, seen), elsewhere
+
+
+def _is_same(repository: Repository, commit: str, facts: RepositoryFacts, option: str) -> bool:
+    """Whether a repository is one that was prepared; as a control, a clone or fork of it at any commit is none."""
+    if option == "--control":
+        return holds_commit(repository.path, training_commit(facts))
+    return commit == facts.head
 
 
 SPLITS = ("validation", "test")
@@ -303,6 +227,8 @@ class EvaluationRun:
     tokenizer: RepoTokenizer
     adaptive: TieredEngine
     notes: tuple[str, ...]
+    against: tuple[OtherAdapter, ...] = ()
+    load: Callable[[TrainedArtifact], Engine] = field(kw_only=True)
 
     @staticmethod
     def of(
@@ -314,9 +240,11 @@ class EvaluationRun:
         device: str,
         lengths: Sequence[int] = (),
         asked: ContextSettings | None = None,
+        against: Sequence[Path] = (),
     ) -> EvaluationRun:
         """Open a run; of an unfinished one, its best weights so far. `sequences` and `repos` are searched for if not
-        given; `lengths` defaults to the longest of each phase; `asked`: the positions for lengths beyond its own.
+        given; `lengths` defaults to the longest of each phase; `asked`: the positions for lengths beyond its own;
+        `against`: other adapters of its base.
 
         Raises InputError if something is missing, or doesn't belong together.
         """
@@ -327,7 +255,7 @@ class EvaluationRun:
         _check_base(source)
         tiers = model_tiers(settings.model, settings.context, asked, max((*lengths, *phase_caps(settings))))
         _check_lengths(lengths, tiers, settings.model.name)
-        file = read_sequences(sequences or training_sequences_of(run))
+        file = read_sequences(sequences or recorded_sequences(run))
         if file.header.repositories and not any(one.head for one in file.header.repositories):
             raise InputError(f"{file.path}: made of a text; only a repository has held-out commits to measure on")
         if split not in file.column("split"):
@@ -335,11 +263,17 @@ class EvaluationRun:
         folders = find_repositories(file, run, repos)
         tokenizer = base_tokenizer(settings)
         check_tokenizer(file.header, tokenizer)
-        engine = create_engine(choice, settings, tokenizer, device)
-        engine.load_adapter(source.adapter)
         chosen = sorted(set(lengths)) or [cap for cap in phase_caps(settings) if cap <= tiers.reach]
-        notes = (*source.notes, *_extended_lengths(chosen, settings, tiers))
-        return EvaluationRun(run, source, file, folders, split, chosen, tokenizer, TieredEngine(engine, tiers), notes)
+        rivals = tuple(OtherAdapter.find(path, source, file, chosen, asked) for path in against)
+
+        def load(trained: TrainedArtifact) -> Engine:
+            engine = create_engine(choice, trained.settings, tokenizer, device)
+            engine.load_adapter(trained.adapter)
+            return engine
+
+        notes = (*source.notes, *_extended_lengths(chosen, settings, tiers), *(n for one in rivals for n in one.notes))
+        adaptive = TieredEngine(load(source), tiers)
+        return EvaluationRun(run, source, file, folders, split, chosen, tokenizer, adaptive, notes, rivals, load=load)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -354,8 +288,11 @@ class EvaluationRun:
             **self.adaptive.engine.facts(),
         }
 
-    def measured(self, amount: Amount, others: Sequence[Path], result: Path, watch: Progress) -> Evaluation:
-        """Measure as much as `amount` says and write `result`; finished measurements stay in the run's folder."""
+    def measured(
+        self, amount: Amount, others: Sequence[Path], result: Path, watch: Progress, controls: Sequence[Path] = ()
+    ) -> Evaluation:
+        """Measure as much as `amount` says and write `result`; finished measurements stay in the run's folder. With
+        adapters to measure `against`, the last of them is what stays loaded."""
         began, settings = time.monotonic(), self.source.settings
         seed, tiers = settings.training.seed, self.adaptive.tiers
         about = {**self.about, "lengths": self.lengths, "amount": amount.name}
@@ -366,23 +303,56 @@ class EvaluationRun:
             **{name: about[name] for name in _IDENTITY_KEYS},
         }
         with (
-            open_eval_data(self.file, self.tokenizer, settings, self.folders, others, watch) as (data, elsewhere),
+            open_eval_data(self.file, self.tokenizer, settings, self.folders, others, watch, controls) as (
+                data,
+                elsewhere,
+            ),
             MeasurementStore(self.run / MEASUREMENTS_FILE, same) as store,
+            _finished_kept(),
         ):
             watch.step("choosing held-out lines")
-            data.choose(self.split, amount.blocks, max_block_tokens(self.lengths), seed)
+            size = max_block_tokens(self.lengths)
+            data.choose(self.split, amount.blocks, size, seed)
+            given = elsewhere[: len(others)], elsewhere[len(others) :]
+            chosen = [choose_control(one.trees, data, amount.blocks, size, seed) for one in given[1]]
+            blocks = [*data.held, *(block for one in chosen for block in one.blocks)]
+            data.notes += age_notes(settings.model.name, blocks, self.split)
             units = [
                 *self._prepared(amount, store, data),
-                *plan_measurements(data, self.lengths, amount, seed, elsewhere),
+                *plan_measurements(data, self.lengths, amount, seed, given[0], chosen),
             ]
-            units = [_with_positions(unit, tiers) for unit in units]
-            with watch.count("measuring base and tuned", len(units)) as done, _finished_kept():
-                found = run_measurements(self.adaptive, units, store, lambda: done(1))
+            with watch.count("measuring base and tuned", len(units)) as done:
+                placed = [_with_positions(unit, tiers) for unit in units]
+                found = run_measurements(self.adaptive, placed, store, lambda: done(1))
+            against = [self._measure_against(one, units, found, same, watch) for one in self.against]
+            repositories = [one.trees.repository for one in data.repositories]
+            data.notes += (note for one in self.against for note in one.overlap_notes(self.file, repositories))
             about |= {**data.facts(), "seconds": round(time.monotonic() - began, 1)}
             notes = [*self.notes, *self.file.header.notes, *data.notes]
-        evaluation = Evaluation(about, *summarize_measurements(found, seed), notes)
+        evaluation = Evaluation(about, *summarize_measurements(found, seed, max(self.lengths)), notes, against)
         write_evaluation(result, evaluation)
         return evaluation
+
+    def _measure_against(
+        self,
+        other: OtherAdapter,
+        units: Sequence[Measurement],
+        own: Sequence[Measurements],
+        same: Mapping[str, Any],
+        watch: Progress,
+    ) -> AgainstAdapter:
+        """Measure another adapter where it has a fair chance; only one model is loaded at a time."""
+        digest, seed, length = _hash_files(other.source.files), self.source.settings.training.seed, max(self.lengths)
+        both = [(unit, one) for unit, one in zip(units, own, strict=True) if is_comparable(unit.key)]
+        placed = [_with_positions(unit, other.tiers) for unit, _ in both]
+        with MeasurementStore(self.run / f"measurements-{digest[:12]}.jsonl", {**same, "adapter": digest}) as store:
+            if not all(unit.key in store for unit in placed):
+                self.adaptive.exchange(lambda: cast(Engine, TunedAlone(self.load(other.source))), other.tiers)
+            with watch.count(f"measuring {other.name}", len(placed)) as done:
+                found = run_measurements(self.adaptive, placed, store, lambda: done(1))
+        paired = [pair_adapters(one, theirs) for (_, one), theirs in zip(both, found, strict=True)]
+        rows = [row for one in paired for row in (*one.rows, *change_rows(one, length, retrieval=False))]
+        return AgainstAdapter(other.name, digest, make_figures(rows, seed))
 
     def _prepared(self, amount: Amount, store: MeasurementStore, data: EvalData) -> list[Measurement]:
         """Return the measurements of as many prepared sequences as `amount` says, and of those measured before."""
@@ -414,14 +384,6 @@ def _finished_kept() -> Iterator[None]:
 def phase_caps(settings: Settings) -> list[int]:
     """Return the longest length of each phase."""
     return [phase.max_length for phase in make_schedule(settings)]
-
-
-def training_sequences_of(run: Path) -> Path:
-    """Return the path of the sequences that a run records as its training data."""
-    try:
-        return Path(json.loads((run / "last" / STATE).read_text(encoding="utf-8"))["sequences"])
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"{run}: doesn't record what it was trained on; give --sequences FILE") from None
 
 
 def _check_base(source: TrainedArtifact) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,9 +16,22 @@ from longrepo.data.contamination import LEAK_KINDS, Leak, LeakCheck
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.questions.verify import ANSWER_RESULTS, AnswerVerdict
 from longrepo.data.questions.write import StoredQuestion
-from longrepo.evaluation.results import Comparison, Evaluation, Figure
+from longrepo.evaluation.controls import CHANGE
+from longrepo.evaluation.results import AgainstAdapter, Comparison, Evaluation, Figure
 from longrepo.reports.sequences import escape_control
 
+_CHANGE_TEXTS = {
+    "own": "this repository's new lines",
+    "cross_file": "… of them those that name its other files",
+    "control": "new lines of {repository}",
+    "other": "files of {repository}",
+    "neutral": "neutral code",
+}
+_CHANGE_CONTEXTS = {
+    "none": "tuned without other files, base with BM25's",
+    "related": "tuned with related files, base with BM25's",
+    "retrieved": "both with BM25's files",
+}
 _TITLES = {
     "context": "The same new lines, behind different other files",
     "gain": "What other files are worth: loss saved against none",
@@ -32,6 +46,8 @@ _TITLES = {
     "longppl": "LongPPL: tokens that need long context",
     "short": "What short context cost",
     "other": "What was forgotten",
+    "control": "Another repository's new lines",
+    "neutral": "Neutral code: what was forgotten",
 }  # measures as they are printed; the others are for charts
 _IN_PROJECT = {"class": "in_project", "context": "related"}
 
@@ -45,7 +61,13 @@ class _KeyFigure:
     metric: str
     parts: Mapping[str, str | int]
 
+    def fits(self, one: Figure) -> bool:
+        """Whether it is this figure, at some length."""
+        same = all(one.parts.get(name) == value for name, value in self.parts.items())
+        return same and (one.measure, one.metric) == (self.measure, self.metric)
 
+
+_TABLE_STYLE: dict[str, Any] = {"title_justify": "left", "box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
 _KEY_FIGURES = (
     _KeyFigure("new lines (loss)", "context", "loss", {"context": "related"}),
     _KeyFigure("saved by related files", "gain", "gain", {"context": "related"}),
@@ -71,6 +93,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     """
     units = group_name(evaluation)
     print_comparison(evaluation.comparisons, console, units)
+    print_changes(evaluation, console)
     if evaluation.about.get("amount") == "quick":
         console.print()
         console.print(_key_table(evaluation, units))
@@ -81,8 +104,45 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
             if figures:
                 console.print()
                 console.print(_measure_table(title, figures, units))
+    for other in evaluation.against:
+        console.print()
+        console.print(_against_table(other, units))
     for note in dict.fromkeys(evaluation.notes):
         console.print(f"note: {note}", style="dim", highlight=False, markup=False)
+
+
+def print_changes(evaluation: Evaluation, console: Console) -> None:
+    """Print in percent how tuning changed the loss: of the repository's own lines, of others', and of neutral code."""
+    figures = [one for one in evaluation.find(CHANGE) if one.parts.get("language", "all") == "all"]
+    if figures:
+        table = Table(title="Loss after tuning, in % of the base's", **_TABLE_STYLE)
+        table.add_column("")
+        for name in ("samples (groups)", "change, 95 % interval", ""):
+            table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
+        for one in figures:
+            table.add_row(change_label(one), f"{one.samples:,} ({one.groups:,})", _change(one), _verdict(one))
+        console.print()
+        console.print(table)
+
+
+def change_label(figure: Figure) -> str:
+    """Say which text's change a figure is."""
+    parts = figure.parts
+    label = _CHANGE_TEXTS[str(parts["text"])].format(**parts)
+    if parts.get("language", "all") != "all":
+        return f"{label}: {parts['language']}"
+    if "base" in parts:
+        return f"… {_CHANGE_CONTEXTS[str(parts['tuned'])]}"
+    return f"{label} (forgetting)" if parts["text"] == "neutral" else label
+
+
+def _change(one: Figure) -> str:
+    found = one.difference
+    return f"{found.value:+.1f} %, " + (f"{found.low:+.1f} to {found.high:+.1f}" if one.groups > 1 else "no interval")
+
+
+def _verdict(one: Figure) -> str:
+    return "" if not one.certain else "better" if one.gained else "worse"
 
 
 def print_comparison(comparisons: Sequence[Comparison], console: Console, units: str = "commits") -> None:
@@ -140,6 +200,19 @@ def _key_table(evaluation: Evaluation, units: str) -> Table:
     return table
 
 
+def _against_table(other: AgainstAdapter, units: str) -> Table:
+    title = f"Against {other.name}, on the same lines"
+    table = _new_table(title, f"samples\n({units})", names=("other", "tuned"))
+    for key in _KEY_FIGURES:
+        for one in _at_longest([one for one in other.figures if key.fits(one)]):
+            _add_figure(table, key.label, one)
+    for one in other.figures:
+        if one.measure == CHANGE and one.parts.get("language", "all") == "all":
+            cells = (f"{one.samples:,} ({one.groups:,})", "", "", _change(one), _verdict(one))
+            table.add_row(change_label(one), *cells)
+    return table
+
+
 def _measure_table(title: str, figures: Sequence[Figure], units: str) -> Table:
     length = figures[0].parts.get("length")
     table = _new_table(f"{title}, {length:,} tokens" if length else title, f"samples\n({units})")
@@ -151,10 +224,10 @@ def _measure_table(title: str, figures: Sequence[Figure], units: str) -> Table:
     return table
 
 
-def _new_table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _new_table(title: str, *columns: str, names: Sequence[str] = ("base", "tuned")) -> Table:
+    table = Table(title=title, **_TABLE_STYLE)
     table.add_column("")
-    for name in (*columns, "base", "tuned", "difference,\n95 % interval", ""):
+    for name in (*columns, *names, "difference,\n95 % interval", ""):
         table.add_column(name, justify="right", no_wrap=True, vertical="bottom")
     return table
 
@@ -166,7 +239,7 @@ def _add_figure(table: Table, label: str, one: Figure) -> None:
         f"{one.base.value:.3f}",
         f"{one.tuned.value:.3f}",
         _difference(one.difference.value, one.difference.low, one.difference.high, one.groups),
-        "" if not one.certain else "better" if one.gained else "worse",
+        _verdict(one),
     )
 
 

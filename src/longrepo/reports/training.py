@@ -263,9 +263,10 @@ class PipelineReporter:
 
     def compared(self, evaluation: Evaluation) -> None:
         """Print base against tuned, and notes on the figures."""
-        from longrepo.reports.evaluation import group_name, print_comparison
+        from longrepo.reports.evaluation import group_name, print_changes, print_comparison
 
         print_comparison(evaluation.comparisons, self.console, group_name(evaluation))
+        print_changes(evaluation, self.console)
         for note in evaluation.notes:
             self.note(note)
 

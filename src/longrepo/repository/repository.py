@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -109,6 +109,13 @@ class Repository:
         """Return the ids of all commits, merges included, that `tip` reaches and `exclude` doesn't, newest first."""
         limits = (self._full(tip), f"^{self._full(exclude)}")
         return self._reader.output("rev-list", "--topo-order", *limits, "--").decode().split()
+
+    def days(self, commits: Sequence[str]) -> dict[str, str]:
+        """Return the day on which each commit (full ids) was made as it is, `YYYY-MM-DD`: the committer's."""
+        if not commits:
+            return {}
+        lines = self._reader.output("log", "--no-walk=unsorted", "--format=%H %cs", *commits, "--").decode()
+        return dict(line.split(" ") for line in lines.splitlines())
 
     def choose_files(self, commit: str, selection: FileSelection) -> PathRules:
         """Leave files out from now on by a person's choice and by the `.gitattributes` of a commit; return the rules.

@@ -48,7 +48,8 @@ PACKAGED_MODELS = {
 }
 
 
-OWN_NAMES = ("embedded", *PACKAGED_MODELS)
+EMBEDDED = "embedded"
+OWN_NAMES = (EMBEDDED, *PACKAGED_MODELS)
 
 
 def check_not_misspelled(name: str) -> None:
@@ -82,7 +83,7 @@ def model_location(name: str) -> str:
 def local_folder(name: str) -> Path | None:
     """Return the folder of a model whose name isn't one itself: `embedded`, a GGUF file, or one in a package; else
     None. Raises InputError if there is no such file, or it can't be read."""
-    if name == "embedded":
+    if name == EMBEDDED:
         return embedded.path()
     if (file := gguf_file(name)) is not None:
         return _written_folder(name, file)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from longrepo.evaluation.results import FEW_GROUPS, Comparison, Evaluation, Example, Figure
+from longrepo.evaluation.results import FEW_GROUPS, AgainstAdapter, Comparison, Evaluation, Example, Figure
+from longrepo.reports.evaluation import change_label
 from longrepo.reports.html import charts
 from longrepo.reports.html.charts import Chart, draw_chart
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _MIN_SHARE_AXIS = 10  # percent: the least range of an axis of shares
 _VERDICT_COLORS = {"better": charts.TUNED, "worse": charts.BASE}
+AGAINST_COLUMNS = ("", "other", "tuned", "difference", "95 % interval", "samples", "groups", "")
 FIGURE_COLUMNS = ("", "base", "tuned", "difference", "95 % interval", "samples", "groups", "")
 CONTEXT_LABELS = {
     "none": "no context",
@@ -102,6 +104,12 @@ def _needle_label(figure: Figure) -> str:
 
 VIEWS = (
     MeasureView(
+        "change", "What tuning changed, and where",
+        "Loss after tuning in percent of the base's, on the same tokens: this repository's held-out lines, other "
+        "repositories', and neutral code, the same for everybody, which shows what was forgotten.",
+        change_label,
+    ),
+    MeasureView(
         "context", "Loss by context",
         "Loss of the same added lines behind the same beginning of their file; only the files before it differ.",
         lambda one: CONTEXT_LABELS.get(str(one.parts["context"]), str(one.parts["context"])), _length_label,
@@ -174,6 +182,16 @@ VIEWS = (
         "Files of other repositories, without context: better or unchanged means nothing was forgotten.",
         lambda one: str(one.parts["repository"]),
     ),
+    MeasureView(
+        "control", "Another repository's new lines",
+        "If these got easier too, the gain isn't this repository's own.",
+        lambda one: str(one.parts["repository"]),
+    ),
+    MeasureView(
+        "neutral", "Neutral code",
+        "Pieces of public projects, the same for everybody: better or unchanged means nothing was forgotten.",
+        lambda one: "all languages" if one.parts["language"] == "all" else str(one.parts["language"]),
+    ),
 )  # fmt: skip
 
 
@@ -196,6 +214,16 @@ def shorter_table(evaluation: Evaluation) -> list[list[str]]:
             if one not in longest:
                 label = ", ".join(filter(None, (_view_title(view, view.chart(one)), view.label(one))))
                 rows.append(make_chart_row(one, label).cells())
+    return rows
+
+
+def against_table(other: AgainstAdapter) -> list[list[str]]:
+    """Rows with the figures of a run against another adapter, at the longest length."""
+    rows = []
+    for view in _all_views(Evaluation({}, figures=other.figures)):
+        for one in _at_longest([one for one in other.figures if one.measure == view.measure]):
+            label = ", ".join(filter(None, (_view_title(view, view.chart(one)), view.label(one))))
+            rows.append(make_chart_row(one, label).cells())
     return rows
 
 
@@ -359,6 +387,8 @@ def make_chart_row(figure: Figure, label: str) -> ChartRow:
 
 def format_value(value: float, unit: str) -> str:
     """Format a value; shares in percent."""
+    if unit.startswith("%"):
+        return f"{value:.1f} %"
     return f"{value * 100:.1f} %" if unit == "share" else f"{value:.2f}" if unit == "perplexity" else f"{value:.3f}"
 
 

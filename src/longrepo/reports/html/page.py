@@ -16,7 +16,9 @@ from longrepo.reports.html import tables
 from longrepo.reports.html.charts import Chart, memory_curve, training_curves
 from longrepo.reports.html.compare import comparison_contents
 from longrepo.reports.html.figures import (
+    AGAINST_COLUMNS,
     FIGURE_COLUMNS,
+    against_table,
     evaluation_charts,
     example_label,
     format_value,
@@ -262,6 +264,10 @@ def _run_contents(run: RunRecord) -> dict[str, Any]:
         "held_out": [held_out_charts(evaluation.comparisons)] if evaluation and evaluation.comparisons else [],
         "measured": evaluation_charts(evaluation) if evaluation else [],
         "shorter": tables.PageTable(FIGURE_COLUMNS, shorter_table(evaluation) if evaluation else ()),
+        "against": [
+            (one.name, tables.PageTable(AGAINST_COLUMNS, against_table(one)))
+            for one in (evaluation.against if evaluation else ())
+        ],
         "examples": choose_examples(evaluation.examples) if evaluation else [],
         "commands": use_commands(run),
         "curves": training_curves(run),
