@@ -96,10 +96,12 @@ def test_what_of_a_base_does_not_work_is_said(tmp_path: Path) -> None:
 
 
 def test_the_license_of_a_base_is_said_where_it_is_known() -> None:
-    free, research, unknown = map(
-        doctor_model.check_license, ("Qwen/Qwen2.5-Coder-1.5B", "Qwen/Qwen2.5-Coder-3B", "owner/other")
+    free, packaged, research, unknown = map(
+        doctor_model.check_license,
+        ("Qwen/Qwen2.5-Coder-1.5B", "smollm2-135m", "Qwen/Qwen2.5-Coder-3B", "owner/other"),
     )
     assert free.status == "ok" and "Apache-2.0, use at work: yes" in free.what
+    assert packaged == free
     assert research.status == "note" and "use at work: no: for research" in research.what
     assert unknown.status == "note" and "read its model card" in unknown.remedy
 

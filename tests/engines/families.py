@@ -51,6 +51,25 @@ GRANITE4 = GRANITE | {
     "shared_intermediate_size": 96,
     "position_embedding_type": "rope",
 }
+DELTA = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "head_dim": 16,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "rms_norm_eps": 0.1,  # a norm of what is nearly zero (a query that meets no key) would make rounding large
+    "rope_parameters": MILLION | {"partial_rotary_factor": 0.5},
+}
+MAMBA = GRANITE4 | {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "mamba_n_heads": 8,
+    "mamba_d_head": 16,
+    "mamba_d_state": 12,
+    "mamba_n_groups": 1,
+    "mamba_chunk_size": 16,
+    "rms_norm_eps": 1e-2,
+}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "starcoder2": ("Starcoder2", {"sliding_window": WINDOW, "rope_parameters": MILLION}),
     "starcoder2, no window or bias, untied": (
@@ -84,6 +103,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "GraniteMoeHybrid",
         GRANITE4 | {"position_embedding_type": None, "attention_bias": True, "hidden_act": "gelu"},
     ),
+    "granitemoehybrid, mamba": ("GraniteMoeHybrid", MAMBA | {"tie_word_embeddings": True, "rope_parameters": MILLION}),
+    "granitemoehybrid, mamba, groups": (
+        "GraniteMoeHybrid",
+        MAMBA
+        | {"mamba_n_groups": 2, "mamba_proj_bias": True, "mamba_conv_bias": False}
+        | {"position_embedding_type": None, "hidden_act": "gelu", "mamba_d_conv": 3},
+    ),
     "olmo2": ("Olmo2", {"rope_parameters": LLAMA3, "attention_bias": True}),
     "olmo2, wide heads": ("Olmo2", {"head_dim": 32, "tie_word_embeddings": True}),
     "olmo3": ("Olmo3", {"sliding_window": WINDOW, "layer_types": MIXED, "rope_parameters": TWO_ROPES}),
@@ -95,6 +121,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3, longrope with a factor": (
         "Phi3",
         {"rope_parameters": LONGROPE | PART | {"factor": 2.0}, "max_position_embeddings": 128, **PHI3},
+    ),
+    "qwen3_5_text": ("Qwen3_5Text", DELTA),
+    "qwen3_5_text, tied, gelu": (
+        "Qwen3_5Text",
+        DELTA
+        | {"tie_word_embeddings": True, "hidden_act": "gelu", "attention_bias": True, "linear_num_key_heads": 4}
+        | {"linear_conv_kernel_dim": 3},
     ),
     "seed_oss": ("SeedOss", {"head_dim": 32, "attention_out_bias": True, "mlp_bias": True}),
     "smollm3": ("SmolLM3", {"no_rope_layers": [1, 1, 0], "rope_parameters": MILLION, "pad_token_id": 0}),

@@ -231,10 +231,12 @@ def test_added_fill_in_the_middle_tokens_go_with_the_adapter(tmp_path: Path) -> 
     assert again.fim_added and new_token_rows(again, str(merged), None) == {}
 
 
-def test_where_mlx_lm_misreads_the_published_base_it_is_said(tmp_path: Path) -> None:
+def test_where_mlx_lm_misreads_the_published_base_the_export_has_its_own(tmp_path: Path) -> None:
     run = trained_run(tmp_path / "run", base_folder(tmp_path / "model"), "data.structure_tokens=false")
     lines = export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
-    assert any("rotary base is 100000, not 10000" in line and "--with-base" in line for line in lines)
+    assert any("a base of its own: " in line and "rotary base is 100000, not 10000" in line for line in lines)
+    ours = torch_logits(run, run.prompt)
+    np.testing.assert_allclose(mlx_logits(loaded(tmp_path / "mlx"), run.prompt), ours, rtol=0, atol=1e-4)
 
 
 def test_peft_is_the_adapter_and_its_tokenizer(run: Run, tmp_path: Path) -> None:

@@ -297,15 +297,23 @@ def truncate_config(config: Any, layers: int) -> Any:
     return config
 
 
-def check_own_code(published: Mapping[str, Any]) -> None:
-    """Raise InputError if only code of a model's own, which is never run, computes it. `published`: config.json."""
+def check_model_type(published: Mapping[str, Any]) -> None:
+    """Raise InputError if only code of a model's own, which is never run, computes it, or if it sees images too and
+    transformers, so PEFT as well, has no class for its language model alone. `published`: config.json."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     kind, code = published.get("model_type"), published.get("auto_map")
     if code and kind not in CONFIG_MAPPING:
         raise InputError(
             f"its config.json asks for code of its own (auto_map), which is never run, and transformers has no model "
             f"type {kind}; take a base of an architecture that transformers has (longrepo bases)"
+        )
+    if "text_config" in published and not MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(kind), "").endswith("ForCausalLM"):
+        text = published["text_config"].get("model_type") or "text"
+        raise InputError(
+            f"it is a {kind}, which sees images too, and transformers has no class for its language model alone; take "
+            f"a base of text ({text}, or see longrepo bases)"
         )
 
 

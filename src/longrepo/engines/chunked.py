@@ -339,21 +339,19 @@ class StepClock(StepObserver):
 
 class CountingStore(Generic[T]):
     """Stands in for a `DiskStore` in a dry run: counts bytes and forgets the tensors. `blank(shape, dtype)` makes a
-    tensor of any values. `bytes_by_name`: put so far, by the first part of the key."""
+    tensor of any values. `written`: bytes put so far; `kept_by_layer`: those of them that aren't a layer's input."""
 
     def __init__(self, blank: Callable[[Any, Any], T]) -> None:
-        self.bytes_by_name: Counter[str] = Counter()
+        self.written = 0
+        self.kept_by_layer: Counter[int] = Counter()
         self._blank = blank
         self._shapes: dict[StoreKey, tuple[Any, Any]] = {}
 
     def put(self, key: StoreKey, tensor: Any) -> None:
         self._shapes[key] = tensor.shape, tensor.dtype
-        self.bytes_by_name[key[0]] += tensor.nbytes
-
-    @property
-    def written(self) -> int:
-        """Bytes put so far."""
-        return self.bytes_by_name.total()
+        self.written += tensor.nbytes
+        if key[0] != "input":
+            self.kept_by_layer[key[1]] += tensor.nbytes
 
     def get(self, key: StoreKey) -> T:
         return self._blank(*self._shapes[key])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from longrepo.config.schema import ContextSettings, ModelSettings
-from longrepo.engines.base import check_own_code
+from longrepo.engines.base import check_model_type
 from longrepo.engines.known_bases import known_bases
 from longrepo.engines.lora_targets import automatic_targets, is_expert
 from longrepo.errors import InputError
@@ -57,7 +57,7 @@ def read_config(name: str, revision: str | None = None, context: ContextSettings
             check_on_hub(name, revision)
             where = model_location(name)
             published, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
-            check_own_code(published)
+            check_model_type(published)
             config = AutoConfig.from_pretrained(where, revision=revision).get_text_config()
             config._name_or_path = name
     except InputError as error:

@@ -15,7 +15,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,13 +30,14 @@ from transformers.utils.hub import cached_file
 from longrepo.data.tokenizer_files import is_read_unchanged
 from longrepo.data.tokenizer_loading import base_tokenizer, load_tokenizer
 from longrepo.engines.adapter_io import ADAPTER_CONFIG, ADAPTER_WEIGHTS, lora_config, read_adapter_config, tensor_name
-from longrepo.engines.mlx import models, rotary
+from longrepo.engines.mlx import models, recurrent, rotary
 from longrepo.engines.mlx.device import mlx_dtype, select_mlx_device
 from longrepo.engines.mlx.load import QUANTIZED_BITS, QUANTIZED_GROUP, load_base, read_published_config, read_weights
+from longrepo.engines.mlx.weight_names import language_model_path
 from longrepo.errors import InputError
 from longrepo.export.adapter import ExportOptions, MergeInputs, PeftAdapter
 from longrepo.export.card import CardUse, peft_usage, write_card
-from longrepo.export.mlx_own_classes import config_differences, own_positions
+from longrepo.export.mlx_own_classes import config_differences, own_config, own_path, own_positions
 from longrepo.training.artifact import TrainedArtifact, find_artifact
 from longrepo.training.usage import base_reference
 from longrepo.utils.hub import model_location
@@ -77,6 +78,7 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
     """Fill an existing empty folder that will become `final` with the adapter that `mlx_lm.lora` wrote to `source`,
     trained on `base` (None: the model that it names); return lines for the terminal. Raises InputError."""
     config, tensors = read_adapter_config(source), _read_mlx_adapter(source / MLX_WEIGHTS_FILE)
+    tensors = {language_model_path(path) or path: tensor for path, tensor in tensors.items()}
     kind, parameters = config.get("fine_tune_type", "lora"), config.get("lora_parameters")
     if kind != "lora" or not isinstance(parameters, dict) or not {"rank", "scale"} <= parameters.keys():
         what = f"is a fine-tune of type {kind}" if kind != "lora" else "has no rank and scale in lora_parameters"
@@ -91,7 +93,8 @@ def write_imported_adapter(source: Path, base: str | None, folder: Path, final: 
     try:
         where = model_location(base)
         about = read_published_config(where, None)
-        _check_base_layers(source, base, tensors, about, read_weights(where, None))
+        weights = {language_model_path(name) or name: one for name, one in read_weights(where, None).items()}
+        _check_base_layers(source, base, tensors, about, weights)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
@@ -227,7 +230,7 @@ def Model(args: ModelArgs) -> CausalLM:
 
 def model_file_text() -> str:
     """Return the text of a model file for any configuration that the MLX engine computes."""
-    return "\n\n".join([_FILE_HEAD.strip(), _module_body(rotary), _module_body(models), _FILE_TAIL.strip()]) + "\n"
+    return "\n\n".join([_FILE_HEAD.strip(), *map(_module_body, (rotary, recurrent, models)), _FILE_TAIL.strip()]) + "\n"
 
 
 def _module_body(module: ModuleType) -> str:
@@ -253,7 +256,7 @@ def write_mlx_base(folder: Path, model: Any, adapter: PeftAdapter, with_file: bo
     if not with_file:
         _split_shared_mlps(model)
     save_model(folder, model)
-    config = mlx_config(model)
+    config = mlx_config(model) if with_file else own_config(mlx_config(model))
     if with_file:
         (folder / MODEL_FILE).write_text(model_file_text(), encoding="utf-8")
         config["model_file"] = MODEL_FILE
@@ -272,9 +275,9 @@ def _split_shared_mlps(model: Any) -> None:
         layer.mlp.gate_proj, layer.mlp.up_proj, layer.mlp.down_proj = gate, up, shared.output_linear
 
 
-def own_lora(lora: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    """Return LoRA on the matrices of mlx-lm's own class, which splits the first one of Granite 4's MLPs in two: both
-    halves get its `lora_a`, and each its part of `lora_b`. Other models' stays as it is."""
+def own_lora(lora: Mapping[str, mx.array], config: Mapping[str, Any]) -> dict[str, mx.array]:
+    """Return LoRA on the matrices of mlx-lm's own class for `config`, by its names. It splits the first one of Granite
+    4's MLPs in two: both halves get its `lora_a`, and each its part of `lora_b`."""
     found: dict[str, mx.array] = {}
     for path, tensor in lora.items():
         layer, _, rest = path.partition(".shared_mlp.")
@@ -284,7 +287,7 @@ def own_lora(lora: Mapping[str, mx.array]) -> dict[str, mx.array]:
             found |= {f"{layer}.mlp.gate_proj.{matrix}": gate, f"{layer}.mlp.up_proj.{matrix}": up}
         else:
             found[f"{layer}.mlp.down_proj.{matrix}" if rest else path] = tensor
-    return found
+    return {own_path(path, config): tensor for path, tensor in found.items()}
 
 
 def mlx_config(model: Any) -> dict[str, Any]:
@@ -337,15 +340,18 @@ def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fin
     """Fill an existing empty folder that will become `final`; return lines for the terminal. Raises InputError."""
     parts = MergeInputs.of(source, mx.array)
     adapter, as_published = parts.adapter, options.quantization is None and not options.with_base
+    reasons: list[str] = []
     if as_published and not (source.whole or source.has_own_positions) and adapter.rows is None:
-        return _write_adapter_alone(source, adapter, folder, final)
+        base = _PublishedBase.of(source)
+        if not (reasons := base.differences(source)):
+            return _write_adapter_alone(source, adapter, base, folder, final)
     model_settings = parts.model
     if options.quantization is not None:
         kind = "none" if options.quantization == "none" else "nf4"
         model_settings = model_settings.model_copy(update={"quantization": kind})
     placement = select_mlx_device("auto", options.precision or source.settings.training.precision)
     model, notes = load_base(model_settings, parts.tokenizer, mlx_dtype(placement), parts.context)
-    differs = config_differences(model.published, mlx_config(model))
+    differs = config_differences(model.published, own_config(mlx_config(model)))
     with_file = bool(differs) and options.model_file
     part = "" if source.whole else "base"  # a fully trained model has no parts
     write_mlx_base(folder / part, model, adapter, with_file)
@@ -355,8 +361,10 @@ def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fin
     kind = "model" if source.whole else "base"
     lines = [f"{kind}: {final / part} ({model_settings.name}, {what}, {placement.dtype_name}{rows})"]
     lines += [f"  {note}" for note in (*notes, *tokenizer_notes)]
+    if reasons:
+        lines.append(f"with a base of its own: of the published one, {'; '.join(reasons)}")
     if not source.whole:
-        lora = adapter.lora if with_file else own_lora(adapter.lora)
+        lora = adapter.lora if with_file else own_lora(adapter.lora, own_config(mlx_config(model)))
         write_mlx_adapters(folder / "adapters", replace(adapter, lora=lora), str(final / "base"), len(model.layers))
         lines += [f"adapter: {final / 'adapters'}"]
     if with_file:
@@ -368,36 +376,48 @@ def write_mlx(source: TrainedArtifact, options: ExportOptions, folder: Path, fin
     return _write_card(lines, source, folder, final, str(final / part), with_file)
 
 
-def _write_adapter_alone(source: TrainedArtifact, adapter: PeftAdapter, folder: Path, final: Path) -> list[str]:
-    from transformers import PreTrainedConfig
+@dataclass(frozen=True)
+class _PublishedBase:
+    """A base as mlx-lm would load it: `where` it is, its config.json as `published` and with defaults."""
 
-    name = source.settings.model.name
-    where = model_location(name)
-    try:
-        published, _ = PreTrainedConfig.get_config_dict(where, revision=source.settings.model.revision)
-        config = read_published_config(where, source.settings.model.revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model {name}: can't be loaded ({reason}); connect once to download it") from None
-    adapter = replace(adapter, lora=own_lora(adapter.lora))
-    write_mlx_adapters(folder / "adapters", adapter, where, config["num_hidden_layers"])
-    lines = [f"adapter: {final / 'adapters'}", f"base: {where} as it is: no structure rows were trained"]
-    if differs := config_differences(config, published):
-        own = f"mlx-lm's own {config['model_type']} differs"
-        lines.append(f"{own}: {'; '.join(differs)}. --with-base writes a base without that difference")
-    if not _reads_base_tokenizer(source, where):
-        lines.append("mlx-lm gives other token ids with that base than training used: --with-base writes a base for it")
-    if source.settings.model.quantization == "nf4" and "quantization" not in published:
+    where: str
+    published: dict[str, Any]
+    config: dict[str, Any]
+
+    @staticmethod
+    def of(source: TrainedArtifact) -> _PublishedBase:
+        """Raises InputError if the base's configuration can't be read."""
+        from transformers import PreTrainedConfig
+
+        model = source.settings.model
+        where = model_location(model.name)
+        try:
+            published, _ = PreTrainedConfig.get_config_dict(where, revision=model.revision)
+            return _PublishedBase(where, published, read_published_config(where, model.revision))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"model {model.name}: can't be loaded ({reason}); connect once to download it") from None
+
+    def differences(self, source: TrainedArtifact) -> list[str]:
+        """List what mlx-lm would make of the base otherwise than training did."""
+        differs = config_differences(self.config, self.published)
+        found = [f"mlx-lm's own {self.config['model_type']} differs: {'; '.join(differs)}"] if differs else []
+        tokenizer = base_tokenizer(source.settings)
+        file = cached_file(self.where, "config.json", revision=source.settings.model.revision)
+        if not is_read_unchanged(tokenizer.file_text, tokenizer.file_config, Path(str(file)).parent):
+            found.append("mlx-lm gives other token ids than training used")
+        return found
+
+
+def _write_adapter_alone(
+    source: TrainedArtifact, adapter: PeftAdapter, base: _PublishedBase, folder: Path, final: Path
+) -> list[str]:
+    adapter = replace(adapter, lora=own_lora(adapter.lora, base.published))
+    write_mlx_adapters(folder / "adapters", adapter, base.where, base.config["num_hidden_layers"])
+    lines = [f"adapter: {final / 'adapters'}", f"base: {base.where} as it is: no structure rows were trained"]
+    if source.settings.model.quantization == "nf4" and "quantization" not in base.published:
         lines.append("it was trained on that base in 4 bits: --with-base writes a 4-bit base")
-    return _write_card(lines, source, folder, final, where, False)
-
-
-def _reads_base_tokenizer(source: TrainedArtifact, where: str) -> bool:
-    """Return whether the published base gives mlx-lm, which loads it by AutoTokenizer, the ids that training used."""
-    settings = source.settings
-    tokenizer = base_tokenizer(settings)
-    file = cached_file(where, "config.json", revision=settings.model.revision)
-    return is_read_unchanged(tokenizer.file_text, tokenizer.file_config, Path(str(file)).parent)
+    return _write_card(lines, source, folder, final, base.where, False)
 
 
 def _write_card(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +24,13 @@ def config_differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> li
     config.json `read`."""
     kind, family = config["model_type"], models.family_of(dict(config))
     activation, own = config[family.activation], _ACTIVATIONS.get(kind, "silu")
-    arch = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(kind, kind)}")
+    asked = _CLASSES.get(kind, kind)
+    if read["model_type"] != asked:
+        return [f"it takes this config.json for a {read['model_type']}, not for a {asked}"]
+    arch = importlib.import_module(f"mlx_lm.models.{MODEL_REMAPPING.get(asked, asked)}")
+    arguments = getattr(arch, family.classes[1])
     try:
-        theirs: Any = arch.ModelArgs.from_dict(dict(read))
+        theirs: Any = arguments.from_dict(copy.deepcopy(dict(read.get("text_config", read))))
     except (TypeError, ValueError) as error:
         return [f"it can't read this config.json ({error})"]
     found = []
@@ -45,13 +51,34 @@ def config_differences(config: Mapping[str, Any], read: Mapping[str, Any]) -> li
         found.append("it rounds the factor of its embeddings to bfloat16")
     if unknown := set(getattr(theirs, "layer_types", ())) - _LAYER_TYPES.get(kind, _ATTENTION_TYPES):
         found.append(f"it can't load layers of type {min(unknown)}")
+    found += _recurrent_differences(config, theirs)
     if kind == "granitemoehybrid" and theirs.intermediate_size != (width := config["shared_intermediate_size"]):
         found.append(f"its MLPs are {theirs.intermediate_size} wide, not {width}, and it can't load this model")
     return found
 
 
 _ATTENTION_TYPES = {"full_attention", "sliding_attention"}
-_LAYER_TYPES = {"granitemoehybrid": {"attention"}}  # mlx-lm's names; transformers 5 writes its own
+_LAYER_TYPES = {"granitemoehybrid": {"attention", "mamba"}}  # mlx-lm's names; transformers 5 writes its own
+_CLASSES = {"qwen3_5_text": "qwen3_5"}  # mlx-lm's model type for ours, if it is another
+
+
+def _recurrent_differences(config: Mapping[str, Any], theirs: Any) -> list[str]:
+    found = []
+    if interval := getattr(theirs, "full_attention_interval", None):
+        own = ["linear_attention" if (number + 1) % interval else "full_attention" for number in range(_layers(config))]
+        if own != list(config["layer_types"]):
+            found.append(f"it has layers of attention at every {interval}th place alone, and can't load this model")
+    if config["model_type"] == "granitemoehybrid" and set(config["layer_types"]) & set(models.RECURRENT):
+        limits = [float(limit) for limit in config.get("time_step_limit") or (0.0, math.inf)]
+        if list(theirs.time_step_limit) != limits:
+            found.append(f"it keeps time steps within {theirs.time_step_limit}, not within {limits}")
+        if config["mamba_n_groups"] > 1:
+            found.append("it norms the groups of a recurrent layer together")
+    return found
+
+
+def _layers(config: Mapping[str, Any]) -> int:
+    return int(config["num_hidden_layers"])
 
 
 def _own_windows(theirs: Any, layers: int) -> list[int | None]:
@@ -93,6 +120,22 @@ def _rotary_differences(config: Mapping[str, Any], theirs: Any) -> list[str]:
     return found
 
 
+def own_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return config.json for mlx-lm's own class, which takes Qwen3.5 for a model that sees images too."""
+    if (kind := config["model_type"]) not in _CLASSES:
+        return config
+    outside = {name: one for name, one in config.items() if name.startswith("quantization")}
+    around = ("eos_token_id", "bos_token_id", "pad_token_id", "dtype", "tie_word_embeddings")
+    inside = {name: one for name, one in config.items() if name not in outside}
+    named = {name: config[name] for name in around if name in config}
+    return {"model_type": _CLASSES[kind], "text_config": inside, **named, **outside}
+
+
+def own_path(path: str, config: Mapping[str, Any]) -> str:
+    """Return the path of a module in mlx-lm's own class of the model whose config.json is given."""
+    return f"language_model.{path}" if "text_config" in config or config["model_type"] in _CLASSES.values() else path
+
+
 def own_positions(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what config.json says of positions and layers by the names that mlx-lm's own classes read."""
     parameters = config["rope_parameters"]
@@ -105,8 +148,12 @@ def own_positions(config: Mapping[str, Any]) -> dict[str, Any]:
     if (kind := full.get("rope_type", "default")) != "default":
         named["rope_scaling"] = {"type": kind} | {name: value for name, value in full.items() if name != "rope_theta"}
     if config["model_type"] == "granitemoehybrid":
-        named["layer_types"] = ["attention"] * config["num_hidden_layers"]  # transformers reads this name, too
+        kinds = config["layer_types"]  # transformers reads these names, too
+        named["layer_types"] = ["mamba" if kind in models.RECURRENT else "attention" for kind in kinds]
+        named["time_step_limit"] = list(config.get("time_step_limit") or (0.0, math.inf))
         named["intermediate_size"] = config["shared_intermediate_size"]  # transformers reads it for experts alone
+    if config["model_type"] == "qwen3_5_text" and "full_attention" in config["layer_types"]:
+        named["full_attention_interval"] = config["layer_types"].index("full_attention") + 1
     if config["model_type"] == "gemma3_text" and "full_attention" in config["layer_types"]:
         named["sliding_window_pattern"] = config["layer_types"].index("full_attention") + 1
     return named

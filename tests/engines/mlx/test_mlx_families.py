@@ -54,7 +54,10 @@ def assert_same(ours: Named, theirs: Named, tolerance: float) -> None:
         assert np.linalg.norm(ours[name] - gradient) <= allowed, name
 
 
-@pytest.mark.parametrize("case", FAMILIES)
+RECURRENT = ("granitemoehybrid, mamba", "granitemoehybrid, mamba, groups", "qwen3_5_text, tied, gelu")
+
+
+@pytest.mark.parametrize("case", [*FAMILIES, *RECURRENT])
 def test_loss_gradients_scores_and_tokens_are_those_of_the_torch_engine(case: str, tmp_path: Path) -> None:
     published(tmp_path / "model", *CASES[case])
     of = settings(tmp_path / "model", "model.quantization=none", "training.use_gradient_checkpointing=false")

@@ -24,6 +24,7 @@ from longrepo import embedded
 from longrepo.config.schema import ModelSettings
 from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.engines.mlx.load import load_base
+from longrepo.engines.model_shape import read_config
 from longrepo.engines.registry import require_mlx
 from longrepo.errors import InputError
 
@@ -248,6 +249,31 @@ def test_shards_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     refused(tmp_path, "it doesn't exist")
     (tmp_path / "model.safetensors.index.json").write_text("[]")
     refused(tmp_path, "not an index")
+
+
+def test_of_a_model_that_sees_images_the_language_model_is_loaded(tmp_path: Path) -> None:
+    """Qwen3.5 is published with what sees images, and with layers that guess further tokens."""
+    text = SHAPE | {"layer_types": ["linear_attention", "full_attention"], "head_dim": 16, "linear_num_key_heads": 2}
+    text |= {"linear_num_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16}
+    sight = {"depth": 1, "hidden_size": 32, "num_heads": 2, "intermediate_size": 32, "out_hidden_size": 64}
+    torch.manual_seed(5)
+    config = transformers.Qwen3_5Config(text_config=text, vision_config=sight | {"num_position_embeddings": 16})
+    model = transformers.Qwen3_5ForConditionalGeneration(config).eval()
+    model.save_pretrained(tmp_path)
+    rewrite(tmp_path, lambda t: t.update({"mtp.fc.weight": torch.ones(2, 2)}))
+    ids = np.arange(40)[None] * 7 % VOCABULARY
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor(ids)).logits.numpy()
+    ours = np.array(load(tmp_path, "none")[0](mx.array(ids)))[..., :VOCABULARY]
+    np.testing.assert_allclose(ours[..., 1:40], expected[..., 1:40], rtol=0, atol=1e-4)
+
+
+def test_a_model_whose_language_model_has_no_class_of_its_own_is_refused_early(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": {}}))
+    with pytest.raises(InputError, match="sees images too, and transformers has no class") as caught:
+        read_config(str(tmp_path))
+    assert "\n" not in str(caught.value)
+    refused(tmp_path, "sees images too")
 
 
 def refused(folder: Path, expected: str, quantization: str = "nf4") -> None:

@@ -37,6 +37,16 @@ STARCODER: dict[str, Any] = {
     "eos_token_id": 0,
 }
 LLAMA = STARCODER | {"model_type": "llama", "tie_word_embeddings": False, "sliding_window": None}
+QWEN = STARCODER | {
+    "model_type": "qwen3_5_text",
+    "layer_types": ["linear_attention", "full_attention"] * 3,
+    "head_dim": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+    "sliding_window": None,
+}
 OF_LLAMA = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]"
 CHUNKS = StepMethod("chunked", 32)
 
@@ -95,6 +105,7 @@ CASES = {
     "starcoder2, recomputed": (STARCODER, StepMethod("chunked", 32, "recompute", 2), mx.float32, ()),
     "starcoder2, plain": (STARCODER, StepMethod(), mx.float32, ("training.use_gradient_checkpointing=false",)),
     "llama, bfloat16": (LLAMA, CHUNKS, mx.bfloat16, (OF_LLAMA,)),
+    "qwen3.5, on disk": (QWEN, StepMethod("chunked", 32, "disk"), mx.float32, ("lora.target_modules=auto",)),
 }
 
 

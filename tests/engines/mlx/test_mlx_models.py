@@ -117,10 +117,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         HYBRID | {"layer_types": ["attention"] * 3},
         "granitemoehybrid with num_local_experts: 0 only",
     ),
-    "Granite 4 with Mamba": (
-        HYBRID | {"num_local_experts": 0, "layer_types": ["attention", "mamba", "attention"]},
-        "no layer type linear_attention",
-    ),
     "capped logits": (
         {"model_type": "gemma3_text", "final_logit_softcapping": 30.0},
         "gemma3_text with final_logit_softcapping: null only",

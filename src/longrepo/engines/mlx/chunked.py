@@ -3,9 +3,9 @@
 As `longrepo.engines.torch.chunked`, in the same order (`longrepo.engines.chunked`). Before and after its layers, a
 model of mlx-lm computes with its own code, whatever the architecture: it is run with its layers replaced by stand-ins.
 A chunk's backward pass computes the chunk again and pulls back through three outputs at once: its output and its own
-keys and values, to which later chunks have left their gradients. Every chunk is evaluated before the next: one lazy
-graph of all would be walked breadth first, and peak higher. The plain step, one graph for a whole sequence, is what the
-chunked step is tested against.
+keys and values (of a recurrent layer, its states), to which later chunks have left their gradients. Every chunk is
+evaluated before the next: one lazy graph of all would be walked breadth first, and peak higher. The plain step, one
+graph for a whole sequence, is what the chunked step is tested against.
 """
 
 from __future__ import annotations
@@ -31,42 +31,11 @@ from longrepo.engines.chunked import (
     probe_tolerance,
     run_schedule,
 )
+from longrepo.engines.mlx.chunk_cache import MlxChunkCache, MlxStateCache
 from longrepo.engines.mlx.device import to_float
 from longrepo.engines.mlx.lora import Gradients, ParameterSlot, lora_slots, temporary_values
 from longrepo.engines.mlx.loss import MlxScoredPositions, nll_and_gradient
-
-
-class MlxChunkCache:
-    """Takes the place of mlx-lm's KV cache in a layer, for a chunk that begins at position `offset`, with the keys and
-    values from position `first`: gives it those and records its own.
-
-    `keys`, `values`: those from `first` to `offset` in pieces, each `[rows, kv heads, tokens, head width]`.
-    """
-
-    def __init__(self, offset: int, first: int, keys: Sequence[mx.array] = (), values: Sequence[mx.array] = ()) -> None:
-        self.offset, self.first, self._keys, self._values = offset, first, keys, values
-        self.own: tuple[mx.array, mx.array] | None = None
-
-    def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """The keys and values from `first` up to the chunk's end."""
-        self.own = (keys, values)
-        if not self._keys:
-            return keys, values
-        return mx.concatenate([*self._keys, keys], axis=2), mx.concatenate([*self._values, values], axis=2)
-
-    def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array | str | None:
-        """Return the mask of the chunk's `N` tokens: bool `[N, keys]`, or mlx-lm's abbreviation."""
-        seen = self.offset - self.first + N
-        windowed = window_size is not None and seen > window_size
-        if N == 1 and not windowed and not return_array:
-            return None
-        if not windowed and not return_array:
-            return "causal"
-        at = mx.arange(self.offset, self.offset + N)[:, None]
-        keys = mx.arange(self.first, self.offset + N)[None]
-        mask = at >= keys
-        return mask if window_size is None else mask & (at < keys + window_size)
-
+from longrepo.engines.mlx.models import is_recurrent
 
 Spans = Sequence[tuple[int, int]]
 ChunkContext = Callable[
@@ -75,27 +44,28 @@ ChunkContext = Callable[
 
 
 class MlxLayerPass:
-    """Computes one layer over the chunks of a sequence. `keys`, `values`: of each chunk `[rows, kv heads, chunk, head
-    width]`, filled by `forward`. `window`: tokens that the layer sees, None for all."""
+    """Computes one layer over the chunks of a sequence. `window`: tokens that the layer sees, None for all.
+
+    `kept`: what later chunks need of each, by name, filled by `forward`: `keys` and `values` `[rows, kv heads, chunk,
+    head width]`, or a recurrent layer's states (`longrepo.engines.mlx.recurrent`), `inputs` of its convolution and
+    `state`, of which only the last chunk's are held."""
 
     def __init__(
         self, layer: Any, slots: Sequence[ParameterSlot], window: int | None, spans: Spans, at: ChunkContext
     ) -> None:
         self._layer, self._slots, self._window = layer, slots, window
         self._spans, self._at = spans, at
-        self.keys: dict[int, mx.array] = {}
-        self.values: dict[int, mx.array] = {}
-        self._key_gradients: dict[int, mx.array] = {}
-        self._value_gradients: dict[int, mx.array] = {}
+        self._recurrent = is_recurrent(layer)
+        self.names = ("inputs", "state") if self._recurrent else ("keys", "values")
+        self.kept: dict[str, dict[int, mx.array]] = {name: {} for name in self.names}
+        self._gradients: dict[str, dict[int, mx.array]] = {name: {} for name in self.names}
 
     def forward(self, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
-        """Return the layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; None, and only keys
-        and values are computed, unless it is `wanted`. Chunks come in order."""
-        earlier = ([kept[i] for i in self._before(index)] for kept in (self.keys, self.values))
-        output, keys, values = self._run(index, hidden, *earlier)
-        values = mx.contiguous(values)  # of a fused projection (Phi-3) it would be a view that holds the queries, too
-        self.keys[index], self.values[index] = keys, values
-        mx.eval(keys, values, [output] if wanted else [])
+        """Return the layer's output for chunk `index` with input `hidden` `[rows, chunk, width]`; None, and only what
+        later chunks need is computed, unless it is `wanted`. Chunks come in order."""
+        output, *own = self._run(index, hidden, self._earlier(index))
+        self._keep(index, own)
+        mx.eval([kept[index] for kept in self.kept.values()], [output] if wanted else [])
         return output if wanted else None
 
     def backward(
@@ -104,69 +74,88 @@ class MlxLayerPass:
         """Return the gradients of chunk `index`'s input and of `parameters` (float32, one per slot), not evaluated yet.
         `gradient`: of its output, None for zero.
 
-        Chunks come from last to first: when a chunk's turn comes, the gradient of its keys and values is complete.
+        Chunks come from last to first: when a chunk's turn comes, the gradient of what it left to later ones is
+        complete.
         """
         before = self._before(index)
         count, pieces = len(self._slots), len(before)
 
         def run(*primals: mx.array) -> tuple[mx.array, ...]:
-            keys, values = primals[count + 1 : count + 1 + pieces], primals[count + 1 + pieces :]
+            given = primals[count + 1 :]
+            earlier = [given[at * pieces : (at + 1) * pieces] for at in range(len(self.names))]
             with temporary_values(self._slots, primals[:count]):
-                outputs = self._run(index, primals[count], keys, values)
+                outputs = self._run(index, primals[count], earlier)
             return outputs if gradient is not None else outputs[1:]
 
-        own = self.keys.pop(index), self.values.pop(index)
-        left = [
-            mx.zeros_like(kept) if (g := gradients.pop(index, None)) is None else g.astype(kept.dtype)
-            for kept, gradients in zip(own, (self._key_gradients, self._value_gradients), strict=True)
-        ]
-        primals = [*parameters, hidden, *(self.keys[i] for i in before), *(self.values[i] for i in before)]
+        left = []
+        for name in self.names:
+            own, g = self.kept[name].pop(index), self._gradients[name].pop(index, None)
+            left.append(mx.zeros_like(own) if g is None else g.astype(own.dtype))
+        primals = [*parameters, hidden, *(one for of_name in self._earlier(index) for one in of_name)]
         _, found = mx.vjp(run, primals, left if gradient is None else [gradient, *left])
-        of_pieces = found[count + 1 :]
-        for gradients, news in (
-            (self._key_gradients, of_pieces[:pieces]),
-            (self._value_gradients, of_pieces[pieces:]),
-        ):
-            for i, new in zip(before, news, strict=True):
+        for at, gradients in enumerate(self._gradients.values()):
+            for i, new in zip(before, found[count + 1 + at * pieces :], strict=False):
                 new = new.astype(mx.float32)
                 gradients[i] = gradients[i] + new if i in gradients else new
         return found[count], found[:count]
 
     def skip_forward(self, index: int, hidden: mx.array, wanted: bool) -> mx.array | None:
         """As `forward`, but the results are zeros: for a dry run."""
-        self.keys[index], self.values[index] = _zeros_like(self.keys[0]), _zeros_like(self.values[0])
+        self._keep(index, [_zeros_like(self.kept[name][index - 1]) for name in self.names])
         return _zeros_like(hidden) if wanted else None
 
     def skip_backward(self, index: int, hidden: mx.array) -> mx.array:
         """As `backward`, but the input's gradient and those left to earlier chunks are zeros: for a dry run."""
-        for held, gradients in ((self.keys, self._key_gradients), (self.values, self._value_gradients)):
-            own = held.pop(index)
+        for name, gradients in self._gradients.items():
+            own = self.kept[name].pop(index)
             gradients.pop(index, None)
             for i in self._before(index):
                 gradients.setdefault(i, mx.zeros(own.shape, mx.float32))
         return _zeros_like(hidden)
 
+    def needed(self, index: int) -> list[int]:
+        """Return the chunks of which `kept` lacks what they left when `backward` comes to chunk `index`: all of an
+        attention layer's, as plans count them, but only those of a recurrent layer that are used next."""
+        chunks = (*self._before(index), index) if self._recurrent else range(index + 1)
+        return [i for i in chunks if i not in self.kept[self.names[0]]]
+
     def pending(self) -> list[mx.array]:
         """Return the gradients that `backward` hasn't evaluated besides those it returned."""
-        return [*self._key_gradients.values(), *self._value_gradients.values()]
+        return [one for gradients in self._gradients.values() for one in gradients.values()]
 
-    def _run(
-        self, index: int, hidden: mx.array, keys: Sequence[mx.array], values: Sequence[mx.array]
-    ) -> tuple[mx.array, mx.array, mx.array]:
+    def _keep(self, index: int, own: Sequence[mx.array]) -> None:
+        for kept, one in zip(self.kept.values(), own, strict=True):
+            if self._recurrent:
+                kept.clear()
+            kept[index] = mx.contiguous(one)  # of a fused projection (Phi-3) a view would hold the queries, too
+
+    def _earlier(self, index: int) -> list[list[mx.array]]:
+        return [[kept[i] for i in self._before(index)] for kept in self.kept.values()]
+
+    def _run(self, index: int, hidden: mx.array, earlier: Sequence[Sequence[mx.array]]) -> tuple[mx.array, ...]:
+        """Return the output and the chunk's own part of each name. `earlier`: by name, of the chunks before."""
         start, end = self._spans[index]
-        before = self._before(index)
-        first = self._first_key(start)
-        if before and (cut := first - self._spans[before[0]][0]):
-            keys, values = ([kept[0][:, :, cut:], *kept[1:]] for kept in (keys, values))
-        cache = MlxChunkCache(start, first, keys, values)
-        with self._at(start):
-            output = self._layer(hidden, cache.make_mask(end - start, window_size=self._window), cache)
-        if cache.own is None:
+        if self._recurrent:
+            states = MlxStateCache([one for of_name in earlier for one in of_name])
+            with self._at(start):
+                output = self._layer(hidden, None, states)
+            own = [states.own[place] for place in sorted(states.own)]
+        else:
+            before, first = self._before(index), self._first_key(start)
+            if before and (cut := first - self._spans[before[0]][0]):
+                earlier = [[pieces[0][:, :, cut:], *pieces[1:]] for pieces in earlier]
+            cache = MlxChunkCache(start, first, *earlier)
+            with self._at(start):
+                output = self._layer(hidden, cache.make_mask(end - start, window_size=self._window), cache)
+            own = list(cache.own or ())
+        if len(own) != len(self.names):
             raise TypeError("a layer did not ask its cache")
-        return output, *cache.own
+        return output, *own
 
     def _before(self, index: int) -> list[int]:
-        """The chunks whose keys chunk `index` attends to, besides its own."""
+        """The chunks whose keys chunk `index` attends to, besides its own; the one whose states it goes on from."""
+        if self._recurrent:
+            return [index - 1] if index else []
         first = self._first_key(self._spans[index][0])
         return [i for i in range(index) if self._spans[i][1] > first]
 
@@ -204,10 +193,12 @@ class _MlxLayerProbe:
 
 
 class _PassThroughLayer(_MlxLayerProbe):
-    """Returns its input, and asks its cache, if it gets one, as a layer does: with keys of no width."""
+    """Returns its input, and asks its cache, if it gets one, as a layer does: with keys or states of no width."""
 
     def __call__(self, hidden: mx.array, mask: Any = None, cache: Any = None, **_: Any) -> mx.array:
-        if cache is not None:
+        if isinstance(cache, MlxStateCache):
+            cache[0] = cache[1] = hidden[..., :0]
+        elif cache is not None:
             cache.update_and_fetch(hidden[:, None, :, :0], hidden[:, None, :, :0])
         return hidden
 
@@ -227,13 +218,14 @@ class MlxEmbeddingAndHead:
         return stand_ins[0].hidden
 
     def windows(self) -> list[int | None]:
-        """Return the number of tokens that each layer sees; None for all. Raises TypeError if a model doesn't get its
-        masks from the cache."""
+        """Return the number of tokens that each layer sees; None for all, and for recurrent layers. Raises TypeError if
+        a model doesn't get its masks from the cache."""
         with self._replaced() as stand_ins:
             self._decoder(mx.zeros((1, 2), mx.int32), cache=self._caches(_MaskProbe(0, 0)))
-        if not all(isinstance(one.mask, _RequestedMask) for one in stand_ins):
+        masks = [_RequestedMask(None) if is_recurrent(one) else one.mask for one in stand_ins]
+        if not all(isinstance(mask, _RequestedMask) for mask in masks):
             raise TypeError("the model makes its own attention masks")
-        return [one.mask.window for one in stand_ins]
+        return [mask.window for mask in masks]
 
     def logits(self, hidden: mx.array) -> mx.array:
         """The model's output `[rows, tokens, vocabulary]` for the last layer's `[rows, tokens, width]`."""
@@ -372,8 +364,8 @@ class MlxChunkedStep:
             if output is not None:
                 store.put(("input", number + 1, index), output)
             if keep_cache:
-                store.put(("keys", number, index), passing.keys[index])
-                store.put(("values", number, index), passing.values[index])
+                for name, kept in passing.kept.items():
+                    store.put((name, number, index), kept[index])
 
     def _head(
         self,
@@ -413,10 +405,10 @@ class MlxChunkedStep:
     ) -> None:
         """Replace each chunk's gradient of the layer's output by that of its input."""
         passing, slots = self._pass(number, spans), self._slots[number]
-        for index in range(len(spans)):
-            passing.keys[index] = store.take(("keys", number, index))
-            passing.values[index] = store.take(("values", number, index))
         for index in reversed(range(len(spans))):
+            for i in passing.needed(index):
+                for name, kept in passing.kept.items():
+                    kept[i] = store.take((name, number, i))
             hidden = store.take(("input", number, index))
             if self.observer.skips(index, len(spans)):
                 above[index] = passing.skip_backward(index, hidden)

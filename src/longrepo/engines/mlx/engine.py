@@ -64,7 +64,7 @@ class MlxEngine:
         self.model, self.rows, self._settings, self._placement = model, rows, settings, placement
         self.device = placement.kind
         self._weights = 0  # how often they changed
-        self._part_bytes: dict[CacheState, int] = {}  # of the keys and values of `PLACES` tokens
+        self._part_bytes: dict[CacheState, tuple[int, int]] = {}  # of the keys and values of `PLACES` tokens, of states
         self.choices: list[tuple[str, str]] = list(placement.choices)
         self.pad_id = 0  # any token works: padding is neither attended to nor scored
         self._dropout = attach_lora(model, settings)
@@ -226,7 +226,8 @@ class MlxEngine:
         state = CacheState(0, repr(self._settings.context), bits)
         if state not in self._part_bytes:
             self._part_bytes[state] = kv_cache.kept_bytes(self.model, self._placement.dtype_name, bits)
-        return -(-tokens // kv_cache.PLACES) * self._part_bytes[state]
+        growing, fixed = self._part_bytes[state]
+        return -(-tokens // kv_cache.PLACES) * growing + fixed
 
     def _cached_text(
         self, prompt: Sequence[int], max_new_tokens: int, bits: int, kept: PromptCache | None

@@ -1,5 +1,5 @@
-"""Keys and values in mlx-lm's own caches: their size, computed on unevaluated arrays, and the options for
-generation."""
+"""Keys, values and states of recurrent layers in mlx-lm's own caches: their size, computed on unevaluated arrays, and
+the options for generation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_map
-from mlx_lm.models.cache import KVCache, QuantizedKVCache, RotatingKVCache
+from mlx_lm.models.cache import ArraysCache, KVCache, QuantizedKVCache, RotatingKVCache
 
-from longrepo.engines.mlx.models import build, family_of
+from longrepo.engines.mlx.models import build, family_of, is_recurrent
 from longrepo.engines.prompt_cache import PROMPT_PART
 
 GROUP_SIZES = (64, 32)  # values that share a scale and a bias; the first size that divides a head is used
@@ -74,14 +74,16 @@ def held_bytes(cache: Any) -> int:
 
 
 def held_tokens(cache: Any) -> int | None:
-    """Return how many tokens every layer of a cache has; None if they differ or don't say."""
-    counts = {getattr(one, "offset", None) for one in cache}
+    """Return how many tokens every layer of a cache has; None if they differ or don't say. Recurrent layers, whose
+    states don't tell, have read as many as the others."""
+    counts = {getattr(one, "offset", None) for one in cache if not isinstance(one, ArraysCache)}
     return counts.pop() if len(counts) == 1 else None
 
 
-def kept_bytes(model: Any, dtype: str, bits: int = 16) -> int:
-    """Return the size in bytes of a cache that is made to be kept, for each `PLACES` tokens."""
-    return _largest_bytes(model.published, make_cache(model), [PLACES], dtype, bits)
+def kept_bytes(model: Any, dtype: str, bits: int = 16) -> tuple[int, int]:
+    """Return the size in bytes of a cache that is made to be kept: for each `PLACES` tokens, and of the states, which
+    don't grow."""
+    return _largest_bytes(model.published, make_cache(model), [PLACES], dtype, bits), state_bytes(model, dtype)
 
 
 def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
@@ -89,13 +91,29 @@ def cache_bytes(config: Any, tokens: int, dtype: str, bits: int = 16) -> int:
 
     A layer with a window holds the whole part that is being read before it drops what lies behind the window."""
     tree = config.to_dict()
-    return _largest_bytes(tree, build(tree).make_cache(), list(prompt_parts(tokens)), dtype, bits)
+    model = build(tree)
+    model.set_dtype(getattr(mx, dtype))
+    of_states = state_bytes(model, dtype)
+    return _largest_bytes(tree, model.make_cache(), list(prompt_parts(tokens)), dtype, bits) + of_states
+
+
+def state_bytes(model: Any, dtype: str) -> int:
+    """Return the size in bytes of the states of all recurrent layers: each is run on a token, unevaluated."""
+    total = 0
+    for layer in model.layers:
+        if is_recurrent(layer):
+            cache, width = ArraysCache(2), layer.input_layernorm.weight.shape[0]
+            layer(mx.zeros((1, 1, width), getattr(mx, dtype)), None, cache)
+            total += cache.nbytes
+    return total
 
 
 def _largest_bytes(tree: Mapping[str, Any], caches: list[Any], parts: list[int], dtype: str, bits: int) -> int:
     heads = tree.get("num_key_value_heads") or tree["num_attention_heads"]
     totals = [0] * len(parts)
     for cache in caches:
+        if isinstance(cache, ArraysCache):
+            continue
         for number, part in enumerate(parts):
             states = mx.zeros((1, heads, part, _head_width(tree)), getattr(mx, dtype))
             cache.update_and_fetch(states, states)

@@ -18,9 +18,10 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from longrepo.config.schema import ContextSettings, ModelSettings, Settings
 from longrepo.data.tokenizer_loading import new_token_rows
-from longrepo.engines.base import MODEL_DROPOUTS, check_own_code, load_errors
+from longrepo.engines.base import MODEL_DROPOUTS, check_model_type, load_errors
 from longrepo.engines.lora_targets import automatic_targets, is_expert
 from longrepo.engines.mlx.models import build, family_of
+from longrepo.engines.mlx.weight_names import language_model_path, rename_weights
 from longrepo.errors import InputError
 from longrepo.rope.apply import NATIVE_CONTEXT, context_messages, engine_config_changes
 from longrepo.rope.scaling import check_published_config
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
 
 def read_published_config(where: str, revision: str | None) -> dict[str, Any]:
-    """Read config.json, completed with transformers' defaults; `eos_token_id` is where generation ends.
+    """Read config.json, completed with transformers' defaults; `eos_token_id` is where generation ends. Of a model that
+    sees images too, its language model's.
 
     Raises OSError if it isn't available, ValueError if transformers can't read it, InputError if this engine doesn't
     support the model.
@@ -40,15 +42,18 @@ def read_published_config(where: str, revision: str | None) -> dict[str, Any]:
     from transformers import AutoConfig, GenerationConfig, PreTrainedConfig
 
     published, _ = PreTrainedConfig.get_config_dict(where, revision=revision)
-    check_own_code(published)
-    family_of(published)
-    check_published_config(published)
+    check_model_type(published)
+    text = published.get("text_config", published)
+    family_of(text)
+    check_published_config(text)
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision).to_dict()
+        config = AutoConfig.from_pretrained(where, revision=revision).get_text_config().to_dict()
     except StrictDataclassError as error:
         raise InputError(f"its config.json is wrong: {str(error).splitlines()[-1].strip()}") from None
-    if "quantization" in published and "quantization_config" in published:
+    config |= {name: published[name] for name in ("quantization", "quantization_config") if name in published}
+    if "quantization" in published:
         config["quantization_config"] = None  # mlx-lm writes the same twice
+        config["quantization"] = {language_model_path(key): own for key, own in published["quantization"].items()}
     try:
         ends = GenerationConfig.from_pretrained(where, revision=revision or "main").eos_token_id
     except OSError:
@@ -196,7 +201,7 @@ def _load(
     before, config = config, config | engine_config_changes(config, context)
     model: Any = build(config)
     quantization = published_quantization(config, settings)
-    weights = _rename_weights(model, read_weights(where, settings.revision))
+    weights = rename_weights(model, read_weights(where, settings.revision), family_of(config).centred_norms)
     if quantization is not None:
         quantize_meta_model(model, quantization, weights)
         kind = f"{quantization['bits']} bits in groups of {quantization['group_size']}"
@@ -214,36 +219,6 @@ def _load(
     model.published, model.unpositioned = MappingProxyType(config), MappingProxyType(before)
     model.eos_token_ids = tuple(ends) if isinstance(ends, list) else (ends,) if ends is not None else ()
     return model
-
-
-def _rename_weights(model: Any, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """Rename the weights to the model's names, and empty `weights`, so that nothing else holds them.
-
-    A bare decoder is published without the prefix, a tied head sometimes with a copy of its table, and old folders
-    contain rotary frequencies."""
-    modules = {path for path, _ in model.named_modules()}
-    named: dict[str, mx.array] = {}
-    while weights:
-        name, array = weights.popitem()
-        module = name.rpartition(".")[0]
-        if name.endswith("rotary_emb.inv_freq") or (module == "lm_head" and module not in modules):
-            continue
-        named[f"model.{name}" if module not in modules and f"model.{module}" in modules else name] = array
-    for path in modules:
-        if path.endswith(".shared_mlp"):
-            _join_shared_mlp(path, named)
-    return named
-
-
-def _join_shared_mlp(path: str, weights: dict[str, mx.array]) -> None:
-    """Rename and join the matrices of Granite 4's MLP if they are mlx-lm's, which splits the first one in two."""
-    theirs = path.removesuffix("shared_mlp") + "mlp"
-    for name in ("weight", "scales", "biases"):
-        halves = [weights.pop(f"{theirs}.{part}_proj.{name}", None) for part in ("gate", "up")]
-        if halves[0] is not None and halves[1] is not None:
-            weights[f"{path}.input_linear.{name}"] = mx.concatenate(halves)  # type: ignore[arg-type]
-        if (down := weights.pop(f"{theirs}.down_proj.{name}", None)) is not None:
-            weights[f"{path}.output_linear.{name}"] = down
 
 
 def _check_weights(model: Any, weights: dict[str, mx.array], rows: int) -> None:

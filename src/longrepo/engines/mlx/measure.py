@@ -96,7 +96,7 @@ class MlxMeasurement:
             kept = peaks.kept
             if self.method.store == "disk":  # in memory: the gradient of a layer's output, a layer's keys and values
                 kept = batch.input_ids.size * self.config.hidden_size * self.dtype.size
-                kept += (disk.bytes_by_name["keys"] + disk.bytes_by_name["values"]) // layers
+                kept += max(disk.kept_by_layer.values())
         highest = {f"peak {name}": peaks.highest.get(name, 0) for name in STEP_PHASES}
         fixed = {"weights": weights, "adapter": adapter, "gradients": adapter, "moments": 2 * adapter}
         return fixed | highest | {"kept": kept, "disk_written": disk.written, "disk_held": disk.written}

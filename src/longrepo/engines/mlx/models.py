@@ -16,18 +16,26 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import create_attention_mask
-from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.cache import ArraysCache, KVCache, RotatingKVCache
 
+from longrepo.engines.mlx.recurrent import GatedDeltaNet, Mamba2
 from longrepo.engines.mlx.rotary import ENGINE, rope_by_layer
 from longrepo.errors import InputError
 
 Activation = Callable[[mx.array], mx.array]
+Config = dict[str, Any]
+
+
+def is_recurrent(layer: Any) -> bool:
+    """Return whether a layer hands on states of a fixed size in the place of keys and values."""
+    return bool(getattr(layer, "recurrent", False))
 
 
 class Decoder(nn.Module):
     """Embedding, layers and final norm of an inner model of mlx-lm: ids `[rows, tokens]` to hidden states.
 
-    Layer i sees the last `windows[i]` tokens, or all if that is None; embeddings are multiplied by `scale`.
+    Layer i sees the last `windows[i]` tokens, or all if that is None; embeddings are multiplied by `scale`. Recurrent
+    layers take no mask.
     """
 
     def __init__(self, theirs: Any, windows: Sequence[int | None], scale: float | None = None) -> None:
@@ -44,6 +52,9 @@ class Decoder(nn.Module):
         caches = [None] * len(self.layers) if cache is None else cache
         masks: dict[int | None, Any] = {}
         for layer, window, one in zip(self.layers, self.windows, caches, strict=False):
+            if is_recurrent(layer):
+                h = layer(h, None, one)
+                continue
             if window not in masks:
                 masks[window] = create_attention_mask(h, one, window_size=window)
             h = layer(h, masks[window], one)
@@ -74,7 +85,10 @@ class CausalLM(nn.Module):
 
     def make_cache(self) -> list[Any]:
         """Return an empty cache per layer for generation; a layer with a window overwrites old keys and values."""
-        return [KVCache() if window is None else RotatingKVCache(max_size=window) for window in self.model.windows]
+        return [
+            ArraysCache(2) if is_recurrent(layer) else KVCache() if window is None else RotatingKVCache(max_size=window)
+            for layer, window in zip(self.layers, self.model.windows, strict=True)
+        ]
 
 
 class Mlp(nn.Module):
@@ -142,7 +156,37 @@ class SharedMlpLayer(nn.Module):
         return h + self.shared_mlp(self.post_attention_layernorm(h)) * self.residual_multiplier
 
 
-Config = dict[str, Any]
+class DeltaNetLayer(nn.Module):
+    """A layer of Qwen3.5 with gated DeltaNet in the place of attention."""
+
+    recurrent = True
+
+    def __init__(self, theirs: Any, config: Config, activation: Activation) -> None:
+        super().__init__()
+        self.linear_attn, self.mlp = GatedDeltaNet(config, activation), theirs.mlp
+        self.input_layernorm, self.post_attention_layernorm = theirs.input_layernorm, theirs.post_attention_layernorm
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        h = x + self.linear_attn(self.input_layernorm(x), cache)
+        return h + self.mlp(self.post_attention_layernorm(h))
+
+
+class MambaLayer(nn.Module):
+    """A layer of Granite 4 with Mamba-2 in the place of attention."""
+
+    recurrent = True
+
+    def __init__(self, theirs: SharedMlpLayer, config: Config, activation: Activation) -> None:
+        super().__init__()
+        self.mamba, self.shared_mlp = Mamba2(config, activation), theirs.shared_mlp
+        self.input_layernorm, self.post_attention_layernorm = theirs.input_layernorm, theirs.post_attention_layernorm
+        self.residual_multiplier = theirs.residual_multiplier
+
+    def __call__(self, x: mx.array, mask: Any = None, cache: Any = None) -> mx.array:
+        h = x + self.mamba(self.input_layernorm(x), cache) * self.residual_multiplier
+        return h + self.shared_mlp(self.post_attention_layernorm(h)) * self.residual_multiplier
+
+
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": nn.gelu,
     "gelu_new": nn.gelu_approx,
@@ -161,11 +205,18 @@ def _one_window(config: Config) -> list[int | None]:
     return [config.get("sliding_window")] * config["num_hidden_layers"]
 
 
-def _windows_by_layer(config: Config) -> list[int | None]:
-    known = {"full_attention": None, "attention": None, "sliding_attention": config.get("sliding_window")}
+RECURRENT = ("linear_attention", "mamba")  # layer types, by transformers 5 and by published files
+
+
+def _windows_by_layer(config: Config, without: Sequence[str] = ("full_attention", "attention")) -> list[int | None]:
+    known = {"sliding_attention": config.get("sliding_window"), **dict.fromkeys(without)}
     if unknown := set(config["layer_types"]) - known.keys():
         raise InputError(f"the MLX engine has no layer type {min(unknown)}; {ENGINE}")
     return [known[kind] for kind in config["layer_types"]]
+
+
+def _windows_of_hybrid(config: Config) -> list[int | None]:
+    return _windows_by_layer(config, ("full_attention", "attention", *RECURRENT))
 
 
 def _all_rotated(config: Config) -> list[bool]:
@@ -185,7 +236,8 @@ class Family:
     """How a model type maps to mlx-lm. `biases` names the setting for biases in attention (and StarCoder2's MLP) if
     mlx-lm's model has no choice; `fixed` are arguments of mlx-lm that transformers doesn't read for this type;
     `required` are settings that the engine computes only with these values; `rotated` says which layers have
-    positions."""
+    positions; `recurrent` takes the place of layers of the types `RECURRENT`; `classes` are mlx-lm's;
+    `centred_norms`: transformers' files hold the weights of norms less 1, mlx-lm's don't."""
 
     module: str
     windows: Callable[[Config], list[int | None]] = _no_windows
@@ -196,6 +248,9 @@ class Family:
     rotated: Callable[[Config], list[bool]] = _all_rotated
     activation: str = "hidden_act"
     required: Config = field(default_factory=dict)
+    recurrent: type[DeltaNetLayer] | type[MambaLayer] | None = None
+    classes: tuple[str, str] = ("Model", "ModelArgs")
+    centred_norms: bool = False
 
 
 _PLAIN_LLAMA: Config = {"layer_types": None, "sliding_window": None}
@@ -224,16 +279,25 @@ FAMILIES = {
     "granite": Family("granite", own_head_size=False),
     "granitemoehybrid": Family(
         "granite",
-        _windows_by_layer,
+        _windows_of_hybrid,
         SharedMlp,
         fixed={"mlp_bias": False},
         own_head_size=False,
         rotated=_rotated_if_asked,
         required={"num_local_experts": 0},
+        recurrent=MambaLayer,
     ),
     "olmo2": Family("olmo2", fixed={"mlp_bias": False}),
     "olmo3": Family("olmo2", _windows_by_layer, fixed={"mlp_bias": False}),
     "phi3": Family("phi3", _one_window, FusedMlp, own_head_size=False),
+    "qwen3_5_text": Family(
+        "qwen3_5",
+        _windows_of_hybrid,
+        fixed={"full_attention_interval": 1, "rope_parameters": None},  # attention everywhere, then `recurrent`
+        recurrent=DeltaNetLayer,
+        classes=("TextModel", "TextModelArgs"),
+        centred_norms=True,
+    ),
     "seed_oss": Family("seed_oss"),
     "smollm3": Family("llama", _windows_by_layer, fixed=_PLAIN_LLAMA, rotated=_rotated_by_layer),
     "stablelm": Family("stablelm", own_head_size=False),
@@ -261,14 +325,21 @@ def build(config: Config) -> CausalLM:
     known = config | family.fixed | {"rope_theta": 1e4, "rope_scaling": None, "partial_rotary_factor": 1.0}
     if family.mlp is SharedMlp:
         known["intermediate_size"] = config["shared_intermediate_size"]
-    theirs = arch.Model(arch.ModelArgs.from_dict(known))
+    model_class, arguments = (getattr(arch, name) for name in family.classes)
+    theirs = model_class(arguments.from_dict(known))
     layers = theirs.model.layers
     for layer in layers:
         layer.mlp = family.mlp(layer.mlp, activation)
         if family.biases is not None:
             _set_biases(layer, bool(config[family.biases]))
     if family.mlp is SharedMlp:
-        theirs.model.layers = [SharedMlpLayer(layer) for layer in layers]
+        layers = [SharedMlpLayer(layer) for layer in layers]
+    if family.recurrent is not None:
+        layers = [
+            family.recurrent(layer, config, activation) if kind in RECURRENT else layer
+            for layer, kind in zip(layers, config["layer_types"], strict=True)
+        ]
+    theirs.model.layers = layers
     scale = getattr(theirs.model, "embedding_multiplier", None)
     if family.module in ("gemma", "gemma3_text"):
         scale = config["hidden_size"] ** 0.5
@@ -282,7 +353,8 @@ def set_positions(model: CausalLM, config: Config) -> None:
     """Set rotary embeddings and windows as `config` says."""
     family = family_of(config)
     for layer, angles in zip(model.model.layers, rope_by_layer(config, family.rotated(config)), strict=True):
-        layer.self_attn.rope = angles
+        if not is_recurrent(layer):
+            layer.self_attn.rope = angles
     model.model.windows = tuple(family.windows(config))
 
 

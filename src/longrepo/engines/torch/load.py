@@ -24,7 +24,7 @@ from torch import nn
 
 from longrepo.config.schema import ContextSettings, ModelSettings
 from longrepo.data.tokenizer_loading import new_token_rows
-from longrepo.engines.base import MODEL_DROPOUTS, Placement, check_own_code, load_errors
+from longrepo.engines.base import MODEL_DROPOUTS, Placement, check_model_type, load_errors
 from longrepo.engines.torch.device import torch_device, torch_dtype
 from longrepo.engines.torch.quantization import quantize_nf4
 from longrepo.engines.torch.weights import MetaModel, NotStreamable, WeightFiles, find_weight_files, quantization_config
@@ -183,7 +183,7 @@ def load_base(
     where = model_location(settings.name)
     with load_errors(settings.name):
         published, _ = transformers.PreTrainedConfig.get_config_dict(where, revision=settings.revision)
-        check_own_code(published)
+        check_model_type(published)
         check_published_config(published.get("text_config", published))
         config = transformers.AutoConfig.from_pretrained(where, revision=settings.revision).get_text_config()
         before = config.to_dict()
