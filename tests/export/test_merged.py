@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exported import Run, base_folder, peft_logits, torch_logits, trained_run
+from exported import Run, base_folder, loaded, mlx_logits, peft_logits, torch_logits, trained_run
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
@@ -120,8 +120,9 @@ def test_a_model_with_recurrent_layers_and_qwen3_5_s_language_model_without_its_
     config = json.loads((tmp_path / "merged" / "config.json").read_text())
     assert config["model_type"] == {"qwen3_5": "qwen3_5_text"}.get(kind, kind)
     assert config["vocab_size"] == run.tokenizer.vocabulary_size and "vision_config" not in config
-    with pytest.raises(InputError, match=r"(type qwen3_5|no layer type linear_attention); use --engine torch"):
-        export_artifact(find_artifact(run.folder), "mlx", ExportOptions(), tmp_path / "mlx")
+    export_artifact(find_artifact(run.folder), "mlx", FLOAT32, tmp_path / "mlx")
+    theirs = mlx_logits(loaded(tmp_path / "mlx"), ids)
+    np.testing.assert_allclose(theirs, torch_logits(run, ids), rtol=0, atol=1e-4)
 
 
 def test_bfloat16_is_float32_rounded_once_and_files_hold_a_part_each(

@@ -115,7 +115,8 @@ def _rotary_differences(config: Mapping[str, Any], theirs: Any) -> list[str]:
     part = getattr(theirs, "partial_rotary_factor", 1.0)
     if part != (wanted := full.get("partial_rotary_factor") or 1.0):
         found.append(f"it rotates {part:g} of a head, not {wanted:g}")
-    if config["model_type"] == "granitemoehybrid" and config["position_embedding_type"] is None:
+    rotates = getattr(theirs, "position_embedding_type", "nope") != "nope"
+    if config["model_type"] == "granitemoehybrid" and config["position_embedding_type"] != "rope" and rotates:
         found.append("it rotates its heads, which have no positions")
     return found
 
@@ -150,6 +151,7 @@ def own_positions(config: Mapping[str, Any]) -> dict[str, Any]:
     if config["model_type"] == "granitemoehybrid":
         kinds = config["layer_types"]  # transformers reads these names, too
         named["layer_types"] = ["mamba" if kind in models.RECURRENT else "attention" for kind in kinds]
+        named["position_embedding_type"] = config["position_embedding_type"] or "nope"  # as published; null is rotated
         named["time_step_limit"] = list(config.get("time_step_limit") or (0.0, math.inf))
         named["intermediate_size"] = config["shared_intermediate_size"]  # transformers reads it for experts alone
     if config["model_type"] == "qwen3_5_text" and "full_attention" in config["layer_types"]:
