@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from longrepo.repository.filters import commit_noise, only_formatting, path_noise, text_noise
+from longrepo.repository.filters import commit_noise, context_noise, only_formatting, path_noise, text_noise
+from longrepo.repository.rules import context_paths
 from longrepo.repository.types import TextChange
 
 
@@ -106,3 +107,40 @@ def test_minified_text_is_long_lines_on_average() -> None:
     assert text_noise("x=1;" * 1000 + "\n") == "generated"
     assert text_noise("x = 1\n" * 500 + "y" * 4000) is None, "the lines may all stand at the beginning"
     assert text_noise("y" * 4000 + "\nx = 1" * 500) is None, "or at the end"
+
+
+@pytest.mark.parametrize(
+    ("reason", "paths"),
+    [
+        ("licence or policy", "LICENSE a/LICENSE-MIT COPYING NOTICE.txt CODE_OF_CONDUCT.md .github/SECURITY.md OWNERS"),
+        ("licence or policy", "LICENSES/MIT.txt .github/ISSUE_TEMPLATE/bug.yml .github/pull_request_template.md"),
+        ("changelog", "CHANGELOG.md CHANGES RELEASE-NOTES docs/release-1.2.md changelogs/fragments/1-x.yml NEWS.rst"),
+        ("build tool", "gradlew gradlew.bat mvnw gradle/wrapper/gradle-wrapper.properties config.guess"),
+        ("tool settings", ".gitignore web/.prettierignore .editorconfig renovate.json .github/dependabot.yml"),
+        (
+            "fixture",
+            "tests/fixtures/a.py p/testdata/b.go src/test/resources/c.json tests/data/d.csv __snapshots__/x.js",
+        ),
+        ("lock file", "Cargo.lock"),
+        ("generated", "a/b_pb2.py"),
+    ],
+)
+def test_files_that_say_nothing_about_others_are_no_context(reason: str, paths: str) -> None:
+    assert {path: context_noise(path) for path in paths.split()} == dict.fromkeys(paths.split(), reason)
+
+
+CONTEXT = """
+README.md src/license.rs history.py licenses.go changelog/write.py script/release security/keys.py notice.ts
+tests/data/test_rows.py src/test/java/resources/Load.java configure.py .github/workflows/release.yml
+lib/owners/index.js docs/changes_in_units.md settings.gradle gradle.properties support/format.py
+"""
+
+
+@pytest.mark.parametrize("path", CONTEXT.split())
+def test_code_and_documents_with_like_names_are_context(path: str) -> None:
+    assert context_noise(path) is None
+
+
+def test_a_repository_of_nothing_else_has_its_context_all_the_same() -> None:
+    assert context_paths(["LICENSE", "a.py", "b/NEWS.md"]) == {"a.py"}
+    assert context_paths(["LICENSE", "NEWS.md"]) == {"LICENSE", "NEWS.md"} and context_paths([]) == frozenset()

@@ -81,7 +81,9 @@ def stem(path: str) -> str:
     return PurePosixPath(path).stem.removeprefix("test_").removesuffix("_test")
 
 
-def test_related_finds_without_sorting_what_sorting_would() -> None:
+@pytest.mark.parametrize("few", [0, 256])
+def test_related_finds_without_sorting_what_sorting_would(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("longrepo.repository.imports.paths._FEW_PATHS", few)
     draw = random.Random(4)
     folders = ["", "a/", "a/b/", "a/b/c/", "a/bc/", "a-b/", "z/y/x/w/", "z/y/v/"]
     names = ["x.py", "y.py", "test_x.py", "y_test.py", *(f"n{n}.py" for n in range(20))]
@@ -92,6 +94,14 @@ def test_related_finds_without_sorting_what_sorting_would() -> None:
         for path in paths:
             for limit in (1, 5, 17, 100):
                 assert made.related(path, limit) == slowly_related(made, path, limit)
+
+
+def test_related_files_are_worth_showing_or_imported() -> None:
+    files = {"a.js": "import x from './LICENSE.md'\n", "b.js": "", "LICENSE.md": "", "gradlew": "", "fixtures/c.js": ""}
+    found = graph(files)
+    assert found.related("a.js", 9) == ["LICENSE.md", "b.js"]
+    assert found.related("b.js", 9) == ["a.js"] and found.related("gradlew", 9) == ["a.js", "b.js"]
+    assert graph(dict.fromkeys(["LICENSE", "NEWS.md"], "")).related("LICENSE", 9) == ["NEWS.md"]
 
 
 def test_statements_read_before_are_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+from longrepo.repository.languages import PROSE_LANGUAGES, language_of
 from longrepo.repository.types import TextChange
 
 BULK_FILES = 30  # a commit that changes more files is a move, a reformatting or an import of somebody's code
@@ -183,6 +184,62 @@ def path_noise(path: str, vendor_folders: VendorFolders | None = None) -> tuple[
         return "lock file", name
     generated = _GENERATED_PATH.search(path)
     return ("generated", f"*{generated.group()}") if generated else None
+
+
+_PROSE_END = r"(\.(md|markdown|rst|txt|adoc|cff|mit|apache|bsd|l?gpl|mpl))?$"
+_LEGAL = re.compile(
+    r"(licen[cs]es?|copying|copyrights?|unlicense|notices?|patents|authors|contributors|maintainers|(code)?owners|credits|"
+    r"thanks|backers|sponsors|governance|citation|code[-_]of[-_]conduct|contributing|security|support|dco|cla|"
+    r"(pull_request|issue)_template|third[-_]party[-_]\w+)([-_][\w-]*(\.\d+)*)?" + _PROSE_END,
+    re.IGNORECASE,
+)
+_CHANGELOG = re.compile(
+    r"(changelogs?|changes|history|news|releases?|release[-_]?notes|whats[-_]?new)([-_.][\d.x_-]*)?" + _PROSE_END,
+    re.IGNORECASE,
+)
+_CHANGELOG_FOLDER = re.compile(r"(^|/)(changelogs?(\.d)?|newsfragments|\.changeset|release[-_]?notes)/", re.IGNORECASE)
+_LEGAL_FOLDER = re.compile(r"(^|/)(\.github/(ISSUE|PULL_REQUEST)_TEMPLATE|LICENSES|[Ll]icenses)/[^/]*$")
+_BUILD_TOOL_NAMES = frozenset(
+    (
+        *("gradlew", "gradlew.bat", "gradle-wrapper.properties", "mvnw", "mvnw.cmd", "maven-wrapper.properties", "sbt"),
+        *("configure", "config.guess", "config.sub", "install-sh", "ltmain.sh", "depcomp", "missing", "mkinstalldirs"),
+        *("aclocal.m4", "libtool.m4", "ltoptions.m4", "ltversion.m4", "versioneer.py", "get-pip.py", "waf"),
+    )
+)
+_TOOL_SETTINGS = re.compile(
+    r"\.(git(attributes|modules|keep|-blame-ignore-revs)|mailmap|editorconfig|[a-z]+ignore|npmrc|nvmrc|yarnrc(\.yml)?|"
+    r"(node|python|ruby|java)-version|tool-versions|clang-(format|tidy)|coveragerc|pre-commit-config\.yaml|codecov\.yml|"
+    r"travis\.yml|mergify\.yml|readthedocs\.ya?ml|all-contributorsrc)"
+    r"|codecov\.ya?ml|renovate\.json5?|dependabot\.ya?ml|funding\.ya?ml",
+    re.IGNORECASE,
+)
+_FIXTURE_FOLDER = re.compile(r"(^|/)(fixtures?|__fixtures__|test-?fixtures|test[-_]?data|__snapshots__|cassettes)/")
+_TEST_DATA_FOLDER = re.compile(  # of data alone: there is code in such folders too
+    r"(^|/)(goldens?|(src/\w*[tT]est\w*|tests?|spec)/([^/]+/)*(resources|data|files|corpus|inputs?|outputs?|expected))/"
+)
+
+
+@lru_cache(maxsize=1 << 16)
+def context_noise(path: str) -> str | None:
+    """Return why a file says nothing about the other files of its repository, by its path: "licence or policy",
+    "changelog", "build tool", "tool settings", "fixture" or a reason of `path_noise`; None if it may say something.
+
+    Such a file may be trained on. It isn't shown as context, unless the file at hand imports it.
+    """
+    name = path.rpartition("/")[2]
+    if _LEGAL.match(name) or _LEGAL_FOLDER.search(path):
+        return "licence or policy"
+    is_data = language_of(path) in PROSE_LANGUAGES
+    if (_CHANGELOG.match(name) or _CHANGELOG_FOLDER.search(path)) and (is_data or name.isupper()):
+        return "changelog"
+    if name.lower() in _BUILD_TOOL_NAMES:
+        return "build tool"
+    if _TOOL_SETTINGS.fullmatch(name):
+        return "tool settings"
+    if _FIXTURE_FOLDER.search(path) or (is_data and _TEST_DATA_FOLDER.search(path)):
+        return "fixture"
+    noise = path_noise(path)
+    return noise[0] if noise else None
 
 
 def text_noise(text: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from longrepo.errors import InputError
 from longrepo.repository.encodings import NOTEBOOK_SUFFIX
-from longrepo.repository.filters import VendorFolders, path_noise
+from longrepo.repository.filters import VendorFolders, context_noise, path_noise
 from longrepo.repository.git import ObjectReader
 from longrepo.repository.languages import language_of, named_language
 
@@ -142,6 +142,13 @@ class PathRules:
             if (vendored if reason == "vendored" else generated) not in _NO:
                 return PathRule(reason, rule, own, language)
         return PathRule("", "", own, language, encoding)
+
+
+def context_paths(paths: Iterable[str]) -> frozenset[str]:
+    """Return the paths of files that may be shown as context of others: not licences, changelogs, fixtures and the like
+    (`context_noise`). All of them if nothing else is left."""
+    every = frozenset(paths)
+    return frozenset(path for path in every if context_noise(path) is None) or every
 
 
 def _patterns(patterns: Sequence[str], setting: str) -> GitIgnoreSpec:

@@ -18,6 +18,7 @@ from longrepo.repository.imports.resolver import ImportResolver
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.imports.statements import read_imports as statements_of
 from longrepo.repository.imports.visibility import MAX_VISIBLE_FILES, Edge, VisibleFiles
+from longrepo.repository.rules import context_paths
 from longrepo.repository.types import TextFile
 
 
@@ -81,14 +82,19 @@ class ImportGraph:
 
     def related(self, path: str, limit: int) -> list[str]:
         """Return up to `limit` other paths, nearest first: by steps along imports and uses without one (what it needs
-        before what needs it), then its tests or files of the same stem, then by common folders. The result is always
-        the same."""
-        found = dict.fromkeys(itertools.islice(self._by_steps(path), max(limit, 0)))
-        by_folders = self._nearness.from_path(path)
-        while len(found) < limit and (other := next(by_folders, None)) is not None:
-            if other != path:
+        before what needs it), then its tests or files of the same stem, then by common folders. Licences, fixtures and
+        the like (`context_noise`) are among them only if the file imports them. The result is always the same."""
+        fitting, found = self._context.union(self.imports.get(path, ())), dict[str, None]()
+        for other in itertools.chain(self._by_steps(path), self._nearness.from_path(path)):
+            if len(found) >= limit:
+                break
+            if other != path and other in fitting:
                 found[other] = None
         return list(found)
+
+    @cached_property
+    def _context(self) -> frozenset[str]:
+        return context_paths(self.imports)
 
     @cached_property
     def _nearness(self) -> PathNearness:

@@ -7,6 +7,7 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property, lru_cache
 
 from longrepo.repository.types import TextFile
 
@@ -86,22 +87,42 @@ def nearest_paths(path: str, candidates: Sequence[str]) -> list[str]:
 _TEST_AFFIX = re.compile(r"^tests?_(?=.)|(?<=.)[._-](tests?|spec)$|(?<=[a-z0-9])(Tests?|Spec|IT)$")
 
 
+_FEW_PATHS = 256  # of an index: sorting them is faster than a walk
+
+
 class PathNearness:
     """An index of paths by nearness; a walk costs in proportion to the paths taken from it."""
 
     def __init__(self, paths: Iterable[str]) -> None:
-        ordered = sorted(paths)
-        same_stem: defaultdict[str, list[str]] = defaultdict(list)
-        for path in ordered:
-            same_stem[_stem(path)].append(path)
-        self._all = _FolderTree(ordered)
-        self._same_stem = {stem: _FolderTree(ones) for stem, ones in same_stem.items()}
+        self._ordered = sorted(paths)
+
+    @cached_property
+    def _all(self) -> _FolderTree:
+        return _FolderTree(self._ordered)
+
+    @cached_property
+    def _same_stem(self) -> dict[str, _FolderTree]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for path in self._ordered:
+            found[_stem(path)].append(path)
+        return {stem: _FolderTree(ones) for stem, ones in found.items()}
 
     def from_path(self, path: str) -> Iterator[str]:
-        """Yield all paths, nearest first, those of the same stem before the others; many come more than once."""
+        """Yield all paths, nearest first, those of the same stem before the others; many may come more than once."""
+        if len(self._ordered) <= _FEW_PATHS:
+            stem, folders = _stem(path), _folders(path)[::-1]
+            yield from sorted(self._ordered, key=lambda other: (_stem(other) != stem, _steps(folders, other)))
+            return
         if tree := self._same_stem.get(_stem(path)):
             yield from tree.from_path(path)
         yield from self._all.from_path(path)
+
+
+def _steps(folders: Sequence[str], other: str) -> int:
+    """Return the number of folders up and down to a path from the last of `folders`, the top first."""
+    there = _folders(other)[::-1]
+    common = sum(1 for one, two in zip(folders, there, strict=False) if one == two)
+    return len(folders) + len(there) - 2 * common
 
 
 class _FolderTree:
@@ -130,6 +151,7 @@ def _folders(path: str) -> list[str]:
     return found
 
 
+@lru_cache(maxsize=1 << 14)
 def _stem(path: str) -> str:
     """Return the name a file shares with its tests: `test_sizes.py`, `SizesTest.java`, `sizes.spec.ts`, `sizes.py`."""
     name = path.rpartition("/")[2]
