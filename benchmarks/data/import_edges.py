@@ -87,7 +87,8 @@ def score(sample: dict[str, Any], folder: Path) -> Score:
         result.files += path in graph.imports
         found = {edge.path for edge in graph.edges(path) if edge.kind == result.kind}
         if result.kind != "import":
-            found |= wanted.intersection(graph.imports.get(path, ()))  # imported as well
+            named = {edge.path for edge in graph.edges(path) if edge.kind != "package member"}
+            found |= wanted & named  # imported as well, or tested
         result.edges += len(wanted)
         result.found += len(wanted & found)
         result.missed += [f"{path} -> {target}" for target in sorted(wanted - found)]

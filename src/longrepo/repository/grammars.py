@@ -218,6 +218,7 @@ IMPORT_NODES = frozenset(
         "import_spec",
         "import_declaration",
         "import_header",
+        "using_directive",
         "package_declaration",
         "package_header",
         "package_clause",

@@ -112,7 +112,7 @@ def _is_head(kind: str) -> bool:
     return any(head in kind for head in _HEAD_NODE_PARTS)
 
 
-OUTLINE_VERSION = 2  # of the results: stored outlines of another version are out of date
+OUTLINE_VERSION = 3  # of the results: stored outlines of another version are out of date
 
 
 @dataclass(frozen=True)

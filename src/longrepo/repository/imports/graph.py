@@ -126,7 +126,7 @@ def build_import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence
     for path, ones in found.items():
         for one in ones:
             imported_by[one].append(path)
-    return ImportGraph(found, {path: tuple(imported_by[path]) for path in found}, targets.visible)
+    return ImportGraph(found, {path: tuple(imported_by[path]) for path in found}, VisibleFiles(targets, found))
 
 
 def _cycles(uses: dict[str, list[str]]) -> Iterator[list[str]]:

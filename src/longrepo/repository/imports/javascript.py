@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
+from longrepo.repository.imports.packages import PassedOn
 from longrepo.repository.imports.paths import PathIndex, folder_of, folders_upward, join_path, normalize_path
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
@@ -210,6 +211,16 @@ _SOURCE_SUFFIXES = {  # TypeScript imports the name of its output
     ".mjs": (".mts", ".d.mts"),
     ".cjs": (".cts", ".d.cts"),
 }
+_WORD = re.compile(r"[^\W\d][\w$]*")
+_REEXPORT = re.compile(
+    r"^[ \t]*export\s+(?:type\s+)?(?:\{([^}]{0,2000}+)\}|(\*)(?:\s+as\s+\w+)?)\s*from\s*['\"]([^'\"\n]+)['\"]",
+    re.MULTILINE,
+)
+_EXPORT = re.compile(
+    r"^[ \t]*export\s+(?:(?:default|declare|async|abstract)\s+)*(?:function\s*\*?|class|const|let|var|interface|type|"
+    r"enum|namespace)\s+([\w$]+)",
+    re.MULTILINE,
+)
 _EXPORT_CONDITIONS = frozenset({"node", "module", "default"})
 
 
@@ -220,6 +231,8 @@ class ScriptResolver:
         self._paths = paths
         self._packages = NodePackages(paths)
         self._bare = cache(self._find_bare)
+        self._words = cache(lambda path: frozenset(_WORD.findall(paths.text(path))))
+        self._exports = cache(lambda path: frozenset(_EXPORT.findall(paths.text(path))))
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
         module = one.module.partition("?")[0]
@@ -230,6 +243,14 @@ class ScriptResolver:
         elif module:
             found = self._bare(folder_of(file.path), module, typed, "require" in one.names)
         yield from (found,) if found else ()
+
+    def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
+        """Yield where a module exports names from: all of `export *`, else only with a name in use."""
+        words = self._words(file.path)
+        for names, everything, module in _REEXPORT.findall(target.text):
+            if everything or not words.isdisjoint(one.rpartition(" as ")[2].strip() for one in names.split(",")):
+                for found in self.of(target, Import(module, (), 0, 0)):
+                    yield PassedOn(found, not everything or not words.isdisjoint(self._exports(found)))
 
     def _find_bare(self, folder: str, module: str, typed: bool, required: bool) -> str | None:
         accepted = _EXPORT_CONDITIONS | {"require" if required else "import"} | ({"types"} if typed else frozenset())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from longrepo.repository.imports.paths import PathNearness
@@ -26,6 +27,14 @@ class SharedNames(NamedTuple):
     sees: Callable[[str], bool]
 
 
+class PassedOn(NamedTuple):
+    """A file whose names another hands on; `used`: one of them is used, or it can't be told."""
+
+    path: str
+    used: bool
+
+
+@lru_cache(maxsize=1 << 16)
 def is_test_path(path: str) -> bool:
     """Return whether a path is that of a test, or of a file among tests."""
     return _TEST_PATH.search(path) is not None

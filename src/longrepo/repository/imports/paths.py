@@ -84,7 +84,9 @@ def nearest_paths(path: str, candidates: Sequence[str]) -> list[str]:
     return [one for one in candidates if ranks[one] == best]
 
 
-_TEST_AFFIX = re.compile(r"^tests?_(?=.)|(?<=.)[._-](tests?|spec)$|(?<=[a-z0-9])(Tests?|Spec|IT)$")
+_TEST_AFFIX = re.compile(
+    r"^tests?[_-](?=.)|^Test(?=[A-Z])|(?<=.)[._-](tests?|spec|unittests?)$|(?<=[a-z0-9])(Tests?|Spec|Suite|IT)$"
+)
 
 
 _FEW_PATHS = 256  # of an index: sorting them is faster than a walk
@@ -104,23 +106,23 @@ class PathNearness:
     def _same_stem(self) -> dict[str, _FolderTree]:
         found: defaultdict[str, list[str]] = defaultdict(list)
         for path in self._ordered:
-            found[_stem(path)].append(path)
+            found[test_stem(path)].append(path)
         return {stem: _FolderTree(ones) for stem, ones in found.items()}
 
     def from_path(self, path: str) -> Iterator[str]:
         """Yield all paths, nearest first, those of the same stem before the others; many may come more than once."""
         if len(self._ordered) <= _FEW_PATHS:
-            stem, folders = _stem(path), _folders(path)[::-1]
-            yield from sorted(self._ordered, key=lambda other: (_stem(other) != stem, _steps(folders, other)))
+            stem, folders = test_stem(path), _folders(folder_of(path))[::-1]
+            yield from sorted(self._ordered, key=lambda other: (test_stem(other) != stem, _steps(folders, other)))
             return
-        if tree := self._same_stem.get(_stem(path)):
+        if tree := self._same_stem.get(test_stem(path)):
             yield from tree.from_path(path)
         yield from self._all.from_path(path)
 
 
 def _steps(folders: Sequence[str], other: str) -> int:
     """Return the number of folders up and down to a path from the last of `folders`, the top first."""
-    there = _folders(other)[::-1]
+    there = _folders(folder_of(other))[::-1]
     common = sum(1 for one, two in zip(folders, there, strict=False) if one == two)
     return len(folders) + len(there) - 2 * common
 
@@ -130,29 +132,27 @@ class _FolderTree:
         self._below: defaultdict[tuple[str, int], list[str]] = defaultdict(list)  # (folder, levels down) -> its paths
         self._levels = 0
         for path in ordered:
-            for up, folder in enumerate(_folders(path)):
+            for up, folder in enumerate(_folders(folder_of(path))):
                 self._below[folder, up].append(path)
                 self._levels = max(self._levels, up + 1)
 
     def from_path(self, path: str) -> Iterator[str]:
         """Yield the paths by the number of folders up and down to them, then in path order; a path comes again if it
         is also reached by going further up and back."""
-        folders = _folders(path)
+        folders = _folders(folder_of(path))
         for steps in range(len(folders) + self._levels):
             levels = (self._below.get((folder, steps - up), ()) for up, folder in enumerate(folders[: steps + 1]))
             yield from heapq.merge(*levels)
 
 
-def _folders(path: str) -> list[str]:
-    """Return the folders that hold a path, its own first, the root ("") last."""
-    found = [path.rpartition("/")[0]]
-    while found[-1]:
-        found.append(found[-1].rpartition("/")[0])
-    return found
+@lru_cache(maxsize=1 << 14)
+def _folders(folder: str) -> tuple[str, ...]:
+    """Return a folder and those that hold it, the root ("") last."""
+    return tuple(folders_upward(folder))
 
 
 @lru_cache(maxsize=1 << 14)
-def _stem(path: str) -> str:
+def test_stem(path: str) -> str:
     """Return the name a file shares with its tests: `test_sizes.py`, `SizesTest.java`, `sizes.spec.ts`, `sizes.py`."""
     name = path.rpartition("/")[2]
     return _TEST_AFFIX.sub("", name.rpartition(".")[0] or name).lower()

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from longrepo.repository.imports.paths import PathIndex, folder_of, folders_upward, folders_with_inner, join_path
+from longrepo.repository.imports.packages import PassedOn, SharedNames, is_test_path
+from longrepo.repository.imports.paths import (
+    PathIndex,
+    PathNearness,
+    folder_of,
+    folders_upward,
+    folders_with_inner,
+    join_path,
+)
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
 
 _MODULE_SUFFIXES = ("/__init__.py", ".py", ".pyx", "/__init__.pyi", ".pyi")  # in the interpreter's order, then stubs
 _STUB_SUFFIXES = ("/__init__.pyi", ".pyi", "/__init__.py", ".py", ".pyx")
+_PACKAGE_FILES = ("__init__.py", "__init__.pyi")
 _SOURCE_FOLDERS = ("src", "lib")
+_WORD = re.compile(r"[^\W\d]\w*")
+_FIXTURE = re.compile(r"^@(?:pytest\.)?fixture\b[^\n]*+\n(?:[@ \t)][^\n]*+\n){0,20}?(?:async )?def (\w+)", re.MULTILINE)
 
 
 class PythonResolver:
@@ -31,6 +43,7 @@ class PythonResolver:
                 self._packages |= shown(folder_of(path), one.module, one.level, one.names if one.level else ())
         self._declared = sorted(set(_declared_roots(paths)))
         self._roots = cache(self._find_roots)
+        self._words = cache(lambda path: dict.fromkeys(_WORD.findall(paths.text(path))))
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
         module, endings = (
@@ -45,6 +58,27 @@ class PythonResolver:
             if found := self._under(join_path(root, module), one.names, endings):
                 yield from found
                 return
+
+    def passed_on(
+        self, file: TextFile, target: TextFile, statements: Mapping[str, Sequence[Import]]
+    ) -> Iterator[PassedOn]:
+        """Yield where a module has names from that the file imports from it, or uses of a package it imports."""
+        package = target.path.endswith(_PACKAGE_FILES)
+        words = self._words(file.path) if package else {name for one in statements[file.path] for name in one.names}
+        everything = package or " import *" in target.text
+        for one in statements.get(target.path, ()):
+            names = tuple(name for name in one.names if name in words)
+            if names or (everything and not one.names):
+                yield from (PassedOn(found, True) for found in self.of(target, one._replace(names=names)))
+
+    def shared(self, file: TextFile) -> Iterator[SharedNames]:
+        """Yield what tests get by name alone: the fixtures of each conftest.py beside and above them."""
+        if is_test_path(file.path):
+            above = (join_path(folder, "conftest.py") for folder in folders_upward(folder_of(file.path)))
+            for path in above:
+                if path in self._paths.files and path != file.path:
+                    fixtures = dict.fromkeys(_FIXTURE.findall(self._paths.text(path)), (path,))
+                    yield SharedNames(self._words(file.path), fixtures, partial(PathNearness, (path,)), lambda _: True)
 
     def _shown_packages(self, folder: str, module: str, level: int, names: tuple[str, ...]) -> frozenset[str]:
         """Return the folders that an import shows to be packages: an empty __init__.py isn't among the files."""

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
+from longrepo.repository.imports.csharp import NamespaceResolver
 from longrepo.repository.imports.golang import GoResolver
 from longrepo.repository.imports.includes import IncludeResolver
 from longrepo.repository.imports.javascript import ScriptResolver
 from longrepo.repository.imports.jvm import JvmResolver
-from longrepo.repository.imports.packages import SharedNames
+from longrepo.repository.imports.packages import PassedOn, SharedNames
 from longrepo.repository.imports.paths import PathIndex
 from longrepo.repository.imports.python import PythonResolver
 from longrepo.repository.imports.rust import RustResolver
 from longrepo.repository.imports.statements import Import
-from longrepo.repository.imports.visibility import VisibleFiles
+from longrepo.repository.imports.swift import ModuleResolver
 from longrepo.repository.types import TextFile
 
-_LanguageResolver = GoResolver | IncludeResolver | JvmResolver | PythonResolver | RustResolver | ScriptResolver
+_PackageResolver = GoResolver | JvmResolver | ModuleResolver | NamespaceResolver | PythonResolver | RustResolver
+_LanguageResolver = _PackageResolver | IncludeResolver | ScriptResolver
 
 
 class ImportResolver:
@@ -40,15 +42,39 @@ class ImportResolver:
         if isinstance(resolver, RustResolver):
             yield from resolver.extern_crates(file)
 
-    @cached_property
-    def visible(self) -> VisibleFiles:
-        """What files can name beyond their imports."""
-        return VisibleFiles(self._paths.files, self._packages)
+    @property
+    def files(self) -> Mapping[str, TextFile]:
+        """The repository's files by path."""
+        return self._paths.files
 
-    def _packages(self, file: TextFile) -> Iterator[SharedNames]:
+    def packages(self, file: TextFile) -> Iterator[SharedNames]:
+        """Yield the packages whose names a file may use without an import, its own first."""
         resolver = self._resolver(file.language)
-        if isinstance(resolver, GoResolver | JvmResolver):
+        if isinstance(resolver, _PackageResolver):
             yield from resolver.shared(file)
+
+    def passed_on(self, file: TextFile, target: str) -> Iterator[PassedOn]:
+        """Yield the files whose names `target` hands on to `file`, which can name it: by re-exports and wildcards, or
+        what a header includes."""
+        resolver, module = self._resolver(file.language), self._paths.files[target]
+        if resolver is not self._resolver(module.language):
+            return
+        if isinstance(resolver, PythonResolver | RustResolver):
+            yield from resolver.passed_on(file, module, self._statements)
+        elif isinstance(resolver, ScriptResolver):
+            yield from resolver.passed_on(file, module)
+        elif isinstance(resolver, IncludeResolver):
+            yield from resolver.passed_on(module, self._statements)
+
+    def inline_paths(self, file: TextFile) -> Iterator[str]:
+        """Yield the files that paths in a file's code name (Rust's `crate::a::f()`)."""
+        resolver = self._resolver(file.language)
+        if isinstance(resolver, RustResolver):
+            yield from resolver.inline_paths(file)
+
+    def counterparts(self, path: str) -> list[str]:
+        """Return the sources with the name of a header, or the headers with that of a source."""
+        return self._includes.counterparts(path)
 
     def _resolver(self, language: str) -> _LanguageResolver | None:
         match language:
@@ -62,6 +88,10 @@ class ImportResolver:
                 return self._scripts
             case "Java" | "Kotlin" | "Scala":
                 return self._jvm
+            case "C#":
+                return self._csharp
+            case "Swift":
+                return self._swift
             case "C" | "C++" | "Objective-C":
                 return self._includes
         return None
@@ -85,6 +115,14 @@ class ImportResolver:
     @cached_property
     def _jvm(self) -> JvmResolver:
         return JvmResolver(self._paths)
+
+    @cached_property
+    def _csharp(self) -> NamespaceResolver:
+        return NamespaceResolver(self._paths)
+
+    @cached_property
+    def _swift(self) -> ModuleResolver:
+        return ModuleResolver(self._paths)
 
     @cached_property
     def _includes(self) -> IncludeResolver:

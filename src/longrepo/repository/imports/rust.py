@@ -8,12 +8,21 @@ from __future__ import annotations
 import posixpath
 import re
 import tomllib
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
-from longrepo.repository.imports.paths import PathIndex, folder_of, folders_upward, join_path, normalize_path
+from longrepo.repository.imports.packages import PassedOn, SharedNames
+from longrepo.repository.imports.paths import (
+    PathIndex,
+    PathNearness,
+    folder_of,
+    folders_upward,
+    join_path,
+    normalize_path,
+)
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
 
@@ -131,6 +140,17 @@ def _existing(paths: PathIndex, path: str) -> str | None:
 
 _EXTERN_CRATE = re.compile(r"^[ \t]*(?:pub(?:\([^)]*\))?\s+)?extern\s+crate\s+(\w+)", re.MULTILINE)
 _PUBLIC_MODULE = re.compile(r"\bpub\s+mod\s+(?:r#)?(\w+)")
+_WORD = re.compile(r"[^\W\d]\w*")
+_PUBLIC_ITEM = re.compile(
+    r"\bpub(?:\([^)\n]*\))?\s+(?:(?:unsafe|async|const|extern|\"[^\"\n]*\")\s+)*"
+    r"(?:fn|struct|enum|trait|type|const|static|union|mod|use)\s+(?:r#)?(\w+)"
+)
+_MACRO = re.compile(r"\bmacro_rules!\s*(\w+)")
+_MACRO_CALL = re.compile(r"(?<![\w:])(\w++)!(?!=)")
+_INLINE_PATH = re.compile(r"(?<![\w:$])(?!Self\b)([a-z_]\w*+(?:::[^\W\d]\w*+)++)")
+_RUST_NON_CODE = re.compile(  # an unclosed one runs to the end of the text
+    r"""//[^\n]*+|/\*(?:.*?\*/|.*+)|"(?:[^"\\]++|\\.)*+"?|'(?:\\[^'\n]++|[^'\\\n])'""", re.DOTALL
+)
 _MAX_USE_DEPTH = 30
 _NO_PACKAGE = CargoPackage(None, (), False)
 
@@ -145,6 +165,9 @@ class RustResolver:
         self._roots.update(path for name in ("lib.rs", "main.rs") for path in paths.named[name])
         self._root_of = cache(self._find_root)
         self._package_of = cache(self._find_package)
+        self._words = cache(lambda path: frozenset(_WORD.findall(paths.text(path))))
+        self._public = cache(lambda path: frozenset(_PUBLIC_ITEM.findall(paths.text(path))))
+        self._macros_of = cache(self._find_macros)
         self._shown_by = cache(lambda crate: frozenset(_PUBLIC_MODULE.findall(paths.text(crate))))
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
@@ -180,6 +203,41 @@ class RustResolver:
         if "extern crate" in file.text:
             crates = self._package_of(file.path).crates
             yield from (crates[name] for name in _EXTERN_CRATE.findall(file.text) if name in crates)
+
+    def passed_on(
+        self, file: TextFile, target: TextFile, statements: Mapping[str, Sequence[Import]]
+    ) -> Iterator[PassedOn]:
+        """Yield where a module has names from that the file uses, and the modules it has everything of."""
+        words = self._words(file.path)
+        for one in statements.get(target.path, ()):
+            last = one.module.rpartition("::")[2]
+            if one.module == "mod":
+                continue
+            if last in words:
+                yield from (PassedOn(found, True) for found in self.of(target, one))
+            elif f"{last}::*" in target.text:
+                for found in self.of(target, one):
+                    yield PassedOn(found, not words.isdisjoint(self._public(found)))
+
+    def inline_paths(self, file: TextFile) -> Iterator[str]:
+        """Yield the files of modules that paths in the code name, also in its `use`."""
+        for path in dict.fromkeys(_INLINE_PATH.findall(_RUST_NON_CODE.sub('""', file.text))):
+            yield from self.of(file, Import(path, (), 0, 0))
+
+    def shared(self, file: TextFile) -> Iterator[SharedNames]:
+        """Yield the macros of a file's crate, which need no path."""
+        root = self._root_of(file.path)
+        if root and "!" in file.text:
+            used = dict.fromkeys(_MACRO_CALL.findall(_RUST_NON_CODE.sub('""', file.text)))
+            yield SharedNames(used, self._macros_of(folder_of(root)), partial(PathNearness, ()), lambda _: True)
+
+    def _find_macros(self, folder: str) -> dict[str, list[str]]:
+        found: defaultdict[str, list[str]] = defaultdict(list)
+        for path in self._paths.files:
+            if path.endswith(".rs") and path.startswith(folder and f"{folder}/"):
+                for name in _MACRO.findall(self._paths.text(path)):
+                    found[name].append(path)
+        return found
 
     def _holding(self, base: str, parts: list[str], root: str | None) -> str | None:
         """Return the file of the innermost module that a path below `base` names: its last parts may name items."""

@@ -25,7 +25,8 @@ class Import(NamedTuple):
 
 
 def read_imports(file: TextFile) -> tuple[Import, ...]:
-    """Return the imports of a Python, Rust, Go, JavaScript, TypeScript, Java, Kotlin, Scala, C or C++ file."""
+    """Return the imports of a file in Python, Rust, Go, JavaScript, TypeScript, Java, Kotlin, Scala, C#, Swift or C's
+    family."""
     parsed = parse_syntax(file.text, file.language) if file.language in _READERS else None
     return imports_in(parsed) if parsed else ()
 
@@ -170,6 +171,19 @@ def _scala(parsed: SyntaxTree, index: int, node: Node) -> Iterator[Import]:
             yield Import(re.split(r"=>| as ", outer + name.strip())[0].strip(), (), 0, _line(node))
 
 
+def _csharp(parsed: SyntaxTree, _: int, node: Node) -> Iterator[Import]:
+    words = parsed.source(node).replace(";", " ").replace("=", " = ").split()
+    name = words[-1].partition("<")[0].removeprefix("global::") if len(words) > 1 else ""
+    if name:
+        yield Import(name, (), 0, _line(node))
+
+
+def _swift(parsed: SyntaxTree, _: int, node: Node) -> Iterator[Import]:
+    words = parsed.source(node).split()
+    if "import" in words[:-1]:
+        yield Import(words[-1], (), 0, _line(node))
+
+
 def _c(parsed: SyntaxTree, _: int, node: Node) -> Iterator[Import]:
     path = node.child_by_field_name("path")
     if path is not None and path.type in ("string_literal", "system_lib_string"):
@@ -190,6 +204,8 @@ _READERS: dict[str, tuple[frozenset[str], _StatementReader]] = {
     "Java": _JAVA,
     "Kotlin": _JAVA,
     "Scala": (_JAVA[0], _scala),
+    "C#": (frozenset({"using_directive"}), _csharp),
+    "Swift": (frozenset({"import_declaration"}), _swift),
     "C": _C,
     "C++": _C,
     "Objective-C": _C,
