@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -31,6 +31,7 @@ from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.workers import CachedReader, FileRequest, SkippedText
 from longrepo.errors import InputError
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
+from longrepo.repository.imports.packages import is_test_path
 from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.rules import CHOICES
 from longrepo.repository.snapshot import TreeEntry, unread_reason
@@ -108,6 +109,7 @@ class Corpus:
 
 _CHANGE_TEXT_SHARE = 0.8  # the share of changes in a sequence of changes; the rest is context
 HELD_OUT_SPLITS = ("validation", "test")
+_MOST_OF_ALL = 0.9  # of the tokens: a file that holds more is as good as the only one
 DUPLICATE_REASON = "nearly the same as another file"
 _RULES = {  # of the reasons that a text gives
     "generated": "its first lines say so, or its lines are as long as a minified file's",
@@ -141,6 +143,7 @@ def read_corpus(
         [TextFile(path, text.text, entries[path].blob, text.language) for path, text in texts.items()],
         {path: text.outline.imports for path, text in texts.items()},
     )
+    facts.notes += _missing_notes(kept, reader.shown_path)
     history = _TrainingChangeReader(reader, settings, splits, kept)
     without = dict.fromkeys(copies, COPY_REASON)
     history.read(without, watch)
@@ -170,6 +173,21 @@ def read_corpus(
         changes_left_out=history.changes_left_out,
         duplicate_tokens=sum(len(texts[path]) for path in copies),
     )
+
+
+def _missing_notes(texts: Mapping[str, TokenizedText], shown: Callable[[str], str]) -> Iterator[str]:
+    """Yield a note on each thing that can't be taught, as the repository has only one file, one large one, tests or
+    prose."""
+    total, largest = sum(map(len, texts.values())), max(texts.values(), key=len)
+    if len(texts) == 1:
+        yield f"{shown(largest.path)} is the only file: no sequence shows another, and none can be held out"
+    elif len(largest) > _MOST_OF_ALL * total:
+        share = f"{len(largest) / total:.0%}"
+        yield f"{shown(largest.path)} holds {share} of the text: most sequences have few other files to show"
+    if all(text.language in PROSE_LANGUAGES for text in texts.values()):
+        yield "no file is code: nothing of definitions, calls and imports is taught or measured"
+    elif all(is_test_path(path) or text.language in PROSE_LANGUAGES for path, text in texts.items()):
+        yield "all code is tests: what they test isn't among the files, so it can't be shown"
 
 
 def _nothing_left(reader: CachedReader, commit: str, left_out: LeftOutFiles) -> str:

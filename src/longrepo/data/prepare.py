@@ -246,6 +246,12 @@ def _total_account(parts: Sequence[RepositoryPart], band: Band) -> dict[str, Any
     }
 
 
+_WITHOUT = {
+    "validation": "training holds out some of its own sequences instead",
+    "test": "whether tuning helped can't be measured",
+}
+
+
 def _build_held_out(
     part: RepositoryPart, shown: TrainingTexts, chosen: Sequence[Band], watch: Progress
 ) -> list[BuiltSequence]:
@@ -264,7 +270,9 @@ def _build_held_out(
         more = chooser.choose(files, {split: wanted[split] - len(found[split]) for split in HELD_OUT_SPLITS})
         found = {split: found[split] + more[split] for split in HELD_OUT_SPLITS}
     for split, targets in found.items():
-        if len(targets) < min(held_out.ENOUGH_TARGETS, data.held_out_per_length):
+        if not targets:
+            corpus.facts.notes.append(f"{split}: no targets, so there are no figures: {_WITHOUT[split]}")
+        elif len(targets) < min(held_out.ENOUGH_TARGETS, data.held_out_per_length):
             corpus.facts.notes.append(f"{split}: only {len(targets)} targets; figures on so few say little")
     builder = HeldOutBuilder(corpus.facts.name, corpus.sizes, corpus.texts, corpus.related, corpus.rank)
     built: list[BuiltSequence] = []
