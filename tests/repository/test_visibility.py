@@ -72,6 +72,15 @@ def test_related_files_are_those_used_before_those_beside() -> None:
     assert found.related(f"{TEST}UseTest.java", 2) == [f"{MAIN}Use.java", f"{TEST}Helper.java"]
 
 
+def test_what_is_used_without_an_import_is_defined_first_too() -> None:
+    """B needs A and Z; A and C need each other, and Z needs nothing; so does what a test is named after."""
+    names = {"A": "C", "B": "A Z", "C": "A", "Z": ""}
+    files = {f"p/{name}.java": f"package p;\nclass {name} {{ {used} }}\n" for name, used in names.items()}
+    files["a_test.py"], files["b/a.py"] = "", ""
+    ordered = graph(files).definitions_first(files)
+    assert ordered == ["b/a.py", "a_test.py", "p/A.java", "p/C.java", "p/Z.java", "p/B.java"]
+
+
 def test_go_files_see_their_package_but_no_tests_and_no_other_package_of_the_folder() -> None:
     found = graph(
         {

@@ -50,35 +50,19 @@ class ImportGraph:
         return tuple(found.values())
 
     def definitions_first(self, paths: Iterable[str]) -> list[str]:
-        """Return the paths, once each, with every file after those it imports.
+        """Return the paths, once each, with every file after those it imports or uses without an import.
 
         In a cycle the file that waits for the fewest others comes first, ties in path order, so that the result is
         always the same.
         """
         chosen = set(paths)
-        uses = {path: [one for one in self.imports.get(path, ()) if one in chosen] for path in sorted(chosen)}
-        return [path for circle in _cycles(uses) for path in self._opened(circle)]
+        uses = {path: [one for one in self._needs(path) if one in chosen] for path in sorted(chosen)}
+        return [path for circle in _cycles(uses) for path in _opened(circle, uses)]
 
-    def _opened(self, circle: list[str]) -> list[str]:
-        """Order the files of a cycle (or a single file): those that wait for the fewest others first."""
-        if len(circle) == 1:
-            return circle
-        within = set(circle)
-        waits = {path: (within & set(self.imports.get(path, ()))) - {path} for path in circle}
-        queue = [(len(waiting), path) for path, waiting in waits.items()]
-        heapq.heapify(queue)
-        ordered: list[str] = []
-        while queue:
-            count, path = heapq.heappop(queue)
-            if path not in waits or count != len(waits[path]):  # placed, or waits for fewer by now
-                continue
-            del waits[path]
-            ordered.append(path)
-            for user in self.imported_by.get(path, ()):
-                if user in waits and path in waits[user]:
-                    waits[user].discard(path)
-                    heapq.heappush(queue, (len(waits[user]), user))
-        return ordered
+    def _needs(self, path: str) -> tuple[str, ...]:
+        """Return what a file imports, then what it uses of its package or by a path, and what it tests."""
+        used = self.beyond.used(path) if self.beyond is not None else ()
+        return (*self.imports.get(path, ()), *(edge.path for edge in used if edge.kind in _ORDERING_KINDS))
 
     def related(self, path: str, limit: int) -> list[str]:
         """Return up to `limit` other paths, nearest first: by steps along imports and uses without one (what it needs
@@ -127,6 +111,35 @@ def build_import_graph(files: Sequence[TextFile], imports: Mapping[str, Sequence
         for one in ones:
             imported_by[one].append(path)
     return ImportGraph(found, {path: tuple(imported_by[path]) for path in found}, VisibleFiles(targets, found))
+
+
+_ORDERING_KINDS = frozenset({"path", "package", "tested"})
+
+
+def _opened(circle: list[str], uses: Mapping[str, Sequence[str]]) -> list[str]:
+    """Order the files of a cycle (or a single file): those that wait for the fewest others first."""
+    if len(circle) == 1:
+        return circle
+    within = set(circle)
+    waits = {path: within.intersection(uses[path]) - {path} for path in circle}
+    users: defaultdict[str, list[str]] = defaultdict(list)
+    for path in circle:
+        for one in waits[path]:
+            users[one].append(path)
+    queue = [(len(waiting), path) for path, waiting in waits.items()]
+    heapq.heapify(queue)
+    ordered: list[str] = []
+    while queue:
+        count, path = heapq.heappop(queue)
+        if path not in waits or count != len(waits[path]):  # placed, or waits for fewer by now
+            continue
+        del waits[path]
+        ordered.append(path)
+        for user in users[path]:
+            if user in waits:
+                waits[user].discard(path)
+                heapq.heappush(queue, (len(waits[user]), user))
+    return ordered
 
 
 def _cycles(uses: dict[str, list[str]]) -> Iterator[list[str]]:
