@@ -94,6 +94,17 @@ def test_impossible_values_are_refused(override: str, expected: str) -> None:
         load_settings(None, [override])
 
 
+def test_no_adapter_is_scaled_where_none_is_trained() -> None:
+    whole = ("training.weights=all", "model.quantization=none")
+    load_settings(None, ["lora.final_scale=0.6"])
+    load_settings(None, whole)
+    with pytest.raises(InputError, match=r"lora\.final_scale: scales an adapter, and training\.weights=all"):
+        load_settings(None, [*whole, "lora.final_scale=0.6"])
+    for wrong in ("0", "1.1"):
+        with pytest.raises(InputError, match=r"lora\.final_scale: expected"):
+            load_settings(None, [f"lora.final_scale={wrong}"])
+
+
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(InputError, match="nothing would be trained"):
         load_settings(None, ["long_context.phase1_epochs=0", "long_context.phase2_epochs=0"])

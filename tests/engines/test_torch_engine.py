@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.numpy import load_file
 from tiny import ADDED, VOCABULARY, TinyTokenizer, model_folder, settings
 from transformers import AutoModelForCausalLM
 
+from longrepo.engines.adapter_io import scale_adapter
 from longrepo.engines.base import Batch
 from longrepo.engines.torch import loss as loss_module
 from longrepo.engines.torch.engine import TorchEngine
@@ -204,6 +206,27 @@ def test_plain_peft_loads_the_adapter_and_gives_the_same_logits(folder: Path, tm
         theirs = plain_peft(folder, tmp_path).eval()(input_ids=ids).logits
     assert ours.shape[-1] == VOCABULARY + ADDED
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_scaled_adapter_adds_that_share_of_the_update(folder: Path, tmp_path: Path) -> None:
+    engine = engine_of(folder, "model.quantization=none")
+    make_lora_count(engine)
+    engine.save_adapter(tmp_path)
+    before = load_file(tmp_path / "adapter_model.safetensors")
+    scale_adapter(tmp_path, 0.3)
+    scaled = load_file(tmp_path / "adapter_model.safetensors")
+    for name, tensor in before.items():
+        share = 0.3 if "lora_B" in name else 1.0
+        np.testing.assert_allclose(scaled[name], share * tensor, rtol=1e-6, err_msg=name)
+    again = engine_of(folder, "model.quantization=none")
+    again.load_adapter(tmp_path)
+    ids = torch.from_numpy(batch_of(60).input_ids)
+    with torch.no_grad():
+        for one in (engine, again):
+            one.model.eval()
+        theirs = plain_peft(folder, tmp_path).eval()(input_ids=ids).logits
+        torch.testing.assert_close(again.model(input_ids=ids).logits, theirs, rtol=0, atol=1e-5)
+        assert not torch.allclose(engine.model(input_ids=ids).logits, theirs, atol=1e-3)
 
 
 def test_an_adapter_of_peft_itself_can_be_loaded(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_engine import FakeEngine
+from safetensors.numpy import load_file, save_file
 from small_runs import Told, records, run, sequences, settings_with, weights_of
 
 from longrepo.curriculum.sampler import read_catalog
@@ -25,6 +26,40 @@ from longrepo.training.validation import (
     validate,
     with_validation_split,
 )
+
+
+class LoraEngine(FakeEngine):
+    """Its weights are LoRA's B of one layer."""
+
+    def save_adapter(self, folder: Path) -> None:
+        super().save_adapter(folder)
+        update = {"base_model.model.q.lora_A.weight": np.ones_like(self.weights)}
+        save_file(update | {"base_model.model.q.lora_B.weight": self.weights}, folder / "adapter_model.safetensors")
+
+    def load_adapter(self, folder: Path) -> None:
+        self.weights = load_file(folder / "adapter_model.safetensors")["base_model.model.q.lora_B.weight"]
+
+
+def test_the_finished_adapter_holds_the_share_that_is_asked_for_also_later(tmp_path: Path) -> None:
+    def update(folder: str) -> dict[str, np.ndarray]:
+        found = load_file(tmp_path / "run" / folder / "adapter_model.safetensors")
+        return {name.split(".")[3]: tensor for name, tensor in found.items()}
+
+    told = Told()
+    run(tmp_path / "run", "lora.final_scale=0.6", engine=LoraEngine())
+    best = update("best/adapter")
+    for scale in (0.6, 0.5, 1.0):
+        if scale != 0.6:
+            outcome = run(tmp_path / "run", f"lora.final_scale={scale}", engine=LoraEngine(), resume="auto", told=told)
+            assert outcome.exit_status == 0
+        np.testing.assert_allclose(update("adapter")["lora_B"], np.float32(scale) * best["lora_B"], rtol=1e-6)
+        np.testing.assert_array_equal(update("adapter")["lora_A"], best["lora_A"])
+        said = "of the update that was trained" in (tmp_path / "run" / "adapter" / "README.md").read_text()
+        assert said == (scale != 1)
+    assert not told.updates, "nothing is trained again"
+    np.testing.assert_array_equal(update("best/adapter")["lora_B"], best["lora_B"])
+    again = run(tmp_path / "run", "lora.final_scale=1", engine=LoraEngine(), resume="auto")
+    assert again.already_finished
 
 
 def test_three_phases_learn_and_end_in_an_adapter(tmp_path: Path) -> None:

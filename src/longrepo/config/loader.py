@@ -226,6 +226,8 @@ def find_impossible_combinations(settings: Settings) -> Iterator[tuple[str, str]
         )
     if settings.training.weights == "all" and model.quantization != "none":
         yield "training.weights", "all needs model.quantization=none: 4-bit weights can't be trained themselves"
+    if settings.training.weights == "all" and settings.lora.final_scale != 1:
+        yield "lora.final_scale", "scales an adapter, and training.weights=all trains none: leave it out"
     yield from _context_problems(settings.context, "context.")
     if settings.context.method != "none" and settings.context.target_length is None:
         how = f"context.method={settings.context.method} needs a length to reach, in tokens, such as 16384"

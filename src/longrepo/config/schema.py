@@ -33,6 +33,7 @@ class LoraSettings(Section):
     r: Positive = 32
     alpha: Annotated[float, Field(gt=0)] = 64
     dropout: Fraction = 0.05
+    final_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     target_modules: Literal["auto"] | Annotated[tuple[str, ...], Field(min_length=1)] = "auto"
 
     @property

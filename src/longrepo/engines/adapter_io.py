@@ -99,6 +99,17 @@ def write_adapter(folder: Path, tensors: Mapping[str, Array], config: Mapping[st
     (folder / ADAPTER_CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
+def scale_adapter(folder: Path, scale: float) -> None:
+    """Multiply the update that a folder's adapter adds to its base's weights: its B matrices. Trained rows of structure
+    tokens stay."""
+    file = folder / ADAPTER_WEIGHTS
+    tensors = _read_weights(file)
+    for name, tensor in tensors.items():
+        if name.endswith(f".{_LORA_MATRICES['lora_b']}.weight"):
+            tensor *= np.float32(scale)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
 def read_adapter(folder: Path, shapes: TensorShapes) -> dict[str, Array]:
     """Read a folder's adapter, by PEFT's names; `shapes` are the model's own. Raises InputError if it can't be read, or
     was made for another model or other LoRA settings."""

@@ -19,8 +19,9 @@ from types import TracebackType
 
 from safetensors import SafetensorError
 
-from longrepo.config.loader import dump_yaml
+from longrepo.config.loader import dump_yaml, load_settings
 from longrepo.config.schema import Settings
+from longrepo.engines.adapter_io import scale_adapter
 from longrepo.engines.base import Engine
 from longrepo.errors import InputError, RunError
 from longrepo.rope.apply import NATIVE_CONTEXT, describe_context, read_context
@@ -182,6 +183,11 @@ class RunFolder:
         """Write `settings.yaml`, which `--config` reads back."""
         write_text_file(self.path / SETTINGS_FILE, dump_yaml(settings))
 
+    @property
+    def final_scale(self) -> float:
+        """How much of its update the finished adapter holds, by the settings it was written with."""
+        return load_settings(self.path / SETTINGS_FILE).lora.final_scale
+
     def write_trained(
         self, best: Path, settings: Settings, save_tokenizer: Callable[[Path], Sequence[str]] | None
     ) -> Path:
@@ -190,7 +196,10 @@ class RunFolder:
         final = self.path / best.name
         with files.temporary_folder_beside(final) as beside:
             shutil.copytree(best, beside, dirs_exist_ok=True)
-            notes = save_tokenizer(beside) if save_tokenizer else ()
+            notes = [*save_tokenizer(beside)] if save_tokenizer else []
+            if (scale := settings.lora.final_scale) != 1:
+                scale_adapter(beside, scale)
+                notes.append(f"it holds {scale:g} of the update that was trained (`lora.final_scale`)")
             text = _readme(beside, best, settings, notes)
             (beside / "README.md").write_text(text, encoding="utf-8")
             if final.exists():  # from an earlier end of this run, before it was resumed

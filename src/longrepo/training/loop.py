@@ -86,7 +86,7 @@ def train(
     if no method needs little enough memory.
     """
     trained = run.path / trained_folder(plan.settings)
-    if plan.state.finished and trained.exists():
+    if plan.state.finished and trained.exists() and run.final_scale == plan.settings.lora.final_scale:
         reporter.note(f"this run is finished: {trained}")
         return RunOutcome(0, plan.state, trained, already_finished=True)
     try:

@@ -64,6 +64,7 @@ _FIXED_BY_RUN = _FIXED_BY_ADAPTER | {
     "training.max_updates": "the learning rate's decay depends on it",
     "data.replay_share": _PLACE_REASON,
     "long_context.strict_difficulty": _PLACE_REASON,
+    "data.recipe": _PLACE_REASON,
     "long_context.phase1_max_length": _PLACE_REASON,
     "long_context.phase2_min_length": _PLACE_REASON,
     "long_context.phase2_max_length": _PLACE_REASON,
