@@ -21,7 +21,7 @@ from rich.table import Table
 
 from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
-from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
+from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files, read_subjects
 from longrepo.data.questions.verify import AnswerChecker
 from longrepo.repository.imports.graph import build_import_graph
 from longrepo.repository.outline import build_outline
@@ -90,7 +90,7 @@ def make(repository: Repository, seed: int, limit: int | None) -> tuple[list[Que
     ]
     outside = read_excluded_files(repository.path, commit, [file.path for file in files])
     began = time.perf_counter()
-    made, _ = make_questions(sources, graph, changes, seed, limit, outside)
+    made, _ = make_questions(sources, graph, changes, seed, limit, outside, read_subjects(repository.path, commit))
     definitions = sum(len(one.outline.definitions) for one in sources)
     calls = sum(len(one.outline.calls) for one in sources)
     seconds = time.perf_counter() - began

@@ -9,7 +9,7 @@ from git_helper import Made
 
 from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
-from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
+from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files, read_subjects
 from longrepo.repository.imports.graph import build_import_graph
 from longrepo.repository.outline import build_outline
 from longrepo.repository.repository import Repository
@@ -59,7 +59,8 @@ func openSocket(address string, retries int) error {
 }
 """
 COMMITS = [
-    Made({"package/__init__.py": "", "package/shapes.py": SHAPES, "go/server.go": SERVER}, "Begin"),
+    Made({"package/__init__.py": "", "package/shapes.py": f"{SHAPES}\n", "go/server.go": SERVER}, "Begin"),
+    Made({"package/shapes.py": SHAPES}, "End after widen_outline"),
     Made({"package/drawing.py": DRAWING, "tests/test_rendering.py": TESTS}, "Draw on a canvas"),
     Made({"package/drawing.py": DRAWING + "\n\nVERSION = 2\n"}, "Say which version this is"),
 ]
@@ -83,7 +84,8 @@ def ask(
     if reverse:
         sources.reverse()
     outside = read_excluded_files(folder, commit, [file.path for file in files])
-    return make_questions(sources, build_import_graph(files), changes, 7, limit, outside)
+    subjects = read_subjects(folder, commit)
+    return make_questions(sources, build_import_graph(files), changes, 7, limit, outside, subjects)
 
 
 def answers(made: list[Question]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from git_helper import commit_ids, git, make_repo
 from small_packages import NAMES, module
@@ -91,8 +92,12 @@ def test_the_same_targets_stand_at_every_length(case: Case, tokenizer: RepoToken
 
 def test_questions_have_answers_that_stand_in_the_repository(long_history: Path, tokenizer: RepoTokenizer) -> None:
     case = prepared(long_history, tokenizer, load_settings(None, ["data.question_share=0.2"]), phases=2)
-    asked = [shown(tokenizer, row).rpartition("QUESTION: ")[2] for row in case.of("train", kind="qa")]
+    rows = case.of("train", kind="qa")
+    asked = [text for row in rows for text in shown(tokenizer, row).split("\nQUESTION: ")[1:]]
     assert len({tuple(text.split()[:3]) for text in asked}) >= 4
+    assert len(asked) == len({text.partition("\n")[0] for text in asked}) >= 2 * len(rows)
+    for row in rows:
+        assert np.count_nonzero(row.loss_weights == 1) >= 0.05 * len(row.loss_weights)
     for text in asked:
         question, _, answer = text.removesuffix("<|endoftext|>").partition("\nANSWER: ")
         if "defined?" in question:

@@ -23,7 +23,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_kind_is_asked_and_answered(repository: Path) -> None:
     made, _ = ask(repository)
     found = answers(made)
-    last = commit_ids(repository)[-1][:8]
+    _, second, third, last = (one[:8] for one in commit_ids(repository))
     expected = {
         "In which file is the function widen_outline defined?": "package/shapes.py, in {snippet}",
         "What is the signature of openSocket?": ("func openSocket(address string, retries int) error, in {snippet}"),
@@ -38,10 +38,63 @@ def test_every_kind_is_asked_and_answered(repository: Path) -> None:
         "Which test file calls the function draw_everything?": "tests/test_rendering.py, in {snippet}",
         "Which files import package/shapes.py?": "package/drawing.py",
         "Which files of the repository does package/drawing.py import?": "package/shapes.py",
+        "Why was widen_outline changed?": f'{second} "End after widen_outline"',
+        f'Which files did commit {third} "Draw on a canvas" change together with package/drawing.py?': (
+            "tests/test_rendering.py"
+        ),
         f'Which files did commit {last} "Say which version this is" change?': "package/drawing.py",
     }
     assert {text: found.get(text) for text in expected} == expected
     assert {one.kind for one in made} == {kind.name for kind in QUESTION_KINDS}
+
+
+NOT_WORTH_ASKING = {
+    "of tests": {"tests/test_a.py": "class BigFixture:\n    def plain_helper(self, amount): ...\n"},
+    "of Java's tests": {
+        "src/test/java/BigCase.java": "class BigCase {\n  int plainHelper(int amount) { return 1; }\n}\n"
+    },
+    "nested in a function": {
+        "a.py": "def f(wrapped_call):\n    def plain_helper(amount):\n        return wrapped_call\n"
+    },
+}
+
+
+@pytest.mark.parametrize("case", NOT_WORTH_ASKING)
+def test_a_name_that_nobody_asks_about(case: str, tmp_path: Path) -> None:
+    made, dropped = ask(make_repo(tmp_path / "repo", [NOT_WORTH_ASKING[case]]))
+    assert not [one.text for one in made if "lain" in one.text or "Big" in one.text]
+    assert dropped["a name nested in a function" if "nested" in case else "a name of tests"]
+
+
+def test_a_method_is_shown_with_what_holds_it(repository: Path) -> None:
+    (owner,) = (one for one in ask(repository)[0] if one.text == "Which type has the method measured_length?")
+    assert owner.needs == (
+        ("package/shapes.py", SHAPES.index("measured_length")),
+        ("package/shapes.py", SHAPES.index("Outline:")),
+    )
+
+
+WHY = "def widen_outline():\n    return 1\n"
+
+
+@pytest.mark.parametrize(
+    ("subjects", "asked"),
+    [
+        (["Begin", "Let widen_outline stay"], True),
+        (["Begin", "Let widen_outline stay", "Use widen_outline"], False),  # two say so
+        (["Begin", "Let widen_outlines stay"], False),
+        (["Begin with widen_outline", "Other"], True),
+    ],
+)
+def test_why_is_asked_where_one_message_says_it(subjects: list[str], asked: bool, tmp_path: Path) -> None:
+    history = [Made({"a.py": WHY + "#\n" * number}, subject) for number, subject in enumerate(subjects)]
+    why = [one for one in ask(make_repo(tmp_path / "repo", history))[0] if one.kind == "why"]
+    assert len(why) == asked
+
+
+def test_why_is_not_asked_where_the_commit_changed_another_file(tmp_path: Path) -> None:
+    history = [Made({"a.py": WHY}, "Begin"), Made({"b.md": "Text.\n"}, "Tell about widen_outline")]
+    assert not [one for one in ask(make_repo(tmp_path / "repo", history))[0] if one.kind == "why"]
 
 
 def test_what_must_be_shown_begins_with_where_the_answer_stands(repository: Path) -> None:
@@ -104,7 +157,7 @@ def test_a_caller_in_a_file_that_is_left_out_counts(repository: Path, tmp_path: 
     files = {"package/other.py": "from package.shapes import *\n\n\ndef stretch():\n    return widen_outline(3)\n"}
     folder = make_repo(tmp_path / "repo", [*COMMITS, files])
     made, dropped = ask(folder, leave=frozenset(files))
-    assert not [one.text for one in made if "widen_outline" in one.text]
+    assert not [one.text for one in made if "widen_outline" in one.text and one.kind not in ("change", "together")]
     assert dropped["name stands in a file that is left out"]
     assert [one for one in ask(repository)[0] if one.kind == "caller"]
 
@@ -125,7 +178,7 @@ def test_questions_that_answer_themselves_are_dropped(tmp_path: Path) -> None:
     made, dropped = ask(make_repo(tmp_path / "repo", [Made(files, "Add session_store and errors")]))
     assert {one.kind for one in made} == {"where", "subclass"}
     assert not [one.text for one in made if "SessionStore" in one.text]
-    assert dropped["answered by the question itself"] == 3  # where, base, change
+    assert dropped["answered by the question itself"] == 4  # where, base, change, together
 
 
 def test_a_commit_is_asked_about_only_where_all_of_its_files_are_known() -> None:

@@ -14,7 +14,7 @@ from question_repository import COMMITS, answers, ask
 from longrepo.data.dataset import read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.questions.verify import AnswerChecker, AnswerVerdict
-from longrepo.data.questions.write import read_question
+from longrepo.data.questions.write import read_questions
 from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.tokenizer_loading import load_tokenizer
@@ -233,7 +233,7 @@ def embedded() -> RepoTokenizer:
 def test_a_row_is_read_as_the_model_sees_it(repository: Path, tmp_path: Path, embedded: RepoTokenizer) -> None:
     made, _ = ask(repository)
     file = read_sequences(sequences(repository, tmp_path / "rows", embedded))
-    asked = [read_question(file, row, embedded) for row in range(len(file))]
+    asked = [one for row in range(len(file)) for one in read_questions(file, row, embedded)]
     assert {one.question: one.answer for one in asked} == {
         one.text: one.answer.replace("{snippet}", "<|SNIPPET_1|>") for one in made
     }

@@ -20,7 +20,7 @@ from longrepo.data.template import (
     TemplateSizes,
     question_ids,
     write_file,
-    write_question,
+    write_questions,
     write_step,
 )
 from longrepo.data.text import path_tokens
@@ -139,7 +139,7 @@ def test_a_cut_snippet_has_no_end_and_the_answer_has(marked: tuple[str, RepoToke
     answer = inline_text("one", np.array(tokenizer.encode(" one"), np.int32))
     for end, weight in ((int(of.cuts[0]), 0.0), (len(of), 0.1)):
         builder = TemplateSizes(tokenizer).begin()
-        write_question(builder, [FilePiece(of, 0, end, (), False)], asked, answer, 0.1)
+        write_questions(builder, [FilePiece(of, 0, end, (), False)], [(asked, answer)], 0.1)
         builder.end()
         ids, weights = builder.arrays()
         at = builder.parts[0].at + end

@@ -326,7 +326,9 @@ def check_questions(
             "--repo", metavar="PATH", help="The repository they were made from. Repeatable.", callback=announce_clone
         ),
     ],
-    limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Check only N of them. Default: all.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Check only N sequences of them. Default: all.")
+    ] = None,
     model: TokenizerOption = None,
 ) -> None:
     """Check the answers to questions with git and Python's own parser; exit status 1 if one is refuted."""

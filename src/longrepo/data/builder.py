@@ -23,7 +23,7 @@ from longrepo.data.template import (
     question_ids,
     unique_commits,
     write_file,
-    write_question,
+    write_questions,
     write_step,
 )
 from longrepo.data.text import TokenizedText, path_tokens
@@ -184,7 +184,7 @@ class LongContextSequenceBuilder:
             # Halved at most in each round, so that one long snippet isn't emptied while others stay whole.
             pieces[index] = _shorten(longest, max(longest.end - over, longest.end // 2))
         builder = self._sizes.begin()
-        write_question(builder, pieces, asked, answered, self.data.context_weight)
+        write_questions(builder, pieces, [(asked, answered)], self.data.context_weight)
         texts = [piece.of for piece in pieces]
         return self._finish(builder, "qa", texts, metadata_base, pad_to_max, tokens_cut=full - total())
 

@@ -254,7 +254,8 @@ def _ending_segments(row: _Row) -> Iterator[tuple[Segment, int]]:
 
 
 def _tail(segment: Segment) -> str:
-    return (_message(segment) + segment.text).rstrip()[-_TAIL_CHARACTERS:]
+    own = segment.text[len(segment.head) :] if segment.kind == "file" else segment.text or _message(segment)
+    return own.rstrip()[-_TAIL_CHARACTERS:]
 
 
 def _same_end(one: str, other: str) -> bool:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from longrepo.data.commits import CommitPack, CommitPacker, add_start_states, steps_by_path
 from longrepo.data.corpus import Corpus
 from longrepo.data.packing import TOO_SHORT_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
-from longrepo.data.questions.definition_questions import Question
-from longrepo.data.questions.write import QuestionWriter
+from longrepo.data.questions.write import QuestionPool, QuestionWriter
 from longrepo.data.template import (
     FIM_SPLIT_TOKENS,
     BuiltSequence,
@@ -117,10 +116,11 @@ class PhaseMixture:
         """Read the files as they were before the changes."""
         add_start_states(self._chains, self._corpus.reader, lambda _: None)
 
-    def build(self, asked: Sequence[Question], states: Future[None]) -> list[BuiltSequence]:
-        """Return all training sequences of the phase; `states` is done when `read_states` is."""
+    def build(self, asked: QuestionPool, most: int, states: Future[None]) -> list[BuiltSequence]:
+        """Return all training sequences of the phase; `asked`: of whose questions about `most` may be asked, `states`:
+        done when `read_states` is."""
         from_files = self._hierarchical()
-        from_questions = self._questions(round(self._share(self._data.question_share)), asked)
+        from_questions = self._questions(round(self._share(self._data.question_share) * self._band.cap), asked, most)
         states.result()
         from_changes = self._evolution()
         sequences = [*from_files, *from_changes, *from_questions]
@@ -195,17 +195,20 @@ class PhaseMixture:
         builder.end()
         return self._built(builder, "commit_evolution", [step.commit for step in packed.steps])
 
-    def _questions(self, wanted: int, asked: Sequence[Question]) -> list[BuiltSequence]:
+    def _questions(self, wanted: int, asked: QuestionPool, most: int) -> list[BuiltSequence]:
+        """Return sequences of questions of about `wanted` tokens in all."""
         corpus, data = self._corpus, self._data
         writer = QuestionWriter(corpus.sizes, corpus.texts, corpus.related, data.context_weight, self._seed[0])
         sequences: list[BuiltSequence] = []
+        size, least = 0, asked.left - most
         with self._watch.count(f"phase {self._band.phase}: questions", wanted) as done:
-            for question in asked:
-                if len(sequences) == wanted:
+            while wanted - size > self._band.cap // 2 and asked.left > least:
+                written = writer.write_group(asked, self._band)
+                if written is None:
                     break
-                if written := writer.write(question, self._band):
-                    sequences.append(self._built(written, "qa"))
-                    done(1)
+                sequences.append(self._built(written, "qa"))
+                size += len(written)
+                done(len(written))
         self.account.questions_dropped += writer.dropped
         self.account.tokenized += sum(sequence.builder.roles["target"] for sequence in sequences)
         return sequences

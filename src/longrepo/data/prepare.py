@@ -31,9 +31,9 @@ from longrepo.data.marks import MarksKind
 from longrepo.data.metadata import PLAIN_CHUNKS, PREPARATION_VERSION, Header, TokenizerFacts
 from longrepo.data.mixture import PhaseAccount, PhaseMixture
 from longrepo.data.packing import Band, Positions, phase_bands, phase_of, reachable_phases
-from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
-from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
+from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files, read_subjects
+from longrepo.data.questions.write import QuestionPool
 from longrepo.data.rows import SequenceRow
 from longrepo.data.sequence import NotBuilt
 from longrepo.data.summary import count_sequences, summarize
@@ -318,6 +318,7 @@ def _settings_hash(settings: Settings, chosen: Sequence[Band], marks: MarksKind)
 
 
 _SPARE_QUESTIONS = 20
+_ENOUGH_QUESTIONS = 0.75  # of their share; less is noted
 BELOW_FULL_WEIGHT = "left out by the repository's weight"
 
 
@@ -363,9 +364,11 @@ class LongContextPlan(SequencePlan):
                 builders.append((builder, beside.submit(builder.read_states)))
             beside.submit(corpus.reader.pool.close)  # its processes take memory
             asked, dropped = _make_questions(corpus, self.bands)
-            for (band, _, share), (builder, states) in zip(planned, builders, strict=True):
-                _take_share(part, band, builder.account, builder.build(asked, states), share)
+            for number, ((band, _, share), (builder, states)) in enumerate(zip(planned, builders, strict=True)):
+                most = asked.left // (len(planned) - number)  # the phases ask about as much, each question once
+                _take_share(part, band, builder.account, builder.build(asked, most, states), share)
                 part.states += builder.states
+        corpus.facts.notes += _question_notes(part)
         for band in self.bands:
             part.accounts[band.phase].questions_dropped += dropped
 
@@ -395,7 +398,20 @@ def _take_share(
     part.training += kept
 
 
-def _make_questions(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Question], Counter[str]]:
+def _question_notes(part: RepositoryPart) -> Iterator[str]:
+    """Yield a note if the questions are much less than their share of the training tokens."""
+    asked = sum(len(one) for one in part.training if one.kind == "qa")
+    sizes, wanted = [len(one) for one in part.training], part.corpus.settings.data.question_share
+    total = sum(sizes)
+    missing = wanted * total - asked
+    if missing > (1 - _ENOUGH_QUESTIONS) * wanted * total and missing > max(sizes, default=0):
+        yield (
+            f"questions are {asked / max(1, total):.1%} of the training tokens, not {wanted:.1%} "
+            "(data.question_share): the repository offers no more that have one answer and stand beside others"
+        )
+
+
+def _make_questions(corpus: Corpus, chosen: Sequence[Band]) -> tuple[QuestionPool, Counter[str]]:
     hides = corpus.reader.hides
     sources = [
         SourceFile(path, text.text, text.language, text.outline, hides(path)) for path, text in corpus.texts.items()
@@ -404,11 +420,15 @@ def _make_questions(corpus: Corpus, chosen: Sequence[Band]) -> tuple[list[Questi
     outside = read_excluded_files(corpus.reader.repository.path, corpus.splits.train, corpus.texts)
     data = corpus.settings.data
     sequences = sum(map(len, corpus.texts.values())) / chosen[0].cap / (1 - data.commit_share - data.question_share)
-    enough = _SPARE_QUESTIONS + int(2 * sequences * data.question_share)  # of each kind; not all can be written
-    found = make_questions(sources, corpus.graph, changes, corpus.settings.training.seed, enough, outside)
+    # Of each kind; several go into a sequence, and only those about the same files.
+    enough = _SPARE_QUESTIONS + int(20 * sequences * data.question_share) if data.question_share else 0
+    subjects = read_subjects(corpus.reader.repository.path, corpus.splits.train)
+    found, dropped = make_questions(
+        sources, corpus.graph, changes, corpus.settings.training.seed, enough, outside, subjects
+    )
     for text in corpus.texts.values():
         text.forget_outline()
-    return found
+    return QuestionPool(found), dropped
 
 
 def _pass_shares(weight: float) -> list[float]:

@@ -27,7 +27,8 @@ _MARK_PLANE = 0xF0000  # a private plane of Unicode: the special token of an id 
 _HUNK = re.compile(r"^@@ -\d+,\d+ \+\d+,\d+ @@", re.MULTILINE)
 # Two orders may have the same marks: the one that has nothing between two of them is told by that.
 _BY_EMPTY_TEXTS = (FimOrder.SPM_JOINED, FimOrder.PSM, FimOrder.SPM)
-_QUESTION = re.compile(r"\nQUESTION: ([^\n]*)\nANSWER:(.*?)(?=\nQUESTION: |\Z)", re.DOTALL)
+_QUESTIONS = re.compile(r"(?:\nQUESTION: [^\n]*\nANSWER:[^\n]*)+\Z")
+_QUESTION = re.compile(r"\nQUESTION: ([^\n]*)\nANSWER:([^\n]*)")
 
 
 @dataclass(frozen=True)
@@ -136,8 +137,9 @@ class SegmentReader:
                 yield text, float(weights[part[0]])
 
     def _commit_pattern(self) -> str:
-        opening = self._begin(self._coded(self._layout.commit))
-        return rf"{opening} (?P<commit>[0-9a-f]{{8}}) "
+        coded = self._coded(self._layout.commit)
+        id = r" (?P<commit>[0-9a-f]{8}) "  # rows of older versions may lack it
+        return f"(?P<change>{self._begin(coded)})" + (f"(?:{id})?" if len(coded) == 1 else id)
 
     def _hunks_pattern(self) -> re.Pattern[str] | None:
         if not self._layout.hunks:
@@ -171,10 +173,10 @@ class SegmentReader:
 
     def _segment(self, row: _RowText, opening: re.Match[str], stop: int, last: bool) -> Segment:
         groups = opening.groupdict()
-        commit, snippet = groups["commit"], groups["snippet"]
+        change, snippet = groups["change"], groups["snippet"]
         start, end, end_weight = opening.end(), stop, -1.0
         ended = row.text[start:stop].rstrip("".join(self._ends))
-        said = self._commit_end if commit else "" if snippet else self._file_end
+        said = self._commit_end if change else "" if snippet else self._file_end
         if len(ended) < stop - start:  # the end token
             end, end_weight = start + len(ended), row.weight(start + len(ended))
         elif not last and not said and not snippet:
@@ -182,8 +184,8 @@ class SegmentReader:
         if said and said in ended:
             end = start + ended.rindex(said)
             end_weight = max(end_weight, row.weight(end))
-        if commit:
-            return self._change(row, commit, start, end, end_weight)
+        if change:
+            return self._change(row, groups["commit"] or "", start, end, end_weight)
         if snippet is not None:
             number = next(
                 number
@@ -206,9 +208,10 @@ class SegmentReader:
 
     def _snippet(self, row: _RowText, number: str, path: str, start: int, end: int) -> Segment:
         """Return a snippet; the last one of a row is followed by the questions."""
-        asked = list(_QUESTION.finditer(row.text, start, end))
-        code_end = asked[0].start() if asked else end
-        questions = [AskedQuestion(one[1].strip(), self._coded.names(one[2]).strip()) for one in asked]
+        asked = _QUESTIONS.search(row.text[start:end])
+        code_end = start + asked.start() if asked else end
+        pairs = _QUESTION.finditer(asked.group()) if asked else ()
+        questions = [AskedQuestion(one[1].strip(), " ".join(self._coded.names(one[2]).split())) for one in pairs]
         return Segment("snippet", number, path, list(row.runs(start, code_end)), questions=questions)
 
     def _gap(self, text: str) -> GapTexts | None:
@@ -275,5 +278,5 @@ class _MarkCoder:
         return self._names.sub(lambda found: self._by_name[found.group()], text)
 
     def names(self, text: str) -> str:
-        """Return a row's text with the marks spelled out."""
-        return "".join(self._by_mark.get(one, one) for one in text)
+        """Return a row's text with the marks spelled out, a blank before each."""
+        return "".join(f" {self._by_mark[one]}" if one in self._by_mark else one for one in text)

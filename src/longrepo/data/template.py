@@ -10,7 +10,8 @@ Files, commit chains and questions:
 <|SNIPPET_0|> path
  code …
 QUESTION: …
-ANSWER: … <|endoftext|>
+ANSWER: …
+QUESTION: … <|endoftext|>
 
 Fill-in-the-middle has the base's own marks and orders (`longrepo.data.dialects`), so that tuning keeps the editor's
 completion ability: in StarCoder2's tokens `<fim_prefix>` prefix `<fim_suffix>` suffix `<fim_middle>` middle, and as
@@ -412,19 +413,24 @@ def question_ids(tokenizer: RepoTokenizer, question: str) -> Int32Array:
     return encode_text(tokenizer, f"\nQUESTION: {question}\nANSWER:")
 
 
-def write_question(
-    builder: SequenceBuilder, snippets: Sequence[FilePiece], question: Int32Array, answer: TokenizedText, context: float
+AskedPair = tuple[Int32Array, TokenizedText]  # a question with its labels, and its answer
+
+
+def write_questions(
+    builder: SequenceBuilder, snippets: Sequence[FilePiece], asked: Sequence[AskedPair], context: float
 ) -> None:
-    """Append snippets, numbered from 0, then the question and its answer; only the answer has full weight."""
+    """Append snippets, numbered from 0, then each question and its answer. Only answers have full weight, and what ends
+    them: the line break before the next question."""
     for index, piece in enumerate(snippets):
         builder.mark(SNIPPET_TOKENS[index], context)
         builder.plain(piece.of.path_ids, context)
         builder.text(piece.of, piece.start, piece.end, context, False)
         if not piece.ends:
             builder.cut()
-    builder.plain(question[:1], context)
-    builder.plain(question[1:], context)
-    builder.text(answer, 0, len(answer), TARGET_WEIGHT, True)
+    for number, (question, answer) in enumerate(asked):
+        builder.plain(question[:1], TARGET_WEIGHT if number else context)
+        builder.plain(question[1:], context)
+        builder.text(answer, 0, len(answer), TARGET_WEIGHT, True)
 
 
 _MIN_PIECE_TOKENS = 32  # a shorter piece of another file isn't worth its frame

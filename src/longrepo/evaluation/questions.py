@@ -9,7 +9,7 @@ from functools import partial
 from longrepo.data.packing import Band
 from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.generate import make_questions
-from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files
+from longrepo.data.questions.sources import ChangedFile, SourceFile, read_excluded_files, read_subjects
 from longrepo.data.questions.write import QuestionWriter, training_commit
 from longrepo.data.repo_tree import MAX_RELATED_FILES
 from longrepo.data.splits import usable_commits
@@ -45,7 +45,8 @@ def _choose_questions(
     outside = read_excluded_files(repo.trees.repository.path, tree.commit, texts)
     # More of each kind than training can have asked: the questions it did ask are skipped.
     changes = changes_by_commit(repo, data.seen.asked)
-    every, _ = make_questions(sources, tree.graph, changes, seed, len(data.seen.asked) + wanted, outside)
+    subjects = read_subjects(repo.trees.repository.path, tree.commit)
+    every, _ = make_questions(sources, tree.graph, changes, seed, len(data.seen.asked) + wanted, outside, subjects)
     for text in texts.values():
         text.forget_outline()
     writer = QuestionWriter(

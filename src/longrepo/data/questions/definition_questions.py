@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from longrepo.data.questions.sources import (
+    FUNCTIONS,
     MAX_HOLDERS,
     SCRIPT_LANGUAGES,
     QuestionIndex,
@@ -25,12 +26,14 @@ from longrepo.repository.definitions import Definition
 @dataclass(frozen=True)
 class Question:
     """A question with its answer. `needs`: (path, character) positions that the snippets must contain, the one with the
-    answer first. In `answer`, `{snippet}` stands for the number of the snippet with the answer."""
+    answer first. In `answer`, `{snippet}` stands for the number of the snippet with the answer. `about`: the name, path
+    or commit id that it asks about."""
 
     kind: str
     text: str
     answer: str
     needs: tuple[tuple[str, int], ...]
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ class QuestionKind:
 
 
 CLASSES = ("class", "struct", "interface", "trait", "enum")
-FUNCTIONS = ("function", "method")
 _COMMENT_MARKS = ("#", "//", "/*", '"""', "'''")  # they end otherwise once a signature is one line
 _MAX_SIGNATURE_CHARACTERS = 390  # characters; longer signatures were truncated
 _OWNER_LANGUAGES = ("Python", "Java", "PHP", *SCRIPT_LANGUAGES)
@@ -199,7 +201,13 @@ def _owner_question(index: QuestionIndex, name: str) -> Question | str:
         return "what holds the method can't be told from its text"
     if normalize_name(owner) in normalize_name(name):
         return "answered by the question itself"
-    return _question("owner", f"Which type has the method {name}?", f"{owner}, in {{snippet}}", place)
+    made = _question("owner", f"Which type has the method {name}?", f"{owner}, in {{snippet}}", place)
+    holder = index.owner(place)
+    if holder is None:
+        return made
+    heading = place.source.text[holder.start : holder.body]
+    at = holder.start + next(word_positions(owner, heading), 0)  # both must be shown
+    return replace(made, needs=(*made.needs, (place.source.path, at)))
 
 
 def _owner_name(index: QuestionIndex, place: SourceDefinition) -> str | None:

@@ -33,6 +33,7 @@ _TEST_FOLDERS = frozenset(("test", "tests", "__tests__", "spec", "specs", "testi
 _TEST_STEM = re.compile(r"^test_|^conftest$|[._-](?:test|tests|spec)$|(?:Test|Tests|IT)$")
 _PATTERNS = (
     r"In which file is the \w+ (\w+) ",
+    r"Why was (\w+) changed",
     r" (?:signature of|of the parameter \w+ of|has the method|class does|calls|extends|calls the \w+) (\w+)\b",
     r"Which files import (?:.*/)?(\w+)\.\w+\?$",
 )
@@ -109,6 +110,13 @@ class CommitFiles:
     def subject(self, commit: str) -> str:
         """Return the first line of a commit's message."""
         return self._reader.output("log", "-1", "--format=%s", commit, "--").decode("utf-8", "replace").strip()
+
+    def naming(self, word: str) -> list[str]:
+        """Return the commits of this history whose subject contains a word."""
+        options = ["--format=%H%x00%s", "--fixed-strings", f"--grep={word}"]
+        lines = self._reader.output("log", *options, self.commit, "--").decode("utf-8", "replace").splitlines()
+        pairs = (line.partition("\0") for line in lines)
+        return [id for id, _, subject in pairs if re.search(rf"\b{re.escape(word)}\b", subject, re.ASCII)]
 
     def ids(self, prefix: str) -> list[str]:
         """Return the commits of this history whose id begins with a prefix."""

@@ -1,9 +1,9 @@
 """Makes questions of all kinds, with answers read from the syntax tree or from git, never guessed.
 
-This file has the kinds about files (its importers, its imports, a commit's changes) and about two definitions (the
-only caller, the only subclass, the only test). Each question names the snippets it needs: for "where is X defined" the
-piece of the file that defines it. A question is dropped if the repository doesn't give it a single answer, or if it
-would answer itself.
+This file has the kinds about files (its importers, its imports), about changes (a commit's files, what changed with a
+file, why a name was changed) and about two definitions (the only caller, the only subclass, the only test). Each
+question names the snippets it needs: for "where is X defined" the piece of the file that defines it. A question is
+dropped if the repository doesn't give it a single answer, or if it would answer itself.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import sys
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import PurePosixPath
 
 from longrepo.data.questions.definition_questions import (
-    FUNCTIONS,
     NAME_KINDS,
     Question,
     QuestionKind,
@@ -27,6 +27,7 @@ from longrepo.data.questions.definition_questions import (
     sole_definition,
 )
 from longrepo.data.questions.sources import (
+    FUNCTIONS,
     SCRIPT_LANGUAGES,
     ChangedFile,
     ExcludedFiles,
@@ -51,10 +52,12 @@ _MAX_FILES = 3  # in an answer
 _IMPORT_LANGUAGES = ("Python", "JavaScript", "TypeScript", "Java", "C", "C++")
 _PACKAGE_STEMS = frozenset(("__init__", "__main__", "index", "main", "lib", "mod"))  # files that stand for their folder
 _MAX_SUBJECT_CHARACTERS = 120
+_CODE_NAME = re.compile(r"[a-z0-9][A-Z]|[a-zA-Z]_[a-zA-Z]")
 
 
 def _importers_subjects(index: QuestionIndex) -> Iterator[str]:
-    return (path for path, by in index.graph.imported_by.items() if by and path in index.sources)
+    tests = index.tests
+    return (path for path, by in index.graph.imported_by.items() if by and path in index.sources and path not in tests)
 
 
 def _importers_question(index: QuestionIndex, path: str) -> Question | str:
@@ -154,9 +157,55 @@ def _change_question(index: QuestionIndex, commit: str) -> Question | str:
     message = facts[0].message.strip().split("\n")[0]
     if any(normalize_name(_stem(path)) in normalize_name(message) for path in paths):
         return "answered by the question itself"
-    subject = json.dumps(message[:_MAX_SUBJECT_CHARACTERS], ensure_ascii=False)
     needs = tuple((path, 0) for path in paths)
-    return Question("change", f"Which files did commit {commit[:8]} {subject} change?", ", ".join(paths), needs)
+    text = f"Which files did commit {commit[:8]} {_quoted_subject(message)} change?"
+    return Question("change", text, ", ".join(paths), needs)
+
+
+def _quoted_subject(message: str) -> str:
+    return json.dumps(message.strip().split("\n")[0][:_MAX_SUBJECT_CHARACTERS], ensure_ascii=False)
+
+
+def _together_question(index: QuestionIndex, commit: str) -> Question | str:
+    """Ask which files a commit changed with one of them, that which says least about the others."""
+    facts = index.commits[commit]
+    paths = sorted({fact.path for fact in facts})
+    if not 2 <= len(paths) <= _MAX_FILES + 1:
+        return "commit changed one file, or too many to list"
+    if len(paths) != facts[0].files or any(path not in index.sources for path in paths):
+        return "commit changed files that are gone or left out"
+    stems = {path: normalize_name(_stem(path)) for path in paths}
+    message = normalize_name(facts[0].message.strip().split("\n")[0])
+    for path in paths:
+        others = [one for one in paths if one != path]
+        if not any(stems[one] in stems[path] or stems[path] in stems[one] or stems[one] in message for one in others):
+            text = (
+                f"Which files did commit {commit[:8]} {_quoted_subject(facts[0].message)} change together with {path}?"
+            )
+            return Question("together", text, ", ".join(others), ((others[0], 0), (path, 0), *_starts(others[1:])))
+    return "answered by the question itself"
+
+
+def _starts(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
+    return ((path, 0) for path in paths)
+
+
+def _why_subjects(index: QuestionIndex) -> Iterator[str]:
+    """Yield names that no word of prose could be and that one message's first line in the whole history has."""
+    told = Counter(word for words in index.subjects for word in words)
+    return (name for name in index.unique if told[name] == 1 and _CODE_NAME.search(name))
+
+
+def _why_question(index: QuestionIndex, name: str) -> Question | str:
+    place = index.unique[name]
+    for commit, facts in index.commits.items():
+        subject = facts[0].message.strip().split("\n")[0]
+        if any(word_positions(name, subject)) and len(subject) <= _MAX_SUBJECT_CHARACTERS:
+            if not any(fact.path == place.source.path for fact in facts):
+                return "the commit that names it changed other files"
+            needs = ((place.source.path, name_position(place)),)
+            return Question("why", f"Why was {name} changed?", f"{commit[:8]} {_quoted_subject(subject)}", needs)
+    return "the commit that names it isn't shown"
 
 
 def _stem(path: str) -> str:
@@ -167,6 +216,8 @@ FILE_KINDS = (
     QuestionKind("importers", _importers_subjects, _importers_question),
     QuestionKind("imports", _imports_subjects, _imports_question),
     QuestionKind("change", _change_subjects, _change_question),
+    QuestionKind("together", _change_subjects, _together_question),
+    QuestionKind("why", _why_subjects, _why_question),
 )
 
 
@@ -189,6 +240,8 @@ def _caller_question(index: QuestionIndex, name: str) -> Question | str:
         return place
     if source is place.source:
         return "caller in the file of the definition"
+    if source.path in index.tests:
+        return "called by a test alone"
     if caller is None or not _is_certain_caller(source, caller, first):
         return "caller can't be told from its text"
     if not _occurs_only_there(index, place, source, caller):
@@ -261,7 +314,7 @@ def _subclass_question(index: QuestionIndex, name: str) -> Question | str:
         return "not exactly one class extends it"
     child = heads[0]
     if child.definition.name not in index.unique:
-        return "name defined more than once"
+        return "name defined more than once, or in tests"
     answer = f"{child.definition.name} in {child.source.path}, in {{snippet}}"
     needs = ((child.source.path, name_position(child)), (place.source.path, name_position(place)))
     return Question("subclass", f"Which class extends {name}, and in which file?", answer, needs)
@@ -320,12 +373,14 @@ def make_questions(
     seed: int,
     limit: int | None = None,
     excluded: ExcludedFiles | None = None,
+    subjects: Iterable[str] = (),
 ) -> tuple[list[Question], Counter[str]]:
     """Return questions about training files and changes, and the number of dropped ones by reason. The kinds take
     turns, with at most `limit` questions each. `excluded`: the files of the same commit that aren't among the sources
-    (see `read_excluded_files`); questions that they might answer differently are dropped."""
+    (see `read_excluded_files`); questions that they might answer differently are dropped. `subjects`: the first line of
+    each message in the training history (see `read_subjects`); without them, no reason for a change is asked for."""
     dropped: Counter[str] = Counter()
-    index = QuestionIndex(sources, graph, changes, excluded or ExcludedFiles(), dropped)
+    index = QuestionIndex(sources, graph, changes, excluded or ExcludedFiles(), dropped, subjects)
     by_kind: list[list[Question]] = []
     draw = cache(lambda about: hashing.seeded_int(seed, about))
     for kind in QUESTION_KINDS:
@@ -337,7 +392,7 @@ def make_questions(
             made = kind.ask(index, about)
             reason = made if isinstance(made, str) else _rejection_reason(made, index)
             if isinstance(made, Question) and not reason:
-                found.append(made)
+                found.append(replace(made, about=about[:8] if about in index.commits else about))
             else:
                 dropped[reason] += 1
         by_kind.append(found)

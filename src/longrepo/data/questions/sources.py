@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SCRIPT_LANGUAGES = ("JavaScript", "TypeScript")
 # Languages whose answers an independent parser confirmed; for C++, Kotlin and C# one in fifty was wrong.
 ASKED_LANGUAGES = frozenset((*SCRIPT_LANGUAGES, "Python", "Rust", "Go", "Java", "C", "PHP"))
+FUNCTIONS = ("function", "method")
 MAX_HOLDERS = 40  # files; a name that occurs in more is an everyday word
 _MIN_NAME_LETTERS = 4  # shorter names are ambiguous
 _WORD = re.compile(r"[A-Za-z_]\w{3,}", re.ASCII)
@@ -105,10 +106,18 @@ def read_excluded_files(repository: Path, commit: str, known: Iterable[str]) -> 
     return ExcludedFiles(frozenset(one.path for one in rest), frozenset(words))
 
 
+def read_subjects(repository: Path, commit: str) -> list[str]:
+    """Return the first line of the message of each commit that a commit reaches."""
+    from longrepo.repository.git import object_reader
+
+    with object_reader(repository, commit) as reader:
+        return reader.output("log", "--format=%s", commit, "--").decode("utf-8", "replace").splitlines()
+
+
 class QuestionIndex:
     """The sources, indexed. `unique`: names defined once in the whole repository; `holders`: the sources that contain
     such a name, or a file's stem, as a word; `commits`: the changes of each commit; `sole_definitions`: cached results
-    of `sole_definition`."""
+    of `sole_definition`; `subjects`: the words of the first line of each message in the training history."""
 
     def __init__(
         self,
@@ -117,10 +126,12 @@ class QuestionIndex:
         changes: Iterable[ChangedFile],
         outside: ExcludedFiles,
         dropped: Counter[str],
+        subjects: Iterable[str] = (),
     ) -> None:
         self.sources = {source.path: source for source in sorted(sources, key=lambda one: one.path)}
         self.graph = graph
         self.excluded = outside
+        self._owners: dict[str, list[int | None]] = {}
         self.unique = self._defined_once(dropped)
         self.commits: defaultdict[str, list[ChangedFile]] = defaultdict(list)
         for change in changes:
@@ -131,7 +142,7 @@ class QuestionIndex:
             for word in wanted.intersection(_WORD.findall(source.text)):
                 self.holders[word].append(source)
         self.sole_definitions: dict[str, SourceDefinition | str] = {}
-        self._owners: dict[str, list[int | None]] = {}
+        self.subjects = [set(_WORD.findall(subject)) for subject in subjects]
 
     @cached_property
     def stems(self) -> dict[str, list[str]]:
@@ -183,8 +194,10 @@ class QuestionIndex:
                 dropped["name defined more than once"] += 1
             elif len(name) < _MIN_NAME_LETTERS or name.startswith("__") or not _PLAIN_NAME.fullmatch(name):
                 dropped["name too short or reserved"] += 1
-            elif meant[0].source.path in self.tests and name.lower().startswith("test"):
-                dropped["a test's own name"] += 1
+            elif meant[0].source.path in self.tests:
+                dropped["a name of tests"] += 1
+            elif (holder := self.owner(meant[0])) is not None and holder.kind in FUNCTIONS:
+                dropped["a name nested in a function"] += 1
             elif name in self.excluded.words:
                 dropped["name stands in a file that is left out"] += 1
             elif meant[0].source.language not in ASKED_LANGUAGES or meant[0].definition.kind == "module":

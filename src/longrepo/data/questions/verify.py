@@ -209,12 +209,36 @@ def _check_change(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _A
     prefix, subject = asked
     ids = evidence.tree.ids(prefix)
     _require(len(ids) == 1, f"{len(ids)} commits of the training history begin like this")
-    pattern = ".*".join(re.escape(part) for part in _PLACEHOLDER.split(" ".join(json.loads(subject).split())))
-    shown = " ".join(evidence.tree.subject(ids[0]).split())
-    _require(re.match(pattern, shown) is not None, f"its subject is {shown[:80]}")
+    _require_subject(evidence, ids[0], subject)
     found = sorted(evidence.tree.changed(ids[0]))
     _require(found == sorted(answer.split(", ")), f"it changed {_join_items(found)}")
     return _AnswerPlace()
+
+
+def _check_together(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
+    prefix, subject, path = asked
+    return _check_change(evidence, (prefix, subject), ", ".join([path, *answer.split(", ")]))
+
+
+def _check_why(evidence: Evidence, asked: tuple[str, ...], answer: str) -> _AnswerPlace:
+    """Confirm that the answer's commit is the only one whose subject has the name, and that it changed a file that
+    holds it."""
+    (name,) = asked
+    prefix, _, subject = answer.partition(" ")
+    found = evidence.tree.naming(name)
+    _require([one[:8] for one in found] == [prefix], f"named by {_join_items([one[:8] for one in found])}")
+    _require(bool(re.fullmatch(r'".*"', subject)), "it quotes no message")
+    _require_subject(evidence, found[0], subject)
+    holders = {line.path for line in evidence.tree.lines(name)}
+    _require(bool(holders & set(evidence.tree.changed(found[0]))), "it changed no file that holds the name")
+    return _AnswerPlace()
+
+
+def _require_subject(evidence: Evidence, commit: str, quoted: str) -> None:
+    """Require that a commit's subject begins as quoted, but for what was redacted."""
+    pattern = ".*".join(re.escape(part) for part in _PLACEHOLDER.split(" ".join(json.loads(quoted).split())))
+    shown = " ".join(evidence.tree.subject(commit).split())
+    _require(re.match(pattern, shown) is not None, f"its subject is {shown[:80]}")
 
 
 def _require(right: bool, why: str) -> None:
@@ -259,4 +283,6 @@ _CHECKS: dict[str, tuple[str, _Check]] = {
     "importers": (r"Which files import (.+)\?", _check_importers),
     "imports": (r"Which files of the repository does (.+) import\?", _check_imports),
     "change": (r"Which files did commit ([0-9a-f]{8}) (\".*\") change\?", _check_change),
+    "together": (r"Which files did commit ([0-9a-f]{8}) (\".*\") change together with (.+)\?", _check_together),
+    "why": (r"Why was (\w+) changed\?", _check_why),
 }

@@ -1,13 +1,16 @@
 """Writes questions into sequences, and reads and checks the questions of a sequence file.
 
-A question comes after the snippets that answer it and after related ones, which fill the phase's length.
+Several questions come after one context: the snippets that answer them, and related ones. The context is as long as its
+answers are worth, so that the answers are a twentieth of the sequence's tokens or more.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +23,15 @@ from longrepo.data.packing import Band
 from longrepo.data.questions.definition_questions import Question
 from longrepo.data.questions.evidence import holds_commit
 from longrepo.data.questions.verify import AnswerChecker, AnswerVerdict
-from longrepo.data.template import FilePiece, SequenceBuilder, TemplateSizes, encode_text, question_ids, write_question
+from longrepo.data.segments import SegmentReader
+from longrepo.data.template import (
+    FilePiece,
+    SequenceBuilder,
+    TemplateSizes,
+    encode_text,
+    question_ids,
+    write_questions,
+)
 from longrepo.data.text import Int32Array, TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
@@ -28,10 +39,60 @@ from longrepo.utils import hashing
 
 _SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase; each snippet then has a few hundred tokens
 _MIN_SNIPPET_TOKENS = 32
+_MIN_ANSWERS = 0.05  # of a sequence's tokens
+_ANSWERS_WANTED = 0.06
+_MIN_LENGTH_SHARE = 0.5  # of a phase's cap: a shorter context is no long one
+_KIND_SHARE = 1 / 3  # of all questions that one kind may have, if there are four kinds or more
+_FREE_OF_A_KIND = 2  # asked whatever the share is
+_NAMING_KINDS = ("owner", "base", "caller", "subclass", "why")  # an answer of these begins with a name or an id
+_MAX_TRIED = 400  # questions looked at for one sequence
+
+Span = tuple[str, int]  # path, character
+
+
+@dataclass
+class QuestionPool:
+    """Questions that can still be asked, each once; the kinds in turn, and none beyond its share of all."""
+
+    questions: Sequence[Question]
+    _asked: set[str] = field(default_factory=set)
+    _kinds: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._by_path: defaultdict[str, list[Question]] = defaultdict(list)
+        for one in self.questions:
+            self._by_path[one.needs[0][0]].append(one)
+        kinds = len({one.kind for one in self.questions})
+        self._share = max(_KIND_SHARE, min(1.0, 1.2 / max(1, kinds)))
+
+    def __iter__(self) -> Iterator[Question]:
+        """Yield the questions that may be asked now."""
+        return (one for one in self.questions if self.is_free(one))
+
+    def is_free(self, question: Question, chosen: Sequence[Question] = ()) -> bool:
+        """Whether a question may be asked beside those chosen for the same sequence."""
+        of_kind = self._kinds[question.kind] + sum(one.kind == question.kind for one in chosen)
+        most = _FREE_OF_A_KIND + self._share * (self._kinds.total() + len(chosen))
+        return question.text not in self._asked and of_kind < most
+
+    def about(self, paths: Iterable[str]) -> Iterator[Question]:
+        """Yield the questions whose answers stand in files, in their order."""
+        return (one for path in paths for one in self._by_path.get(path, ()))
+
+    @property
+    def left(self) -> int:
+        """The number of questions not asked yet, whatever their kinds."""
+        return len(self.questions) - len(self._asked)
+
+    def take(self, questions: Iterable[Question]) -> None:
+        """Mark questions as asked."""
+        for one in questions:
+            self._asked.add(one.text)
+            self._kinds[one.kind] += 1
 
 
 class QuestionWriter:
-    """Writes a question after the snippets it needs and related ones; the snippet with the answer is never the last."""
+    """Writes questions after the snippets they need and related ones; no snippet with an answer is the last."""
 
     def __init__(
         self,
@@ -49,35 +110,86 @@ class QuestionWriter:
         self._sizes = sizes
         self._snippet_size = max(self._sizes.marks(name) for name in SNIPPET_TOKENS)
         self.dropped: Counter[str] = Counter()
+        self._alone: defaultdict[Band, set[str]] = defaultdict(set)  # questions that none can be asked with
 
     def write(self, question: Question, band: Band) -> SequenceBuilder | None:
-        """Return the sequence; None, with the reason counted, if the question can't be asked."""
-        key = (self._seed, band.phase, question.kind, question.text)
-        asked = question_ids(self._tokenizer, question.text)
-        longest = self._answer_ids(question, len(SNIPPET_TOKENS) - 1)
-        room = band.cap - self._sizes.ends - len(asked) - len(longest)
-        wanted = _SNIPPETS_WANTED.get(band.phase, 8)
-        needed = [self._piece(path, at, room // max(wanted, len(question.needs) + 1)) for path, at in question.needs]
-        pieces = [piece for piece in needed if piece is not None]
-        if len(pieces) < len(question.needs) or len(pieces) >= len(SNIPPET_TOKENS):
+        """Return the sequence of one question; None, with the reason counted, if it can't be asked."""
+        return self._write([question], band, band.cap)
+
+    def write_group(self, pool: QuestionPool, band: Band) -> SequenceBuilder | None:
+        """Return a sequence of several questions of a pool, which are taken from it; None if there is none left."""
+        for first in [one for one in pool if one.text not in self._alone[band]]:
+            chosen = self._choose(first, pool, band)
+            while len(chosen) > 1:
+                length = self._length(chosen, band)
+                built = self._write(chosen, band, length) if length else None
+                if built is not None and built.target_tokens() >= _MIN_ANSWERS * len(built):
+                    pool.take(chosen)
+                    return built
+                chosen.pop()
+            self._alone[band].add(first.text)
+            self.dropped["no other question about the same files"] += 1
+        return None
+
+    def _choose(self, first: Question, pool: QuestionPool, band: Band) -> list[Question]:
+        """Return a question and others about the same and related files, as many as a sequence of the band has room
+        for."""
+        chosen, names = [first], _told_names(first)
+        near = [first.needs[0][0], *(path for path, _ in first.needs[1:]), *self._related(first.needs[0][0])]
+        tokens, paths = self._answer_size(first), {path for path, _ in first.needs}
+        for tried, one in enumerate(pool.about(dict.fromkeys(near))):
+            if tokens >= _ANSWERS_WANTED * band.cap or tried == _MAX_TRIED:
+                break
+            with_it = paths | {path for path, _ in one.needs}
+            if names & _told_names(one) or len(with_it) >= _SNIPPETS_WANTED.get(band.phase, 8):
+                continue
+            if pool.is_free(one, chosen):
+                chosen.append(one)
+                names |= _told_names(one)
+                paths, tokens = with_it, tokens + self._answer_size(one)
+        return chosen
+
+    def _answer_size(self, question: Question) -> int:
+        return len(self._answer_ids(question, 0)) + 1  # with what ends it
+
+    def _length(self, chosen: Sequence[Question], band: Band) -> int:
+        """Return how long a sequence its answers are worth; 0 if less than the band's lengths."""
+        length = min(band.cap, int(sum(map(self._answer_size, chosen)) / (_MIN_ANSWERS * 1.04)))
+        return length if length > max(band.floor, _MIN_LENGTH_SHARE * band.cap) else 0
+
+    def _write(self, questions: Sequence[Question], band: Band, length: int) -> SequenceBuilder | None:
+        key = (self._seed, band.phase, questions[0].kind, questions[0].text)
+        asked = [question_ids(self._tokenizer, one.text) for one in questions]
+        longest = [self._answer_ids(one, len(SNIPPET_TOKENS) - 1) for one in questions]
+        room = length - self._sizes.ends - sum(map(len, (*asked, *longest)))
+        spans = list(dict.fromkeys(need for one in questions for need in one.needs))
+        wanted = max(_SNIPPETS_WANTED.get(band.phase, 8), len({path for path, _ in spans}) + 1)
+        pieces = self._cover(spans, room // wanted)
+        while pieces is not None and wanted <= len(pieces) < len(SNIPPET_TOKENS):
+            wanted = len(pieces) + 1
+            pieces = self._cover(spans, room // wanted)
+        if pieces is None or len(pieces) >= len(SNIPPET_TOKENS):
             self.dropped["what it is about is not among the training files"] += 1
             return None
         room -= sum(self._sizes.snippet(0, piece) for piece in pieces)
-        others = self._others(question, room, room // max(1, wanted - len(pieces)), len(SNIPPET_TOKENS) - len(pieces))
+        others = self._others(questions, room, room // max(1, wanted - len(pieces)), len(SNIPPET_TOKENS) - len(pieces))
         if not others:
             self.dropped["no other snippet to stand between answer and question"] += 1
             return None
         last = others.pop(0)  # the most closely related file: a good distractor next to the question
-        if self._gives_away(last, question):
+        if any(self._gives_away(last, one) for one in questions):
             self.dropped["the adjacent snippet answers it"] += 1
             return None
         shown = [*pieces, *others]
         shown.sort(key=lambda piece: hashing.seeded_int(*key, piece.of.path, piece.start))
         shown.append(last)
-        ids = self._answer_ids(question, shown.index(pieces[0]))
-        answer = inline_text(f"{question.text} {question.answer}", ids)  # its names: in the question and the answer
+        pairs: list[tuple[Int32Array, TokenizedText]] = []
+        for one, ids in zip(questions, asked, strict=True):
+            answer = self._answer_ids(one, next(n for n, piece in enumerate(shown) if _holds(piece, one.needs[0])))
+            # Its names: in the question and the answer.
+            pairs.append((ids, inline_text(f"{one.text} {one.answer}", answer)))
         builder = self._sizes.begin()
-        write_question(builder, shown, asked, answer, self._context)
+        write_questions(builder, shown, pairs, self._context)
         builder.end()
         if len(builder) <= band.floor:
             self.dropped["too little text to fill this length"] += 1
@@ -94,6 +206,23 @@ class QuestionWriter:
             ids.append(encode_text(self._tokenizer, after))
         return np.concatenate(ids)
 
+    def _cover(self, spans: Sequence[Span], size: int) -> list[FilePiece] | None:
+        """Return pieces of at most `size` tokens that hold all of these places, one or more of each file; None if a
+        file isn't there, or if the size isn't enough for any."""
+        pieces: list[FilePiece] = []
+        for path in dict.fromkeys(path for path, _ in spans):
+            for span in sorted(one for one in spans if one[0] == path):
+                if any(_holds(piece, span) for piece in pieces):
+                    continue
+                piece = self._piece(*span, size)
+                if piece is None:
+                    return None
+                before = [one for one in pieces if one.of is piece.of and one.end > piece.start]
+                if before:  # it begins where the one before it ends
+                    piece = FilePiece(piece.of, before[-1].end, max(piece.end, before[-1].end), (), False)
+                pieces.append(piece)
+        return pieces
+
     def _piece(self, path: str, at: int, size: int) -> FilePiece | None:
         """Return the piece of a file around a character, at most `size` tokens with its mark and path."""
         of = self._texts.get(path)
@@ -109,19 +238,17 @@ class QuestionWriter:
         start = next((cut for cut in before if token - cut < room // 2), of.start_in(token, room // 2) if token else 0)
         return FilePiece(of, start, of.cut_in(start, min(len(of), start + room), token - start + 1)[0], (), False)
 
-    def _others(self, question: Question, room: int, size: int, most: int) -> list[FilePiece]:
+    def _others(self, questions: Sequence[Question], room: int, size: int, most: int) -> list[FilePiece]:
         """Return related pieces that fill `room` tokens, the most closely related first."""
-        asked_about = {path for path, _ in question.needs}
+        asked_about = {path for one in questions for path, _ in one.needs}
         found: list[FilePiece] = []
-        for path in self._related(question.needs[0][0]):
+        for path in self._related(questions[0].needs[0][0]):
             if len(found) == most or room < _MIN_SNIPPET_TOKENS:
                 break
             if path in asked_about or path not in self._texts:
                 continue
-            of = self._texts[path]
-            start = (
-                int(of.cuts[hashing.seeded_int(self._seed, question.text, path) % len(of.cuts)]) if len(of.cuts) else 0
-            )
+            of, seed = self._texts[path], (self._seed, questions[0].text, path)
+            start = int(of.cuts[hashing.seeded_int(*seed) % len(of.cuts)]) if len(of.cuts) else 0
             start = start if len(of) - start >= size // 2 else 0
             frame = self._snippet_size + len(of.path_ids)
             last_one = len(found) == most - 1
@@ -138,7 +265,18 @@ class QuestionWriter:
         return question.answer.partition(", in {snippet}")[0] in text
 
 
-_QUESTION, _ANSWER = "\nQUESTION: ", "\nANSWER:"
+def _holds(piece: FilePiece, span: Span) -> bool:
+    """Whether a piece shows the place."""
+    path, at = span
+    token = piece.of.token_at(at)
+    return piece.of.path == path and piece.start <= token < max(piece.end, 1)
+
+
+def _told_names(question: Question) -> set[str]:
+    """Return what a question and its answer are about: a sequence asks about each once, as an answer might give another
+    one away."""
+    answer = re.match(r"\w+", question.answer) if question.kind in _NAMING_KINDS else None
+    return {question.about, answer.group()} if answer else {question.about}
 
 
 @dataclass(frozen=True)
@@ -171,23 +309,15 @@ def match_folders(file: SequenceFile, folders: Sequence[Path]) -> dict[str, Path
     return found
 
 
-def read_question(file: SequenceFile, row: int, tokenizer: RepoTokenizer) -> StoredQuestion:
-    """Return the snippets, question and answer of a row of kind qa. Raises InputError if it has another format."""
-    pieces = _split_snippets(file.tokens(row).tolist(), tokenizer)
-    last = max((number for number, (_, text) in enumerate(pieces) if _ANSWER in text), default=-1)
-    shown, _, asked = pieces[last][1].rpartition(_QUESTION)
-    question, found, answer = asked.rpartition(_ANSWER)
-    if last < 0 or not found:
+def read_questions(file: SequenceFile, row: int, tokenizer: RepoTokenizer) -> list[StoredQuestion]:
+    """Return the questions and answers of a row of kind qa, with the snippets. Raises InputError if it has another
+    format."""
+    read = SegmentReader(tokenizer).read(file.tokens(row), file.weights(row), file.row(row)["files"])
+    shown = {int(one.name): (one.path, one.text) for one in read if one.kind == "snippet"}
+    asked = [pair for one in read for pair in one.questions]
+    if not asked:
         raise InputError(f"{file.path}: row {row} contains no question; prepare the sequences again")
-    snippets: dict[int, tuple[str, str]] = {}
-    for number, text in [*pieces[:last], (pieces[last][0], shown)]:
-        if number is not None:
-            path, _, code = text.partition("\n")
-            snippets[number] = (path.strip(), code)
-    rest = "".join(f" {SNIPPET_TOKENS[number or 0]}{text}" for number, text in pieces[last + 1 :])
-    return StoredQuestion(
-        row, question, " ".join(f"{answer}{rest}".removesuffix(_end_text(tokenizer)).split()), snippets
-    )
+    return [StoredQuestion(row, one.question, one.answer, shown) for one in asked]
 
 
 def check_question_rows(
@@ -197,18 +327,19 @@ def check_question_rows(
     limit: int | None = None,
     done: Callable[[], None] = lambda: None,
 ) -> list[tuple[StoredQuestion, AnswerVerdict]]:
-    """Return the verdict on every question of the file, or on `limit` of them (always the same), by row."""
+    """Return the verdict on every question of the file, or on those of `limit` rows (always the same), by row; `done`
+    is called once for each row."""
     repositories = file.column("repository")
     found: list[tuple[StoredQuestion, AnswerVerdict]] = []
     by_repository: defaultdict[str, list[StoredQuestion]] = defaultdict(list)
     for row in question_rows(file, limit):
-        by_repository[repositories[row]].append(read_question(file, row, tokenizer))
+        by_repository[repositories[row]] += read_questions(file, row, tokenizer)
     for facts in file.header.repositories:
         asked = by_repository.pop(facts.name, [])
         with AnswerChecker(folders[facts.name], training_commit(facts)) as checker:
             checker.look_up([one.question for one in asked])
-            for one in asked:
-                found.append((one, checker.check(one.question, one.answer, one.snippets)))
+            for _, of_row in groupby(asked, key=lambda one: one.row):
+                found += [(one, checker.check(one.question, one.answer, one.snippets)) for one in of_row]
                 done()
     unknown = "its repository isn't in the header"
     found += [(one, AnswerVerdict("refuted", "", unknown)) for asked in by_repository.values() for one in asked]
@@ -219,23 +350,3 @@ def question_rows(file: SequenceFile, limit: int | None = None) -> list[int]:
     """Return the rows of kind qa, or `limit` of them."""
     rows = [row for row, kind in enumerate(file.column("kind")) if kind == "qa"]
     return sorted(sorted(rows, key=lambda row: hashing.seeded_int("check", row))[:limit])
-
-
-def _split_snippets(ids: list[int], tokenizer: RepoTokenizer) -> list[tuple[int | None, str]]:
-    """Return (number of the snippet, text after its mark), beginning with the text before the first mark."""
-    numbers = {
-        tokenizer.structure_ids[name]: n for n, name in enumerate(SNIPPET_TOKENS) if name in tokenizer.structure_ids
-    }
-    if not numbers:  # the marks aren't single tokens
-        begun = int(ids[:1] == [tokenizer.begin_id])
-        marks = tokenizer.marks.snippet_pattern.split(tokenizer.decode(ids[begun:]))
-        return [(None, marks[0]), *((int(n), text) for n, text in zip(marks[1::2], marks[2::2], strict=True))]
-    cuts = [at for at, id in enumerate(ids) if id in numbers]
-    pieces: list[tuple[int | None, str]] = [(None, tokenizer.decode(ids[: cuts[0]] if cuts else ids))]
-    for start, stop in zip(cuts, [*cuts[1:], len(ids)], strict=True):
-        pieces.append((numbers[ids[start]], tokenizer.decode(ids[start + 1 : stop])))
-    return pieces
-
-
-def _end_text(tokenizer: RepoTokenizer) -> str:
-    return tokenizer.decode([tokenizer.end_id])
