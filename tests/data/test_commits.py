@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,14 @@ from test_diff import applied
 from whole import Case, prepared, shown, weighed
 
 from longrepo.config.loader import load_settings
+from longrepo.data.commits import changed_rows, step_from
+from longrepo.data.features import FeatureExtractor, StepJob, unpack_features
 from longrepo.data.rows import SequenceRow
+from longrepo.data.template import CommitStep
+from longrepo.data.text import path_tokens
 from longrepo.data.tokenizer import RepoTokenizer
 
+ReadStep = Callable[[str, str], CommitStep]
 SECTION = re.compile(
     r"<\|FILE_START\|> (?P<path>.*?)\n(?P<code>.*?)(?=<\|[A-Ze])|<\|COMMIT_START\|>(?P<step>.*?)(?=<\|[A-Ze])", re.S
 )
@@ -27,6 +34,16 @@ def case(tmp_path_factory: pytest.TempPathFactory, tokenizer: RepoTokenizer) -> 
     return prepared(
         make_repo(tmp_path_factory.mktemp("chains") / "r", history(40)), tokenizer, load_settings(None, MUCH)
     )
+
+
+@pytest.fixture(scope="module")
+def read_step(tokenizer: RepoTokenizer) -> ReadStep:
+    def read(before: str, after: str) -> CommitStep:
+        (result,) = FeatureExtractor(tokenizer, None, 0.1).extract([StepJob("a.py", "a" * 40, "Add", before, after)])
+        found = unpack_features(result, "a.py", path_tokens(tokenizer, "a.py"))
+        return CommitStep("a" * 40, found.text, found.facts["message"], "")
+
+    return read
 
 
 def chains(tokenizer: RepoTokenizer, row: SequenceRow) -> list[tuple[str, str, list[tuple[str, str, list[str]]]]]:
@@ -247,3 +264,57 @@ def test_a_history_cut_short_is_noted(
     notes = [note for note in case.prepared.header.repositories[0].notes if "data.max_commits" in note]
     assert len(notes) == noted
     assert not noted or "the newest 12 usable commits" in notes[0]
+
+
+HUNK_TITLE = re.compile(r"@@ -(\d+),(\d+) \+(\d+),(\d+) @@(?: .*)?")
+
+
+def test_a_part_begins_at_a_hunk_s_head_and_its_state_shows_the_rows_it_changes(
+    tokenizer: RepoTokenizer, tmp_path: Path
+) -> None:
+    before = {f"src/{name}.py": module(name, None, 40) for name in NAMES}
+    later = {
+        path: re.sub(r"(\w+_\d+_result = .*)", r"\1\n    print('a row that the change adds', 1)", text)
+        for path, text in before.items()
+    }
+    commits = [Made(before), Made(later, "Print every result"), Made({"readme": "x\n"}, "Say so")]
+    found = prepared(make_repo(tmp_path / "parts", commits), tokenizer, load_settings(None, [*MUCH, *LATE]))
+    parts = 0
+    for row in found.of("train", kind="commit_evolution"):
+        for path, state, steps in chains(tokenizer, row):
+            lines = before[path].split("\n")
+            for _, message, rows in steps:
+                assert message == "Print every result" and HUNK_TITLE.fullmatch(rows[0])
+                hunks = "\n".join(rows).split("\n@@ ")
+                whole, old = True, []
+                for number, hunk in enumerate(hunks):
+                    title, *own = hunk.split("\n")
+                    counts = HUNK_TITLE.fullmatch(title if title.startswith("@@ ") else f"@@ {title}")
+                    assert counts is not None
+                    first, size = int(counts[1]) - 1, int(counts[2])
+                    shown = [line[1:] for line in own if line[:1] in (" ", "-")]
+                    old += shown
+                    assert shown == lines[first : first + len(shown)]
+                    whole &= len(shown) == size or number == len(hunks) - 1
+                assert whole and any(line in state.split("\n") for line in old if line.strip())
+                parts += 1
+        assert row.loss_weights[-1] == ("<|COMMIT_END|>" in shown_end(tokenizer, row))
+    assert parts > 6
+
+
+def shown_end(tokenizer: RepoTokenizer, row: SequenceRow) -> str:
+    return shown(tokenizer, row)[-40:]
+
+
+def test_rows_that_later_steps_change_are_found_in_the_file_before_the_first(read_step: ReadStep) -> None:
+    texts = ["".join(f"line_{number} = {number}\n" for number in range(120))]
+    texts.append(texts[0].replace("line_10 = 10\n", "line_10 = 10\nnew = 1\nnewer = 2\n"))
+    texts.append(texts[1].replace("line_100 = 100\n", "line_100 = 101\n"))
+    steps = [read_step(old, new) for old, new in pairwise(texts)]
+    assert changed_rows(steps) == [(8, 14), (97, 104)]
+    assert changed_rows(steps[1:]) == [(99, 106)]
+    first = steps[0]
+    part = step_from(first, first.of.row_token(4))
+    assert part.title == "@@ -11,4 +11,6 @@\n" and changed_rows([part]) == [(10, 14)]
+    head = step_from(first, first.of.row_token(1))
+    assert head.title == "" and changed_rows([head]) == [(8, 14)]

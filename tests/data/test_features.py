@@ -112,14 +112,30 @@ def test_a_change_is_its_message_and_hunks_weighed_row_by_row(tokenizer: RepoTok
     for context in ("01234567", "@@", "-    return 1\n", "-def two"):
         assert context in by_weight[0.1] and context not in by_weight[1.0]
     assert of.slice_text(0, found.facts["message"]).strip() == "01234567 Rename two\n\nFor clarity."
-    assert found.facts["row"] == 0 and not found.facts["formatting"]
+    assert not found.facts["formatting"]
 
 
-def test_where_its_first_hunk_begins_is_told(tokenizer: RepoTokenizer) -> None:
-    after = TEXT.replace("Step 4 of", "Pace 4 of")
-    found = analysed(tokenizer, StepJob("x.py", COMMIT, "Pace", TEXT, after))
-    row = TEXT.split("\n").index(next(line for line in TEXT.split("\n") if "Step 4 of" in line))
-    assert found.facts["row"] == row - 3
+def test_its_hunks_name_the_line_that_encloses_them_and_are_places_to_cut(tokenizer: RepoTokenizer) -> None:
+    after = TEXT.replace("Step 4 of", "Pace 4 of").replace("Step 1 of", "Pace 1 of")
+    redactor = Redactor([])
+    for of in (analysed(tokenizer, StepJob("x.py", COMMIT, "Pace", TEXT, after), how).text for how in (None, redactor)):
+        titles = [row for row in of.text.split("\n") if row.startswith("@@")]
+        assert len(titles) == 2 and of.text.split("\n")[1] == titles[0]
+        assert [of.slice_text(int(at), int(at) + 9)[:4] for at in of.cuts] == ["@@ -", "@@ -"]
+    rows = "".join(f"        {name} = {name}0\n" for name in "abcd")
+    before = f"class Box:\n    def size(self):\n{rows}        return a\n"
+    of = analysed(tokenizer, StepJob("x.py", COMMIT, "Four", before, before.replace("d0", "d5"))).text
+    title = next(row for row in of.text.split("\n") if row.startswith("@@"))
+    assert title == "@@ -3,6 +3,6 @@ def size(self):"
+    hashes = set(of.row_hashes.tolist())
+    assert line_hash("def size(self):") in hashes and line_hash("class Box:") not in hashes
+
+
+def test_of_a_long_message_whole_lines_stay(tokenizer: RepoTokenizer) -> None:
+    message = "Subject\n\n" + "".join(f"- point {number} of many\n" for number in range(60))
+    of = analysed(tokenizer, StepJob("x.py", COMMIT, message, "a = 1\n", "a = 2\n")).text
+    head = of.text[: of.text.index("@@")]
+    assert 300 < len(head) < 420 and head.startswith(" 01234567 Subject\n\n- point 0") and head.endswith(" of many\n")
 
 
 @pytest.mark.parametrize("after", [TEXT.replace("    ", "\t"), TEXT.replace("\n\n", "\n"), TEXT.replace("\n", "\r\n")])
@@ -132,13 +148,26 @@ def test_a_change_of_white_space_alone_is_empty(tokenizer: RepoTokenizer, after:
 
 @pytest.mark.parametrize(("row", "characters"), [(0, 100), (20, 600), (33, 40), (10_000, 300), (5, 10**6)])
 def test_a_window_is_whole_lines_around_a_row(tokenizer: RepoTokenizer, row: int, characters: int) -> None:
-    found = analysed(tokenizer, WindowJob("x.py", TEXT, row, characters))
+    found = analysed(tokenizer, WindowJob("x.py", TEXT, ((row, row + 1),), characters))
     lines, shown = TEXT.split("\n"), found.text.text.split("\n")
     if row < len(lines):
-        assert shown[found.facts["row"]] == lines[row]
+        ((first, _),) = found.facts["spans"]
+        assert shown[first] == lines[row]
     assert found.text.text in TEXT and set(shown) <= {*lines, ""}
     assert len(found.text.text) <= characters + max(map(len, lines)) + 1
     assert (found.text.text == TEXT) == (characters > len(TEXT))
+
+
+def test_a_window_shows_every_place_asked_for(tokenizer: RepoTokenizer) -> None:
+    text = "".join(f"line_{number} = {number}\n" for number in range(300))
+    found = analysed(tokenizer, WindowJob("x.py", text, ((20, 22), (250, 251)), 1200))
+    shown = found.text.text.split("\n")
+    assert [shown[first:last] for first, last in found.facts["spans"]] == [
+        ["line_20 = 20", "line_21 = 21"], ["line_250 = 250"]
+    ]  # fmt: skip
+    assert 900 < len(found.text.text) <= 1200 and "line_100 = 100" not in shown and not found.text.ends
+    (few,) = analysed(tokenizer, WindowJob("x.py", text, ((20, 40), (250, 251)), 60)).facts["spans"]
+    assert few[1] - few[0] == 4
 
 
 def test_what_a_commit_added_is_told_in_rows(tokenizer: RepoTokenizer) -> None:
@@ -149,7 +178,7 @@ def test_what_a_commit_added_is_told_in_rows(tokenizer: RepoTokenizer) -> None:
 def test_secrets_are_gone_before_anything_is_tokenized(tokenizer: RepoTokenizer) -> None:
     secret = token_of_key(1)
     text = f'"""By Ada Lindqvist, ada@lindqvist-labs.se."""\nTOKEN = "{secret}"\nx = 1\n'
-    jobs = [FileJob("a.py", text), AddedJob("a.py", "x = 1\n", text), WindowJob("a.py", text, 1, 999)]
+    jobs = [FileJob("a.py", text), AddedJob("a.py", "x = 1\n", text), WindowJob("a.py", text, ((1, 2),), 999)]
     jobs += [StepJob("a.py", COMMIT, f"Use {secret}\n\nSigned-off-by: Ada Lindqvist <a@b.org>", "x = 1\n", text)]
     jobs += [StepJob("a.py", COMMIT, "Drop", text, "x = 1\n")]
     for job in jobs:
@@ -173,7 +202,7 @@ def test_a_private_key_that_a_commit_edits_in_part_is_hidden_whole(
     assert before != after
     for job in (
         StepJob("a.pem", COMMIT, "New key", before, after),
-        WindowJob("a.pem", after, (front + pem(1)).count("\n") - 19 + line, 90),
+        WindowJob("a.pem", after, ((row := (front + pem(1)).count("\n") - 19 + line, row + 1),), 90),
         AddedJob("a.pem", before, after),
     ):
         text = analysed(tokenizer, job, Redactor([])).text.text
@@ -206,7 +235,7 @@ def test_a_window_that_begins_below_a_secret_s_name_hides_it(tokenizer: RepoToke
     text = (
         "".join(f"line_{n} = {n}\n" for n in range(40)) + 'DB_PASSWORD = (\n    "hunter2Xy9qLw"\n)\n' + "end = 1\n" * 9
     )
-    found = analysed(tokenizer, WindowJob("x.py", text, 41, 12), Redactor([]))
+    found = analysed(tokenizer, WindowJob("x.py", text, ((41, 42),), 12), Redactor([]))
     assert found.text.text == '    "<PASSWORD>"\n' and found.facts["findings"] == [["password", 42]]
 
 

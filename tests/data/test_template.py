@@ -103,12 +103,12 @@ def test_a_change_ends_with_weight_only_where_it_ends(marked: tuple[str, RepoTok
     answer = read(
         tokenizer, StepJob("a.py", "a" * 40, "Rename", CODE, CODE.replace("one", "won").replace("two", "too"))
     )
-    step = CommitStep("a" * 40, answer.text, answer.facts["message"], "", 0)
+    step = CommitStep("a" * 40, answer.text, answer.facts["message"], "")
     row = int(answer.text.rows[4])  # in the middle of the hunk
     sizes = TemplateSizes(tokenizer)
     for part, weight in [
-        (CommitStep(step.commit, step.of, step.message, "", 0, 0, row), 0.0),
-        (CommitStep(step.commit, step.of, step.message, "", 0, row), 1.0),
+        (CommitStep(step.commit, step.of, step.message, "", 0, row), 0.0),
+        (CommitStep(step.commit, step.of, step.message, "", row), 1.0),
         (step, 1.0),
     ]:
         builder = sizes.begin()
@@ -127,9 +127,9 @@ def test_a_change_ends_with_weight_only_where_it_ends(marked: tuple[str, RepoTok
 def test_a_part_of_a_file_s_text_knows_that_the_file_goes_on(tokenizer: RepoTokenizer) -> None:
     lines = "".join(f"value_{number} = {number}\n" for number in range(200))
     for row, ends in ((10, False), (199, True)):
-        of = read(tokenizer, WindowJob("a.py", lines, row, 600)).text
+        of = read(tokenizer, WindowJob("a.py", lines, ((row, row + 1),), 600)).text
         assert of.ends is ends and FilePiece.whole(of).ends is ends
-    assert read(tokenizer, WindowJob("a.py", lines, 10, 100_000)).text.ends
+    assert read(tokenizer, WindowJob("a.py", lines, ((10, 11),), 100_000)).text.ends
 
 
 def test_a_cut_snippet_has_no_end_and_the_answer_has(marked: tuple[str, RepoTokenizer]) -> None:

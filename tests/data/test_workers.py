@@ -121,7 +121,7 @@ def test_each_kind_of_request_reads_what_it_names(
         StepRequest("amber.py", commit, "Grow", before, after),
         AddedRequest("amber.py", before, after),
         AddedRequest("new.py", None, blob(folder, "new.py")),
-        WindowRequest("amber.py", before, 12, 200),
+        WindowRequest("amber.py", before, ((12, 14),), 200),
         StepRequest("blank.py", commit, "Fill", blob(folder, "blank.py"), after),
     ]
     step, added, new, window, filled = reader_of(repository, tokenizer).read(asked, lambda _: None)

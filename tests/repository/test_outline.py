@@ -194,3 +194,8 @@ def test_a_long_or_endlessly_nested_file_is_read_in_a_moment(language: str, text
     read = build_outline(text, language)
     assert time.thread_time() - began < 4
     assert len(text) < MAX_CHARACTERS or read.definitions == ()
+
+
+def test_a_call_of_nothing_that_the_grammar_names_is_no_call() -> None:
+    text = "command! -nargs=* FZF call s:cmd(<bang>0, <f-args>)\nlet a = Twice(1)\n"
+    assert [one.name for one in build_outline(text, "Vim script").calls] == ["Twice"]

@@ -119,7 +119,7 @@ class LongContextSequenceBuilder:
             for old, version in zip(texts, versions, strict=False)
         ]
         steps = [
-            CommitStep(job.commit, done.text, done.facts["message"], "", done.facts["row"])
+            CommitStep(job.commit, done.text, done.facts["message"], "")
             for job, done in zip(jobs, self._extract(jobs), strict=True)
             if len(done.text)
         ]

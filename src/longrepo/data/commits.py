@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import islice, pairwise
 
+from longrepo.data.diff import Hunk, read_hunks, rows_around
 from longrepo.data.features import Features
 from longrepo.data.packing import Band
+from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.template import CommitStep, FilePiece, TemplateSizes
+from longrepo.data.text import TokenizedText
 from longrepo.data.workers import CachedReader, Request, SkippedText, StepRequest, WindowRequest
 from longrepo.repository.rules import PathRule
 from longrepo.repository.types import CommitRecord, FileChange
@@ -139,7 +142,7 @@ def _skip_reason(change: FileChange, path: str, without: Mapping[str, str]) -> s
 
 
 def _make_step(commit: str, change: FileChange, answer: Features) -> CommitStep:
-    return CommitStep(commit, answer.text, answer.facts["message"], change.before or "", answer.facts["row"])
+    return CommitStep(commit, answer.text, answer.facts["message"], change.before or "")
 
 
 def steps_by_path(changes: Sequence[TrainingChange]) -> dict[str, list[CommitStep]]:
@@ -159,6 +162,7 @@ class CommitPacker:
         self._sizes = sizes
         self._frame = frame
         self._reserve = reserve
+        self.dropped = 0  # tokens at the end of changes cut where nothing follows that is a target
 
     def pack(self, chains: dict[str, list[CommitStep]], band: Band) -> list[CommitPack]:
         """Return packs of at most the band's cap; short chains share one."""
@@ -169,6 +173,10 @@ class CommitPacker:
             rest = steps
             while rest:
                 for_state = int(room * (1 - _STEPS_SHARE))
+                if room < full and for_state < self._frame(path) + _MIN_STATE_TOKENS:
+                    packs.append(current)
+                    current, room = CommitPack(), full
+                    continue
                 taken, rest = self._take(rest, room - for_state, fresh=room == full)
                 if not taken:
                     packs.append(current)
@@ -195,16 +203,99 @@ class CommitPacker:
         first = rest[0]
         frame = self._sizes.step(first) - (first.stop - first.start)
         if frame + _MIN_STATE_TOKENS > wanted:  # a message that would leave no room is not repeated
-            frame, first = frame - first.repeated, replace(first, message=0)
-        end, _ = first.of.cut_in(first.start, first.start + max(1, wanted - frame), max(1, (wanted - frame) // 2))
-        return [replace(first, end=end)], [replace(first, start=end), *rest[1:]]
+            frame, first = frame - first.repeated, replace(first, repeats=False)
+        end = _part_end(first, max(1, wanted - frame))
+        assert first.of.weights is not None
+        if not (first.of.weights[end:] == TARGET_WEIGHT).any():  # nothing is learnt from what is left
+            self.dropped += first.stop - end
+            return [replace(first, end=end)], rest[1:]
+        return [replace(first, end=end)], [step_from(first, end), *rest[1:]]
+
+
+def _part_end(step: CommitStep, room: int) -> int:
+    """Return where to end a part of a step in `room` tokens: before a hunk if that leaves half of the room used, else
+    before a row; with a row of a hunk if there is room for one, and not right after an "@@" row."""
+    of, titles = step.of, [row for row, _ in read_step_hunks(step)]
+    fewest, first = room // 2, next((row for row in titles if row >= _row_at(of, step.start)), None)
+    if first is not None and not step.title and (least := of.row_token(first + 2) - step.start) <= room:
+        fewest = max(fewest, least)
+    end, _ = of.cut_in(step.start, step.start + room, fewest)
+    alone = (of.row_token(row) for row in titles if of.row_token(row + 1) == end > of.row_token(row) > step.start)
+    return next(alone, end)
+
+
+def read_step_hunks(step: CommitStep) -> list[tuple[int, Hunk]]:
+    """Return all hunks of a step, each with the row of its text where it begins."""
+    text = step.of.text
+    head = int(step.of.starts[step.message]) if step.message < len(step.of) else len(text)
+    skipped = text.count("\n", 0, head)
+    return [(row + skipped, hunk) for row, hunk in read_hunks(text[head:].split("\n"))]
+
+
+def part_hunks(step: CommitStep) -> list[Hunk]:
+    """Return the hunks of a step between its start and end."""
+    low, high = (_row_at(step.of, token) for token in (step.start, step.stop))
+    found = []
+    for row, hunk in read_step_hunks(step):
+        first, last = max(0, low - row - 1), min(len(hunk.rows), high - row - 1)
+        if first < last:
+            found.append(hunk.part(first, last))
+    return found
+
+
+def _row_at(of: TokenizedText, token: int) -> int:
+    """Return the row that token `token` begins, or the next one if it begins with the line break before it."""
+    if token >= len(of):
+        return of.text.count("\n") + 1
+    at = int(of.starts[token])
+    return of.text.count("\n", 0, at) + (of.text[at] == "\n" and of.text[at - 1 : at] != "\n")
+
+
+def step_from(step: CommitStep, start: int) -> CommitStep:
+    """Return the rest of a step from token `start` on; inside a hunk it gets an "@@" row of its own."""
+    rest = replace(step, start=start, title="")
+    row = _row_at(step.of, start)
+    if (
+        start <= step.message
+        or any(row == title for title, _ in read_step_hunks(step))
+        or not (left := part_hunks(rest))
+    ):
+        return rest
+    at = int(step.of.starts[start])
+    return replace(rest, title=left[0].title + ("" if step.of.text[at] == "\n" else "\n"))
+
+
+def changed_rows(steps: Sequence[CommitStep]) -> list[tuple[int, int]]:
+    """Return the rows that steps change or show, in the file as it was before the first of them, in order."""
+    found: set[tuple[int, int]] = set()
+    for number, step in enumerate(steps):
+        for hunk in part_hunks(step) or [hunk for _, hunk in read_step_hunks(step)]:
+            span = [hunk.old, hunk.old + hunk.sizes[0]]
+            for before in reversed(steps[:number]):
+                span = [_row_before(row, before) for row in span]
+            found.add((span[0], max(span[1], span[0] + 1)))
+    return sorted(found)
+
+
+def _row_before(row: int, step: CommitStep) -> int:
+    """Return where a row of the file after a step was before it."""
+    for _, hunk in reversed(read_step_hunks(step)):
+        old, new = hunk.sizes
+        if row >= hunk.new + new:
+            return row - hunk.new - new + hunk.old + old
+        if row >= hunk.new:
+            return hunk.old + min(row - hunk.new, old)
+    return row
 
 
 def add_start_states(packs: Sequence[CommitPack], reader: CachedReader, done: Callable[[int], None]) -> None:
-    """Give every run as much of the file before its first step as there is room for."""
+    """Give every run as much of the file before its first step as there is room for: the rows that it changes, and
+    those around them."""
     runs = [run for pack in packs for run in pack.runs if run.room >= _MIN_STATE_TOKENS]
     requests: list[Request] = [
-        WindowRequest(run.path, run.steps[0].blob, run.steps[0].row, _round_up(run.room * _CHARACTERS_PER_TOKEN))
+        WindowRequest(
+            run.path, run.steps[0].blob, tuple(changed_rows(run.steps)), _round_up(run.room * _CHARACTERS_PER_TOKEN)
+        )
         for run in runs
     ]
     for run, answer in zip(runs, reader.read(requests, done), strict=True):
@@ -223,6 +314,11 @@ def _start_state(answer: Features, room: int) -> FilePiece | None:
         return None
     if len(of) <= room:
         return FilePiece.whole(of, target=False)
-    middle = of.row_token(answer.facts["row"])
-    start = of.start_in(middle, room // 2) if middle > room // 2 else 0
-    return FilePiece(of, start, of.cut_in(start, min(len(of), start + room), room // 2)[0], (), False)
+    bounds = [*of.rows.tolist(), len(of)]
+    sizes = [end - start for start, end in pairwise(bounds)]
+    runs = rows_around(sizes, [(first, last) for first, last in answer.facts["spans"]], room)
+    ranges = of.separate_ranges([(bounds[first], bounds[last]) for first, last in runs], len(of))
+    if not ranges:  # blank rows, which are part of a token of the row before them
+        return None
+    *head, (start, end) = ranges
+    return FilePiece(of, start, min(end, start + room), tuple(head), False)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.dedup import MIN_SHINGLES, BlockIndex, Shingler, Shingles
+from longrepo.data.diff import title_section
 from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.text import StoredLine, StoredText
 from longrepo.data.tokenizer import RepoTokenizer
@@ -138,6 +139,8 @@ def _line_hashes(line: StoredLine) -> Iterator[int]:
             yield line_hash(line.text)
     elif whole := line_hash(line.text):
         yield whole
+        if line.in_commit and (section := line_hash(title_section(line.text))):
+            yield section
 
 
 class _BlockLeaks:

@@ -8,11 +8,12 @@ that carries no meaning in the file's language.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import Match, SequenceMatcher
+from itertools import accumulate
 
 from longrepo.repository.syntax import SyntaxTree, parse_syntax
 
@@ -26,18 +27,83 @@ MatchBlock = tuple[int, int, int]  # rows old[a : a + size] equal new[b : b + si
 @dataclass(frozen=True)
 class Hunk:
     """Rows that begin with " ", "-" or "+", without line breaks; `old` and `new` are the first row (0-based) in each
-    version."""
+    version. `section`: the line that encloses them, as git shows it."""
 
     old: int
     new: int
     rows: tuple[str, ...]
+    section: str = ""
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Its rows in the old and in the new version."""
+        return sum(row[:1] != "+" for row in self.rows), sum(row[:1] != "-" for row in self.rows)
 
     @property
     def title(self) -> str:
         """Its "@@" row."""
-        before = sum(not row.startswith("+") for row in self.rows)
-        after = sum(not row.startswith("-") for row in self.rows)
-        return f"@@ -{self.old + 1},{before} +{self.new + 1},{after} @@"
+        before, after = self.sizes
+        return f"@@ -{self.old + 1},{before} +{self.new + 1},{after} @@ {self.section}".rstrip()
+
+    def part(self, first: int, last: int) -> Hunk:
+        """Return the hunk of its rows first..last, the last excluded."""
+        before, after = Hunk(0, 0, self.rows[:first]).sizes
+        return Hunk(self.old + before, self.new + after, self.rows[first:last], self.section)
+
+
+_TITLE = re.compile(r"@@ -(\d+),\d+ \+(\d+),\d+ @@(?: (.*))?")
+
+
+def title_section(row: str) -> str:
+    """Return the section that a hunk's "@@" row names; empty for any other row."""
+    found = _TITLE.match(row)
+    return (found[3] or "") if found else ""
+
+
+def read_hunks(rows: Sequence[str]) -> list[tuple[int, Hunk]]:
+    """Return the hunks in the rows of a change's text, each with the number of its "@@" row."""
+    titles = [(number, found) for number, row in enumerate(rows) if (found := _TITLE.match(row))]
+    ends = [*(number for number, _ in titles[1:]), len(rows) - (rows[-1:] == [""])]
+    return [
+        (number, Hunk(int(found[1]) - 1, int(found[2]) - 1, tuple(rows[number + 1 : end]), found[3] or ""))
+        for (number, found), end in zip(titles, ends, strict=True)
+    ]
+
+
+_SECTION_CHARACTERS = 120  # in a longer line the end, which says as much, would be missing
+_NO_SECTION = re.compile(
+    r"(if|elif|else|for|foreach|while|until|unless|loop|do|switch|case|default|match|when|try|catch|except|finally|ensure"
+    r"|rescue|with|using|lock|synchronized|unsafe|select|go|defer|return|throw|raise|yield|begin|then|super|this)\b"
+    r"|(public|private|protected|signals|slots)\s*:"
+)
+
+
+def enclosing_row(rows: Sequence[str], hunk: Hunk) -> int | None:
+    """Return the row above a hunk that encloses its first change, as git finds it in an indented language: the nearest
+    one that is indented less and begins as a definition does. None if there is none."""
+    changed = next((number for number, row in enumerate(hunk.rows) if row[:1] != " "), 0)
+    text = hunk.rows[changed][1:] if hunk.rows else ""
+    if not text.strip():
+        text = next((row[1:] for row in hunk.rows[changed:] if row[1:].strip()), "")
+    limit = _indentation(text)
+    at = hunk.old + Hunk(0, 0, hunk.rows[:changed]).sizes[0]
+    for number in range(min(at, len(rows)) - 1, -1, -1):
+        if not limit:
+            return None
+        row = rows[number]
+        if not row.strip() or _indentation(row) >= limit:
+            continue
+        start = row.lstrip()
+        if not (start[0].isalpha() or start[0] in "_$") or _NO_SECTION.match(start):
+            continue
+        limit = _indentation(row)
+        if number < hunk.old:
+            return number if len(start.rstrip()) <= _SECTION_CHARACTERS else None
+    return None
+
+
+def _indentation(row: str) -> int:
+    return len(row) - len(row.lstrip(" \t"))
 
 
 def diff_hunks(before: str, after: str) -> list[Hunk]:
@@ -174,6 +240,40 @@ def _merge_blocks(blocks: Iterator[MatchBlock]) -> Iterator[Match]:
             a, b, size = one, other, length
     if size:
         yield Match(a, b, size)
+
+
+def rows_around(sizes: Sequence[int], spans: Sequence[tuple[int, int]], room: int) -> list[tuple[int, int]]:
+    """Return the runs of rows around spans of rows that take at most `room`, a row `sizes[row]`: twice as many rows
+    before each span as after it. If the spans alone take more, the first of their rows, one at least."""
+    ends = [0, *accumulate(sizes)]
+
+    def widened(by: int) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        for first, last in sorted(spans):
+            low = min(max(0, first - by), max(0, len(sizes) - 1))
+            high = min(len(sizes), max(last, first + 1) + by // 2)
+            if found and low <= found[-1][1]:
+                found[-1] = (found[-1][0], max(found[-1][1], high))
+            else:
+                found.append((low, max(high, low + 1)))
+        return found
+
+    def size(runs: list[tuple[int, int]]) -> int:
+        return sum(ends[last] - ends[first] for first, last in runs)
+
+    if size(widened(0)) > room:
+        kept: list[tuple[int, int]] = []
+        for first, last in widened(0):
+            last = max(first + (not kept), bisect_right(ends, ends[first] + room) - 1)
+            if last > first:
+                kept.append((first, min(last, len(sizes))))
+                room -= ends[kept[-1][1]] - ends[first]
+        return kept
+    low, high = 0, 2 * len(sizes)
+    while low < high:  # the largest that fits
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if size(widened(middle)) <= room else (low, middle - 1)
+    return widened(low)
 
 
 def added_row_ranges(before: str, after: str) -> list[tuple[int, int]]:

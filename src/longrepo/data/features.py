@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.data.diff import Hunk, added_row_ranges, diff_hunks, is_formatting
+from longrepo.data.diff import (
+    Hunk,
+    added_row_ranges,
+    diff_hunks,
+    enclosing_row,
+    is_formatting,
+    rows_around,
+    title_section,
+)
 from longrepo.data.sequence import TARGET_WEIGHT
 from longrepo.data.text import Int32Array, TokenizedText, token_boundaries
 from longrepo.data.tokenizer import RepoTokenizer
@@ -29,10 +37,10 @@ from longrepo.utils.hashing import line_hash, name_hash
 
 @dataclass(frozen=True)
 class Features:
-    """A text and facts about it: `findings` [[kind, line]…]; for a step also `message` (tokens of " id8 message\\n"),
-    `row` (where its first hunk begins in the file as it was) and `formatting` (only white space differs); for a window
-    `row` (the wanted row within it); for what a commit added, `added` ([[first row, last row]…], the last excluded).
-    For a step and an addition also `size`, the characters of the whole file."""
+    """A text and facts about it: `findings` [[kind, line]…]; for a step also `message` (tokens of " id8 message\\n")
+    and `formatting` (only white space differs); for a window `spans` (where the wanted rows are in it); for what a
+    commit added, `added`. Both are [[first row, last row]…], the last excluded. For a step and an addition also `size`,
+    the characters of the whole file."""
 
     text: TokenizedText
     facts: dict[str, Any]
@@ -110,7 +118,7 @@ def _unpack_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     return arrays, about
 
 
-FEATURES_VERSION = f"10.{OUTLINE_VERSION}"
+FEATURES_VERSION = f"11.{OUTLINE_VERSION}"
 _NAME_PATTERN = re.compile(r"[^\W\d]\w+")  # names have two letters or more, of any script
 # What languages allow in a name beyond letters, digits and underscores.
 _NAME_PATTERNS = {
@@ -131,6 +139,7 @@ _NAME_QUALIFIER = re.compile(r".*(?:\.|::|[#/:])")
 _MULTILINE_SECRET_MARKS = ("PRIVATE KEY", "Private-Lines:")
 _CONTEXT_CHARACTERS = 36_000  # read of a file around an addition: more than a sequence holds before it
 _MAX_CACHED_NAMES = 100_000  # names whose hashes are cached
+_MESSAGE_CHARACTERS = 400  # of a longer message the lines beyond are omitted
 _LINES_ABOVE = 6  # lines above a part that are redacted with it
 
 
@@ -167,11 +176,12 @@ class StepJob:
 
 @dataclass(frozen=True)
 class WindowJob:
-    """About `characters` of a file around a row, in whole lines."""
+    """About `characters` of a file around spans of rows (the last of each excluded), in whole lines: all spans, and the
+    rows around them, or as many of the first as fit."""
 
     path: str
     text: str
-    row: int
+    spans: tuple[tuple[int, int], ...]
     characters: int
     language: str = ""
 
@@ -241,6 +251,10 @@ class FeatureExtractor:
         old, new = (text.split("\n") if found else [] for text in (before, after))
         rows: list[str] = []
         for hunk in found:
+            if (section := enclosing_row(old, hunk)) is not None:
+                line = self._lines(old, section, [old[section]], language) if not whole else None
+                hunk = replace(hunk, section=(line.text if line else old[section]).strip())
+                parts += [line] if line else []
             rows.append(hunk.title)
             if whole:
                 rows += hunk.rows
@@ -251,7 +265,7 @@ class FeatureExtractor:
             for row in hunk.rows:
                 redacted = [next(texts[sign]) for sign in "+-" if row[0] in f" {sign}"]
                 rows.append(row[0] + next((text for text in redacted if text != row[1:]), row[1:]))
-        head = f" {job.commit[:8]} {message.text.strip()}\n"
+        head = f" {job.commit[:8]} {_shortened(message.text)}\n"
         text = head + "\n".join(rows) + "\n" if rows else ""
         facts = {"head": len(head), "formatting": formatting, "size": max(len(job.before), len(job.after))}
         return text, _join_redacted(text, parts), facts
@@ -267,8 +281,24 @@ class FeatureExtractor:
 
     def _window(self, job: WindowJob) -> tuple[str, RedactedText, dict[str, Any]]:
         language = job.language or language_of(job.path, job.text)
-        redacted, first, _, ends = self._around(language, job.text, job.row, job.characters)
-        return redacted.text, redacted, {"row": job.row - first, "ends": ends}
+        lines = job.text.split("\n")
+        regions = rows_around([len(line) + 1 for line in lines], job.spans, job.characters)
+        if _may_hold_multiline_secret(job.text):
+            redacted = self._redact(job.text, language)
+            hidden = redacted.text.split("\n")
+            texts = ["\n".join(hidden[first:last]) for first, last in regions]
+            parts = [redacted]
+        else:
+            parts = [self._lines(lines, first, lines[first:last], language) for first, last in regions]
+            texts = [part.text for part in parts]
+        ends = regions[-1][1] == len(lines)
+        text = "\n".join(texts) + ("" if ends else "\n")
+        spans, at = [], 0
+        for first, last in regions:
+            inside = [(max(one, first), min(end, last)) for one, end in job.spans if one < last and end > first]
+            spans += [[one - first + at, end - first + at] for one, end in inside]
+            at += last - first
+        return text, _join_redacted(text, parts), {"spans": spans, "ends": ends}
 
     def _around(self, language: str, text: str, row: int, characters: int) -> tuple[RedactedText, int, int, bool]:
         """Return about `characters` characters of a text around a row, the rows they are, and whether it ends there."""
@@ -295,6 +325,7 @@ class FeatureExtractor:
         if is_step:
             facts = {**facts, **self._hunk_facts(lines, facts["head"], starts, text)}
             weights = facts.pop("weights")
+            found = replace(found, cuts=tuple(facts.pop("titles")))
         named = [(match.group(), match.start()) for match in _name_pattern(language).finditer(text)]
         names = np.fromiter(map(self._hashes.__getitem__, (name for name, _ in named)), np.uint32, len(named))
         name_tokens = starts.searchsorted([at for _, at in named], "right") - 1 if named else np.zeros(0)
@@ -322,19 +353,19 @@ class FeatureExtractor:
         return pack_arrays(arrays, about)
 
     def _hunk_facts(self, lines: list[str], head: int, starts: Int32Array, text: str) -> dict[str, Any]:
-        """Return the loss weight of each token: full for the message and added rows, less for the rest."""
+        """Return the loss weight of each token (full for the message and added rows, less for the rest), the message's
+        tokens, and the characters at which hunks begin."""
         bounds, weights = [0, len(" 12345678 ")], [self._context, TARGET_WEIGHT]
-        at, first_row = 0, 0
+        at, titles = 0, []
         for line in lines:
             if at >= head:
-                if not first_row and line.startswith("@@"):
-                    first_row = int(line[4:].split(",")[0])
+                titles += [at] if line.startswith("@@") else []
                 bounds.append(at)
                 weights.append(TARGET_WEIGHT if line.startswith("+") else self._context)
             at += len(line) + 1
         per_token = np.array(weights, np.float32)[np.searchsorted(bounds, starts, side="right") - 1]
         message = int(token_boundaries(starts, len(text), [head])[0])
-        return {"weights": per_token, "message": message, "row": max(0, first_row - 1)}
+        return {"weights": per_token, "message": message, "titles": titles}
 
 
 def _depths(
@@ -397,9 +428,18 @@ def inline_text(text: str, ids: Int32Array) -> TokenizedText:
     return TokenizedText("", "Other", text, ids, nowhere, names=names, name_tokens=np.zeros(len(names), np.int32))
 
 
+def _shortened(message: str) -> str:
+    """Return a message without the lines beyond _MESSAGE_CHARACTERS."""
+    message = message.replace("\r\n", "\n").strip()
+    if len(message) <= _MESSAGE_CHARACTERS:
+        return message
+    end = message.rfind("\n", 0, _MESSAGE_CHARACTERS)
+    return message[: end if end > 0 else _MESSAGE_CHARACTERS].rstrip()
+
+
 def _line_contents(lines: list[str], is_step: bool) -> list[str]:
-    """Return the lines of a text; those of a change with and without their sign."""
-    return [*lines, *(line[1:] for line in lines)] if is_step else lines
+    """Return the lines of a text; those of a change with and without their sign, or their "@@"."""
+    return [*lines, *(title_section(line) or line[1:] for line in lines)] if is_step else lines
 
 
 def _token_depths(bodies: Sequence[tuple[int, int]], starts: Int32Array, length: int) -> NDArray[np.uint8]:

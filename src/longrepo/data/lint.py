@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.segments import Segment, SegmentReader
-from longrepo.data.sequence import TARGET_WEIGHT
+from longrepo.data.sequence import MIN_TARGETS, TARGET_WEIGHT
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.utils import hashing
 
@@ -40,7 +40,7 @@ LINT_RULES = {
     "repeated-question": "question asked before",
     "odd-subject": "question on a nested or test's name",
 }
-MIN_TARGETS, MIN_ANSWERS = 0.02, 0.05  # of a sequence's tokens
+MIN_ANSWERS = 0.05  # of a question's tokens
 MAX_EXAMPLES = 20  # kept of each rule
 _TAIL_CHARACTERS = 64  # by which the ends of a file are compared
 _EVERYDAY_SHARE = 5  # a name in more than a fifth of the pieces says nothing about what belongs together
@@ -55,7 +55,7 @@ _KEYWORD = re.compile(
     r"string|struct|super|switch|this|throw|throws|trait|true|True|False|try|type|typedef|undefined|unsigned|"
     r"use|using|var|virtual|void|where|while|with|yield|the"
 )
-_HUNK_TITLE = re.compile(r"@@ -\d+,(\d+) \+\d+,(\d+) @@")
+_HUNK_TITLE = re.compile(r"@@ -\d+,(\d+) \+\d+,(\d+) @@.*")
 _MIN_ROW_CHARACTERS = 4  # of a hunk's row that is looked for in the file as it was
 _QUOTED = re.compile(r"""\"(?:\\.|[^"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`[^`\n]*`""")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)|(?:^|(?<=\s))#[^\n]*", re.DOTALL)

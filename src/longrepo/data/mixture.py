@@ -12,6 +12,7 @@ from longrepo.data.commits import CommitPack, CommitPacker, add_start_states, st
 from longrepo.data.corpus import Corpus
 from longrepo.data.packing import TOO_SHORT_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
 from longrepo.data.questions.write import QuestionPool, QuestionWriter
+from longrepo.data.sequence import MIN_TARGETS
 from longrepo.data.template import (
     FIM_SPLIT_TOKENS,
     BuiltSequence,
@@ -27,6 +28,7 @@ from longrepo.utils import hashing
 from longrepo.utils.progress import Progress
 
 TOO_MUCH_PROSE = "prose beyond data.prose_share"
+FEW_TARGETS = "changes with hardly any added row"
 
 
 @dataclass
@@ -97,7 +99,9 @@ class PhaseMixture:
             {path: steps[-1].of.language for path, steps in chains.items()},
         )
         chains = {path: steps for path, steps in chains.items() if path not in left_out}
-        found = CommitPacker(corpus.sizes, self._frame, corpus.sizes.ends).pack(chains, band)
+        packer = CommitPacker(corpus.sizes, self._frame, corpus.sizes.ends)
+        found = packer.pack(chains, band)
+        self.account.dropped += Counter({FEW_TARGETS: packer.dropped})
         most = math.ceil(self._share(data.commit_share))
         for beyond in found[most:]:
             self.account.dropped["changes beyond data.commit_share"] += _pack_tokens(beyond)
@@ -163,10 +167,12 @@ class PhaseMixture:
         with self._watch.count(f"phase {self._band.phase}: changes", len(self._chains)) as done:
             for packed in self._chains:
                 built = self._chain(packed)
-                if len(built) > self._band.floor:
-                    sequences.append(built)
-                else:
+                if len(built) <= self._band.floor:
                     self.account.dropped[TOO_SHORT_REASON] += _pack_tokens(packed)
+                elif built.builder.target_tokens() < MIN_TARGETS * len(built):
+                    self.account.dropped[FEW_TARGETS] += _pack_tokens(packed)
+                else:
+                    sequences.append(built)
                 done(1)
         return sequences
 

@@ -12,6 +12,7 @@ SequenceKind = Literal["hierarchical", "commit_evolution", "qa", "window"]
 Split = Literal["train", "validation", "test"]
 DIFFICULTIES = ("easy", "medium", "hard", "very_hard")
 SEQUENCE_KINDS: tuple[SequenceKind, ...] = ("hierarchical", "commit_evolution", "qa", "window")
+MIN_TARGETS = 0.02  # the share of a sequence's tokens that have to be targets
 TARGET_WEIGHT = 1.0  # the weight of a target token; validation and evaluation count only these
 
 

@@ -268,16 +268,18 @@ class CommitStep:
     """One commit's change of one file: `of.text` is " id8 message\\n" and the hunks, `of.weights` one for each token.
 
     A step too long for a sequence is written in parts, `start`..`end`; the `message` tokens are repeated before a later
-    part, as context. `blob` is the file before the change, `row` the row in it where the first hunk begins.
+    part, as context, unless `repeats` says otherwise. A part that begins inside a hunk has an "@@" row of its own,
+    `title`. `blob` is the file before the change.
     """
 
     commit: str
     of: TokenizedText
     message: int
     blob: str
-    row: int
     start: int = 0
     end: int = -1
+    repeats: bool = True
+    title: str = ""
 
     @property
     def stop(self) -> int:
@@ -292,7 +294,7 @@ class CommitStep:
     @property
     def repeated(self) -> int:
         """The number of message tokens that are repeated."""
-        return self.message if self.start else 0
+        return self.message if self.start and self.repeats else 0
 
 
 @dataclass(frozen=True)
@@ -337,7 +339,8 @@ class TemplateSizes:
 
     def step(self, step: CommitStep) -> int:
         """Return the size of a commit's step with its marks and the repeated message."""
-        frame = self._step - self._unmarked(COMMIT_END, step.ends) + len(_hunks_mark(self.tokenizer, step))
+        frame = self._step - self._unmarked(COMMIT_END, step.ends)
+        frame += len(_hunks_mark(self.tokenizer, step)) + len(encode_text(self.tokenizer, step.title))
         return frame + step.repeated + step.stop - step.start
 
     def snippet(self, number: int, piece: FilePiece) -> int:
@@ -387,19 +390,20 @@ def _write_path(builder: SequenceBuilder, piece: FilePiece, weight: float) -> No
 def write_step(builder: SequenceBuilder, step: CommitStep, context: float) -> None:
     """Append a commit's step."""
     assert step.of.weights is not None
-    hunks = _hunks_mark(builder.tokenizer, step)
-    middle = min(max(step.start, step.message), step.stop) if len(hunks) else step.start
+    middle = min(max(step.start, step.message), step.stop)
     builder.mark(COMMIT_START, context)
     builder.text(step.of, 0, step.repeated, context, False)
     builder.text(step.of, step.start, middle, step.of.weights[step.start : middle], True)
-    builder.plain(hunks, context)
+    builder.plain(_hunks_mark(builder.tokenizer, step), context)
+    builder.plain(encode_text(builder.tokenizer, step.title), context)
     builder.text(step.of, middle, step.stop, step.of.weights[middle : step.stop], True)
     builder.stop(COMMIT_END, TARGET_WEIGHT, step.ends)
 
 
 def _hunks_mark(tokenizer: RepoTokenizer, step: CommitStep) -> Int32Array:
     """Return what stands between a step's message and its hunks; nothing if it holds only one of them."""
-    return tokenizer.marks.hunks(step.of.path_ids if 0 < step.message < step.stop else None)
+    both = 0 < step.message < step.stop and (step.repeated or step.start < step.message)
+    return tokenizer.marks.hunks(step.of.path_ids if both else None)
 
 
 @lru_cache(maxsize=1 << 15)  # a question is asked at several lengths

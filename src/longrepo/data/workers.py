@@ -197,11 +197,11 @@ class StepRequest:
 
 @dataclass(frozen=True)
 class WindowRequest:
-    """A request for about `characters` of a blob around a row."""
+    """A request for about `characters` of a blob around spans of rows."""
 
     path: str
     blob: str
-    row: int
+    spans: tuple[tuple[int, int], ...]
     characters: int
 
 
@@ -317,7 +317,7 @@ class CachedReader:
         elif isinstance(request, StepRequest):
             about += ["step", request.commit, request.before, request.after]
         else:
-            about += ["window", request.blob, request.row, request.characters]
+            about += ["window", request.blob, request.spans, request.characters]
         return "t:" + hashlib.sha256("\0".join(map(str, about)).encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     def _extract(self, missing: dict[str, Request]) -> Iterator[tuple[str, bytes]]:
@@ -362,5 +362,5 @@ def _make_job(request: Request, texts: Sequence[BlobText], rule: PathRule) -> Jo
     if isinstance(request, AddedRequest):
         return AddedJob(request.path, whole[0] if request.before else "", whole[-1], language)
     if isinstance(request, WindowRequest):
-        return WindowJob(request.path, whole[0], request.row, request.characters, language)
+        return WindowJob(request.path, whole[0], request.spans, request.characters, language)
     return FileJob(request.path, whole[0], language) if whole[0] else SkippedText("empty")

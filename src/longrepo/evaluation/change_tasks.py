@@ -64,7 +64,7 @@ def _changes(repo: EvalRepository, record: CommitRecord, seed: int) -> Iterator[
         if isinstance(answer, SkippedText) or not len(answer.text):
             continue
         if not is_large_data(answer.text.language, answer.facts["size"], reader.rules.of(change.path)):
-            step = CommitStep(record.id, answer.text, answer.facts["message"], change.before or "", answer.facts["row"])
+            step = CommitStep(record.id, answer.text, answer.facts["message"], change.before or "")
             yield HeldOutChange(change.path, step)
 
 
@@ -111,11 +111,11 @@ def _edits(data: EvalData, step: CommitStep) -> Iterator[HeldOutEdit]:
     rows = of.text.split("\n")
     fresh = data.seen.shown.fresh(of.row_hashes[len(rows) :])  # without signs
     head = of.text[: int(of.starts[step.message])].count("\n") if step.message < len(of) else len(rows)
-    title = place = 0
+    title = 0
     for kind, some in groupby(range(head, len(rows)), key=lambda row: _kind_of(rows[row])):
         run = list(some)
-        if found := _TITLE.match(rows[run[-1]]):
-            title, place = run[-1], max(0, int(found.group(1)) - 1)
+        if _TITLE.match(rows[run[-1]]):
+            title = run[-1]
         end = min(run[-1] + 2, len(rows) - 1)
         new = [row for row in run if rows[row].startswith("+") and fresh[row]]
         first, at, stop = (of.row_token(row) for row in (title, run[0], end))
@@ -125,7 +125,7 @@ def _edits(data: EvalData, step: CommitStep) -> Iterator[HeldOutEdit]:
         for row in new:
             scored[of.row_token(row) - at : of.row_token(row + 1) - at] = True
         message = of.cut_in(0, min(step.message, _MAX_MESSAGE_TOKENS))[0] if step.message else 0
-        cut = replace(step, start=first, end=stop, row=place, message=message)
+        cut = replace(step, start=first, end=stop, message=message)
         shown = [of.text[_HEAD : int(of.starts[step.message])].rstrip(), *rows[title : run[0]]]
         yield HeldOutEdit(cut, at, scored, "\n".join(shown) + "\n", "\n".join(rows[run[0] : end]))
 

@@ -254,7 +254,7 @@ def _callee(parsed: SyntaxTree, call: Node) -> str:
         if target := call.child_by_field_name(field):
             break
     else:
-        target = call.named_child(0)
+        target = call.named_child(0) if call.named_child_count else None
     while target is not None:
         kind, children = target.type, target.named_child_count
         if kind in IDENTIFIER_NODES:
