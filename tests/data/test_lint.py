@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from whole import prepared
 
+from longrepo.config.loader import load_settings
 from longrepo.data.dataset import read_sequences, write_sequences
 from longrepo.data.lint import LINT_RULES, LintReport, lint_sequences, stray_bracket, unused_import
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
+from longrepo.data.prepare import write_prepared
 from longrepo.data.rows import SequenceRow
 from longrepo.data.tokenizer_loading import load_tokenizer
 
@@ -103,6 +106,10 @@ FAULTS: dict[str, tuple[list[Row], dict[str, int]]] = {
         ],
         {"cut-context-end": 1},
     ),
+    "a change ends in mid-hunk, whose head names the enclosing line": (
+        [changes(STATE, change(HUNK[: HUNK.index("+    ")].replace(" @@\n", " @@ class Shop\n")))],
+        {"cut-change-end": 1},
+    ),
     "a change ends in mid-hunk": ([changes(STATE, change(HUNK[: HUNK.index("+    ")]))], {"cut-change-end": 1}),
     "a change ends in mid-line": (
         [changes(STATE, change(HUNK)[:-3], [("+    return it", 1.0), END])],
@@ -145,7 +152,7 @@ FAULTS: dict[str, tuple[list[Row], dict[str, int]]] = {
         {"poor-context": 1},
     ),
     "a fixture as a snippet": (
-        [asked(WHERE, WHERE[::-1], snippet=("<|SNIPPET_0|> tests/fixtures/a.json\n{}\n", 0.1))],
+        [asked(WHERE, WHERE[::-1], snippet=("<|SNIPPET_0|> tests/fixtures/items.json\n{}\n", 0.1))],
         {"poor-context": 1, "odd-subject": 1},
     ),
     "a bracket that nothing opens": (
@@ -212,6 +219,7 @@ NEIGHBOURS: dict[str, list[Row]] = {
             "shop/total.py", TOTAL)),
     ],
     "another file with another end": [CLEAN, files(target("shop/prices.py", PRICES))],
+    "a hunk's head that names the enclosing line": [changes(STATE, change(HUNK.replace(" @@\n", " @@ class Shop\n")))],
     "whole hunks": [changes(STATE, change(HUNK + "@@ -9,2 +9,1 @@\n     return 1\n-\n"))],
     "a message of several paragraphs": [changes(STATE, change(HUNK, "Round up\n\n- never down\n+ ever\n"))],
     "a gap with three texts, in both orders": [
@@ -272,3 +280,20 @@ def test_brackets_in_strings_and_comments_do_not_count() -> None:
 def test_the_names_that_an_import_brings(line: str, uses: str, not_used: str) -> None:
     assert unused_import(line + "\n", uses) == "" and unused_import(line + "\n", not_used) == line
     assert unused_import("from __future__ import annotations\nimport java.util.*;\n", "x") == ""
+
+
+KEPT = (
+    "cut-file-end", "cut-context-end", "cut-change-end", "one-sided-gap", "empty-gap", "repeated-question",
+    "odd-subject",
+)  # fmt: skip
+
+
+def test_a_prepared_repository_keeps_to_the_rules(long_history: Path, tmp_path: Path) -> None:
+    settings = load_settings(None, ["data.question_share=0.1", "data.commit_share=0.2", "data.held_out_per_length=2"])
+    tokenizer = load_tokenizer("embedded")
+    made = prepared(long_history, tokenizer, settings, phases=2)
+    write_prepared(tmp_path / "out", made.prepared)
+    file = read_sequences(tmp_path / "out")
+    report = lint_sequences(file, tokenizer, range(len(file)))
+    assert {rule: report.examples[rule] for rule in KEPT if report.found[rule]} == {}
+    assert all(report.checked[rule] for rule in KEPT)

@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrepo.data.dataset import SequenceFile
+from longrepo.data.questions.sources import is_test
 from longrepo.data.segments import Segment, SegmentReader
 from longrepo.data.sequence import MIN_TARGETS, TARGET_WEIGHT
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.repository.filters import context_noise
 from longrepo.utils import hashing
 
 LINT_RULES = {
@@ -60,14 +62,6 @@ _MIN_ROW_CHARACTERS = 4  # of a hunk's row that is looked for in the file as it 
 _QUOTED = re.compile(r"""\"(?:\\.|[^"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`[^`\n]*`""")
 _COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)|(?:^|(?<=\s))#[^\n]*", re.DOTALL)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
-_POOR_FILE = re.compile(
-    r"(?:licen[cs]e|copying|notice|code_of_conduct|security|authors|contributors|maintainers|gradlew|mvnw)(?:[.-].*)?"
-    r"|.*\.lock|(?:package-lock|pnpm-lock|npm-shrinkwrap)\..*|go\.sum",
-    re.IGNORECASE,
-)
-_POOR_FOLDERS = frozenset(("fixtures", "__fixtures__", "testdata", "__snapshots__", "vendor", "third_party"))
-_TEST_FOLDERS = frozenset(("test", "tests", "__tests__", "spec", "specs", "testing", *_POOR_FOLDERS))
-_TEST_FILE = re.compile(r"(?:test_.*|conftest|.*[._-](?:test|tests|spec)|.*(?:Test|Tests|TestCase|IT))\.\w+")
 _SUBJECT = re.compile(
     r"(?:the \w+|signature of|parameter \w+ of|has the method|class does|calls|extends|calls the \w+) (\w+)\b"
 )
@@ -327,12 +321,14 @@ class _Rules:
                     yield "other-region", f"{before.path}, {change.name}: {_first_line(change.text)}"
 
     def _context(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
-        for one in row.segments:
-            if one.kind != "commit" and not one.target:
-                checked["poor-context"] += 1
-                if is_poor_context(one.path):
-                    yield "poor-context", one.path
         targets = [one for one in row.segments if one.target]
+        asked = " ".join(one.question for snippet in row.segments for one in snippet.questions)
+        named = f"{asked} {' '.join(one.text for one in targets)}"
+        for one in row.segments:
+            if one.kind == "snippet" or any(one is shown for shown in row.context):
+                checked["poor-context"] += 1
+                if (reason := context_noise(one.path)) and _stem(one.path) not in named:
+                    yield "poor-context", f"{one.path} ({reason})"
         if row.kind == "qa" or not targets or not row.context:
             return
         used = set[str]().union(*(_NAME.findall(f"{_message(one)}\n{one.text}") for one in targets))
@@ -371,18 +367,6 @@ class _Rules:
             self._asked.add(key)
             if odd := _odd_subject(asked.question, asked.answer, snippets):
                 yield "odd-subject", f"{asked.question} ({odd})"
-
-
-def is_poor_context(path: str) -> bool:
-    """Whether a file isn't worth showing as context for others."""
-    *folders, name = path.split("/")
-    return bool(_POOR_FILE.fullmatch(name)) or any(one.lower() in _POOR_FOLDERS for one in folders)
-
-
-def is_test_path(path: str) -> bool:
-    """Whether a path is a test's, or one of what tests use."""
-    *folders, name = path.split("/")
-    return bool(_TEST_FILE.fullmatch(name)) or any(one.lower() in _TEST_FOLDERS for one in folders)
 
 
 def stray_bracket(head: str, following: str) -> str:
@@ -426,7 +410,7 @@ def _imported_names(found: re.Match[str]) -> Iterator[str]:
 def _is_whole_hunk(text: str) -> bool:
     """Whether the last hunk of a text has as many rows, and whole ones, as its "@@" says; a text without one isn't
     judged."""
-    titles = list(re.finditer(f"^{_HUNK_TITLE.pattern}$", text, re.MULTILINE))
+    titles = list(re.finditer(f"^{_HUNK_TITLE.pattern}.*$", text, re.MULTILINE))
     if not titles:
         return True
     rows = text[titles[-1].end() + 1 :].removesuffix("\n").split("\n")
@@ -462,7 +446,7 @@ def _odd_subject(question: str, answer: str, snippets: Sequence[Segment]) -> str
     place = next((one for one in snippets if one.name == number[1]), None)
     if place is None:
         return "its snippet isn't shown"
-    if is_test_path(place.path):
+    if is_test(place.path):
         return f"of tests: {place.path}"
     return "nested in a function" if _is_nested(found[1], place.text) else ""
 
