@@ -9,6 +9,7 @@ from typing import Literal
 
 from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
+from longrepo.data.metadata import PREPARATION_VERSION
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.yaml"
 TOKENS = 200_000  # trained on in a run
@@ -19,6 +20,12 @@ RATES = (3e-3, 1e-3, 1e-2, 3e-2)  # base learning rates tried for the arms in TU
 RATES_ON = "pallets/click"
 TRIED_ON = ("pallets/click", "google/gson")
 ABLATED_ON = ("pallets/click", "google/gson", "tokio-rs/axum")
+
+
+def folder_of(work: Path, what: str) -> Path:
+    """The folder of "data", "samples" or "results": of another version of the preparation they are others."""
+    return work / f"{what}-{PREPARATION_VERSION}"
+
 
 Made = Literal["longrepo", "plain", "single_file", "shuffled", "ranges", "code"]
 

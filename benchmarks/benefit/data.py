@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from arms import OURS, Arm
+from arms import OURS, Arm, folder_of
 
 from longrepo.config.schema import Settings
 from longrepo.data.dataset import SEQUENCES_FOLDER, SequenceFile, read_sequences, write_sequences
@@ -46,7 +46,7 @@ def clone(work: Path, name: str, commit: str, source: str | None) -> Path:
 
 def sequences_of(work: Path, repository: Path, commit: str, arm: Arm) -> SequenceFile:
     """The sequences of an arm, made now if they aren't there."""
-    place = work / "data" / repository.name / arm.name / SEQUENCES_FOLDER
+    place = folder_of(work, "data") / repository.name / arm.name / SEQUENCES_FOLDER
     if place.exists():
         return read_sequences(place)
     if arm.made == "longrepo":

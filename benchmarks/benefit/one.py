@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from arms import ACCUMULATION, ARMS, OURS, STAGES, TOKENS, Arm, Job
+from arms import ACCUMULATION, ARMS, OURS, STAGES, TOKENS, Arm, Job, folder_of
 from data import clone, sequences_of
 from samples import CHOSEN_AT, Sample, layouts_of, make_samples, samples_of
 
@@ -79,7 +79,7 @@ def run(work: Path, job: Job, commit: str, source: str | None) -> None:
         "validation": measure(engine, samples("validation", layout)) if job.chooses else [],
         "test": [] if job.tried else measure(engine, samples("test", layout)),
     }
-    write_text_file(work / "results" / f"{job.key}.json", json.dumps(result) + "\n")
+    write_text_file(folder_of(work, "results") / f"{job.key}.json", json.dumps(result) + "\n")
 
 
 def fitted(file: SequenceFile, ours: SequenceFile, job: Job) -> TrainingPlan:

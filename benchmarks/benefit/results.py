@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from arms import LENGTHS
+from arms import LENGTHS, folder_of
 
 from longrepo.evaluation.context_loss import CROSS_FILE_CLASSES, LINE_CLASSES
 from longrepo.evaluation.scoring import RESAMPLES, Interval
@@ -73,7 +73,7 @@ class Compared(NamedTuple):
 
 def read(work: Path) -> list[Result]:
     """All results, in the order of their names."""
-    return [Result(json.loads(file.read_text())) for file in sorted((work / "results").glob("*.json"))]
+    return [Result(json.loads(file.read_text())) for file in sorted(folder_of(work, "results").glob("*.json"))]
 
 
 def compared(first: Sequence[Result], second: Sequence[Result], lines: Lines) -> Compared | None:

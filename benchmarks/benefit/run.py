@@ -3,6 +3,7 @@ out, on five public repositories.
 
     python benchmarks/benefit/run.py --work DIR [--repos NAME=PATH …] [--only PART] [--seeds 3]
     python benchmarks/benefit/run.py --work DIR --table
+    python benchmarks/benefit/run.py --base smollm2-135m …    # on a real base, with controls: see real_base.py
 
 Repositories are those of `repositories.json`, cloned from their public place or from a local path. A run is a process
 of its own with one thread; its result is one file in DIR/results, and a run whose result is there isn't done again.
@@ -32,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from arms import RATES, RATES_ON, TUNED, Job, ablation_jobs, main_jobs, rate_jobs, tried_jobs
+from arms import RATES, RATES_ON, TUNED, Job, ablation_jobs, folder_of, main_jobs, rate_jobs, tried_jobs
 from results import Result
 
 HERE = Path(__file__).resolve().parent
@@ -42,21 +43,50 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="where everything is kept")
     parser.add_argument("--repos", nargs="*", default=[], metavar="NAME=PATH", help="where to clone from")
-    parser.add_argument("--list", type=Path, default=HERE / "repositories.json", help="name -> commit, as JSON")
+    parser.add_argument("--list", type=Path, help="the repositories, as JSON (default: those beside this file)")
     parser.add_argument("--only", choices=["rates", "tried", "main", "ablations"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, help="default: 3, with --base 2")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--base", default="embedded", help="a real base: other repositories and arms")
+    parser.add_argument("--plan", action="store_true", help="with --base: print the jobs and the hours, run nothing")
+    parser.add_argument("--tokens", type=int, default=100_000, help="with --base: trained on in each run")
+    parser.add_argument("--blocks", type=int, default=16, help="with --base: held-out blocks of each repository")
     options = parser.parse_args()
+    if options.base != "embedded":
+        return run_real_base(options)
     if options.table:
         from table import show
 
         show(options.work)
         return 0
-    commits: dict[str, str] = json.loads(options.list.read_text())
+    commits: dict[str, str] = json.loads((options.list or HERE / "repositories.json").read_text())
     sources = dict(one.split("=", 1) for one in options.repos)
     bench = Bench(options.work.resolve(), commits, sources, options.jobs)
-    return bench.walk(options.only, options.seeds)
+    return bench.walk(options.only, options.seeds or 3)
+
+
+def run_real_base(options: argparse.Namespace) -> int:
+    """Run, plan or print the benchmark on a real base. The number of failed jobs."""
+    from real_base import RealBench, read_places
+
+    places = read_places(options.list or HERE / "real_repositories.json")
+    sources, seeds = dict(one.split("=", 1) for one in options.repos), options.seeds or 2
+    bench = RealBench(options.work.resolve(), options.base, places, sources, options.tokens, options.blocks)
+    if options.table:
+        from real_table import show_real
+
+        show_real(bench.work)
+    elif options.plan:
+        bench.print_plan(seeds)
+    else:
+        try:
+            failed = bench.run(bench.rate_jobs())
+            return failed or bench.run(bench.main_jobs(seeds, bench.rates()))
+        except KeyboardInterrupt:
+            print("stopped: the same command goes on from there")
+            return 130
+    return 0
 
 
 class Bench:
@@ -94,7 +124,7 @@ class Bench:
         return min(RATES, key=loss)
 
     def _result(self, job: Job) -> Path:
-        return self._work / "results" / f"{job.key}.json"
+        return folder_of(self._work, "results") / f"{job.key}.json"
 
     def _all(self, jobs: Iterable[Job]) -> int:
         with ThreadPoolExecutor(self._jobs) as pool:
@@ -127,4 +157,5 @@ class Bench:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(), 1))
+    status = main()
+    sys.exit(status if status == 130 else min(status, 1))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from arms import LENGTHS, OURS, Arm
+from arms import LENGTHS, OURS, Arm, folder_of
 
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.marks import Layout, Marks
@@ -64,19 +64,19 @@ def layouts_of(arm: Arm) -> tuple[str, ...]:
 
 def samples_of(work: Path, repository: Path, split: str, layout: str) -> list[Sample]:
     """The samples of a split in a layout."""
-    place = work / "samples" / repository.name
+    place = folder_of(work, "samples") / repository.name
     return [Sample(**one) for one in json.loads((place / f"{split}-{layout}.json").read_text())]
 
 
 def about(work: Path, repository: Path) -> dict[str, Any]:
     """How many blocks and commits there are, and what was noted."""
-    found: dict[str, Any] = json.loads((work / "samples" / repository.name / "done").read_text())
+    found: dict[str, Any] = json.loads((folder_of(work, "samples") / repository.name / "done").read_text())
     return found
 
 
 def make_samples(work: Path, repository: Path, ours: SequenceFile) -> None:
     """Choose blocks and lay them out, where that isn't done; `ours`: the sequences whose lines count as seen."""
-    place = work / "samples" / repository.name
+    place = folder_of(work, "samples") / repository.name
     if (place / "done").exists():
         return
     tokenizer = tokenizer_of(ours.header)

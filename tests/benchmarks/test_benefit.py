@@ -122,7 +122,7 @@ def test_rows_begin_as_the_mean_of_the_others() -> None:
 
 def test_a_difference_is_paired_and_relative(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    (tmp_path / "results").mkdir()
+    results.folder_of(tmp_path, "results").mkdir()
     for arm, factor in (("plain", 1.0), ("ours", 0.9)):
         for repository in ("a/b", "c/d"):
             for seed in (1, 2):
@@ -130,7 +130,9 @@ def test_a_difference_is_paired_and_relative(tmp_path: Path) -> None:
                 rows = [["related", 2048, f"commit {n}", "committed", 30, loss] for n, loss in enumerate(losses)]
                 noise = [["related", 2048, f"commit {n}", "common", 30, draw.uniform(1, 9)] for n in range(12)]
                 tree = {"repository": repository, "arm": arm, "seed": seed, "rate": 1, "test": rows + noise}
-                (tmp_path / "results" / f"{repository[0]}{arm}{seed}.json").write_text(json.dumps(tree))
+                (results.folder_of(tmp_path, "results") / f"{repository[0]}{arm}{seed}.json").write_text(
+                    json.dumps(tree)
+                )
     found = results.read(tmp_path)
     plain, ours = ([one for one in found if one.arm == name] for name in ("plain", "ours"))
     lines = results.Lines("related", 2048, ("committed", "in_project"))
