@@ -68,11 +68,11 @@ class ImportGraph:
         """Return up to `limit` other paths, nearest first: by steps along imports and uses without one (what it needs
         before what needs it), then its tests or files of the same stem, then by common folders. Licences, fixtures and
         the like (`context_noise`) are among them only if the file imports them. The result is always the same."""
-        fitting, found = self._context.union(self.imports.get(path, ())), dict[str, None]()
+        context, imported, found = self._context, self.imports.get(path, ()), dict[str, None]()
         for other in itertools.chain(self._by_steps(path), self._nearness.from_path(path)):
             if len(found) >= limit:
                 break
-            if other != path and other in fitting:
+            if other != path and (other in context or other in imported):
                 found[other] = None
         return list(found)
 
@@ -91,7 +91,7 @@ class ImportGraph:
         while queue:
             one = queue.popleft()
             used = (edge.path for edge in self.beyond.used(one)) if self.beyond is not None else ()
-            for other in (*self.imports.get(one, ()), *used, *self.imported_by.get(one, ())):
+            for other in itertools.chain(self.imports.get(one, ()), used, self.imported_by.get(one, ())):
                 if other not in seen:
                     seen[other] = None
                     queue.append(other)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-from longrepo.repository.imports.packages import PassedOn
+from longrepo.repository.imports.packages import HandedNames, PassedOn
 from longrepo.repository.imports.paths import PathIndex, folder_of, folders_upward, join_path, normalize_path
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
@@ -231,7 +232,8 @@ class ScriptResolver:
         self._paths = paths
         self._packages = NodePackages(paths)
         self._bare = cache(self._find_bare)
-        self._words = cache(lambda path: frozenset(_WORD.findall(paths.text(path))))
+        self._words = cache(lambda path: dict.fromkeys(_WORD.findall(paths.text(path))))
+        self._handed = cache(self._find_handed)
         self._exports = cache(lambda path: frozenset(_EXPORT.findall(paths.text(path))))
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
@@ -246,11 +248,24 @@ class ScriptResolver:
 
     def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
         """Yield where a module exports names from: all of `export *`, else only with a name in use."""
-        words = self._words(file.path)
-        for names, everything, module in _REEXPORT.findall(target.text):
-            if everything or not words.isdisjoint(one.rpartition(" as ")[2].strip() for one in names.split(",")):
-                for found in self.of(target, Import(module, (), 0, 0)):
-                    yield PassedOn(found, not everything or not words.isdisjoint(self._exports(found)))
+        words, handed = self._words(file.path), self._handed(target.path)
+        for _, one in handed.used(words):
+            yield from (PassedOn(found, True) for found in self.of(target, one))
+        for one in handed.whole:
+            yield from (
+                PassedOn(found, any(name in words for name in self._exports(found))) for found in self.of(target, one)
+            )
+
+    def _find_handed(self, path: str) -> HandedNames:
+        by_name: defaultdict[str, list[Import]] = defaultdict(list)
+        whole: list[Import] = []
+        for names, everything, module in _REEXPORT.findall(self._paths.text(path)):
+            one = Import(module, (), 0, 0)
+            if everything:
+                whole.append(one)
+            for name in names.split(","):
+                by_name[name.rpartition(" as ")[2].strip()].append(one)
+        return HandedNames(by_name, whole)
 
     def _find_bare(self, folder: str, module: str, typed: bool, required: bool) -> str | None:
         accepted = _EXPORT_CONDITIONS | {"require" if required else "import"} | ({"types"} if typed else frozenset())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from longrepo.repository.imports.paths import PathNearness
+from longrepo.repository.imports.statements import Import
 
 _TEST_PATH = re.compile(
     r"(^|/)(tests?|__tests__|specs?|testing|testdata|testlib|fixtures|\w+Tests?|[a-z]+[._-]tests?)/"
@@ -32,6 +34,22 @@ class PassedOn(NamedTuple):
 
     path: str
     used: bool
+
+
+@dataclass(frozen=True)
+class HandedNames:
+    """What a module hands on: imports by the names they have, and those it has everything of."""
+
+    by_name: dict[str, list[Import]]
+    whole: list[Import]
+
+    def used(self, names: dict[str, None]) -> list[tuple[str, Import]]:
+        """Return (name, import) for those of `names` that it hands on."""
+        if len(names) < len(self.by_name):  # a hub hands on thousands, and thousands import it
+            shared = [name for name in names if name in self.by_name]
+        else:
+            shared = [name for name in self.by_name if name in names]
+        return [(name, one) for name in shared for one in self.by_name[name]]
 
 
 @lru_cache(maxsize=1 << 16)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
-from longrepo.repository.imports.packages import PassedOn, SharedNames, is_test_path
+from longrepo.repository.imports.packages import HandedNames, PassedOn, SharedNames, is_test_path
 from longrepo.repository.imports.paths import (
     PathIndex,
     PathNearness,
@@ -35,6 +35,7 @@ class PythonResolver:
 
     def __init__(self, paths: PathIndex, statements: Mapping[str, Sequence[Import]]) -> None:
         self._paths = paths
+        self._statements = statements
         self._holding = _folders_by_module_name(paths)
         self._packages = {folder_of(path) for path in (*paths.named["__init__.py"], *paths.named["__init__.pyi"])}
         shown = cache(self._shown_packages)
@@ -43,6 +44,8 @@ class PythonResolver:
                 self._packages |= shown(folder_of(path), one.module, one.level, one.names if one.level else ())
         self._declared = sorted(set(_declared_roots(paths)))
         self._roots = cache(self._find_roots)
+        self._handed = cache(self._find_handed)
+        self._imported_names = cache(self._find_imported_names)
         self._words = cache(lambda path: dict.fromkeys(_WORD.findall(paths.text(path))))
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
@@ -59,17 +62,27 @@ class PythonResolver:
                 yield from found
                 return
 
-    def passed_on(
-        self, file: TextFile, target: TextFile, statements: Mapping[str, Sequence[Import]]
-    ) -> Iterator[PassedOn]:
+    def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
         """Yield where a module has names from that the file imports from it, or uses of a package it imports."""
-        package = target.path.endswith(_PACKAGE_FILES)
-        words = self._words(file.path) if package else {name for one in statements[file.path] for name in one.names}
-        everything = package or " import *" in target.text
-        for one in statements.get(target.path, ()):
-            names = tuple(name for name in one.names if name in words)
-            if names or (everything and not one.names):
-                yield from (PassedOn(found, True) for found in self.of(target, one._replace(names=names)))
+        words = (self._words if target.path.endswith(_PACKAGE_FILES) else self._imported_names)(file.path)
+        handed = self._handed(target.path)
+        named = (one._replace(names=(name,)) for name, one in handed.used(words))
+        for one in (*named, *handed.whole):
+            yield from (PassedOn(found, True) for found in self.of(target, one))
+
+    def _find_imported_names(self, path: str) -> dict[str, None]:
+        return dict.fromkeys(name for one in self._statements.get(path, ()) for name in one.names)
+
+    def _find_handed(self, path: str) -> HandedNames:
+        by_name: defaultdict[str, list[Import]] = defaultdict(list)
+        whole: list[Import] = []
+        everything = path.endswith(_PACKAGE_FILES) or " import *" in self._paths.text(path)
+        for one in self._statements.get(path, ()):
+            if not one.names and everything:
+                whole.append(one)
+            for name in one.names:
+                by_name[name].append(one)
+        return HandedNames(by_name, whole)
 
     def shared(self, file: TextFile) -> Iterator[SharedNames]:
         """Yield what tests get by name alone: the fixtures of each conftest.py beside and above them."""

@@ -59,9 +59,7 @@ class ImportResolver:
         resolver, module = self._resolver(file.language), self._paths.files[target]
         if resolver is not self._resolver(module.language):
             return
-        if isinstance(resolver, PythonResolver | RustResolver):
-            yield from resolver.passed_on(file, module, self._statements)
-        elif isinstance(resolver, ScriptResolver):
+        if isinstance(resolver, PythonResolver | RustResolver | ScriptResolver):
             yield from resolver.passed_on(file, module)
         elif isinstance(resolver, IncludeResolver):
             yield from resolver.passed_on(module, self._statements)
@@ -102,7 +100,7 @@ class ImportResolver:
 
     @cached_property
     def _rust(self) -> RustResolver:
-        return RustResolver(self._paths)
+        return RustResolver(self._paths, self._statements)
 
     @cached_property
     def _go(self) -> GoResolver:

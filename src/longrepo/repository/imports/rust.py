@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from longrepo.repository.imports.packages import PassedOn, SharedNames
+from longrepo.repository.imports.packages import HandedNames, PassedOn, SharedNames
 from longrepo.repository.imports.paths import (
     PathIndex,
     PathNearness,
@@ -145,6 +145,7 @@ _PUBLIC_ITEM = re.compile(
     r"\bpub(?:\([^)\n]*\))?\s+(?:(?:unsafe|async|const|extern|\"[^\"\n]*\")\s+)*"
     r"(?:fn|struct|enum|trait|type|const|static|union|mod|use)\s+(?:r#)?(\w+)"
 )
+_STARRED = re.compile(r"(\w++)::\*")
 _MACRO = re.compile(r"\bmacro_rules!\s*(\w+)")
 _MACRO_CALL = re.compile(r"(?<![\w:])(\w++)!(?!=)")
 _INLINE_PATH = re.compile(r"(?<![\w:$])(?!Self\b)([a-z_]\w*+(?:::[^\W\d]\w*+)++)")
@@ -158,14 +159,16 @@ _NO_PACKAGE = CargoPackage(None, (), False)
 class RustResolver:
     """Resolves Rust's statements: to the file that `mod name;` reads, or that holds the module a `use` names."""
 
-    def __init__(self, paths: PathIndex) -> None:
+    def __init__(self, paths: PathIndex, statements: Mapping[str, Sequence[Import]]) -> None:
         self._paths = paths
+        self._statements = statements
         self._packages = cargo_packages(paths)
         self._roots = {root for package in self._packages.values() for root in package.roots}
         self._roots.update(path for name in ("lib.rs", "main.rs") for path in paths.named[name])
         self._root_of = cache(self._find_root)
         self._package_of = cache(self._find_package)
-        self._words = cache(lambda path: frozenset(_WORD.findall(paths.text(path))))
+        self._words = cache(lambda path: dict.fromkeys(_WORD.findall(paths.text(path))))
+        self._handed = cache(self._find_handed)
         self._public = cache(lambda path: frozenset(_PUBLIC_ITEM.findall(paths.text(path))))
         self._macros_of = cache(self._find_macros)
         self._shown_by = cache(lambda crate: frozenset(_PUBLIC_MODULE.findall(paths.text(crate))))
@@ -204,20 +207,27 @@ class RustResolver:
             crates = self._package_of(file.path).crates
             yield from (crates[name] for name in _EXTERN_CRATE.findall(file.text) if name in crates)
 
-    def passed_on(
-        self, file: TextFile, target: TextFile, statements: Mapping[str, Sequence[Import]]
-    ) -> Iterator[PassedOn]:
+    def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
         """Yield where a module has names from that the file uses, and the modules it has everything of."""
-        words = self._words(file.path)
-        for one in statements.get(target.path, ()):
+        words, handed = self._words(file.path), self._handed(target.path)
+        for _, one in handed.used(words):
+            yield from (PassedOn(found, True) for found in self.of(target, one))
+        for one in handed.whole:
+            yield from (
+                PassedOn(found, any(name in words for name in self._public(found))) for found in self.of(target, one)
+            )
+
+    def _find_handed(self, path: str) -> HandedNames:
+        by_name: defaultdict[str, list[Import]] = defaultdict(list)
+        whole: list[Import] = []
+        starred = set(_STARRED.findall(self._paths.text(path)))
+        for one in self._statements.get(path, ()):
             last = one.module.rpartition("::")[2]
-            if one.module == "mod":
-                continue
-            if last in words:
-                yield from (PassedOn(found, True) for found in self.of(target, one))
-            elif f"{last}::*" in target.text:
-                for found in self.of(target, one):
-                    yield PassedOn(found, not words.isdisjoint(self._public(found)))
+            if one.module != "mod":
+                by_name[last].append(one)
+                if last in starred:
+                    whole.append(one)
+        return HandedNames(by_name, whole)
 
     def inline_paths(self, file: TextFile) -> Iterator[str]:
         """Yield the files of modules that paths in the code name, also in its `use`."""
