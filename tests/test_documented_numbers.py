@@ -28,7 +28,7 @@ from longrepo.engines import tiers
 from longrepo.engines.mlx import kv_cache
 from longrepo.engines.prompt_cache import PROMPT_PART
 from longrepo.engines.torch import load, loss
-from longrepo.evaluation import context_loss, controls, needle, results, scoring
+from longrepo.evaluation import change_tasks, context_loss, controls, needle, results, scope_tasks, scoring, tasks
 from longrepo.evaluation.completion import TASKS
 from longrepo.evaluation.run import FULL, GLANCE, QUICK
 from longrepo.export import merged
@@ -171,6 +171,10 @@ ROWS: list[Row] = [
     ("docs/evaluation.md", "under the base is below {} with related context", "2 nats", context_loss.LONGPPL_BETA),
     ("docs/evaluation.md", "more than {} lower than after", "2 nats", context_loss.LONGPPL_ALPHA),
     ("docs/evaluation.md", "lower than after {} tokens of their own file", "128", context_loss.SHORT_CONTEXT_TOKENS),
+    ("docs/evaluation.md", "behind at most {} tokens: an editor", "2,048", tasks.TASK_TOKENS),
+    ("docs/evaluation.md", "the row after it, at most {} tokens", "256", change_tasks.MAX_EDIT_TOKENS),
+    ("docs/evaluation.md", "in a body), {} rows at most", "eight", scope_tasks._MAX_SCOPE_ROWS),
+    ("docs/evaluation.md", "its parentheses ({} characters at most)", "160", scope_tasks._MAX_ARGUMENT_CHARACTERS),
     # memory
     (GUIDE, "for LoRA of rank {} with gradients", "32", DEFAULTS.lora.r),
     (SETTINGS_FILE, "what is free, less {}", "a tenth", 1 - planner.DISK_SHARE),

@@ -145,6 +145,24 @@ def test_retrieval_without_tuning_is_a_control() -> None:
     assert [one.parts for one in change_rows(Measurements(rows), 256, retrieval=False)] == [{"text": "own"}]
 
 
+def test_tasks_as_a_whole_stand_beside_the_lines_at_their_own_length() -> None:
+    every = [
+        ("fim", {"scope": "all"}), ("fim", {"scope": "block"}), ("next_edit", {}), ("commit_message", {}),
+        ("api_use", {"what": "callee", "place": "all"}), ("api_use", {"what": "arguments", "place": "in_file"}),
+        ("question", {"kind": "all"}),
+    ]  # fmt: skip
+    rows = [
+        MeasurementRow(measure, metric, {**parts, "length": 2048}, "a", 10, 30, 24)
+        for measure, parts in every
+        for metric in ("loss", "exact")
+    ]
+    found = list(change_rows(Measurements(rows), 8192))
+    assert [one.parts for one in found] == [
+        {"text": "task", "task": task} for task in ("fim", "next_edit", "commit_message", "callee")
+    ]
+    assert {(one.metric, one.count, one.tuned) for one in found} == {("percent", 30, 24)}
+
+
 def test_another_repository_s_lines_are_measured_as_its_own_are(
     shop: Prepared, runs: tuple[Path, Path], elsewhere: Path
 ) -> None:
@@ -154,8 +172,9 @@ def test_another_repository_s_lines_are_measured_as_its_own_are(
     (changed,) = found.find("change", text="control", repository="elsewhere")
     assert changed.difference.value == -25.0
     assert found.find("change", text="own")[0].difference.value == -25.0
-    order = ["own", "cross_file", "own", "own", "own", "control", *["neutral"] * 10]
+    order = ["own", "cross_file", "own", "own", "own", *["task"] * 2, "control", *["neutral"] * 10]
     assert [one.parts["text"] for one in found.find("change")] == order
+    assert [one.parts["task"] for one in found.find("change", text="task")] == ["fim", "commit_message"]
 
 
 def test_a_control_without_lines_of_its_own_is_refused(shop: Prepared, runs: tuple[Path, Path], tmp_path: Path) -> None:
@@ -183,7 +202,7 @@ def test_another_adapter_is_measured_on_the_same_lines_once(
     rival = found.against[0]
     assert rival.name == str(other) and len(rival.adapter) == 64
     by_text = {one.parts["text"]: one for one in rival.figures if one.measure == "change" and len(one.parts) < 3}
-    assert by_text.keys() == {"own", "neutral", "control", "cross_file"}
+    assert by_text.keys() == {"own", "neutral", "control", "cross_file", "task"}
     assert all(one.difference.value == pytest.approx(100 * (1.5 / 1.8 - 1)) for one in by_text.values())
     (lines,) = [one for one in rival.figures if one.measure == "context" and one.parts["context"] == "related"]
     assert (lines.base.value, lines.tuned.value) == (pytest.approx(1.8), 1.5)

@@ -106,15 +106,17 @@ def test_what_was_bought_comes_first_and_everything_has_its_place(browser: Brows
 
 def test_gains_stand_by_task_before_everything_else(browser: Browser, page_file: Path) -> None:
     with opened(browser, page_file) as (page, _):
-        titles = page.locator("#result figcaption").all_inner_texts()
-        assert [one.split("\n")[0] for one in titles[:2]] == [
-            "Gain by task: change of the loss", "Gain by task: written as committed",
+        titles = [one.split("\n")[0] for one in page.locator("#result figcaption").all_inner_texts()]
+        assert titles[:3] == [
+            "Gain by task: loss against base's", "Gain by task: loss against b's", "Gain by task: written as committed",
         ]  # fmt: skip
-        said = page.locator("#result .wide svg").first.get_attribute("aria-label") or ""
-        for task in ("new lines −5.7 % (better)", "in the middle −13.3 % (better)", "their arguments −13.3 % (better)"):
-            assert task in said
-        exact = page.locator("#result .wide svg").nth(1).get_attribute("aria-label") or ""
-        assert "next edit: base 20.0 %, tuned 30.0 %" in exact and "subject" not in exact
+        said = [page.locator("#result .wide svg").nth(at).get_attribute("aria-label") or "" for at in range(3)]
+        for row in ("middles at syntax scopes", "the next edit", "new lines of gin", "neutral code (forgetting)"):
+            assert f"{row} −12.0 % (better)" in said[0]
+        assert "neutral code (forgetting): Go" not in said[0] and "BM25" not in said[0]
+        assert "what they are given −12.0 %" in said[1] and "forgetting" not in said[1]
+        assert "the next edit: base 20.0 %, tuned 30.0 %" in said[2] and "subject" not in said[2]
+        assert "Forgetting by language, and search instead of tuning" in titles
 
 
 def test_examples_are_one_of_each_tenth_and_no_winners() -> None:

@@ -10,7 +10,15 @@ from longrepo.config.loader import load_settings
 from longrepo.data.dataset import write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.sequence import LongContextSequence
-from longrepo.evaluation.results import Comparison, Estimate, Evaluation, Example, Figure, write_evaluation
+from longrepo.evaluation.results import (
+    AgainstAdapter,
+    Comparison,
+    Estimate,
+    Evaluation,
+    Example,
+    Figure,
+    write_evaluation,
+)
 from longrepo.training.checkpoint import open_run_folder
 from longrepo.training.events import (
     EpochRecord,
@@ -77,13 +85,22 @@ def evaluate(run: Path, difference: float = -0.2) -> None:
         )
         if (measure, metric) != ("commit_message", "exact")
     ]  # fmt: skip
+    texts: list[dict[str, str | int]] = [{"text": "own"}, {"text": "cross_file"}]
+    texts += [{"text": "task", "task": task} for task in ("fim", "next_edit", "commit_message", "callee", "arguments")]
+    texts += [{"text": "control", "repository": "gin"}, {"text": "neutral", "language": "all"}]
+    texts += [{"text": "neutral", "language": "Go"}, {"text": "own", "base": "retrieved", "tuned": "related"}]
+    changes = [
+        _figure("change", "percent", parts, "% of the base's loss", 100, 100 + 60 * difference) for parts in texts
+    ]
+    figures = [*changes, *figures]
     figures.append(_figure("hitherto unknown", "loss", {"thing": "x"}, "nats a token", 2.0, 1.9))
     example = Example(
         "completion", parts, "src/<b>.py", "c" * 40, "def f():\n    ", "return one + two\n", "\n# after\n",
         "return \u202ezero\n", "return one\n", {"edit": 0.5}, {"edit": 0.8},
     )  # fmt: skip
     about = {"split": "test", "sequences_sha256": "s"}
-    write_evaluation(run / "evaluation.json", Evaluation(about, rows, figures, [example], ["A note & its sign."]))
+    found = Evaluation(about, rows, figures, [example], ["A note & its sign."], [AgainstAdapter("b", "", changes[:8])])
+    write_evaluation(run / "evaluation.json", found)
 
 
 def _figure(

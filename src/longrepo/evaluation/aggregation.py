@@ -48,6 +48,8 @@ _PART_ORDER = (
     "line",
     *SCOPES,
     "fim",
+    "next_edit",
+    "commit_message",
     *CALL_PARTS,
     "cross_file",
     "new",

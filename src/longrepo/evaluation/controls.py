@@ -27,12 +27,13 @@ from longrepo.evaluation.blocks import EvalData, HeldOutBlock, blocks_of_commits
 from longrepo.evaluation.context_loss import CROSS_FILE_CLASSES, TargetSpan, lay_out_prompt
 from longrepo.evaluation.results import FigureParts
 from longrepo.evaluation.scoring import IdArray, Measurement, MeasurementRow, Measurements, score_both
+from longrepo.evaluation.tasks import TASK_MEASURES
 from longrepo.repository.repository import Repository
 from longrepo.utils.hashing import line_hash
 from longrepo.utils.hub import EMBEDDED
 
 CHANGE = "change"  # the measure of figures in percent of the base's loss
-CHANGE_TEXTS = ("own", "cross_file", "control", "other", "neutral")
+CHANGE_TEXTS = ("own", "cross_file", "task", "control", "other", "neutral")
 NEUTRAL_TOKENS = 512  # of a piece, at most
 _MAX_SHOWN = 0.5  # share of a piece's lines that training may show
 
@@ -139,6 +140,8 @@ def change_rows(measured: Measurements, length: int, retrieval: bool = True) -> 
     the base's mean is 100 %. `retrieval`: also tuning against the base with what BM25 finds."""
     contexts = {row.parts["context"]: row for row in measured.rows if _at(row, "context", length)}
     for row in measured.rows:
+        if row.metric == "loss" and (task := whole_task(row.measure, row.parts)):  # at a length of its own
+            yield _in_percent(row, {"text": "task", "task": task})
         if row.metric != "loss" or row.parts.get("length", length) != length:
             continue
         if row.measure == "context" and row.parts["context"] == "related":
@@ -154,6 +157,15 @@ def change_rows(measured: Measurements, length: int, retrieval: bool = True) -> 
             if tuned := contexts.get(context):
                 against = MeasurementRow(**{**vars(tuned), "base": found.base})
                 yield _in_percent(against, {"text": "own", "base": "retrieved", "tuned": context})
+
+
+def whole_task(measure: str, parts: FigureParts) -> str | None:
+    """Return the name of a task that a loss is all of: its measure, or of calls what is asked for. None for a part of
+    one, and for what is no task."""
+    if measure == "api_use":
+        return str(parts["what"]) if parts["place"] == "all" else None
+    whole = measure in TASK_MEASURES and parts.get("scope", "all") == "all"
+    return measure if whole else None
 
 
 def _at(row: MeasurementRow, measure: str, length: int) -> bool:

@@ -23,9 +23,17 @@ from longrepo.reports.sequences import escape_control
 _CHANGE_TEXTS = {
     "own": "this repository's new lines",
     "cross_file": "… of them those that name its other files",
+    "task": "{task}",
     "control": "new lines of {repository}",
     "other": "files of {repository}",
     "neutral": "neutral code",
+}
+_CHANGE_TASKS = {
+    "fim": "middles at syntax scopes",
+    "next_edit": "the next edit",
+    "commit_message": "a commit's subject",
+    "callee": "own functions called",
+    "arguments": "what they are given",
 }
 _CHANGE_CONTEXTS = {
     "none": "tuned without other files, base with BM25's",
@@ -128,7 +136,8 @@ def print_changes(evaluation: Evaluation, console: Console) -> None:
 def change_label(figure: Figure) -> str:
     """Say which text's change a figure is."""
     parts = figure.parts
-    label = _CHANGE_TEXTS[str(parts["text"])].format(**parts)
+    task = str(parts.get("task", ""))
+    label = _CHANGE_TEXTS[str(parts["text"])].format(**{**parts, "task": _CHANGE_TASKS.get(task, task)})
     if parts.get("language", "all") != "all":
         return f"{label}: {parts['language']}"
     if "base" in parts:

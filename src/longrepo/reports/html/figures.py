@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from longrepo.evaluation.controls import CHANGE
 from longrepo.evaluation.results import FEW_GROUPS, AgainstAdapter, Comparison, Evaluation, Example, Figure
 from longrepo.reports.evaluation import change_label
 from longrepo.reports.html import charts
@@ -19,6 +20,7 @@ _MIN_SHARE_AXIS = 10  # percent: the least range of an axis of shares
 _VERDICT_COLORS = {"better": charts.TUNED, "worse": charts.BASE}
 AGAINST_COLUMNS = ("", "other", "tuned", "difference", "95 % interval", "samples", "groups", "")
 FIGURE_COLUMNS = ("", "base", "tuned", "difference", "95 % interval", "samples", "groups", "")
+GAIN_COLUMNS = ("", "change", "95 % interval from", "to", "samples", "groups", "")
 CONTEXT_LABELS = {
     "none": "no context",
     "random": "random files",
@@ -104,9 +106,8 @@ def _needle_label(figure: Figure) -> str:
 
 VIEWS = (
     MeasureView(
-        "change", "What tuning changed, and where",
-        "Loss after tuning in percent of the base's, on the same tokens: this repository's held-out lines, other "
-        "repositories', and neutral code, the same for everybody, which shows what was forgotten.",
+        CHANGE, "Forgetting by language, and search instead of tuning",
+        "Loss after tuning in percent of the base's, on the same tokens; of new lines also with what BM25 finds.",
         change_label,
     ),
     MeasureView(
@@ -200,7 +201,9 @@ def evaluation_charts(evaluation: Evaluation) -> list[Chart]:
     return [
         chart
         for view in _all_views(evaluation)
-        for chart in _view_charts(view, _at_longest(evaluation.find(view.measure)))
+        for chart in _view_charts(
+            view, _at_longest([one for one in evaluation.find(view.measure) if not _is_gain(one)])
+        )
     ]
 
 
@@ -257,58 +260,52 @@ def _at_longest(figures: Sequence[Figure]) -> list[Figure]:
     return [one for one in figures if int(one.parts.get("length", 0)) == most]
 
 
-@dataclass(frozen=True)
-class _TaskFigure:
-    """A task's row in the charts of what was gained by task."""
-
-    label: str
-    measure: str
-    parts: Mapping[str, str]
-
-
-_TASKS_BY_LOSS = (
-    _TaskFigure("new lines", "context", {"context": "related"}),
-    _TaskFigure("in the middle", "fim", {"scope": "all"}),
-    _TaskFigure("next edit", "next_edit", {}),
-    _TaskFigure("commit's subject", "commit_message", {}),
-    _TaskFigure("own functions called", "api_use", {"what": "callee", "place": "all"}),
-    _TaskFigure("their arguments", "api_use", {"what": "arguments", "place": "all"}),
-)
-_TASKS_BY_TEXT = (
-    _TaskFigure("next line", "completion", {"task": "line", "place": "all"}),
-    *(one for one in _TASKS_BY_LOSS[1:] if one.measure != "commit_message"),
-    _TaskFigure("questions", "question", {"kind": "all"}),
+_TEXTS_BY_TASK: tuple[tuple[str, str, dict[str, str]], ...] = (
+    ("next line", "completion", {"task": "line", "place": "all"}),
+    ("middles at syntax scopes", "fim", {"scope": "all"}),
+    ("the next edit", "next_edit", {}),
+    ("own functions called", "api_use", {"what": "callee", "place": "all"}),
+    ("what they are given", "api_use", {"what": "arguments", "place": "all"}),
+    ("questions", "question", {"kind": "all"}),
 )
 
 
 def task_charts(evaluation: Evaluation) -> list[Chart]:
-    """Chart what was gained by task: the change of loss in percent, and how often the text is the wanted one. Empty if
-    no task but the next lines was measured."""
-    by_loss, by_text = (
-        [
-            (task, figure)
-            for task in tasks
-            for figure in _at_longest(evaluation.find(task.measure, metric, **task.parts))
-        ]
-        for metric, tasks in (("loss", _TASKS_BY_LOSS), ("exact", _TASKS_BY_TEXT))
-    )
-    charts_of_tasks = [_gain_chart(by_loss)] if any(one.measure != "context" for _, one in by_loss) else []
-    if any(one.measure in ("fim", "next_edit", "api_use") for _, one in by_text):
-        rows = [make_chart_row(one, task.label) for task, one in by_text]
-        note = "How often what a model writes is the text that was committed, or the expected answer."
-        charts_of_tasks.append(_draw_rows("tasks-exact", "Gain by task: written as committed", rows, note))
-    return charts_of_tasks
+    """Chart what was gained by task: the change of loss in percent, beside that of other texts, and against other
+    adapters; and how often the text is the wanted one. Empty if none of it was measured."""
+    neutral = "Neutral code, the same for everybody, shows what was forgotten."
+    gains = [_gain_chart("tasks-loss", "base's", evaluation.figures, neutral)]
+    for number, one in enumerate(evaluation.against):
+        gains.append(
+            _gain_chart(f"against-{number}", f"{one.name}'s", one.figures, "Another adapter, on the same lines.")
+        )
+    texts = [
+        make_chart_row(figure, label)
+        for label, measure, parts in _TEXTS_BY_TASK
+        for figure in _at_longest(evaluation.find(measure, "exact", **parts))
+    ]
+    note = "How often what a model writes is the text that was committed, or the expected answer."
+    return [
+        *(chart for chart in gains if chart.rows),
+        *([_draw_rows("tasks-exact", "Gain by task: written as committed", texts, note)] if texts else []),
+    ]
 
 
-def _gain_chart(found: Sequence[tuple[_TaskFigure, Figure]]) -> Chart:
-    """Chart the change of each task's loss, in percent of base's, with its interval."""
-    rows = [make_chart_row(one, task.label) for task, one in found]
-    changes = [[100 * part / row.base[0] for part in row.difference] for row in rows]
+def _is_gain(figure: Figure) -> bool:
+    """Whether a change of loss is of a task or a text as a whole, and against the base as it is."""
+    parts = figure.parts
+    return figure.measure == CHANGE and "base" not in parts and parts.get("language", "all") == "all"
+
+
+def _gain_chart(name: str, whose: str, figures: Sequence[Figure], note: str) -> Chart:
+    """Chart the changes of the loss, in percent of another's, with their intervals."""
+    rows = [make_chart_row(one, change_label(one)) for one in figures if _is_gain(one)]
 
     def paint(axes: Axes, narrow: bool) -> None:
         axes.axvline(0, color=charts.MUTED, linewidth=1)
-        for number, (row, (value, low, high)) in enumerate(zip(rows, changes, strict=True)):
-            at, colour = len(rows) - 1 - number, _VERDICT_COLORS.get(row.verdict, charts.MUTED)
+        for number, row in enumerate(rows):
+            (value, low, high), at = row.difference, len(rows) - 1 - number
+            colour = _VERDICT_COLORS.get(row.verdict, charts.MUTED)
             axes.plot([low, high], [at, at], color=colour, linewidth=1.6)
             axes.plot([value], [at], "o", markersize=6, color=colour)
             axes.annotate(
@@ -317,16 +314,15 @@ def _gain_chart(found: Sequence[tuple[_TaskFigure, Figure]]) -> Chart:
                 weight="bold" if row.certain else "normal",
             )  # fmt: skip
         _label_rows(axes, rows, narrow)
-        axes.set_xlabel("% of base's loss")
+        axes.locator_params(axis="x", nbins=4)
+        axes.set_xlabel(f"% of {whose} loss")
 
-    title = "Gain by task: change of the loss"
-    table = [
-        [*row.cells()[:3], _format_percent(one[0]), *row.cells()[4:]] for row, one in zip(rows, changes, strict=True)
-    ]
-    columns = (*FIGURE_COLUMNS[:3], "change", *FIGURE_COLUMNS[4:])
-    says = "; ".join(f"{row[0]} {row[3]} ({row[-1]})" for row in table)
-    note = "Loss of the wanted text, tuned against base: left of 0 is better. Lines: 95 % intervals over commits."
-    return draw_chart("tasks-loss", title, f"{title}. {says}", paint, 62 + 34 * len(rows), columns, table, note)
+    title = f"Gain by task: loss against {whose}"
+    cells = [[row.label, *map(_format_percent, row.difference), *row.cells()[5:]] for row in rows]
+    says = "; ".join(f"{row[0]} {row[1]} ({row[-1]})" for row in cells)
+    note = f"Change of the loss of the wanted text: left of 0 is better. {note}"
+    height = 62 + 34 * len(rows)
+    return draw_chart(name, title, f"{title}. {says}", paint, height, GAIN_COLUMNS, cells, note)
 
 
 def _format_percent(value: float) -> str:
