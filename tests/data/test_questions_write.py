@@ -25,13 +25,13 @@ PATHS = ("package/shapes.py", "package/far.py", "package/near.py")
 TEXTS = (SHAPES, "".join(f"far_{n} = {n}\n" for n in range(200)), "".join(f"near_{n} = {n}\n" for n in range(200)))
 
 
+def read_text(tokenizer: RepoTokenizer, path: str, text: str) -> TokenizedText:
+    (made,) = FeatureExtractor(tokenizer, None, 0.1).extract([FileJob(path, text)])
+    return unpack_features(made, path, path_tokens(tokenizer, path)).text
+
+
 def texts(tokenizer: RepoTokenizer) -> dict[str, TokenizedText]:
-    extractor = FeatureExtractor(tokenizer, None, 0.1)
-    jobs = [FileJob(path, text) for path, text in zip(PATHS, TEXTS, strict=True)]
-    return {
-        job.path: unpack_features(made, job.path, path_tokens(tokenizer, job.path)).text
-        for job, made in zip(jobs, extractor.extract(jobs), strict=True)
-    }
+    return {path: read_text(tokenizer, path, text) for path, text in zip(PATHS, TEXTS, strict=True)}
 
 
 def ask(kind: str, about: str, answer: str, at: str = "") -> Question:
@@ -109,3 +109,18 @@ def test_a_share_that_is_not_met_is_said(long_history: Path, tmp_path: Path, tok
     for folder, said in ((long_history, False), (make_repo(tmp_path / "repo", [ruby]), True)):
         notes = prepared(folder, tokenizer, settings, phases=1).prepared.header.notes
         assert any("data.question_share" in note for note in notes) is said, notes
+
+
+def test_a_signature_is_shown_whole_or_not_asked(tokenizer: RepoTokenizer) -> None:
+    for size, shown in ((8, True), (120, False)):
+        signature = f"def long_call({', '.join(f'part_{n}' for n in range(size))}):"
+        code = f"{TEXTS[1]}{signature}\n    return 1\n\n\n{TEXTS[2]}"
+        made = {PATHS[0]: read_text(tokenizer, PATHS[0], code), **{path: texts(tokenizer)[path] for path in PATHS[1:]}}
+        needs = ((PATHS[0], code.index("long_call")), (PATHS[0], code.index("):\n") + 1))
+        question = Question("signature", "signature?", f"{signature[:-1]}, in {{snippet}}", needs, "long_call")
+        writer = QuestionWriter(TemplateSizes(tokenizer), made, lambda path: PATHS[1:], 0.1, 1)
+        built = writer.write(question, Band(1, 0, 100, 900))
+        if shown:
+            assert [one.path for one in read(built) if signature in one.text] == [PATHS[0]]
+        else:
+            assert built is None and writer.dropped["its snippet is too short for the whole answer"] == 1

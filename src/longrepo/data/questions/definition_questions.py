@@ -175,7 +175,8 @@ def _signature_question(index: QuestionIndex, name: str) -> Question | str:
         return "signature can't be told from its text"
     if not [one for one, _ in found if one not in _RECEIVERS]:
         return "signature without parameters"
-    return _question("signature", f"What is the signature of {name}?", f"{signature}, in {{snippet}}", place)
+    made = _question("signature", f"What is the signature of {name}?", f"{signature}, in {{snippet}}", place)
+    return _shown_whole(made, place)
 
 
 def _default_question(index: QuestionIndex, name: str) -> Question | str:
@@ -189,7 +190,7 @@ def _default_question(index: QuestionIndex, name: str) -> Question | str:
         return "no parameter with a default that says something"
     parameter, value = defaults[-1]
     text = f"What is the default of the parameter {parameter} of {name}?"
-    return _question("default", text, f"{value}, in {{snippet}}", place)
+    return _shown_whole(_question("default", text, f"{value}, in {{snippet}}", place), place)
 
 
 def _owner_question(index: QuestionIndex, name: str) -> Question | str:
@@ -243,6 +244,13 @@ def _whole_signature(place: SourceDefinition) -> str:
 
 def _question(kind: str, text: str, answer: str, place: SourceDefinition) -> Question:
     return Question(kind, text, answer, ((place.source.path, name_position(place)),))
+
+
+def _shown_whole(question: Question, place: SourceDefinition) -> Question:
+    """Return the question with the end of the definition's signature among what must be shown."""
+    one, text = place.definition, place.source.text
+    end = one.start + len(text[one.start : one.body].rstrip()) - 1
+    return replace(question, needs=(*question.needs, (place.source.path, max(end, question.needs[0][1]))))
 
 
 def _default_subjects(index: QuestionIndex) -> Iterator[str]:

@@ -39,6 +39,7 @@ from longrepo.utils import hashing
 
 _SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase; each snippet then has a few hundred tokens
 _MIN_SNIPPET_TOKENS = 32
+_NAME_TOKENS = 10  # of a name; few are longer
 _MIN_ANSWERS = 0.05  # of a sequence's tokens
 _ANSWERS_WANTED = 0.06
 _MIN_LENGTH_SHARE = 0.5  # of a phase's cap: a shorter context is no long one
@@ -143,11 +144,19 @@ class QuestionWriter:
             with_it = paths | {path for path, _ in one.needs}
             if names & _told_names(one) or len(with_it) >= _SNIPPETS_WANTED.get(band.phase, 8):
                 continue
-            if pool.is_free(one, chosen):
+            if pool.is_free(one, chosen) and not self._is_long(one, band):
                 chosen.append(one)
                 names |= _told_names(one)
                 paths, tokens = with_it, tokens + self._answer_size(one)
         return chosen
+
+    def _is_long(self, question: Question, band: Band) -> bool:
+        """Whether a signature may be longer than a snippet of this length."""
+        (path, at), *others = question.needs
+        if not _is_quoted(question) or path not in self._texts:
+            return False
+        size = self._texts[path].token_at(others[-1][1]) - self._texts[path].token_at(at)
+        return size > band.cap // _SNIPPETS_WANTED.get(band.phase, 8) // 3
 
     def _answer_size(self, question: Question) -> int:
         return len(self._answer_ids(question, 0)) + 1  # with what ends it
@@ -168,8 +177,12 @@ class QuestionWriter:
         while pieces is not None and wanted <= len(pieces) < len(SNIPPET_TOKENS):
             wanted = len(pieces) + 1
             pieces = self._cover(spans, room // wanted)
-        if pieces is None or len(pieces) >= len(SNIPPET_TOKENS):
+        if pieces is None or len(pieces) >= len(SNIPPET_TOKENS) or not _hold_all(pieces, spans):
             self.dropped["what it is about is not among the training files"] += 1
+            return None
+        quoted = [one.needs for one in questions if _is_quoted(one)]
+        if not all(any(all(_holds(piece, need) for need in needs) for piece in pieces) for needs in quoted):
+            self.dropped["its snippet is too short for the whole answer"] += 1
             return None
         room -= sum(self._sizes.snippet(0, piece) for piece in pieces)
         others = self._others(questions, room, room // max(1, wanted - len(pieces)), len(SNIPPET_TOKENS) - len(pieces))
@@ -211,20 +224,23 @@ class QuestionWriter:
         file isn't there, or if the size isn't enough for any."""
         pieces: list[FilePiece] = []
         for path in dict.fromkeys(path for path, _ in spans):
-            for span in sorted(one for one in spans if one[0] == path):
-                if any(_holds(piece, span) for piece in pieces):
+            places = sorted(at for one, at in spans if one == path)
+            for at in places:
+                if any(_holds(piece, (path, at)) for piece in pieces):
                     continue
-                piece = self._piece(*span, size)
+                piece = self._piece(path, at, size, places)
                 if piece is None:
                     return None
                 before = [one for one in pieces if one.of is piece.of and one.end > piece.start]
-                if before:  # it begins where the one before it ends
-                    piece = FilePiece(piece.of, before[-1].end, max(piece.end, before[-1].end), (), False)
+                if before:  # it begins where the one before it ends, or in the line of the place
+                    start = min(before[-1].end, piece.of.start_in(piece.of.token_at(at) + 1, _MIN_SNIPPET_TOKENS))
+                    piece = FilePiece(piece.of, max(start, piece.start), piece.end, (), False)
                 pieces.append(piece)
         return pieces
 
-    def _piece(self, path: str, at: int, size: int) -> FilePiece | None:
-        """Return the piece of a file around a character, at most `size` tokens with its mark and path."""
+    def _piece(self, path: str, at: int, size: int, places: Sequence[int]) -> FilePiece | None:
+        """Return the piece of a file around a character, at most `size` tokens with its mark and path, which holds the
+        next of the places too if both fit."""
         of = self._texts.get(path)
         if of is None or not len(of):
             return None
@@ -234,9 +250,14 @@ class QuestionWriter:
         if len(of) <= room:
             return FilePiece.whole(of, target=False)
         token = of.token_at(at)
+        following = (place for place in map(of.token_at, places) if token < place < token + room - _NAME_TOKENS)
+        last = next(following, token) + _NAME_TOKENS - 1
         before: list[int] = of.cuts[: of.cuts.searchsorted(token, "right")].tolist()
-        start = next((cut for cut in before if token - cut < room // 2), of.start_in(token, room // 2) if token else 0)
-        return FilePiece(of, start, of.cut_in(start, min(len(of), start + room), token - start + 1)[0], (), False)
+        start = next((cut for cut in before if token - cut < room // 2 and last - cut < room), None)
+        if start is None:
+            start = max(of.start_in(token + 1, room // 2), last - room + 1) if token else 0
+        end = of.cut_in(start, min(len(of), start + room), last - start + 1)[0]
+        return FilePiece(of, start, end, (), False)
 
     def _others(self, questions: Sequence[Question], room: int, size: int, most: int) -> list[FilePiece]:
         """Return related pieces that fill `room` tokens, the most closely related first."""
@@ -266,10 +287,21 @@ class QuestionWriter:
 
 
 def _holds(piece: FilePiece, span: Span) -> bool:
-    """Whether a piece shows the place."""
+    """Whether a piece shows the place, and a name that begins there."""
     path, at = span
+    if piece.of.path != path:
+        return False
     token = piece.of.token_at(at)
-    return piece.of.path == path and piece.start <= token < max(piece.end, 1)
+    return piece.start <= token and min(token + _NAME_TOKENS, len(piece.of)) <= piece.end
+
+
+def _hold_all(pieces: Sequence[FilePiece], spans: Sequence[Span]) -> bool:
+    return all(any(_holds(piece, span) for piece in pieces) for span in spans)
+
+
+def _is_quoted(question: Question) -> bool:
+    """Whether its answer is code that one snippet must show whole."""
+    return question.kind in ("signature", "default") and len(question.needs) > 1
 
 
 def _told_names(question: Question) -> set[str]:
