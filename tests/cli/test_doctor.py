@@ -230,3 +230,15 @@ def test_a_network_that_does_not_answer_is_given_as_long_as_the_hub_s_library_gi
 def test_offline_is_said_without_asking(tmp_path: Path) -> None:
     found = look(tmp_path, "http://127.0.0.1:1", HF_HUB_OFFLINE="1")
     assert found["status"] == "problem" and "HF_HUB_OFFLINE is set" in found["what"]
+
+
+def test_what_torch_makes_of_a_base_is_told_where_mlx_is_chosen() -> None:
+    """In a process of its own: choosing MLX keeps transformers from torch, if that isn't imported yet."""
+    code = (
+        "from pathlib import Path\nfrom longrepo.config.loader import load_settings\n"
+        "from longrepo.memory.doctor import run_checks\n"
+        "for one in run_checks(load_settings(None, ['model.name=embedded']), 'mlx', 'cpu', Path()):\n"
+        "    print(one.topic, one.what)\n    if one.topic == 'MLX': break"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "torch starcoder2" in out and "MLX the MLX engine computes it" in out

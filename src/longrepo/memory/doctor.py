@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,6 +152,8 @@ def _error_finding(error: InputError, topic: str) -> DoctorFinding:
 def run_checks(settings: Settings, wanted: str, device: str, output: Path) -> Iterator[DoctorFinding]:
     """Check this machine for a run with these settings by the engine `wanted` (`auto`, `torch` or `mlx`) on `auto`,
     `mps`, `cuda` or `cpu` into `output`."""
+    with suppress(ImportError, OSError):  # told below
+        import_module("torch")  # choosing MLX keeps transformers from it, and what torch makes of a base is told, too
     try:
         choice = choose_engine(wanted, device, settings.training.weights)
     except InputError as error:
