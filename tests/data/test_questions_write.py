@@ -123,4 +123,4 @@ def test_a_signature_is_shown_whole_or_not_asked(tokenizer: RepoTokenizer) -> No
         if shown:
             assert [one.path for one in read(built) if signature in one.text] == [PATHS[0]]
         else:
-            assert built is None and writer.dropped["its snippet is too short for the whole answer"] == 1
+            assert built is None and dict(writer.dropped) == {"its snippet is too short for the whole answer": 1}

@@ -177,11 +177,13 @@ class QuestionWriter:
         while pieces is not None and wanted <= len(pieces) < len(SNIPPET_TOKENS):
             wanted = len(pieces) + 1
             pieces = self._cover(spans, room // wanted)
-        if pieces is None or len(pieces) >= len(SNIPPET_TOKENS) or not _hold_all(pieces, spans):
+        if pieces is None or len(pieces) >= len(SNIPPET_TOKENS):
             self.dropped["what it is about is not among the training files"] += 1
             return None
         quoted = [one.needs for one in questions if _is_quoted(one)]
-        if not all(any(all(_holds(piece, need) for need in needs) for piece in pieces) for needs in quoted):
+        if not all(any(_holds(piece, span) for piece in pieces) for span in spans) or not all(
+            any(all(_holds(piece, need) for need in needs) for piece in pieces) for needs in quoted
+        ):
             self.dropped["its snippet is too short for the whole answer"] += 1
             return None
         room -= sum(self._sizes.snippet(0, piece) for piece in pieces)
@@ -293,10 +295,6 @@ def _holds(piece: FilePiece, span: Span) -> bool:
         return False
     token = piece.of.token_at(at)
     return piece.start <= token and min(token + _NAME_TOKENS, len(piece.of)) <= piece.end
-
-
-def _hold_all(pieces: Sequence[FilePiece], spans: Sequence[Span]) -> bool:
-    return all(any(_holds(piece, span) for piece in pieces) for span in spans)
 
 
 def _is_quoted(question: Question) -> bool:
