@@ -119,7 +119,7 @@ def test_a_signature_is_shown_whole_or_not_asked(tokenizer: RepoTokenizer) -> No
         needs = ((PATHS[0], code.index("long_call")), (PATHS[0], code.index("):\n") + 1))
         question = Question("signature", "signature?", f"{signature[:-1]}, in {{snippet}}", needs, "long_call")
         writer = QuestionWriter(TemplateSizes(tokenizer), made, lambda path: PATHS[1:], 0.1, 1)
-        built = writer.write(question, Band(1, 0, 100, 900))
+        built = writer.write(question, Band(1, 0, 100, 900 if shown else 2400))
         if shown:
             assert [one.path for one in read(built) if signature in one.text] == [PATHS[0]]
         else:
