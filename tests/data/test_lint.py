@@ -264,7 +264,8 @@ def test_an_everyday_word_is_no_use(lint) -> None:
 def test_brackets_in_strings_and_comments_do_not_count() -> None:
     assert stray_bracket('if (text == ")") {  // :)\n', "  }\n") == "}"
     assert stray_bracket('if (text == ")") {  // :)\n', "  x();\n") == ""
-    assert stray_bracket("def total(\n", "    items):\n") == "def total("
+    assert stray_bracket("def total(\n", "    items):\n    pass\n") == ""
+    assert stray_bracket("def total(\n", "    pass\n  ]\n") == "def total("
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from longrepo.data.text import TokenizedText
+from longrepo.data.text import TokenizedText, imported_names
 
 # The file, its text, the line that the piece begins with, and the lines that stand before it as context.
 IMPORTS = {
@@ -14,26 +14,26 @@ IMPORTS = {
         "a.go",
         'package main\n\nimport (\n\t"fmt"\n\t"os"\n)\n\nfunc main() {\n\tfmt.Println("a")\n\tos.Exit(1)\n}\n',
         "\tos.Exit",
-        'package main\nimport (\n\t"fmt"\n\t"os"\n)\nfunc main() {',
+        'package main\nimport (\n\t"os"\n)\nfunc main() {',
     ),
     "names of Python over lines, and prose that looks like imports": (
         "a.py",
         '"""Shop.\n\nfrom the beginning.\nuse with care.\n"""\n\nfrom shop import (\n    cart,\n)\nimport os\n\n'
         "def f():\n    a = 1\n    return cart(a)\n",
         "    return",
-        "from shop import (\n    cart,\n)\nimport os\ndef f():",
+        "from shop import (\n    cart,\n)\ndef f():",
     ),
     "JavaScript": (
         "a.js",
         'import {\n  cart,\n} from "./shop"\nlet fs = require("fs")\n\nfunction f() {\n  a()\n  return cart(a)\n}\n',
         "  return",
-        'import {\n  cart,\n} from "./shop"\nlet fs = require("fs")\nfunction f() {',
+        'import {\n  cart,\n} from "./shop"\nfunction f() {',
     ),
     "Rust": (
         "a.rs",
-        "use std::{\n    fs,\n};\npub use a::b;\npub mod c;\n\nfn f() {\n    let a = 1;\n    cart(a);\n}\n",
-        "    cart",
-        "use std::{\n    fs,\n};\npub use a::b;\npub mod c;\nfn f() {",
+        "use std::{\n    fs,\n};\npub use a::b;\npub mod cd;\n\nfn f() {\n    let a = 1;\n    fs::cart(a);\n}\n",
+        "    fs::cart",
+        "use std::{\n    fs,\n};\nfn f() {",
     ),
     "Ruby": ("a.rb", 'require_relative "shop"\n\ndef f\n  a = 1\n  b\nend\n', "  b", 'require_relative "shop"\ndef f'),
     "Lua": (
@@ -52,7 +52,7 @@ IMPORTS = {
     "a shell": ("a.sh", ". ./lib.sh\n\nf() {\n  a=1\n  cart $a\n}\n", "  cart", ". ./lib.sh\nf() {"),
     "PHP": (
         "a.php",
-        "<?php\nnamespace App;\nuse App\\Shop;\n\nfunction f() {\n  $a = 1;\n  return $a;\n}\n",
+        "<?php\nnamespace App;\nuse App\\Shop;\n\nfunction f() {\n  $a = 1;\n  return new Shop($a);\n}\n",
         "  return",
         "namespace App;\nuse App\\Shop;\nfunction f() {",
     ),
@@ -67,7 +67,7 @@ IMPORTS = {
         "a.kt",
         "package a\nimport b.C\n\nfun f(): Int {\n    val a = 1\n    return a\n}\n",
         "    return",
-        "package a\nimport b.C\nfun f(): Int {",
+        "package a\nfun f(): Int {",
     ),
 }
 HOLDERS = {
@@ -116,11 +116,23 @@ HOLDERS = {
         "    top",
         "#main {\n  .a {",
     ),
-    "a piece that begins with a brace": (
+    "a piece that begins with a brace, with what opens it": (
         "a.js",
         "function f() {\n  if (a) {\n    b()\n  }\n  c()\n}\n",
         "  }\n",
-        "function f() {",
+        "function f() {\n  if (a) {",
+    ),
+    "a comment below imports": (
+        "A.java",
+        "package a;\n\nimport b.Cart;\n\n/**\n * One.\n * Two.\n */\nclass A {}\n",
+        " * Two",
+        "package a;",
+    ),
+    "a piece that begins with a bracket": (
+        "a.py",
+        "class A:\n    x = [\n        1,\n    ]\n\n    def f(self):\n        pass\n",
+        "    ]\n",
+        "class A:\n    x = [",
     ),
 }
 
@@ -131,7 +143,7 @@ def test_a_piece_is_headed_by_what_it_uses_and_what_holds_it(
 ) -> None:
     path, text, start, head = (IMPORTS | HOLDERS)[case]
     of = read(path, text)
-    found = "".join(of.slice_text(*span) for span in of.head(of.token_at(text.index(start)), 300))
+    found = "".join(of.slice_text(*span) for span in of.head(of.token_at(text.index(start)), 300, len(of)))
     assert [line.rstrip() for line in found.split("\n") if line.strip()] == head.split("\n")
 
 
@@ -139,17 +151,40 @@ def test_a_head_keeps_to_its_budget_and_leaves_a_statement_whole_or_out(
     read: Callable[[str, str], TokenizedText],
 ) -> None:
     names = "".join(f"    name_{n},\n" for n in range(30))
-    text = f"import os\nfrom shop import (\n{names})\n\ndef f():\n    a = 1\n    return a\n"
+    text = f"import os\nfrom shop import (\n{names})\n\ndef f():\n    a = 1\n    return [{names}]\n"
     of = read("a.py", text)
     at = of.token_at(text.index("    return"))
     for budget in (0, 3, 12, 40, 2000):
-        spans = of.head(at, budget)
+        spans = of.head(at, budget, len(of))
         assert sum(end - start for start, end in spans) <= budget
         found = "".join(of.slice_text(*span) for span in spans)
         assert ("from shop" in found) == ("name_29" in found) == (budget == 2000)
 
 
 def test_an_import_without_an_end_is_left_out(read: Callable[[str, str], TokenizedText]) -> None:
-    of = read("a.py", "import os\nfrom shop import (\n" + "    name,\n" * 60 + "\ndef f():\n    a = 1\n    return a\n")
-    found = "".join(of.slice_text(*span) for span in of.head(of.token_at(of.text.index("    return")), 2000))
+    of = read(
+        "a.py", "import os\nfrom shop import (\n" + "    name,\n" * 60 + "\ndef f():\n    a = 1\n    return os.name\n"
+    )
+    found = "".join(of.slice_text(*span) for span in of.head(of.token_at(of.text.index("    return")), 2000, len(of)))
     assert found.split() == ["import", "os", "def", "f():"]
+
+
+@pytest.mark.parametrize(
+    ("language", "row", "names"),
+    [
+        ("Python", "from a.b import c as d, ef  # gh", {"d", "ef"}),
+        ("Python", "import os.path", {"os", "path"}),
+        ("Python", "from a import *", set()),
+        ("Java", "import static a.b.Cart.total;", {"total"}),
+        ("Java", "import a.b.*;", set()),
+        ("Java", "package a.b;", set()),
+        ("Go", '\tcart "example.org/shop/v2"', {"cart"}),
+        ("Go", '\t"example.org/go-shop"', {"shop"}),
+        ("Rust", "use crate::shop::{Cart, total as sum};", {"Cart", "sum"}),
+        ("TypeScript", "import type { Cart, Total as Sum } from './shop'", {"Cart", "Sum"}),
+        ("JavaScript", 'const { cart, other } = require("./shop")', {"cart", "other"}),
+        ("C", "#include <shop.h>", set()),
+    ],
+)
+def test_an_import_brings_the_names_that_the_file_calls_it_by(language: str, row: str, names: set[str]) -> None:
+    assert imported_names(row, language) == names

@@ -351,10 +351,10 @@ class _Rules:
                 yield "unused-import", f"{segment.path}: {unused}"
             if stray := stray_bracket(head, segment.text[len(head) :]):
                 yield "stray-bracket", f"{segment.path}: {stray}"
-            lines = [line.strip() for line in head.split("\n") if len(line.strip()) > 3]
+            lines = [line.rstrip() for line in head.split("\n") if len(line.strip()) > 3]  # blocks may be alike
             twice = next((line for line in lines if lines.count(line) > 1), "")
             if twice or (segment.path, head) in shown:
-                yield "repeated-head", f"{segment.path}: {twice or lines[0]}"
+                yield "repeated-head", f"{segment.path}: {(twice or lines[0]).strip()}"
             shown.add((segment.path, head))
 
     def _questions(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
@@ -371,8 +371,8 @@ class _Rules:
 
 def stray_bracket(head: str, following: str) -> str:
     """Return the line of a bracket that a repeated head leaves alone; empty if there is none: one that nothing opens, a
-    round or square one that nothing closes, or one at the beginning of the text that follows, if no line of the head
-    with its indentation opens one. Brackets in strings and comments don't count."""
+    round or square one, if what follows closes another kind first, or one at the beginning of the text that follows, if
+    no line of the head with its indentation opens one. Brackets in strings and comments don't count."""
     opened: list[tuple[str, str]] = []
     for line in _COMMENT.sub("", _QUOTED.sub("", head)).split("\n"):
         for one in line:
@@ -385,7 +385,21 @@ def stray_bracket(head: str, following: str) -> str:
     first = next((line for line in following.split("\n") if line.strip()), "")
     if first.lstrip()[:1] in _PAIRS and _indentation(first) not in {_indentation(line) for _, line in opened}:
         return first.strip()
-    return next((line.strip() for one, line in opened if one != "{"), "")
+    last, line = next(((one, line) for one, line in reversed(opened)), ("{", ""))
+    return line.strip() if last != "{" and _first_closed(following) not in ("", last) else ""
+
+
+def _first_closed(text: str) -> str:
+    """Return the kind of bracket that a text closes first without having opened it; empty if there is none."""
+    depths = Counter[str]()
+    for one in _COMMENT.sub("", _QUOTED.sub("", text)):
+        if one in "([{":
+            depths[one] += 1
+        elif one in _PAIRS:
+            depths[_PAIRS[one]] -= 1
+            if depths[_PAIRS[one]] < 0:
+                return _PAIRS[one]
+    return ""
 
 
 def unused_import(head: str, following: str) -> str:

@@ -176,7 +176,7 @@ def pack_files(texts: Sequence[TokenizedText], band: Band, sizes: TemplateSizes,
 def _next_piece(
     text: TokenizedText, at: int, room: int, full: int, band: Band, sizes: TemplateSizes
 ) -> tuple[FilePiece | None, str]:
-    head = tuple(text.head(at, band.cap // _HEAD_SHARE)) if at else ()
+    head = tuple(text.head(at, band.cap // _HEAD_SHARE, len(text)))
     whole = FilePiece(text, at, len(text), head)
     if sizes.file(whole) <= room:
         return whole, ""
@@ -191,7 +191,13 @@ def _next_piece(
     end, how = text.cut_in(at, at + left, max(1, 3 * full // 4 - used, 0 if fresh else _MIN_PIECE_TOKENS))
     if not fresh and how == "token":
         return None, ""
-    return FilePiece(text, at, end, head), how
+    # The head of the piece alone, in the room of the one with all that the rest of the file needs.
+    room = sum(last - first for first, last in head)
+    for budget in (band.cap // _HEAD_SHARE, room + len(head), room):
+        piece = FilePiece(text, at, end, tuple(text.head(at, budget, end)))
+        if piece.size <= end - at + room:
+            break
+    return piece, how
 
 
 @dataclass

@@ -62,10 +62,27 @@ _IMPORTS = {
 }
 _ANY_IMPORT = re.compile(r"(import|from|use|using|package|require|include|#\s*include|#\s*import)\b")
 _MAX_STATEMENT_ROWS = 40  # of an import or a signature over several lines
-# A line that encloses nothing though it is indented less: a comment, a directive, a label, a bracket alone.
-_NO_HOLDER = re.compile(r"\s*(//|/\*|\*|--|;|%|[)\]}]|\{\s*$|begin\s*$|\w+\s*:\s*$)", re.IGNORECASE)
+# A line that encloses nothing though it is indented less: a whole statement, an import, a comment, a directive, a
+# label, a bracket alone.
+_NO_HOLDER = re.compile(
+    r".*;\s*$|(import|from)\b|\s*(//|/\*|\*|--|;|%|[)\]}]|\{\s*$|begin\s*$|\w+\s*:\s*$)", re.IGNORECASE
+)
 _HASH_HOLDERS = {"CSS", "Haml", "Pug", "Clojure"}  # languages whose lines may begin with "#" and hold others
 _LABEL_HOLDERS = {"Python", "YAML", "Makefile", "Ruby", "Pascal", "Haskell", "Nim", "GDScript", "Mojo", "Starlark"}
+_CLOSING = (")", "]", "}")
+_WORD = re.compile(r"\w+")
+# Names at the end of their path; of Python's `import a.b` the first name is used as well.
+_LAST_NAMES = re.compile(r"\b[^\W\d]\w*\b(?!\s*(?:[.:\\/]|as\b))")
+_IMPORT_WORDS = re.compile(
+    r"\b(from|c?import|export|as|type|typeof|const|let|var|require|static|pub|crate|self|super|use|mod|extern|function)\b"
+)
+_FROM_MODULE = re.compile(r"\s*from\s+[\w.]+\s+c?import\b|\bfrom\s*[\"'].*")
+_FIRST_NAME = re.compile(r"import\s+(\w+)\.")
+_IN_QUOTES = re.compile(r"\"[^\"]*\"|'[^']*'")
+_NAMING_LANGUAGES = {  # whose imports say what they bring
+    "Python", "GDScript", "Nim", "Mojo", "JavaScript", "TypeScript", "Vue", "Svelte", "Go", "Java", "Kotlin", "Scala",
+    "Groovy", "Rust", "PHP",
+}  # fmt: skip
 _NON_SPACE = re.compile(r"\S")
 _IMPORT_LINES = 200  # imports are at the top; further down the pattern mostly matches prose
 
@@ -167,23 +184,41 @@ class TokenizedText:
                 spans.append(span)
         return spans
 
-    def head(self, start: int, budget: int) -> list[tuple[int, int]]:
-        """Return the lines above token `start` that a piece from there needs: imports and the lines it is indented
-        under, as token ranges, at most `budget` tokens in all."""
+    def head(self, start: int, budget: int, end: int) -> list[tuple[int, int]]:
+        """Return the lines above token `start` that the piece `start`..`end` needs: the lines it is indented under, the
+        imports whose names it uses, and those that don't name what they bring; as token ranges, at most `budget` tokens
+        in all. Of an import over several lines, those with used names stay, and its first and last."""
         if start <= 0 or start >= len(self.ids):
             return []
         row = self._row_of(int(self.starts[start]))
         holders = ((first, self._statement_end(first, "([")) for first in self._enclosing(row))
-        holders = ((first, last if first < last <= row else first + 1) for first, last in holders)
+        wanted = [[(first, last if first < last <= row else first + 1)] for first, last in holders]
+        if self._closes(row):
+            wanted = [*wanted[-1:], *wanted[:-1]]  # what it closes comes before all else
         ranges: list[tuple[int, int]] = []
-        for first, last in [*holders, *self._imports]:
-            span = (self.row_token(first), self.row_token(last))
-            size = span[1] - span[0] + 1
-            apart = all(span[1] <= other[0] or other[1] <= span[0] for other in ranges)
-            if 1 < size <= budget and span[1] <= start and apart:
-                ranges.append(span)
+        for rows in [*wanted, *self._used_imports(set(_WORD.findall(self.slice_text(start, end))))]:
+            spans = [(self.row_token(first), self.row_token(last)) for first, last in rows]
+            size = sum(last - first + 1 for first, last in spans)
+            apart = all(last <= other[0] or other[1] <= first for first, last in spans for other in ranges)
+            if all(first < last <= start for first, last in spans) and size <= budget and apart:
+                ranges += spans
                 budget -= size
         return self.separate_ranges(sorted(ranges), start)
+
+    def _used_imports(self, words: set[str]) -> list[list[tuple[int, int]]]:
+        """Return the runs of rows to show of each import that brings one of these words, then of those that don't tell
+        what they bring."""
+        used: list[list[tuple[int, int]]] = []
+        unnamed: list[list[tuple[int, int]]] = []
+        for first, last in self._imports:
+            found = [imported_names(row, self.language) for row in self._rows[first:last]]
+            if not any(found):
+                unnamed.append([(first, last)])
+            elif words & set[str]().union(*found):
+                ends = (first, last - 1)
+                shown = [at for at, names in enumerate(found, first) if at in ends or names & words]
+                used.append([(at, at + 1) for at in shown])
+        return [*used, *unnamed]
 
     def separate_ranges(self, ranges: Sequence[tuple[int, int]], following: int) -> list[tuple[int, int]]:
         """Return ascending token ranges of whole lines, with the line break between two of them added if neither holds
@@ -243,15 +278,33 @@ class TokenizedText:
         found = _NON_SPACE.search(self.text, character)
         return bisect_right(self._row_starts, found.start() if found else character) - 1
 
+    def _closes(self, row: int) -> bool:
+        """Whether a row begins with a closing bracket."""
+        return self._rows[row].lstrip()[:1] in _CLOSING
+
     def _enclosing(self, row: int) -> list[int]:
         """Return the rows that a row is indented under, outermost first."""
         found: list[int] = []
         indent = len(self._rows[row]) - len(self._rows[row].lstrip(" \t"))
+        indent += self._closes(row)  # what it closes is indented as it is
         while indent and len(less := np.flatnonzero(self._indents[:row] < indent)):
             row = int(less[-1])
             indent = int(self._indents[row])
             found.append(row)
         return found[::-1]
+
+
+def imported_names(row: str, language: str) -> set[str]:
+    """Return the names that a row of an import brings, as the file calls them; none if it doesn't tell (a wildcard, a
+    package's own name, a file that is included)."""
+    if language not in _NAMING_LANGUAGES or "*" in row or re.match(r"\s*(package|namespace|@file)\b", row):
+        return set()
+    if language == "Go":
+        paths = re.findall(r'(?:(\w+)\s+)?"([^"]+)"', row)
+        return {alias or re.sub(r"^go-|\.v\d+$", "", path.rpartition("/")[2]) for alias, path in paths}
+    first = set(_FIRST_NAME.findall(row)) if language == "Python" else set[str]()
+    text = _IN_QUOTES.sub("", _FROM_MODULE.sub("", row.partition("//")[0].partition("#")[0]))
+    return first | {name for name in _LAST_NAMES.findall(text) if not _IMPORT_WORDS.fullmatch(name)}
 
 
 def token_boundaries(starts: Int32Array, length: int, characters: Iterable[int]) -> Int32Array:
