@@ -22,7 +22,7 @@ from longrepo.cli.plan import plan
 from longrepo.config import schema
 from longrepo.config.schema import FurtherPhaseSettings, Settings
 from longrepo.curriculum import schedule
-from longrepo.data import dataset, dedup, difficulty, metadata, repo_tree, splits, summary
+from longrepo.data import bm25, dataset, dedup, difficulty, metadata, repo_tree, splits, summary
 from longrepo.data.marks import STRUCTURE_TOKENS
 from longrepo.engines import tiers
 from longrepo.engines.mlx import kv_cache
@@ -164,8 +164,8 @@ ROWS: list[Row] = [
     ("docs/evaluation.md", "| `format` | {} |", "2", results.EVALUATION_FORMAT),
     ("docs/evaluation.md", "intervals from {} resamples of whole groups", "2,000", scoring.RESAMPLES),
     ("docs/evaluation.md", "among {} decoys", "four", needle.DECOY_COUNT),
-    ("docs/evaluation.md", "pieces of {} lines found by BM25", "20", repo_tree.PIECE_LINES),
-    ("docs/evaluation.md", "with the {} lines before", "20", repo_tree.PIECE_LINES),
+    ("docs/evaluation.md", "pieces of {} lines found by BM25", "20", bm25.PIECE_LINES),
+    ("docs/evaluation.md", "with the {} lines before", "20", bm25.PIECE_LINES),
     ("docs/evaluation.md", "names that occur in {} of the project's files", "a tenth", repo_tree.COMMON_SHARE),
     ("docs/evaluation.md", "project's files (at least {})", "eight", repo_tree.COMMON_FILES),
     ("docs/evaluation.md", "under the base is below {} with related context", "2 nats", context_loss.LONGPPL_BETA),

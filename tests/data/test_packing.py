@@ -12,10 +12,13 @@ from small_packages import module
 from whole import Case, prepared, shown
 
 from longrepo.config.loader import load_settings
+from longrepo.data.bm25 import BM25Index
 from longrepo.data.packing import NO_ROOM_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
 from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.used_context import UsedContext
+from longrepo.repository.imports.graph import ImportGraph
 
 Read = Callable[[str, str], TokenizedText]
 WORDS = [
@@ -107,32 +110,33 @@ def piece_of(of: TokenizedText) -> FilePiece:
 def completer(
     texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, cap: int, negatives: float = 0.0, related: str = ""
 ) -> ContextFiller:
-    imports = {path: [other] for other, path in zip(texts, [*texts][1:], strict=False)}
+    imports = {path: (other,) for other, path in zip(texts, [*texts][1:], strict=False)}
     near = [path for path in texts if related and related in path]
+    used = UsedContext(texts, lambda: BM25Index(list(texts.values())))
     return ContextFiller(
-        Band(1, 0, cap // 2, cap), TemplateSizes(tokenizer), texts, imports, lambda _: near, negatives, 1
+        Band(1, 0, cap // 2, cap), TemplateSizes(tokenizer), used, ImportGraph(imports), lambda _: near, negatives, 1
     )
 
 
-def test_what_is_imported_stands_in_front_as_signatures_where_it_does_not_fit(
-    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer
-) -> None:
-    paths = list(texts)
-    own, imported = texts[paths[5]], texts[paths[4]]
-    room = len(imported) // 2 + 60
-    pieces = completer(texts, tokenizer, len(own) + room + 40).complete([piece_of(own)], 4)
-    signatures = next(piece for piece in pieces if piece.of is imported)
-    assert pieces[-1].of is own and not signatures.target and signatures.start == signatures.end
-    said = "".join(imported.slice_text(start, end) for start, end in signatures.head)
-    assert said.count("def ") >= 2 and "return" not in said
-    whole = completer(texts, tokenizer, len(own) + 3 * len(imported) + 40).complete([piece_of(own)], 4)
-    assert FilePiece.whole(imported, target=False) in whole
+def test_what_the_first_half_uses_stands_in_front(texts: dict[str, TokenizedText], tokenizer: RepoTokenizer) -> None:
+    own = texts[next(path for path, text in texts.items() if "from package" in text.text)]
+    used = next(
+        text
+        for text in texts.values()
+        if text is not own and own.text.count(f" {text.path[:-3].rpartition('/')[2]}_step_0")
+    )
+    pieces = completer(texts, tokenizer, len(own) + 600).complete([piece_of(own)], 4)
+    signature = next(piece for piece in pieces if piece.of is used)
+    assert pieces[-1].of is own and not signature.target
+    said = "".join(used.slice_text(*one) for one in [*signature.head, (signature.start, signature.end)])
+    assert "_step_0(" in said
 
 
 @pytest.mark.parametrize("negatives", [0.0, 1.0])
 def test_a_stranger_joins_only_where_hard_negatives_are_wanted(
-    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, negatives: float
+    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, negatives: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("longrepo.data.used_context.SIMILAR_PIECES", 0)
     own = next(iter(texts.values()))
     found = completer(texts, tokenizer, len(own) + 700, negatives, "part3")
     added = [piece.of.path for piece in found.complete([piece_of(own)], 4)][:-1]
@@ -153,12 +157,12 @@ def test_completed_sequences_never_pass_the_cap(
         assert [piece for piece in pieces if piece.target] == own
 
 
-def test_definitions_come_first_and_the_target_last(texts: dict[str, TokenizedText]) -> None:
+def test_context_keeps_its_order_before_targets_whose_definitions_come_first(texts: dict[str, TokenizedText]) -> None:
     paths = list(texts)
     rank = {path: 100 - at for at, path in enumerate(paths)}
-    some = [FilePiece.whole(texts[path], target=at != 2) for at, path in enumerate(paths[:6])]
+    some = [FilePiece.whole(texts[path], target=at not in (1, 2)) for at, path in enumerate(paths[:6])]
     order = [piece.of.path for piece in arrange_pieces(list(some), rank, 0.0, "key")]
-    assert order == [paths[2], paths[5], paths[4], paths[3], paths[1], paths[0]]
+    assert order == [paths[1], paths[2], paths[5], paths[4], paths[3], paths[0]]
     others = {tuple(piece.of.path for piece in arrange_pieces(list(some), rank, 1.0, n)) for n in range(20)}
     assert tuple(paths[:6]) in others and len(others) > 5
     assert all(sorted(one) == paths[:6] for one in others)

@@ -10,6 +10,7 @@ from itertools import islice
 
 from longrepo.config.schema import Settings
 from longrepo.data import held_out
+from longrepo.data.bm25 import BM25Index
 from longrepo.data.commits import (
     COPY_REASON,
     HELD_OUT_REASON,
@@ -28,6 +29,7 @@ from longrepo.data.splits import Splits, choose_held_out_files, split_by_ancestr
 from longrepo.data.template import BuiltSequence, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.used_context import UsedContext
 from longrepo.data.workers import CachedReader, FileRequest, SkippedText
 from longrepo.errors import InputError
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
@@ -97,6 +99,12 @@ class Corpus:
 
     def __post_init__(self) -> None:
         self.related = lru_cache(maxsize=None)(lambda path: self.graph.related(path, _MAX_RELATED_FILES))
+
+    @cached_property
+    def used(self) -> UsedContext:
+        """Chooses what to show of the files to train on."""
+        texts = {path: text for path, text in self.texts.items() if len(text)}
+        return UsedContext(texts, lambda: BM25Index(list(texts.values())))
 
     def neighbors(self, path: str) -> Sequence[str]:
         """Return the files one import away, imported ones before importing ones."""

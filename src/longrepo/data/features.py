@@ -412,6 +412,11 @@ def _used_name(name: str, language: str) -> str:
     return short if pattern.fullmatch(short) else name
 
 
+def defined_name(name: str, language: str) -> int:
+    """Return the hash of a definition's name, as `TokenizedText.names` has it where it is used."""
+    return name_hash(_used_name(name, language))
+
+
 class _NameHashes(dict[str, int]):
     def __missing__(self, name: str) -> int:
         if len(self) > _MAX_CACHED_NAMES:

@@ -17,9 +17,11 @@ from longrepo.data.features import Features
 from longrepo.data.marks import FILE_END, FILE_START
 from longrepo.data.packing import Band
 from longrepo.data.sequence import NotBuilt
-from longrepo.data.template import BuiltSequence, FilePiece, TemplateSizes, write_file
+from longrepo.data.template import BuiltSequence, TemplateSizes, write_file
 from longrepo.data.text import TokenizedText
+from longrepo.data.used_context import Place, UsedContext
 from longrepo.data.workers import AddedRequest, CachedReader, FileRequest, Request, SkippedText
+from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.types import CommitRecord
 from longrepo.utils import hashing
@@ -27,7 +29,6 @@ from longrepo.utils import hashing
 TARGET_TOKENS = 400
 MIN_SCORED_TOKENS = 12  # fewer tokens say nothing about a model
 ENOUGH_TARGETS = 8  # a split with fewer usable targets gets held-out files as well
-_MIN_CONTEXT_TOKENS = 32  # a shorter piece of a file isn't worth its frame
 _MAX_SHARED_LINES = 0.5  # two targets that share this much of their scored lines are the same change
 
 
@@ -167,18 +168,20 @@ def _is_similar(target: Target, other: Target) -> bool:
 
 
 class HeldOutBuilder:
-    """Puts targets behind context from the training snapshot. `texts`: its files, without held-out ones."""
+    """Puts targets behind context from the training snapshot: `used` chooses among its files, without held-out ones."""
 
     def __init__(
         self,
         repository: str,
         sizes: TemplateSizes,
-        texts: Mapping[str, TokenizedText],
+        used: UsedContext,
+        graph: ImportGraph,
         related: Callable[[str], Sequence[str]],
         rank: Mapping[str, int],
     ) -> None:
         self._repository = repository
-        self._texts = texts
+        self._used = used
+        self._graph = graph
         self._related = related
         self._rank = rank
         self._sizes = sizes
@@ -189,7 +192,10 @@ class HeldOutBuilder:
         if room < 0:
             return NotBuilt("target longer than the phase's cap", target.end - target.start)
         own = target.start - target.of.start_in(target.start, room // 2)
-        before, left = self._context(target.of.path, room - own)
+        path = target.of.path
+        place, edges = Place(target.of, target.start), self._graph.edges(path)
+        before = self._used.pieces([place], edges, self._others(path), (), room - own, self._sizes)
+        left = room - own - sum(map(self._sizes.file, before))
         # Room that related files can't fill goes to the file's own beginning.
         start = target.of.start_in(target.start, own + left) if left else target.start - own
         builder = self._sizes.begin()
@@ -210,26 +216,9 @@ class HeldOutBuilder:
             builder, "hierarchical", target.split, self._repository, (target.commit,) if target.commit else ()
         )
 
-    def _context(self, path: str, room: int) -> tuple[list[FilePiece], int]:
-        """Return pieces of other files, closest relation first, and the number of tokens left free."""
-        pieces: list[FilePiece] = []
-        for one in self._others(path):
-            of = self._texts[one]
-            free = room - self._sizes.frame(of)
-            if free < _MIN_CONTEXT_TOKENS:
-                if room < _MIN_CONTEXT_TOKENS + 8:
-                    break
-                continue
-            if one == path or not len(of):
-                continue
-            end = len(of) if len(of) <= free else of.cut_in(0, free, free // 2)[0]
-            pieces.append(FilePiece(of, 0, end, (), False))
-            room -= self._sizes.file(pieces[-1])
-        return pieces, room
-
     def _others(self, path: str) -> Iterator[str]:
-        near = dict.fromkeys(one for one in self._related(path) if one in self._texts)
+        near = dict.fromkeys(one for one in self._related(path) if one in self._used.paths)
         yield from near
         folder = path.rpartition("/")[0]
-        rest = (one for one in self._texts if one not in near)
+        rest = (one for one in self._used.paths if one not in near)
         yield from sorted(rest, key=lambda one: (one.rpartition("/")[0] != folder, self._rank.get(one, 0), one))

@@ -136,9 +136,9 @@ class PhaseMixture:
         return BuiltSequence(builder, kind, "train", self._corpus.facts.name, unique_commits(commits))  # type: ignore[arg-type]
 
     def _hierarchical(self) -> list[BuiltSequence]:
-        corpus, band, data, texts = self._corpus, self._band, self._data, self._texts
+        corpus, band, data = self._corpus, self._band, self._data
         completer = ContextFiller(
-            band, corpus.sizes, texts, corpus.graph.imports, corpus.related, data.hard_negative_share, *self._seed
+            band, corpus.sizes, corpus.used, corpus.graph, corpus.related, data.hard_negative_share, *self._seed
         )
         sequences: list[BuiltSequence] = []
         with self._watch.count(f"phase {band.phase}: files", len(self._packs)) as done:
@@ -190,8 +190,8 @@ class PhaseMixture:
         self.states += [state.of for state in states]
         builder = corpus.sizes.begin()
         size = corpus.sizes.ends + sum(map(corpus.sizes.file, states)) + sum(map(corpus.sizes.step, packed.steps))
-        completer = ContextFiller(self._band, corpus.sizes, corpus.texts, {}, corpus.related, 0.0)
-        for piece in completer.before(packed.runs[0].path, {run.path for run in packed.runs}, size):
+        completer = ContextFiller(self._band, corpus.sizes, corpus.used, corpus.graph, corpus.related, 0.0)
+        for piece in completer.before(packed.runs[0].path, states, {run.path for run in packed.runs}, size):
             write_file(builder, piece, data.context_weight)
         for run in packed.runs:
             if run.state is not None:

@@ -3,20 +3,23 @@
 The caps of phases touch, so that no length falls between two of them. Files are ordered so that neighbors belong
 together. A sequence is filled until the next file doesn't fit; that file is cut at the last syntax cut that fits and
 continued in the next sequence, after its imports and enclosing lines as context. Every token of every file is scored in
-exactly one sequence of each phase. A share of each sequence is kept free for context: signatures of what its files
-import, related files, and sometimes an unrelated one.
+exactly one sequence of each phase. A share of each sequence is kept free for context: what its files use, and sometimes
+an unrelated file.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import chain
 
 from longrepo.config.schema import NUMBERED_PHASES, ContextSettings, Settings, phase_list
 from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
+from longrepo.data.used_context import Place, UsedContext
 from longrepo.errors import InputError
+from longrepo.repository.imports.graph import ImportGraph
 from longrepo.utils import hashing
 
 Positions = Callable[[ContextSettings], int | None]  # how far a model's positions reach; None: not known
@@ -200,110 +203,61 @@ def _next_piece(
     return piece, how
 
 
-@dataclass
-class _FillState:
-    """The pieces added to a sequence, and the tokens left for more."""
-
-    room: int
-    held: set[str]
-    sizes: TemplateSizes
-    added: list[FilePiece] = field(default_factory=list)
-
-    @property
-    def full(self) -> bool:
-        return self.room < _MIN_PIECE_TOKENS
-
-    def add(self, piece: FilePiece | None) -> None:
-        if piece is not None:
-            self.held.add(piece.of.path)
-            self.added.append(piece)
-            self.room -= self.sizes.file(piece)
-
-
 class ContextFiller:
-    """Adds context in front of a sequence's files, what they depend on first, until the phase's cap is nearly
-    reached."""
+    """Adds context in front of a sequence's files until the phase's cap is nearly reached."""
 
     def __init__(
         self,
         band: Band,
         sizes: TemplateSizes,
-        texts: Mapping[str, TokenizedText],
-        imports: Mapping[str, Sequence[str]],
+        used: UsedContext,
+        graph: ImportGraph,
         related: Related,
         negatives: float,
         *seed: object,
     ) -> None:
+        """`negatives`: the share of sequences with an unrelated file."""
         self._band = band
         self._sizes = sizes
-        self._texts = texts
-        self._imports = imports
+        self._used = used
+        self._graph = graph
         self._related = related
         self._negatives = negatives
         self._seed = seed
 
     def complete(self, current: list[FilePiece], reserve: int) -> list[FilePiece]:
         """Return context pieces, then the sequence's own, together at most the cap less `reserve` tokens."""
-        size = reserve + sum(map(self._sizes.file, current))
-        last = current[-1]
-        filling = _FillState(self._band.cap - size, {piece.of.path for piece in current}, self._sizes)
+        room = self._band.cap - reserve - sum(map(self._sizes.file, current))
+        last, held = current[-1], {piece.of.path for piece in current}
+        strangers: list[FilePiece] = []
         if hashing.seeded_uniform(*self._seed, "negative", last.of.path, last.start) < self._negatives:
-            strangers = (self._context(path, filling.room // 2) for path in self._strangers(last.of.path, filling.held))
-            filling.add(next(filter(None, strangers), None))
-        for path in self._dependencies(current):
-            if filling.full:
-                break
-            if path not in filling.held:
-                filling.add(self._signatures(path, filling.room))
-        return [*self._fill(last.of.path, filling), *current]
+            found = (self._context(path, room // 2) for path in self._strangers(last.of.path, held))
+            strangers = [one for one in found if one is not None][:1]
+        held |= {piece.of.path for piece in strangers}
+        room -= sum(map(self._sizes.file, strangers))
+        places = [Place(piece.of, (piece.start + piece.end) // 2) for piece in current]
+        return [*strangers, *self._fill(last.of.path, places, held, room), *current]
 
-    def before(self, path: str, held: set[str], size: int) -> list[FilePiece]:
-        """Return context pieces to put before `size` tokens about the file `path`, none of a path in `held`."""
-        return self._fill(path, _FillState(self._band.cap - size, set(held), self._sizes))
+    def before(self, path: str, shown: Sequence[FilePiece], held: set[str], size: int) -> list[FilePiece]:
+        """Return context pieces to put before `size` tokens about the file `path`, none of a path in `held`; `shown`:
+        what those tokens show of files."""
+        places = [Place(piece.of, piece.end) for piece in shown]
+        return self._fill(path, places, held, self._band.cap - size)
 
-    def _fill(self, path: str, filling: _FillState) -> list[FilePiece]:
-        """Return related files until little room is left; if there are too few of them, any files."""
-        for near in self._related(path):
-            if filling.full:
-                break
-            if near not in filling.held:
-                filling.add(self._context(near, filling.room))
-        if filling.room > self._band.cap // 10:
-            for other in self._texts:
-                if filling.room <= self._band.cap // 20:
-                    break
-                if other not in filling.held:
-                    filling.add(self._context(other, filling.room))
-        return filling.added[::-1]
+    def _fill(self, path: str, places: Sequence[Place], held: Set[str], room: int) -> list[FilePiece]:
+        """Return what the places use, then related files, then any files, until little room is left."""
+        edges = dict.fromkeys(edge for place in reversed(places) for edge in self._graph.edges(place.of.path))
+        near = chain(self._related(path), self._used.paths)
+        return self._used.pieces(places, list(edges), near, held, room, self._sizes)[::-1]
 
-    def _dependencies(self, current: Sequence[FilePiece]) -> list[str]:
-        """Return the imports of the files, the last file's first."""
-        return list(dict.fromkeys(path for piece in reversed(current) for path in self._imports.get(piece.of.path, ())))
-
-    def _strangers(self, path: str, held: set[str]) -> list[str]:
+    def _strangers(self, path: str, held: Set[str]) -> list[str]:
         """Return files near `path` in name or folder that neither import it nor are imported by it, furthest first."""
-        near = {*self._imports.get(path, ()), *held}
-        return [
-            one for one in reversed(self._related(path)) if one not in near and path not in self._imports.get(one, ())
-        ]
-
-    def _signatures(self, path: str, room: int) -> FilePiece | None:
-        """Return what a file defines: the whole file if it fits half of the room, else as many signatures as fit."""
-        text = self._texts.get(path)
-        if text is None or not len(text):
-            return None
-        left = room - self._sizes.frame(text)
-        if len(text) <= left // 2:
-            return FilePiece.whole(text, target=False)
-        ranges: list[tuple[int, int]] = []
-        for start, end in text.skeleton:
-            if end - start < left:
-                ranges.append((start, end))
-                left -= end - start + 1
-        return FilePiece(text, 0, 0, tuple(text.separate_ranges(ranges, len(text))), False) if ranges else None
+        imports = self._graph.imports
+        near = {*imports.get(path, ()), *held}
+        return [one for one in reversed(self._related(path)) if one not in near and path not in imports.get(one, ())]
 
     def _context(self, path: str, room: int) -> FilePiece | None:
-        text = self._texts.get(path)
+        text = self._used.text(path)
         left = room - self._sizes.frame(text) if text is not None else 0
         if text is None or not len(text) or left < _MIN_PIECE_TOKENS // 2:
             return None
@@ -321,7 +275,8 @@ def context_piece(text: TokenizedText, room: int) -> FilePiece:
 def arrange_pieces(
     current: list[FilePiece], rank: Mapping[str, int], random_share: float, *key: object
 ) -> list[FilePiece]:
-    """Put definitions first and targets last; in `random_share` of the sequences use path or random order instead."""
+    """Put the context first, in its order, and targets last, definitions first among them; in `random_share` of the
+    sequences use path or random order instead."""
     chosen = hashing.seeded_uniform(*key, "order")
     context = [piece for piece in current if not piece.target]
     targets = [piece for piece in current if piece.target]
@@ -329,6 +284,5 @@ def arrange_pieces(
         return sorted(current, key=lambda piece: (piece.of.path, piece.start))
     if chosen < random_share:
         return sorted(current, key=lambda piece: (hashing.seeded_int(*key, piece.of.path), piece.start))
-    for pieces in (context, targets):
-        pieces.sort(key=lambda piece: (rank.get(piece.of.path, len(rank)), piece.of.path, piece.start))
+    targets.sort(key=lambda piece: (rank.get(piece.of.path, len(rank)), piece.of.path, piece.start))
     return [*context, *targets]

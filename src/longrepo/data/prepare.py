@@ -274,7 +274,7 @@ def _build_held_out(
             corpus.facts.notes.append(f"{split}: no targets, so there are no figures: {_WITHOUT[split]}")
         elif len(targets) < min(held_out.ENOUGH_TARGETS, data.held_out_per_length):
             corpus.facts.notes.append(f"{split}: only {len(targets)} targets; figures on so few say little")
-    builder = HeldOutBuilder(corpus.facts.name, corpus.sizes, corpus.texts, corpus.related, corpus.rank)
+    builder = HeldOutBuilder(corpus.facts.name, corpus.sizes, corpus.used, corpus.graph, corpus.related, corpus.rank)
     built: list[BuiltSequence] = []
     for band in chosen:
         for target in (target for targets in found.values() for target in targets):

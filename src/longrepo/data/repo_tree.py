@@ -1,26 +1,22 @@
-"""A repository at a commit, tokenized as sequences are: the context that an editor can show around a line.
-
-`BM25Index` is what a user would have without tuning: a search for pieces of files similar to the lines before the
-cursor, as in CrossCodeEval (arXiv 2310.11248). BM25: Robertson and Zaragoza 2009, Lucene's variant, from bm25s.
-"""
+"""A repository at a commit, tokenized as sequences are: the context that an editor can show around a line."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import pairwise
 
 import numpy as np
 
 from longrepo.config.schema import Settings
+from longrepo.data.bm25 import BM25Index
 from longrepo.data.commits import is_large_data
 from longrepo.data.difficulty import NameIndex
-from longrepo.data.template import FilePiece
+from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.used_context import Place, UsedContext
 from longrepo.data.workers import CachedReader, ExtractionPool, FileRequest, SkippedText, selection_of
 from longrepo.redaction.redactor import Redactor
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
@@ -31,46 +27,6 @@ from longrepo.repository.repository import Repository
 from longrepo.repository.snapshot import unread_reason
 from longrepo.repository.types import TextFile
 from longrepo.utils.cache import SqliteCache
-
-PIECE_LINES = 20  # lines of a piece, and of a query
-_WORD = re.compile(r"[^\W\d_]{2,}\w*|\w{3,}")
-
-
-class BM25Index:
-    """A search index of pieces of texts."""
-
-    def __init__(self, texts: Sequence[TokenizedText]) -> None:
-        import bm25s
-
-        pieces = [one for of in texts for one in _cut_pieces(of)]
-        self._pieces = [piece for piece, _ in pieces]
-        self._scores = bm25s.BM25() if pieces else None
-        if self._scores is not None:
-            self._scores.index([words for _, words in pieces], show_progress=False)
-
-    def search(self, query: str, without: str) -> list[FilePiece]:
-        """Return the pieces that share a word with the query, best first, none of the path `without`."""
-        words = words_of(query)
-        if self._scores is None or not words:
-            return []
-        scores = self._scores.get_scores(words)
-        order = np.argsort(-scores, kind="stable")
-        return [self._pieces[at] for at in order.tolist() if scores[at] > 0 and self._pieces[at].of.path != without]
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words to search by, case kept."""
-    return _WORD.findall(text)
-
-
-@lru_cache(maxsize=1 << 14)  # most files of a tree are also in the last one
-def _cut_pieces(of: TokenizedText) -> list[tuple[FilePiece, list[str]]]:
-    """Return a text's runs of PIECE_LINES lines with their words; runs without words are left out."""
-    bounds = [*range(0, len(of.rows), PIECE_LINES), len(of.rows)]
-    spans = [(of.row_token(first), of.row_token(last)) for first, last in pairwise(bounds)]
-    pieces = [FilePiece(of, start, end, (), False) for start, end in spans]
-    return [(piece, words) for piece in pieces if (words := words_of(of.slice_text(piece.start, piece.end)))]
-
 
 MAX_RELATED_FILES = 40  # files looked at around a target
 COMMON_FILES, COMMON_SHARE = 8, 0.1  # a name in at least 8 files and 10 % of all says nothing about a line
@@ -116,9 +72,27 @@ class RepoTree:
         """Which file imports which."""
         return build_import_graph(self._files, self.statements)
 
+    @cached_property
+    def used(self) -> UsedContext:
+        """Chooses what to show of its files."""
+        return UsedContext(self.texts, lambda: self.index)
+
+    def context(self, place: Place, seen: Iterable[Import], room: int, sizes: TemplateSizes) -> list[FilePiece]:
+        """Return pieces of other files to show before a place, the nearest to it first, in `room` tokens. `seen`:
+        imports that its file has beyond those it has in this tree."""
+        path = place.of.path
+        graph = self._graph_with(path, seen)
+        return self.used.pieces([place], graph.edges(path), self._near(graph, path), (), room, sizes)
+
     def related(self, path: str, seen: Iterable[Import] = ()) -> list[str]:
-        """Return paths of related files, nearest first, as sequences order them: by imports, then by name and folder.
-        `seen`: imports that the file at `path` has beyond those it has in this tree."""
+        """Return paths of related files, nearest first: by imports, then by name and folder. `seen`: imports that the
+        file at `path` has beyond those it has in this tree."""
+        return self._near(self._graph_with(path, seen), path)
+
+    def _near(self, graph: ImportGraph, path: str) -> list[str]:
+        return [one for one in graph.related(path, MAX_RELATED_FILES) if one in self.texts and one != path]
+
+    def _graph_with(self, path: str, seen: Iterable[Import]) -> ImportGraph:
         statements = dict.fromkeys((*self.statements.get(path, ()), *seen))
         graph = self.graph
         if len(statements) > len(self.statements.get(path, ())):
@@ -126,7 +100,7 @@ class RepoTree:
             files = self._files if path in self.texts else [*self._files, own]
             imports = ImportResolver(files, {**self.statements, path: list(statements)}).of(own)
             graph = replace(graph, imports={**graph.imports, path: imports})
-        return [one for one in graph.related(path, MAX_RELATED_FILES) if one in self.texts and one != path]
+        return graph
 
     @cached_property
     def _files(self) -> list[TextFile]:

@@ -18,12 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice, pairwise
+from itertools import pairwise
 
 import numpy as np
 
+from longrepo.data.bm25 import words_above
 from longrepo.data.dedup import TrainingTexts
-from longrepo.data.repo_tree import PIECE_LINES
 from longrepo.data.template import (
     FilePiece,
     SequenceBuilder,
@@ -37,6 +37,7 @@ from longrepo.data.template import (
 )
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.used_context import Place
 from longrepo.engines.base import Engine
 from longrepo.evaluation.blocks import EvalData, HeldOutBlock
 from longrepo.evaluation.results import FigureParts
@@ -154,7 +155,7 @@ def lay_out_prompt(
         return None
     before = place.before(room // 2)
     builder = sizes.begin()
-    write_context_files(builder, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size, sizes))
+    write_context_files(builder, context_pieces(place, context, seed, room - before.size, sizes))
     return _add_block(builder, before, place)
 
 
@@ -183,16 +184,19 @@ def lay_out_fim_prompt(
         return None
     before, after = place.before(room // 4), piece_from(place.of, place.end, room // 4)
     builder = sizes.begin()
-    write_context_files(
-        builder, fit_pieces(CONTEXT_SOURCES[context](place, seed), room - before.size - after.size, sizes)
-    )
+    write_context_files(builder, context_pieces(place, context, seed, room - before.size - after.size, sizes, after))
     write_file_gap(builder, before, after, fim)
     return PromptLayout(builder.arrays()[0], len(builder), tuple(builder.parts))
 
 
-def _related_files(place: TargetSpan, seed: int) -> Iterator[FilePiece]:
-    tree = place.held.tree
-    return (FilePiece.whole(tree.texts[path], False) for path in tree.related(place.of.path, place.held.imports_above))
+def context_pieces(
+    place: TargetSpan, context: str, seed: int, room: int, sizes: TemplateSizes, after: FilePiece | None = None
+) -> list[FilePiece]:
+    """Return pieces of other files in `room` tokens, the nearest to the place first; `after`: the text shown after a
+    gap."""
+    if context == "related":
+        return place.held.tree.context(Place(place.of, place.at, after), place.held.imports_above, room, sizes)
+    return fit_pieces(CONTEXT_SOURCES[context](place, seed), room, sizes)
 
 
 def _random_files(place: TargetSpan, seed: int) -> Iterator[FilePiece]:
@@ -202,14 +206,12 @@ def _random_files(place: TargetSpan, seed: int) -> Iterator[FilePiece]:
 
 
 def _retrieved_pieces(place: TargetSpan, seed: int) -> Iterator[FilePiece]:
-    above = [place.of.path, *place.of.slice_text(0, place.at).split("\n")[-PIECE_LINES - 1 :]]
-    return islice(place.held.tree.index.search("\n".join(above), place.of.path), _MAX_SEARCHED)
+    return iter(place.held.tree.index.search(words_above(place.of, place.at), (place.of.path,), _MAX_SEARCHED))
 
 
 CONTEXT_SOURCES: dict[str, Callable[[TargetSpan, int], Iterator[FilePiece]]] = {
     "none": lambda place, seed: iter(()),
     "random": _random_files,
-    "related": _related_files,
     "retrieved": _retrieved_pieces,
 }
 

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -27,6 +27,7 @@ from longrepo.data.template import (
 )
 from longrepo.data.text import TokenizedText, path_tokens
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.used_context import Place
 from longrepo.errors import InputError
 from longrepo.repository.encodings import decode_text
 from longrepo.serve.working_tree import WorkingTree, newline_of, with_newlines
@@ -207,11 +208,10 @@ class PromptBuilder:
         own, rest = self._read(path, before), self._read(path, after or "")
         sizes = TemplateSizes(self.tokenizer, self.around.name if self.around else "")
         room -= sizes.head + sizes.frame(own) + (self._fim().size if after is not None else 0)
-        imports = (*own.outline.imports, *rest.outline.imports)
-        others = self.around.related(path, imports) if self.around else ()
         rest_piece = None if after is None else piece_from(rest, 0, room // 4)
+        place = Place(own, _settled(own), rest_piece)
         pieces = self._pieces([EditorFile(file.name, with_newlines(file.text, newline)) for file in shown])
-        prompt = self._written(own, rest_piece, pieces, others, room, sizes)
+        prompt = self._written(place, pieces, room, sizes)
         cut = prompt.cut or (rest_piece is not None and rest_piece.size < len(rest))
         return replace(prompt, newline=newline, new=new, cut=cut)
 
@@ -298,18 +298,17 @@ class PromptBuilder:
 
     def _written(
         self,
-        own: TokenizedText,
-        after: FilePiece | None,
+        place: Place,
         shown: Sequence[FilePiece],
-        others: Iterable[FilePiece],
         room: int,
         sizes: TemplateSizes,
     ) -> CompletionPrompt:
+        own, after = place.of, place.after
         room -= after.size if after else 0
         first = fit_pieces(reversed(shown), min(int(self.length * _SHOWN_SHARE), room // 2), sizes)
         room -= sum(map(sizes.file, first))
         step = max(1, room // _STEPS)
-        chosen = fit_pieces(others, room - min(_whole_steps(len(own), step), room // 2), sizes)
+        chosen = self._others(place, room - min(_whole_steps(len(own), step), room // 2), sizes)
         left = room - sum(map(sizes.file, chosen))
         omitted = _whole_steps(max(0, len(own) - left), step)
         before = FilePiece(own, own.start_in(len(own), len(own) - omitted) if omitted else 0, len(own), (), False)
@@ -322,6 +321,13 @@ class PromptBuilder:
         files = tuple(dict.fromkeys(piece.of.path for piece in (*chosen, *first)))
         cut = omitted > 0 or sum(piece.size for piece in first) < sum(piece.size for piece in shown)
         return CompletionPrompt(builder.arrays()[0].tolist(), after is not None, files, cut=cut)
+
+    def _others(self, place: Place, room: int, sizes: TemplateSizes) -> list[FilePiece]:
+        """Return what to show of the repository's other files, the nearest first."""
+        if self.around is None:
+            return []
+        imports = (*place.of.outline.imports, *(place.after.of.outline.imports if place.after else ()))
+        return self.around.context(place, imports, room, sizes)
 
     def _pieces(self, shown: Sequence[EditorFile]) -> list[FilePiece]:
         """Read the files that an editor shows, whose names are paths; those of the last request are read already."""
@@ -360,6 +366,16 @@ class PromptBuilder:
 def _whole_steps(tokens: int, step: int) -> int:
     """Round up to whole steps."""
     return -(-tokens // step) * step
+
+
+_SETTLED_LINES = 16
+
+
+def _settled(of: TokenizedText) -> int:
+    """Return the token up to which a text before the cursor decides on other files: the start of every 16th line, so
+    that they stay the same while a few lines are written; above that, the line's start."""
+    rows = len(of.rows) - 1
+    return of.row_token(rows - rows % _SETTLED_LINES if rows >= _SETTLED_LINES else rows)
 
 
 def _prompt_room(length: int, new: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from longrepo.config.schema import Settings
 from longrepo.data.repo_tree import RepoTree, RepoTrees
-from longrepo.data.template import FilePiece
+from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.used_context import Place
 from longrepo.errors import InputError
 from longrepo.repository.encodings import decode_text
 from longrepo.repository.imports.statements import Import
@@ -60,10 +61,10 @@ class WorkingTree:
         """The repository's name: its folder's."""
         return self.folder.name.removesuffix(".git")
 
-    def related(self, path: str, imports: Iterable[Import]) -> Iterator[FilePiece]:
-        """Yield the files related to the one at `path`, the nearest first; `imports` are its current import
-        statements."""
-        return (FilePiece.whole(self.tree.texts[one], False) for one in self.tree.related(path, imports))
+    def context(self, place: Place, imports: Iterable[Import], room: int, sizes: TemplateSizes) -> list[FilePiece]:
+        """Return what to show of other files before a place in one, in `room` tokens, the nearest to it first;
+        `imports` are its current import statements."""
+        return self.tree.context(place, imports, room, sizes)
 
     def path_of(self, text: str) -> str | None:
         """Return the file that a text is from: the one with almost all lines of it that any file has, if they are
