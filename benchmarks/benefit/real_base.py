@@ -42,6 +42,7 @@ from longrepo.evaluation.run import Amount, EvaluationRun
 from longrepo.reports.run_record import read_run_record
 from longrepo.reports.training import TerminalProgress
 from longrepo.training.artifact import find_artifact
+from longrepo.training.checkpoint import OPTIMIZER
 from longrepo.utils.files import write_text_file
 
 HERE = Path(__file__).resolve().parent
@@ -56,7 +57,7 @@ COMMON = (
     "long_context.phase2_epochs=0",
     "long_context.phase3_enabled=false",
     "training.gradient_accumulation_steps=4",
-    "training.max_validation_sequences=8",
+    "training.max_validation_sequences=4",
     "training.early_stopping_patience=0",
     "training.save_every_steps=10",
 )
@@ -183,8 +184,8 @@ class RealBench:
         return found
 
     def _validated(self, job: RealJob) -> float:
-        best = read_run_record(self.work / "runs" / job.key).history.best
-        return best[1].loss if best else float("inf")
+        loss = self.record(job)["validation"]
+        return float("inf") if loss is None else float(loss)
 
     def record(self, job: RealJob) -> dict[str, Any]:
         """What a finished job noted, or nothing."""
@@ -269,7 +270,7 @@ class RealBench:
         if same:
             return float(sum(one["seconds"] for one in same) / len(same))
         if job.kind == "train":
-            return self._tokens / TRAINED
+            return self._tokens / TRAINED + (EPOCHS + 1) * 4 * 2 * LENGTH / SCORED  # with its validations
         much = self.amount  # five contexts of a block; four scopes, edits, messages, callees and arguments
         scored = much.blocks * 5 * LENGTH + much.neutral * 512 + (much.scored + much.written) * 8 * LENGTH
         models = len(arms_of(job.seed)) + (len(job.others) + 1 if job.seed == 1 else 0)
@@ -289,11 +290,11 @@ def do_train(bench: RealBench, job: RealJob) -> dict[str, Any]:
     """Train an arm; go on where it was stopped, unless what it is trained on has changed."""
     sequences = bench.work / "data" / job.place.short / job.arm / SEQUENCES_FOLDER
     output = bench.work / "runs" / job.key
-    digest = read_sequences(sequences).content_sha256
-    resume = "auto" if (output / "last").exists() and bench.record(job).get("begun") == digest else None
+    begun = [read_sequences(sequences).content_sha256, *job.overrides(bench.base)]
+    resume = "auto" if (output / "last").exists() and bench.record(job).get("begun") == begun else None
     if resume is None:
         shutil.rmtree(output, ignore_errors=True)
-        write_text_file(bench.work / "done" / f"{job.key}.json", json.dumps({"begun": digest}))
+        write_text_file(bench.work / "done" / f"{job.key}.json", json.dumps({"begun": begun}))
     done = longrepo.train(sequences, output, overrides=job.overrides(bench.base), resume=resume, device="cpu",
                           engine="torch")  # fmt: skip
     if done.exit_status:
@@ -301,7 +302,7 @@ def do_train(bench: RealBench, job: RealJob) -> dict[str, Any]:
     history = read_run_record(output).history
     best = history.best
     return {
-        "begun": digest,
+        "begun": begun,
         "tokens": history.tokens,
         "updates": len(history.updates),
         "training_seconds": history.seconds,
@@ -347,6 +348,9 @@ def main(given: Mapping[str, Any]) -> None:
     seconds = round(former + time.monotonic() - began, 1)
     record = {"job": asdict(job), "identity": bench.identity(job), "seconds": seconds, **result}
     write_text_file(bench.work / "done" / f"{job.key}.json", json.dumps(record, indent=1) + "\n")
+    if job.kind == "train":
+        for moments in (bench.work / "runs" / job.key).rglob(OPTIMIZER):  # only a run that goes on needs them
+            moments.unlink()
 
 
 if __name__ == "__main__":

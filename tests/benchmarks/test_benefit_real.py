@@ -105,6 +105,7 @@ def test_from_repositories_to_tables_in_two_sittings(
     assert "another repository's, same language" in tables and "another language" not in tables
     assert "shop--plain_no_fim--1--0.001" in tables
     assert len([line for line in tables.splitlines() if line.startswith("| next lines, loss | ")]) == 2
+    assert not list((bench.work / "runs").rglob("optimizer.safetensors"))
     assert "base, retrieved → ours, related" in tables and "| same_language |" in tables
 
 
@@ -116,11 +117,36 @@ def table_of(bench: RealBench, capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_what_another_version_prepared_is_prepared_again(bench: RealBench, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = list(bench.rate_jobs())
-    if not bench.is_done(jobs[0]):
-        bench.run(jobs[:1])
+    monkeypatch.setattr(RealBench, "_one", lambda self, job: Jobs()(self, job))
+    assert not bench.run(jobs[:1])  # done before, if the test above ran here
     assert bench.is_done(jobs[0])
     monkeypatch.setattr(real_base, "PREPARATION_VERSION", real_base.PREPARATION_VERSION + 1)
     assert not any(bench.is_done(job) for job in (*jobs, *bench.main_jobs(1, bench.rates())))
+
+
+def test_a_training_goes_on_unless_what_it_is_trained_on_has_changed(
+    bench: RealBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in its middle; then with other tokens, or with other sequences."""
+    asked: list[str | None] = []
+
+    def stopped(sequences: Path, output: Path, *, resume: str | None, **_: object) -> None:
+        asked.append(resume)
+        (output / "last").mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RealBench, "_one", lambda self, job: Jobs()(self, job))
+    monkeypatch.setattr(real_base.longrepo, "train", stopped)
+    job = bench.train_job(bench.places[0], "ours", 7, 1e-3)
+    bench.run([real_base.replace(job, kind="prepare", seed=1, rate=0.0, tokens=0)])
+    for tokens in (TOKENS, TOKENS, 2 * TOKENS, 2 * TOKENS):
+        with pytest.raises(KeyboardInterrupt):
+            real_base.do_train(bench, real_base.replace(job, tokens=tokens))
+    digest = real_base.read_sequences(bench.work / "data" / "shop" / "ours" / "sequences").content_sha256
+    monkeypatch.setattr(real_base, "read_sequences", lambda _: type("Other", (), {"content_sha256": digest[::-1]}))
+    with pytest.raises(KeyboardInterrupt):
+        real_base.do_train(bench, real_base.replace(job, tokens=2 * TOKENS))
+    assert asked == [None, "auto", None, "auto", None]
 
 
 def test_controls_are_of_the_same_and_of_another_language() -> None:
