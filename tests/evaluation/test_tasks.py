@@ -167,6 +167,8 @@ def test_losses_are_of_the_wanted_tokens_alone(material: EvalData, points: list[
 
 def test_a_middle_is_what_is_missing_between_its_two_sides(material: EvalData, points: list[TaskPoint]) -> None:
     """Its marks stand at characters, wherever the tokens of the whole file would be divided."""
+    spans = [(one.spans, {(span.start, span.end) for span in one.spans}) for one in held_out_spans(material)]
+    assert all(len(some) == len(places) for some, places in spans), "each is asked for once"
     for point in (one for one in points if one.measure == "fim"):
         prompt = point.lay_out(LENGTH)
         assert prompt is not None

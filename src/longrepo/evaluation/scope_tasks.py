@@ -20,7 +20,7 @@ from longrepo.evaluation.completion import first_rows, similarity
 from longrepo.evaluation.context_loss import TargetSpan, lay_out_fim_prompt, lay_out_prompt
 from longrepo.evaluation.results import FigureParts
 from longrepo.evaluation.task_points import TaskPoint, TaskPrompt, in_turns, shown_after, shown_before
-from longrepo.repository.scopes import CallSpan, ScopeSpan, call_spans, scope_spans
+from longrepo.repository.scopes import SCOPES, CallSpan, ScopeSpan, call_spans, scope_spans
 from longrepo.utils import hashing
 from longrepo.utils.hashing import name_hash
 
@@ -45,8 +45,10 @@ def held_out_spans(data: EvalData) -> list[HeldOutSpans]:
 
 
 def _spans_of(held: HeldOutBlock) -> Iterator[ScopeSpan]:
+    """Yield the spans of held-out rows, each once: by the narrowest scope that it is one of."""
     of, rows = held.target.of, _HeldRows(held)
-    for one in scope_spans(of.text, of.language):
+    widest_first = sorted(scope_spans(of.text, of.language), key=lambda one: -SCOPES.index(one.scope))
+    for one in {(one.start, one.end): one for one in widest_first}.values():
         everywhere = one.scope == "identifier" and name_hash(of.text[one.start : one.end]) in held.tree.common
         if rows.hold(one.start, one.end) and not everywhere:
             yield one
