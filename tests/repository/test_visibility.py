@@ -107,6 +107,19 @@ def test_go_files_see_their_package_but_no_tests_and_no_other_package_of_the_fol
     assert kinds(found, "p/gen.go") == kinds(found, "q/b.go") == {}
 
 
+def test_kotlins_common_code_sees_no_platforms() -> None:
+    sets = ("commonMain", "jvmMain", "androidMain", "nativeMain", "appleMain", "jvmTest")
+    found = graph({f"m/src/{one}/{one}.kt": f"package p\nclass In{one}\n" for one in sets})
+
+    def seen(one: str) -> set[str]:
+        return {path.rpartition("/")[2].removesuffix(".kt") for path in found.visible(f"m/src/{one}/{one}.kt")}
+
+    assert seen("commonMain") == set()
+    assert seen("jvmMain") == {"commonMain", "androidMain"}
+    assert seen("appleMain") == {"commonMain", "nativeMain"}
+    assert seen("jvmTest") == {"commonMain", "jvmMain", "androidMain"}
+
+
 def test_a_go_name_bound_in_the_file_is_not_the_packages() -> None:
     """Fields, keys, parameters and local variables, unless what they are made of has the same name."""
     shared = (

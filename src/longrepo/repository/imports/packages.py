@@ -15,6 +15,7 @@ _TEST_PATH = re.compile(
     r"(^|/)(tests?|__tests__|specs?|testing|testdata|testlib|fixtures|\w+Tests?|[a-z]+[._-]tests?)/"
     r"|(^|/)(tests?_[^/]*|conftest\.py)$|[._-](tests?|spec|unittests?)\.\w+$|[a-z0-9](Tests?|Spec|Suite|IT)\.\w+$"
 )
+_PLATFORM = re.compile(r"(?:^|/)src/([a-z]\w*?)(?:Main|Test)/")
 _SOURCE_SET = re.compile(r"(^|.*?/)(?:src|Sources|Tests)/")
 
 
@@ -60,11 +61,25 @@ def is_test_path(path: str) -> bool:
 
 def sees_across(path: str) -> Callable[[str], bool]:
     """Return whether a file may use another of its package: a test uses its module's tests and everything that is no
-    test; anything else uses no tests."""
-    if not is_test_path(path):
-        return lambda other: not is_test_path(other)
-    own = module_folder(path)
-    return lambda other: not is_test_path(other) or module_folder(other) == own
+    test; anything else uses no tests. Kotlin's common code uses no platform's, the JVM's none of the others."""
+    test, own, platform = is_test_path(path), module_folder(path), _platform(path)
+
+    def sees(other: str) -> bool:
+        if is_test_path(other) and not (test and module_folder(other) == own):
+            return False
+        of_other = _platform(other)
+        either = of_other in ("", "common", platform) or not platform
+        return either or (platform not in ("common", "jvm") and of_other != "jvm")
+
+    return sees
+
+
+@lru_cache(maxsize=1 << 14)
+def _platform(path: str) -> str:
+    """Return what a source set of Kotlin is compiled for: "common", "jvm" (Android too), another name, or ""."""
+    match = _PLATFORM.search(path)
+    found = match.group(1) if match else ""
+    return "jvm" if found == "android" else found
 
 
 def module_folder(path: str) -> str:
