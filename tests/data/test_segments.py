@@ -77,6 +77,14 @@ def test_snippets_and_the_question_about_them(marked: RepoTokenizer) -> None:
     assert [(one.question, one.answer) for one in last.questions] == [("Where is total?", "shop/a.py, in the first")]
 
 
+def test_a_snippet_whose_path_is_cut_at_its_beginning(marked: RepoTokenizer) -> None:
+    builder = LongContextSequenceBuilder(marked, data=DataSettings(fim_share=0))
+    snippets = [("folder/" * 60 + "a.py", CODE), ("b.py", "B = A\n")]
+    first, last = read(marked, builder.build_qa_sequence(snippets, "Where is total?", "a.py"))
+    assert first.path.endswith("folder/a.py") and len(first.path) < 400 and first.text == CODE
+    assert (last.name, last.questions[0].answer) == ("1", "a.py")
+
+
 def test_a_gap_in_every_order_of_the_base(marked: RepoTokenizer) -> None:
     seen = set()
     for seed in range(8):

@@ -153,7 +153,8 @@ class SegmentReader:
         texts = [self._coded(self._layout.snippet.format(number)) for number in range(len(SNIPPET_TOKENS))]
         before, after = self._layout.path
         opening = "|".join(self._begin(text) for text in reversed(texts))
-        return rf"(?P<snippet>{opening}){re.escape(before)}(?P<snippet_path>[^\n]*){re.escape(after)}"
+        start = f"(?:{re.escape(before)})?"  # cut off a very long path
+        return rf"(?P<snippet>{opening}){start}(?P<snippet_path>[^\n]+){re.escape(after)}"
 
     def _begin(self, opening: str) -> str:
         """Return a pattern of a mark; the line break that it begins with is missing at the beginning of a row."""
