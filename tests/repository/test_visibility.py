@@ -72,6 +72,24 @@ def test_related_files_are_those_used_before_those_beside() -> None:
     assert found.related(f"{TEST}UseTest.java", 2) == [f"{MAIN}Use.java", f"{TEST}Helper.java"]
 
 
+def test_a_file_is_seen_by_another_text_of_it_alone() -> None:
+    """As an editor has it, or without the lines that are to come; a new file too."""
+    found = graph(JAVA)
+    use, need, free = (f"{MAIN}{name}.java" for name in ("Use", "Need", "Free"))
+    above = found.seen_from(TextFile(use, "package a.b;\nclass Use { Free f;", "", "Java"), ())
+    assert kinds(above, use) == {free: "package", need: "package member", f"{MAIN}Near.java": "package member"}
+    assert above.related(use, 1) == [free] and above.edges(need) == found.edges(need)
+    new = found.seen_from(TextFile(f"{TEST}NewTest.java", "package a.b; Helper h;", "", "Java"), (need,))
+    assert list(kinds(new, f"{TEST}NewTest.java").items())[:2] == [(need, "import"), (f"{TEST}Helper.java", "package")]
+    assert found.edges(f"{TEST}NewTest.java") == ()
+    for name, text in {"p/n.go": "package p\nfunc n() { b() }", "p/n.cs": "namespace P; class N { B b; }"}.items():
+        suffix = name.rpartition(".")[2]
+        other = {"go": "package p\nfunc b() {}", "cs": "namespace P; class X {}\nclass B {}"}[suffix]
+        small = graph({f"p/b.{suffix}": other})
+        made = small.seen_from(TextFile(name, text, "", language_of(name)), ())
+        assert kinds(made, name) == {f"p/b.{suffix}": "package"}
+
+
 def test_what_is_used_without_an_import_is_defined_first_too() -> None:
     """B needs A and Z; A and C need each other, and Z needs nothing; so does what a test is named after."""
     names = {"A": "C", "B": "A Z", "C": "A", "Z": ""}

@@ -6,7 +6,7 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 
 from longrepo.repository.imports.packages import SharedNames, identifiers, sees_across, strip_non_code
 from longrepo.repository.imports.paths import PathIndex, PathNearness, folder_of, folders_upward, nearest_paths
@@ -38,7 +38,6 @@ class NamespaceResolver:
         self._of = dict[str, list[str]]()  # path -> its namespaces
         self._projects: dict[str, list[str]] = {}  # folder of a project -> namespaces that all its files use
         self._members = cache(lambda namespace: PathNearness(self._inside[namespace]))
-        self._named = cache(self._find_named)
         self._project_of = cache(self._find_project)
         for path in paths.files:
             if path.endswith(_PROJECT_SUFFIX):
@@ -53,20 +52,18 @@ class NamespaceResolver:
             yield from nearest_paths(file.path, self._declared.get(namespace, {}).get(name, ()))
             return
         declared, sees = self._declared[one.module], sees_across(file.path)
-        for name in self._named(file.path):
+        for name in _named(file.text):
             yield from nearest_paths(file.path, [other for other in declared.get(name, ()) if sees(other)])
 
     def shared(self, file: TextFile) -> Iterator[SharedNames]:
         """Yield the namespaces of a file and those around them, then those of its project's global usings."""
-        own = [".".join(parts[:end]) for parts in self._parts(file.path) for end in range(len(parts), 0, -1)]
+        parts = [one.split(".") for one in self._of.get(file.path) or _NAMESPACE.findall(file.text) if one]
+        own = [".".join(one[:end]) for one in parts for end in range(len(one), 0, -1)]
         sees = sees_across(file.path)
         for namespace in dict.fromkeys((*own, "", *self._projects.get(self._project_of(folder_of(file.path)), ()))):
             if namespace in self._inside:
                 declared = self._declared[namespace]
-                yield SharedNames(self._named(file.path), declared, partial(self._members, namespace), sees)
-
-    def _parts(self, path: str) -> Iterator[list[str]]:
-        return (namespace.split(".") for namespace in self._of.get(path, ()) if namespace)
+                yield SharedNames(_named(file.text), declared, partial(self._members, namespace), sees)
 
     def _add(self, path: str) -> None:
         code = strip_non_code(self._paths.text(path))
@@ -89,11 +86,12 @@ class NamespaceResolver:
         if used := _GLOBAL_USING.findall(code):
             self._projects.setdefault(self._project_of(folder_of(path)), []).extend(used)
 
-    def _find_named(self, path: str) -> dict[str, None]:
-        """Return the names in a file, those of attributes in full too."""
-        text = self._paths.text(path) if path in self._paths.files else ""
-        words = identifiers(_USING.sub("", strip_non_code(text)), True)
-        return dict.fromkeys(name for word in words for name in (word, f"{word}Attribute"))
-
     def _find_project(self, folder: str) -> str:
         return next((one for one in folders_upward(folder) if one in self._projects), "")
+
+
+@lru_cache(maxsize=64)
+def _named(text: str) -> dict[str, None]:
+    """Return the names in a text, those of attributes in full too."""
+    words = identifiers(_USING.sub("", strip_non_code(text)), True)
+    return dict.fromkeys(name for word in words for name in (word, f"{word}Attribute"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from itertools import pairwise
 
 from longrepo.repository.imports.packages import SharedNames, identifiers, strip_non_code
@@ -35,6 +35,8 @@ _GO_DEFINITION = re.compile(r"^(?:func|type|var|const)\s+(\w+(?:\s*,\s*\w+)*)", 
 _GO_GROUP = re.compile(r"^(?:type|var|const)[ \t]*\(((?:[^\n]*+\n(?!\))(?=[ \t\n]))*+[^\n]*)\n\)", re.MULTILINE)
 _GO_GROUP_MEMBER = re.compile(r"^(?:\t| {1,8})(\w+(?:\s*,\s*\w+)*)", re.MULTILINE)  # gofmt's indentation, once
 
+_KEPT_TEXTS = 64
+
 
 class GoResolver:
     """Resolves Go's imports. A blank import means the files with an `init` function."""
@@ -46,7 +48,6 @@ class GoResolver:
         self._modules = sorted(found, key=lambda module: -len(module[0]))
         self._definitions = cache(self._find_definitions)
         self._clause = cache(self._find_clause)
-        self._free = cache(self._find_free)
         self._members = cache(
             lambda folder: PathNearness(path for path in paths.inside[folder] if path.endswith(".go"))
         )
@@ -64,22 +65,14 @@ class GoResolver:
 
     def shared(self, file: TextFile) -> Iterator[SharedNames]:
         """Yield the package of a file: those of its folder's files that have the same package clause."""
-        folder, own = folder_of(file.path), self._clause(file.path)
+        folder, clause = folder_of(file.path), _GO_PACKAGE.search(strip_non_code(file.text))
+        own = clause.group(1) if clause else ""
         tests = file.path.endswith("_test.go")
 
         def sees(other: str) -> bool:
             return self._clause(other) == own and (tests or not other.endswith("_test.go"))
 
-        yield SharedNames(self._free(file.path), self._definitions(folder)[1], partial(self._members, folder), sees)
-
-    def _find_free(self, path: str) -> dict[str, None]:
-        """Return the names of a file that may be its package's: not those of fields, keys and local variables."""
-        code = self._code(path)
-        typed = {name for name in _GO_TYPED.findall(code) if name[:1].islower()} - _GO_KEYWORDS
-        shadowed = {one or two for one, two in _GO_SHADOWED.findall(code)}
-        local = typed.union(_GO_LOCAL.findall(code)).difference(shadowed) | {"_"}
-        found = identifiers(_GO_TYPED_OR_KEY.sub("", code), False)
-        return {name: None for name in found if name not in local}
+        yield SharedNames(_free_names(file.text), self._definitions(folder)[1], partial(self._members, folder), sees)
 
     def _find_clause(self, path: str) -> str:
         match = _GO_PACKAGE.search(self._code(path)) if path.endswith(".go") else None
@@ -117,3 +110,14 @@ class GoResolver:
             for name in {name.strip() for names in found for name in names.split(",")}:
                 defined[name].append(path)
         return package, defined
+
+
+@lru_cache(maxsize=_KEPT_TEXTS)
+def _free_names(text: str) -> dict[str, None]:
+    """Return the names of a text that may be its package's: not those of fields, keys and local variables."""
+    code = strip_non_code(text)
+    typed = {name for name in _GO_TYPED.findall(code) if name[:1].islower()} - _GO_KEYWORDS
+    shadowed = {one or two for one, two in _GO_SHADOWED.findall(code)}
+    local = typed.union(_GO_LOCAL.findall(code)).difference(shadowed) | {"_"}
+    found = identifiers(_GO_TYPED_OR_KEY.sub("", code), False)
+    return {name: None for name in found if name not in local}

@@ -10,7 +10,7 @@ import heapq
 import itertools
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from longrepo.repository.imports.paths import PathNearness
@@ -48,6 +48,11 @@ class ImportGraph:
                 if edge.path != path:
                     found.setdefault(edge.path, edge)
         return tuple(found.values())
+
+    def seen_from(self, file: TextFile, imports: Sequence[str]) -> ImportGraph:
+        """Return the graph as it is with another text of one file, which may be new, and with these imports of it."""
+        beyond = self.beyond.seen_from(file, imports) if self.beyond is not None else None
+        return replace(self, imports={**self.imports, file.path: tuple(imports)}, beyond=beyond)
 
     def definitions_first(self, paths: Iterable[str]) -> list[str]:
         """Return the paths, once each, with every file after those it imports or uses without an import.

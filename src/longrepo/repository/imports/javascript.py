@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from functools import cache
 from typing import Any
 
-from longrepo.repository.imports.packages import HandedNames, PassedOn
+from longrepo.repository.imports.packages import HandedNames, PassedOn, words_in
 from longrepo.repository.imports.paths import PathIndex, folder_of, folders_upward, join_path, normalize_path
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import TextFile
@@ -212,7 +212,6 @@ _SOURCE_SUFFIXES = {  # TypeScript imports the name of its output
     ".mjs": (".mts", ".d.mts"),
     ".cjs": (".cts", ".d.cts"),
 }
-_WORD = re.compile(r"[^\W\d][\w$]*")
 _REEXPORT = re.compile(
     r"^[ \t]*export\s+(?:type\s+)?(?:\{([^}]{0,2000}+)\}|(\*)(?:\s+as\s+\w+)?)\s*from\s*['\"]([^'\"\n]+)['\"]",
     re.MULTILINE,
@@ -232,7 +231,6 @@ class ScriptResolver:
         self._paths = paths
         self._packages = NodePackages(paths)
         self._bare = cache(self._find_bare)
-        self._words = cache(lambda path: dict.fromkeys(_WORD.findall(paths.text(path))))
         self._handed = cache(self._find_handed)
         self._exports = cache(lambda path: frozenset(_EXPORT.findall(paths.text(path))))
 
@@ -248,7 +246,7 @@ class ScriptResolver:
 
     def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
         """Yield where a module exports names from: all of `export *`, else only with a name in use."""
-        words, handed = self._words(file.path), self._handed(target.path)
+        words, handed = words_in(file.text), self._handed(target.path)
         for _, one in handed.used(words):
             yield from (PassedOn(found, True) for found in self.of(target, one))
         for one in handed.whole:

@@ -95,6 +95,12 @@ _FREE_WORD = re.compile(r"(?<![\w.])[^\W\d]\w*")
 _WORD = re.compile(r"[^\W\d]\w*")
 
 
+@lru_cache(maxsize=64)
+def words_in(text: str) -> dict[str, None]:
+    """Return the words of a text in order, once each."""
+    return dict.fromkeys(_WORD.findall(text))
+
+
 def strip_non_code(text: str) -> str:
     """Return a text of a language with C's comments and quotes without them."""
     return _NON_CODE.sub('""', text)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
-from longrepo.repository.imports.packages import HandedNames, PassedOn, SharedNames, is_test_path
+from longrepo.repository.imports.packages import HandedNames, PassedOn, SharedNames, is_test_path, words_in
 from longrepo.repository.imports.paths import (
     PathIndex,
     PathNearness,
@@ -26,7 +26,6 @@ _MODULE_SUFFIXES = ("/__init__.py", ".py", ".pyx", "/__init__.pyi", ".pyi")  # i
 _STUB_SUFFIXES = ("/__init__.pyi", ".pyi", "/__init__.py", ".py", ".pyx")
 _PACKAGE_FILES = ("__init__.py", "__init__.pyi")
 _SOURCE_FOLDERS = ("src", "lib")
-_WORD = re.compile(r"[^\W\d]\w*")
 _FIXTURE = re.compile(r"^@(?:pytest\.)?fixture\b[^\n]*+\n(?:[@ \t)][^\n]*+\n){0,20}?(?:async )?def (\w+)", re.MULTILINE)
 
 
@@ -46,7 +45,6 @@ class PythonResolver:
         self._roots = cache(self._find_roots)
         self._handed = cache(self._find_handed)
         self._imported_names = cache(self._find_imported_names)
-        self._words = cache(lambda path: dict.fromkeys(_WORD.findall(paths.text(path))))
 
     def of(self, file: TextFile, one: Import) -> Iterator[str]:
         module, endings = (
@@ -64,7 +62,7 @@ class PythonResolver:
 
     def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
         """Yield where a module has names from that the file imports from it, or uses of a package it imports."""
-        words = (self._words if target.path.endswith(_PACKAGE_FILES) else self._imported_names)(file.path)
+        words = words_in(file.text) if target.path.endswith(_PACKAGE_FILES) else self._imported_names(file.path)
         handed = self._handed(target.path)
         named = (one._replace(names=(name,)) for name, one in handed.used(words))
         for one in (*named, *handed.whole):
@@ -91,7 +89,7 @@ class PythonResolver:
             for path in above:
                 if path in self._paths.files and path != file.path:
                     fixtures = dict.fromkeys(_FIXTURE.findall(self._paths.text(path)), (path,))
-                    yield SharedNames(self._words(file.path), fixtures, partial(PathNearness, (path,)), lambda _: True)
+                    yield SharedNames(words_in(file.text), fixtures, partial(PathNearness, (path,)), lambda _: True)
 
     def _shown_packages(self, folder: str, module: str, level: int, names: tuple[str, ...]) -> frozenset[str]:
         """Return the folders that an import shows to be packages: an empty __init__.py isn't among the files."""

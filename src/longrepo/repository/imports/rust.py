@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from longrepo.repository.imports.packages import HandedNames, PassedOn, SharedNames
+from longrepo.repository.imports.packages import HandedNames, PassedOn, SharedNames, words_in
 from longrepo.repository.imports.paths import (
     PathIndex,
     PathNearness,
@@ -140,7 +140,6 @@ def _existing(paths: PathIndex, path: str) -> str | None:
 
 _EXTERN_CRATE = re.compile(r"^[ \t]*(?:pub(?:\([^)]*\))?\s+)?extern\s+crate\s+(\w+)", re.MULTILINE)
 _PUBLIC_MODULE = re.compile(r"\bpub\s+mod\s+(?:r#)?(\w+)")
-_WORD = re.compile(r"[^\W\d]\w*")
 _PUBLIC_ITEM = re.compile(
     r"\bpub(?:\([^)\n]*\))?\s+(?:(?:unsafe|async|const|extern|\"[^\"\n]*\")\s+)*"
     r"(?:fn|struct|enum|trait|type|const|static|union|mod|use)\s+(?:r#)?(\w+)"
@@ -167,7 +166,6 @@ class RustResolver:
         self._roots.update(path for name in ("lib.rs", "main.rs") for path in paths.named[name])
         self._root_of = cache(self._find_root)
         self._package_of = cache(self._find_package)
-        self._words = cache(lambda path: dict.fromkeys(_WORD.findall(paths.text(path))))
         self._handed = cache(self._find_handed)
         self._public = cache(lambda path: frozenset(_PUBLIC_ITEM.findall(paths.text(path))))
         self._macros_of = cache(self._find_macros)
@@ -209,7 +207,7 @@ class RustResolver:
 
     def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
         """Yield where a module has names from that the file uses, and the modules it has everything of."""
-        words, handed = self._words(file.path), self._handed(target.path)
+        words, handed = words_in(file.text), self._handed(target.path)
         for _, one in handed.used(words):
             yield from (PassedOn(found, True) for found in self.of(target, one))
         for one in handed.whole:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import cache, cached_property
 from typing import Literal, NamedTuple
 
@@ -45,20 +46,31 @@ class VisibleFiles:
         """`imports`: path → what it imports."""
         self._resolver = resolver
         self._imports = imports
+        self._own: TextFile | None = None
         self.used = cache(self._find_used)
+
+    def seen_from(self, file: TextFile, imports: Sequence[str]) -> VisibleFiles:
+        """Return the same with another text and other imports of one file, which may be new."""
+        found = copy(self)
+        found._imports, found._own = {**self._imports, file.path: imports}, file
+        found.used = cache(lambda path: found._find_used(path) if path == file.path else self.used(path))
+        return found
+
+    def _file(self, path: str) -> TextFile | None:
+        return self._own if self._own is not None and self._own.path == path else self._resolver.files.get(path)
 
     def _find_used(self, path: str) -> tuple[Edge, ...]:
         """Return the files that a file uses or needs without an import, once each, nearest first."""
-        file = self._resolver.files.get(path)
+        file = self._file(path)
         if file is None:
             return ()
         kinds: tuple[tuple[EdgeKind, Iterator[str]], ...] = (
             ("path", self._resolver.inline_paths(file)),
             ("tested", self._tested(file)),
-            ("counterpart", self._counterparts(path, (path,))),
+            ("counterpart", self._counterparts(file, (path,))),
             ("package", self._shared(file)),
             ("re-export", self._passed_on(file)),
-            ("counterpart", self._counterparts(path, self._imports.get(path, ()))),
+            ("counterpart", self._counterparts(file, self._imports.get(path, ()))),
         )
         found: dict[str, Edge] = {}
         for kind, others in kinds:
@@ -69,7 +81,7 @@ class VisibleFiles:
 
     def members(self, path: str) -> Iterator[Edge]:
         """Yield the other files of a file's packages, nearest first; those that it uses come again."""
-        file = self._resolver.files.get(path)
+        file = self._file(path)
         for one in self._resolver.packages(file) if file is not None else ():
             near = (other for other in one.members().from_path(path) if one.sees(other))
             yield from (Edge(other, "package member") for other in near)
@@ -97,10 +109,10 @@ class VisibleFiles:
                                 return
             layer = following
 
-    def _counterparts(self, path: str, of: Sequence[str]) -> Iterator[str]:
+    def _counterparts(self, file: TextFile, of: Sequence[str]) -> Iterator[str]:
         """Yield the sources of headers, or the headers of sources: of that name, one that includes the other if any
         does, else the nearest."""
-        for one in of if self._family(path) == "C" else ():
+        for one in of if _family(file) == "C" else ():
             found = self._resolver.counterparts(one)
             including = [other for other in found if self._includes(one, other) or self._includes(other, one)]
             yield from including or nearest_paths(one, found)
@@ -113,7 +125,7 @@ class VisibleFiles:
         common with its own."""
         if not is_test_path(file.path):
             return
-        found = self._by_stem.get((self._family(file.path), test_stem(file.path)), ())
+        found = self._by_stem.get((_family(file), test_stem(file.path)), ())
         own = set(file.path.split("/"))
         common = {path: len(own.intersection(path.split("/")[:-1])) for path in found}
         yield from nearest_paths(file.path, [path for path in found if common[path] == max(common.values())])
@@ -124,12 +136,12 @@ class VisibleFiles:
         found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for path, file in self._resolver.files.items():
             if file.language not in NON_CODE_LANGUAGES and not is_test_path(path):
-                found[self._family(path), test_stem(path)].append(path)
+                found[_family(file), test_stem(path)].append(path)
         return found
 
-    def _family(self, path: str) -> str:
-        language = self._resolver.files[path].language
-        return _FAMILIES.get(language, language)
+
+def _family(file: TextFile) -> str:
+    return _FAMILIES.get(file.language, file.language)
 
 
 def _declaring(shared: SharedNames, name: str, path: str) -> Sequence[str]:
