@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
 from longrepo.data.bm25 import BM25Index
+from longrepo.data.repo_tree import RepoTree
 from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.used_context import Place, UsedContext, defined_spans
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
+from longrepo.repository.imports.visibility import Edge
 from longrepo.repository.types import TextFile
 
 Read = Callable[[str, str], TokenizedText]
@@ -190,3 +192,29 @@ def test_any_room_is_kept_and_the_choice_is_always_the_same(
         place = place_before(own, line)
         assert chosen(texts, place, tokenizer, room, near) == chosen(texts, place, tokenizer, room, near)
     assert not chosen({}, place, tokenizer, room, near)
+
+
+def test_lines_to_come_and_files_that_are_no_context_choose_nothing(
+    read: Read, tokenizer: RepoTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is in the tree as a whole, as a held-out one is; only what is above the place may tell what it uses."""
+    java = {
+        name: f"package p;\n\nclass {name} {{\n  int value{name}() {{ return 1; }}\n}}\n" for name in ("Early", "Late")
+    }
+    files = {f"p/{name}.java": text for name, text in java.items()}
+    files["p/Use.java"] = "package p;\n\nclass Use {\n  Early early;\n  int n;\n  Late late;\n}\n"
+    files |= {"gradlew": "Early early\n", "p/LICENSE": "Early n\n"}
+    texts = {path: read(path, text) for path, text in sorted(files.items())}
+    tree, seen = RepoTree("", texts, {}), list[tuple[str, ...]]()
+
+    def edges_used(_: object, places: object, edges: Sequence[Edge], *rest: object) -> list[FilePiece]:
+        seen.append(tuple(edge.path for edge in edges if edge.kind == "package"))
+        return []
+
+    monkeypatch.setattr(UsedContext, "pieces", edges_used)
+    for line in ("  int n", "}\n"):
+        at = texts["p/Use.java"].token_at(files["p/Use.java"].rindex(line))
+        tree.context(Place(texts["p/Use.java"], at), (), 500, TemplateSizes(tokenizer))
+    assert seen == [("p/Early.java",), ("p/Early.java", "p/Late.java")]
+    assert set(tree.used.paths) == {"p/Early.java", "p/Late.java", "p/Use.java"}
+    assert {piece.of.path for piece in tree.index.search("Early early int n", (), 9)} == set(tree.used.paths)

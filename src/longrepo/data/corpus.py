@@ -35,7 +35,7 @@ from longrepo.errors import InputError
 from longrepo.repository.imports.graph import ImportGraph, build_import_graph
 from longrepo.repository.imports.packages import is_test_path
 from longrepo.repository.languages import PROSE_LANGUAGES
-from longrepo.repository.rules import CHOICES
+from longrepo.repository.rules import CHOICES, context_paths
 from longrepo.repository.snapshot import TreeEntry, unread_reason
 from longrepo.repository.types import TextFile
 from longrepo.utils.progress import Progress
@@ -103,7 +103,8 @@ class Corpus:
     @cached_property
     def used(self) -> UsedContext:
         """Chooses what to show of the files to train on."""
-        texts = {path: text for path, text in self.texts.items() if len(text)}
+        fitting = context_paths(path for path, text in self.texts.items() if len(text))
+        texts = {path: text for path, text in self.texts.items() if path in fitting}
         return UsedContext(texts, lambda: BM25Index(list(texts.values())))
 
     def neighbors(self, path: str) -> Sequence[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -24,6 +24,7 @@ from longrepo.repository.imports.resolver import ImportResolver
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.languages import language_of
 from longrepo.repository.repository import Repository
+from longrepo.repository.rules import context_paths
 from longrepo.repository.snapshot import unread_reason
 from longrepo.repository.types import TextFile
 from longrepo.utils.cache import SqliteCache
@@ -65,7 +66,11 @@ class RepoTree:
     @cached_property
     def index(self) -> BM25Index:
         """The search index of its files."""
-        return BM25Index(list(self.texts.values()))
+        return BM25Index([text for path, text in self.texts.items() if path in self._fitting])
+
+    @cached_property
+    def _fitting(self) -> frozenset[str]:
+        return context_paths(self.texts)
 
     @cached_property
     def graph(self) -> ImportGraph:
@@ -75,32 +80,34 @@ class RepoTree:
     @cached_property
     def used(self) -> UsedContext:
         """Chooses what to show of its files."""
-        return UsedContext(self.texts, lambda: self.index)
+        return UsedContext({path: self.texts[path] for path in self.texts if path in self._fitting}, lambda: self.index)
 
     def context(self, place: Place, seen: Iterable[Import], room: int, sizes: TemplateSizes) -> list[FilePiece]:
         """Return pieces of other files to show before a place, the nearest to it first, in `room` tokens. `seen`:
         imports that its file has beyond those it has in this tree."""
         path = place.of.path
-        graph = self._graph_with(path, seen)
+        graph = self._graph_with(path, seen, place.of.slice_text(0, place.at))
         return self.used.pieces([place], graph.edges(path), self._near(graph, path), (), room, sizes)
 
     def related(self, path: str, seen: Iterable[Import] = ()) -> list[str]:
         """Return paths of related files, nearest first: by imports, then by name and folder. `seen`: imports that the
         file at `path` has beyond those it has in this tree."""
-        return self._near(self._graph_with(path, seen), path)
+        text = self.texts[path].text if path in self.texts else ""
+        return self._near(self._graph_with(path, seen, text), path)
 
     def _near(self, graph: ImportGraph, path: str) -> list[str]:
         return [one for one in graph.related(path, MAX_RELATED_FILES) if one in self.texts and one != path]
 
-    def _graph_with(self, path: str, seen: Iterable[Import]) -> ImportGraph:
+    def _graph_with(self, path: str, seen: Iterable[Import], text: str) -> ImportGraph:
+        """Return the graph as it is with further imports of a file, and with `text` (what is above the place) of it
+        alone: lines to come must not choose what is shown."""
         statements = dict.fromkeys((*self.statements.get(path, ()), *seen))
-        graph = self.graph
+        own = TextFile(path, text, "", self.texts[path].language if path in self.texts else language_of(path))
+        imports: Sequence[str] = self.graph.imports.get(path, ())
         if len(statements) > len(self.statements.get(path, ())):
-            own = TextFile(path, "", "", language_of(path))
             files = self._files if path in self.texts else [*self._files, own]
             imports = ImportResolver(files, {**self.statements, path: list(statements)}).of(own)
-            graph = replace(graph, imports={**graph.imports, path: imports})
-        return graph
+        return self.graph.seen_from(own, imports)
 
     @cached_property
     def _files(self) -> list[TextFile]:
