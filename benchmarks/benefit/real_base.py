@@ -9,8 +9,9 @@ each trained on as many tokens of the same length, so for about as long (both ar
   `plain_no_fim`: those without it. Each has the better of two learning rates, by validation on the first repository.
 
 Measured on the same held-out lines of a repository by `longrepo evaluate`'s own measurements, whose files hold every
-row: the base, all arms and seeds of the repository, and `ours` of a repository in the same and of one in another
-language. BM25 with the untuned base, and with the tuned one, is among the contexts; forgetting is on neutral code.
+row: the base, all arms and seeds of the repository, `ours` at 0.6 of its strength (`lora.final_scale`: the same
+training), and `ours` of a repository in the same and of one in another language. BM25 with the untuned base, and with
+the tuned one, is among the contexts; forgetting is on neutral code.
 
 A job is a process of its own with every core. What is done isn't done again: a training that was stopped goes on from
 its checkpoint, a measuring from its last measurement. What was prepared by another version of the preparation is
@@ -35,6 +36,7 @@ from data import clone
 import longrepo
 from longrepo.data.dataset import SEQUENCES_FOLDER, read_sequences
 from longrepo.data.metadata import PREPARATION_VERSION
+from longrepo.engines.adapter_io import scale_adapter
 from longrepo.engines.registry import choose_engine
 from longrepo.errors import InputError
 from longrepo.evaluation.inputs import MEASUREMENTS_FILE
@@ -42,7 +44,7 @@ from longrepo.evaluation.run import Amount, EvaluationRun
 from longrepo.reports.run_record import read_run_record
 from longrepo.reports.training import TerminalProgress
 from longrepo.training.artifact import find_artifact
-from longrepo.training.checkpoint import OPTIMIZER
+from longrepo.training.checkpoint import OPTIMIZER, SETTINGS_FILE, STATE
 from longrepo.utils.files import write_text_file
 
 HERE = Path(__file__).resolve().parent
@@ -66,6 +68,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     "plain": ("data.recipe=plain",),
     "plain_no_fim": ("data.recipe=plain", "data.fim_share=0"),
 }
+SCALED, SCALE = "ours_scaled", 0.6
 OTHERS = ("same_language", "other_language")  # repositories whose `ours` is a control
 
 
@@ -210,6 +213,8 @@ class RealBench:
             for arm in arms_of(seed):
                 key = self.train_job(job.place, arm, seed, rates["ours" if arm == "ours" else "plain"]).key
                 found[key] = [arm, seed]
+                if arm == "ours":
+                    found[f"{key}--scaled"] = [SCALED, seed]
         return {**found, **{key: [name, 1] for name, key in job.others.items()}}
 
     def is_done(self, job: RealJob) -> bool:
@@ -273,7 +278,7 @@ class RealBench:
             return self._tokens / TRAINED + (EPOCHS + 1) * 4 * 2 * LENGTH / SCORED  # with its validations
         much = self.amount  # five contexts of a block; four scopes, edits, messages, callees and arguments
         scored = much.blocks * 5 * LENGTH + much.neutral * 512 + (much.scored + much.written) * 8 * LENGTH
-        models = len(arms_of(job.seed)) + (len(job.others) + 1 if job.seed == 1 else 0)
+        models = len(arms_of(job.seed)) + 1 + (len(job.others) + 1 if job.seed == 1 else 0)
         return models * scored / SCORED
 
 
@@ -310,10 +315,23 @@ def do_train(bench: RealBench, job: RealJob) -> dict[str, Any]:
     }
 
 
+def write_scaled(run: Path, output: Path) -> None:
+    """Write a run's folder with its adapter at a share of its strength, as `lora.final_scale` does."""
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.copytree(run / "adapter", output / "adapter")
+    scale_adapter(output / "adapter", SCALE)
+    (output / "last").mkdir()
+    for name in (SETTINGS_FILE, f"last/{STATE}"):  # the second says what it was trained on
+        shutil.copyfile(run / name, output / name)
+
+
 def do_measure(bench: RealBench, job: RealJob, repository: Path) -> dict[str, Any]:
     """Measure everything on a repository's lines; return where each adapter's rows are."""
     adapters = bench.adapters(job)
     runs = [bench.work / "runs" / key for key in adapters]
+    for key, (arm, _) in adapters.items():
+        if arm == SCALED:
+            write_scaled(bench.work / "runs" / key.removesuffix("--scaled"), bench.work / "runs" / key)
     choice = choose_engine("torch", "cpu", find_artifact(runs[0]).settings.training.weights)
     sequences = bench.work / "data" / job.place.short / "ours" / SEQUENCES_FOLDER
     loaded = EvaluationRun.of(runs[0], sequences, [repository], "test", choice, "cpu", [LENGTH], against=runs[1:])

@@ -57,6 +57,7 @@ AGAINST = {
     "base": "the base",
     "plain": "plain chunks",
     "plain_no_fim": "plain chunks, no FIM",
+    "ours_scaled": "ours at 0.6 of its strength",
     "same_language": "another repository's, same language",
     "other_language": "another repository's, another language",
 }

@@ -91,7 +91,9 @@ def test_from_repositories_to_tables_in_two_sittings(
     assert done_by(bench, monkeypatch) == ["measure--shop--1"]
     assert done_by(bench, monkeypatch) == []
     every = real_table.read_measured(bench.work)
-    assert [one.arm for one in every] == ["ours", "base", "plain", "plain_no_fim", "same_language"]
+    assert [one.arm for one in every] == ["ours", "base", "ours_scaled", "plain", "plain_no_fim", "same_language"]
+    ours, _, scaled, *_ = every
+    assert ours.sums(real_table.LINES) != scaled.sums(real_table.LINES)
     for one in every:
         assert one.sums(real_table.LINES).keys() == every[0].sums(real_table.LINES).keys() != set()
         assert one.sums(real_table.NEUTRAL)
