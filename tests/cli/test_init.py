@@ -75,7 +75,7 @@ def test_the_settings_file_at_the_top_is_the_one_in_the_package() -> None:
 
 @pytest.mark.parametrize(
     "typed, expected",
-    [("longrepo do", "doctor"), ("longrepo train --set lora.a", "lora.alpha="), ("longrepo export --for", "--format")],
+    [("longrepo do", "doctor"), ("longrepo train --set lora.a", "lora.alpha="), ("longrepo export --form", "--format")],
 )
 def test_a_shell_completes_commands_options_and_settings(typed: str, expected: str) -> None:
     environment = {

@@ -119,7 +119,8 @@ def test_shown_files_have_their_paths_in_the_repository(served: Served, shop: Tr
         "": "untitled",
     }
     for name, path in names.items():
-        assert served.prompts.infill(BEFORE, AFTER, [EditorFile(name, "x = 1\n")], NEW).files[-1] == path
+        prompt = served.prompts.infill(BEFORE, AFTER, [EditorFile(name, "x = 1\n")], NEW)
+        assert prompt.files[-1] == path  # and if the repository has one of that path, it isn't shown again
 
 
 def test_files_that_were_shown_before_are_not_read_again(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -82,12 +82,14 @@ class RepoTree:
         """Chooses what to show of its files."""
         return UsedContext({path: self.texts[path] for path in self.texts if path in self._fitting}, lambda: self.index)
 
-    def context(self, place: Place, seen: Iterable[Import], room: int, sizes: TemplateSizes) -> list[FilePiece]:
-        """Return pieces of other files to show before a place, the nearest to it first, in `room` tokens. `seen`:
-        imports that its file has beyond those it has in this tree."""
+    def context(
+        self, place: Place, seen: Iterable[Import], room: int, sizes: TemplateSizes, without: Collection[str] = ()
+    ) -> list[FilePiece]:
+        """Return pieces of other files to show before a place, the nearest to it first, in `room` tokens, none of a
+        path in `without`. `seen`: imports that its file has beyond those it has in this tree."""
         path = place.of.path
         graph = self._graph_with(path, seen, place.of.slice_text(0, place.at))
-        return self.used.pieces([place], graph.edges(path), self._near(graph, path), (), room, sizes)
+        return self.used.pieces([place], graph.edges(path), self._near(graph, path), without, room, sizes)
 
     def related(self, path: str, seen: Iterable[Import] = ()) -> list[str]:
         """Return paths of related files, nearest first: by imports, then by name and folder. `seen`: imports that the

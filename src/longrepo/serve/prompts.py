@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
@@ -308,7 +308,8 @@ class PromptBuilder:
         first = fit_pieces(reversed(shown), min(int(self.length * _SHOWN_SHARE), room // 2), sizes)
         room -= sum(map(sizes.file, first))
         step = max(1, room // _STEPS)
-        chosen = self._others(place, room - min(_whole_steps(len(own), step), room // 2), sizes)
+        others = room - min(_whole_steps(len(own), step), room // 2)
+        chosen = self._others(place, {piece.of.path for piece in shown}, others, sizes)
         left = room - sum(map(sizes.file, chosen))
         omitted = _whole_steps(max(0, len(own) - left), step)
         before = FilePiece(own, own.start_in(len(own), len(own) - omitted) if omitted else 0, len(own), (), False)
@@ -322,12 +323,13 @@ class PromptBuilder:
         cut = omitted > 0 or sum(piece.size for piece in first) < sum(piece.size for piece in shown)
         return CompletionPrompt(builder.arrays()[0].tolist(), after is not None, files, cut=cut)
 
-    def _others(self, place: Place, room: int, sizes: TemplateSizes) -> list[FilePiece]:
-        """Return what to show of the repository's other files, the nearest first."""
+    def _others(self, place: Place, shown: Collection[str], room: int, sizes: TemplateSizes) -> list[FilePiece]:
+        """Return what to show of the repository's other files, the nearest first; the editor shows newer ones of
+        `shown`."""
         if self.around is None:
             return []
         imports = (*place.of.outline.imports, *(place.after.of.outline.imports if place.after else ()))
-        return self.around.context(place, imports, room, sizes)
+        return self.around.context(place, imports, room, sizes, shown)
 
     def _pieces(self, shown: Sequence[EditorFile]) -> list[FilePiece]:
         """Read the files that an editor shows, whose names are paths; those of the last request are read already."""

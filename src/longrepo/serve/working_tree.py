@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -61,10 +61,12 @@ class WorkingTree:
         """The repository's name: its folder's."""
         return self.folder.name.removesuffix(".git")
 
-    def context(self, place: Place, imports: Iterable[Import], room: int, sizes: TemplateSizes) -> list[FilePiece]:
-        """Return what to show of other files before a place in one, in `room` tokens, the nearest to it first;
-        `imports` are its current import statements."""
-        return self.tree.context(place, imports, room, sizes)
+    def context(
+        self, place: Place, imports: Iterable[Import], room: int, sizes: TemplateSizes, without: Collection[str]
+    ) -> list[FilePiece]:
+        """Return what to show of other files before a place in one, in `room` tokens, the nearest to it first, nothing
+        of a path in `without`; `imports` are its current import statements."""
+        return self.tree.context(place, imports, room, sizes, without)
 
     def path_of(self, text: str) -> str | None:
         """Return the file that a text is from: the one with almost all lines of it that any file has, if they are
