@@ -14,10 +14,11 @@ from test_diff import applied
 from whole import Case, prepared, shown, weighed
 
 from longrepo.config.loader import load_settings
-from longrepo.data.commits import changed_rows, step_from
+from longrepo.data.commits import CommitPacker, changed_rows, step_from
 from longrepo.data.features import FeatureExtractor, StepJob, unpack_features
+from longrepo.data.packing import Band
 from longrepo.data.rows import SequenceRow
-from longrepo.data.template import CommitStep
+from longrepo.data.template import CommitStep, SequenceBuilder, TemplateSizes, write_step
 from longrepo.data.text import path_tokens
 from longrepo.data.tokenizer import RepoTokenizer
 
@@ -287,7 +288,7 @@ def test_a_part_begins_at_a_hunk_s_head_and_its_state_shows_the_rows_it_changes(
                 assert message == "Print every result" and HUNK_TITLE.fullmatch(rows[0])
                 hunks = "\n".join(rows).split("\n@@ ")
                 whole, old = True, []
-                for number, hunk in enumerate(hunks):
+                for hunk in hunks:
                     title, *own = hunk.split("\n")
                     counts = HUNK_TITLE.fullmatch(title if title.startswith("@@ ") else f"@@ {title}")
                     assert counts is not None
@@ -295,7 +296,8 @@ def test_a_part_begins_at_a_hunk_s_head_and_its_state_shows_the_rows_it_changes(
                     shown = [line[1:] for line in own if line[:1] in (" ", "-")]
                     old += shown
                     assert shown == lines[first : first + len(shown)]
-                    whole &= len(shown) == size or number == len(hunks) - 1
+                    after = [line for line in own if line[:1] in (" ", "+")]
+                    whole &= (len(shown), len(after)) == (size, int(counts[4]))
                 assert whole and any(line in state.split("\n") for line in old if line.strip())
                 parts += 1
         assert row.loss_weights[-1] == ("<|COMMIT_END|>" in shown_end(tokenizer, row))
@@ -318,3 +320,52 @@ def test_rows_that_later_steps_change_are_found_in_the_file_before_the_first(rea
     assert part.title == "@@ -11,4 +11,6 @@\n" and changed_rows([part]) == [(10, 14)]
     head = step_from(first, first.of.row_token(1))
     assert head.title == "" and changed_rows([head]) == [(8, 14)]
+
+
+def test_a_file_as_it_was_has_no_end_where_it_goes_on(tokenizer: RepoTokenizer, tmp_path: Path) -> None:
+    """The change is near the end, but not at it, and there isn't room for all above it."""
+    rows = ["def run():\n", *(f"    line_{number} = step({number}, 'some words')\n" for number in range(1, 120))]
+    later = [*rows[:112], "    line_112 = changed\n", *rows[113:]]
+    commits = [
+        Made({"a.py": "".join(rows), "b.py": module("amber", None, 30)}),
+        Made({"a.py": "".join(later)}, "Set it"),
+    ]
+    found = prepared(
+        make_repo(tmp_path / "near", [*commits, Made({"readme": "x\n"}, "Say so")]),
+        tokenizer,
+        load_settings(None, [*MUCH, *LATE]),
+    )
+    seen = 0
+    for row in found.of("train", kind="commit_evolution"):
+        text = shown(tokenizer, row)
+        for match in re.finditer(r"<\|FILE_START\|> a\.py\n(.*?)(<\|FILE_END\|>)?<\|COMMIT_START\|>", text, re.S):
+            assert bool(match[2]) == ("line_119 " in match[1]), match[1][-80:]
+            seen += "line_112 " in match[1]
+    assert seen
+
+
+@pytest.mark.parametrize("room", [220, 260, 400])
+def test_the_head_of_a_hunk_cut_below_counts_the_rows_that_are_left(
+    read_step: ReadStep, tokenizer: RepoTokenizer, room: int
+) -> None:
+    before = "".join(f"line_{number} = {number}\n" for number in range(60))
+    after = before.replace("line_9 = 9\n", "line_9 = 9\n" + "".join(f"new_{n} = {n}\n" for n in range(120)))
+    sizes = TemplateSizes(tokenizer)
+    packs = CommitPacker(sizes, lambda _: 5).pack({"a.py": [read_step(before, after)]}, Band(1, 0, room, room))
+    steps = [step for pack in packs for step in pack.steps]
+    assert len(steps) > 3
+    added = 0
+    for step in steps:
+        builder = SequenceBuilder(tokenizer)
+        write_step(builder, step, 0.1)
+        assert len(builder) == sizes.step(step) <= room
+        assert builder.roles["target"] == step.stop - step.start
+        ids, _ = builder.arrays()
+        _, title, *rows = tokenizer.decode(ids.tolist()).removesuffix("<|COMMIT_END|>").strip("\n").split("\n")
+        counts = HUNK_TITLE.fullmatch(title)
+        assert counts is not None and int(counts[1]) - 1 == before.split("\n").index("line_7 = 7") + 3 * (added > 0)
+        assert int(counts[3]) == int(counts[1]) + added
+        assert int(counts[2]) == sum(row[:1] != "+" for row in rows)
+        assert int(counts[4]) == sum(row[:1] != "-" for row in rows)
+        added += sum(row[:1] == "+" for row in rows)
+    assert added == 120

@@ -119,3 +119,21 @@ def test_git_finds_the_same_lines_added(case: str, tmp_path: Path) -> None:
     assert ours["+"] == [line for first, last in added_row_ranges(before, after) for line in new[first:last]]
     for sign in "+-":  # of blank lines it doesn't matter which one is new
         assert list(filter(str.strip, ours[sign])) == list(filter(str.strip, by_git[sign]))
+
+
+@pytest.mark.parametrize(
+    ("above", "expected"),
+    [
+        (["def f():", "    total = 0", "    for one in all():", "        a()"], "def f():"),
+        (["class A {", "public:", "  int f() {", "    int n = 1;", "    if (n) {", "      a();"], "  int f() {"),
+        (["function f() {", "  let x = 1", "  if (x) {", "  } else {", "    a()"], "function f() {"),
+        (["def f(", "    a,", ") -> int:", "    n = 1", "    with a as b:", "        b()"], "def f("),
+        (["kinds = {", "    1: 2,"], "kinds = {"),
+    ],
+)
+def test_the_line_that_encloses_a_hunk_isn_t_a_statement_beside_a_block(above: list[str], expected: str) -> None:
+    depth = len(above[-1]) - len(above[-1].lstrip())
+    rows = [*above, " " * depth + "one", " " * depth + "two"]
+    hunk = diff.Hunk(len(above), len(above), (f"-{rows[-2]}", f"+{rows[-2]}s", f" {rows[-1]}"))
+    found = diff.enclosing_row(rows, hunk)
+    assert found is not None and rows[found] == expected

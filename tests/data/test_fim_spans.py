@@ -109,3 +109,29 @@ def test_each_side_is_tokenized_as_an_editor_s_text_is(tokenizer: RepoTokenizer)
         in_words += (prefix[-1] + middle[0]).isalpha()
         assert sequence.loss_weights[-1] == 1 and not sequence.loss_weights[at[2]]
     assert in_words > 3
+
+
+LICENCE = "# Copyright 2020 Somebody\n#\n# Licensed under the terms of a licence that is long enough.\n" * 4
+DRAWING = '<svg>\n  <path d="' + " ".join(f"M{n}.25,{n * 7 % 91}c-1.{n},0.5" for n in range(60)) + '"/>\n</svg>\n'
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "never", "sometimes"),
+    [
+        ("a.py", LICENCE + "\n" + PYTHON * 3, "Licensed", "amount"),
+        (
+            "a.go",
+            LICENCE.replace("#", "//") + "\npackage a\n\nfunc Add(a, b int) int {\n\treturn a + b\n}\n",
+            "terms",
+            "a + b",
+        ),
+        ("a.svg", DRAWING, "M30.25,28c-1.30,0.5 M31.25,35c-1.31", ""),
+        ("a.py", "KEY = '" + "aB3/" * 40 + "'\n" + PYTHON, "aB3/" * 25, "amount"),
+    ],
+)
+def test_nobody_asks_for_a_licence_or_for_values(read: Read, path: str, text: str, never: str, sometimes: str) -> None:
+    of = read(path, text)
+    spans = [span for number in range(150) if (span := choose_fim_span(of, 0, len(of), f"{number}")) is not None]
+    middles = [text[span.start : span.end] for span in spans]
+    assert any(sometimes in one for one in middles) and not any(never in one for one in middles)
+    assert all(sum(one.isdigit() for one in middle) < 40 for middle in middles)

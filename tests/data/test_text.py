@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from longrepo.data.text import TokenizedText, imported_names
+from longrepo.data.text import TokenizedText, imported_names, text_top
 
 # The file, its text, the line that the piece begins with, and the lines that stand before it as context.
 IMPORTS = {
@@ -188,3 +188,33 @@ def test_an_import_without_an_end_is_left_out(read: Callable[[str, str], Tokeniz
 )
 def test_an_import_brings_the_names_that_the_file_calls_it_by(language: str, row: str, names: set[str]) -> None:
     assert imported_names(row, language) == names
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "licence", "imports"),
+    [
+        (
+            "Java",
+            "/*\n * Copyright\n */\n\npackage a;\n\nimport b.C;\n\n/** One. */\nclass A {}\n",
+            "package",
+            "/** One",
+        ),
+        ("Go", '// Copyright 1\n\n//go:build x\n\npackage a\n\nimport (\n\t"b"\n)\n\nfunc A() {}\n', "//go:", "func A"),
+        (
+            "Python",
+            "#!/usr/bin/python\n# Its licence: MIT\nimport a\nfrom b import (\n    c,\n)\n\nx = 1\n",
+            "import a",
+            "x = 1",
+        ),
+        ("Python", "# What it does.\nimport a\n\ndef f(): ...\n", "# What", "def f"),
+        ("C", "/* SPDX-License-Identifier: MIT */\n#ifndef A\n#define A\n#include <b.h>\nint a;\n", "#ifndef", "int a"),
+        ("Python", "x = 1\nimport a\n# A licence\n", "x = 1", "x = 1"),
+        ("Java", "/* A licence without an end\n", "/* A", "/* A"),
+        ("Markdown", "# Licence\n\nText.\n", "# Licence", "# Licence"),
+        ("Shell", "# Copyright alone\n", "", ""),
+    ],
+)
+def test_a_text_begins_behind_its_licence_and_its_imports(language: str, text: str, licence: str, imports: str) -> None:
+    found = text_top(text, language)
+    assert text[found[0] :].startswith(licence) and text[found[1] :].startswith(imports)
+    assert found == tuple(text.index(one) if one else len(text) for one in (licence, imports))

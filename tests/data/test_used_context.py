@@ -218,3 +218,26 @@ def test_lines_to_come_and_files_that_are_no_context_choose_nothing(
     assert seen == [("p/Early.java",), ("p/Early.java", "p/Late.java")]
     assert set(tree.used.paths) == {"p/Early.java", "p/Late.java", "p/Use.java"}
     assert {piece.of.path for piece in tree.index.search("Early early int n", (), 9)} == set(tree.used.paths)
+
+
+def test_a_cut_file_is_shown_behind_its_licence_and_where_code_is_to_come_behind_its_imports(
+    own: TokenizedText, read: Read, tokenizer: RepoTokenizer
+) -> None:
+    licence = "# Copyright 2020 Somebody.\n# Licensed as the file LICENCE says.\n"
+    imports = "\n" + "".join(f"import module_{at}\n" for at in range(30)) + "\n"
+    files = {
+        "pack/near.py": f"{licence}{imports}def near():\n{TALK}\n",
+        "pack/small.py": f"{licence}\nimport it\n\nit.go()\n",
+        "pack/__init__.py": f"{licence}{imports}",
+    }
+    texts = {path: read(path, text) for path, text in files.items()}
+    for line, at_top in (("from pack", True), ("\ndef make", False), ("    run(size)", False)):
+        place = place_before(own, line)
+        for path, room, begins in (
+            ("pack/near.py", 400, "# Copy" if at_top else "import module_0" if place.is_on_top else "def near"),
+            ("pack/small.py", 400, "# Copy" if at_top else "import it"),
+            ("pack/__init__.py", 150, "# Copy" if at_top else "import module_0"),
+        ):
+            used = UsedContext(texts, lambda: BM25Index([]))  # nothing is similar
+            (piece,) = used.pieces([place], (), (path,), (), room, TemplateSizes(tokenizer))
+            assert said(piece).startswith(begins), (line, path)

@@ -21,7 +21,6 @@ from longrepo.data.template import (
     SequenceBuilder,
     TemplateSizes,
     question_ids,
-    unique_commits,
     write_file,
     write_questions,
     write_step,
@@ -218,7 +217,7 @@ class LongContextSequenceBuilder:
     ) -> LongContextSequence:
         builder.end()
         # In a handful of files no name counts as common, but which names several of them define still matters.
-        built = BuiltSequence(builder, kind, "train", "", unique_commits(commits))
+        built = BuiltSequence(builder, kind, "train", "", tuple(dict.fromkeys(commits)))
         score_difficulty([built], NameIndex(ambiguous=NameIndex.of(texts).ambiguous))
         ids, weights = builder.arrays()
         metadata: dict[str, Any] = {

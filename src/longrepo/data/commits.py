@@ -205,11 +205,15 @@ class CommitPacker:
         if frame + _MIN_STATE_TOKENS > wanted:  # a message that would leave no room is not repeated
             frame, first = frame - first.repeated, replace(first, repeats=False)
         end = _part_end(first, max(1, wanted - frame))
+        part = _step_until(first, end)
+        if (over := self._sizes.step(part) - wanted) > 0:  # its "@@" row may have more tokens than that of the whole
+            end = _part_end(first, max(1, wanted - frame - over))
+            part = _step_until(first, end)
         assert first.of.weights is not None
         if not (first.of.weights[end:] == TARGET_WEIGHT).any():  # nothing is learnt from what is left
             self.dropped += first.stop - end
-            return [replace(first, end=end)], rest[1:]
-        return [replace(first, end=end)], [step_from(first, end), *rest[1:]]
+            return [part], rest[1:]
+        return [part], [step_from(first, end), *rest[1:]]
 
 
 def _part_end(step: CommitStep, room: int) -> int:
@@ -265,6 +269,21 @@ def step_from(step: CommitStep, start: int) -> CommitStep:
     return replace(rest, title=left[0].title + ("" if step.of.text[at] == "\n" else "\n"))
 
 
+def _step_until(step: CommitStep, end: int) -> CommitStep:
+    """Return a step up to token `end`; the "@@" row of a hunk that is cut there counts the rows that are left."""
+    part, of = replace(step, end=end), step.of
+    left, last = part_hunks(part), _row_at(of, end)
+    row, whole = next(((row, hunk) for row, hunk in reversed(read_step_hunks(step)) if row < last), (0, None))
+    if not left or whole is None or row + len(whole.rows) < last:
+        return part
+    if row < _row_at(of, step.start):  # it was cut before, too
+        return replace(part, title=left[0].title + "\n" * step.title.endswith("\n"))
+    at = sum(len(one) + 1 for one in of.text.split("\n", row)[:row]) + len("@@ ")
+    first, stop = of.token_at(at), int(of.starts.searchsorted(of.text.index(" @@", at)))
+    around = of.text[int(of.starts[first]) : at], of.text[of.text.index(" @@", at) : int(of.starts[stop])]
+    return replace(part, recounted=(first, stop, left[-1].counts.join(around)))
+
+
 def changed_rows(steps: Sequence[CommitStep]) -> list[tuple[int, int]]:
     """Return the rows that steps change or show, in the file as it was before the first of them, in order."""
     found: set[tuple[int, int]] = set()
@@ -317,7 +336,8 @@ def _start_state(answer: Features, room: int) -> FilePiece | None:
     bounds = [*of.rows.tolist(), len(of)]
     sizes = [end - start for start, end in pairwise(bounds)]
     runs = rows_around(sizes, [(first, last) for first, last in answer.facts["spans"]], room)
-    ranges = of.separate_ranges([(bounds[first], bounds[last]) for first, last in runs], len(of))
+    shown = [(bounds[first], bounds[last]) for first, last in runs]
+    ranges = of.separate_ranges(shown, shown[-1][1]) if shown else []
     if not ranges:  # blank rows, which are part of a token of the row before them
         return None
     *head, (start, end) = ranges

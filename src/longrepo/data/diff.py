@@ -40,10 +40,15 @@ class Hunk:
         return sum(row[:1] != "+" for row in self.rows), sum(row[:1] != "-" for row in self.rows)
 
     @property
+    def counts(self) -> str:
+        """Its first row and its rows in each version, as its "@@" row tells them."""
+        before, after = self.sizes
+        return f"-{self.old + 1},{before} +{self.new + 1},{after}"
+
+    @property
     def title(self) -> str:
         """Its "@@" row."""
-        before, after = self.sizes
-        return f"@@ -{self.old + 1},{before} +{self.new + 1},{after} @@ {self.section}".rstrip()
+        return f"@@ {self.counts} @@ {self.section}".rstrip()
 
     def part(self, first: int, last: int) -> Hunk:
         """Return the hunk of its rows first..last, the last excluded."""
@@ -71,11 +76,11 @@ def read_hunks(rows: Sequence[str]) -> list[tuple[int, Hunk]]:
 
 
 _SECTION_CHARACTERS = 120  # in a longer line the end, which says as much, would be missing
-_NO_SECTION = re.compile(
-    r"(if|elif|else|for|foreach|while|until|unless|loop|do|switch|case|default|match|when|try|catch|except|finally|ensure"
-    r"|rescue|with|using|lock|synchronized|unsafe|select|go|defer|return|throw|raise|yield|begin|then|super|this)\b"
-    r"|(public|private|protected|signals|slots)\s*:"
+_BLOCK = re.compile(  # encloses rows, but isn't what they are part of
+    r"(\}\s*)?(if|elif|else|for|foreach|while|until|unless|loop|do|switch|case|default|match|when|try|catch|except|finally"
+    r"|ensure|rescue|with|using|lock|synchronized|unsafe|select|go|defer|return|throw|raise|yield|begin|then|super|this)\b"
 )
+_LABEL = re.compile(r"(public|private|protected|signals|slots)\s*:")
 
 
 def enclosing_row(rows: Sequence[str], hunk: Hunk) -> int | None:
@@ -94,7 +99,10 @@ def enclosing_row(rows: Sequence[str], hunk: Hunk) -> int | None:
         if not row.strip() or _indentation(row) >= limit:
             continue
         start = row.lstrip()
-        if not (start[0].isalpha() or start[0] in "_$") or _NO_SECTION.match(start):
+        if _BLOCK.match(start):  # the rows beside it enclose nothing
+            limit = _indentation(row)
+            continue
+        if not (start[0].isalpha() or start[0] in "_$") or _LABEL.match(start):
             continue
         limit = _indentation(row)
         if number < hunk.old:

@@ -118,7 +118,7 @@ def _unpack_arrays(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]
     return arrays, about
 
 
-FEATURES_VERSION = f"11.{OUTLINE_VERSION}"
+FEATURES_VERSION = f"12.{OUTLINE_VERSION}"
 _NAME_PATTERN = re.compile(r"[^\W\d]\w+")  # names have two letters or more, of any script
 # What languages allow in a name beyond letters, digits and underscores.
 _NAME_PATTERNS = {

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from longrepo.data.text import TokenizedText
+from longrepo.data.text import TokenizedText, text_top
 from longrepo.data.tokenizer import PLACEHOLDERS
 from longrepo.repository.languages import PROSE_LANGUAGES
 from longrepo.repository.scopes import SCOPES, scope_spans
@@ -34,6 +34,8 @@ _TEXT_SCOPES = {  # of a text without a grammar: the pattern, and the group that
     "statement": (re.compile(r"\S[^\n\r]*"), 0),
     "block": (re.compile(r"\S[^\n]*(?:\n[^\n]*\S[^\n]*)+"), 0),
 }
+_ENCODED = re.compile(r"[A-Za-z0-9+/=]{80,}")
+_DATA_CHARACTERS = 40  # a shorter text may be all digits
 _JOINERS = "\u200c\u200d\ufe0e\ufe0f"  # they hold the characters around them together
 
 Span = tuple[int, int]  # characters of a text, the last excluded
@@ -53,6 +55,7 @@ def choose_fim_span(of: TokenizedText, start: int, end: int, key: str) -> FimSpa
     text, low = of.text, int(of.starts[start]) if start < len(of) else len(of.text)
     piece = of.slice_text(start, end)
     low, high = low + len(piece) - len(piece.lstrip()) + 1, low + len(piece.rstrip()) - 1
+    low = max(low, text_top(text, of.language)[0])  # nobody asks for a licence
     most = min(MAX_SPAN_TOKENS, (end - start) // _MAX_SPAN_SHARE)
     if high - low < 2 or not most:
         return None
@@ -63,16 +66,26 @@ def choose_fim_span(of: TokenizedText, start: int, end: int, key: str) -> FimSpa
             inside = [
                 span
                 for span in scopes.get(kind, ())
-                if low <= span[0] and span[1] <= high and _tokens(of, *span) <= most
+                if low <= span[0]
+                and span[1] <= high
+                and _tokens(of, *span) <= most
+                and not _is_data(text[slice(*span)])
             ]
             if inside:
                 return FimSpan(*inside[seeded_int(key, "span") % len(inside)], kind)
     kind = RANDOM_SPANS[seeded_int(key, "random") % len(RANDOM_SPANS)]
     for turn in range(_TRIES):
         span = _random_span(of, low, high, most, kind, f"{key}/{turn}")
-        if text[slice(*span)].strip():
+        if text[slice(*span)].strip() and not _is_data(text[slice(*span)]):
             return FimSpan(*span, kind)
     return None
+
+
+def _is_data(text: str) -> bool:
+    """Whether a text is values that nobody types: a third of it digits, as in a drawing's path, or encoded bytes."""
+    characters = "".join(text.split())
+    digits = sum(one.isdigit() for one in characters)
+    return len(characters) >= _DATA_CHARACTERS and (3 * digits > len(characters) or bool(_ENCODED.search(text)))
 
 
 def _tokens(of: TokenizedText, start: int, end: int) -> int:

@@ -20,7 +20,7 @@ from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.errors import InputError
 
 FORMAT_VERSION = 2
-PREPARATION_VERSION = 3  # how `prepare` lays texts out; sequences that don't record it were laid out as 1
+PREPARATION_VERSION = 4  # how `prepare` lays texts out; sequences that don't record it were laid out as 1
 
 
 @dataclass

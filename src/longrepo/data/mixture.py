@@ -18,7 +18,6 @@ from longrepo.data.template import (
     BuiltSequence,
     FilePiece,
     SequenceBuilder,
-    unique_commits,
     write_file,
     write_step,
 )
@@ -133,7 +132,7 @@ class PhaseMixture:
         return sequences
 
     def _built(self, builder: SequenceBuilder, kind: str, commits: Sequence[str] = ()) -> BuiltSequence:
-        return BuiltSequence(builder, kind, "train", self._corpus.facts.name, unique_commits(commits))  # type: ignore[arg-type]
+        return BuiltSequence(builder, kind, "train", self._corpus.facts.name, tuple(dict.fromkeys(commits)))  # type: ignore[arg-type]
 
     def _hierarchical(self) -> list[BuiltSequence]:
         corpus, band, data = self._corpus, self._band, self._data

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longrepo.data.dialects import FimIds, FimText
-from longrepo.data.fim_spans import FimSpan, choose_fim_span
+from longrepo.data.fim_spans import choose_fim_span
 from longrepo.data.marks import COMMIT_END, COMMIT_START, FILE_END, FILE_START, SNIPPET_TOKENS
 from longrepo.data.sequence import TARGET_WEIGHT, SequenceKind
 from longrepo.data.text import Int32Array, TokenizedText, special_token_mask
@@ -108,9 +108,8 @@ class SequenceBuilder:
             self.parts.append(SequencePart(of, start, end, self._length, target))
             self._add(of.ids[start:end], weight, "target" if target else "context")
 
-    def retokenized(self, of: TokenizedText, span: FimSpan, ids: Int32Array, weight: float) -> None:
-        """Append a span of a text as target, as the tokens `ids`; as many of them count as used as the text has."""
-        start, end = of.starts.searchsorted([span.start, span.end]).tolist()
+    def retokenized(self, of: TokenizedText, start: int, end: int, ids: Int32Array, weight: float) -> None:
+        """Append tokens start..end of a text as the tokens `ids`; as many of them count as used as the text has."""
         if start < end:
             self.parts.append(SequencePart(of, start, end, self._length, True))
         self._add(ids, weight, "target")
@@ -184,11 +183,6 @@ class BuiltSequence:
         return max(sorted(sizes), key=sizes.__getitem__) if sizes else "Other"
 
 
-def unique_commits(commits: Sequence[str]) -> tuple[str, ...]:
-    """Return the distinct commits, in order."""
-    return tuple(dict.fromkeys(commits))
-
-
 @dataclass(frozen=True, slots=True)
 class FilePiece:
     """Tokens `start`..`end` of a file. `head`: token ranges shown before it as context: lines above that a later piece
@@ -218,7 +212,8 @@ class FilePiece:
 
 FIM_SPLIT_TOKENS = 8  # more tokens that a piece may take with its texts tokenized apart
 _FIM_TRIES = 4
-_FimParts = dict[FimText | None, tuple[FimSpan, Int32Array]]  # None: the middle
+_FIM_SIDES: tuple[FimText | None, ...] = ("prefix", "suffix", None)
+_FimParts = dict[FimText | None, tuple[int, int, Int32Array]]  # its tokens, and those in their place; None: the middle
 
 
 def _fim_parts(tokenizer: RepoTokenizer, piece: FilePiece, key: str) -> _FimParts | None:
@@ -230,16 +225,12 @@ def _fim_parts(tokenizer: RepoTokenizer, piece: FilePiece, key: str) -> _FimPart
         span = choose_fim_span(of, piece.start, piece.end, f"{key}/{turn}" if turn else key)
         if span is None:
             return None
-        spans: dict[FimText | None, FimSpan] = {
-            "prefix": FimSpan(ends[0], span.start, ""),
-            "suffix": FimSpan(span.end, ends[1], ""),
-            None: span,
-        }
-        parts = {
-            side: (one, np.array(tokenizer.encode(of.text[one.start : one.end]), np.int32))
-            for side, one in spans.items()
-        }
-        if sum(len(ids) for _, ids in parts.values()) <= piece.end - piece.start + FIM_SPLIT_TOKENS:
+        parts: _FimParts = {}
+        bounds = ((ends[0], span.start), (span.end, ends[1]), (span.start, span.end))
+        for side, (low, high) in zip(_FIM_SIDES, bounds, strict=True):
+            first, last = of.starts.searchsorted([low, high]).tolist()
+            parts[side] = first, last, np.array(tokenizer.encode(of.text[low:high]), np.int32)
+        if sum(len(ids) for *_, ids in parts.values()) <= piece.end - piece.start + FIM_SPLIT_TOKENS:
             return parts
     return None
 
@@ -269,7 +260,7 @@ class CommitStep:
 
     A step too long for a sequence is written in parts, `start`..`end`; the `message` tokens are repeated before a later
     part, as context, unless `repeats` says otherwise. A part that begins inside a hunk has an "@@" row of its own,
-    `title`. `blob` is the file before the change.
+    `title`; `recounted`: tokens first..last of one whose hunk is cut below, and their new text. `blob`: the old file.
     """
 
     commit: str
@@ -280,6 +271,7 @@ class CommitStep:
     end: int = -1
     repeats: bool = True
     title: str = ""
+    recounted: tuple[int, int, str] | None = None
 
     @property
     def stop(self) -> int:
@@ -341,6 +333,9 @@ class TemplateSizes:
         """Return the size of a commit's step with its marks and the repeated message."""
         frame = self._step - self._unmarked(COMMIT_END, step.ends)
         frame += len(_hunks_mark(self.tokenizer, step)) + len(encode_text(self.tokenizer, step.title))
+        if step.recounted:
+            first, last, text = step.recounted
+            frame += len(encode_text(self.tokenizer, text)) - (last - first)
         return frame + step.repeated + step.stop - step.start
 
     def snippet(self, number: int, piece: FilePiece) -> int:
@@ -396,6 +391,11 @@ def write_step(builder: SequenceBuilder, step: CommitStep, context: float) -> No
     builder.text(step.of, step.start, middle, step.of.weights[step.start : middle], True)
     builder.plain(_hunks_mark(builder.tokenizer, step), context)
     builder.plain(encode_text(builder.tokenizer, step.title), context)
+    if step.recounted:
+        first, last, counts = step.recounted
+        builder.text(step.of, middle, first, step.of.weights[middle:first], True)
+        builder.retokenized(step.of, first, last, encode_text(builder.tokenizer, counts), context)
+        middle = last
     builder.text(step.of, middle, step.stop, step.of.weights[middle : step.stop], True)
     builder.stop(COMMIT_END, TARGET_WEIGHT, step.ends)
 

@@ -84,6 +84,11 @@ _NAMING_LANGUAGES = {  # whose imports say what they bring
     "Groovy", "Rust", "PHP",
 }  # fmt: skip
 _NON_SPACE = re.compile(r"\S")
+_TOP_CHARACTERS = 20_000  # of a text, in which its licence and its first imports are looked for
+_LICENCE = re.compile(r"licen[sc]e|copyright|SPDX-", re.IGNORECASE)
+_BLOCK_COMMENTS = {"/*": "*/", "<!--": "-->", "{-": "-}", "(*": "*)"}
+_COMMENT_ROW = re.compile(r"\s*(//|#(?=[\s#]|$)|--|;|%)")
+_GUARD_ROW = re.compile(r"#\s*(ifndef|define|pragma)\b|#!")
 _IMPORT_LINES = 200  # imports are at the top; further down the pattern mostly matches prose
 
 Int32Array = NDArray[np.int32]
@@ -161,6 +166,12 @@ class TokenizedText:
                 return int(places[index]), how
         return limit, "token"
 
+    @cached_property
+    def top(self) -> tuple[int, int]:
+        """The tokens at which the text begins behind a licence, and behind the imports that come first (`text_top`)."""
+        licence, imports = token_boundaries(self.starts, len(self.text), text_top(self.text, self.language)).tolist()
+        return licence, imports
+
     def start_in(self, end: int, room: int) -> int:
         """Return the first line start with at most `room` tokens up to `end` (`end - room` if no line starts there)."""
         first = max(0, end - room)
@@ -191,7 +202,7 @@ class TokenizedText:
         if start <= 0 or start >= len(self.ids):
             return []
         row = self._row_of(int(self.starts[start]))
-        holders = ((first, self._statement_end(first, "([")) for first in self._enclosing(row))
+        holders = ((first, _statement_end(self._rows, first, "([")) for first in self._enclosing(row))
         wanted = [[(first, last if first < last <= row else first + 1)] for first, last in holders]
         if self._closes(row):
             wanted = [*wanted[-1:], *wanted[:-1]]  # what it closes comes before all else
@@ -237,19 +248,7 @@ class TokenizedText:
         """The rows of the import statements, each from its first to beyond its last."""
         pattern = _IMPORTS.get(self.language, _ANY_IMPORT)
         top = [] if self.language in PROSE_LANGUAGES else self._rows[:_IMPORT_LINES]
-        return [(row, self._statement_end(row, "([{")) for row, line in enumerate(top) if pattern.match(line)]
-
-    def _statement_end(self, first: int, brackets: str) -> int:
-        """Return the row after the statement that begins at `first`, which lasts until its brackets are closed; `first`
-        if that isn't soon."""
-        depth = 0
-        for row in range(first, min(len(self._rows), first + _MAX_STATEMENT_ROWS)):
-            for opening, closing in ("()", "[]", "{}"):
-                if opening in brackets:
-                    depth += self._rows[row].count(opening) - self._rows[row].count(closing)
-            if depth <= 0:
-                return row + 1
-        return first
+        return [(row, _statement_end(self._rows, row, "([{")) for row, line in enumerate(top) if pattern.match(line)]
 
     @cached_property
     def _indents(self) -> Int32Array:
@@ -292,6 +291,61 @@ class TokenizedText:
             indent = int(self._indents[row])
             found.append(row)
         return found[::-1]
+
+
+def _statement_end(rows: Sequence[str], first: int, brackets: str) -> int:
+    """Return the row after the statement that begins at `first`, which lasts until its brackets are closed; `first` if
+    that isn't soon."""
+    depth = 0
+    for row in range(first, min(len(rows), first + _MAX_STATEMENT_ROWS)):
+        for opening, closing in ("()", "[]", "{}"):
+            if opening in brackets:
+                depth += rows[row].count(opening) - rows[row].count(closing)
+        if depth <= 0:
+            return row + 1
+    return first
+
+
+def text_top(text: str, language: str) -> tuple[int, int]:
+    """Return the characters at which a text begins behind the comments with its licence, and behind the package and the
+    imports that come next; both 0 if it has none."""
+    if language in PROSE_LANGUAGES:
+        return 0, 0
+    rows = text[:_TOP_CHARACTERS].split("\n")
+    licence, at = 0, 0
+    while (end := _comment_end(rows, at)) > at:
+        if _LICENCE.search("\n".join(rows[at:end])):
+            licence = end
+        at = end
+    pattern, imports, at = _IMPORTS.get(language, _ANY_IMPORT), licence, licence
+    while at < len(rows):
+        if pattern.match(rows[at]) and (end := _statement_end(rows, at, "([{")) > at:
+            at = imports = end
+        elif (end := _comment_end(rows, at)) > at:
+            at = end
+        elif _GUARD_ROW.match(rows[at]):
+            at += 1
+        else:
+            break
+    found = []
+    for row in (licence, imports):
+        while 0 < row < len(rows) and not rows[row].strip():
+            row += 1
+        found.append(min(len(text), sum(len(one) + 1 for one in rows[:row])))
+    return found[0], found[1]
+
+
+def _comment_end(rows: Sequence[str], at: int) -> int:
+    """Return the row after the blank rows, a `#!`, and the comment that come at row `at`; `at` if there is none."""
+    if at < len(rows) and (not rows[at].strip() or rows[at].startswith("#!")):
+        return at + 1
+    opening = next((one for one in _BLOCK_COMMENTS if at < len(rows) and rows[at].lstrip().startswith(one)), None)
+    if opening is not None:
+        closing = (row for row in range(at, len(rows)) if _BLOCK_COMMENTS[opening] in rows[row])
+        return next(closing, at - 1) + 1
+    while at < len(rows) and _COMMENT_ROW.match(rows[at]):
+        at += 1
+    return at
 
 
 def imported_names(row: str, language: str) -> set[str]:

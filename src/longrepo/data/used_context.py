@@ -241,10 +241,20 @@ class UsedContext:
                 break
             of = self._texts.get(path)
             if of is not None and len(of) and of not in excerpts and path not in hidden:
-                misses += not excerpts.add_beginning(of, 0, len(of))
+                misses += not self._add_beginning(of, places, excerpts)
         filling = [of for of in excerpts.texts if of not in defining and of not in similar]
         order = (*filling, *defining) if on_top else (*similar, *defining, *filling)
         return [excerpts.piece(of) for of in order]
+
+    @staticmethod
+    def _add_beginning(of: TokenizedText, places: Sequence[Place], into: Excerpts) -> bool:
+        """Add a file, or its beginning: behind its licence, as soon as one can be written above the place, and behind
+        its imports, where they aren't what is to come; return whether something was added."""
+        at, (licence, imports) = (places[-1].at if places else 1), of.top
+        start = licence if at and licence < len(of) else 0
+        if imports == len(of) or (places and places[-1].is_on_top):
+            return into.add_beginning(of, start, len(of))
+        return into.add(of, [(start, len(of))]) is not None or into.add_beginning(of, max(start, imports), len(of))
 
     def _add_similar(self, place: Place, hidden: Collection[str], into: Excerpts) -> None:
         """Add pieces of files in the same language like the lines above a place, each with what follows it; of tests

@@ -144,6 +144,7 @@ def _window(
 ) -> SequenceBuilder:
     builder, context = corpus.sizes.begin(), corpus.settings.data.context_weight
     first = bisect_right([placed.at for placed in stream], start) - 1
+    marked = corpus.sizes.marks(FILE_END) > 0  # else the end token, or the next file's mark, says that a file ends
     for placed in stream[first:]:
         if placed.at >= end:
             break
@@ -154,7 +155,8 @@ def _window(
         middle = min(max(low, fresh), max(low, high))
         builder.text(placed.of, low - placed.text_at, middle - placed.text_at, 0.0, False)
         builder.text(placed.of, middle - placed.text_at, high - placed.text_at, TARGET_WEIGHT, True)
-        if placed.end_at < end:
-            builder.mark(FILE_END, TARGET_WEIGHT if placed.end_at >= fresh else 0.0)
+        if placed.end_at < end:  # what ends at `fresh` without a mark of its own was scored in the window before
+            builder.mark(FILE_END, TARGET_WEIGHT if placed.end_at >= fresh + (not marked) else 0.0)
+        last |= not marked and placed.end_at == end
     builder.end(TARGET_WEIGHT if last else 0.0)
     return builder

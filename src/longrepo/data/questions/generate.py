@@ -34,6 +34,7 @@ from longrepo.data.questions.sources import (
     QuestionIndex,
     SourceDefinition,
     SourceFile,
+    import_position,
     is_call,
     is_import,
     mentions_in_import,
@@ -42,6 +43,7 @@ from longrepo.data.questions.sources import (
     path_reveals,
     word_positions,
 )
+from longrepo.data.text import text_top
 from longrepo.repository.definitions import Call, Definition
 from longrepo.repository.imports.graph import ImportGraph
 from longrepo.repository.imports.statements import Import
@@ -74,8 +76,14 @@ def _importers_question(index: QuestionIndex, path: str) -> Question | str:
         return "another file may import it too"
     if all(normalize_name(stem) in normalize_name(_stem(one)) for one in importers):
         return "answered by the question itself"
-    needs = (*((one, 0) for one in importers), (path, 0))
+    needs = (*((one, import_position(index.sources[one], stem) or 0) for one in importers), _beginning(index, path))
     return Question("importers", f"Which files import {path}?", ", ".join(importers), needs)
+
+
+def _beginning(index: QuestionIndex, path: str) -> tuple[str, int]:
+    """Return where a file begins behind its licence."""
+    source = index.sources[path]
+    return path, text_top(source.text, source.language)[0]
 
 
 def _import_names_stem(source: SourceFile, stem: str) -> bool:
@@ -110,7 +118,8 @@ def _imports_question(index: QuestionIndex, path: str) -> Question | str:
         return "an import may mean another file"
     if all(normalize_name(_stem(one)) in normalize_name(_stem(path)) for one in found):
         return "answered by the question itself"
-    needs = ((path, 0), *((one, 0) for one in found))
+    first = min(import_position(source, _stem(one)) or 0 for one in found)
+    needs = ((path, first), *(_beginning(index, one) for one in found))
     return Question("imports", f"Which files of the repository does {path} import?", ", ".join(found), needs)
 
 
@@ -157,7 +166,7 @@ def _change_question(index: QuestionIndex, commit: str) -> Question | str:
     message = facts[0].message.strip().split("\n")[0]
     if any(normalize_name(_stem(path)) in normalize_name(message) for path in paths):
         return "answered by the question itself"
-    needs = tuple((path, 0) for path in paths)
+    needs = tuple(_beginning(index, path) for path in paths)
     text = f"Which files did commit {commit[:8]} {_quoted_subject(message)} change?"
     return Question("change", text, ", ".join(paths), needs)
 

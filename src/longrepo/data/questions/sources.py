@@ -349,12 +349,20 @@ def is_import(source: SourceFile, name: str, at: int) -> bool:
 
 def mentions_in_import(source: SourceFile, stem: str) -> bool:
     """Return whether a source mentions a file's stem in an import."""
+    return import_position(source, stem) is not None
+
+
+def import_position(source: SourceFile, stem: str) -> int | None:
+    """Return the character at which a source mentions a file's stem in an import; None if it doesn't."""
+    text = source.text
     for one in source.outline.imports:
         if stem in one.names or stem in re.split(r"\W+", one.module):
-            return True
-    text = source.text
-    lines = (text[text.rfind("\n", 0, at) + 1 : text.find("\n", at)] for at in word_positions(stem, text))
-    return source.language not in NON_CODE_LANGUAGES and any(_IMPORTING.search(line) for line in lines)
+            start = sum(len(row) + 1 for row in text.split("\n", one.line - 1)[: one.line - 1])
+            return max(start, text.find(stem, start))
+    for at in word_positions(stem, text) if source.language not in NON_CODE_LANGUAGES else ():
+        if _IMPORTING.search(text[text.rfind("\n", 0, at) + 1 : text.find("\n", at)]):
+            return at
+    return None
 
 
 def begins_statement(text: str, at: int) -> bool:

@@ -272,7 +272,7 @@ class QuestionWriter:
                 continue
             of, seed = self._texts[path], (self._seed, questions[0].text, path)
             start = int(of.cuts[hashing.seeded_int(*seed) % len(of.cuts)]) if len(of.cuts) else 0
-            start = start if len(of) - start >= size // 2 else 0
+            start = max(start if len(of) - start >= size // 2 else 0, of.top[0])
             frame = self._snippet_size + len(of.path_ids)
             last_one = len(found) == most - 1
             limit = min(len(of), start + (room if last_one else min(room, max(size, _MIN_SNIPPET_TOKENS))) - frame)
