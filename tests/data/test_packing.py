@@ -13,7 +13,15 @@ from whole import Case, prepared, shown
 
 from longrepo.config.loader import load_settings
 from longrepo.data.bm25 import BM25Index
-from longrepo.data.packing import NO_ROOM_REASON, Band, ContextFiller, arrange_pieces, order_by_relation, pack_files
+from longrepo.data.packing import (
+    NO_ROOM_REASON,
+    Band,
+    ContextFiller,
+    arrange_pieces,
+    context_piece,
+    order_by_relation,
+    pack_files,
+)
 from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
@@ -247,3 +255,16 @@ def test_fill_in_the_middle_gives_the_piece_back(case: Case, tokenizer: RepoToke
         assert row.loss_weights[-1] == 1 and "<|FILE_END|>" not in code
     accounts = case.prepared.header.accounts.values()
     assert found == sum(account["fim"] for account in accounts) > 10
+
+
+def test_an_unrelated_file_is_shown_behind_its_licence_and_a_cut_one_behind_its_imports(read: Read) -> None:
+    licence, imports = "# Copyright 2020 Somebody.\n\n", "import one\nimport two\n\n"
+    body = "".join(f"def step_{n}(value):\n    return value + {n}\n\n\n" for n in range(20))
+    of = read("a.py", licence + imports + body)
+    for room, begins, ends in ((len(of), "import one", True), (len(of) // 2, "def step_0", False)):
+        piece = context_piece(of, room)
+        text = of.slice_text(piece.start, piece.end)
+        assert text.startswith(begins) and piece.ends == ends and piece.size <= room and not piece.target
+    for text in (licence, imports, body):
+        whole = read("b.py", text)
+        assert context_piece(whole, len(whole)) == FilePiece.whole(whole, target=False)

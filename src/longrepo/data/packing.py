@@ -265,11 +265,14 @@ class ContextFiller:
 
 
 def context_piece(text: TokenizedText, room: int) -> FilePiece:
-    """Return a file as context in at most `room` tokens: whole, or its beginning up to a syntax cut (up to a line, if
-    the syntax cut would leave half of the room empty)."""
-    if len(text) <= room:
-        return FilePiece.whole(text, target=False)
-    return FilePiece(text, 0, text.cut_in(0, room, room // 2)[0], (), False)
+    """Return a file as context in at most `room` tokens, behind its licence: all of it, or its beginning behind the
+    imports up to a syntax cut (up to a line, if the syntax cut would leave half of the room empty)."""
+    licence, imports = (at if at < len(text) else 0 for at in text.top)
+    if len(text) - licence <= room:
+        return FilePiece(text, licence, len(text), (), False)
+    start = max(licence, imports)
+    end = text.cut_in(start, start + room, room // 2)[0] if len(text) - start > room else len(text)
+    return FilePiece(text, start, end, (), False)
 
 
 def arrange_pieces(
