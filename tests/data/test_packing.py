@@ -116,13 +116,24 @@ def piece_of(of: TokenizedText) -> FilePiece:
 
 
 def completer(
-    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer, cap: int, negatives: float = 0.0, related: str = ""
+    texts: dict[str, TokenizedText],
+    tokenizer: RepoTokenizer,
+    cap: int,
+    negatives: float = 0.0,
+    related: str = "",
+    floor: int = 0,
 ) -> ContextFiller:
     imports = {path: (other,) for other, path in zip(texts, [*texts][1:], strict=False)}
     near = [path for path in texts if related and related in path]
     used = UsedContext(texts, lambda: BM25Index(list(texts.values())))
     return ContextFiller(
-        Band(1, 0, cap // 2, cap), TemplateSizes(tokenizer), used, ImportGraph(imports), lambda _: near, negatives, 1
+        Band(1, floor, cap // 2, cap),
+        TemplateSizes(tokenizer),
+        used,
+        ImportGraph(imports),
+        lambda _: near,
+        negatives,
+        1,
     )
 
 
@@ -146,11 +157,31 @@ def test_a_stranger_joins_only_where_hard_negatives_are_wanted(
 ) -> None:
     monkeypatch.setattr("longrepo.data.used_context.SIMILAR_PIECES", 0)
     own = next(iter(texts.values()))
-    found = completer(texts, tokenizer, len(own) + 700, negatives, "part3")
+    found = completer(texts, tokenizer, len(own) + 700, negatives, "part3", len(own) + 690)
     added = [piece.of.path for piece in found.complete([piece_of(own)], 4)][:-1]
     near = [path for path in texts if "part3" in path]
     assert (near[-1] in added) == bool(negatives)
     assert near[0] in added
+
+
+def test_files_of_no_use_only_fill_a_sequence_that_is_too_short_for_its_phase(
+    texts: dict[str, TokenizedText], tokenizer: RepoTokenizer
+) -> None:
+    own = next(iter(texts.values()))
+    sizes = TemplateSizes(tokenizer)
+    alone = sizes.file(piece_of(own))
+    with_floor = [
+        sum(map(sizes.file, completer(texts, tokenizer, alone + 700, 0, "part3", floor).complete([piece_of(own)], 4)))
+        for floor in (0, alone - 1, alone + 600)
+    ]
+    assert alone <= with_floor[0] == with_floor[1] < alone + 600 < with_floor[2]
+
+
+def test_context_leaves_the_share_of_targets_that_a_sequence_must_have(read: Read, tokenizer: RepoTokenizer) -> None:
+    texts = {f"b{n}.py": read(f"b{n}.py", "tiny_thing = 1\nother = 2\n" * 90) for n in range(2)}
+    own, sizes = read("a.py", "tiny_thing = 3\ntiny_thing = 4\n"), TemplateSizes(tokenizer)
+    pieces = completer({"a.py": own, **texts}, tokenizer, 4096, 0, "b").complete([piece_of(own)], 4)
+    assert len(pieces) > 1 and len(own) >= 0.02 * (sum(map(sizes.file, pieces)) + 4)
 
 
 @pytest.mark.parametrize("cap", [600, 1024, 4096])
@@ -160,7 +191,7 @@ def test_completed_sequences_never_pass_the_cap(
     sizes, found = TemplateSizes(tokenizer), completer(texts, tokenizer, cap, 0.5, "part1")
     for own in pack_files(list(texts.values()), Band(1, 0, cap // 2, cap), sizes, cap // 8).packs:
         pieces = found.complete(own, 4)
-        assert 0.8 * cap < sum(map(sizes.file, pieces)) <= cap - 4
+        assert sum(map(sizes.file, own)) <= sum(map(sizes.file, pieces)) <= cap - 4
         assert len({piece.of.path for piece in pieces}) == len(pieces)
         assert [piece for piece in pieces if piece.target] == own
 

@@ -128,6 +128,42 @@ HOLDERS = {
         " * Two",
         "package a;",
     ),
+    "a line that closes one bracket and opens another": (
+        "a.js",
+        "function f() {\n  const [\n    a,\n  ] = g(\n    1,\n    2,\n  )\n}\n",
+        "    2",
+        "function f() {\n  const [\n  ] = g(",
+    ),
+    "a bracket that closes what stands above its branches": (
+        "a.go",
+        "func f(a int) int {\n\tswitch a {\n\tcase 1:\n\t\treturn 2\n\tdefault: // none\n\t\tg()\n\t}\n\treturn 3\n}\n",
+        "\t}",
+        "func f(a int) int {\n\tswitch a {",
+    ),
+    "a bracket alone in a list": (
+        "a.js",
+        "const layers = [\n  {\n    x: 1,\n  },\n  {\n    x: 2,\n    y: 3,\n  },\n]\n",
+        "    y: 3",
+        "const layers = [\n  {",
+    ),
+    "a bracket alone below what it belongs to": (
+        "a.cc",
+        "void f()\n{\n    int x;\n    int y;\n}\n",
+        "    int y",
+        "void f()",
+    ),
+    "a branch of a template is no holder": (
+        "a.ejs",
+        "<% if (a) { %>\n  <b>\n<% } else { %>\n  <i>\n  <u>\n<% } %>\n",
+        "  <u>",
+        "<% if (a) { %>",
+    ),
+    "an import that stands twice": (
+        "a.cc",
+        '#include "x.h"\n#if A\n#include "x.h"\n#endif\nint f() {\n  x();\n}\n',
+        "  x();",
+        '#include "x.h"\nint f() {',
+    ),
     "a piece that begins with a bracket": (
         "a.py",
         "class A:\n    x = [\n        1,\n    ]\n\n    def f(self):\n        pass\n",
@@ -161,6 +197,16 @@ def test_a_head_keeps_to_its_budget_and_leaves_a_statement_whole_or_out(
         assert ("from shop" in found) == ("name_29" in found) == (budget == 2000)
 
 
+def test_what_a_piece_is_directly_under_comes_first(read: Callable[[str, str], TokenizedText]) -> None:
+    of = read(
+        "a.js", "describe('one', () => {\n  it('two', () => {\n    shallow([\n      1,\n      2,\n    ])\n  })\n})\n"
+    )
+    at = of.token_at(of.text.index("      2"))
+    found = ["".join(of.slice_text(*span) for span in of.head(at, budget, len(of))).strip() for budget in range(40)]
+    assert next(one for one in found if one) == "shallow(["
+    assert found[-1].split("\n")[0] == "describe('one', () => {"
+
+
 def test_an_import_without_an_end_is_left_out(read: Callable[[str, str], TokenizedText]) -> None:
     of = read(
         "a.py", "import os\nfrom shop import (\n" + "    name,\n" * 60 + "\ndef f():\n    a = 1\n    return os.name\n"
@@ -176,6 +222,8 @@ def test_an_import_without_an_end_is_left_out(read: Callable[[str, str], Tokeniz
         ("Python", "import os.path", {"os", "path"}),
         ("Python", "from a import *", set()),
         ("Java", "import static a.b.Cart.total;", {"total"}),
+        ("Java", "import a.b.$Cart$Total;", {"$Cart$Total"}),
+        ("Java", "import a.b.Cart$Total;", {"Cart$Total"}),
         ("Java", "import a.b.*;", set()),
         ("Java", "package a.b;", set()),
         ("Go", '\tcart "example.org/shop/v2"', {"cart"}),

@@ -84,10 +84,11 @@ def chosen(
     room: int,
     near: tuple[str, ...] = (),
     without: tuple[str, ...] = (),
+    shown: set[str] | None = None,
 ) -> list[FilePiece]:
     used = UsedContext(texts, lambda: BM25Index(list(texts.values())))
     edges = graph_of(texts, place.of).edges(place.of.path)
-    found = used.pieces([place], edges, near, without, room, TemplateSizes(tokenizer))
+    found = used.pieces([place], edges, near, without, room, TemplateSizes(tokenizer), shown)
     assert sum(map(TemplateSizes(tokenizer).file, found)) <= room
     assert len({piece.of.path for piece in found}) == len(found)
     return found
@@ -192,6 +193,18 @@ def test_any_room_is_kept_and_the_choice_is_always_the_same(
         place = place_before(own, line)
         assert chosen(texts, place, tokenizer, room, near) == chosen(texts, place, tokenizer, room, near)
     assert not chosen({}, place, tokenizer, room, near)
+
+
+def test_a_piece_without_a_name_of_what_is_shown_is_left_out(
+    texts: dict[str, TokenizedText], own: TokenizedText, tokenizer: RepoTokenizer
+) -> None:
+    place = place_before(own, "\ndef after")
+    for name in ("distant_helper", "rim", "number_of_nothing", "return"):
+        found = chosen(texts, place, tokenizer, 5000, tuple(texts), shown={name})
+        assert all(name in said(piece) for piece in found)
+        assert bool(found) == (name in ("distant_helper", "rim"))
+    everyday = chosen(texts, place, tokenizer, 5000, tuple(texts), shown={"run"})
+    assert not everyday and chosen(texts, place, tokenizer, 5000, tuple(texts), shown=None)
 
 
 def test_lines_to_come_and_files_that_are_no_context_choose_nothing(

@@ -7,10 +7,14 @@ the text. A rule that a row's kind of marks doesn't let tell isn't counted as ch
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,9 +22,11 @@ from numpy.typing import NDArray
 
 from longrepo.data.dataset import SequenceFile
 from longrepo.data.questions.sources import is_test
+from longrepo.data.repeated_heads import indentation, stray_bracket, unused_import
 from longrepo.data.segments import Segment, SegmentReader
 from longrepo.data.sequence import MIN_TARGETS, TARGET_WEIGHT
 from longrepo.data.tokenizer import RepoTokenizer
+from longrepo.data.used_context import EVERYDAY_FILES, EVERYDAY_SHARE, names_of
 from longrepo.repository.filters import context_noise
 from longrepo.utils import hashing
 
@@ -43,31 +49,16 @@ LINT_RULES = {
     "odd-subject": "question on a nested or test's name",
 }
 MIN_ANSWERS = 0.05  # of a question's tokens
-MAX_EXAMPLES = 20  # kept of each rule
-_TAIL_CHARACTERS = 64  # by which the ends of a file are compared
-_EVERYDAY_SHARE = 5  # a name in more than a fifth of the pieces says nothing about what belongs together
-_EVERYDAY_PIECES = 3
-_NAME = re.compile(r"[^\W\d]\w{2,}")
-_WORD = re.compile(r"\w+")
-_KEYWORD = re.compile(
-    r"and|any|async|await|bool|boolean|break|case|catch|char|class|const|continue|def|default|del|else|elif|"
-    r"enum|except|export|extends|extern|false|finally|float|for|from|func|function|global|goto|if|impl|"
-    r"implements|import|include|int|interface|internal|is|let|long|match|module|mut|namespace|new|nil|none|"
-    r"None|not|null|object|override|package|pass|private|protected|pub|public|raise|return|self|short|static|"
-    r"string|struct|super|switch|this|throw|throws|trait|true|True|False|try|type|typedef|undefined|unsigned|"
-    r"use|using|var|virtual|void|where|while|with|yield|the"
+UNRELATED_SHARE = (
+    0.1  # of the sequences of files that may show one file of no use: `data.hard_negative_share`'s default
 )
+MAX_EXAMPLES = 20  # kept of each rule
+_ON_USE = ("unused-context", "alone-target")
+_TAIL_CHARACTERS = 64  # by which the ends of a file are compared
 _HUNK_TITLE = re.compile(r"@@ -\d+,(\d+) \+\d+,(\d+) @@.*")
 _MIN_ROW_CHARACTERS = 4  # of a hunk's row that is looked for in the file as it was
-_QUOTED = re.compile(r"""\"(?:\\.|[^"\\\n])*\"|'(?:\\.|[^'\\\n])*'|`[^`\n]*`""")
-_COMMENT = re.compile(r"//[^\n]*|/\*.*?(?:\*/|\Z)|(?:^|(?<=\s))#[^\n]*", re.DOTALL)
-_PAIRS = {")": "(", "]": "[", "}": "{"}
 _SUBJECT = re.compile(
     r"(?:the \w+|signature of|parameter \w+ of|has the method|class does|calls|extends|calls the \w+) (\w+)\b"
-)
-_IMPORT = re.compile(
-    r"(?:from\s+(?!__future__)[\w.]+\s+import\s+(?P<python>[^(#]+)|import\s+(?P<names>\{[^}]*\}|\w+)\s+from\b"
-    r"|(?:import(?:\s+static)?|(?:pub\s+)?use)\s+(?P<last>[\w.:$]+(?:\s+as\s+\w+)?)\s*;?)\s*(?:$|[#/'\"])"
 )
 _FUNCTION_LINE = re.compile(r"(?:async\s+)?(?:def|function|fn|func)\b|.*=>\s*\{?$")
 
@@ -83,9 +74,11 @@ class LintFinding:
 
 @dataclass
 class LintReport:
-    """How much each rule looked at, how often it found something, in how many rows, and the first examples."""
+    """How much each rule looked at, how often it found something, in how many rows, and the first examples.
+    `unrelated`: the rows whose one piece of context of no use is taken for a hard negative, so that it's no finding."""
 
     rows: int = 0
+    unrelated: int = 0
     checked: Counter[str] = field(default_factory=Counter)
     found: Counter[str] = field(default_factory=Counter)
     rows_found: Counter[str] = field(default_factory=Counter)
@@ -101,6 +94,7 @@ class LintReport:
         return {
             "sequences": self.rows,
             "findings": self.findings,
+            "unrelated": self.unrelated,
             "rules": {
                 rule: {
                     "about": about,
@@ -116,13 +110,14 @@ class LintReport:
             },
         }
 
-    def add(self, finding: LintFinding, again: bool) -> None:
-        """Count a finding; `again`: the row had one of the same rule before."""
-        self.found[finding.rule] += 1
-        self.rows_found[finding.rule] += not again
-        listed = self.examples.setdefault(finding.rule, [])
-        if len(listed) < MAX_EXAMPLES:
-            listed.append(finding)
+    def add_row(self, findings: Sequence[LintFinding]) -> None:
+        """Count the findings in one row."""
+        self.rows_found.update({finding.rule for finding in findings})
+        for finding in findings:
+            self.found[finding.rule] += 1
+            listed = self.examples.setdefault(finding.rule, [])
+            if len(listed) < MAX_EXAMPLES:
+                listed.append(finding)
 
 
 @dataclass(frozen=True)
@@ -166,12 +161,26 @@ def lint_sequences(
         ends.add(row)
     rules = _Rules(names, ends)
     report = LintReport(rows=len(rows))
+    strangers: list[list[LintFinding]] = []
+    of_files = 0
     for row in _read_rows(file, reader, rows, tick):
-        seen: set[str] = set()
-        for finding in rules.check(row, report.checked):
-            report.add(finding, finding.rule in seen)
-            seen.add(finding.rule)
+        found = list(rules.check(row, report.checked))
+        of_files += row.kind == "hierarchical" and row.split == "train"
+        if row.kind == "hierarchical" and sum(one.rule == "unused-context" for one in found) == 1:
+            strangers.append([one for one in found if one.rule in _ON_USE])
+            found = [one for one in found if one.rule not in _ON_USE]
+        report.add_row(found)
+    if len(strangers) <= _most_unrelated(of_files):
+        report.unrelated = len(strangers)
+    else:
+        for found in strangers:
+            report.add_row(found)
     return report
+
+
+def _most_unrelated(rows: int) -> float:
+    """Return how many of so many sequences may show something unrelated: their share and a standard deviation."""
+    return UNRELATED_SHARE * rows + math.sqrt(UNRELATED_SHARE * (1 - UNRELATED_SHARE) * rows)
 
 
 def _read_rows(
@@ -190,22 +199,24 @@ def _target_share(weights: NDArray[np.float32]) -> float:
 
 
 class _NameCounts:
-    """In how many target pieces each name occurs."""
+    """In how many files whose text is a target each name occurs."""
 
     def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._pieces = 0
+        self._files: defaultdict[str, set[str]] = defaultdict(set)  # repository and path → names
 
     def add(self, row: _Row) -> None:
-        for one in row.segments:
+        for one in row.files:
             if one.target:
-                self._pieces += 1
-                self._counts.update(set(_NAME.findall(one.text)))
+                self._files[f"{row.repository}\n{one.path}"].update(map(sys.intern, names_of(one.text)))
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        return Counter(chain.from_iterable(self._files.values()))
 
     def telling(self, text: str) -> set[str]:
         """Return the names of a text that aren't everyday words here."""
-        most = max(_EVERYDAY_PIECES, self._pieces / _EVERYDAY_SHARE)
-        return {name for name in _NAME.findall(text) if self._counts[name] <= most and not _KEYWORD.fullmatch(name)}
+        most = max(EVERYDAY_FILES, EVERYDAY_SHARE * len(self._files))
+        return {name for name in names_of(text) if self._counts[name] <= most}
 
 
 @dataclass
@@ -322,16 +333,17 @@ class _Rules:
 
     def _context(self, row: _Row, checked: Counter[str]) -> Iterator[Found]:
         targets = [one for one in row.segments if one.target]
-        asked = " ".join(one.question for snippet in row.segments for one in snippet.questions)
+        asked = " ".join(f"{one.question} {one.answer}" for snippet in row.segments for one in snippet.questions)
         named = f"{asked} {' '.join(one.text for one in targets)}"
         for one in row.segments:
             if one.kind == "snippet" or any(one is shown for shown in row.context):
                 checked["poor-context"] += 1
                 if (reason := context_noise(one.path)) and _stem(one.path) not in named:
                     yield "poor-context", f"{one.path} ({reason})"
-        if row.kind == "qa" or not targets or not row.context:
+        if row.split != "train" or row.kind == "qa" or not targets or not row.context:
             return
-        used = set[str]().union(*(_NAME.findall(f"{_message(one)}\n{one.text}") for one in targets))
+        states = [one for one in row.files if not one.target and not any(one is shown for shown in row.context)]
+        used = set[str]().union(*(names_of(f"{_message(one)}\n{one.text}") for one in [*targets, *states]))
         unused = [one for one in row.context if not used & self._names.telling(f"{one.text}\n{_stem(one.path)}")]
         checked["unused-context"] += len(row.context)
         checked["alone-target"] += 1
@@ -367,58 +379,6 @@ class _Rules:
             self._asked.add(key)
             if odd := _odd_subject(asked.question, asked.answer, snippets):
                 yield "odd-subject", f"{asked.question} ({odd})"
-
-
-def stray_bracket(head: str, following: str) -> str:
-    """Return the line of a bracket that a repeated head leaves alone; empty if there is none: one that nothing opens, a
-    round or square one, if what follows closes another kind first, or one at the beginning of the text that follows, if
-    no line of the head with its indentation opens one. Brackets in strings and comments don't count."""
-    opened: list[tuple[str, str]] = []
-    for line in _COMMENT.sub("", _QUOTED.sub("", head)).split("\n"):
-        for one in line:
-            if one in "([{":
-                opened.append((one, line))
-            elif one in _PAIRS:
-                if not opened or opened[-1][0] != _PAIRS[one]:
-                    return line.strip()
-                opened.pop()
-    first = next((line for line in following.split("\n") if line.strip()), "")
-    if first.lstrip()[:1] in _PAIRS and _indentation(first) not in {_indentation(line) for _, line in opened}:
-        return first.strip()
-    last, line = next(((one, line) for one, line in reversed(opened)), ("{", ""))
-    return line.strip() if last != "{" and _first_closed(following) not in ("", last) else ""
-
-
-def _first_closed(text: str) -> str:
-    """Return the kind of bracket that a text closes first without having opened it; empty if there is none."""
-    depths = Counter[str]()
-    for one in _COMMENT.sub("", _QUOTED.sub("", text)):
-        if one in "([{":
-            depths[one] += 1
-        elif one in _PAIRS:
-            depths[_PAIRS[one]] -= 1
-            if depths[_PAIRS[one]] < 0:
-                return _PAIRS[one]
-    return ""
-
-
-def unused_import(head: str, following: str) -> str:
-    """Return the first import of a head none of whose names occurs in the text that follows; empty if there is none.
-    Imports over several lines, and those that name no name, aren't judged."""
-    used = set(_WORD.findall(following))
-    for line in head.split("\n"):
-        if (found := _IMPORT.match(line.strip())) and not used & set(_imported_names(found)):
-            return line.strip()
-    return ""
-
-
-def _imported_names(found: re.Match[str]) -> Iterator[str]:
-    """Yield the names that an import brings: the last of each part, as it is called here."""
-    for part in re.split(r"[,{}]", found["python"] or found["names"] or found["last"]):
-        words: list[str] = _WORD.findall(part)
-        yield from words[-1:]
-        if found["last"]:  # `import a.b` in Python is used as `a`
-            yield from words[:1]
 
 
 def _is_whole_hunk(text: str) -> bool:
@@ -472,18 +432,14 @@ def _is_nested(name: str, text: str) -> bool:
     for number, line in enumerate(lines):
         if not definition.match(line):
             continue
-        width = _indentation(line)
+        width = indentation(line)
         for above in reversed(lines[:number]):
-            if above.strip() and _indentation(above) < width and above.strip()[0] not in ")]}#":
+            if above.strip() and indentation(above) < width and above.strip()[0] not in ")]}#":
                 if _FUNCTION_LINE.match(above.strip()):
                     return True
-                width = _indentation(above)
+                width = indentation(above)
         return False
     return False
-
-
-def _indentation(line: str) -> int:
-    return len(line) - len(line.lstrip(" \t"))
 
 
 def _stem(path: str) -> str:

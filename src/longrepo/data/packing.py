@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from longrepo.config.schema import NUMBERED_PHASES, ContextSettings, Settings, phase_list
+from longrepo.data.sequence import MIN_TARGETS
 from longrepo.data.template import FilePiece, TemplateSizes
 from longrepo.data.text import TokenizedText
-from longrepo.data.used_context import Place, UsedContext
+from longrepo.data.used_context import Place, UsedContext, names_in
 from longrepo.errors import InputError
 from longrepo.repository.imports.graph import ImportGraph
 from longrepo.utils import hashing
@@ -226,29 +227,42 @@ class ContextFiller:
         self._seed = seed
 
     def complete(self, current: list[FilePiece], reserve: int) -> list[FilePiece]:
-        """Return context pieces, then the sequence's own, together at most the cap less `reserve` tokens."""
-        room = self._band.cap - reserve - sum(map(self._sizes.file, current))
+        """Return context pieces, then the sequence's own, together at most the cap less `reserve` tokens, and no more
+        context than leaves the share of targets that a sequence must have."""
+        most = int(sum(piece.end - piece.start for piece in current) / MIN_TARGETS)
+        own = sum(map(self._sizes.file, current))
+        room = min(self._band.cap, most) - reserve - own
         last, held = current[-1], {piece.of.path for piece in current}
         strangers: list[FilePiece] = []
         if hashing.seeded_uniform(*self._seed, "negative", last.of.path, last.start) < self._negatives:
             found = (self._context(path, room // 2) for path in self._strangers(last.of.path, held))
             strangers = [one for one in found if one is not None][:1]
         held |= {piece.of.path for piece in strangers}
-        room -= sum(map(self._sizes.file, strangers))
-        places = [Place(piece.of, (piece.start + piece.end) // 2) for piece in current]
-        return [*strangers, *self._fill(last.of.path, places, held, room), *current]
+        beside = sum(map(self._sizes.file, strangers))
+        halves = [replace(piece, end=(piece.start + piece.end) // 2) for piece in current]
+        return [*strangers, *self._fill(last.of.path, halves, held, room - beside, own + beside), *current]
 
     def before(self, path: str, shown: Sequence[FilePiece], held: set[str], size: int) -> list[FilePiece]:
         """Return context pieces to put before `size` tokens about the file `path`, none of a path in `held`; `shown`:
         what those tokens show of files."""
-        places = [Place(piece.of, piece.end) for piece in shown]
-        return self._fill(path, places, held, self._band.cap - size)
+        return self._fill(path, shown, held, self._band.cap - size, size)
 
-    def _fill(self, path: str, places: Sequence[Place], held: Set[str], room: int) -> list[FilePiece]:
-        """Return what the places use, then related files, then any files, until little room is left."""
-        edges = dict.fromkeys(edge for place in reversed(places) for edge in self._graph.edges(place.of.path))
-        near = chain(self._related(path), self._used.paths)
-        return self._used.pieces(places, list(edges), near, held, room, self._sizes)[::-1]
+    def _fill(self, path: str, shown: Sequence[FilePiece], held: Set[str], room: int, size: int) -> list[FilePiece]:
+        """Return what the text shown of files uses, then related files, then any files, until little room is left; none
+        without a name of that text, unless the sequence, of `size` tokens so far, would be too short for its phase."""
+        places = [Place(piece.of, piece.end) for piece in shown]
+        edges = list(dict.fromkeys(edge for piece in reversed(shown) for edge in self._graph.edges(piece.of.path)))
+        names = set[str]()
+        for piece in shown:  # a target's head may be left out
+            head = () if piece.target else piece.head
+            names |= names_in(piece.of, [*head, (piece.start, piece.end)])
+        found: list[FilePiece] = []
+        for required in (names, None):
+            near = chain(self._related(path), self._used.paths)
+            found = self._used.pieces(places, edges, near, held, room, self._sizes, required)
+            if size + sum(map(self._sizes.file, found)) > self._band.floor:
+                break
+        return found[::-1]
 
     def _strangers(self, path: str, held: Set[str]) -> list[str]:
         """Return files near `path` in name or folder that neither import it nor are imported by it, furthest first."""

@@ -65,14 +65,15 @@ _MAX_STATEMENT_ROWS = 40  # of an import or a signature over several lines
 # A line that encloses nothing though it is indented less: a whole statement, an import, a comment, a directive, a
 # label, a bracket alone.
 _NO_HOLDER = re.compile(
-    r".*;\s*$|(import|from)\b|\s*(//|/\*|\*|--|;|%|[)\]}]|\{\s*$|begin\s*$|\w+\s*:\s*$)", re.IGNORECASE
+    r".*;\s*$|(import|from)\b|\s*(//|/\*|\*|--|;|%|(<%-?\s*)?[)\]}](?!.*[(\[]\s*$)|\{\s*$|begin\s*$|\w+\s*:\s*$)",
+    re.IGNORECASE,
 )
 _HASH_HOLDERS = {"CSS", "Haml", "Pug", "Clojure"}  # languages whose lines may begin with "#" and hold others
 _LABEL_HOLDERS = {"Python", "YAML", "Makefile", "Ruby", "Pascal", "Haskell", "Nim", "GDScript", "Mojo", "Starlark"}
 _CLOSING = (")", "]", "}")
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[\w$]+")
 # Names at the end of their path; of Python's `import a.b` the first name is used as well.
-_LAST_NAMES = re.compile(r"\b[^\W\d]\w*\b(?!\s*(?:[.:\\/]|as\b))")
+_LAST_NAMES = re.compile(r"(?<![\w$])(?:[^\W\d]|\$)[\w$]*(?![\w$])(?!\s*(?:[.:\\/]|as\b))")
 _IMPORT_WORDS = re.compile(
     r"\b(from|c?import|export|as|type|typeof|const|let|var|require|static|pub|crate|self|super|use|mod|extern|function)\b"
 )
@@ -204,15 +205,19 @@ class TokenizedText:
         row = self._row_of(int(self.starts[start]))
         holders = ((first, _statement_end(self._rows, first, "([")) for first in self._enclosing(row))
         wanted = [[(first, last if first < last <= row else first + 1)] for first, last in holders]
-        if self._closes(row):
-            wanted = [*wanted[-1:], *wanted[:-1]]  # what it closes comes before all else
+        wanted = [*wanted[-1:], *wanted[:-1]]  # what it is directly under comes before all else
         ranges: list[tuple[int, int]] = []
-        for rows in [*wanted, *self._used_imports(set(_WORD.findall(self.slice_text(start, end))))]:
+        words = set(_WORD.findall(self.slice_text(start, end)))
+        words |= {word.lstrip("$") for word in words}  # in a string of Kotlin's or a shell's, "$name" uses a name
+        shown = set[str]()
+        for rows in [*wanted, *self._used_imports(words)]:
             spans = [(self.row_token(first), self.row_token(last)) for first, last in rows]
             size = sum(last - first + 1 for first, last in spans)
             apart = all(last <= other[0] or other[1] <= first for first, last in spans for other in ranges)
-            if all(first < last <= start for first, last in spans) and size <= budget and apart:
+            text = "".join(self.slice_text(*span) for span in spans).rstrip()
+            if all(first < last <= start for first, last in spans) and size <= budget and apart and text not in shown:
                 ranges += spans
+                shown.add(text)
                 budget -= size
         return self.separate_ranges(sorted(ranges), start)
 
@@ -253,8 +258,13 @@ class TokenizedText:
     @cached_property
     def _indents(self) -> Int32Array:
         """The indentation of each row in characters; a row that can't enclose others counts as indented beyond any."""
+        above = ["", *self._rows]
         return np.array(
-            [len(row) - len(row.lstrip(" \t")) if self._may_hold(row) else 1 << 30 for row in self._rows], np.int32
+            [
+                len(row) - len(row.lstrip(" \t")) if self._may_hold(row) or _opens_block(row, before) else 1 << 30
+                for before, row in zip(above, self._rows, strict=False)
+            ],
+            np.int32,
         )
 
     def _may_hold(self, row: str) -> bool:
@@ -285,12 +295,30 @@ class TokenizedText:
         """Return the rows that a row is indented under, outermost first."""
         found: list[int] = []
         indent = len(self._rows[row]) - len(self._rows[row].lstrip(" \t"))
-        indent += self._closes(row)  # what it closes is indented as it is
-        while indent and len(less := np.flatnonzero(self._indents[:row] < indent)):
-            row = int(less[-1])
+        while indent or self._closes(row):
+            row = self._holder(row, indent)
+            if row < 0:
+                break
             indent = int(self._indents[row])
             found.append(row)
         return found[::-1]
+
+    def _holder(self, row: int, indent: int) -> int:
+        """Return the last row above that is indented less than `indent`, or as much, if it opens what the row closes;
+        -1 if there is none."""
+        above = np.flatnonzero(self._indents[:row] < indent + self._closes(row))[::-1]
+        found = (int(at) for at in above if self._indents[at] < indent or _opens(self._rows[at]))
+        return next(found, -1)
+
+
+def _opens(row: str) -> bool:
+    """Whether a row opens a bracket that it doesn't close."""
+    return any(row.count(opening) > row.count(closing) for opening, closing in ("()", "[]", "{}"))
+
+
+def _opens_block(row: str, above: str) -> bool:
+    """Whether a row is a bracket "{" that doesn't belong to the row above: it begins an element, or a block."""
+    return row.strip() == "{" and above.rstrip().endswith((",", "(", "[", "{", "}", ";"))
 
 
 def _statement_end(rows: Sequence[str], first: int, brackets: str) -> int:

@@ -21,7 +21,7 @@ import math
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -36,8 +36,20 @@ from longrepo.data.text import TokenizedText
 from longrepo.repository.grammars import GRAMMARS, OWNER_KINDS
 from longrepo.repository.imports.packages import is_test_path
 from longrepo.repository.imports.visibility import Edge
+from longrepo.repository.languages import PROSE_LANGUAGES
+from longrepo.utils.hashing import name_hash
 
 TokenRange = tuple[int, int]
+EVERYDAY_SHARE, EVERYDAY_FILES = 0.2, 3  # a name in more of the files says nothing about what belongs together
+_NAME = re.compile(r"[^\W\d]\w{2,}")
+_KEYWORD = re.compile(
+    r"and|any|async|await|bool|boolean|break|case|catch|char|class|const|continue|def|default|del|else|elif|"
+    r"enum|except|export|extends|extern|false|finally|float|for|from|func|function|global|goto|if|impl|"
+    r"implements|import|include|int|interface|internal|is|let|long|match|module|mut|namespace|new|nil|none|"
+    r"None|not|null|object|override|package|pass|private|protected|pub|public|raise|return|self|short|static|"
+    r"string|struct|super|switch|this|throw|throws|trait|true|True|False|try|type|typedef|undefined|unsigned|"
+    r"use|using|var|virtual|void|where|while|with|yield|the"
+)
 _MIN_ROOM = 32  # tokens: a shorter piece isn't worth its frame
 
 
@@ -84,10 +96,12 @@ def _read_spans(of: TokenizedText) -> tuple[DefinedSpan, ...]:
 
 @dataclass
 class Excerpts:
-    """Ranges of files in at most `room` more tokens. All that is shown of a file is one piece, in the file's order."""
+    """Ranges of files in at most `room` more tokens. All that is shown of a file is one piece, in the file's order.
+    `names`: those of which the first ranges of a file must hold one; None: they may hold anything."""
 
     room: int
     sizes: TemplateSizes
+    names: Set[str] | None = None
     _ranges: dict[TokenizedText, list[TokenRange]] = field(default_factory=dict)
     _used: dict[TokenizedText, int] = field(default_factory=dict)
 
@@ -98,6 +112,8 @@ class Excerpts:
         size = self.sizes.frame(of) + sum(end - start for start, end in of.separate_ranges(merged, len(of)))
         grown = size - self._used.get(of, 0)
         if grown > (self.room if limit is None else min(limit, self.room)):
+            return None
+        if self.names is not None and of not in self and not self.names & names_in(of, merged):
             return None
         self.room -= grown
         self._ranges[of], self._used[of] = merged, size
@@ -128,6 +144,17 @@ class Excerpts:
         if len(ranges) == 1:
             return FilePiece(of, *ranges[0], (), False)
         return FilePiece(of, 0, 0, tuple(of.separate_ranges(ranges, len(of))), False)
+
+
+def names_in(of: TokenizedText, ranges: Iterable[TokenRange]) -> set[str]:
+    """Return the names in ranges of a text."""
+    return set[str]().union(*(names_of(of.slice_text(*one)) for one in ranges))
+
+
+def names_of(text: str) -> set[str]:
+    """Return the words of a text that may say what it has to do with another: those of three letters or more but
+    keywords."""
+    return {name for name in _NAME.findall(text) if not _KEYWORD.fullmatch(name)}
 
 
 def _merge(ranges: Iterable[TokenRange]) -> list[TokenRange]:
@@ -219,14 +246,16 @@ class UsedContext:
         without: Collection[str],
         room: int,
         sizes: TemplateSizes,
+        shown: Set[str] | None = None,
     ) -> list[FilePiece]:
         """Return pieces of at most `room` tokens with their frames, the nearest to the last of the places first, none
-        of a path in `without`. `edges`: the files that the places' see; `near`: paths to fill the rest with."""
+        of a path in `without`. `edges`: the files that the places' see; `near`: paths to fill the rest with. `shown`:
+        names, of which each piece must have one that isn't an everyday word here; without, any piece will do."""
         hidden = {*without, *(place.of.path for place in places)}
         for_definitions = int(DEFINITION_SHARE * room)
         in_test = bool(places) and is_test_path(places[-1].of.path)
         for_similar = min(int((SIMILAR_SHARE_IN_TESTS if in_test else SIMILAR_SHARE) * room), room - for_definitions)
-        excerpts = Excerpts(for_definitions, sizes)
+        excerpts = Excerpts(for_definitions, sizes, None if shown is None else self._telling(shown))
         self._add_definitions(places, edges, hidden, excerpts)
         defining = excerpts.texts
         excerpts.room += for_similar
@@ -319,6 +348,13 @@ class UsedContext:
             members = [one for one in spans[index + 1 :] if one.owner == index]
             for member in sorted(members, key=lambda one: -mentions.get(one.name, 0.0)):
                 left -= into.add(of, [(member.start, member.body)], left) or 0
+
+    def _telling(self, names: Iterable[str]) -> set[str]:
+        """Return those of the names that aren't everyday words here; prose, of which sequences may hold little, adds
+        none to the files that may have one."""
+        code = sum(text.language not in PROSE_LANGUAGES for text in self._texts.values())
+        most = max(EVERYDAY_FILES, EVERYDAY_SHARE * code)
+        return {name for name in names if self._holders.get(name_hash(name), 0) <= most}
 
     @cached_property
     def _definers(self) -> Mapping[int, Sequence[str]]:

@@ -241,6 +241,9 @@ def print_lint(report: LintReport, phases: Sequence[int], console: Console) -> N
             shows = escape_control(one.shows)
             shows = shows if len(shows) <= _MAX_LINT_CHARACTERS else shows[: _MAX_LINT_CHARACTERS - 1] + "…"
             console.print(Text(f"  {rule}: {of}sequence {one.row}: {shows}"), soft_wrap=True)
+    if report.unrelated:
+        said = f"{report.unrelated:,} sequences show one file of no use, no more than are meant to"
+        console.print(f"{said} (data.hard_negative_share).", highlight=False)
     if not report.findings:
         console.print(f"Nothing found in {report.rows:,} sequences.", highlight=False)
 
