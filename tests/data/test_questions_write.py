@@ -124,3 +124,20 @@ def test_a_signature_is_shown_whole_or_not_asked(tokenizer: RepoTokenizer) -> No
             assert [one.path for one in read(built) if signature in one.text] == [PATHS[0]]
         else:
             assert built is None and dict(writer.dropped) == {"its snippet is too short for the whole answer": 1}
+
+
+@pytest.mark.parametrize("name", ["run", "q" * 12, "_zxqj_kvwp_xzqk_jwvb_qzxk_pwvj"])
+def test_a_snippet_shows_the_whole_of_a_name_that_takes_many_tokens(tokenizer: RepoTokenizer, name: str) -> None:
+    calls = "".join(f"    value_{n} = other_{n}\n" for n in range(60))
+    files = {"a.py": f"def test():\n{calls}    lazy.{name}()\n{calls}", PATHS[1]: TEXTS[1], PATHS[2]: TEXTS[2]}
+    of = {path: read_text(tokenizer, path, text) for path, text in files.items()}
+    asked = Question(
+        "test", f"Which test file calls {name}?", "a.py, in {snippet}", (("a.py", files["a.py"].index(name)),)
+    )
+    for cap in range(150, 420, 15):
+        writer = QuestionWriter(TemplateSizes(tokenizer), of, lambda _: PATHS[:0:-1], 0.1, 1)
+        built = writer.write(asked, Band(1, 0, 100, cap))
+        if built is not None:
+            shown = SegmentReader(tokenizer).read(*built.arrays(), ["a.py", *PATHS])
+            assert any(f"lazy.{name}" in one.text for one in shown), cap
+    assert built is not None

@@ -39,7 +39,8 @@ from longrepo.utils import hashing
 
 _SNIPPETS_WANTED = {1: 4, 2: 6, 3: 8}  # by phase; each snippet then has a few hundred tokens
 _MIN_SNIPPET_TOKENS = 32
-_NAME_TOKENS = 10  # of a name; few are longer
+_NAME_TOKENS = 10  # shown from a place on, at least: most names and what says how they are used
+_NAME = re.compile(r"[\w$]*")
 _MIN_ANSWERS = 0.05  # of a sequence's tokens
 _ANSWERS_WANTED = 0.06
 _MIN_LENGTH_SHARE = 0.5  # of a phase's cap: a shorter context is no long one
@@ -253,7 +254,7 @@ class QuestionWriter:
             return FilePiece.whole(of, target=False)
         token = of.token_at(at)
         following = (place for place in map(of.token_at, places) if token < place < token + room - _NAME_TOKENS)
-        last = next(following, token) + _NAME_TOKENS - 1
+        last = max(next(following, token) + _NAME_TOKENS, _name_end(of, at)) - 1
         before: list[int] = of.cuts[: of.cuts.searchsorted(token, "right")].tolist()
         start = next((cut for cut in before if token - cut < room // 2 and last - cut < room), None)
         if start is None:
@@ -289,12 +290,18 @@ class QuestionWriter:
 
 
 def _holds(piece: FilePiece, span: Span) -> bool:
-    """Whether a piece shows the place, and a name that begins there."""
+    """Whether a piece shows the place, and all of a name that begins there."""
     path, at = span
     if piece.of.path != path:
         return False
-    token = piece.of.token_at(at)
-    return piece.start <= token and min(token + _NAME_TOKENS, len(piece.of)) <= piece.end
+    return piece.start <= piece.of.token_at(at) and _name_end(piece.of, at) <= piece.end
+
+
+def _name_end(of: TokenizedText, at: int) -> int:
+    """Return the token behind the name that begins at a character, _NAME_TOKENS on at least, or the text's end."""
+    found = _NAME.match(of.text, at)
+    behind = int(of.starts.searchsorted(found.end() if found else at))
+    return min(len(of), max(of.token_at(at) + _NAME_TOKENS, behind))
 
 
 def _is_quoted(question: Question) -> bool:
