@@ -63,8 +63,8 @@ def find_converter(given: Path | None) -> LlamaCppConverter:
         raise InputError(f"--llama-cpp {given}: holds no {missing[0]}; give a checkout of llama.cpp")
     if missing:
         raise InputError(
-            f"--format gguf: {MODEL_SCRIPT} isn't on PATH; git clone https://github.com/ggml-org/llama.cpp "
-            "and name that folder with --llama-cpp"
+            f"GGUF: llama.cpp's {MODEL_SCRIPT} isn't on PATH; git clone https://github.com/ggml-org/llama.cpp, or "
+            "unpack the package that docs/export.md names, and name that folder with --llama-cpp"
         )
     return LlamaCppConverter(folder.absolute())
 
