@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from longrepo.curriculum.schedule import Schedule
 from longrepo.engines.base import Engine
@@ -23,8 +24,9 @@ def gain_ahead(losses: Sequence[float], epochs: float) -> float:
     """Return how much lower (nats) the loss would be after so many more epochs, which may be a fraction.
 
     `losses`: at a phase's start and after each of its epochs, at least two. Each further epoch is taken to gain as much
-    less than the one before it as the last did (a geometric series); 0 if the last gained nothing."""
-    before, middle, last = losses[-3:]
+    less than the one before it as the last did (a geometric series); 0 if the last gained nothing. What counts is the
+    best so far: an epoch that makes up for a rise gains nothing."""
+    before, middle, last = list(accumulate(losses, min))[-3:]
     gain, former = middle - last, before - middle
     if gain <= 0:
         return 0.0
@@ -73,11 +75,13 @@ class ProgressEstimate:
         if losses.start is None or len(losses.epochs) < 2 or number not in self._measured:
             return None
         tokens = self._phase(number).orders[-1].tokens + FORWARD_SHARE * self._validation_tokens(number)
-        epochs = 3600 / max(self._seconds_per_token(number) or 0.0, 1e-9) / max(tokens, 1)
+        seconds = max(self._seconds_per_token(number) or 0.0, 1e-9) * max(tokens, 1)
+        epochs = min(3600 / seconds, len(losses.epochs))  # a curve isn't continued for longer than it is known
         gain, best = gain_ahead([losses.start, *losses.epochs], epochs), min(losses.epochs)
-        hour = f"another hour (about {epochs:,.1f} more epochs of phase {number})"
+        time = "hour" if epochs < len(losses.epochs) else _format_hours(epochs * seconds)
+        hour = f"another {time} (about {epochs:,.1f} more epochs of phase {number})"
         if gain <= 0:
-            return f"{hour} would bring nothing, by its validation losses: the last epoch gained nothing"
+            return f"{hour} would bring nothing, by its validation losses: the last epoch was no better than others"
         return (
             f"{hour} would lower its validation loss by about {gain / best:.1%}, to {best - gain:.4f}, if the gains "
             "go on shrinking as they did"
