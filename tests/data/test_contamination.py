@@ -14,7 +14,7 @@ from longrepo.data.dataset import read_sequences, write_sequences
 from longrepo.data.metadata import Header, RepositoryFacts, TokenizerFacts
 from longrepo.data.rows import SequenceRow, row_from_sequence
 from longrepo.data.sequence import LongContextSequence
-from longrepo.data.text import StoredText
+from longrepo.data.stored_text import StoredText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.tokenizer_loading import load_tokenizer
 from longrepo.utils.hashing import line_hash, normalize_line

@@ -19,7 +19,7 @@ from longrepo.data.builder import LongContextSequenceBuilder
 from longrepo.data.dialects import DIALECTS, NO_DIALECT, Dialect, FimOrder, find_dialect
 from longrepo.data.metadata import Header, TokenizerFacts, check_tokenizer
 from longrepo.data.sequence import LongContextSequence
-from longrepo.data.text import StoredText
+from longrepo.data.stored_text import StoredText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.data.tokenizer_loading import load_tokenizer, new_token_rows
 from longrepo.errors import InputError

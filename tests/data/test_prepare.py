@@ -14,7 +14,7 @@ from longrepo.config.loader import load_settings
 from longrepo.config.schema import Settings
 from longrepo.data.dataset import read_sequences
 from longrepo.data.prepare import check_writable, write_prepared
-from longrepo.data.text import StoredText
+from longrepo.data.stored_text import StoredText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.errors import InputError
 from longrepo.repository.repository import Repository

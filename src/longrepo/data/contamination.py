@@ -24,7 +24,7 @@ from longrepo.data.dataset import SequenceFile
 from longrepo.data.dedup import MIN_SHINGLES, BlockIndex, Shingler, Shingles
 from longrepo.data.diff import title_section
 from longrepo.data.sequence import TARGET_WEIGHT
-from longrepo.data.text import StoredLine, StoredText
+from longrepo.data.stored_text import StoredLine, StoredText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.utils.hashing import line_hash
 

@@ -19,7 +19,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from longrepo.data.text import TokenizedText, special_token_mask
+from longrepo.data.stored_text import special_token_mask
+from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 
 DUPLICATE_SIMILARITY = 0.85

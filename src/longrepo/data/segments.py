@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from longrepo.data.dialects import FimOrder
 from longrepo.data.marks import COMMIT_END, FILE_END, SNIPPET_TOKENS
 from longrepo.data.sequence import TARGET_WEIGHT
-from longrepo.data.text import special_token_mask
+from longrepo.data.stored_text import special_token_mask
 from longrepo.data.tokenizer import RepoTokenizer
 
 SegmentKind = Literal["file", "commit", "snippet"]

@@ -35,7 +35,8 @@ from longrepo.data.dialects import FimIds, FimText
 from longrepo.data.fim_spans import choose_fim_span
 from longrepo.data.marks import COMMIT_END, COMMIT_START, FILE_END, FILE_START, SNIPPET_TOKENS
 from longrepo.data.sequence import TARGET_WEIGHT, SequenceKind
-from longrepo.data.text import Int32Array, TokenizedText, special_token_mask
+from longrepo.data.stored_text import special_token_mask
+from longrepo.data.text import Int32Array, TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.utils.hashing import seeded_uniform
 

@@ -9,7 +9,8 @@ Three sources fill the room, one after the other:
 3. other files, nearest first by imports, name and folder.
 
 Only text before the place decides (and the text after a gap, which is shown too). Training sequences, held-out
-sequences, evaluation and completions choose alike. In training every token of a piece is a target, so the first half of
+sequences, evaluation and completions choose alike, but that training leaves out pieces that share no telling name with
+the text that decides (`shown`). In training every token of a piece is a target, so the first half of
 each piece decides: to choose by all of it would show what the names to come are, which no completion can know.
 
 What changes with every line stands last, next to the place: the beginning of a prompt stays as it is.

@@ -20,7 +20,8 @@ from longrepo.data.questions.verify import AnswerChecker
 from longrepo.data.questions.write import training_commit
 from longrepo.data.repo_tree import RepoTree, RepoTrees
 from longrepo.data.splits import MAX_HELD_OUT_COMMITS, Splits
-from longrepo.data.text import StoredText, TokenizedText
+from longrepo.data.stored_text import StoredText
+from longrepo.data.text import TokenizedText
 from longrepo.data.tokenizer import RepoTokenizer
 from longrepo.repository.imports.statements import Import
 from longrepo.repository.types import CommitRecord

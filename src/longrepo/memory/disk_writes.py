@@ -8,26 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
-from longrepo.engines.base import StepMethod
 from longrepo.errors import InputError
 from longrepo.memory.budget import GIB
+from longrepo.memory.estimate import MethodEstimate
 
 CHECKPOINT_BYTES = 12  # per trained parameter: itself and Adam's two moments, in float32
-
-
-class WritingEstimate(Protocol):
-    """A method as planned: a micro-batch of sequences of `length` tokens writes `disk_written` bytes to its store."""
-
-    @property
-    def method(self) -> StepMethod: ...
-
-    @property
-    def length(self) -> int: ...
-
-    @property
-    def disk_written(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +24,7 @@ class PhaseWork:
     saves: int
 
 
-def stored_bytes(estimate: WritingEstimate, tokens: int, batch: int) -> int:
+def stored_bytes(estimate: MethodEstimate, tokens: int, batch: int) -> int:
     """Bytes that a method writes to its store for `tokens` tokens, in micro-batches of `batch` sequences."""
     if estimate.method.store != "disk":
         return 0
@@ -56,7 +42,7 @@ class DiskWrites:
     batch: int
     trained: int
     count: Callable[[], Mapping[int, PhaseWork]]
-    chosen: dict[int, WritingEstimate] = field(default_factory=dict)  # methods by phase
+    chosen: dict[int, MethodEstimate] = field(default_factory=dict)  # methods by phase
 
     @cached_property
     def work(self) -> Mapping[int, PhaseWork]:
@@ -71,14 +57,14 @@ class DiskWrites:
                 f"{self.limit / GIB:.1f} are allowed: raise it, or save less often (training.save_every_steps=0)"
             )
 
-    def allow(self, number: int, estimate: WritingEstimate) -> bool:
+    def allow(self, number: int, estimate: MethodEstimate) -> bool:
         """Whether a phase may be computed by this method: what it writes is within what the others leave."""
         if self.limit is None or estimate.method.store != "disk":
             return True
         others = {phase: one for phase, one in self.chosen.items() if phase != number}
         return self.before + self._total(others | {number: estimate}) <= self.limit
 
-    def refusal(self, number: int, estimates: Sequence[WritingEstimate], room: str) -> str:
+    def refusal(self, number: int, estimates: Sequence[MethodEstimate], room: str) -> str:
         """Say that a phase fits only by methods that write too much. `room`: the memory it must fit."""
         assert self.limit is not None
         least = min(stored_bytes(one, self.work[number].tokens, self.batch) for one in estimates)
@@ -104,6 +90,6 @@ class DiskWrites:
     def _checkpoints(self) -> int:
         return sum(one.saves for one in self.work.values()) * self.trained * CHECKPOINT_BYTES
 
-    def _total(self, chosen: Mapping[int, WritingEstimate]) -> int:
+    def _total(self, chosen: Mapping[int, MethodEstimate]) -> int:
         stored = (stored_bytes(one, self.work[number].tokens, self.batch) for number, one in chosen.items())
         return self._checkpoints() + sum(stored)

@@ -26,7 +26,7 @@ from longrepo.data.marks import COMMIT_END, COMMIT_START, FILE_END, FILE_START, 
 from longrepo.data.metadata import Header
 from longrepo.data.packing import Band, phase_of
 from longrepo.data.sequence import DIFFICULTIES
-from longrepo.data.text import special_token_mask
+from longrepo.data.stored_text import special_token_mask
 from longrepo.data.tokenizer import END_OF_TEXT, RepoTokenizer
 
 _KIND_LABELS = {"hierarchical": "files", "commit_evolution": "commits", "qa": "questions", "window": "windows"}

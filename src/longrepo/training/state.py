@@ -132,7 +132,7 @@ class TrainingState:
     memory: MemoryState = field(default_factory=MemoryState)
     opened: int = 0  # the phase whose record was written last
     tokens: int = 0  # trained on in this run
-    disk_written: int = 0  # bytes, by the store of chunked steps and checkpoints; as planned, not measured
+    disk_written: int = 0  # bytes: by the store of chunked steps as planned, by checkpoints as written
 
     @property
     def finished(self) -> bool:

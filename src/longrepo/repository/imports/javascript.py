@@ -246,13 +246,8 @@ class ScriptResolver:
 
     def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
         """Yield where a module exports names from: all of `export *`, else only with a name in use."""
-        words, handed = words_in(file.text), self._handed(target.path)
-        for _, one in handed.used(words):
-            yield from (PassedOn(found, True) for found in self.of(target, one))
-        for one in handed.whole:
-            yield from (
-                PassedOn(found, any(name in words for name in self._exports(found))) for found in self.of(target, one)
-            )
+        handed = self._handed(target.path)
+        return handed.passed_on(words_in(file.text), lambda one: self.of(target, one), self._exports)
 
     def _find_handed(self, path: str) -> HandedNames:
         by_name: defaultdict[str, list[Import]] = defaultdict(list)

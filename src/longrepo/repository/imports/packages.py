@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -51,6 +51,19 @@ class HandedNames:
         else:
             shared = [name for name in self.by_name if name in names]
         return [(name, one) for name in shared for one in self.by_name[name]]
+
+    def passed_on(
+        self,
+        names: dict[str, None],
+        resolve: Callable[[Import], Iterable[str]],
+        defined: Callable[[str], Collection[str]],
+    ) -> Iterator[PassedOn]:
+        """Yield the files that it has `names` from, and those that it has everything of, used if one of `names` is
+        `defined` there. `resolve`: the files that an import of the module means."""
+        for _, one in self.used(names):
+            yield from (PassedOn(found, True) for found in resolve(one))
+        for one in self.whole:
+            yield from (PassedOn(found, any(name in names for name in defined(found))) for found in resolve(one))
 
 
 @lru_cache(maxsize=1 << 16)

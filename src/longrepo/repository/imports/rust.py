@@ -207,13 +207,8 @@ class RustResolver:
 
     def passed_on(self, file: TextFile, target: TextFile) -> Iterator[PassedOn]:
         """Yield where a module has names from that the file uses, and the modules it has everything of."""
-        words, handed = words_in(file.text), self._handed(target.path)
-        for _, one in handed.used(words):
-            yield from (PassedOn(found, True) for found in self.of(target, one))
-        for one in handed.whole:
-            yield from (
-                PassedOn(found, any(name in words for name in self._public(found))) for found in self.of(target, one)
-            )
+        handed = self._handed(target.path)
+        return handed.passed_on(words_in(file.text), lambda one: self.of(target, one), self._public)
 
     def _find_handed(self, path: str) -> HandedNames:
         by_name: defaultdict[str, list[Import]] = defaultdict(list)
